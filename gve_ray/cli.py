@@ -1,0 +1,71 @@
+"""`gve VERB --config x.yaml --a.b value`: the functions of jobs/, without a job server.
+
+Connects to the Ray cluster that RAY_ADDRESS or this machine offers, and starts a local one when there is
+none. Exit status: 0 done, 1 the run failed, 2 wrong arguments or nothing to start with, 130 interrupted.
+"""
+
+import logging
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+USAGE = """usage: gve VERB --config FILE [--section.option VALUE ...]
+
+verbs:
+  synthesize   raw videos with noisy captions -> assets, annotations and training pairs
+
+FILE is a YAML file or the name of a packaged recipe: {recipes}.
+`gve VERB --help` lists a verb's options; `gve VERB --config FILE --print_config` shows the whole config."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    verbs: dict[str, Callable[[list[str]], int]] = {"synthesize": synthesize}
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if args else 2
+    if args[0] == "--version":
+        from gve_ray import __version__
+
+        print(f"gve {__version__}")
+        return 0
+    if args[0] not in verbs:
+        print(f"{usage()}\n\nerror: verb {args[0]!r}: unknown; use {', '.join(verbs)}", file=sys.stderr)
+        return 2
+    return verbs[args[0]](args[1:])
+
+
+def usage() -> str:
+    """The help text, with the recipes of the installed package."""
+    recipes = sorted(path.name for path in (Path(__file__).parent / "recipes").glob("*.yaml"))
+    return USAGE.format(recipes=", ".join(recipes))
+
+
+def synthesize(args: Sequence[str], *, prog: str = "gve synthesize") -> int:
+    """`gve synthesize`: the same as jobs/synthesize.py."""
+    from gve_ray.config import SynthesisConfig, load_config
+    from gve_ray.synthesis.job import run_job
+
+    return run_job(load_config(SynthesisConfig, args, prog=prog), connect=connect)
+
+
+def connect() -> None:
+    """Connect to the cluster there is, or start Ray on this machine, on the loopback only."""
+    known = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
+    if "RAY_ADDRESS" not in os.environ and not known.is_file():
+        # Before Ray is imported: it would listen on all interfaces, and keep a token in the home folder.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, logging_level=logging.WARNING)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,352 @@
+"""One frozen, validated config per job, read from YAML with dotted overrides.
+
+    config = load_config(SynthesisConfig, ["--config", "demo.yaml", "--media.frames", "6"], prog="gve")
+
+`--config` takes a path or the name of a packaged recipe (gve_ray/recipes); `--print_config` shows the result.
+A config travels to Ray workers and into run.json, so it holds plain values only; a model's name may start
+with `package://` (a folder inside gve_ray) and stays so until `resolve_model`, where it is loaded.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+PACKAGE_SCHEME = "package://"
+MIB = 2**20
+GIB = 2**30
+
+# Paper Table 7: training pairs by task.
+TABLE_7 = {
+    "T2T": 100_000,
+    "T2I": 210_000,
+    "T2V": 879_000,
+    "TI2V": 89_000,
+    "TV2V": 35_000,
+    "I2V": 200_000,
+    "V2V": 36_000,
+}
+
+
+def _check(ok: bool, message: str) -> None:
+    if not ok:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitsConfig:
+    """What one video may cost before it is refused. Same fields as gve_ray.media.Limits."""
+
+    max_bytes: int = 4 * GIB
+    max_duration: float = 4 * 3600.0  # seconds
+    max_side_pixels: int = 7680 * 4320  # width * height
+    max_frames: int = 1_000_000
+    wall_clock_s: float = 120.0
+    memory_bytes: int = 4 * GIB
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            _check(value > 0, f"media.limits.{name}={value}: a limit is positive; raise it to lift the limit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaConfig:
+    """What is decoded from each video, once, and kept as JPEG in assets.lance."""
+
+    frames: int = 8  # uniform over the video, and over each clip
+    max_pixels: int = 200 * 28 * 28  # a frame; 28*28 pixels are one LLM token
+    min_pixels: int = 4 * 28 * 28
+    reference_frames: int = 2  # off the uniform grid
+    clips: int = 2
+    clip_seconds: tuple[float, float] = (2.0, 10.0)
+    jpeg_quality: int = 90
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+
+    def __post_init__(self) -> None:
+        n = self.frames
+        _check(
+            n >= 2 and n % 2 == 0,
+            f"media.frames={n}: Qwen2.5-VL needs an even number of frames (temporal patch 2); "
+            f"use {max(2, n - n % 2)} or {max(2, n - n % 2) + 2}",
+        )
+        _check(
+            28 * 28 <= self.min_pixels <= self.max_pixels,
+            f"media.min_pixels={self.min_pixels}, media.max_pixels={self.max_pixels}: "
+            "need 784 (28*28) <= min_pixels <= max_pixels",
+        )
+        for name in ("reference_frames", "clips"):
+            value = getattr(self, name)
+            _check(value >= 0, f"media.{name}={value}: a count; use 0 for none")
+        low, high = self.clip_seconds
+        _check(
+            0 < low <= high,
+            f"media.clip_seconds={[low, high]}: give [shortest, longest] in seconds, e.g. [2, 10]",
+        )
+        _check(
+            1 <= self.jpeg_quality <= 100, f"media.jpeg_quality={self.jpeg_quality}: use 1 to 100, e.g. 90"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsistencyConfig:
+    """The embedder of the cross-modal filter, and where it cuts. Give a threshold or a percentile."""
+
+    model: str | None = None  # None: no consistency filter
+    adapter: str | None = None
+    revision: str | None = None
+    engine: Literal["torch", "vllm"] = "torch"
+    dtype: str | None = None
+    threshold: float | None = None  # cosine; pairs below it are rejected
+    percentile: float | None = None  # or: this share of the captioned videos (0-100) is below the cut
+
+    def __post_init__(self) -> None:
+        if self.model is None:
+            return
+        t, p = self.threshold, self.percentile
+        _check(
+            (t is None) != (p is None),
+            f"quality.consistency.threshold={t}, percentile={p}: give exactly one of them",
+        )
+        _check(t is None or -1 <= t <= 1, f"quality.consistency.threshold={t}: a cosine, use -1 to 1")
+        _check(p is None or 0 <= p < 100, f"quality.consistency.percentile={p}: use 0 to below 100")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityConfig:
+    """Stage 1 of V-SynFlow (METHOD 3.1): the filters and their thresholds."""
+
+    rectify: bool = True
+    motion_threshold: float = 0.07  # videos whose motion score is below it are static
+    near_duplicate_threshold: float = 0.1  # signatures closer than it are the same video; 0: exact only
+    consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("motion_threshold", "near_duplicate_threshold"):
+            value = getattr(self, name)
+            _check(value >= 0, f"quality.{name}={value}: not negative; use 0 to switch the filter off")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionerConfig:
+    """A vLLM vision-language model by name, how it is loaded and how it samples."""
+
+    model: str
+    revision: str | None = None
+    tensor_parallel_size: int = 1
+    engine_args: dict[str, Any] = field(default_factory=dict)  # passed to vLLM's engine as they are
+    max_attempts: int = 4  # of one prompt, with a new seed each time
+    temperature: float = 0.7
+    retry_temperature: float = 0.7  # from the second attempt on, if `temperature` is lower
+    top_p: float = 0.9
+    max_tokens: int = 1024  # of one answer: five captions as JSON
+
+    def __post_init__(self) -> None:
+        _check(bool(self.model), "captioner.model='': name a model folder or hub id")
+        for name in ("tensor_parallel_size", "max_attempts", "max_tokens"):
+            value = getattr(self, name)
+            _check(value >= 1, f"captioner.{name}={value}: use 1 or more")
+        for name in ("temperature", "retry_temperature"):
+            value = getattr(self, name)
+            _check(0 <= value <= 2, f"captioner.{name}={value}: use 0 to 2")
+        _check(0 < self.top_p <= 1, f"captioner.top_p={self.top_p}: use above 0, at most 1")
+        for name in ("model", "revision", "tensor_parallel_size"):
+            _check(
+                name not in self.engine_args,
+                f"captioner.engine_args.{name}: set captioner.{name} instead",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnrichConfig:
+    """Stage 2 of V-SynFlow: every video is captioned (prompt 1), and some reference frames (prompt 4)."""
+
+    frames: int = 1  # a video
+
+    def __post_init__(self) -> None:
+        _check(self.frames >= 0, f"enrich.frames={self.frames}: a count of frames; use 0 for none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtendConfig:
+    """Stage 3 of V-SynFlow: the share of videos that get a composed query (prompts 2 and 3)."""
+
+    image_share: float = 1.0  # Table 7 needs 89 : 879 of them
+    clip_share: float = 1.0  # Table 7 needs 35 : 879 of them
+
+    def __post_init__(self) -> None:
+        for name in ("image_share", "clip_share"):
+            value = getattr(self, name)
+            _check(0 <= value <= 1, f"extend.{name}={value}: a share of the videos, use 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssembleConfig:
+    """How many pairs of each task are made (paper Table 7)."""
+
+    quotas: dict[str, int] = field(default_factory=lambda: dict(TABLE_7))
+    scale: float | None = None  # quotas are multiplied by it; None: as many as the corpus can fill
+    long_seconds: float = 30.0  # rich captions of videos this long are long-context pairs (domain LC)
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.quotas) - set(TABLE_7))
+        _check(not unknown, f"assemble.quotas={unknown}: unknown task; use {', '.join(TABLE_7)}")
+        for task, count in self.quotas.items():
+            _check(count >= 0, f"assemble.quotas.{task}={count}: a number of pairs; use 0 for none")
+        _check(self.scale is None or self.scale > 0, f"assemble.scale={self.scale}: use a positive factor")
+        _check(self.long_seconds > 0, f"assemble.long_seconds={self.long_seconds}: use a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResources:
+    """What one stage asks of the cluster: a pool of actors and what each of them holds."""
+
+    actors: int = 1
+    max_actors: int = 0  # the pool grows up to it while there is work; 0: stays at `actors`
+    num_cpus: float = 1.0  # an actor
+    num_gpus: float = 0.0  # an actor
+    memory: int = 0  # bytes an actor, told to Ray's scheduler; 0: not declared
+    accelerator_type: str | None = None  # as Ray names it, e.g. A100
+    batch_size: int = 16  # rows a call
+    concurrency: int = 1  # calls at a time in one actor; above 1 the worker must be thread-safe
+    max_attempts: int = 3  # tries of a row that raises; deaths, alone, of a row that kills its worker
+    max_errors_in_a_row: int = 64  # rows that raise, none between them that does not: the stage is broken
+    stall_seconds: float = 1800.0  # without any batch done the stage fails; -1: never
+    wait_for_nodes: bool = False  # on an autoscaling cluster: do not fail at once when no node fits
+
+    def __post_init__(self) -> None:
+        for name in ("actors", "batch_size", "concurrency", "max_attempts", "max_errors_in_a_row"):
+            value = getattr(self, name)
+            _check(value >= 1, f"resources: {name}={value}: use 1 or more")
+        for name in ("num_cpus", "num_gpus", "memory", "max_actors"):
+            value = getattr(self, name)
+            _check(value >= 0, f"resources: {name}={value}: not negative; use 0 for none")
+        t = self.stall_seconds
+        _check(t > 0 or t == -1, f"resources: stall_seconds={t}: positive seconds, or -1 for never")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisResources:
+    """Resources by stage."""
+
+    media: StageResources = field(default_factory=StageResources)
+    consistency: StageResources = field(default_factory=StageResources)
+    captioner: StageResources = field(default_factory=StageResources)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """What the HTML report shows of the corpus."""
+
+    samples: int = 24  # videos shown with their frames and captions
+    rejects: int = 24  # rejected videos shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisConfig:
+    """jobs/synthesize.py: raw videos with noisy captions in, UVRD pairs out.
+
+    input: a manifest (.parquet, .jsonl, .csv with uri, video_id?, caption?), a folder or a glob.
+    output: the run's folder: assets.lance, rejects.lance, annotations.lance, uvrd/, run.json, report.html.
+    work: may be that of an earlier run; then another threshold or a longer manifest decodes nothing again.
+    """
+
+    input: str
+    output: str
+    captioner: CaptionerConfig
+    work: str | None = None  # what is decoded and scored, before any cut; None: output/work
+    seed: int = 42
+    media: MediaConfig = field(default_factory=MediaConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    enrich: EnrichConfig = field(default_factory=EnrichConfig)
+    extend: ExtendConfig = field(default_factory=ExtendConfig)
+    assemble: AssembleConfig = field(default_factory=AssembleConfig)
+    resources: SynthesisResources = field(default_factory=SynthesisResources)
+    commit_seconds: float = 30.0  # finished rows become visible at least this often
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        _check(bool(self.input), "input='': name a folder, a glob or a manifest of videos")
+        _check(bool(self.output), "output='': name the folder that the run writes")
+        _check(self.commit_seconds > 0, f"commit_seconds={self.commit_seconds}: use a positive number")
+        tp, gpus = self.captioner.tensor_parallel_size, self.resources.captioner.num_gpus
+        _check(
+            gpus == 0 or gpus == tp or (tp == 1 and gpus < 1),
+            f"resources.captioner.num_gpus={gpus:g}, captioner.tensor_parallel_size={tp}: "
+            f"an actor holds the GPUs its engine spans; set num_gpus to {tp}",
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """The part of the config that decides what is in the output, as plain values.
+
+        Where it is written, on what machines and how often it is committed are not part of it, so a run
+        may be resumed on a larger cluster.
+        """
+        parts = asdict(self)
+        for name in ("output", "work", "resources", "commit_seconds", "report"):
+            del parts[name]
+        return parts
+
+
+ConfigT = TypeVar("ConfigT")
+
+
+def load_config(
+    kind: type[ConfigT], args: Sequence[str] | None = None, *, prog: str | None = None
+) -> ConfigT:
+    """A config from `--config FILE` and `--a.b value` overrides; later ones win.
+
+    args: without the program's name; None reads sys.argv. Prints the error and exits with status 2 when
+    an argument is unknown, of the wrong type, or refused by the config's own checks.
+    """
+    from jsonargparse import ArgumentParser  # here: Ray workers import this module and never parse
+
+    # argparse would print every option above each error and push the error off the screen
+    usage = "%(prog)s --config FILE [--section.option VALUE ...]"
+    parser = ArgumentParser(prog=prog, usage=usage, description=kind.__doc__, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="YAML file, or the name of a packaged recipe")
+    parser.add_class_arguments(kind, None)
+    parsed = parser.parse_args(_find_recipes(sys.argv[1:] if args is None else args))
+    delattr(parsed, "config")
+    try:
+        return kind(**vars(parser.instantiate(parsed)))
+    except ValueError as error:
+        parser.error(str(error))
+        raise AssertionError("parser.error ends the program") from error
+
+
+def recipe_path(name: str) -> str:
+    """The YAML file called `name`: a path, or else a packaged recipe, with or without its ending.
+
+    A name that is neither is returned as it is, for the parser to refuse.
+    """
+    if Path(name).is_file():
+        return name
+    packaged = Path(str(files("gve_ray"))) / "recipes" / (name if name.endswith(".yaml") else f"{name}.yaml")
+    return str(packaged) if packaged.is_file() else name
+
+
+def _find_recipes(args: Sequence[str]) -> list[str]:
+    """The same arguments with the names given to --config made paths."""
+    found: list[str] = []
+    for arg in args:
+        if found and found[-1] == "--config":
+            arg = recipe_path(arg)
+        elif arg.startswith("--config="):
+            arg = "--config=" + recipe_path(arg.removeprefix("--config="))
+        found.append(arg)
+    return found
+
+
+def resolve_model(name: str) -> str:
+    """A model's name as a loader wants it: `package://a/b` becomes that folder of the installed package.
+
+    Raises FileNotFoundError when the package has no such folder. Other names are returned unchanged.
+    """
+    if not name.startswith(PACKAGE_SCHEME):
+        return name
+    folder = Path(str(files("gve_ray"))) / name.removeprefix(PACKAGE_SCHEME)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"model {name!r}: gve_ray has no folder {folder}; reinstall the package")
+    return str(folder)

@@ -1,0 +1,115 @@
+"""Facts in a caption, judged against the scene: the audit of the captioner.
+
+A sentence is read clause by clause. A mention of an object ("small red circle", "red circle", or a bare
+shape) opens a scope; the place and the motions that follow belong to it. Every colour, shape, place,
+motion and background so stated is one fact, true or false of the scene. The facts of a scene are its
+objects' colours, shapes, start places and motions, and its backgrounds.
+"""
+
+import re
+from dataclasses import dataclass
+
+from gve_ray.demo.language import PLACES, VERBS
+from gve_ray.demo.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing
+
+PLACE_OF = {PLACES[c][r]: (c, r) for c in range(3) for r in range(3)}
+MOTION_OF = {verb: motion for words in VERBS.values() for motion, verb in words.items()}
+KINDS = ("colour", "shape", "place", "motion", "background")
+_TOKEN = re.compile(
+    r"\b(?:"
+    rf"(?:(?P<colour>{'|'.join(COLOURS)}) )?(?P<shape>{'|'.join(SHAPES)})"
+    rf"|(?P<background>{'|'.join(BACKGROUNDS)})"
+    rf"|(?P<place>{'|'.join(PLACE_OF)})"
+    rf"|(?P<negation>never) (?:{'|'.join(MOTION_OF)})"
+    rf"|(?P<motion>{'|'.join(MOTION_OF)})"
+    r")\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing said: its kind, the object it is said of (colour or None, shape or None), and the value."""
+
+    kind: str
+    of: tuple[str | None, str | None]
+    value: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """stated: facts said. true: those that hold. covered: the scene's facts that were said. total: all its facts."""
+
+    stated: int
+    true: int
+    covered: int
+    total: int
+
+
+def stated_facts(text: str) -> list[Fact]:
+    """All facts said in a caption, in order, repetitions included."""
+    facts: list[Fact] = []
+    of: tuple[str | None, str | None] = (None, None)
+    for match in _TOKEN.finditer(text):
+        found = {k: v.lower() for k, v in match.groupdict().items() if v}
+        if "shape" in found:
+            of = (found.get("colour"), found["shape"])
+            if of[0]:
+                facts.append(Fact("colour", of, of[0]))
+            facts.append(Fact("shape", of, found["shape"]))
+        elif "background" in found:
+            facts.append(Fact("background", (None, None), found["background"]))
+        elif "place" in found:
+            facts.append(Fact("place", of, found["place"]))
+        elif "motion" in found:
+            facts.append(Fact("motion", of, MOTION_OF[found["motion"]]))
+    return facts
+
+
+def _candidates(of: tuple[str | None, str | None], things: list[Thing]) -> list[Thing]:
+    """The objects a mention can mean: equal in colour and shape, else in one of them."""
+    colour, shape = of
+    scores = [(t.colour == colour) + (t.shape == shape) for t in things]
+    best = max(scores, default=0)
+    return [t for t, score in zip(things, scores, strict=True) if score == best and best > 0]
+
+
+def _holds(fact: Fact, thing: Thing) -> bool:
+    match fact.kind:
+        case "colour":
+            return thing.colour == fact.value
+        case "shape":
+            return thing.shape == fact.value
+        case "place":
+            return PLACE_OF[fact.value] in (thing.at(0.0).cell, thing.at(1.0).cell)
+    return fact.value in thing.motions
+
+
+def scene_facts(scene: Scene) -> set[tuple[str, Thing | None, str]]:
+    """Every fact of the scene as (kind, object, value)."""
+    facts: set[tuple[str, Thing | None, str]] = set()
+    for chapter in scene.chapters:
+        facts.add(("background", None, chapter.background))
+        for thing in chapter.things:
+            column, row = thing.at(0.0).cell
+            facts |= {("colour", thing, thing.colour), ("shape", thing, thing.shape)}
+            facts.add(("place", thing, PLACES[column][row]))
+            facts |= {("motion", thing, motion) for motion in thing.motions}
+    return facts
+
+
+def judge(text: str, scene: Scene) -> Judgement:
+    """Judge every fact stated in `text`, a caption of the whole scene."""
+    things = [t for c in scene.chapters for t in c.things]
+    stated = stated_facts(text)
+    truths = scene_facts(scene)
+    covered: set[tuple[str, Thing | None, str]] = set()
+    true = 0
+    for fact in stated:
+        if fact.kind == "background":
+            holding: list[Thing | None] = [None] * any(c.background == fact.value for c in scene.chapters)
+        else:
+            holding = [t for t in _candidates(fact.of, things) if _holds(fact, t)]
+        true += bool(holding)
+        covered |= {(fact.kind, thing, fact.value) for thing in holding}
+    return Judgement(len(stated), true, len(covered & truths), len(truths))

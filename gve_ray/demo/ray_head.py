@@ -1,0 +1,174 @@
+"""A Ray head of our own: loopback only, its own token, ports and folder, and jobs submitted to it.
+
+    with LocalHead(num_cpus=2) as head:
+        head.submit(["python", "jobs/synthesize.py", "--config", "demo.yaml"], working_dir=repository)
+
+It neither sees nor touches another Ray on the machine: ports are free ones, the session lives in its own
+temporary folder, and at the end only the processes below its own are stopped (`ray stop` would stop all).
+"""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+START_SECONDS = 120.0
+STOP_SECONDS = 45.0  # Ray drains its node for up to 30 s
+LOOPBACK = "127.0.0.1"
+NEVER_UPLOADED = ("runs", ".venv", ".git", "**/__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache")
+
+
+class HeadError(RuntimeError):
+    """The Ray head did not start, or a job on it did not succeed."""
+
+
+class LocalHead:
+    """Context manager: a `ray start --head` that is gone when the block is left, Ctrl-C included."""
+
+    def __init__(self, *, num_cpus: int, object_store_bytes: int = 512 * 2**20) -> None:
+        self.num_cpus = num_cpus
+        self.object_store_bytes = object_store_bytes
+        self.address = ""  # of the job server, http://127.0.0.1:port
+        self.token = secrets.token_hex(32)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "LocalHead":
+        # A short path: Ray puts Unix sockets below it, whose paths may have 107 bytes at most.
+        self.folder = Path(tempfile.mkdtemp(prefix="gve-"))
+        self.log_path = self.folder / "ray_start.log"
+        ports = _free_ports()
+        self.address = f"http://{LOOPBACK}:{ports['dashboard']}"
+        self.env = self._environment(ports)
+        command = [
+            str(Path(sys.executable).with_name("ray")),
+            *("start", "--head", "--block", "--disable-usage-stats"),
+            f"--port={ports['gcs']}",
+            f"--dashboard-host={LOOPBACK}",
+            f"--dashboard-port={ports['dashboard']}",
+            f"--dashboard-agent-listen-port={ports['agent']}",
+            f"--ray-client-server-port={ports['client']}",
+            f"--num-cpus={self.num_cpus}",
+            f"--object-store-memory={self.object_store_bytes}",
+            f"--temp-dir={self.folder}",
+        ]
+        with self.log_path.open("wb") as log:
+            # Its own session: Ctrl-C reaches this program first, which then stops the head in order.
+            self._process = subprocess.Popen(
+                command, env=self.env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        try:
+            self._wait_until_up()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+        if kind is None or issubclass(kind, KeyboardInterrupt):
+            shutil.rmtree(self.folder, ignore_errors=True)
+        else:
+            print(f"Ray's own logs are kept in {self.folder}/session_latest/logs", file=sys.stderr)
+
+    def _environment(self, ports: Mapping[str, int]) -> dict[str, str]:
+        env = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
+        return env | {
+            # Both sides say it: otherwise Ray decides by whether ~/.ray/auth_token happens to exist.
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            # On Linux Ray takes the machine's outer address for its node and listens on all interfaces,
+            # whatever --node-ip-address says; this switch, made for other systems, keeps it on 127.0.0.1.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "AUTOSCALER_METRIC_PORT": str(ports["autoscaler_metrics"]),
+            "DASHBOARD_METRIC_PORT": str(ports["dashboard_metrics"]),
+            "RAY_TMPDIR": str(self.folder),
+            # The job's `python` is the one that runs this.
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', os.defpath)}",
+        }
+
+    def _wait_until_up(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                break
+            try:
+                self._get("/api/version")
+                return
+            except urllib.error.URLError:  # refused until the server listens
+                time.sleep(0.2)
+        tail = self.log_path.read_text(errors="replace")[-2000:]
+        raise HeadError(f"the Ray head did not answer at {self.address} in {START_SECONDS:.0f} s:\n{tail}")
+
+    def _get(self, path: str) -> dict[str, object]:
+        request = urllib.request.Request(
+            self.address + path, headers={"Authorization": f"Bearer {self.token}"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            found: dict[str, object] = json.load(answer)
+        return found
+
+    def submit(self, entrypoint: Sequence[str], *, working_dir: Path) -> None:
+        """Run one job by `ray job submit`, its log on our stdout. Raises HeadError unless it SUCCEEDED."""
+        name = f"{Path(entrypoint[1]).stem}-{secrets.token_hex(4)}"
+        command = [
+            str(Path(sys.executable).with_name("ray")),
+            *("job", "submit", "--address", self.address, "--submission-id", name),
+            *("--working-dir", str(working_dir)),
+            *("--runtime-env-json", json.dumps({"excludes": list(NEVER_UPLOADED)})),
+            *("--", *entrypoint),
+        ]
+        code = subprocess.run(command, env=self.env, check=False).returncode
+        # The client exits 0 for a job that was stopped, so its exit code is not the answer.
+        state = self._get(f"/api/jobs/{name}").get("status")
+        if code != 0 or state != "SUCCEEDED":
+            raise HeadError(f"job {name}: {state}, `ray job submit` exited with {code}; see its log above")
+
+    def _stop(self) -> None:
+        """Stop the head in its own order, then whatever it started that is still there."""
+        import psutil
+
+        if self._process is None:
+            return
+        try:
+            family = psutil.Process(self._process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            family = []
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        # A job's driver and an engine's subprocesses have sessions of their own; psutil checks a
+        # process's start time before it signals, so a reused process id is never hit.
+        _, alive = psutil.wait_procs(family, timeout=5)
+        for process in alive:
+            process.kill()
+        self._process = None
+
+
+def _free_ports() -> dict[str, int]:
+    """Ports that nobody listens on now, by the name of what will."""
+    names = ("gcs", "dashboard", "agent", "client", "autoscaler_metrics", "dashboard_metrics")
+    sockets = [socket.socket() for _ in names]
+    try:
+        for one in sockets:
+            one.bind((LOOPBACK, 0))
+        return {name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)}
+    finally:
+        for one in sockets:
+            one.close()

@@ -1,0 +1,256 @@
+"""Train the tiny captioner. Resumes by itself; the log of losses and held-out scores is kept beside it.
+
+    python -m gve_ray.demo.tiny_vl.train --work FOLDER [--steps 4000] [--batch 24] [--pool 6000]
+
+Three things make it cheap. The system turn is the same for a whole batch, so it runs once and its keys
+and values are shared. And the vision tower learns from what each visual token covers (colour, shape,
+motion, background, camera), which takes minutes, where words alone would take hours; those heads are
+thrown away in the end. And long answers, whose captions repeat one another, are often cut short.
+"""
+
+import argparse
+import copy
+import ctypes
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from types import MethodType
+
+import torch
+import torch._dynamo
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
+
+from gve_ray.demo.facts import judge
+from gve_ray.demo.scenes import BACKGROUNDS, CAMERAS, COLOURS, MOTIONS, SHAPES
+from gve_ray.demo.tiny_vl import MODEL, build
+from gve_ray.demo.tiny_vl.data import FRAMES, Batch, Batcher, Example, batches, cell_targets, load_pool
+
+CLASSES = {
+    "colour": len(COLOURS) + 1,
+    "shape": len(SHAPES) + 1,
+    "motion": len(MOTIONS) + 1,
+    "background": len(BACKGROUNDS),
+    "camera": len(CAMERAS),
+}
+AUXILIARY_WEIGHT = 1.0
+
+
+def _keep_memory() -> None:
+    """Tell glibc to keep freed memory: giving it back and faulting it in again costs ten times the arithmetic."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        m_mmap_max, m_trim_threshold = -4, -1
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def _attend_alike(self: nn.Module, hidden_states: Tensor, cu_seqlens: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: object) -> Tensor:  # fmt: skip
+    """The tower's attention for frames of one size: one call where the library's loops over frames."""
+    q, k, v = self.qkv(hidden_states).view(len(hidden_states), 3, self.num_heads, -1).unbind(1)
+    q, k = apply_rotary_pos_emb_vision(q, k, *position_embeddings)  # [N, heads, d]
+    q, k, v = (x.view(len(cu_seqlens) - 1, -1, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
+    # The fused kernel's backward is several times slower than this on CPUs at 60 tokens a frame.
+    weights = torch.softmax(q @ k.transpose(2, 3) * self.scaling, dim=-1)  # [frames, heads, n, n]
+    return self.proj((weights @ v).transpose(1, 2).reshape(len(hidden_states), -1))
+
+
+def _embed_patches(self: nn.Module, hidden_states: Tensor) -> Tensor:
+    """The patch convolution as the matrix product it is: its stride is its kernel."""
+    return F.linear(hidden_states.to(self.proj.weight.dtype), self.proj.weight.flatten(1))
+
+
+class Learner(nn.Module):
+    """The model, and the heads that teach its vision tower."""
+
+    def __init__(self, model: Qwen2_5_VLForConditionalGeneration) -> None:
+        super().__init__()
+        self.model = model
+        width = model.config.text_config.hidden_size
+        self.heads = nn.ModuleDict({kind: nn.Linear(width, n) for kind, n in CLASSES.items()})
+        tower = model.model.visual
+        tower.patch_embed.forward = MethodType(_embed_patches, tower.patch_embed)
+        for block in tower.blocks:
+            block.attn.forward = MethodType(_attend_alike, block.attn)
+
+    def see(self, batch: Batch) -> Tensor:
+        """Visual tokens [N, width] of all media of the batch, in placeholder order."""
+        return self.model.model.visual(batch.patches, grid_thw=batch.grids).pooler_output
+
+    def embed(self, batch: Batch, visual: Tensor) -> Tensor:
+        """Input embeddings [B, L, width] with the visual tokens in their places."""
+        config = self.model.config
+        embedded = self.model.get_input_embeddings()(batch.ids)
+        mask = (batch.ids == config.image_token_id) | (batch.ids == config.video_token_id)
+        return embedded.masked_scatter(mask.unsqueeze(-1), visual.to(embedded.dtype))
+
+    def hidden(self, batch: Batch, visual: Tensor) -> Tensor:
+        """Last hidden states [B, L, width] of what follows the shared system turn."""
+        language = self.model.model.language_model
+        size, start = len(batch.ids), len(batch.prefix)
+        prefix = self.model.get_input_embeddings()(batch.prefix).unsqueeze(0)
+        cache = language(
+            inputs_embeds=prefix, position_ids=batch.positions[:, :1, :start], use_cache=True
+        ).past_key_values
+        cache.batch_repeat_interleave(size)
+        return language(
+            inputs_embeds=self.embed(batch, visual), position_ids=batch.positions[:, :, start:],
+            past_key_values=cache, use_cache=True,
+        ).last_hidden_state  # fmt: skip
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy a token of the answers, and of what the visual tokens cover."""
+        visual = self.see(batch)
+        hidden = self.hidden(batch, visual)[:, :-1]
+        labels = batch.labels[:, 1:]
+        learnt = labels != -100
+        words = F.cross_entropy(self.model.lm_head(hidden[learnt]).float(), labels[learnt])
+        if batch.prompt_id == "frame_captions":
+            return words, torch.zeros(())
+        counts = (batch.grids.prod(-1) // 4).tolist()
+        per_example = len(counts) // len(batch.examples)
+        videos = torch.stack(visual.split(counts)[::per_example]).flatten(0, 1)  # [B * tokens, width]
+        seen = [
+            F.cross_entropy(self.heads[kind](videos).float(), target.flatten())
+            for kind, target in cell_targets(batch.examples).items()
+        ]
+        return words, torch.stack(seen).mean()
+
+
+@torch.inference_mode()
+def answer(learner: Learner, batcher: Batcher, batch: Batch, limit: int = 400) -> list[str]:
+    """Greedy replies to the batch's questions."""
+    end = batcher.tokenizer.eos_token_id
+    starts = [int(n - (row != -100).sum()) for n, row in zip(batch.lengths, batch.labels, strict=True)]
+    language, embed = learner.model.model.language_model, learner.model.get_input_embeddings()
+    visual = learner.see(batch)
+    embedded = learner.embed(batch, visual)
+    replies: list[list[int]] = []
+    for row, start in enumerate(starts):  # rows differ in length: one prefill each, cheap at this size
+        prefix = len(batch.prefix)
+        whole = torch.cat([embed(batch.prefix), embedded[row, :start]]).unsqueeze(0)
+        place = batch.positions[:, row : row + 1, : prefix + start]
+        out = language(inputs_embeds=whole, position_ids=place, use_cache=True)
+        cache, tokens, at = out.past_key_values, [], int(place.max()) + 1
+        hidden = out.last_hidden_state[:, -1]
+        while len(tokens) < limit:
+            token = int(learner.model.lm_head(hidden).argmax())
+            if token == end:
+                break
+            tokens.append(token)
+            step = embed(torch.tensor([[token]]))
+            out = language(inputs_embeds=step, position_ids=torch.full((3, 1, 1), at), past_key_values=cache, use_cache=True)
+            hidden, at = out.last_hidden_state[:, -1], at + 1
+        replies.append(tokens)
+    return [batcher.tokenizer.decode(tokens) for tokens in replies]
+
+
+@torch.inference_mode()
+def evaluate(learner: Learner, batcher: Batcher, pool: Sequence[Example], count: int) -> dict[str, float]:
+    """Captions of held-out videos, judged: valid JSON, facts true, facts stated in the rich caption."""
+    learner.eval()
+    rng, tally = random.Random(0), Counter[str]()
+    for example in pool[:count]:
+        question = batcher.asker.ask(example, "video_captions", rng, pool)
+        reply = answer(learner, batcher, batcher.collate([question], [example], "video_captions"))[0]
+        tally["n"] += 1
+        try:
+            captions = json.loads(reply)
+        except json.JSONDecodeError:
+            continue
+        tally["valid"] += 1
+        for key, text in captions.items():
+            judged = judge(text, example.scene)
+            tally["stated"] += judged.stated
+            tally["true"] += judged.true
+            if key == "2":
+                tally["covered"] += judged.covered
+                tally["total"] += judged.total
+    return {
+        "valid_json": tally["valid"] / tally["n"],
+        "facts_true": tally["true"] / max(1, tally["stated"]),
+        "facts_stated": tally["covered"] / max(1, tally["total"]),
+    }
+
+
+def train(
+    work: Path, *, steps: int, batch: int, pool: int, seed: int, rate: float, every: int, threads: int
+) -> None:
+    """Train to `steps`, going on from the newest checkpoint in `work`, and write the model folder."""
+    _keep_memory()
+    torch.set_num_threads(threads)
+    folder = work / "model"
+    if not folder.exists():
+        build.build(folder, seed)
+    processor = AutoProcessor.from_pretrained(folder)
+    learner = Learner(Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32))
+    batcher = Batcher(processor, learner.model.config.vision_config.tokens_per_second)
+    decay = [p for p in learner.parameters() if p.ndim > 1]
+    rest = [p for p in learner.parameters() if p.ndim <= 1]
+    optimiser = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}], lr=rate, betas=(0.9, 0.98)
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps + 1, pct_start=0.06)
+    checkpoint, first = work / "checkpoint.pt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        learner.load_state_dict(state["learner"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+        first = state["step"]
+    examples = load_pool(work / "pool", "tiny", pool)
+    heldout = load_pool(work / "pool", "heldout", 100)
+    log = (work / "log.jsonl").open("a")
+    torch._dynamo.config.recompile_limit = 64  # the layers share one code object, and each counts
+    judged = copy.deepcopy(learner)  # decodes token by token, which is not worth compiling for
+    for layer in (*learner.model.model.language_model.layers, *learner.model.model.visual.blocks):
+        layer.compile(dynamic=True)
+    began, sums = time.monotonic(), Counter[str]()
+    learner.train()
+    for step, item in enumerate(batches(batcher, examples, size=batch, seed=seed, first=first, steps=steps), first + 1):
+        with torch.autocast("cpu", torch.bfloat16):
+            words, seen = learner.losses(item)
+        (words + AUXILIARY_WEIGHT * seen).backward()
+        torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad(set_to_none=True)
+        sums.update({f"{item.prompt_id}/n": 1, f"{item.prompt_id}/loss": words.item(), "vision/n": float(seen > 0), "vision/loss": seen.item()})  # fmt: skip
+        if step % 50 == 0 or step == steps:
+            pace = (time.monotonic() - began) / (step - first)
+            row: dict[str, object] = {"step": step, "lr": schedule.get_last_lr()[0], "seconds_a_step": round(pace, 3)}
+            row |= {k[:-5]: round(v / sums[k[:-5] + "/n"], 4) for k, v in sums.items() if k.endswith("/loss") and v}
+            sums.clear()
+            if step % every == 0 or step == steps:
+                judged.load_state_dict(learner.state_dict())
+                row |= evaluate(judged, batcher, heldout, 16 if step < steps else 100)
+                state = {"learner": learner.state_dict(), "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict(), "step": step}  # fmt: skip
+                torch.save(state, checkpoint.with_suffix(".tmp"))
+                checkpoint.with_suffix(".tmp").replace(checkpoint)
+            print(f"{row} eta {(steps - step) * pace / 60:.0f} min", flush=True)
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+    learner.model.to(torch.bfloat16).save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="pool, checkpoint, log and model go here")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--pool", type=int, default=6000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--every", type=int, default=500, help="steps between evaluations and checkpoints")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    train(**vars(parser.parse_args()))
+    print(f"the model is in the work folder; copy it over {MODEL} to ship it")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Folders of weights: loading a base model with an adapter, saving an adapter, merging the two.
+
+An adapter folder holds PEFT's `adapter_config.json` and `adapter_model.safetensors` plus
+`embedder.json`, the settings it was trained with.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gve_ray.embedder.conversation import check_tokenizer
+from gve_ray.embedder.model import GveModel, load_model
+from gve_ray.embedder.settings import SETTINGS_FILE, EmbedderSettings, agreed
+
+PathOrId = str | os.PathLike[str]
+
+
+def resolve_settings(
+    path_or_id: PathOrId,
+    adapter: PathOrId | None,
+    expected: EmbedderSettings | None,
+    *,
+    revision: str | None = None,
+) -> EmbedderSettings:
+    """The settings of the adapter, else of the model, else the expected ones, else the defaults.
+
+    Raises ValueError if the expected ones disagree with those found.
+    """
+    for where, version in ((adapter, None), (path_or_id, revision)):
+        found = _settings_file(where, version) if where is not None else None
+        if found is not None:
+            return agreed(EmbedderSettings.from_file(found), expected, str(where))
+    return agreed(None, expected, str(path_or_id))
+
+
+def _settings_file(path_or_id: PathOrId, revision: str | None) -> str | None:
+    from transformers.utils import cached_file
+
+    if Path(path_or_id).is_dir():
+        path = Path(path_or_id) / SETTINGS_FILE
+        return str(path) if path.is_file() else None
+    found: str | None = cached_file(
+        str(path_or_id),
+        SETTINGS_FILE,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+    )
+    return found
+
+
+def load_processor(path_or_id: PathOrId, *, revision: str | None = None) -> Any:
+    """The checkpoint's Hugging Face processor. Raises ValueError if its tokens or template are missing."""
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(path_or_id, revision=revision)
+    if getattr(processor, "image_processor", None) is None:
+        raise ValueError(
+            f"{path_or_id}: no image processor; a GVE model folder needs preprocessor_config.json beside "
+            "the tokenizer files"
+        )
+    check_tokenizer(processor.tokenizer, str(path_or_id))
+    if not (processor.chat_template or processor.tokenizer.chat_template):
+        raise ValueError(f"{path_or_id}: no chat template; a GVE model folder needs chat_template.jinja")
+    return processor
+
+
+def load_torch_model(
+    path_or_id: PathOrId,
+    adapter: PathOrId | None = None,
+    *,
+    trainable: bool = False,
+    revision: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    attention: str | None = None,
+    processor: Any | None = None,
+) -> GveModel:
+    """A `GveModel`, with the adapter applied if one is given; in eval mode.
+
+    trainable: leave the adapter's weights trainable, to continue training.
+    """
+    model = load_model(
+        path_or_id,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        attention=attention,
+        processor=processor or load_processor(path_or_id, revision=revision),
+    )
+    if adapter is not None:
+        from peft import PeftModel
+
+        model.language_model = PeftModel.from_pretrained(
+            model.language_model, str(adapter), is_trainable=trainable
+        )
+    return model.eval()
+
+
+def add_lora(
+    model: GveModel, *, r: int = 16, alpha: int = 32, dropout: float = 0.1, seed: int = 0
+) -> GveModel:
+    """Put fresh LoRA layers on the language model's projections, freeze everything else (paper section 5).
+
+    Defaults are the paper's. The vision tower and the token embeddings stay frozen.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=model.backbone.lora_targets,
+        task_type="FEATURE_EXTRACTION",
+        revision=model.revision,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model.language_model = get_peft_model(model.language_model, config)
+    return model
+
+
+def save_adapter(model: GveModel, folder: PathOrId, settings: EmbedderSettings) -> Path:
+    """Write the LoRA weights (safetensors), their config and the settings into `folder`.
+
+    Raises ValueError if the model has no adapter.
+    """
+    if not hasattr(model.language_model, "peft_config"):
+        raise ValueError("save_adapter: the model has no adapter; call add_lora or load one first")
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    model.language_model.save_pretrained(str(target), safe_serialization=True)
+    settings.save(target)
+    return target

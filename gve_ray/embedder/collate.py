@@ -1,0 +1,233 @@
+"""Items -> one padded batch of tensors: the only way into the model, for every caller."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from gve_ray.embedder.backbones import Backbone, Grid, Span, TokenIds, positions
+from gve_ray.embedder.conversation import render
+from gve_ray.embedder.settings import EMBED_TOKEN, EmbedderSettings
+from gve_ray.embedder.vision import Patches, PatchSpec, check_media, to_patches
+from gve_ray.schema import Frames, Item
+
+# Stand-ins for an item's instruction and text where template and words are tokenised apart:
+# private-use characters, which no template holds.
+_MARKS = ("\ue0f0instruction\ue0f1", "\ue0f0text\ue0f1")
+_AT_MARKS = re.compile(f"({'|'.join(_MARKS)})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """One item, tokenised and cut into patches, not yet padded.
+
+    prompt_ids: int64 [P], media as single placeholder tokens. input_ids: int64 [L], placeholders grown
+    to one token a visual token. position_ids: int64 [3, L]. was_cut: text was cut to `max_tokens`.
+    """
+
+    item: Item
+    prompt_ids: np.ndarray
+    input_ids: np.ndarray
+    position_ids: np.ndarray
+    image: Patches | None
+    video: Patches | None
+    was_cut: bool
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Padded tensors of B items, longest L tokens.
+
+    input_ids, attention_mask: int64 [B, L]. position_ids: int64 [3, B, L].
+    image_patches, video_patches: uint8 [N, 3*K] of all images (videos) in row order, or None.
+    image_grid, video_grid: int64 [number, 3] in patches, or None. n_cut: rows whose text was cut.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    position_ids: torch.Tensor
+    image_patches: torch.Tensor | None = None
+    image_grid: torch.Tensor | None = None
+    video_patches: torch.Tensor | None = None
+    video_grid: torch.Tensor | None = None
+    n_cut: int = 0
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The batch as a plain dict, for loaders that want one; `Batch(**tensors)` restores it."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
+        moved = {name: t.to(device, non_blocking=non_blocking) for name, t in self.tensors.items()}
+        return replace(self, **moved)
+
+    def pin_memory(self) -> "Batch":
+        return replace(self, **{name: tensor.pin_memory() for name, tensor in self.tensors.items()})
+
+
+class Collator:
+    """Items with their media in memory -> `Batch`. Runs on CPU, holds no weights, can be pickled.
+
+    processor: the checkpoint's Hugging Face processor (template, tokenizer, image statistics).
+    config: the checkpoint's Hugging Face config. Raises ValueError on items the model cannot take.
+    """
+
+    def __init__(
+        self,
+        settings: EmbedderSettings,
+        processor: Any,
+        *,
+        backbone: Backbone,
+        config: Any,
+        padding_side: str = "left",
+    ) -> None:
+        if padding_side not in ("left", "right"):
+            raise ValueError(f"padding_side={padding_side!r}; use 'left' or 'right'")
+        self.settings = settings
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.backbone = backbone
+        self.vision_config = config.vision_config
+        self.spec = PatchSpec.from_processor(processor.image_processor)
+        self.padding_side = padding_side
+        self.ids = TokenIds(
+            image=config.image_token_id,
+            video=config.video_token_id,
+            vision_start=config.vision_start_token_id,
+            vision_end=config.vision_end_token_id,
+        )
+        added = self.tokenizer.added_tokens_decoder.values()
+        self._special = tuple(token.content for token in added if token.special)
+        pad = self.tokenizer.pad_token_id
+        self._pad_id = self.tokenizer.convert_tokens_to_ids(EMBED_TOKEN) if pad is None else pad
+
+    def __call__(self, items: Sequence[Item]) -> Batch:
+        return self.pad(self.encode(items))
+
+    def encode(self, items: Sequence[Item]) -> list[Encoded]:
+        """Tokenise and patchify each item; lengths are exact, so batches can be planned by them."""
+        texts = [render(item, self.settings.default_instruction, self.processor) for item in items]
+        tokenised = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return [self._encode(*row) for row in zip(items, tokenised, strict=True)]
+
+    def pad(self, rows: Sequence[Encoded]) -> Batch:
+        """Pad encoded items to the longest."""
+        longest = max(len(row) for row in rows)
+        ids = np.full((len(rows), longest), self._pad_id, dtype=np.int64)
+        mask = np.zeros((len(rows), longest), dtype=np.int64)
+        places = np.zeros((3, len(rows), longest), dtype=np.int64)
+        for i, row in enumerate(rows):
+            start = longest - len(row) if self.padding_side == "left" else 0
+            where = slice(start, start + len(row))
+            ids[i, where], mask[i, where], places[:, i, where] = row.input_ids, 1, row.position_ids
+        images = [row.image for row in rows if row.image is not None]
+        videos = [row.video for row in rows if row.video is not None]
+        return Batch(
+            input_ids=torch.from_numpy(ids),
+            attention_mask=torch.from_numpy(mask),
+            position_ids=torch.from_numpy(places),
+            image_patches=torch.cat([p.pixels for p in images]) if images else None,
+            image_grid=torch.tensor([p.grid for p in images]) if images else None,
+            video_patches=torch.cat([p.pixels for p in videos]) if videos else None,
+            video_grid=torch.tensor([p.grid for p in videos]) if videos else None,
+            n_cut=sum(row.was_cut for row in rows),
+        )
+
+    def _encode(self, item: Item, prompt_ids: list[int]) -> Encoded:
+        visual = {slot: self._visual(item, slot) for slot in ("image", "video")}
+        if self._spells_special(item):
+            prompt_ids = self._encode_in_parts(item)
+        spans = self._spans(prompt_ids, item, visual)
+        excess = sum(len(span.ids) for span in spans) - self.settings.max_tokens
+        if excess > 0:
+            prompt_ids = self._encode_in_parts(item, cut=excess)
+            spans = self._spans(prompt_ids, item, visual)
+        return Encoded(
+            item=item,
+            prompt_ids=np.asarray(prompt_ids, dtype=np.int64),
+            input_ids=np.concatenate([np.asarray(span.ids, dtype=np.int64) for span in spans]),
+            position_ids=positions(spans),
+            image=visual["image"],
+            video=visual["video"],
+            was_cut=excess > 0,
+        )
+
+    def _visual(self, item: Item, slot: str) -> Patches | None:
+        frames = getattr(item, slot)
+        if frames is None:
+            return None
+        if not isinstance(frames, Frames):
+            raise TypeError(f"Item.{slot}={frames!r} is a reference; resolve it to Frames before collating")
+        check_media(frames, slot)
+        return to_patches(frames, self.settings, self.spec)
+
+    def _spans(self, prompt_ids: Sequence[int], item: Item, visual: dict[str, Patches | None]) -> list[Span]:
+        """Grow the placeholders of a prompt into spans of visual tokens."""
+        spans: list[Span] = []
+        text: list[int] = []
+        for token in prompt_ids:
+            if token == self.ids.image and visual["image"] is not None:
+                grid = self._token_grid(visual["image"])
+                grown = [Span(ids=[token] * int(np.prod(grid)), grid=grid)]
+            elif token == self.ids.video and visual["video"] is not None:
+                grid = self._token_grid(visual["video"])
+                assert isinstance(item.video, Frames)
+                grown = self.backbone.video_spans(
+                    item.video, grid, self.ids, self.vision_config, self._encode_text
+                )
+            else:
+                text.append(token)
+                continue
+            spans += [Span(ids=text), *grown]
+            text = []
+        return [*spans, Span(ids=text)]
+
+    def _token_grid(self, patches: Patches) -> Grid:
+        t, h, w = patches.grid
+        return t, h // self.spec.merge, w // self.spec.merge
+
+    def _encode_text(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def _spells_special(self, item: Item) -> bool:
+        words = (item.instruction or "") + (item.text or "")
+        return any(token in words for token in self._special)
+
+    def _encode_in_parts(self, item: Item, cut: int = 0) -> list[int]:
+        """Tokenise the template and the item's own words apart, and drop `cut` tokens of its text.
+
+        Special tokens spelled out in the words become plain text: a query that contains
+        "<|video_pad|>" must not be able to break the batch it is in. The cut leaves the turn's closing
+        tokens. Raises ValueError when there is not that much text: the media alone are over the limit.
+        """
+        marked = replace(
+            item, instruction=_MARKS[0] if item.instruction else None, text=_MARKS[1] if item.text else None
+        )
+        ids: list[int] = []
+        for part in _AT_MARKS.split(render(marked, self.settings.default_instruction, self.processor)):
+            if part not in _MARKS:
+                ids += self._encode_text(part)
+                continue
+            words = item.instruction if part == _MARKS[0] else item.text
+            tokens = self.tokenizer.encode(words, add_special_tokens=False, split_special_tokens=True)
+            if part == _MARKS[1]:
+                keep = max(len(tokens) - cut, 0)
+                cut -= len(tokens) - keep
+                tokens = tokens[:keep]
+            ids += tokens
+        if cut > 0:
+            raise ValueError(
+                f"the sequence is {cut} tokens over max_tokens={self.settings.max_tokens} with all of its "
+                "text cut; use fewer frames, a smaller max_pixels or a shorter instruction"
+            )
+        return ids

@@ -1,0 +1,202 @@
+"""`Embedder`: items in, unit vectors out. The one way to embed, in training, evaluation and serving.
+
+embedder = Embedder.from_pretrained("Alibaba-NLP/GVE-3B")
+vectors = embedder.embed([Item(text="a dog runs"), Item(video="dog.mp4")])   # float32 [2, d]
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import torch
+
+from gve_ray.embedder.checkpoint import load_processor, load_torch_model, resolve_settings
+from gve_ray.embedder.collate import Collator
+from gve_ray.embedder.model import GveModel
+from gve_ray.embedder.resolve import resolve
+from gve_ray.embedder.settings import EmbedderSettings
+from gve_ray.embedder.torch_engine import TorchEngine
+from gve_ray.schema import Item
+
+if TYPE_CHECKING:
+    from gve_ray.store import AssetReader
+
+log = logging.getLogger(__name__)
+
+VISUAL_WINDOW = 64  # items held decoded at a time: 8 frames at the default budget are 3.8 MB
+TEXT_WINDOW = 4096
+PROGRESS_SECONDS = 5.0
+
+EngineName = Literal["torch", "vllm"]
+
+
+class Engine(Protocol):
+    """What runs the model. n_cut: texts cut to max_tokens so far."""
+
+    collator: Collator
+    n_cut: int
+
+    @property
+    def dimension(self) -> int: ...
+
+    def encode(self, items: Sequence[Item]) -> np.ndarray:
+        """float32 [n, d] of items whose media are in memory, in order."""
+
+
+class Embedder:
+    """Embeds any mix of video, image and text into unit vectors. Make one with `from_pretrained`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | os.PathLike[str],
+        adapter: str | os.PathLike[str] | None = None,
+        *,
+        revision: str | None = None,
+        engine: EngineName = "torch",
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        attention: str | None = None,
+        settings: EmbedderSettings | None = None,
+        token_budget: int | None = None,
+        engine_args: dict[str, Any] | None = None,
+    ) -> "Embedder":
+        """Load a model folder or hub id, optionally with a PEFT adapter folder.
+
+        revision: of the model on the hub. dtype, device: bfloat16 on GPU, float32 on CPU by default.
+        attention: a transformers attention implementation (torch engine). settings: what the caller
+        expects; ValueError if other settings travel with the weights. token_budget: padded tokens a
+        batch (torch engine). engine_args: extra arguments of vllm.LLM (vllm engine).
+        """
+        agreed_settings = resolve_settings(path_or_id, adapter, settings, revision=revision)
+        processor = load_processor(path_or_id, revision=revision)
+        if engine == "torch":
+            model = load_torch_model(
+                path_or_id,
+                adapter,
+                revision=revision,
+                dtype=dtype,
+                device=device,
+                attention=attention,
+                processor=processor,
+            )
+            return cls.from_model(model, processor, agreed_settings, token_budget=token_budget)
+        if engine == "vllm":
+            from gve_ray.embedder.vllm_engine import VllmEngine
+
+            return cls(
+                VllmEngine.from_pretrained(
+                    path_or_id,
+                    adapter,
+                    revision=revision,
+                    dtype=dtype,
+                    settings=agreed_settings,
+                    processor=processor,
+                    engine_args=engine_args or {},
+                )
+            )
+        raise ValueError(f"engine={engine!r}: use 'torch' or 'vllm'")
+
+    @classmethod
+    def from_model(
+        cls, model: GveModel, processor: Any, settings: EmbedderSettings, *, token_budget: int | None = None
+    ) -> "Embedder":
+        """Wrap a model that is already in memory, e.g. the one being trained, without copying it."""
+        collator = Collator(settings, processor, backbone=model.backbone, config=model.config)
+        return cls(TorchEngine(model, collator, token_budget=token_budget))
+
+    @property
+    def settings(self) -> EmbedderSettings:
+        return self.engine.collator.settings
+
+    @property
+    def dimension(self) -> int:
+        """Length d of an embedding."""
+        return self.engine.dimension
+
+    @property
+    def n_cut(self) -> int:
+        """Texts cut to `max_tokens` so far."""
+        return self.engine.n_cut
+
+    def with_settings(self, **changes: Any) -> "Embedder":
+        """Depart from the settings of the weights on purpose (test-time scaling). Shares the model.
+
+        Torch engine only: vLLM's memory plan depends on its limits at start.
+        """
+        if not isinstance(self.engine, TorchEngine):
+            raise ValueError("with_settings: only the torch engine can change settings after loading")
+        collator = self.engine.collator
+        settings = replace(collator.settings, **changes)
+        changed = Collator(
+            settings, collator.processor, backbone=collator.backbone, config=self.engine.model.config
+        )
+        return Embedder(TorchEngine(self.engine.model, changed, token_budget=self.engine.token_budget))
+
+    def embed(
+        self, items: Sequence[Item], *, assets: "AssetReader | None" = None, progress: bool = False
+    ) -> np.ndarray:
+        """Unit vectors float32 [n, d], in the order of the items.
+
+        assets: where `asset://` references are read. progress: log rate and ETA every few seconds.
+        Media of the next window are read while the model works on this one.
+        """
+        out = np.empty((len(items), self.dimension), dtype=np.float32)
+        report = _Progress(len(items) if progress else 0)
+        cut_before = self.n_cut
+        for where, resolved in self._windows(items, assets):
+            out[where] = self.engine.encode(resolved)
+            report.add(len(where))
+        if cut := self.n_cut - cut_before:
+            log.warning("%d of %d texts were cut to %d tokens", cut, len(items), self.settings.max_tokens)
+        return out
+
+    def _windows(
+        self, items: Sequence[Item], assets: "AssetReader | None"
+    ) -> Iterator[tuple[list[int], list[Item]]]:
+        """Windows of (indices, resolved items); the next one is read in the background."""
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="gve-read") as pool:
+            waiting: tuple[list[int], Future[list[Item]]] | None = None
+            for where in _window_indices(items):
+                future = pool.submit(resolve, [items[i] for i in where], self.settings, assets)
+                if waiting is not None:
+                    yield waiting[0], waiting[1].result()
+                waiting = where, future
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+
+
+def _window_indices(items: Sequence[Item]) -> Iterator[list[int]]:
+    """Indices of text-only items, then of visual ones, in windows that bound memory."""
+    is_visual = [item.image is not None or item.video is not None for item in items]
+    for kind, size in ((False, TEXT_WINDOW), (True, VISUAL_WINDOW)):
+        chosen = [i for i, visual in enumerate(is_visual) if visual is kind]
+        for start in range(0, len(chosen), size):
+            yield chosen[start : start + size]
+
+
+class _Progress:
+    """Logs a line every few seconds; silent for a total of 0."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.done = 0
+        self.started = self.said = time.monotonic()
+
+    def add(self, count: int) -> None:
+        self.done += count
+        now = time.monotonic()
+        if not self.total or (now - self.said < PROGRESS_SECONDS and self.done < self.total):
+            return
+        self.said = now
+        rate = self.done / max(now - self.started, 1e-9)
+        left = (self.total - self.done) / rate
+        log.info("embedded %d of %d, %.1f items/s, %.0f s left", self.done, self.total, rate, left)

@@ -1,0 +1,68 @@
+"""The torch engine: batches by token budget, halves them when memory runs out."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from gve_ray.embedder.batching import plan_batches
+from gve_ray.embedder.collate import Collator, Encoded
+from gve_ray.embedder.model import GveModel
+from gve_ray.schema import Item
+
+log = logging.getLogger(__name__)
+
+CPU_TOKENS = 8_192
+GPU_TOKENS = 65_536
+MAX_ROWS = 256
+
+
+class TorchEngine:
+    """Encodes resolved items with a `GveModel`. n_cut: texts cut to max_tokens so far."""
+
+    def __init__(self, model: GveModel, collator: Collator, *, token_budget: int | None = None) -> None:
+        self.model = model
+        self.collator = collator
+        on_cpu = model.device.type == "cpu"
+        self.token_budget = token_budget or (CPU_TOKENS if on_cpu else GPU_TOKENS)
+        self.n_cut = 0
+
+    @property
+    def dimension(self) -> int:
+        return self.model.dimension
+
+    @torch.inference_mode()
+    def encode(self, items: Sequence[Item]) -> np.ndarray:
+        """Unit vectors float32 [n, d] of items whose media are in memory."""
+        rows = self.collator.encode(items)
+        self.n_cut += sum(row.was_cut for row in rows)
+        out = np.empty((len(rows), self.dimension), dtype=np.float32)
+        visual = [row.image is not None or row.video is not None for row in rows]
+        lengths = [len(row) for row in rows]
+        for batch in plan_batches(lengths, visual, token_budget=self.token_budget, max_rows=MAX_ROWS):
+            out[batch] = self._run([rows[i] for i in batch])
+        return out
+
+    def _run(self, rows: list[Encoded]) -> np.ndarray:
+        """Embed one batch; on out-of-memory, its halves, and smaller batches from then on."""
+        try:
+            vectors = self.model(self.collator.pad(rows).to(self.model.device))
+        except torch.OutOfMemoryError as error:
+            if len(rows) == 1:
+                raise torch.OutOfMemoryError(
+                    f"one item of {len(rows[0])} tokens does not fit in memory; use fewer frames, a smaller "
+                    f"max_pixels or a larger device ({error})"
+                ) from error
+            vectors = None
+        if vectors is not None:
+            return np.asarray(vectors.cpu().numpy(), dtype=np.float32)
+        # Out of the handler, so that the traceback no longer holds the failed batch's activations.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        half = (len(rows) + 1) // 2
+        self.token_budget = max(half * max(len(row) for row in rows), 1)
+        log.warning(
+            "out of memory with %d rows; going on with %d tokens a batch", len(rows), self.token_budget
+        )
+        return np.concatenate([self._run(rows[:half]), self._run(rows[half:])])

@@ -1,0 +1,136 @@
+"""The vLLM engine: the same vectors by vLLM's scheduler and kernels, the fast path on GPU.
+
+vLLM gets token ids from the same collator as torch and frames already at the budget, so the
+conversation, the cut and the resize are ours; only the forward pass is vLLM's. It needs weights in
+one folder, so an adapter is merged into a temporary one first. Starting takes 10 s and more.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from gve_ray.embedder.backbones import backbone_for, source_fps
+from gve_ray.embedder.collate import Collator, Encoded
+from gve_ray.embedder.export import export_merged
+from gve_ray.embedder.model import as_dtype, default_device
+from gve_ray.embedder.settings import EmbedderSettings
+from gve_ray.embedder.vision import resize
+from gve_ray.schema import Frames, Item
+
+CPU_KV_BYTES = 4 * 2**30  # one 8192-token sequence of the 7B shape in float32 takes 3.5 GiB
+
+
+class VllmEngine:
+    """Encodes resolved items with `vllm.LLM`. n_cut: texts cut to max_tokens so far."""
+
+    def __init__(self, llm: Any, collator: Collator, *, dimension: int, merged: Any = None) -> None:
+        self.llm = llm
+        self.collator = collator
+        self.n_cut = 0
+        self._dimension = dimension
+        self._merged = merged
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | Any,
+        adapter: str | Any | None,
+        *,
+        revision: str | None,
+        dtype: torch.dtype | str | None,
+        settings: EmbedderSettings,
+        processor: Any,
+        engine_args: dict[str, Any],
+    ) -> "VllmEngine":
+        """Start vLLM on a folder or hub id. engine_args override the arguments of `vllm.LLM`."""
+        from transformers import AutoConfig
+        from vllm import LLM
+
+        config = AutoConfig.from_pretrained(path_or_id, revision=revision)
+        backbone = backbone_for(config.model_type)
+        collator = Collator(settings, processor, backbone=backbone, config=config)
+        merged = None
+        if adapter is not None:
+            merged = tempfile.TemporaryDirectory(prefix="gve-merged-")
+            export_merged(path_or_id, adapter, merged.name, revision=revision)
+        arguments = engine_arguments(settings, backbone.processor_sizes(settings), dtype)
+        llm = LLM(
+            model=merged.name if merged is not None else str(path_or_id),
+            revision=None if merged is not None else revision,
+            **(arguments | engine_args),
+        )
+        return cls(llm, collator, dimension=int(config.get_text_config().hidden_size), merged=merged)
+
+    @property
+    def dimension(self) -> int:
+        return self._dimension
+
+    def encode(self, items: Sequence[Item]) -> np.ndarray:
+        """Unit vectors float32 [n, d] of items whose media are in memory."""
+        rows = self.collator.encode(items)
+        self.n_cut += sum(row.was_cut for row in rows)
+        outputs = self.llm.embed([self._prompt(row) for row in rows], use_tqdm=False)
+        vectors = np.asarray([output.outputs.embedding for output in outputs], dtype=np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def close(self) -> None:
+        """Stop vLLM's processes and remove the merged weights, if any."""
+        self.llm.llm_engine.engine_core.shutdown()
+        if self._merged is not None:
+            self._merged.cleanup()
+
+    def _prompt(self, row: Encoded) -> dict[str, Any]:
+        media: dict[str, Any] = {}
+        if isinstance(row.item.image, Frames):
+            media["image"] = self._pixels(row.item.image)[0]
+        if isinstance(row.item.video, Frames):
+            media["video"] = (self._pixels(row.item.video), video_metadata(row.item.video))
+        prompt: dict[str, Any] = {"prompt_token_ids": row.prompt_ids.tolist()}
+        return prompt | {"multi_modal_data": media} if media else prompt
+
+    def _pixels(self, frames: Frames) -> np.ndarray:
+        """uint8 [T, H, W, 3] at the budget."""
+        resized = resize(frames.pixels, self.collator.settings, self.collator.spec.factor)
+        return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
+
+
+def video_metadata(frames: Frames) -> dict[str, Any]:
+    """What vLLM and the Hugging Face processors derive the time encoding from; clips start at 0."""
+    indices = (frames.indices - frames.indices[0]).tolist()
+    fps = source_fps(frames)
+    return {
+        "fps": fps,
+        "duration": (indices[-1] + 1) / fps,
+        "total_num_frames": indices[-1] + 1,
+        "frames_indices": indices,
+        "video_backend": "gve_ray",
+        "do_sample_frames": False,
+    }
+
+
+def engine_arguments(
+    settings: EmbedderSettings, sizes: dict[str, dict[str, int]], dtype: torch.dtype | str | None
+) -> dict[str, Any]:
+    """Arguments of `vllm.LLM` for embedding under these settings."""
+    from vllm.config import PoolerConfig
+
+    device = default_device()
+    arguments: dict[str, Any] = {
+        "runner": "pooling",
+        "convert": "embed",
+        "pooler_config": PoolerConfig(seq_pooling_type="LAST", use_activation=True),
+        "dtype": str(as_dtype(dtype, device)).removeprefix("torch."),
+        "max_model_len": settings.max_tokens,
+        "limit_mm_per_prompt": {"image": 1, "video": 1},
+        "mm_processor_kwargs": {
+            "images_kwargs": {"do_resize": False, "size": sizes["image"]},
+            "videos_kwargs": {"do_resize": False, "do_sample_frames": False, "size": sizes["video"]},
+        },
+        "seed": 0,
+    }
+    if device.type == "cpu":
+        arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": CPU_KV_BYTES}
+    return arguments

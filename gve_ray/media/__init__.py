@@ -1,0 +1,39 @@
+"""A file, bytes, a folder of frames or a URI -> checked frames.
+
+    info + frames   decode(source, [FrameRequest(k=8)]) -> Decoded      one strict pass, damage refused
+    frames only     read_frames(source, k=8) -> Frames                  sparse access, decord first
+    in a child      DecodeProcess(limits).decode(...)                   may crash or hang without harm
+
+Refusals are MediaError with a `reason` from `Reason`.
+"""
+
+from gve_ray.media.budget import FACTOR, MAX_PIXELS, MIN_PIXELS, fit_pixels
+from gve_ray.media.decode import Decoded, Plan, decode, read_frames, read_image
+from gve_ray.media.jpeg import decode_jpeg, encode_jpeg
+from gve_ray.media.limits import Limits, MediaError, Reason
+from gve_ray.media.probe import VideoInfo
+from gve_ray.media.process import DecodeProcess
+from gve_ray.media.sampling import FrameRequest, uniform_indices
+from gve_ray.media.source import Source
+
+__all__ = [
+    "FACTOR",
+    "MAX_PIXELS",
+    "MIN_PIXELS",
+    "DecodeProcess",
+    "Decoded",
+    "FrameRequest",
+    "Limits",
+    "MediaError",
+    "Plan",
+    "Reason",
+    "Source",
+    "VideoInfo",
+    "decode",
+    "decode_jpeg",
+    "encode_jpeg",
+    "fit_pixels",
+    "read_frames",
+    "read_image",
+    "uniform_indices",
+]

@@ -1,0 +1,127 @@
+"""What the container's own bytes say about completeness, read without a decoder.
+
+Decoders give what they can of a file that was cut off, and say nothing. The container knows better: it
+states how long its parts are and where each sample lies.
+"""
+
+import struct
+from typing import BinaryIO
+
+from gve_ray.media.limits import Reason
+from gve_ray.media.source import Blob
+
+# Top-level boxes of ISO base media files (ISO/IEC 14496-12) and QuickTime. Anything else after the last
+# known box is trailing rubbish, not a promise of more bytes.
+_ISO_BOXES = frozenset(
+    b"ftyp styp moov moof mdat mfra sidx ssix free skip wide pnot uuid meta emsg prft pdin udta".split()
+)
+_EBML_MAGIC = b"\x1a\x45\xdf\xa3"
+_SEGMENT_ID = b"\x18\x53\x80\x67"
+_RIFF = b"RIFF"
+_ASF_MAGIC = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+
+
+def missing_bytes(blob: Blob, *, ignore: frozenset[bytes] = frozenset()) -> int:
+    """Bytes the container promises beyond the end of the file; 0 if none or if it does not say.
+
+    Looks at the top level only: ISO boxes (but for the kinds in `ignore`), the Matroska segment, the RIFF
+    chunk, whole packets of a transport stream, the sizes ASF and FLV heads state, GIF's trailer.
+    """
+    with blob.open() as file:
+        head = file.read(4096)
+        file.seek(0)
+        if head[4:8] in _ISO_BOXES:
+            boxes = iso_boxes(file, blob.size)
+            end = max((start + size for kind, start, size in boxes if kind not in ignore), default=0)
+        elif head.startswith(_EBML_MAGIC):
+            end = _matroska_end(head)
+        elif head.startswith(_RIFF):
+            end = 8 + struct.unpack("<I", head[4:8])[0] if len(head) >= 8 else blob.size + 1
+        elif head.startswith(_ASF_MAGIC):
+            end = _stated(head, _ASF_PROPERTIES, 40, "<Q")
+        elif head.startswith(b"FLV"):
+            end = int(_stated(head, b"filesize\0", 9, ">d"))
+        elif head.startswith(b"GIF8"):
+            file.seek(max(0, blob.size - 4096))
+            end = blob.size + (not file.read().rstrip(b"\0").endswith(b";"))
+        else:
+            end = _transport_end(file, head, blob.size)
+    return max(0, end - blob.size)
+
+
+def iso_boxes(file: BinaryIO, size: int) -> list[tuple[bytes, int, int]]:
+    """(type, start, length) of the top-level boxes, up to the first unknown one. Lengths are as stated,
+    so the last box may end beyond `size`."""
+    boxes: list[tuple[bytes, int, int]] = []
+    at = 0
+    while at + 8 <= size:
+        file.seek(at)
+        header = file.read(16)
+        length, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        if length == 1 and len(header) == 16:
+            length = int.from_bytes(header[8:16], "big")
+        elif length == 0:  # to the end of the file
+            length = size - at
+        if kind not in _ISO_BOXES or length < 8:
+            break
+        boxes.append((kind, at, length))
+        at += length
+    return boxes
+
+
+def is_fragmented(blob: Blob) -> bool:
+    """True for an ISO file with movie fragments."""
+    with blob.open() as file:
+        return any(kind == b"moof" for kind, _, _ in iso_boxes(file, blob.size))
+
+
+def why_not_opened(blob: Blob) -> Reason:
+    """The reason behind a file that no demuxer opens: cut off, damaged, or never a video."""
+    with blob.open() as file:
+        magic = file.read(16)
+        boxes = iso_boxes(file, blob.size) if magic[4:8] in _ISO_BOXES else []
+    if boxes and b"moov" not in [kind for kind, _, _ in boxes]:
+        return Reason.TRUNCATED  # the index is written last, or was lost
+    known = magic.startswith((_EBML_MAGIC, _ASF_MAGIC, b"FLV\x01", b"GIF8"))
+    if boxes or known or (magic[:4] == _RIFF and magic[8:12] == b"AVI "):
+        return Reason.TRUNCATED if missing_bytes(blob) else Reason.CORRUPT
+    return Reason.NOT_A_VIDEO
+
+
+def _matroska_end(head: bytes) -> int:
+    """End of the segment as stated in a Matroska or WebM head; 0 where it is unknown (a live recording)."""
+    at = head.find(_SEGMENT_ID)
+    if at < 0 or at + 12 > len(head):
+        return 0
+    first = head[at + 4]
+    if first == 0:
+        return 0
+    width = 9 - first.bit_length()  # EBML variable-length integer: leading zeros tell how many bytes follow
+    value = int.from_bytes(head[at + 4 : at + 4 + width], "big") & ((1 << 7 * width) - 1)
+    if value == (1 << 7 * width) - 1:
+        return 0
+    return at + 4 + width + value
+
+
+def _stated(head: bytes, marker: bytes, offset: int, layout: str) -> float:
+    """The number `offset` bytes after the start of `marker`; 0 where there is none."""
+    at = head.find(marker)
+    if at < 0 or at + offset + 8 > len(head):
+        return 0
+    (value,) = struct.unpack_from(layout, head, at + offset)
+    return value if 0 < value < 1 << 62 else 0
+
+
+def _transport_end(file: BinaryIO, head: bytes, size: int) -> int:
+    """Where the last packet of an MPEG transport stream ends; 0 for anything else.
+
+    188-byte packets, or 192 with a time code in front of each (.m2ts).
+    """
+    for packet, sync in ((188, 0), (192, 4)):
+        starts = head[sync : sync + 5 * packet : packet]
+        if len(starts) == 5 and starts == b"\x47" * 5:
+            begun = size % packet
+            file.seek(size - begun + sync)
+            return size - begun + packet if begun > sync and file.read(1) == b"\x47" else 0
+    return 0

@@ -1,0 +1,236 @@
+"""From a file, bytes, a folder of frames or a URI to checked frames: the media room's one entrance.
+
+`decode` with `strict=True` (the default, used at ingest) decodes the whole stream once: that one pass
+both proves the file sound and yields the sampled frames. `read_frames` (serving, evaluation) reads only
+the frames it needs, by decord where that is exact. Both give the same pixels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import av
+import numpy as np
+
+from gve_ray.media.budget import MAX_PIXELS, MIN_PIXELS, fit_pixels, resize
+from gve_ray.media.folder import read_picture, scan_folder
+from gve_ray.media.limits import Limits, MediaError, Reason
+from gve_ray.media.probe import Scan, Timeline, VideoInfo, scan
+from gve_ray.media.repair import cut_leading_rubbish, has_broken_timestamps, remux
+from gve_ray.media.sampling import FrameRequest
+from gve_ray.media.sequential import Deadline, Finish, lost_frames, observed_timeline, read_sequential
+from gve_ray.media.source import Blob, Source, is_folder, open_source
+from gve_ray.media.sparse import read_sparse
+from gve_ray.schema import Frames
+
+Plan = Sequence[FrameRequest] | Callable[[VideoInfo], Sequence[FrameRequest]]
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Decoded:
+    """One checked video. content_hash: sha256 hex of the file's bytes. repaired: frames come from a
+    remuxed copy. samples: one Frames for each request of the plan, in its order."""
+
+    info: VideoInfo
+    content_hash: str
+    repaired: bool
+    samples: list[Frames]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What one decode call was asked for."""
+
+    plan: Plan
+    max_pixels: int
+    min_pixels: int
+    limits: Limits
+    strict: bool
+    deadline: Deadline
+
+    def indices(self, info: VideoInfo, timeline: Timeline) -> list[np.ndarray]:
+        requests = self.plan(info) if callable(self.plan) else self.plan
+        return [request.indices(timeline.seconds) for request in requests]
+
+    def finish(self, info: VideoInfo) -> Finish:
+        try:
+            height, width = fit_pixels(
+                info.height, info.width, max_pixels=self.max_pixels, min_pixels=self.min_pixels
+            )
+        except ValueError as error:
+            if max(info.height, info.width) > 200 * min(info.height, info.width):
+                raise MediaError(Reason.TOO_MANY_PIXELS, str(error)) from error
+            raise
+        return lambda pixels: resize(pixels, height, width)
+
+
+def decode(
+    source: Source,
+    plan: Plan,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    min_pixels: int = MIN_PIXELS,
+    limits: Limits = DEFAULT_LIMITS,
+    strict: bool = True,
+) -> Decoded:
+    """Check one video and take all frames the plan asks for, in one decode.
+
+    source: local path, pyarrow/fsspec URI, bytes, or a folder of frames. plan: requests, or a function of
+    the probed facts that returns them. max_pixels, min_pixels: area of a returned frame (see `fit_pixels`).
+    strict: decode every frame and refuse damage anywhere; without it only what the wanted frames need is
+    decoded, and damage elsewhere goes unseen. Frames are RGB, upright, from the best video stream.
+
+    Raises MediaError with one of `Reason`; ValueError for a request that makes no sense for this video.
+    """
+    job = _Job(
+        plan=plan,
+        max_pixels=max_pixels,
+        min_pixels=min_pixels,
+        limits=limits,
+        strict=strict,
+        deadline=Deadline(limits.wall_clock_s),
+    )
+    if is_folder(source):
+        return _decode_folder(source, job)
+    blob = open_source(source, limits)
+    try:
+        info, samples, repaired = _decode_or_mend(blob, job)
+    except MemoryError as error:
+        raise MediaError(Reason.OUT_OF_MEMORY, f"{blob.name}: {error}") from error
+    except av.error.FFmpegError as error:  # no call of ours expected this one to fail
+        raise MediaError(Reason.CORRUPT, f"{blob.name}: {error}") from error
+    return Decoded(info=info, content_hash=blob.sha256(), repaired=repaired, samples=samples)
+
+
+def read_frames(
+    source: Source,
+    *,
+    k: int = 8,
+    start: float | None = None,
+    end: float | None = None,
+    max_pixels: int = MAX_PIXELS,
+    min_pixels: int = MIN_PIXELS,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Frames:
+    """k uniform frames over the whole video or over [start, end] seconds, first and last included.
+
+    Reads only what it needs (`decode(..., strict=False)`). Fewer than k frames there: some repeat.
+    Raises MediaError; ValueError for k < 1 or start >= end.
+    """
+    request = FrameRequest(k=k, start=start, end=end)
+    return decode(
+        source, [request], max_pixels=max_pixels, min_pixels=min_pixels, limits=limits, strict=False
+    ).samples[0]
+
+
+def read_image(
+    source: Source,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    min_pixels: int = MIN_PIXELS,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Frames:
+    """A still picture as Frames with T = 1, fps 0 and duration 0. Raises MediaError."""
+    pixels = read_picture(open_source(source, limits), limits)
+    height, width = fit_pixels(*pixels.shape[:2], max_pixels=max_pixels, min_pixels=min_pixels)
+    return Frames(
+        pixels=resize(pixels, height, width)[None],
+        timestamps=np.zeros(1),
+        indices=np.zeros(1, dtype=np.int64),
+        fps=0.0,
+        duration=0.0,
+        total_frames=1,
+    )
+
+
+def _decode_or_mend(blob: Blob, job: _Job) -> tuple[VideoInfo, list[Frames], bool]:
+    """(facts, samples, repaired). A file that is still broken after mending keeps its first reason."""
+    try:
+        found = scan(blob, job.limits)
+    except MediaError as error:
+        mended = cut_leading_rubbish(blob) if error.reason == Reason.NOT_A_VIDEO else None
+        if mended is None:
+            raise
+        try:
+            return *_decode_scanned(mended, scan(mended, job.limits), job), True
+        except MediaError as second:
+            raise error from second
+    if has_broken_timestamps(found):
+        mended = remux(blob, job.limits)
+        rescanned = scan(mended, job.limits)
+        if not has_broken_timestamps(rescanned):
+            return *_decode_scanned(mended, rescanned, job), True
+    return *_decode_scanned(blob, found, job), False
+
+
+def _decode_scanned(blob: Blob, found: Scan, job: _Job) -> tuple[VideoInfo, list[Frames]]:
+    info, timeline = found.info, found.timeline
+    finish = job.finish(info)
+    if timeline is not None and timeline.pts is not None:
+        wanted = job.indices(info, timeline)
+        numbers = {int(i) for indices in wanted for i in indices}
+        if not job.strict:
+            frames = read_sparse(
+                blob, found, timeline, numbers, finish, limits=job.limits, deadline=job.deadline
+            )
+            if frames is not None:
+                return info, _gather(info, timeline, wanted, frames)
+        seen = read_sequential(
+            blob, found, timeline, numbers, finish, limits=job.limits, deadline=job.deadline
+        )
+        if seen.pts == timeline.pts.tolist():
+            return info, _gather(info, timeline, wanted, seen.frames)
+        if lost := lost_frames(seen, found, timeline):
+            raise MediaError(Reason.CORRUPT, f"{lost} of {len(timeline)} frames do not decode")
+    return _decode_observed(blob, found, job, finish)
+
+
+def _decode_observed(blob: Blob, found: Scan, job: _Job, finish: Finish) -> tuple[VideoInfo, list[Frames]]:
+    """Two passes where packets and frames do not pair up (one field a packet, no timestamps, pictures that
+    are not shown): the first learns the timeline from the decoder, the second takes the frames."""
+    first = read_sequential(blob, found, None, set(), finish, limits=job.limits, deadline=job.deadline)
+    if len(first.pts) < job.limits.min_frames:
+        raise MediaError(
+            Reason.TOO_FEW_FRAMES,
+            f"{len(first.pts)} frames decode; at least {job.limits.min_frames} are needed",
+        )
+    timeline = observed_timeline(first, found)
+    info = replace(
+        found.info,
+        total_frames=len(timeline),
+        duration=timeline.end,
+        fps=found.info.fps or len(timeline) / timeline.end,
+    )
+    job.limits.check_length(info.duration, info.total_frames)
+    wanted = job.indices(info, timeline)
+    numbers = {int(i) for indices in wanted for i in indices}
+    seen = read_sequential(blob, found, None, numbers, finish, limits=job.limits, deadline=job.deadline)
+    return info, _gather(info, timeline, wanted, seen.frames)
+
+
+def _decode_folder(source: Source, job: _Job) -> Decoded:
+    blobs, info, timeline, digest = scan_folder(source, job.limits)
+    wanted = job.indices(info, timeline)
+    finish = job.finish(info)
+    frames = {}
+    for i in sorted({int(i) for indices in wanted for i in indices}):
+        job.deadline.check()
+        frames[i] = finish(read_picture(blobs[i], job.limits))
+    samples = _gather(info, timeline, wanted, frames)
+    return Decoded(info=info, content_hash=digest, repaired=False, samples=samples)
+
+
+def _gather(
+    info: VideoInfo, timeline: Timeline, wanted: list[np.ndarray], frames: dict[int, np.ndarray]
+) -> list[Frames]:
+    return [
+        Frames(
+            pixels=np.stack([frames[int(i)] for i in indices]),
+            timestamps=timeline.seconds[indices].astype(np.float64),
+            indices=indices,
+            fps=info.fps,
+            duration=info.duration,
+            total_frames=info.total_frames,
+        )
+        for indices in wanted
+    ]

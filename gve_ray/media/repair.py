@@ -1,0 +1,75 @@
+"""Mend what a remux can mend: rubbish before the container, and broken container timestamps.
+
+A mended file is judged again by the same strict pass; nothing is ever mended by leaving frames out.
+"""
+
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from gve_ray.media.limits import Limits, MediaError, Reason
+from gve_ray.media.probe import Scan, open_video
+from gve_ray.media.source import Blob
+
+_SEARCHED = 1 << 16  # bytes at the start in which a container's magic is looked for
+_GAP_SECONDS = 10.0  # a jump above this is a discontinuity, not a pause (FFmpeg's own threshold for TS)
+
+
+def cut_leading_rubbish(blob: Blob) -> Blob | None:
+    """The file from its container's magic on (HTTP heads and the like saved in front); None if there is
+    no such magic after the start."""
+    data = blob.read()
+    head = data[:_SEARCHED]
+    found = [head.find(b"ftyp") - 4, head.find(b"\x1a\x45\xdf\xa3"), head.find(b"RIFF")]
+    start = min((at for at in found if at > 0), default=0)
+    if not start:
+        return None
+    return Blob(name=blob.name, size=len(data) - start, data=data[start:])
+
+
+def has_broken_timestamps(scan: Scan) -> bool:
+    """True where the container has timestamps but they repeat, run backwards or jump.
+
+    Containers that by design have none for some frames (AVI) are not broken.
+    """
+    packets = scan.packets
+    if not (packets.has_pts and packets.has_dts) or len(packets) < 2:
+        return False
+    if scan.timeline is None:
+        return True
+    steps = np.diff(packets.dts) * float(packets.time_base)
+    jump = scan.info.container == "mpegts" and steps.max() > _GAP_SECONDS
+    return bool(steps.min() < 0 or jump)
+
+
+def remux(blob: Blob, limits: Limits) -> Blob:
+    """Copy the best video stream's packets into Matroska with timestamps that ascend without jumps.
+
+    A break in decoding times is closed by shifting all that follows so that it continues one frame later.
+    Raises MediaError("corrupt") where the packets cannot be copied.
+    """
+    out = io.BytesIO()
+    try:
+        with open_video(blob, limits) as (container, stream):
+            gap = Fraction(1) / (stream.average_rate or stream.guessed_rate or Fraction(25))
+            step = max(1, round(gap / (stream.time_base or Fraction(1, 1000))))
+            limit = _GAP_SECONDS / float(stream.time_base or Fraction(1, 1000))
+            with av.open(out, "w", format="matroska") as target:
+                copy = target.add_stream_from_template(stream)
+                shift, last = 0, None
+                for packet in container.demux(stream):
+                    if packet.size == 0 or packet.dts is None or packet.pts is None:
+                        continue
+                    dts = packet.dts + shift
+                    if last is not None and not 0 < dts - last <= limit:
+                        shift += last + step - dts
+                        dts = last + step
+                    packet.pts, packet.dts, last = packet.pts + shift, dts, dts
+                    packet.stream = copy
+                    target.mux(packet)
+    except (av.error.FFmpegError, ValueError) as error:
+        raise MediaError(Reason.CORRUPT, f"{blob.name}: cannot be remuxed: {error}") from error
+    data = out.getvalue()
+    return Blob(name=blob.name, size=len(data), data=data)

@@ -1,0 +1,134 @@
+"""The strict engine: one pass over the whole stream that checks every frame and keeps the wanted ones.
+
+Decoders conceal damage; this pass does not let them. A file passes only if no packet or frame is marked
+corrupt, no decoder call fails, and every packet that ought to give a frame gives it. Damage inside one
+entropy-coded slice that still decodes to something of the right length cannot be seen by anyone, for
+H.264 and its kin carry no checksums; benchmarks/media.py measures how often that happens.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from gve_ray.media.limits import Limits, MediaError, Reason
+from gve_ray.media.probe import Scan, Timeline, open_video
+from gve_ray.media.rgb import RgbConverter
+from gve_ray.media.source import Blob
+
+# Every coded picture of these is shown, so a packet without a frame is damage. Others have packets that
+# show nothing by design (VP8's alternate references, MPEG-4's "not coded" pictures).
+_ALWAYS_SHOWN = frozenset({"h264", "hevc", "av1", "vp9", "mjpeg"})
+
+
+Finish = Callable[[np.ndarray], np.ndarray]  # full-size RGB -> what is kept of it
+
+
+@dataclass
+class Deadline:
+    """Seconds of wall clock left for one file, checked between frames."""
+
+    seconds: float
+    started: float = field(default_factory=time.monotonic)
+
+    def check(self) -> None:
+        """Raises MediaError("timeout")."""
+        if time.monotonic() - self.started > self.seconds:
+            raise MediaError(Reason.TIMEOUT, f"not done after {self.seconds:g} s")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pass:
+    """What one sequential pass saw. frames: number -> uint8 [H, W, 3]. pts: ticks of every frame in output
+    order, None where the decoder gave none. interlaced: any frame was."""
+
+    frames: dict[int, np.ndarray]
+    pts: list[int | None]
+    interlaced: bool
+
+
+def read_sequential(
+    blob: Blob,
+    scan: Scan,
+    timeline: Timeline | None,
+    wanted: set[int],
+    finish: Finish,
+    *,
+    limits: Limits,
+    deadline: Deadline,
+) -> Pass:
+    """Decode everything in order; keep `finish(rgb)` of the wanted frame numbers.
+
+    A frame's number is its place in `timeline.pts`, or its place in output order where there is no
+    timeline. Raises MediaError: corrupt, timeout, and those of `open_video`.
+    """
+    if scan.packets.damage:
+        raise MediaError(Reason.CORRUPT, scan.packets.damage)
+    number_of: dict[int, int] | None = None
+    if timeline is not None and timeline.pts is not None:
+        number_of = {int(p): i for i, p in enumerate(timeline.pts)}
+    convert = RgbConverter(scan.info.rotation)
+    frames: dict[int, np.ndarray] = {}
+    pts: list[int | None] = []
+    interlaced = False
+    with open_video(blob, limits) as (container, stream):
+        for frame in strict_frames(container.demux(stream)):
+            deadline.check()
+            number = len(pts) if number_of is None or frame.pts is None else number_of.get(frame.pts, -1)
+            pts.append(frame.pts)
+            interlaced |= frame.interlaced_frame
+            if number in wanted:
+                frames[number] = finish(convert(frame))
+    return Pass(frames=frames, pts=pts, interlaced=interlaced)
+
+
+def strict_frames(packets: "Iterator[av.Packet[VideoStream]]") -> Iterator[VideoFrame]:
+    """Decoded frames in output order. Raises MediaError("corrupt") at the first sign of damage."""
+    n_packets = n_frames = 0
+    try:
+        for packet in packets:
+            if packet.size == 0 and packet.dts is not None:
+                continue  # a placeholder inside the stream; to the decoder it would mean the end
+            for frame in packet.decode():
+                if frame.is_corrupt:
+                    raise MediaError(Reason.CORRUPT, f"frame {n_frames}: damaged, the decoder conceals it")
+                yield frame
+                n_frames += 1
+            n_packets += 1
+    except MemoryError:
+        raise
+    except av.error.FFmpegError as error:
+        raise MediaError(Reason.CORRUPT, f"packet {n_packets}: {error}") from error
+
+
+def lost_frames(seen: Pass, scan: Scan, timeline: Timeline) -> int:
+    """Frames the packets promise and the decoder did not give, where that can only be damage.
+
+    Not counted: frames before the first one decoded (a stream cut so that it starts in mid-GOP), and
+    interlaced streams, which may carry one field a packet.
+    """
+    if timeline.pts is None or seen.interlaced or scan.info.codec not in _ALWAYS_SHOWN:
+        return 0
+    given = {p for p in seen.pts if p is not None}
+    if not given:
+        return len(timeline)
+    return int(sum(int(p) not in given and p > min(given) for p in timeline.pts))
+
+
+def observed_timeline(seen: Pass, scan: Scan) -> Timeline:
+    """The timeline of what was in fact decoded, in output order.
+
+    Timestamps are the decoder's where they ascend, else frame number / fps (25 where that is unknown).
+    """
+    ticks = np.array([p for p in seen.pts if p is not None], dtype=np.int64)
+    n = len(seen.pts)
+    tick = float(scan.packets.time_base)
+    gap = 1.0 / (scan.info.fps or 25.0)
+    if len(ticks) == n and n and np.all(np.diff(ticks) > 0):
+        seconds = (ticks - ticks[0]) * tick
+        return Timeline(seconds=seconds, pts=ticks, end=float(seconds[-1] + gap))
+    return Timeline(seconds=np.arange(n) * gap, pts=None, end=n * gap)

@@ -1,0 +1,128 @@
+"""Where bytes come from: a local path, any pyarrow or fsspec URI, bytes, or a folder of frames."""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+from gve_ray.media.limits import Limits, MediaError, Reason
+from gve_ray.schema import ASSET_SCHEME
+
+Source = str | Path | bytes
+
+_CHUNK = 1 << 20
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blob:
+    """One file's bytes, on disk or in memory. `name` is for messages only."""
+
+    name: str
+    size: int
+    path: Path | None = None
+    data: bytes | None = None
+
+    def open(self) -> BinaryIO:
+        if self.path is not None:
+            return open(self.path, "rb")
+        assert self.data is not None
+        return io.BytesIO(self.data)
+
+    def read(self) -> bytes:
+        if self.data is not None:
+            return self.data
+        with self.open() as file:
+            return file.read()
+
+    def sha256(self) -> str:
+        """Hex digest of the bytes, without holding a file on disk in memory."""
+        if self.data is not None:
+            return hashlib.sha256(self.data).hexdigest()
+        assert self.path is not None
+        with open(self.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_folder(source: Source) -> bool:
+    """True for a local path (or file:// URI) that is a directory."""
+    path = _local_path(source)
+    return path is not None and path.is_dir()
+
+
+def folder_blobs(source: Source) -> Iterator[Blob]:
+    """The pictures of a folder of frames, sorted by name."""
+    folder = _local_path(source)
+    assert folder is not None
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in PICTURE_SUFFIXES:
+            yield Blob(name=str(path), size=path.stat().st_size, path=path)
+
+
+def open_source(source: Source, limits: Limits) -> Blob:
+    """Find the bytes of one file, within `limits.max_bytes`, without copying a local file.
+
+    Raises MediaError: unreadable, empty, too_large. Raises ValueError for an asset reference, which only
+    a store can resolve.
+    """
+    if isinstance(source, bytes):
+        limits.check_bytes(len(source))
+        return Blob(name=f"{len(source)} bytes", size=len(source), data=source)
+    if str(source).startswith(ASSET_SCHEME):
+        raise ValueError(f"{source}: an asset reference; read it with gve_ray.store.AssetReader.frames")
+    path = _local_path(source)
+    if path is None:
+        data = _fetch(str(source), limits)
+        return Blob(name=str(source), size=len(data), data=data)
+    try:
+        size = path.stat().st_size
+        with open(path, "rb"):  # say "unreadable" here, not "not a video" later
+            pass
+    except (OSError, ValueError) as error:
+        raise MediaError(Reason.UNREADABLE, f"{path}: {error}") from error
+    limits.check_bytes(size)
+    return Blob(name=str(path), size=size, path=path)
+
+
+def _local_path(source: Source) -> Path | None:
+    if isinstance(source, bytes):
+        return None
+    text = str(source)
+    if text.startswith("file://"):
+        return Path(unquote(urlsplit(text).path))
+    return None if _SCHEME.match(text) else Path(source)
+
+
+def _fetch(uri: str, limits: Limits) -> bytes:
+    """All bytes behind a URI: pyarrow's file systems first, fsspec for the schemes pyarrow lacks."""
+    import fsspec
+    import pyarrow as pa
+    from pyarrow import fs
+
+    try:
+        try:
+            filesystem, path = fs.FileSystem.from_uri(uri)
+            opened = filesystem.open_input_stream(path)
+        except pa.ArrowInvalid:  # a scheme pyarrow has no file system for
+            opened = fsspec.open(uri, "rb").open()
+        with opened as stream:
+            data = _read_at_most(stream, limits.max_bytes + 1)
+    except (OSError, ValueError, ImportError) as error:
+        raise MediaError(Reason.UNREADABLE, f"{uri}: {error}") from error
+    limits.check_bytes(len(data))
+    return data
+
+
+def _read_at_most(stream: BinaryIO, most: int) -> bytes:
+    """Up to `most` bytes: the size a server states is not to be trusted."""
+    parts: list[bytes] = []
+    left = most
+    while left > 0 and (part := stream.read(min(_CHUNK, left))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)

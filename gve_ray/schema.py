@@ -1,0 +1,206 @@
+"""The words all stages share: frames, items, pairs and tasks, and their Arrow schemas.
+
+An `Item` is what the embedder embeds: any mix of video, image and text. Media inside an item is
+either in memory (`Frames`) or a reference: a path, any pyarrow/fsspec URI, or an asset reference
+`asset://<video_id>/video | frame/<i> | clip/<i>` that names bytes stored in `assets.lance`.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+from urllib.parse import quote, unquote
+
+import numpy as np
+import pyarrow as pa
+
+ASSET_SCHEME = "asset://"
+
+
+class Task(StrEnum):
+    """Query -> target modalities of a training pair (paper Table 7)."""
+
+    T2T = "T2T"
+    T2I = "T2I"
+    T2V = "T2V"
+    TI2V = "TI2V"
+    TV2V = "TV2V"
+    I2V = "I2V"
+    V2V = "V2V"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frames:
+    """Frames sampled from one video, with what a video processor needs to know of their source.
+
+    pixels: uint8 [T, H, W, 3], RGB, rotation applied. timestamps: float64 [T], seconds from the
+    start of the video. indices: int64 [T], frame numbers in display order. fps: frames a second of the source.
+    duration: seconds of the source. total_frames: frame count of the source.
+    A still picture is T = 1 with fps 0 and duration 0.
+    """
+
+    pixels: np.ndarray
+    timestamps: np.ndarray
+    indices: np.ndarray
+    fps: float
+    duration: float
+    total_frames: int
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or self.pixels.shape[-1] != 3:
+            raise ValueError(
+                f"pixels: {self.pixels.dtype} {self.pixels.shape}; frames are uint8 [T, H, W, 3]"
+            )
+        if not len(self.pixels) == len(self.timestamps) == len(self.indices):
+            raise ValueError(
+                f"{len(self.pixels)} frames, {len(self.timestamps)} timestamps, {len(self.indices)} indices; "
+                "give one timestamp and one index a frame"
+            )
+
+
+@dataclass(frozen=True)
+class AssetRef:
+    """A part of one row of assets.lance: the whole video, a reference frame or a clip."""
+
+    video_id: str
+    part: Literal["video", "frame", "clip"] = "video"
+    index: int = 0
+
+    def __str__(self) -> str:
+        tail = "video" if self.part == "video" else f"{self.part}/{self.index}"
+        return f"{ASSET_SCHEME}{quote(self.video_id, safe='')}/{tail}"
+
+    @classmethod
+    def parse(cls, ref: str) -> "AssetRef":
+        """Inverse of `str(ref)`. Raises ValueError on anything else."""
+        body = ref.removeprefix(ASSET_SCHEME).split("/")
+        if ref.startswith(ASSET_SCHEME) and body[0]:
+            video_id = unquote(body[0])
+            if body[1:] == ["video"]:
+                return cls(video_id)
+            if len(body) == 3 and body[1] in ("frame", "clip") and body[2].isdecimal():
+                return cls(video_id, body[1], int(body[2]))  # type: ignore[arg-type]
+        raise ValueError(
+            f"asset reference {ref!r}: expected {ASSET_SCHEME}<video_id>/video, /frame/<i> or /clip/<i>"
+        )
+
+
+Media = str | Frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One thing to embed: any non-empty mix of video, image and text, plus an optional instruction.
+
+    The instruction belongs to the query side only (paper section 2, protocol).
+    """
+
+    text: str | None = None
+    image: Media | None = None
+    video: Media | None = None
+    instruction: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.text and self.image is None and self.video is None:
+            raise ValueError("Item(): empty; give at least one of text, image, video")
+
+
+ITEM_TYPE = pa.struct([("text", pa.string()), ("image", pa.string()), ("video", pa.string())])
+
+PAIR_SCHEMA = pa.schema(
+    [
+        ("pair_id", pa.string()),
+        ("task", pa.string()),
+        ("query", ITEM_TYPE),
+        ("target", ITEM_TYPE),
+        ("negatives", pa.list_(ITEM_TYPE)),
+        ("instruction", pa.string()),
+        ("domain", pa.string()),
+        ("style", pa.string()),
+    ]
+)
+
+CLIP_TYPE = pa.struct(
+    [
+        ("start", pa.float64()),  # seconds
+        ("end", pa.float64()),
+        ("frames", pa.list_(pa.binary())),  # JPEG, uniformly sampled over [start, end]
+        ("timestamps", pa.list_(pa.float64())),
+        ("indices", pa.list_(pa.int64())),
+    ]
+)
+
+ASSET_SCHEMA = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("uri", pa.string()),
+        ("caption", pa.string()),  # raw caption; null when there was none or it was not descriptive
+        ("content_hash", pa.string()),  # sha256 of the file's bytes
+        ("repaired", pa.bool_()),
+        ("container", pa.string()),
+        ("codec", pa.string()),
+        ("width", pa.int32()),  # of the source, rotation applied
+        ("height", pa.int32()),
+        ("fps", pa.float64()),
+        ("duration", pa.float64()),  # seconds
+        ("total_frames", pa.int64()),
+        ("frames", pa.list_(pa.binary())),  # JPEG: k uniform frames within the pixel budget
+        ("timestamps", pa.list_(pa.float64())),
+        ("indices", pa.list_(pa.int64())),
+        ("reference_frames", pa.list_(pa.binary())),  # JPEG, off the uniform grid
+        ("reference_timestamps", pa.list_(pa.float64())),
+        ("clips", pa.list_(CLIP_TYPE)),
+        ("signature", pa.binary()),  # perceptual hash used by near-duplicate removal
+        ("motion", pa.float64()),
+        ("consistency", pa.float64()),  # cosine of caption and video; null without a caption
+    ]
+)
+
+TEXT_TYPE = pa.struct(
+    [
+        ("ref", pa.string()),  # asset reference of what the text is about: the video, a frame or a clip
+        ("style", pa.string()),  # of a caption; the strategy or relation of a composed query
+        ("profile", pa.string()),  # information profile of a caption; null for a query
+        ("text", pa.string()),
+    ]
+)
+
+REJECTED_ANSWER_TYPE = pa.struct(
+    [
+        ("seed", pa.int64()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("answer", pa.string()),
+    ]
+)
+
+GENERATION_TYPE = pa.struct(
+    [
+        ("prompt_id", pa.string()),
+        ("prompt_version", pa.int32()),
+        ("ref", pa.string()),
+        ("slots", pa.string()),  # JSON object
+        ("model", pa.string()),
+        ("revision", pa.string()),  # commit of the hub, or fingerprint of a local folder
+        ("sampling", pa.string()),  # JSON object
+        ("seed", pa.int64()),  # of the last attempt
+        ("attempts", pa.int32()),
+        ("reason", pa.string()),  # why there is no text in the end; null when there is
+        ("rejected", pa.list_(REJECTED_ANSWER_TYPE)),
+    ]
+)
+
+SPAN_TYPE = pa.struct([("start", pa.float64()), ("end", pa.float64())])  # seconds
+
+ANNOTATION_SCHEMA = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("duration", pa.float64()),  # seconds; this and the next two are copied from assets.lance,
+        ("reference_timestamps", pa.list_(pa.float64())),  # so that assembly opens no pixels
+        ("clip_spans", pa.list_(SPAN_TYPE)),
+        ("captions", pa.list_(TEXT_TYPE)),  # prompt 1: five styles
+        ("frame_captions", pa.list_(TEXT_TYPE)),  # prompt 4: five styles a captioned frame
+        ("composed_image", pa.list_(TEXT_TYPE)),  # prompt 2: `ref` is the frame in the query
+        ("composed_clip", pa.list_(TEXT_TYPE)),  # prompt 3: `ref` is the clip in the query
+        ("generations", pa.list_(GENERATION_TYPE)),  # one a question asked, in the order of the prompts
+    ]
+)

@@ -1,0 +1,293 @@
+"""What runs beside the rows: the actor that wraps a stage's worker.
+
+It turns every way a row can fail into a `Reject`, and everything else into an error that ends the job.
+"""
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from gve_ray.stage.ledger import History
+from gve_ray.store import Store
+
+log = logging.getLogger(__name__)
+
+_FAILED_STARTS = 3
+_OTHER_DEATHS = 16
+
+REJECT_SCHEMA = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("stage", pa.string()),
+        ("unit", pa.string()),  # what was rejected: video, caption, query
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("scores", pa.string()),  # JSON object
+        ("attempts", pa.int32()),
+    ]
+)
+
+
+class StageError(RuntimeError):
+    """A stage cannot go on: its worker cannot start, breaks its contract, or fails on every row."""
+
+
+class BrokenWorker(Exception):  # noqa: N818 - says what it is
+    """Raised by a worker whose process is of no more use (a dead engine): it is replaced by a new one."""
+
+
+@dataclass(frozen=True)
+class Reject:
+    """Why a row has no output. `scores` are the numbers the verdict was made from."""
+
+    reason: str
+    detail: str = ""
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    attempts: int = 1
+
+    def row(self, key: str, *, stage: str, unit: str) -> dict[str, Any]:
+        """The row of rejects.lance (`REJECT_SCHEMA`)."""
+        return {
+            "video_id": key,
+            "stage": stage,
+            "unit": unit,
+            "reason": self.reason,
+            "detail": self.detail,
+            "scores": json.dumps(dict(self.scores), sort_keys=True),
+            "attempts": self.attempts,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageJob:
+    """Everything an actor needs to know of its stage."""
+
+    name: str
+    worker: type
+    worker_args: Mapping[str, Any]
+    out: Store
+    rejects: Store
+    unit: str
+    max_attempts: int
+    max_errors_in_a_row: int
+    ledger: Any  # handle of a `Ledger` actor
+
+
+class StageActor:
+    """Ray Data's callable: a batch of rows in, one row of fragment metadata out (`RECORD_SCHEMA`)."""
+
+    def __init__(self, job: StageJob) -> None:
+        import ray
+
+        self._job = job
+        self._lock = _IsolationLock()
+        actor = ray.get_runtime_context().get_actor_id()
+        failed = ray.get(job.ledger.starting.remote(actor))
+        try:
+            if failed >= _FAILED_STARTS:
+                raise StageError(f"its process died {failed} times in a row while starting; see its log")
+            self._worker = job.worker(**job.worker_args)
+        except Exception as error:
+            ray.get(job.ledger.start_failed.remote(f"{type(error).__name__}: {error}"))
+            raise
+        ray.get(job.ledger.started.remote(actor))
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        import ray
+
+        rows = batch.to_pylist()
+        keys = [row[self._job.out.key] for row in rows]
+        with self._lock.shared():
+            earlier, history = ray.get(self._job.ledger.begin.remote(keys))
+            self._bound(earlier, keys)
+            if not history:
+                records = [self._record(rows, self._run(rows))]
+        if history:
+            with self._lock.alone():
+                records = self._isolated(rows, history)
+        errors = sum(record["errors"] for record in records)
+        in_a_row = ray.get(self._job.ledger.end.remote(keys, errors))
+        if in_a_row >= self._job.max_errors_in_a_row:
+            raise StageError(
+                f"{in_a_row} rows in a row raised an exception, the last: {records[-1]['error']}"
+            )
+        return _merge(keys, records)
+
+    def _bound(self, earlier: int, keys: Sequence[str]) -> None:
+        """Deaths of a row's own are bounded by quarantine; this bounds those beside it, as in writing."""
+        if earlier > (self._job.max_attempts + 1) * len(keys) + _OTHER_DEATHS:
+            raise StageError(
+                f"workers died {earlier} times on the batch that begins with {keys[0]!r}, more than its "
+                "rows can explain; see the logs of the dead workers (out of memory? a full disk?)"
+            )
+
+    def _isolated(self, rows: Sequence[dict[str, Any]], history: History) -> list[dict[str, Any]]:
+        """Rows one at a time, after a death with this batch in flight."""
+        import ray
+
+        ledger, records = self._job.ledger, []
+        for row in rows:
+            key = row[self._job.out.key]
+            deaths, saved = history.get(key, (0, None))
+            if saved is None:
+                if deaths >= self._job.max_attempts:
+                    detail = f"its worker died {deaths} times with no other row in flight"
+                    outcome: _Outcome = (Reject("quarantined", detail, attempts=deaths), False)
+                else:
+                    ray.get(ledger.alone.remote(key))
+                    (outcome,) = self._run([row])
+                saved = self._record([row], [outcome])
+                ray.get(ledger.save.remote(key, saved))
+            records.append(saved)
+        return records
+
+    def _run(self, rows: Sequence[dict[str, Any]]) -> "list[_Outcome]":
+        try:
+            return [(result, False) for result in self._call(rows)]
+        except StageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a worker raises is about its rows
+            log.warning("%s: batch of %d raised %r; trying row by row", self._job.name, len(rows), error)
+        return [self._try(row) for row in rows]
+
+    def _try(self, row: dict[str, Any]) -> "_Outcome":
+        for _ in range(self._job.max_attempts):
+            try:
+                return self._call([row])[0], False
+            except StageError:
+                raise
+            except Exception as error:  # noqa: BLE001 - becomes this row's reject
+                detail = repr(error)
+        return Reject("error", detail, attempts=self._job.max_attempts), True
+
+    def _call(self, rows: Sequence[dict[str, Any]]) -> "list[dict[str, Any] | Reject]":
+        job = self._job
+        try:
+            results = self._worker([dict(row) for row in rows])
+        except BrokenWorker as error:
+            log.error("%s: worker is broken (%s); replacing its process", job.name, error)
+            logging.shutdown()
+            # Not an exception: Ray restarts actors that die, and the ledger isolates the rows in flight.
+            os._exit(1)
+        if len(results) != len(rows):
+            raise StageError(
+                f"{job.worker.__name__} gave {len(results)} results for {len(rows)} rows; one row in, one out"
+            )
+        for row, result in zip(rows, results, strict=True):
+            self._check(row, result)
+        return list(results)
+
+    def _check(self, row: dict[str, Any], result: Any) -> None:
+        name, key = self._job.worker.__name__, self._job.out.key
+        if isinstance(result, Reject):
+            return
+        if not isinstance(result, dict):
+            raise StageError(
+                f"{name} gave {type(result).__name__} for row {row[key]!r}; give a dict or a Reject"
+            )
+        if result.get(key) != row[key]:
+            raise StageError(
+                f"{name} gave {key}={result.get(key)!r} for row {row[key]!r}; keep the row's key"
+            )
+        unknown = sorted(set(result) - set(self._job.out.schema.names))
+        if unknown:
+            raise StageError(f"{name} gave columns {unknown}; {self._job.out.uri} has no such columns")
+
+    def _record(self, rows: Sequence[dict[str, Any]], outcomes: "Sequence[_Outcome]") -> dict[str, Any]:
+        """Write one fragment of outputs and one of rejects; returns their metadata."""
+        job = self._job
+        good, bad = [], []
+        for row, (result, _) in zip(rows, outcomes, strict=True):
+            if isinstance(result, Reject):
+                bad.append(result.row(row[job.out.key], stage=job.name, unit=job.unit))
+            else:
+                good.append(result)
+        errors = [result for result, failed in outcomes if failed]
+        return {
+            "out": self._write(job.out, good),
+            "rejects": self._write(job.rejects, bad),
+            "rejected": len(bad),
+            "errors": len(errors),
+            "error": errors[-1].detail if errors and isinstance(errors[-1], Reject) else "",
+        }
+
+    def _write(self, store: Store, rows: list[dict[str, Any]]) -> list[str]:
+        if not rows:
+            return []
+        try:
+            table = pa.Table.from_pylist(rows, schema=store.schema)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+            raise StageError(
+                f"{self._job.worker.__name__}: a value does not fit its column in {store.uri}: {error}"
+            ) from error
+        return [store.write(table)]
+
+
+_Outcome = tuple[dict[str, Any] | Reject, bool]  # the result, and whether it stands for an exception
+
+RECORD_SCHEMA = pa.schema(
+    [
+        ("keys", pa.list_(pa.string())),
+        ("out", pa.list_(pa.string())),
+        ("rejects", pa.list_(pa.string())),
+        ("rejected", pa.int64()),
+        ("errors", pa.int64()),
+    ]
+)
+
+
+def _merge(keys: Sequence[str], records: Sequence[Mapping[str, Any]]) -> pa.Table:
+    record = {
+        "keys": list(keys),
+        "out": [text for one in records for text in one["out"]],
+        "rejects": [text for one in records for text in one["rejects"]],
+        "rejected": sum(one["rejected"] for one in records),
+        "errors": sum(one["errors"] for one in records),
+    }
+    return pa.Table.from_pylist([record], schema=RECORD_SCHEMA)
+
+
+class _IsolationLock:
+    """Many batches at once, or one isolated batch with nothing else in the process.
+
+    Without it, with several calls an actor, an innocent row could die of its neighbour's poison.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._running = 0
+        self._isolating = False
+        self._waiting = 0
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._isolating and not self._waiting)
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._waiting += 1
+            self._changed.wait_for(lambda: not self._isolating and not self._running)
+            self._waiting -= 1
+            self._isolating = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._isolating = False
+                self._changed.notify_all()

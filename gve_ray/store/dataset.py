@@ -1,0 +1,275 @@
+"""Lance data sets with atomic commits, and the folders of runs that own them.
+
+Workers write fragments (`Store.write`), which nobody can see; the driver makes them visible, many
+at a time, by one atomic commit (`Store.commit`). Resume is what the manifest has minus `Store.keys()`.
+Killing anything between the two leaves orphan files and no half-written rows; `Store.clean` removes them.
+
+Trade-off: one writer (driver) a store. A second one is refused by a file lock on local folders
+(`RunFolder`) and noticed by the version check of `commit` elsewhere.
+"""
+
+import bisect
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    import lance
+
+log = logging.getLogger(__name__)
+
+_COMMITS_BETWEEN_CLEANING = 100
+_COMPACT_BELOW_BYTES = 4 * 2**20
+
+
+class StoreError(RuntimeError):
+    """A store is not what it was opened as, or another driver writes to it."""
+
+
+class Store:
+    """One Lance data set of a known schema, addressed by a string key column.
+
+    uri: path or object-store URI of the data set. storage_options go to Lance as they are (for example
+    `aws_endpoint`, `aws_access_key_id`). The object is cheap, picklable and opens nothing until used.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        schema: pa.Schema,
+        *,
+        key: str = "video_id",
+        storage_options: Mapping[str, str] | None = None,
+    ) -> None:
+        if key not in schema.names:
+            raise ValueError(f"key={key!r}: not a column of {schema.names}; name one of them")
+        self.uri = str(uri)
+        self.schema = schema
+        self.key = key
+        self.storage_options = dict(storage_options) if storage_options else None
+        self._forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "uri": self.uri,
+            "schema": self.schema,
+            "key": self.key,
+            "storage_options": self.storage_options,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._writing: lance.LanceDataset | None = None
+        self._reading: lance.LanceDataset | None = None
+        self._sorted_keys: pa.Array | None = None
+        self._positions: np.ndarray | None = None
+        self._version: int | None = None
+        self._commits = 0
+
+    # ---- opening
+
+    def exists(self) -> bool:
+        """Whether the data set has been created."""
+        return self._open() is not None
+
+    def create(self) -> "Store":
+        """Create the empty data set by an atomic commit if it does not exist; returns self.
+
+        Raises StoreError if a data set of another schema is there.
+        """
+        import lance
+
+        dataset = self._open()
+        if dataset is None:
+            try:
+                lance.write_dataset(
+                    self.schema.empty_table(), self.uri, mode="create", storage_options=self.storage_options
+                )
+            except OSError as error:
+                if "already exists" not in str(error):  # another process was first: then its schema counts
+                    raise
+            dataset = self._open()
+            assert dataset is not None
+        if not dataset.schema.equals(self.schema):
+            raise StoreError(
+                f"{self.uri}: {_schema_difference(dataset.schema, self.schema)}; it was written by another "
+                "version or for another purpose: give a new folder"
+            )
+        return self
+
+    def _open(self) -> "lance.LanceDataset | None":
+        import lance
+
+        try:
+            return lance.dataset(self.uri, storage_options=self.storage_options)
+        except ValueError as error:
+            if "was not found" in str(error):
+                return None
+            raise
+
+    def _existing(self) -> "lance.LanceDataset":
+        dataset = self._open()
+        if dataset is None:
+            raise StoreError(f"{self.uri}: no such data set; run the stage that writes it first")
+        return dataset
+
+    # ---- writing
+
+    def write(self, table: pa.Table) -> str:
+        """Write rows as fragments that nobody sees; returns what `commit` needs, as JSON.
+
+        Runs on any machine that reaches the uri; the data set must have been created.
+        Raises StoreError if the columns are not the store's.
+        """
+        from lance.fragment import write_fragments
+
+        if not table.schema.equals(self.schema):
+            raise StoreError(f"{self.uri}: {_schema_difference(table.schema, self.schema)}")
+        if self._writing is None:  # the schema is fixed, so an old version does for all writes
+            self._writing = self._existing()
+        fragments = write_fragments(
+            table,
+            self._writing,
+            schema=self.schema,
+            mode="append",
+            storage_options=self.storage_options,
+        )
+        return json.dumps([fragment.to_json() for fragment in fragments])
+
+    def commit(self, written: Sequence[str]) -> int:
+        """Make what `write` returned visible, all of it or nothing; returns the number of rows.
+
+        Driver only. Raises StoreError if another driver has committed since this one's first commit:
+        with two writers nobody can promise that no row is written twice.
+        """
+        import lance
+        from lance.fragment import FragmentMetadata
+
+        fragments = [
+            FragmentMetadata.from_json(json.dumps(one)) for text in written for one in json.loads(text)
+        ]
+        if not fragments:
+            return 0
+        dataset = self._existing()
+        if self._version is not None and dataset.version != self._version:
+            raise StoreError(
+                f"{self.uri}: at version {dataset.version} but this driver left it at {self._version}; "
+                "another run writes to this folder: stop it, then start this one again"
+            )
+        committed = lance.LanceDataset.commit(
+            dataset,
+            lance.LanceOperation.Append(fragments),
+            read_version=dataset.version,
+            storage_options=self.storage_options,
+        )
+        self._version = committed.version
+        self._commits += 1
+        if self._commits % _COMMITS_BETWEEN_CLEANING == 0:
+            # Each version's manifest lists every fragment: without this they grow quadratically.
+            committed.cleanup_old_versions(older_than=timedelta(0))
+        return sum(fragment.physical_rows for fragment in fragments)
+
+    def append(self, table: pa.Table) -> int:
+        """Write and commit rows in one step (driver only); returns their number."""
+        return self.commit([self.write(table)]) if table.num_rows else 0
+
+    def clean(self) -> None:
+        """Delete old versions and the orphan files of killed runs. Only while nobody writes."""
+        dataset = self._open()
+        if dataset is not None:
+            stats = dataset.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+            if stats.data_files_removed:
+                log.info("%s: removed %d orphan files", self.uri, stats.data_files_removed)
+
+    def compact(self) -> None:
+        """Merge small fragments, unless the data is heavy (then fragments are few and copying is dear)."""
+        dataset = self._existing()
+        fragments = dataset.get_fragments()
+        sizes = [part.file_size_bytes or 0 for one in fragments for part in one.data_files()]
+        if len(fragments) > 16 and sum(sizes) < _COMPACT_BELOW_BYTES * len(fragments):
+            dataset.optimize.compact_files()
+            dataset.cleanup_old_versions(older_than=timedelta(0))
+            self._version = None
+
+    # ---- reading
+
+    def keys(self, filter: str | None = None) -> set[str]:
+        """The committed keys; empty if the data set does not exist yet."""
+        if not self.exists():
+            return set()
+        found: set[str] = set()
+        for batch in self.batches([self.key], filter):
+            found.update(batch.column(0).to_pylist())
+        return found
+
+    def count(self, filter: str | None = None) -> int:
+        """Number of committed rows; 0 if the data set does not exist yet."""
+        dataset = self._open()
+        return 0 if dataset is None else dataset.count_rows(filter)
+
+    def table(self, columns: Sequence[str] | None = None, filter: str | None = None) -> pa.Table:
+        """Committed rows as one table, in commit order; leave heavy columns out. Empty if not created."""
+        dataset = self._open()
+        if dataset is None:
+            empty = self.schema.empty_table()
+            return empty if columns is None else empty.select(list(columns))
+        return dataset.to_table(columns=None if columns is None else list(columns), filter=filter)
+
+    def batches(
+        self, columns: Sequence[str] | None = None, filter: str | None = None, *, rows: int = 8192
+    ) -> Iterator[pa.RecordBatch]:
+        """Stream committed rows, for what does not fit in memory."""
+        yield from self._existing().to_batches(
+            columns=None if columns is None else list(columns), filter=filter, batch_size=rows
+        )
+
+    def take(self, keys: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows by key, in the order of `keys`. Raises KeyError naming the keys that are not committed."""
+        positions = [self._position(key) for key in keys]
+        if any(at is None for at in positions):
+            self._index()  # rows may have been committed since the last look
+            positions = [self._position(key) for key in keys]
+        missing = [key for key, at in zip(keys, positions, strict=True) if at is None]
+        if missing:
+            raise KeyError(f"{self.uri}: {len(missing)} keys not committed, first {missing[:3]}")
+        if self._reading is None:
+            self._reading = self._existing()
+        chosen = None if columns is None else list(columns)
+        if not positions:
+            return self.table(chosen).slice(0, 0)
+        return self._reading.take(positions, columns=chosen)
+
+    def _index(self) -> None:
+        """Sort the keys once: 30 bytes a row in Arrow, where a dict of 1.55 M keys takes 0.25 GB."""
+        self._reading = self._existing()
+        keys = self._reading.to_table(columns=[self.key]).column(0).combine_chunks()
+        order = pc.sort_indices(keys)
+        self._positions = order.to_numpy()
+        self._sorted_keys = keys.take(order)
+
+    def _position(self, key: str) -> int | None:
+        keys, positions = self._sorted_keys, self._positions
+        if keys is None or positions is None:
+            return None
+        at = bisect.bisect_left(range(len(keys)), key, key=lambda i: keys[i].as_py())
+        return int(positions[at]) if at < len(keys) and keys[at].as_py() == key else None
+
+
+def _schema_difference(have: pa.Schema, want: pa.Schema) -> str:
+    missing = [name for name in want.names if name not in have.names]
+    extra = [name for name in have.names if name not in want.names]
+    types = [
+        f"{name} is {have.field(name).type}, not {want.field(name).type}"
+        for name in want.names
+        if name in have.names and not have.field(name).type.equals(want.field(name).type)
+    ]
+    return f"columns differ: missing {missing}, unexpected {extra}, types {types}"

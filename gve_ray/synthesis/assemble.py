@@ -1,0 +1,253 @@
+"""Annotations to training pairs of all seven tasks (paper Table 7). Pure and cheap: run again, same bytes.
+
+    result = assemble(annotations, "runs/x/uvrd", config=AssembleConfig(), seed=42)
+
+Nothing is generated here. Each annotated video offers candidate pairs; each task keeps as many as its quota,
+those with the smallest hash of (seed, task, reference). Two passes over annotations.lance, the second in the
+order of video ids, whatever order the rows were committed in; memory is 8 bytes a candidate and one chunk
+of rows. Table 7's quotas are shares: with `scale` unset they are scaled to one T2V pair a video, and a task
+that the corpus cannot fill stays below its quota, which the counts say.
+"""
+
+import hashlib
+import json
+import math
+import time
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from gve_ray.config import AssembleConfig
+from gve_ray.schema import PAIR_SCHEMA, AssetRef, Task
+from gve_ray.stage import StageCounts
+from gve_ray.store import Store
+from gve_ray.synthesis.prompts import rng_for
+
+INSTRUCTIONS: Mapping[Task, str] = {
+    Task.T2T: "Find a text that says the same.",
+    Task.T2I: "Find the picture that the text describes.",
+    Task.T2V: "Find the video that the text describes.",
+    Task.TI2V: "Find the video that the text and the picture describe together.",
+    Task.TV2V: "Find the video that the text and the clip describe together.",
+    Task.I2V: "Find the video that the picture belongs to.",
+    Task.V2V: "Find the whole video that the clip belongs to.",
+}
+COLUMNS = [
+    "video_id", "duration", "reference_timestamps", "clip_spans",
+    "captions", "frame_captions", "composed_image", "composed_clip",
+]  # fmt: skip
+_CHUNK = 1024
+_PART_ROWS = 50_000
+_NO_MEDIA = {"text": None, "image": None, "video": None}
+_PROFILE_DOMAINS = {"spatial": "FG-S", "temporal": "FG-T"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskCounts:
+    """What a task was to have, what the corpus offers, and what it has: the smaller of the two."""
+
+    quota: int
+    candidates: int
+    pairs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembled:
+    """Counts of candidate pairs: those not written were over their task's quota."""
+
+    counts: StageCounts
+    tasks: Mapping[Task, TaskCounts]
+
+
+def assemble(
+    annotations: Store, out: str, *, config: AssembleConfig, seed: int, part_rows: int = _PART_ROWS
+) -> Assembled:
+    """Write `out`/task=*/part-*.parquet (`PAIR_SCHEMA`), each file atomically; drops parts of an earlier run.
+
+    out: local folder or any URI of pyarrow's filesystems.
+    """
+    begun = time.monotonic()
+    ids: list[str] = []
+    ranks: dict[Task, array[int]] = {task: array("Q") for task in Task}
+    for batch in annotations.batches(COLUMNS, rows=_CHUNK):
+        for row in batch.to_pylist():
+            ids.append(row["video_id"])
+            for task, pair in candidates(row, seed, config.long_seconds):
+                ranks[task].append(_rank(seed, task, pair))
+    found = {task: len(ranks[task]) for task in Task}
+    wanted = quotas(config, found)
+    cuts = {task: _cut(ranks[task], wanted[task]) for task in Task}
+    written = dict.fromkeys(Task, 0)
+    with _Parts(out, part_rows) as parts:
+        ids.sort()
+        for start in range(0, len(ids), _CHUNK):
+            for row in annotations.take(ids[start : start + _CHUNK], COLUMNS).to_pylist():
+                for task, pair in candidates(row, seed, config.long_seconds):
+                    if _rank(seed, task, pair) <= cuts[task]:
+                        parts.add(task, pair)
+                        written[task] += 1
+    return Assembled(
+        counts=StageCounts(
+            name="assemble",
+            n_in=sum(found.values()),
+            n_out=sum(written.values()),
+            n_rejected=sum(found.values()) - sum(written.values()),
+            seconds=time.monotonic() - begun,
+        ),
+        tasks={
+            task: TaskCounts(quota=wanted[task], candidates=found[task], pairs=written[task]) for task in Task
+        },
+    )
+
+
+def quotas(config: AssembleConfig, found: Mapping[Task, int]) -> dict[Task, int]:
+    """Pairs wanted of each task, rounded up. found: candidates of each task.
+
+    Unless `config.scale` is set, the scale is where T2V takes all its candidates; without a T2V quota,
+    where the task that has most candidates for its quota takes all of them.
+    """
+    shares = {task: config.quotas.get(task.value, 0) for task in Task}
+    scale = config.scale
+    if scale is None:
+        leading = [Task.T2V] if shares[Task.T2V] else list(Task)
+        scale = max((found[task] / shares[task] for task in leading if shares[task]), default=0.0)
+    # 1e-9: a scale of n / share times the share is n, not n + 1
+    return {task: math.ceil(shares[task] * scale - 1e-9) for task in Task}
+
+
+def candidates(row: Mapping[str, Any], seed: int, long_seconds: float) -> Iterator[tuple[Task, dict[str, Any]]]:
+    """All pairs that one row of annotations.lance offers, as rows of `PAIR_SCHEMA`.
+
+    row: the columns of `COLUMNS`. One caption, drawn by the seed, is the query of T2V; two of the other
+    captions are T2T. Each captioned frame is a T2I with one of its captions.
+    """
+    video_id = row["video_id"]
+    rng = rng_for(seed, video_id, "pairs")
+    video = {"video": str(AssetRef(video_id))}
+    captions = rng.sample(row["captions"], len(row["captions"]))
+    long = row["duration"] >= long_seconds
+    if captions:
+        query = captions[0]
+        yield _pair(Task.T2V, {"text": query["text"]}, video, caption_domain(query, long), query["style"])
+    if len(captions) >= 3:
+        query, target = captions[1:3]
+        style = query["style"]
+        yield _pair(Task.T2T, {"text": query["text"]}, {"text": target["text"]}, caption_domain(query, long), style)
+    frames: dict[str, list[Mapping[str, Any]]] = {}
+    for caption in row["frame_captions"]:
+        frames.setdefault(caption["ref"], []).append(caption)
+    for ref, texts in sorted(frames.items()):
+        query = rng.choice(texts)
+        yield _pair(Task.T2I, {"text": query["text"]}, {"image": ref}, caption_domain(query, False), query["style"])
+    for one in row["composed_image"]:
+        yield _pair(Task.TI2V, {"text": one["text"], "image": one["ref"]}, video, "CMP", one["style"])
+    for one in row["composed_clip"]:
+        yield _pair(Task.TV2V, {"text": one["text"], "video": one["ref"]}, video, "CMP", one["style"])
+    if row["reference_timestamps"]:
+        frame = AssetRef(video_id, "frame", rng.randrange(len(row["reference_timestamps"])))
+        yield _pair(Task.I2V, {"image": str(frame)}, video, "VIS", "frame")
+    if row["clip_spans"]:
+        clip = AssetRef(video_id, "clip", rng.randrange(len(row["clip_spans"])))
+        yield _pair(Task.V2V, {"video": str(clip)}, video, "VIS", "clip")
+
+
+def caption_domain(caption: Mapping[str, Any], long: bool) -> str:
+    """The ability of UVRB that a caption as query trains (METHOD 1), from its style and profile.
+
+    Partial captions are PR; rich ones LC for a long video, else FG-S or FG-T by their information profile;
+    all others, and rich ones of no profile, CG.
+    """
+    if caption["style"] == "partial":
+        return "PR"
+    if caption["style"] == "rich":
+        return "LC" if long else _PROFILE_DOMAINS.get(caption["profile"], "CG")
+    return "CG"
+
+
+def pair_id(task: Task, query: Mapping[str, Any], target: Mapping[str, Any]) -> str:
+    """32 hex digits of the hash of task, query and target."""
+    text = json.dumps([task.value, query, target], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _pair(
+    task: Task, query: Mapping[str, str], target: Mapping[str, str], domain: str, style: str
+) -> tuple[Task, dict[str, Any]]:
+    full_query, full_target = {**_NO_MEDIA, **query}, {**_NO_MEDIA, **target}
+    return task, {
+        "pair_id": pair_id(task, full_query, full_target),
+        "task": task.value,
+        "query": full_query,
+        "target": full_target,
+        "negatives": [],  # mined in training
+        "instruction": INSTRUCTIONS[task],
+        "domain": domain,
+        "style": style,
+    }
+
+
+def _rank(seed: int, task: Task, pair: Mapping[str, Any]) -> int:
+    digest = hashlib.sha256(f"{seed}:{task.value}:{pair['pair_id']}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def _cut(ranks: "Sequence[int]", quota: int) -> int:
+    """The largest rank among the `quota` smallest; -1 for none."""
+    if quota <= 0 or not ranks:
+        return -1
+    values = np.asarray(ranks, dtype=np.uint64)
+    if quota >= len(values):
+        return int(values.max())
+    return int(np.partition(values, quota - 1)[quota - 1])
+
+
+class _Parts:
+    """Parquet parts of all tasks. A file has its name only when it is whole."""
+
+    def __init__(self, out: str, part_rows: int) -> None:
+        self._fs, self._root = fs.FileSystem.from_uri(out) if "://" in out else (fs.LocalFileSystem(), out)
+        self._part_rows = part_rows
+        self._rows: dict[Task, list[dict[str, Any]]] = {task: [] for task in Task}
+        self._names: dict[Task, list[str]] = {task: [] for task in Task}
+
+    def __enter__(self) -> "_Parts":
+        return self
+
+    def add(self, task: Task, pair: dict[str, Any]) -> None:
+        self._rows[task].append(pair)
+        if len(self._rows[task]) == self._part_rows:
+            self._write(task)
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if kind is not None:
+            return
+        for task in Task:
+            if self._rows[task]:
+                self._write(task)
+            self._remove_others(task)
+
+    def _folder(self, task: Task) -> str:
+        return f"{self._root}/task={task.value}"
+
+    def _write(self, task: Task) -> None:
+        folder, name = self._folder(task), f"part-{len(self._names[task]):05d}.parquet"
+        self._fs.create_dir(folder, recursive=True)
+        partial = f"{folder}/.{name}.partial"  # readers skip names with a leading dot
+        table = pa.Table.from_pylist(self._rows[task], schema=PAIR_SCHEMA)
+        pq.write_table(table, partial, filesystem=self._fs, compression="zstd")
+        self._fs.move(partial, f"{folder}/{name}")
+        self._names[task].append(name)
+        self._rows[task] = []
+
+    def _remove_others(self, task: Task) -> None:
+        """Parts of an earlier assembly, and what a killed one left."""
+        selector = fs.FileSelector(self._folder(task), allow_not_found=True)
+        for info in self._fs.get_file_info(selector):
+            if info.base_name not in self._names[task]:
+                self._fs.delete_file(info.path)

@@ -1,0 +1,244 @@
+"""Stage 1 of V-SynFlow as a whole: a manifest in, assets.lance and rejects.lance out.
+
+    rectify -> integrity -> duplicates -> dynamics -> consistency -> one commit of rejects, one of assets
+
+The dear parts (decoding, embedding) are stages whose stores lie in a work folder under names that hold a
+fingerprint of what decides their rows. With the same work folder, another threshold or a longer manifest
+needs no second decode. Verdicts are recomputed from those stores on every run and come out the same.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from gve_ray.config import ConsistencyConfig, MediaConfig, QualityConfig, SynthesisResources
+from gve_ray.schema import ASSET_SCHEMA
+from gve_ray.stage import (
+    REJECT_SCHEMA,
+    Reject,
+    StageCounts,
+    StageError,
+    StageProgress,
+    StageResources,
+    run_stage,
+)
+from gve_ray.store import Store, StoreError
+from gve_ray.synthesis.consistency import (
+    CONSISTENCY_SCHEMA,
+    ConsistencyWorker,
+    caption_hash,
+    scores_fingerprint,
+    threshold_of,
+)
+from gve_ray.synthesis.ingest import INGEST_SCHEMA, IngestWorker, ingest_fingerprint
+from gve_ray.synthesis.quality import (
+    drop_duplicates,
+    drop_inconsistent,
+    drop_static,
+    rectify_captions,
+)
+
+log = logging.getLogger(__name__)
+
+_SCORE_COLUMNS = ["video_id", "uri", "content_hash", "signature", "width", "height", "duration", "motion"]
+OnProgress = Callable[[StageProgress], None]
+
+
+def build_assets(
+    manifest: pa.Table,
+    *,
+    media: MediaConfig,
+    quality: QualityConfig,
+    resources: SynthesisResources,
+    seed: int,
+    assets: Store,
+    rejects: Store,
+    work: str,
+    commit_seconds: float = 5.0,
+    on_progress: OnProgress | None = None,
+) -> list[StageCounts]:
+    """Run the five filters and commit what passed to `assets` and what did not to `rejects`.
+
+    manifest: video_id (unique), uri, caption (null where there is none). work: folder of the stage stores;
+    it may be shared by runs of other thresholds. Counts come back in the order of the stages, in = out +
+    rejected in each. A killed run is continued by calling again.
+
+    Raises StageError or ValueError of `run_stage`; StoreError if the stores hold other verdicts already.
+    """
+    run = partial(run_stage, commit_seconds=commit_seconds, on_progress=on_progress)
+    options = assets.storage_options
+    captions, rectified = rectify_captions(manifest)
+
+    ingest = _work_store(work, f"ingest-{ingest_fingerprint(media, seed)[:16]}", INGEST_SCHEMA, options)
+    broken = _rejects_of(ingest)
+    integrity = run(
+        "integrity",
+        pending=manifest.select(["video_id", "uri"]),
+        worker=IngestWorker,
+        worker_args={"media": media, "seed": seed},
+        out=ingest,
+        rejects=broken,
+        resources=resources.media,
+    )
+    videos = _videos_of(manifest, ingest)
+    copies = drop_duplicates(videos, threshold=quality.near_duplicate_threshold)
+    static = drop_static(_select(videos, copies.kept), threshold=quality.motion_threshold)
+    scores, failed, seconds = _score(
+        static.kept, captions, quality.consistency, resources.consistency, ingest, work, run
+    )
+    threshold = threshold_of(quality.consistency, list(scores.values())) if scores else -1.0
+    inconsistent = drop_inconsistent(static.kept, scores, failed, threshold=threshold, seconds=seconds)
+
+    everyone = set(manifest["video_id"].to_pylist())
+    gone = [row for row in broken.table().to_pylist() if row["video_id"] in everyone]
+    verdicts = [rectified, copies, static, inconsistent]
+    _commit_rejects(rejects, [("integrity", gone), *((one.stage, one.rejects) for one in verdicts)])
+    _commit_assets(inconsistent.kept, captions, scores, ingest, assets, rejects, resources.media, on_progress)
+    return [rectified.counts, integrity, copies.counts, static.counts, inconsistent.counts]
+
+
+def _work_store(work: str, name: str, schema: pa.Schema, options: Mapping[str, str] | None) -> Store:
+    return Store(f"{work.rstrip('/')}/{name}.lance", schema, storage_options=options)
+
+
+def _rejects_of(store: Store) -> Store:
+    uri = store.uri.removesuffix(".lance") + "-rejects.lance"
+    return Store(uri, REJECT_SCHEMA, storage_options=store.storage_options)
+
+
+def _videos_of(manifest: pa.Table, ingest: Store) -> pa.Table:
+    """Scores of the manifest's sound videos, by id. Raises StoreError if an id now means another file."""
+    uris = dict(zip(manifest["video_id"].to_pylist(), manifest["uri"].to_pylist(), strict=True))
+    videos = _select(ingest.table(_SCORE_COLUMNS), list(uris)).sort_by("video_id")
+    for video_id, uri in zip(videos["video_id"].to_pylist(), videos["uri"].to_pylist(), strict=True):
+        if uris[video_id] != uri:
+            raise StoreError(
+                f"{ingest.uri}: {video_id!r} was decoded from {uri}, the manifest now says {uris[video_id]}; "
+                "give it another video_id, or use a new work folder"
+            )
+    return videos
+
+
+def _select(table: pa.Table, ids: Sequence[str]) -> pa.Table:
+    import pyarrow.compute as pc
+
+    return table.filter(pc.is_in(table["video_id"], value_set=pa.array(ids, pa.string())))
+
+
+def _score(
+    video_ids: Sequence[str],
+    captions: Mapping[str, str],
+    config: ConsistencyConfig,
+    resources: StageResources,
+    ingest: Store,
+    work: str,
+    run: Callable[..., StageCounts],
+) -> tuple[dict[str, float], dict[str, dict[str, Any]], float]:
+    """(cosine by video id, reject rows by video id, seconds) of the videos that have a caption."""
+    pairs = [(video_id, captions[video_id]) for video_id in video_ids if video_id in captions]
+    if config.model is None or not pairs:
+        return {}, {}, 0.0
+    name = f"consistency-{scores_fingerprint(config, ingest.uri.rsplit('/', 1)[-1])[:16]}"
+    out = _work_store(work, name, CONSISTENCY_SCHEMA, ingest.storage_options)
+    unscored = _rejects_of(out)
+    counts = run(
+        "consistency",
+        pending=pa.table({"video_id": [one for one, _ in pairs], "caption": [text for _, text in pairs]}),
+        worker=ConsistencyWorker,
+        worker_args={"config": config, "ingest": ingest},
+        out=out,
+        rejects=unscored,
+        resources=resources,
+    )
+    wanted = dict(pairs)
+    scores = {}
+    for row in out.table().to_pylist():
+        if (text := wanted.get(row["video_id"])) is None:
+            continue
+        if row["caption_hash"] != caption_hash(text):
+            raise StoreError(
+                f"{out.uri}: {row['video_id']!r} was scored with another caption; use a new work folder"
+            )
+        scores[row["video_id"]] = row["consistency"]
+    failed = {row["video_id"]: row for row in unscored.table().to_pylist() if row["video_id"] in wanted}
+    return scores, failed, counts.seconds
+
+
+def _commit_rejects(rejects: Store, by_stage: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> None:
+    """Add the reject rows that are not there yet, all by one commit."""
+    rejects.create()
+    new: list[Mapping[str, Any]] = []
+    for stage, rows in by_stage:
+        there = rejects.keys(f"stage = '{stage}'")
+        _refuse_changed(rejects, there - {row["video_id"] for row in rows}, f"rejected by {stage}")
+        new.extend(row for row in rows if row["video_id"] not in there)
+    rejects.append(pa.Table.from_pylist(new, schema=REJECT_SCHEMA))
+
+
+def _commit_assets(
+    kept: Sequence[str],
+    captions: Mapping[str, str],
+    scores: Mapping[str, float],
+    ingest: Store,
+    assets: Store,
+    rejects: Store,
+    resources: StageResources,
+    on_progress: OnProgress | None,
+) -> None:
+    """Copy what passed into assets.lance: written by many workers, visible by one commit."""
+    _refuse_changed(assets, assets.keys() - set(kept), "among the assets")
+    pending = pa.table(
+        {
+            "video_id": pa.array(kept, pa.string()),
+            "caption": pa.array([captions.get(video_id) for video_id in kept], pa.string()),
+            "consistency": pa.array([scores.get(video_id) for video_id in kept], pa.float64()),
+        }
+    )
+    counts = run_stage(
+        "assets",
+        pending=pending,
+        worker=AssetWriter,
+        worker_args={"ingest": ingest},
+        out=assets,
+        rejects=rejects,
+        resources=resources,
+        commit_seconds=float("inf"),
+        on_progress=on_progress,
+    )
+    if counts.n_rejected:
+        raise StageError(
+            f"{assets.uri}: {counts.n_rejected} videos could not be copied from {ingest.uri}; see stage 'assets' "
+            f"in {rejects.uri} for the reasons"
+        )
+
+
+def _refuse_changed(store: Store, strangers: set[str], what: str) -> None:
+    if strangers:
+        raise StoreError(
+            f"{store.uri}: {len(strangers)} videos (first {min(strangers)!r}) are {what} from an earlier run "
+            "but not in this one, so the manifest has changed; name a new output folder (it may use the old "
+            "work folder, then nothing is decoded again)"
+        )
+
+
+class AssetWriter:
+    """Worker that completes ingest rows with caption and consistency -> rows of `schema.ASSET_SCHEMA`."""
+
+    def __init__(self, ingest: Store) -> None:
+        self._ingest = ingest
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | Reject]:
+        stored = self._ingest.take([row["video_id"] for row in rows], INGEST_SCHEMA.names).to_pylist()
+        return [{**kept, **row} for kept, row in zip(stored, rows, strict=True)]
+
+
+def open_assets(output: str, storage_options: Mapping[str, str] | None = None) -> tuple[Store, Store]:
+    """(assets.lance, rejects.lance) of an output folder."""
+    base = output.rstrip("/")
+    return (
+        Store(f"{base}/assets.lance", ASSET_SCHEMA, storage_options=storage_options),
+        Store(f"{base}/rejects.lance", REJECT_SCHEMA, storage_options=storage_options),
+    )

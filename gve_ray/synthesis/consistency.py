@@ -1,0 +1,90 @@
+"""Cross-modal consistency: the cosine of a raw caption and its video under a pretrained embedder.
+
+The scores are a stage of their own and are kept; where the cut lies is decided after (METHOD 3, stage 1b).
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from gve_ray.config import ConsistencyConfig, resolve_model
+from gve_ray.schema import AssetRef, Item
+from gve_ray.stage import Reject
+from gve_ray.store import Store, fingerprint, frames_of_row
+
+CONSISTENCY_SCHEMA = pa.schema(
+    [("video_id", pa.string()), ("caption_hash", pa.string()), ("consistency", pa.float64())]
+)
+_COLUMNS = ["video_id", "frames", "timestamps", "indices", "fps", "duration", "total_frames"]
+
+
+def scores_fingerprint(config: ConsistencyConfig, ingest: str) -> str:
+    """Changes when the same captions and videos would be scored otherwise; where the cut lies is left out."""
+    model = {name: getattr(config, name) for name in ("model", "adapter", "revision", "engine", "dtype")}
+    return fingerprint({"embedder": model, "ingest": ingest})
+
+
+def caption_hash(caption: str) -> str:
+    """Tells whether a stored score is of this caption."""
+    return hashlib.sha256(caption.encode()).hexdigest()[:16]
+
+
+def calibrate(scores: Sequence[float], percentile: float) -> float:
+    """The threshold below which `percentile` % of the scores lie; -1, which rejects nothing, without scores.
+
+    It is one of the scores, so the same share is cut whatever the scale of an embedder's cosines.
+    """
+    if not 0 <= percentile < 100:
+        raise ValueError(f"percentile={percentile}: use 0 to below 100")
+    if not len(scores):
+        return -1.0
+    return float(np.percentile(np.asarray(scores, dtype=np.float64), percentile, method="higher"))
+
+
+def threshold_of(config: ConsistencyConfig, scores: Sequence[float]) -> float:
+    """The configured threshold, or the one its percentile gives on these scores."""
+    if config.threshold is not None:
+        return config.threshold
+    assert config.percentile is not None, "the config demands one of the two"
+    return calibrate(scores, config.percentile)
+
+
+class ConsistencyWorker:
+    """Worker of the consistency stage: rows of video_id and caption -> rows of `CONSISTENCY_SCHEMA`.
+
+    Frames are read from the ingest store. Both sides are embedded as documents, without an instruction:
+    the filter asks whether a caption belongs to its video, not which video a query wants.
+    """
+
+    def __init__(self, config: ConsistencyConfig, ingest: Store) -> None:
+        from gve_ray.embedder import Embedder
+
+        assert config.model is not None, "without a model there is no consistency stage"
+        adapter = resolve_model(config.adapter) if config.adapter else None
+        self._ingest = ingest
+        self._embedder = Embedder.from_pretrained(
+            resolve_model(config.model),
+            adapter,
+            revision=config.revision,
+            engine=config.engine,
+            dtype=config.dtype,
+        )
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | Reject]:
+        ids = [row["video_id"] for row in rows]
+        stored = self._ingest.take(ids, _COLUMNS).to_pylist()
+        videos = [Item(video=frames_of_row(row, AssetRef(row["video_id"]))) for row in stored]
+        captions = [Item(text=row["caption"]) for row in rows]
+        vectors = self._embedder.embed([*captions, *videos])  # float32 [2n, d], unit length
+        cosines = (vectors[: len(rows)] * vectors[len(rows) :]).sum(axis=1)  # [n]
+        return [
+            {
+                "video_id": row["video_id"],
+                "caption_hash": caption_hash(row["caption"]),
+                "consistency": float(cosine),
+            }
+            for row, cosine in zip(rows, cosines, strict=True)
+        ]

@@ -1,0 +1,326 @@
+"""The captioner's engine: one vLLM vision-language model in one process, fed by a queue.
+
+A thread of its own owns the engine: it takes questions from all callers, unpacks frames ahead of need on
+other threads, keeps the engine's batch full and hands completions back as they end. Batches of rows and
+retries share one running batch, so nothing waits for the slowest answer but its own row.
+
+On CPU, and on one GPU unless VLLM_ENABLE_V1_MULTIPROCESSING says otherwise, ... see `_environment`.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gve_ray.config import CaptionerConfig, resolve_model
+from gve_ray.schema import Frames
+from gve_ray.stage import BrokenWorker
+from gve_ray.synthesis.captioner import Completion, ModelInfo, Question, Sampling
+from gve_ray.synthesis.prompts import load_prompt, messages
+
+_CPU_KV_CACHE_BYTES = 2 * 2**30
+_CPU_BATCHED_TOKENS = 8192
+_HASHED_WHOLE_BELOW = 2**30
+_UNPACKERS = 2
+
+
+class ModelError(RuntimeError):
+    """The captioner's model cannot be loaded."""
+
+
+def json_regex(json_schema: str) -> str:
+    """The schema of a flat object of patterned strings as a regular expression, spelled as `json.dumps` does.
+
+    A regex and not the schema itself, since vLLM's JSON grammar either lets a small model wander off into
+    whitespace or forbids the space after commas and colons that models write by habit.
+    """
+    properties = json.loads(json_schema)["properties"]
+    members = (
+        f'"{key}": "{value["pattern"].removeprefix("^").removesuffix("$")}"' for key, value in properties.items()
+    )
+    return r"\{" + ", ".join(members) + r"\}"
+
+
+def video_metadata(frames: Frames) -> dict[str, Any]:
+    """What vLLM's processors want to know of sampled frames, counted from the first of them.
+
+    A processor takes the spacing of frames from len(indices) / total * fps. For a clip that must be the
+    clip's own span, or eight frames of two seconds out of a minute pass for frames eight seconds apart.
+    """
+    indices = frames.indices - frames.indices[0]
+    total = int(indices[-1]) + 1
+    fps = frames.fps
+    if fps <= 0:  # a folder of frames has no rate of its own
+        fps = total / frames.duration if frames.duration > 0 else 1.0
+    return {
+        "fps": float(fps),
+        "duration": total / fps,
+        "total_num_frames": total,
+        "frames_indices": indices.tolist(),
+        "video_backend": "opencv",  # a name vLLM knows; nothing is decoded again
+        "do_sample_frames": False,
+    }
+
+
+def multi_modal(question: Question) -> dict[str, Any]:
+    """The media of a question as vLLM takes them, with ids that stand for their content."""
+    from PIL import Image
+
+    data: dict[str, list[Any]] = {}
+    uuids: dict[str, list[str]] = {}
+    for media in question.media:
+        frames = media.frames()
+        if media.ref.part == "frame":
+            kind, item = "image", Image.fromarray(frames.pixels[0])
+        else:
+            kind, item = "video", (np.ascontiguousarray(frames.pixels), video_metadata(frames))
+        data.setdefault(kind, []).append(item)
+        uuids.setdefault(kind, []).append(media.fingerprint(frames))
+    return {"multi_modal_data": data, "multi_modal_uuids": uuids}
+
+
+def model_revision(name: str, folder_or_id: str, loaded_commit: str | None) -> str:
+    """What pins the weights: the hub's commit, or a fingerprint of a local folder's files."""
+    folder = Path(folder_or_id)
+    if not folder.is_dir():
+        return loaded_commit or "unknown"
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".safetensors", ".jinja", ".bin"):
+            digest.update(f"{path.name}:{path.stat().st_size}:".encode())
+            with path.open("rb") as file:
+                if path.stat().st_size < _HASHED_WHOLE_BELOW:
+                    digest.update(file.read())
+                else:  # many gigabytes: the header with all shapes, and the end
+                    digest.update(file.read(2**20))
+                    file.seek(-(2**20), os.SEEK_END)
+                    digest.update(file.read())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+@dataclass
+class _Job:
+    question: Question
+    sampling: Sampling
+    future: "Future[Completion]"
+    prompt: "Future[dict[str, Any]] | None" = None
+
+
+class VllmGenerator:
+    """A `captioner.Generator` on vLLM. Thread-safe; the engine lives until the process ends.
+
+    config: model, engine arguments. threads: CPU threads of the engine where it runs on the CPU.
+    Raises ModelError when the model cannot be loaded.
+    """
+
+    info: ModelInfo
+
+    def __init__(self, config: CaptionerConfig, *, threads: int = 1, seed: int = 0) -> None:
+        self._config = config
+        self._threads = threads
+        self._seed = seed
+        self._inbox: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._broken: BrokenWorker | None = None
+        ready: Future[ModelInfo] = Future()
+        threading.Thread(target=self._main, args=(ready,), name="captioner-engine", daemon=True).start()
+        self.info = ready.result()
+
+    def submit(self, question: Question, sampling: Sampling) -> "Future[Completion]":
+        """Queue one generation; see `captioner.Generator`."""
+        job = _Job(question, sampling, Future())
+        if self._broken is not None:
+            job.future.set_exception(self._broken)
+        else:
+            self._inbox.put(job)
+        return job.future
+
+    # ---- the engine's thread
+
+    def _main(self, ready: "Future[ModelInfo]") -> None:
+        try:
+            info = self._load()
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            failure = ModelError(
+                f"captioner.model={self._config.model!r}: vLLM cannot load it ({type(error).__name__}: {reason}); "
+                "name a vision-language model that vLLM supports, or correct captioner.engine_args"
+            )
+            failure.__cause__ = error
+            ready.set_exception(failure)
+            return
+        ready.set_result(info)
+        self._outstanding: deque[_Job] = deque()
+        self._running: dict[str, _Job] = {}
+        with ThreadPoolExecutor(_UNPACKERS, thread_name_prefix="unpack") as self._pool:
+            try:
+                self._serve()
+            except Exception as error:
+                self._fail(BrokenWorker(f"{type(error).__name__}: {error}"), error)
+
+    def _load(self) -> ModelInfo:
+        name = self._config.model
+        model = resolve_model(name)
+        on_cpu = _environment(self._config, self._threads)
+        from vllm import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        arguments = engine_arguments(self._config, model, seed=self._seed, on_cpu=on_cpu)
+        if on_cpu:
+            import torch
+
+            torch.set_num_threads(self._threads)  # of this thread, which runs the model
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        model_config = self._engine.vllm_config.model_config
+        self._limit = 2 * self._engine.vllm_config.scheduler_config.max_num_seqs
+        self._template = _chat_template(self._engine, model, self._config)
+        self._number = 0
+        commit = getattr(model_config.hf_config, "_commit_hash", None)
+        return ModelInfo(name=name, revision=model_revision(name, model, commit))
+
+    def _serve(self) -> None:
+        while True:
+            self._receive(block=not self._running and not self._outstanding)
+            while self._outstanding and len(self._running) < self._limit:
+                first = self._outstanding[0].prompt
+                assert first is not None
+                if self._running and not first.done():
+                    break
+                self._start(self._outstanding.popleft())
+            if self._running:
+                for output in self._engine.step():
+                    if output.finished:
+                        self._finish(output)
+
+    def _receive(self, *, block: bool) -> None:
+        """Take what callers have queued, and have its frames unpacked, a bounded number ahead."""
+        while len(self._outstanding) < self._limit:
+            try:
+                job = self._inbox.get(block=block)
+            except queue.Empty:
+                return
+            block = False
+            job.prompt = self._pool.submit(self._prompt, job.question)
+            self._outstanding.append(job)
+
+    def _prompt(self, question: Question) -> dict[str, Any]:
+        text = self._template(messages(question.prompt_id, **question.slots))
+        return {"prompt": text, **multi_modal(question)}
+
+    def _start(self, job: _Job) -> None:
+        from vllm.exceptions import VLLMClientError
+
+        assert job.prompt is not None
+        try:
+            prompt = job.prompt.result()
+        except Exception as error:  # this row's bytes, not the engine
+            job.future.set_exception(error)
+            return
+        self._number += 1
+        request = str(self._number)
+        try:
+            (rendered,) = self._engine.renderer.render_cmpl([prompt])
+            self._engine.add_request(request, rendered, _sampling_params(job))
+        except (VLLMClientError, ValueError) as error:  # e.g. a prompt longer than the model's context
+            job.future.set_result(Completion(str(error), "refused"))
+            return
+        self._running[request] = job
+
+    def _finish(self, output: Any) -> None:
+        job = self._running.pop(output.request_id)
+        (completion,) = output.outputs
+        if completion.finish_reason not in ("stop", "length"):
+            raise RuntimeError(f"request ended with finish_reason={completion.finish_reason!r}")
+        job.future.set_result(Completion(completion.text, completion.finish_reason))
+
+    def _fail(self, broken: BrokenWorker, cause: Exception) -> None:
+        broken.__cause__ = cause
+        self._broken = broken
+        jobs = [*self._running.values(), *self._outstanding]
+        while not self._inbox.empty():
+            jobs.append(self._inbox.get())
+        for job in jobs:
+            job.future.set_exception(broken)
+
+
+def engine_arguments(config: CaptionerConfig, model: str, *, seed: int, on_cpu: bool) -> dict[str, Any]:
+    """vLLM's EngineArgs: what we need, then what the config says."""
+    arguments: dict[str, Any] = {
+        "model": model,
+        "revision": config.revision,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "seed": seed,
+        "limit_mm_per_prompt": {"image": 1, "video": 2},
+        "disable_log_stats": True,
+    }
+    if on_cpu:
+        # vLLM 0.32 on CPU: without a size the KV cache takes nearly all memory of the machine; and a seeded
+        # request whose prompt is processed in two parts crashes the engine ("CPU Generator does not use
+        # offset"), so prompts are processed whole.
+        length = config.engine_args.get("max_model_len") or 0
+        arguments |= {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(_CPU_BATCHED_TOKENS, length),
+        }
+        if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+            arguments["kv_cache_memory_bytes"] = _CPU_KV_CACHE_BYTES
+    return arguments | dict(config.engine_args)
+
+
+def _environment(config: CaptionerConfig, threads: int) -> bool:
+    """Set what vLLM reads from the environment, before it is imported; whether it runs on the CPU."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve the actors beside us
+    from vllm.platforms import current_platform
+
+    on_cpu = bool(current_platform.is_cpu())
+    if on_cpu and config.tensor_parallel_size == 1:
+        # In this process: starts 10 s sooner, and dies with the actor.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        # It warns of every change of the thread number, which vLLM's own renderer makes twice a request.
+        logging.getLogger("vllm.v1.worker.cpu_worker").setLevel(logging.ERROR)
+    return on_cpu
+
+
+def _chat_template(engine: Any, model: str, config: CaptionerConfig) -> Any:
+    """The model's own chat template as a function of messages."""
+    tokenizer = engine.get_tokenizer()
+    if getattr(tokenizer, "chat_template", None) is None:
+        from transformers import AutoProcessor
+
+        tokenizer = AutoProcessor.from_pretrained(
+            model,
+            revision=config.revision,
+            trust_remote_code=config.engine_args.get("trust_remote_code", False),
+        )
+
+    def apply(conversation: Sequence[Mapping[str, object]]) -> str:
+        return tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+
+    return apply
+
+
+def _sampling_params(job: _Job) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    sampling = job.sampling
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        seed=sampling.seed,
+        structured_outputs=StructuredOutputsParams(regex=json_regex(load_prompt(job.question.prompt_id).json_schema)),
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )

@@ -1,0 +1,104 @@
+"""Around the pipeline: the checks before it, what is told at its end, and the exit status."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from gve_ray.config import SynthesisConfig
+from gve_ray.stage import StageCounts, StageError
+from gve_ray.store import RunFolderError, StoreError, fingerprint
+from gve_ray.store.runfolder import RUN_FILE, filesystem
+from gve_ray.synthesis.preflight import PreflightError
+
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+JOB = "synthesize"
+UNITS = {"rectify": "captions", "assemble": "pairs"}  # all other stages count videos
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisResult:
+    """What a run made. stages: run.json's entries, in order (name, unit, in, out, rejected, seconds)."""
+
+    output: str
+    stages: Sequence[Mapping[str, Any]]
+    pairs: Mapping[str, int]
+    report: str
+    was_finished: bool = False  # by an earlier run: this one did nothing
+
+    def __str__(self) -> str:
+        """The table that ends a run's log."""
+        head = f"{'stage':<16}{'of':<10}{'in':>10}{'out':>10}{'rejected':>10}{'seconds':>10}"
+        rows = [
+            f"{s['name']:<16}{s['unit']:<10}{s['in']:>10}{s['out']:>10}{s['rejected']:>10}{s['seconds']:>10.1f}"
+            for s in self.stages
+        ]
+        pairs = ", ".join(f"{count} {task}" for task, count in self.pairs.items())
+        return "\n".join([head, *rows, "", f"pairs   {pairs or 'none'}", f"report  {self.report}"])
+
+
+def run_job(config: SynthesisConfig, *, connect: Callable[[], object]) -> int:
+    """`synthesize`, its result printed and its errors told in one line; returns the exit status."""
+    from gve_ray.synthesis.pipeline import synthesize
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        result = synthesize(config, connect=connect)
+    except (PreflightError, RunFolderError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG
+    except (StageError, StoreError) as error:
+        print(f"error: {error}\nwhat was committed is kept: start again to go on", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("interrupted; what was committed is kept: start again to go on", file=sys.stderr)
+        return INTERRUPTED
+    if result.was_finished:
+        print(f"{result.output}: this run was finished before; nothing was done")
+    print(result)
+    return DONE
+
+
+def stage_facts(stages: Sequence[StageCounts]) -> list[dict[str, Any]]:
+    """Stages as in run.json; seconds are of the run that wrote them."""
+    return [
+        {
+            "name": stage.name,
+            "unit": UNITS.get(stage.name, "videos"),
+            "in": stage.n_in,
+            "out": stage.n_out,
+            "rejected": stage.n_rejected,
+            "seconds": round(stage.seconds, 3),
+        }
+        for stage in stages
+    ]
+
+
+def manifest_fingerprint(manifest: pa.Table) -> str:
+    """Changes when a video or caption is added, removed or changed."""
+    return fingerprint(manifest.to_pylist())
+
+
+def finished_before(config: SynthesisConfig, manifest: pa.Table) -> SynthesisResult | None:
+    """The result of an earlier run of this config on this manifest, if it came to its end."""
+    files, root = filesystem(config.output)
+    path = f"{root}/{RUN_FILE}"
+    try:
+        with files.open_input_stream(path) as stream:
+            facts = json.loads(stream.read())
+    except (OSError, ValueError):  # no run yet, or a torn file, which the run's folder will judge
+        return None
+    same = facts.get("config_hash") == fingerprint(config.identity())
+    if not same or facts.get("finished") != manifest_fingerprint(manifest):
+        return None
+    return SynthesisResult(
+        output=config.output,
+        stages=facts["stages"],
+        pairs=facts["pairs"],
+        report=facts["report"],
+        was_finished=True,
+    )

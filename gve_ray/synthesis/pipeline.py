@@ -1,0 +1,65 @@
+"""V-SynFlow in order: quality control, enrichment, extension (METHOD section 3).
+
+    rectify -> integrity -> duplicates -> dynamics -> consistency    ==> assets.lance, rejects.lance
+    captions -> frame_captions, composed_image, composed_clip        ==> annotations.lance
+    assemble                                                         ==> uvrd/task=*/part-*.parquet
+
+Every stage leaves out what is already committed, so a run that was killed is started again as it was.
+"""
+
+import logging
+from collections.abc import Callable
+
+from gve_ray.config import SynthesisConfig
+from gve_ray.schema import ANNOTATION_SCHEMA
+from gve_ray.store import RunFolder, Store
+from gve_ray.synthesis.annotate import build_annotations
+from gve_ray.synthesis.assemble import assemble
+from gve_ray.synthesis.assets import build_assets, open_assets
+from gve_ray.synthesis.job import JOB, SynthesisResult, finished_before, manifest_fingerprint, stage_facts
+from gve_ray.synthesis.manifest import read_manifest
+from gve_ray.synthesis.preflight import check_models, check_paths, check_resources, live_nodes
+from gve_ray.synthesis.report import write_report
+
+log = logging.getLogger(__name__)
+
+
+def synthesize(config: SynthesisConfig, *, connect: Callable[[], object] = lambda: None) -> SynthesisResult:
+    """Run the whole job, or what is left of it; a finished run is left as it is.
+
+    connect: called once the checks that need no cluster have passed, to see that Ray is connected.
+    Raises PreflightError or RunFolderError before any work; StageError or StoreError from a stage, after
+    which the same call goes on where it ended.
+    """
+    check_paths(config)
+    manifest = read_manifest(config.input)
+    if earlier := finished_before(config, manifest):
+        return earlier
+    check_models(config)
+    connect()
+    check_resources(config, live_nodes())
+    assets, rejects = open_assets(config.output)
+    annotations = Store(f"{config.output}/annotations.lance", ANNOTATION_SCHEMA)
+    with RunFolder(config.output, job=JOB, config=config.identity()) as run:
+        log.info("synthesize: %d videos from %s to %s", manifest.num_rows, config.input, config.output)
+        counts = build_assets(
+            manifest,
+            media=config.media,
+            quality=config.quality,
+            resources=config.resources,
+            seed=config.seed,
+            assets=assets,
+            rejects=rejects,
+            work=config.work or run.path("work"),
+            commit_seconds=config.commit_seconds,
+        )
+        run.record(stages=stage_facts(counts))
+        counts += build_annotations(config, assets=assets, annotations=annotations, rejects=rejects)
+        run.record(stages=stage_facts(counts))
+        assembled = assemble(annotations, run.path("uvrd"), config=config.assemble, seed=config.seed)
+        stages = stage_facts([*counts, assembled.counts])
+        pairs = {task.value: found.pairs for task, found in assembled.tasks.items()}
+        run.record(stages=stages, pairs=pairs)
+        report = write_report(config, run.facts)
+        run.record(report=report, finished=manifest_fingerprint(manifest))
+    return SynthesisResult(output=config.output, stages=stages, pairs=pairs, report=report)

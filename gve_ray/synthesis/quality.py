@@ -1,0 +1,132 @@
+"""The filters of stage 1 as pure functions of what is stored: captions, signatures, scores -> verdicts.
+
+Coarse to fine, cheap before dear (METHOD 3, stage 1). Each takes a table and gives a `Verdict`: who stays,
+who goes and why. Running them again with another threshold costs seconds.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from gve_ray.stage import Reject, StageCounts
+from gve_ray.synthesis.dedup import find_duplicates
+from gve_ray.synthesis.motion import is_static
+from gve_ray.synthesis.rectify import rectify
+
+log = logging.getLogger(__name__)
+
+_PROGRESS_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What one filter decided. kept: video ids, in order. rejects: rows of `stage.REJECT_SCHEMA`."""
+
+    stage: str
+    kept: Sequence[str]
+    rejects: Sequence[Mapping[str, Any]]
+    seconds: float
+
+    @property
+    def counts(self) -> StageCounts:
+        return StageCounts(
+            name=self.stage,
+            n_in=len(self.kept) + len(self.rejects),
+            n_out=len(self.kept),
+            n_rejected=len(self.rejects),
+            seconds=self.seconds,
+        )
+
+
+def rectify_captions(manifest: pa.Table) -> tuple[dict[str, str], Verdict]:
+    """(cleaned captions by video id, verdict). Unit: captions; a video without one is not in the counts.
+
+    manifest: columns video_id and caption (null where there is none).
+    """
+    begun = last = time.monotonic()
+    captions: dict[str, str] = {}
+    rejects = []
+    ids, raw = manifest["video_id"].to_pylist(), manifest["caption"].to_pylist()
+    for done, (video_id, caption) in enumerate(zip(ids, raw, strict=True)):
+        if caption is None:
+            continue
+        verdict = rectify(caption)
+        if verdict.text is None:
+            reject = Reject(str(verdict.reason), detail=caption[:500])
+            rejects.append(reject.row(video_id, stage="rectify", unit="caption"))
+        else:
+            captions[video_id] = verdict.text
+        if time.monotonic() - last > _PROGRESS_SECONDS:
+            last = time.monotonic()
+            rate = done / (last - begun)
+            log.info(
+                "rectify: %d/%d rows, %.0f rows/s, %.0f s left",
+                done,
+                len(ids),
+                rate,
+                (len(ids) - done) / rate,
+            )
+    seconds = time.monotonic() - begun
+    return captions, Verdict(stage="rectify", kept=list(captions), rejects=rejects, seconds=seconds)
+
+
+def drop_duplicates(videos: pa.Table, *, threshold: float) -> Verdict:
+    """Copies go, the best of each group stays (`dedup.find_duplicates`, which names the columns)."""
+    begun = time.monotonic()
+    gone = {one.video_id: one for one in find_duplicates(videos, threshold=threshold)}
+    rejects = [
+        Reject(f"{one.kind}_duplicate", f"copy of {one.kept}", {"distance": one.distance}).row(
+            one.video_id, stage="duplicates", unit="video"
+        )
+        for one in gone.values()
+    ]
+    kept = [video_id for video_id in videos["video_id"].to_pylist() if video_id not in gone]
+    return Verdict(stage="duplicates", kept=kept, rejects=rejects, seconds=time.monotonic() - begun)
+
+
+def drop_static(videos: pa.Table, *, threshold: float) -> Verdict:
+    """Videos in which nothing moves go. videos: columns video_id and motion; threshold 0 keeps all."""
+    begun = time.monotonic()
+    kept, rejects = [], []
+    for video_id, motion in zip(videos["video_id"].to_pylist(), videos["motion"].to_pylist(), strict=True):
+        if is_static(motion, threshold):
+            reject = Reject("static", f"motion {motion:.4f} below {threshold:g}", {"motion": motion})
+            rejects.append(reject.row(video_id, stage="dynamics", unit="video"))
+        else:
+            kept.append(video_id)
+    return Verdict(stage="dynamics", kept=kept, rejects=rejects, seconds=time.monotonic() - begun)
+
+
+def drop_inconsistent(
+    video_ids: Sequence[str],
+    scores: Mapping[str, float],
+    failed: Mapping[str, Mapping[str, Any]],
+    *,
+    threshold: float,
+    seconds: float = 0.0,
+) -> Verdict:
+    """Pairs whose cosine is below the threshold go; videos without a caption have no score and pass.
+
+    failed: reject rows, by video id, of pairs that could not be scored; those go too. seconds: of scoring.
+    """
+    begun = time.monotonic()
+    kept, rejects = [], []
+    for video_id in video_ids:
+        score = scores.get(video_id)
+        if video_id in failed:
+            rejects.append(failed[video_id])
+        elif score is not None and score < threshold:
+            reject = Reject(
+                "inconsistent",
+                f"cosine {score:.4f} below {threshold:.4f}",
+                {"consistency": score, "threshold": threshold},
+            )
+            rejects.append(reject.row(video_id, stage="consistency", unit="video"))
+        else:
+            kept.append(video_id)
+    took = seconds + time.monotonic() - begun
+    return Verdict(stage="consistency", kept=kept, rejects=rejects, seconds=took)

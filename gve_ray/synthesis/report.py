@@ -1,0 +1,317 @@
+"""The report of a run: one HTML file with its pictures inside, and the funnel as PNG.
+
+`collect` reads the stores once; `render` is pure. All texts of captions and names come from the web, so the
+template escapes everything but our own SVG, and the page forbids the browser to load anything.
+"""
+
+import base64
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from gve_ray.config import SynthesisConfig
+from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA
+from gve_ray.stage import REJECT_SCHEMA
+from gve_ray.store import Store
+from gve_ray.store.runfolder import filesystem, write_atomically
+from gve_ray.synthesis import charts
+from gve_ray.synthesis.consistency import threshold_of
+from gve_ray.synthesis.ingest import INGEST_SCHEMA, ingest_fingerprint
+from gve_ray.synthesis.prompts import PROFILES, VIDEO_STYLES
+from gve_ray.synthesis.validate import words
+
+THUMBNAIL = (240, 160)  # pixels; a page of 48 videos stays below a few MB
+TEXT_COLUMNS = ("captions", "frame_captions", "composed_image", "composed_clip")
+TEXT_NAMES = {
+    "captions": "caption",
+    "frame_captions": "frame caption",
+    "composed_image": "query with image",
+    "composed_clip": "query with clip",
+}
+# score -> the stage that cuts by it, title, note; a rejected video's score stands in its row of rejects.lance
+SCORES = {
+    "motion": ("dynamics", "Motion", "videos below the cut are static"),
+    "consistency": ("consistency", "Caption and video", "cosine; pairs below the cut are rejected"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One stage of the funnel. unit: what it counts."""
+
+    name: str
+    n_in: int
+    n_out: int
+    n_rejected: int
+    seconds: float
+    unit: str = "videos"
+    reasons: Sequence[tuple[str, int]] = ()
+    width: float = 100.0  # percent of the widest bar of its unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """One picture of the page: SVG of our own and a sentence under it."""
+
+    title: str
+    svg: str
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One video of the page: pictures as data URIs, texts as (kind, text)."""
+
+    name: str
+    facts: str = ""
+    pictures: Sequence[str] = ()
+    texts: Sequence[tuple[str, str]] = ()
+    stage: str = ""
+    reason: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Everything that the template shows."""
+
+    title: str
+    headline: Sequence[tuple[str, str]]
+    funnel: Sequence[Step]
+    charts: Sequence[Chart] = ()
+    samples: Sequence[Card] = ()
+    rejects: Sequence[Card] = ()
+    facts: Sequence[tuple[str, str]] = ()
+
+
+def render(page: Page) -> str:
+    """The page as one HTML text that needs nothing else."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    source = (files("gve_ray.synthesis") / "report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(source).render(**vars(page))
+
+
+def funnel(stages: Sequence[Mapping[str, Any]], reasons: Mapping[str, Mapping[str, int]]) -> list[Step]:
+    """Stages of run.json (name, in, out, rejected, seconds, unit) with the reasons of their rejects."""
+    widest: Counter[str] = Counter()
+    for stage in stages:
+        widest[stage["unit"]] = max(widest[stage["unit"]], stage["in"])
+    return [
+        Step(
+            name=stage["name"],
+            n_in=stage["in"],
+            n_out=stage["out"],
+            n_rejected=stage["rejected"],
+            seconds=stage["seconds"],
+            unit=stage["unit"],
+            reasons=sorted(reasons.get(stage["name"], {}).items(), key=lambda item: (-item[1], item[0])),
+            width=round(100 * stage["in"] / max(1, widest[stage["unit"]]), 2),
+        )
+        for stage in stages
+    ]
+
+
+def picture(jpeg: bytes) -> str:
+    """A JPEG as a small data URI."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(jpeg)) as image:
+        image.thumbnail(THUMBNAIL)
+        small = io.BytesIO()
+        image.convert("RGB").save(small, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(small.getvalue()).decode()
+
+
+def score_charts(scores: Mapping[str, Sequence[float]], cuts: Mapping[str, float]) -> list[Chart]:
+    """A histogram of each score with the cut that was applied; scores nobody has are left out."""
+    found = []
+    for name, (_, title, note) in SCORES.items():
+        values = scores.get(name, ())
+        if values:
+            svg = charts.histogram(values, label=title, threshold=cuts.get(name))
+            found.append(Chart(title=title, svg=svg, note=f"{len(values):,} videos; {note}"))
+    return found
+
+
+def word_charts(annotations: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """Words of the captions by style, and of the rich ones by information profile."""
+    by_style: dict[str, list[int]] = {style.name: [] for style in VIDEO_STYLES.values()}
+    by_profile: dict[str, list[int]] = {profile: [] for profile in PROFILES}
+    for row in annotations:
+        for text in row["captions"]:
+            count = len(words(text["text"]))
+            by_style[text["style"]].append(count)
+            if text["style"] == "rich":
+                by_profile[text["profile"]].append(count)
+    found = []
+    for title, rows in (("Caption words by style", by_style), ("Rich caption words by profile", by_profile)):
+        total = sum(len(values) for values in rows.values())
+        if total:
+            svg = charts.spans(rows, label=title, unit="words")
+            found.append(Chart(title=title, svg=svg, note=f"{total:,} captions"))
+    return found
+
+
+def collect(config: SynthesisConfig, facts: Mapping[str, Any]) -> Page:
+    """Read the stores of a run into a page. facts: those of run.json, with `stages` and `pairs`."""
+    assets = Store(f"{config.output}/assets.lance", ASSET_SCHEMA)
+    annotations = Store(f"{config.output}/annotations.lance", ANNOTATION_SCHEMA)
+    rejected = Store(f"{config.output}/rejects.lance", REJECT_SCHEMA).table().to_pylist()
+    texts = annotations.table(["video_id", *TEXT_COLUMNS]).to_pylist()
+    kept = assets.table(["motion", "consistency"])
+    scores = {name: [v for v in kept[name].to_pylist() if v is not None] for name in kept.column_names}
+    reasons: dict[str, Counter[str]] = {}
+    for row in rejected:
+        reasons.setdefault(row["stage"], Counter())[row["reason"]] += 1
+        measured = json.loads(row["scores"] or "{}")
+        for name, (stage, _, _) in SCORES.items():
+            if row["stage"] == stage and measured.get(name) is not None:
+                scores[name].append(measured[name])
+    pairs = facts["pairs"]
+    cuts = {"motion": config.quality.motion_threshold}
+    if scores["consistency"]:
+        cuts["consistency"] = threshold_of(config.quality.consistency, scores["consistency"])
+    drawn = [*score_charts(scores, cuts), *word_charts(texts)]
+    if pairs:
+        svg = charts.bars(pairs, label="Pairs by task")
+        drawn.append(Chart(title="Pairs by task", svg=svg, note=f"{sum(pairs.values()):,} pairs"))
+    steps = funnel(facts["stages"], reasons)
+    return Page(
+        title=f"{config.input}",
+        headline=_headline(steps, texts, pairs),
+        funnel=steps,
+        charts=drawn,
+        samples=_sample_cards(config, assets, texts),
+        rejects=_reject_cards(config, rejected),
+        facts=_facts(config, facts),
+    )
+
+
+def write_report(config: SynthesisConfig, facts: Mapping[str, Any]) -> str:
+    """Write report.html and funnel.png into the run's folder; returns the page's path."""
+    page = collect(config, facts)
+    disk, root = filesystem(config.output)
+    write_atomically(disk, f"{root}/report.html", render(page).encode())
+    steps = [(step.name, step.n_in, step.n_out) for step in page.funnel if step.unit == "videos"]
+    reasons = {step.name: dict(step.reasons) for step in page.funnel}
+    write_atomically(disk, f"{root}/funnel.png", charts.funnel_png(steps, reasons))
+    return f"{config.output}/report.html"
+
+
+def decoded_store(config: SynthesisConfig) -> Store:
+    """The integrity stage's data set, in which the refused videos' frames still are."""
+    work = (config.work or f"{config.output}/work").rstrip("/")
+    name = f"ingest-{ingest_fingerprint(config.media, config.seed)[:16]}.lance"
+    return Store(f"{work}/{name}", INGEST_SCHEMA)
+
+
+def _headline(
+    steps: Sequence[Step], texts: Sequence[Mapping[str, Any]], pairs: Mapping[str, int]
+) -> list[tuple[str, str]]:
+    videos = [step for step in steps if step.unit == "videos"]
+    written = sum(len(row[column]) for row in texts for column in TEXT_COLUMNS)
+    return [
+        ("videos given", f"{videos[0].n_in:,}" if videos else "0"),
+        ("videos annotated", f"{len(texts):,}"),
+        ("texts written", f"{written:,}"),
+        ("training pairs", f"{sum(pairs.values()):,}"),
+        ("minutes", f"{sum(step.seconds for step in steps) / 60:.1f}"),
+    ]
+
+
+def _draw(config: SynthesisConfig, ids: Sequence[str], n: int) -> list[str]:
+    """n ids that look random and are the same for the same seed."""
+    return sorted(ids, key=lambda one: hashlib.sha256(f"{config.seed}/report/{one}".encode()).digest())[:n]
+
+
+def _sample_cards(config: SynthesisConfig, assets: Store, texts: Sequence[Mapping[str, Any]]) -> list[Card]:
+    by_id = {row["video_id"]: row for row in texts}
+    ids = _draw(config, sorted(by_id), config.report.samples)
+    columns = [
+        "video_id",
+        "uri",
+        "caption",
+        "width",
+        "height",
+        "fps",
+        "duration",
+        "frames",
+        "motion",
+        "consistency",
+    ]
+    return [
+        Card(
+            name=row["uri"],
+            facts=_asset_facts(row),
+            pictures=[picture(jpeg) for jpeg in row["frames"]],
+            texts=[("web caption", row["caption"] or "none"), *_texts(by_id[row["video_id"]])],
+        )
+        for row in (assets.take(ids, columns).to_pylist() if ids else [])
+    ]
+
+
+def _asset_facts(row: Mapping[str, Any]) -> str:
+    facts = f"{row['width']}x{row['height']}, {row['fps']:.4g} fps, {row['duration']:.1f} s"
+    facts += f", motion {row['motion']:.3f}"
+    return facts if row["consistency"] is None else f"{facts}, consistency {row['consistency']:.3f}"
+
+
+def _texts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (f"{TEXT_NAMES[column]}, {text['style']}", text["text"])
+        for column in TEXT_COLUMNS
+        for text in row[column]
+    ]
+
+
+def _reject_cards(config: SynthesisConfig, rejected: Sequence[Mapping[str, Any]]) -> list[Card]:
+    """Refusals of every reason in turn, until there are enough."""
+    by_reason: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for row in rejected:
+        by_reason.setdefault((row["stage"], row["reason"]), {})[row["video_id"]] = row
+    queues = [
+        [rows[i] for i in _draw(config, sorted(rows), len(rows))] for _, rows in sorted(by_reason.items())
+    ]
+    chosen: list[Mapping[str, Any]] = []
+    while any(queues) and len(chosen) < config.report.rejects:
+        chosen += [queue.pop(0) for queue in queues if queue]
+    chosen = sorted(chosen[: config.report.rejects], key=lambda row: (row["stage"], row["reason"]))
+    decoded = decoded_store(config)
+    ids = sorted({row["video_id"] for row in chosen} & decoded.keys())
+    frames = {row["video_id"]: row["frames"] for row in decoded.take(ids, ["video_id", "frames"]).to_pylist()}
+    return [
+        Card(
+            name=row["video_id"],
+            stage=row["stage"],
+            reason=row["reason"],
+            detail=row["detail"],
+            pictures=[picture(jpeg) for jpeg in frames.get(row["video_id"], ())],
+        )
+        for row in chosen
+    ]
+
+
+def _facts(config: SynthesisConfig, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    embedder = config.quality.consistency
+    shown = {
+        "input": config.input,
+        "output": config.output,
+        "seed": config.seed,
+        "captioner": f"{config.captioner.model} ({config.captioner.revision or 'no pinned revision'})",
+        "consistency embedder": embedder.model or "none",
+        "frames": f"{config.media.frames} of at most {config.media.max_pixels} pixels",
+        "config": facts.get("config_hash"),
+        "git revision": facts.get("git"),
+        "runs": len(facts.get("runs", ())),
+        "versions": ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items()),
+    }
+    return [(name, str(value)) for name, value in shown.items() if value is not None]

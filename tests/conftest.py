@@ -1,0 +1,35 @@
+"""Settings every test runs under, so that none depends on the home directory, the network or the shell."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+_FOLDERS = ("HF_HOME", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT")
+_SETTINGS = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Unset, Ray decides by whether ~/.ray/auth_token happens to be there.
+    "RAY_AUTH_MODE": "disabled",
+    # Unset, `ray.init()` joins whatever cluster this machine has running.
+    "RAY_ADDRESS": "local",
+    "MPLBACKEND": "Agg",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the environment before any test module, and so any library, is imported."""
+    scratch = Path(tempfile.mkdtemp(prefix="gve-tests-"))
+    config.add_cleanup(lambda: shutil.rmtree(scratch, ignore_errors=True))
+    os.environ.update(_SETTINGS)
+    os.environ.update({name: str(scratch / name.lower()) for name in _FOLDERS})
+    # Ray actors and vLLM add processes of their own; one thread each keeps a small machine responsive.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")

@@ -1,0 +1,287 @@
+"""The raw corpus: the plan is sound, and every file is what its truth says it is, under a plain decoder."""
+
+import json
+from collections import Counter, defaultdict
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from gve_ray.demo import corpus, damage
+from gve_ray.demo.corpus import BROKEN, COPIES, CorpusShares, Entry, plan_corpus, render_entry, write_corpus
+from gve_ray.demo.facts import judge
+from gve_ray.demo.render import frames
+
+SEED = 3
+FEW = CorpusShares(**{**dict.fromkeys(asdict(CorpusShares()), 0.0), "empty": 0.2, "exact_duplicate": 0.2})
+FEW_SEED = 195  # of 300 tried, the one with the fewest pixels to render
+
+
+@pytest.fixture(scope="module")
+def plan() -> list[Entry]:
+    return plan_corpus(320, seed=SEED)
+
+
+def cost(entry: Entry) -> int:
+    return entry.scene.width * entry.scene.height * entry.scene.total_frames
+
+
+@pytest.fixture(scope="module")
+def files(plan: list[Entry], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Entry, Path]]:
+    """The cheapest file of each kind and variant, by names like 'truncated moov first'."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for name in ("videos", "partial"):
+        (folder / name).mkdir()
+    found: dict[str, tuple[Entry, Path]] = {}
+    for entry in sorted(plan, key=cost):
+        detail = [str(entry.variant[k]) for k in ("noise", "layout", "what", "degrees") if k in entry.variant]
+        name = " ".join([entry.kind, *detail])
+        if name not in found:
+            render_entry(entry, folder=folder, seed=SEED)
+            found[name] = (entry, folder / entry.file)
+    original = next(e for e in plan if e.video_id == found["exact_duplicate"][0].duplicate_of)
+    render_entry(original, folder=folder, seed=SEED)
+    found["original"] = (original, folder / original.file)
+    return found
+
+
+def decode(path: Path) -> list[np.ndarray]:
+    """All frames, uint8 [H, W, 3], turned as the display matrix asks."""
+    with av.open(str(path)) as container:
+        return [
+            np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)  # both counterclockwise
+            for frame in container.decode(video=0)
+        ]
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a.astype(int) - b).mean())
+
+
+def shown(entry: Entry, time: float) -> np.ndarray:
+    return next(frames(entry.scene, [time], entry.scene.width, entry.scene.height))
+
+
+def test_shares_become_counts_that_add_up(plan: list[Entry]) -> None:
+    kinds = Counter(e.kind for e in plan)
+    captions = Counter(e.caption_kind for e in plan)
+    # 320 times the default shares, rounded.
+    assert kinds == {
+        "static": 19, "near_duplicate": 19, "exact_duplicate": 3, "truncated": 6, "empty": 3, "zero_frame": 3,
+        "one_frame": 3, "audio_only": 3, "not_a_video": 5, "corrupt": 6, "rotated": 8, "odd_size": 8,
+        "healthy": 234,
+    }  # fmt: skip
+    assert captions == {"junk": 26, "mismatched": 19, "none": 16, "true": 259}
+    survivors = [e for e in plan if e.kind in ("healthy", "rotated", "odd_size")]
+    assert sum(e.caption_kind != "mismatched" for e in survivors) >= 200
+
+
+def test_a_share_above_zero_means_at_least_one_file() -> None:
+    assert CorpusShares(empty=0.001).counts(60)["empty"] == 1
+    assert CorpusShares(empty=0.0).counts(60)["empty"] == 0
+
+
+def test_impossible_shares_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"shares\.static=1\.5"):
+        CorpusShares(static=1.5)
+    with pytest.raises(ValueError, match="n=12: these shares leave"):
+        CorpusShares().counts(12)
+    with pytest.raises(ValueError, match="to copy from"):
+        CorpusShares(near_duplicate=0.5).counts(320)
+
+
+def test_the_plan_is_a_function_of_its_arguments(plan: list[Entry]) -> None:
+    assert plan_corpus(320, seed=SEED) == plan
+    assert plan_corpus(320, seed=SEED + 1) != plan
+    assert plan_corpus(320, seed=SEED, split="heldout") != plan
+
+
+def test_caption_dirt_is_only_on_plain_healthy_files(plan: list[Entry]) -> None:
+    assert {e.kind for e in plan if e.caption_kind != "true"} == {"healthy"}
+    assert all((e.caption is None) == (e.caption_kind == "none") for e in plan)
+
+
+def test_true_captions_are_true_and_mismatched_ones_are_not(plan: list[Entry]) -> None:
+    scenes = {e.video_id: e.scene for e in plan}
+    for entry in plan:
+        if entry.caption_kind not in ("true", "mismatched"):
+            continue
+        assert entry.caption is not None
+        judgement = judge(entry.caption, entry.scene)
+        if entry.caption_kind == "true":
+            assert judgement.stated == judgement.true >= 2, entry.caption
+        else:
+            assert judgement.true < judgement.stated, entry.caption
+            assert entry.caption_of is not None
+            elsewhere = judge(entry.caption, scenes[entry.caption_of])
+            assert elsewhere.true == elsewhere.stated, entry.caption
+
+
+def test_copies_are_of_clean_videos_of_their_own_and_nothing_else_looks_alike(plan: list[Entry]) -> None:
+    by_id = {e.video_id: e for e in plan}
+    assert len(by_id) == len(plan)
+    copied = [by_id[e.duplicate_of] for e in plan if e.duplicate_of]
+    assert len({e.video_id for e in copied}) == len(copied) == sum(e.kind in COPIES for e in plan)
+    assert all(e.kind == "healthy" and e.caption_kind == "true" for e in copied)
+    looks = Counter(json.dumps(asdict(e.scene)["chapters"]) for e in plan if e.kind not in COPIES)
+    assert max(looks.values()) == 1
+
+
+def test_broken_files_are_broken_in_their_own_way(files: dict[str, tuple[Entry, Path]]) -> None:
+    sound = defaultdict(list)
+    for name, (entry, path) in files.items():
+        if entry.broken:
+            sound[name.split()[0]].append((damage.sound_frames(path), entry.scene.total_frames))
+    assert set(sound) == set(BROKEN)
+    for kind in ("truncated", "corrupt"):
+        assert all(found is None or found < whole for found, whole in sound[kind]), kind
+    assert [found for found, _ in sound["zero_frame"]] == [0]
+    assert [found for found, _ in sound["one_frame"]] == [1]
+    assert {found for found, _ in sound["not_a_video"]} <= {None, 1}  # a PNG decodes to its one picture
+
+
+def test_healthy_files_decode_to_all_frames_of_their_scene(files: dict[str, tuple[Entry, Path]]) -> None:
+    for name, (entry, path) in files.items():
+        if not entry.broken and entry.kind != "near_duplicate":
+            assert damage.sound_frames(path) == entry.scene.total_frames, name
+
+
+def test_streams_are_as_the_kind_says(files: dict[str, tuple[Entry, Path]]) -> None:
+    assert files["empty"][1].stat().st_size == 0
+    with av.open(str(files["zero_frame"][1])) as container:
+        assert (len(container.streams.video), len(container.streams.audio)) == (1, 0)
+    with av.open(str(files["audio_only"][1])) as container:
+        assert (len(container.streams.video), len(container.streams.audio)) == (0, 1)
+        assert container.streams.audio[0].codec_context.name == "aac"
+        assert sum(f.samples for f in container.decode(audio=0)) > 0.9 * 16_000
+
+
+def test_the_index_is_where_the_layout_says(files: dict[str, tuple[Entry, Path]]) -> None:
+    first, last = (files[f"truncated moov {where}"][1].read_bytes() for where in ("first", "last"))
+    assert b"moov" in first[:64]
+    assert b"moov" not in last
+
+
+def test_non_videos_are_what_they_are_under_the_wrong_name(files: dict[str, tuple[Entry, Path]]) -> None:
+    heads = {"png": b"\x89PNG", "html": b"<!DOCTYPE html>", "zip": b"PK\x03\x04", "text": b"0000 "}
+    present = [what for what in heads if f"not_a_video {what}" in files]
+    assert len(present) >= 2
+    for what in present:
+        path = files[f"not_a_video {what}"][1]
+        assert path.suffix == ".mp4"
+        assert path.read_bytes().startswith(heads[what])
+
+
+def test_rotated_files_are_upright_when_turned(files: dict[str, tuple[Entry, Path]]) -> None:
+    turned = {name: file for name, file in files.items() if name.startswith("rotated")}
+    assert len(turned) == 3
+    for entry, path in turned.values():
+        with av.open(str(path)) as container:
+            stored = next(container.decode(video=0))
+            assert stored.rotation % 360 == -entry.variant["degrees"] % 360
+        found = decode(path)
+        assert found[0].shape == (entry.scene.height, entry.scene.width, 3)
+        assert difference(found[0], shown(entry, 0.0)) < 6
+        assert difference(found[-1], shown(entry, 1.0)) < 6
+
+
+def test_odd_sizes_are_odd_to_the_patch_grid(files: dict[str, tuple[Entry, Path]]) -> None:
+    entry, path = files["odd_size"]
+    assert decode(path)[0].shape == (entry.scene.height, entry.scene.width, 3)
+    assert entry.scene.width % 28
+    assert entry.scene.height % 28
+
+
+def test_static_files_show_one_picture_with_noise(files: dict[str, tuple[Entry, Path]]) -> None:
+    static = [file for name, file in files.items() if name.startswith("static")]
+    assert len(static) == len(corpus.NOISES)
+    for entry, path in static:
+        assert not any(chapter.dynamic for chapter in entry.scene.chapters)
+        found = decode(path)
+        assert max(difference(found[0], one) for one in found) < 12  # flicker of 2.5 % and codec noise
+        assert difference(found[0], shown(entry, 0.0)) < 12
+
+
+def test_copies_show_what_their_original_shows(files: dict[str, tuple[Entry, Path]]) -> None:
+    exact, original = files["exact_duplicate"][1], files["original"][1]
+    assert exact != original
+    assert exact.read_bytes() == original.read_bytes()
+    entry, path = files["near_duplicate"]
+    found = decode(path)
+    width, height = (
+        2 * round(s * entry.variant["scale"] / 2) for s in (entry.scene.width, entry.scene.height)
+    )
+    for one, time in ((found[0], 0.0), (found[-1], 1.0)):
+        assert one.shape == (height, width, 3)
+        expected = next(frames(entry.scene, [time], width, height))
+        # Textures are drawn to the frame, so they scale with it; 5 % of brightness is up to 12 levels.
+        assert difference(one, expected) < 25
+
+
+def test_a_file_is_made_the_same_again(plan: list[Entry], tmp_path: Path) -> None:
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        for name in ("videos", "partial"):
+            (folder / name).mkdir(parents=True)
+        for kind in ("truncated", "corrupt", "not_a_video", "audio_only", "static"):
+            render_entry(min((e for e in plan if e.kind == kind), key=cost), folder=folder, seed=SEED)
+    made = sorted(p.name for p in (tmp_path / "a" / "videos").iterdir())
+    assert len(made) == 10
+    for name in made:
+        a, b = (tmp_path / which / "videos" / name for which in "ab")
+        assert a.read_bytes() == b.read_bytes(), name
+
+
+def test_a_corpus_is_whole_and_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def dies_once(entry: Entry, *, folder: Path, seed: int) -> None:
+        if len(made) == 2:
+            made.append("died")
+            raise RuntimeError("power cut")
+        render_entry(entry, folder=folder, seed=seed)
+        made.append(entry.video_id)
+
+    monkeypatch.setattr(corpus, "render_entry", dies_once)
+    arguments = {"n": 5, "seed": FEW_SEED, "shares": FEW, "workers": 1}
+    with pytest.raises(RuntimeError, match="power cut"):
+        write_corpus(tmp_path, **arguments)
+    assert not (tmp_path / "manifest.jsonl").exists()
+    with pytest.raises(FileNotFoundError):
+        corpus.read_truth(tmp_path)
+    for _ in range(2):
+        manifest = write_corpus(tmp_path, **arguments)
+        assert made == ["v0", "v1", "died", "v2", "v3", "v4"]
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    assert [row["video_id"] for row in rows] == ["v0", "v1", "v2", "v3", "v4"]
+    assert all((manifest.parent / row["uri"]).is_file() for row in rows)
+    truth = corpus.read_truth(tmp_path)
+    assert truth == plan_corpus(5, seed=FEW_SEED, shares=FEW)
+    assert [row["caption"] for row in rows] == [entry.caption for entry in truth]
+    beside = json.loads((tmp_path / "videos" / "v0.json").read_text())
+    assert Entry.from_dict({k: v for k, v in beside.items() if k != "made"}) == truth[0]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "corpus.json",
+        "manifest.jsonl",
+        "truth.jsonl",
+        "videos",
+    ]
+    with pytest.raises(ValueError, match="holds a corpus of other arguments"):
+        write_corpus(tmp_path, n=5, seed=FEW_SEED + 1, shares=FEW, workers=1)
+
+
+def test_processes_change_nothing(tmp_path: Path) -> None:
+    for workers in (1, 2):
+        write_corpus(tmp_path / str(workers), n=5, seed=FEW_SEED, shares=FEW, workers=workers)
+    names = sorted(p.relative_to(tmp_path / "1") for p in (tmp_path / "1").rglob("*.*") if p.is_file())
+    assert len(names) == 5 + 5 + 3
+    for name in names:
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
+
+
+def test_an_entry_survives_json(plan: list[Entry]) -> None:
+    for entry in plan[:40]:
+        assert Entry.from_dict(json.loads(json.dumps(entry.to_dict()))) == entry
+    assert replace(plan[0], kind="corrupt").broken
+    assert not replace(plan[0], kind="static").broken

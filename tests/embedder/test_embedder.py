@@ -1,0 +1,210 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.video_utils import VideoMetadata
+
+from gve_ray.embedder import Embedder, EmbedderSettings, add_lora, export, load_torch_model, save_adapter
+from gve_ray.embedder import embedder as embedder_module
+from gve_ray.schema import Frames, Item
+
+SETTINGS = EmbedderSettings()
+
+
+def plain_transformers(folder, item: Item) -> np.ndarray:
+    """The published convention spelled out with transformers alone: one item, no padding."""
+    processor = AutoProcessor.from_pretrained(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    content: list[dict[str, str]] = []
+    media = {}
+    if item.video is not None:
+        content.append({"type": "video"})
+        frames = item.video
+        share = len(frames.pixels) if model.config.model_type == "qwen3_vl" else 1  # its budget is a clip's
+        size = {"shortest_edge": 4 * 784 * share, "longest_edge": 200 * 784 * share}
+        metadata = VideoMetadata(
+            total_num_frames=frames.total_frames, fps=frames.fps, frames_indices=frames.indices.tolist()
+        )
+        media["videos"] = [torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)]
+        media["videos_kwargs"] = {"video_metadata": [metadata], "do_sample_frames": False, "size": size}
+    if item.image is not None:
+        content.append({"type": "image"})
+        media["images"] = [Image.fromarray(item.image.pixels[0])]
+        media["images_kwargs"] = {"size": {"shortest_edge": 4 * 784, "longest_edge": 200 * 784}}
+    if item.text:
+        content.append({"type": "text", "text": item.text})
+    messages = [
+        {"role": "system", "content": item.instruction or "You are a helpful assistant."},
+        {"role": "user", "content": content},
+    ]
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    inputs = processor(text=[text + "<|endoftext|>"], return_tensors="pt", **media)
+    with torch.inference_mode():
+        hidden = model.model(**inputs).last_hidden_state[0, -1]
+    return torch.nn.functional.normalize(hidden, dim=0).numpy()
+
+
+def test_vectors_equal_a_plain_transformers_forward(tiny_family, items) -> None:
+    rows = list(items.values())
+    vectors = Embedder.from_pretrained(tiny_family, device="cpu").embed(rows)
+    expected = np.stack([plain_transformers(tiny_family, item) for item in rows])
+    assert vectors.dtype == np.float32
+    assert vectors.shape == expected.shape
+    cosines = (vectors * expected).sum(axis=1)
+    assert cosines.min() >= 0.9999, dict(zip(items, cosines, strict=True))
+
+
+@pytest.fixture(scope="module")
+def embedder(tiny) -> Embedder:
+    return Embedder.from_pretrained(tiny, device="cpu")
+
+
+def test_order_is_kept_over_windows_and_batches(embedder, items, monkeypatch, caplog) -> None:
+    rows = [Item(text="word " * n) for n in (3, 30, 1, 12)] + list(items.values()) * 2
+    alone = np.concatenate([embedder.embed([item]) for item in rows])
+    monkeypatch.setattr(embedder_module, "VISUAL_WINDOW", 3)
+    monkeypatch.setattr(embedder_module, "TEXT_WINDOW", 2)
+    with caplog.at_level(logging.INFO, logger="gve_ray.embedder"):
+        together = embedder.embed(rows, progress=True)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert f"embedded {len(rows)} of {len(rows)}" in caplog.text
+
+
+def test_no_items_give_an_empty_matrix(embedder) -> None:
+    assert embedder.embed([]).shape == (0, 128)
+
+
+def test_cut_texts_are_counted(tiny, caplog) -> None:
+    short = Embedder.from_pretrained(tiny, device="cpu", settings=EmbedderSettings(max_tokens=100))
+    with caplog.at_level(logging.WARNING, logger="gve_ray.embedder"):
+        short.embed([Item(text="a" * 300), Item(text="b" * 300), Item(text="c")])
+    assert short.n_cut == 2
+    assert "2 of 3 texts were cut to 100 tokens" in caplog.text
+
+
+def test_running_out_of_memory_halves_the_batch(tiny, caplog) -> None:
+    embedder = Embedder.from_pretrained(tiny, device="cpu")
+    rows = [Item(text="x" * n) for n in range(1, 9)]
+    expected = embedder.embed(rows)
+    forward, sizes = embedder.engine.model.forward, []
+
+    def forward_of_at_most_two(batch):
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("no memory")
+        return forward(batch)
+
+    embedder.engine.model.forward = forward_of_at_most_two
+    np.testing.assert_allclose(embedder.embed(rows), expected, atol=1e-5)
+    assert sizes == [8, 4, 2, 2, 4, 2, 2]
+    embedder.embed(rows)
+    assert max(sizes[7:]) <= 2  # what was learned holds for later batches
+    assert "out of memory with 8 rows" in caplog.text
+
+
+def test_one_item_that_does_not_fit_is_an_error_that_says_so(tiny) -> None:
+    embedder = Embedder.from_pretrained(tiny, device="cpu")
+
+    def forward(batch):
+        raise torch.OutOfMemoryError("no memory")
+
+    embedder.engine.model.forward = forward
+    with pytest.raises(torch.OutOfMemoryError, match=r"one item of \d+ tokens does not fit"):
+        embedder.embed([Item(text="x"), Item(text="y")])
+
+
+class _Assets:
+    """Stands in for an AssetReader; counts its calls."""
+
+    def __init__(self, frames: dict[str, Frames]) -> None:
+        self.frames = frames
+        self.calls = 0
+
+    def frames_many(self, refs):
+        self.calls += 1
+        return [self.frames[ref] for ref in refs]
+
+
+def test_asset_references_are_read_together_and_give_the_frames_vectors(embedder, items) -> None:
+    video, image = items["all"].video, items["all"].image
+    assets = _Assets({"asset://a/video": video, "asset://a/frame/1": image})
+    refs = [
+        Item(video="asset://a/video"),
+        Item(image="asset://a/frame/1"),
+        Item(video="asset://a/video", text="but slower"),
+    ]
+    held = [Item(video=video), Item(image=image), Item(video=video, text="but slower")]
+    np.testing.assert_array_equal(embedder.embed(refs, assets=assets), embedder.embed(held))
+    assert assets.calls == 1
+    with pytest.raises(ValueError, match="'asset://a/video' is an asset reference; pass assets="):
+        embedder.embed(refs)
+
+
+def test_paths_are_read_with_the_settings_frames_and_budget(embedder, items, monkeypatch) -> None:
+    from gve_ray.embedder import resolve as resolve_module
+
+    asked = {}
+
+    def read_frames(source, **how):
+        asked[source] = how
+        return items["video"].video
+
+    def read_image(source, **how):
+        asked[source] = how
+        return items["image"].image
+
+    monkeypatch.setattr(resolve_module, "read_frames", read_frames)
+    monkeypatch.setattr(resolve_module, "read_image", read_image)
+    scaled = embedder.with_settings(frames=16, max_pixels=400 * 784)
+    scaled.embed([Item(video="a.mp4"), Item(image="b.png")])
+    assert asked == {
+        "a.mp4": {"k": 16, "max_pixels": 400 * 784, "min_pixels": 4 * 784},
+        "b.png": {"max_pixels": 400 * 784, "min_pixels": 4 * 784},
+    }
+
+
+def test_settings_travel_with_the_adapter_and_are_refused_when_they_disagree(
+    tiny, tiny_adapter, items
+) -> None:
+    loaded = Embedder.from_pretrained(tiny, tiny_adapter, device="cpu")
+    assert loaded.settings.max_pixels == 50 * 784
+    with pytest.raises(ValueError, match="max_pixels: 39200 saved, 156800 asked for"):
+        Embedder.from_pretrained(tiny, tiny_adapter, device="cpu", settings=SETTINGS)
+    plain = Embedder.from_pretrained(tiny, device="cpu", settings=loaded.settings)
+    cosines = (loaded.embed(list(items.values())) * plain.embed(list(items.values()))).sum(axis=1)
+    assert cosines.max() < 0.99  # the adapter is in use
+
+
+def test_test_time_scaling_departs_on_purpose_and_shares_the_model(embedder, items) -> None:
+    scaled = embedder.with_settings(max_pixels=8 * 784)
+    assert scaled.engine.model is embedder.engine.model
+    assert scaled.settings.max_pixels == 8 * 784
+    assert embedder.settings == SETTINGS
+    item = items["resized video"]
+    assert float((scaled.embed([item]) * embedder.embed([item])).sum()) < 0.999
+
+
+def test_an_adapter_comes_back_with_the_same_vectors(tiny, tiny_adapter, items, tmp_path) -> None:
+    model = load_torch_model(tiny, tiny_adapter, device="cpu")
+    again = save_adapter(model, tmp_path / "again", EmbedderSettings(max_pixels=50 * 784))
+    first = Embedder.from_pretrained(tiny, tiny_adapter, device="cpu").embed([items["all"]])
+    second = Embedder.from_pretrained(tiny, again, device="cpu").embed([items["all"]])
+    np.testing.assert_array_equal(first, second)
+    assert {path.name for path in again.iterdir()} >= {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "embedder.json",
+    }
+
+
+def test_what_cannot_be_done_is_refused(tiny, tmp_path) -> None:
+    with pytest.raises(ValueError, match="engine='onnx': use 'torch' or 'vllm'"):
+        Embedder.from_pretrained(tiny, engine="onnx")
+    with pytest.raises(ValueError, match="has no adapter"):
+        save_adapter(load_torch_model(tiny, device="cpu"), tmp_path, SETTINGS)
+    adapted = add_lora(load_torch_model(tiny, device="cpu"))
+    with pytest.raises(ValueError, match="still has an adapter; call merge first"):
+        export(adapted, tmp_path, SETTINGS, None)

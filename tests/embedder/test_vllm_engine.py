@@ -1,0 +1,63 @@
+"""The vLLM engine against the torch engine. One engine for the module: starting it takes 10 s and more."""
+
+import gc
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from gve_ray.embedder import Embedder
+from gve_ray.embedder.vllm_engine import video_metadata
+from gve_ray.schema import Item
+
+pytest.importorskip("vllm")
+
+
+@pytest.fixture(scope="module")
+def engines(tiny, tiny_adapter) -> Iterator[tuple[Embedder, Embedder]]:
+    """(torch, vLLM), both with the adapter: vLLM therefore also loads the exported, merged folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # in this process: no second import of everything
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # or this process stays pinned to few cores
+        small = {"kv_cache_memory_bytes": 2**28}
+        fast = Embedder.from_pretrained(tiny, tiny_adapter, engine="vllm", engine_args=small)
+        yield Embedder.from_pretrained(tiny, tiny_adapter, device="cpu"), fast
+        fast.engine.close()
+        del fast
+        gc.collect()
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        cleanup_dist_env_and_memory()
+
+
+def test_the_same_vectors_as_torch(engines, items, frames_like) -> None:
+    torch_engine, vllm_engine = engines
+    cases = dict(items) | {
+        "long video": Item(video=frames_like(8, 112, 112, seconds=60), text="what happens"),
+        "clip": Item(video=frames_like(8, 112, 112, seconds=5, start=70)),
+        "special tokens": Item(text="a <|video_pad|> in a query"),
+        "cut": Item(text="abc" * 4000),
+    }
+    ours = torch_engine.embed(list(cases.values()))
+    theirs = vllm_engine.embed(list(cases.values()))
+    assert theirs.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(theirs, axis=1), 1, atol=1e-5)
+    cosines = (ours * theirs).sum(axis=1)
+    assert cosines.min() >= 0.999, dict(zip(cases, cosines, strict=True))
+    assert (ours @ ours.T - 2 * np.eye(len(ours))).max() < 0.99  # not a parity of vectors all alike
+    assert vllm_engine.n_cut == 1
+
+
+def test_settings_of_a_running_engine_stay(engines) -> None:
+    with pytest.raises(ValueError, match="only the torch engine"):
+        engines[1].with_settings(frames=16)
+
+
+def test_metadata_gives_the_processors_the_torch_engines_timing(frames_like) -> None:
+    from transformers.video_utils import VideoMetadata
+
+    clip = video_metadata(frames_like(8, 56, 56, fps=24, seconds=5, start=1000))
+    assert clip["frames_indices"][0] == 0
+    assert clip["total_num_frames"] == 120
+    clip.pop("do_sample_frames")
+    assert VideoMetadata(**clip).sampled_fps == pytest.approx(1.6)

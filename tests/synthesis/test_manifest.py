@@ -1,0 +1,133 @@
+"""Manifests, folders and globs become one table; what cannot is said before any work."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gve_ray.synthesis.manifest import read_manifest
+from gve_ray.synthesis.preflight import PreflightError
+
+ROWS = [
+    {"video_id": "b", "uri": "/videos/b.mp4", "caption": " a red ball "},
+    {"video_id": "a", "uri": "clips/a.mp4", "caption": ""},
+    {"video_id": "c", "uri": "s3://bucket/c.mp4", "caption": None},
+]
+
+
+def write(path: Path, rows: list[dict[str, str | None]]) -> str:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    else:
+        names = list(rows[0])
+        lines = [",".join(names), *(",".join(f'"{row[name] or ""}"' for name in names) for row in rows)]
+        path.write_text("\n".join(lines))
+    return str(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in (
+        "b.MP4",
+        "a.mkv",
+        "notes.md",
+        "deep/c.webm",
+        "deep/er/d.mp4",
+        ".hidden/e.mp4",
+        "deep/.f.mp4",
+    ):
+        path = tmp_path / "videos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path / "videos"
+
+
+def names(source: str, folder: Path) -> set[str]:
+    return {str(Path(uri).relative_to(folder)) for uri in read_manifest(source)["uri"].to_pylist()}
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
+def test_manifests_of_every_kind_say_the_same(suffix: str, tmp_path: Path) -> None:
+    table = read_manifest(write(tmp_path / f"manifest{suffix}", ROWS))
+    assert table.to_pylist() == [
+        {"video_id": "a", "uri": f"{tmp_path}/clips/a.mp4", "caption": None},
+        {"video_id": "b", "uri": "/videos/b.mp4", "caption": "a red ball"},
+        {"video_id": "c", "uri": "s3://bucket/c.mp4", "caption": None},
+    ]
+
+
+def test_ids_default_to_a_hash_of_the_uri(tmp_path: Path) -> None:
+    table = read_manifest(write(tmp_path / "m.jsonl", [{"uri": "/v/a.mp4"}, {"uri": "/v/a.mp4"}]))
+    assert table["video_id"].to_pylist() == [hashlib.sha256(b"/v/a.mp4").hexdigest()[:16]]
+    assert table["caption"].to_pylist() == [None]
+
+
+def test_a_folder_is_searched_with_its_subfolders(folder: Path) -> None:
+    assert names(str(folder), folder) == {"b.MP4", "a.mkv", "deep/c.webm", "deep/er/d.mp4"}
+    assert names(str(folder) + "/", folder) == {"b.MP4", "a.mkv", "deep/c.webm", "deep/er/d.mp4"}
+    assert names(f"{folder}/a.mkv", folder) == {"a.mkv"}
+
+
+def test_a_file_uri_folder(folder: Path) -> None:
+    uris = read_manifest(f"file://{folder}/deep")["uri"].to_pylist()
+    assert sorted(uris) == [f"file://{folder}/deep/c.webm", f"file://{folder}/deep/er/d.mp4"]
+
+
+@pytest.mark.parametrize(
+    "glob, found",
+    [
+        ("*.mkv", {"a.mkv"}),
+        ("*", {"b.MP4", "a.mkv"}),
+        ("?.MP4", {"b.MP4"}),
+        ("deep/*", {"deep/c.webm", "deep/.f.mp4"}),
+        ("**/*.mp4", {"deep/er/d.mp4", ".hidden/e.mp4", "deep/.f.mp4"}),
+        ("[!a].*", {"b.MP4"}),
+    ],
+)
+def test_globs(glob: str, found: set[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert names(f"{folder}/{glob}", folder) == found
+    monkeypatch.chdir(folder)
+    assert names(glob, folder) == found
+
+
+@pytest.mark.parametrize(
+    "file, text, says",
+    [
+        ("m.jsonl", '{"uri": "a.mp4"}\nnot json\n', "line 2 is not JSON"),
+        ("m.jsonl", '["a.mp4"]\n', "line 1 is no JSON object"),
+        ("m.jsonl", '{"path": "a.mp4"}\n', r"\['path'\] without 'uri'"),
+        ("m.jsonl", '{"uri": ""}\n', "row 1 has uri=''"),
+        ("m.jsonl", '{"uri": 5}\n', "row 1 has uri=5"),
+        ("m.jsonl", "", "no rows"),
+        (
+            "m.jsonl",
+            '{"video_id": 1, "uri": "a.mp4"}\n{"video_id": "1", "uri": "b.mp4"}\n',
+            "row 2: video_id '1'",
+        ),
+        ("m.csv", "path\na.mp4\n", r"\['path'\] without 'uri'"),
+        ("m.parquet", "not parquet", "m.parquet.*cannot be read"),
+    ],
+)
+def test_an_unreadable_manifest_is_named(file: str, text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text(text)
+    with pytest.raises(PreflightError, match=says):
+        read_manifest(str(tmp_path / file))
+
+
+def test_nothing_to_work_on_is_said(tmp_path: Path) -> None:
+    for missing in ("no-such-folder", "no-such.jsonl", "no-such-folder/*.mp4"):
+        with pytest.raises(PreflightError, match="no-such"):
+            read_manifest(str(tmp_path / missing))
+    (tmp_path / "notes.md").touch()
+    with pytest.raises(PreflightError, match=r"no video in it \(1 \.md\)"):
+        read_manifest(str(tmp_path))
+
+
+def test_unknown_schemes_are_said() -> None:
+    with pytest.raises(PreflightError, match="nowhere://"):
+        read_manifest("nowhere://bucket/videos")

@@ -1,0 +1,111 @@
+"""The report: the right numbers, texts from the web kept in their place, nothing loaded."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+from PIL import Image
+
+from gve_ray.synthesis.report import Card, Chart, Page, funnel, picture, render, score_charts
+
+EVIL = '</p><script>alert("x")</script><img src=https://evil.example/x.png onerror=alert(1)>'
+
+
+def stage(name: str, n_in: int, rejected: int, unit: str = "videos") -> dict[str, object]:
+    return {
+        "name": name, "unit": unit, "in": n_in, "out": n_in - rejected, "rejected": rejected, "seconds": 1.25
+    }  # fmt: skip
+
+
+def jpeg(width: int, height: int) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(out, "JPEG")
+    return out.getvalue()
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes, and the text outside of them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def page(**parts: object) -> Page:
+    defaults: dict[str, object] = {"title": "t", "headline": [("videos", "3")], "funnel": []}
+    return Page(**{**defaults, **parts})  # type: ignore[arg-type]
+
+
+def test_funnel_bars_are_relative_to_the_widest_of_their_unit() -> None:
+    stages = [stage("rectify", 40, 10, "captions"), stage("integrity", 80, 20), stage("dynamics", 60, 0)]
+    steps = funnel(stages, {"integrity": {"empty": 5, "truncated": 10, "audio_only": 5}})
+    assert [step.width for step in steps] == [100.0, 100.0, 75.0]
+    assert steps[1].reasons == [("truncated", 10), ("audio_only", 5), ("empty", 5)]
+    assert steps[2].reasons == []
+
+
+def test_the_page_says_the_counts() -> None:
+    steps = funnel([stage("integrity", 12345, 345)], {"integrity": {"truncated": 345}})
+    text = re.sub(r"\s+", " ", Tags(render(page(funnel=steps))).text)
+    assert "12,000 of 12,345" in text
+    assert "refused: 345 truncated" in text
+
+
+def test_texts_from_the_web_stay_texts() -> None:
+    card = Card(
+        name=EVIL, facts=EVIL, texts=[(EVIL, EVIL)], pictures=[picture(jpeg(8, 8))], stage=EVIL, reason=EVIL,
+        detail=EVIL,
+    )  # fmt: skip
+    html = render(
+        page(
+            title=EVIL,
+            headline=[(EVIL, EVIL)],
+            funnel=funnel([stage(EVIL, 3, 1)], {EVIL: {EVIL: 1}}),
+            charts=[Chart(title=EVIL, svg="<svg></svg>", note=EVIL)],
+            samples=[card],
+            rejects=[card],
+            facts=[(EVIL, EVIL)],
+        )
+    )
+    parsed = Tags(html)
+    assert "script" not in {tag for tag, _ in parsed.found}
+    assert not [attrs for _, attrs in parsed.found if any(name.startswith("on") for name in attrs)]
+    assert {attrs["src"].split(",")[0] for tag, attrs in parsed.found if tag == "img" and attrs["src"]} == {
+        "data:image/jpeg;base64"
+    }
+    assert parsed.text.count(EVIL) >= 15
+
+
+def test_the_page_loads_nothing_and_fits_phones_and_dark_rooms() -> None:
+    html = render(page())
+    parsed = Tags(html)
+    assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//""", html)
+    policies = [a["content"] for t, a in parsed.found if t == "meta" and a.get("http-equiv")]
+    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    assert any(a.get("name") == "viewport" for t, a in parsed.found if t == "meta")
+    assert "prefers-color-scheme: dark" in html
+
+
+def test_pictures_are_small_and_keep_their_shape() -> None:
+    header, data = picture(jpeg(640, 320)).split(",")
+    assert header == "data:image/jpeg;base64"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert image.size == (240, 120)
+
+
+def test_score_charts_leave_out_what_nobody_has() -> None:
+    scores = {"motion": [0.1, 0.4], "consistency": []}
+    found = score_charts(scores, {"motion": 0.2, "consistency": 0.5})
+    assert [chart.title for chart in found] == ["Motion"]
+    assert found[0].note.startswith("2 videos")
+    assert 'class="cut"' in found[0].svg

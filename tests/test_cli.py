@@ -1,0 +1,70 @@
+"""`gve`: verbs, errors and exit statuses; the runs themselves are tested in tests/integration."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gve_ray import cli
+from gve_ray.config import SynthesisConfig
+from gve_ray.synthesis import job
+
+
+def test_help_lists_the_verbs_and_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert "synthesize" in told
+    assert "demo.yaml, gve-3b.yaml, gve-7b.yaml" in told
+
+
+def test_nothing_to_do_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    assert "verbs:" in capsys.readouterr().out
+
+
+def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["synthesise", "--config", "demo.yaml"]) == 2
+    assert "verb 'synthesise': unknown; use synthesize" in capsys.readouterr().err
+
+
+def test_the_verb_runs_the_job_with_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[SynthesisConfig, Any]] = []
+
+    def run_job(config: SynthesisConfig, *, connect: Callable[[], object]) -> int:
+        ran.append((config, connect))
+        return 17
+
+    monkeypatch.setattr(job, "run_job", run_job)
+    assert cli.main(["synthesize", "--config", "demo.yaml", "--input", "mine", "--media.frames", "4"]) == 17
+    config, connect = ran[0]
+    assert (config.input, config.media.frames, config.output) == ("mine", 4, "runs/demo")
+    assert connect is cli.connect
+
+
+def test_a_wrong_option_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["synthesize", "--config", "demo.yaml", "--no.such", "1"])
+    assert ended.value.code == 2
+    assert "--no.such" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--help", "--print_config"])
+def test_options_and_config_can_be_shown(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["synthesize", "--config", "demo.yaml", option])
+    assert ended.value.code == 0
+    assert "motion_threshold" in capsys.readouterr().out
+
+
+def test_what_is_missing_is_said_before_ray_starts(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def connect() -> None:
+        raise AssertionError("Ray must not be started for a run that cannot be")
+
+    monkeypatch.setattr(cli, "connect", connect)
+    out = tmp_path / "run"
+    args = ["synthesize", "--config", "demo.yaml", "--input", str(tmp_path / "nowhere"), "--output", str(out)]
+    assert cli.main(args) == 2
+    assert "nowhere'" in capsys.readouterr().err
+    assert not out.exists()

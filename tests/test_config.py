@@ -1,0 +1,167 @@
+"""Configs: what they refuse, how they are read, and that the packaged recipes are what the paper says."""
+
+from pathlib import Path
+
+import pytest
+
+from gve_ray.config import (
+    AssembleConfig,
+    CaptionerConfig,
+    ConsistencyConfig,
+    MediaConfig,
+    StageResources,
+    SynthesisConfig,
+    load_config,
+    recipe_path,
+    resolve_model,
+)
+
+MINIMAL = "input: videos\noutput: run\ncaptioner:\n  model: m\n"
+
+
+def load(*args: str) -> SynthesisConfig:
+    return load_config(SynthesisConfig, args, prog="test")
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> str:
+    path = tmp_path / "minimal.yaml"
+    path.write_text(MINIMAL)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "kind, values, says",
+    [
+        (MediaConfig, {"frames": 7}, "frames=7: Qwen2.5-VL needs an even number.*use 6 or 8"),
+        (MediaConfig, {"frames": 0}, "use 2 or 4"),
+        (MediaConfig, {"max_pixels": 100}, "max_pixels=100"),
+        (MediaConfig, {"min_pixels": 783}, "min_pixels=783.*784"),
+        (MediaConfig, {"clip_seconds": (10.0, 2.0)}, r"clip_seconds=\[10.0, 2.0\]"),
+        (MediaConfig, {"clips": -1}, "clips=-1"),
+        (ConsistencyConfig, {"model": "m"}, "exactly one"),
+        (ConsistencyConfig, {"model": "m", "threshold": 0.3, "percentile": 20.0}, "exactly one"),
+        (ConsistencyConfig, {"model": "m", "threshold": 1.5}, "threshold=1.5: a cosine"),
+        (ConsistencyConfig, {"model": "m", "percentile": 100.0}, "percentile=100"),
+        (CaptionerConfig, {"model": ""}, "name a model"),
+        (CaptionerConfig, {"model": "m", "max_attempts": 0}, "max_attempts=0"),
+        (CaptionerConfig, {"model": "m", "engine_args": {"revision": "x"}}, "set captioner.revision"),
+        (AssembleConfig, {"quotas": {"T2X": 1}}, r"\['T2X'\]: unknown task"),
+        (AssembleConfig, {"quotas": {"T2T": -1}}, "quotas.T2T=-1"),
+        (AssembleConfig, {"scale": 0.0}, "scale=0"),
+        (StageResources, {"actors": 0}, "actors=0"),
+        (StageResources, {"num_gpus": -1.0}, "num_gpus=-1"),
+    ],
+)
+def test_bad_values_are_refused(kind: type, values: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        kind(**values)
+
+
+def test_captioner_actor_holds_the_gpus_its_engine_spans(
+    minimal: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = ["--config", minimal, "--captioner.tensor_parallel_size", "2", "--resources.captioner.num_gpus"]
+    assert load(*two, "2").resources.captioner.num_gpus == 2
+    with pytest.raises(SystemExit):
+        load(*two, "1")
+    assert "set num_gpus to 2" in capsys.readouterr().err
+
+
+def test_later_values_win_and_lists_become_tuples(minimal: str, tmp_path: Path) -> None:
+    more = tmp_path / "more.yaml"
+    more.write_text("media: {frames: 6, clip_seconds: [1, 3]}\ncaptioner: {engine_args: {dtype: float32}}\n")
+    config = load("--config", minimal, "--config", str(more), "--media.frames", "4")
+    assert (config.media.frames, config.media.clip_seconds) == (4, (1.0, 3.0))
+    assert (config.captioner.model, config.captioner.engine_args) == ("m", {"dtype": "float32"})
+
+
+@pytest.mark.parametrize(
+    "args, says",
+    [
+        (["--media.frames", "7"], "error: media.frames=7: Qwen2.5-VL"),
+        (["--media.frames", "many"], "media.frames"),
+        (["--media.fram", "6"], "unrecognized arguments: --media.fram"),
+        (["--config", "no-such-recipe.yaml"], "no-such-recipe.yaml"),
+    ],
+)
+def test_errors_end_the_program_with_status_2(
+    args: list[str], says: str, minimal: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        load("--config", minimal, *args)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert says in error
+    assert len(error.splitlines()) < 8, "the usage text must not push the error off the screen"
+
+
+def test_a_missing_model_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load("--input", "a", "--output", "b")
+    assert "captioner.model" in capsys.readouterr().err
+
+
+def test_print_config_gives_a_config_again(
+    minimal: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        load("--config", minimal, "--seed", "7", "--print_config")
+    assert ended.value.code == 0
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    assert load("--config", str(printed)) == load("--config", minimal, "--seed", "7")
+
+
+@pytest.mark.parametrize("name", ["demo.yaml", "demo", "gve-3b.yaml", "gve-7b.yaml"])
+def test_recipes_are_found_by_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load(f"--config={name}", "--seed", "3")
+    assert config.seed == 3
+
+
+def test_a_file_here_goes_before_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo.yaml").write_text(MINIMAL)
+    assert load("--config", "demo.yaml").captioner.model == "m"
+    assert recipe_path("gve-3b.yaml").endswith("recipes/gve-3b.yaml")
+
+
+def test_full_size_recipes_hold_the_papers_figures() -> None:
+    for name in ("gve-3b.yaml", "gve-7b.yaml"):
+        media = load("--config", name).media
+        assert (media.frames, media.max_pixels, media.clip_seconds) == (8, 200 * 28 * 28, (2.0, 10.0))
+        assert media.min_pixels == 4 * 28 * 28
+        assert load("--config", name).resources.captioner.num_gpus >= 1
+    # Table 7: 1.55 M pairs
+    assert sum(load("--config", "gve-7b.yaml").assemble.quotas.values()) == 1_549_000
+    assert load("--config", "demo.yaml").media.max_pixels == 112 * 112
+
+
+def test_identity_leaves_out_what_does_not_change_the_rows(minimal: str) -> None:
+    base = load("--config", minimal).identity()
+    same = [
+        "--resources.captioner.actors",
+        "9",
+        "--commit_seconds",
+        "1",
+        "--output",
+        "x",
+        "--report.samples",
+        "1",
+    ]
+    assert load("--config", minimal, *same).identity() == base
+    for other in (
+        ["--seed", "1"],
+        ["--captioner.temperature", "0"],
+        ["--media.frames", "4"],
+        ["--input", "y"],
+    ):
+        assert load("--config", minimal, *other).identity() != base
+
+
+def test_package_models_resolve_to_folders() -> None:
+    assert Path(resolve_model("package://recipes")).joinpath("demo.yaml").is_file()
+    assert resolve_model("Qwen/Qwen2.5-VL-7B-Instruct") == "Qwen/Qwen2.5-VL-7B-Instruct"
+    with pytest.raises(FileNotFoundError, match="package://no/such"):
+        resolve_model("package://no/such")

@@ -1,0 +1,164 @@
+"""Imports point one way: down the rows below, from jobs and cli to the schema.
+
+Read from the source, so imports inside functions count too.
+"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Each row may import the rows below it. Rooms of one row know nothing of each other, except in OPEN.
+ROWS = (
+    {"jobs"},
+    {"cli"},
+    {"demo"},
+    {"synthesis", "training", "evaluation", "serving"},
+    {"embedder", "search"},
+    {"stage", "media"},
+    {"store", "config"},
+    {"schema"},
+)
+OPEN = ({"store", "config"},)
+LEVEL = {room: height for height, row in enumerate(reversed(ROWS)) for room in row}
+SOURCES = sorted([*ROOT.glob("gve_ray/**/*.py"), *ROOT.glob("jobs/**/*.py")])
+
+
+def module_of(path: Path) -> str:
+    """gve_ray/media/probe.py -> gve_ray.media.probe; a package's __init__ keeps that name."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def room_of(module: str) -> str | None:
+    """The room a dotted name lies in; None for gve_ray itself and for everything that is not ours."""
+    head, _, rest = module.partition(".")
+    if head == "jobs":
+        return "jobs"
+    room = rest.partition(".")[0]
+    return room if head == "gve_ray" and room not in ("", "__init__", "__version__") else None
+
+
+def imported(source: str, module: str) -> list[str]:
+    """Every dotted name a module imports, relative ones made absolute."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join([*module.split(".")[: -node.level], *([base] if base else [])])
+            # `from gve_ray import media` names the room only in its second half.
+            names += [f"{base}.{alias.name}" for alias in node.names]
+    return names
+
+
+def violations(source: str, module: str) -> list[str]:
+    """What in this module's imports goes against the direction, in words."""
+    here = room_of(module)
+    wrong = []
+    for name in imported(source, module):
+        there = room_of(name)
+        if there is None or there == here:
+            continue
+        if here is None:
+            wrong.append(f"{module} imports {name}: the package itself imports none of its rooms")
+        elif {here, there} - set(LEVEL):
+            wrong.append(f"{module} imports {name}: give both rooms a place in ROWS")
+        elif LEVEL[there] > LEVEL[here]:
+            wrong.append(f"{module} imports {name}: {there} is above {here}")
+        elif LEVEL[there] == LEVEL[here] and not any({here, there} <= row for row in OPEN):
+            wrong.append(f"{module} imports {name}: {there} is beside {here}")
+    return wrong
+
+
+def work_at_import(source: str) -> list[int]:
+    """Lines of a module that do something when it is imported, beyond defining names."""
+    quiet = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    quiet += (
+        (ast.Assign, ast.AnnAssign, ast.TypeAlias)
+        if sys.version_info >= (3, 12)
+        else (ast.Assign, ast.AnnAssign)
+    )
+    busy = []
+    for node in ast.parse(source).body:
+        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        guard = isinstance(node, ast.If) and ast.unparse(node.test) in (
+            "__name__ == '__main__'",
+            "TYPE_CHECKING",
+        )
+        if not (isinstance(node, quiet) or docstring or guard):
+            busy.append(node.lineno)
+    return busy
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_imports_point_down(path: Path) -> None:
+    assert violations(path.read_text(), module_of(path)) == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_nothing_runs_at_import(path: Path) -> None:
+    assert work_at_import(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "module,source",
+    [
+        ("gve_ray.schema", "from gve_ray.store import Store"),
+        ("gve_ray.media.decode", "from gve_ray import stage"),
+        ("gve_ray.media.decode", "def f():\n    import gve_ray.embedder.model"),
+        ("gve_ray.synthesis.enrich", "from ..training.loss import info_nce"),
+        ("gve_ray.synthesis.enrich", "from gve_ray.demo.facts import parse"),
+        ("gve_ray.demo.corpus", "import jobs.demo"),
+        ("gve_ray.demo.corpus", "from gve_ray.drawer import thing"),
+        ("gve_ray.__init__", "from .schema import Item"),
+    ],
+)
+def test_a_wrong_import_is_found(module: str, source: str) -> None:
+    assert len(violations(source, module)) == 1
+
+
+@pytest.mark.parametrize(
+    "module,source",
+    [
+        ("jobs.demo", "from gve_ray.cli import main\nfrom gve_ray.schema import Task"),
+        ("gve_ray.demo.corpus", "from gve_ray.synthesis import prompts\nimport numpy as np"),
+        (
+            "gve_ray.media.decode",
+            "from .limits import Limits\nfrom . import jpeg\nfrom ..schema import Frames",
+        ),
+        (
+            "gve_ray.store.runfolder",
+            "from gve_ray import __version__\nfrom gve_ray.config import fingerprint",
+        ),
+    ],
+)
+def test_a_right_import_passes(module: str, source: str) -> None:
+    assert violations(source, module) == []
+
+
+def test_work_at_import_is_found() -> None:
+    source = '"""Words."""\nimport os\nHOME = os.sep\nos.makedirs("x")\nfor a in ():\n    b = a\n'
+    assert work_at_import(source) == [4, 5]
+
+
+def test_every_folder_of_code_is_a_package() -> None:
+    folders = {path.parent for path in ROOT.glob("gve_ray/**/*.py")}
+    assert [folder for folder in sorted(folders) if not (folder / "__init__.py").exists()] == []
+
+
+@pytest.mark.parametrize("module", ["gve_ray.schema", "gve_ray.config", "gve_ray.media", "gve_ray.cli"])
+def test_light_modules_stay_light(module: str) -> None:
+    """Decoder processes and `gve --help` start in a moment only if these load no engine."""
+    program = (
+        f"import sys, {module}; "
+        "print(*sorted({'torch', 'vllm', 'ray', 'transformers', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

@@ -1,0 +1,48 @@
+"""The environment holds what pyproject.toml asks for, and torchvision works in it at no cost."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCK = [line for line in (ROOT / "setup" / "cpu.lock").read_text().splitlines() if not line.startswith("#")]
+
+
+def run(program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_lock_names_exact_versions_only() -> None:
+    """No address, no path, no range: it must install from any index."""
+    assert [line for line in LOCK if not re.fullmatch(r"[a-z0-9._-]+==[a-z0-9.+]+", line)] == []
+
+
+def test_lock_holds_what_the_project_names() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *extras["cpu"], *extras["dev"]]
+    names = {re.match(r"[A-Za-z0-9_-]+", requirement).group().lower() for requirement in asked}  # type: ignore[union-attr]
+    assert names - {line.partition("==")[0] for line in LOCK} == set()
+
+
+def test_looking_for_torchvision_does_not_load_torch() -> None:
+    out = run(
+        "import sys, importlib.util; found = importlib.util.find_spec('torchvision') is not None; "
+        "print(found, 'torch' in sys.modules)"
+    )
+    assert out.split() == ["True", "False"]
+
+
+def test_video_processor_works_in_a_new_process() -> None:
+    """8 frames of 56 x 84 are 4 pairs of 4 x 6 patches of 14 pixels."""
+    out = run(
+        "import numpy as np; from transformers import Qwen2VLVideoProcessor; "
+        "out = Qwen2VLVideoProcessor(min_pixels=56 * 84, max_pixels=8 * 56 * 84)"
+        "([np.zeros((8, 56, 84, 3), 'u1')], do_sample_frames=False, do_resize=False, return_tensors='pt'); "
+        "print(*out['video_grid_thw'][0].tolist())"
+    )
+    assert out.split() == ["4", "4", "6"]
