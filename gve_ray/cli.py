@@ -56,7 +56,7 @@ def synthesize(args: Sequence[str], *, prog: str = "gve synthesize") -> int:
 def connect() -> None:
     """Connect to the cluster there is, or start Ray on this machine, on the loopback only."""
     known = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
-    if "RAY_ADDRESS" not in os.environ and not known.is_file():
+    if os.environ.get("RAY_ADDRESS", "local") == "local" and not known.is_file():
         # Before Ray is imported: it would listen on all interfaces, and keep a token in the home folder.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -109,7 +109,9 @@ ITEM_TYPE = pa.struct([("text", pa.string()), ("image", pa.string()), ("video", 
 PAIR_SCHEMA = pa.schema(
     [
         ("pair_id", pa.string()),
-        ("task", pa.string()),
+        # The type that pandas and `pyarrow.parquet.read_table` give the folder name task=...; with plain
+        # strings they refuse to read the folder.
+        ("task", pa.dictionary(pa.int32(), pa.string())),
         ("query", ITEM_TYPE),
         ("target", ITEM_TYPE),
         ("negatives", pa.list_(ITEM_TYPE)),

@@ -67,11 +67,11 @@ def stated_facts(text: str) -> list[Fact]:
 
 
 def _candidates(of: tuple[str | None, str | None], things: list[Thing]) -> list[Thing]:
-    """The objects a mention can mean: equal in colour and shape, else in one of them."""
+    """The objects a mention can mean: equal in colour and shape, else in shape, else in colour."""
     colour, shape = of
-    scores = [(t.colour == colour) + (t.shape == shape) for t in things]
-    best = max(scores, default=0)
-    return [t for t, score in zip(things, scores, strict=True) if score == best and best > 0]
+    ranks = [2 * (t.shape == shape) + (t.colour == colour) for t in things]
+    best = max(ranks, default=0)
+    return [t for t, rank in zip(things, ranks, strict=True) if rank == best > 0]
 
 
 def _holds(fact: Fact, thing: Thing) -> bool:

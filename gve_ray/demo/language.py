@@ -177,7 +177,9 @@ class Writer:
             "changes both the object and what lies behind it, so the parts are easy to tell from one another."
         )
         if len(chapters) == 2:
-            rich.append("Everything happens at an even pace, one step after the other, from the first frame to the last.")
+            rich.append(
+                "Everything happens at an even pace, one step after the other, from the first frame to the last."
+            )
         moods = " and then ".join(MOODS[c.background] for c in chapters)
         first = chapters[0].things[0]
         keywords = [w for c, t in leads for w in (f"{t.colour} {t.shape}", *self._verbs(t), c.background)]
@@ -211,12 +213,14 @@ class Writer:
         seen = [f"a {looks(t)} {self._place(t, local)}" for t in things]
         background = ARTICLES[chapter.background]
         rich = [f"{OPENINGS[self.education]}, {NUMBERS[len(things)]} can be seen against {background}."]
-        for thing in things:
-            rich.append(
-                f"The {looks(thing)} is {self._place(thing, local)} of the frame, with a dark and clear outline."
-            )
+        rich += [
+            f"The {looks(t)} is {self._place(t, local)} of the frame, with a dark and clear outline."
+            for t in things
+        ]
         rich.append(f"The whole picture has a {MOODS[chapter.background]} mood.")
-        rich.append(f"The {chapter.background} fills the picture behind from edge to edge, as in a simple drawing.")
+        rich.append(
+            f"The {chapter.background} fills the picture behind from edge to edge, as in a simple drawing."
+        )
         forms = " and a ".join(t.shape for t in things)
         last = things[-1]
         if self.profile == "other":
@@ -230,7 +234,9 @@ class Writer:
                 f"A composition of simple forms with a {MOODS[chapter.background]} mood. The idea is a {forms} held in "
                 f"balance. The structure is plain: {NUMBERS[len(things)]}, one scene, clear outlines and flat colours."
             ),
-            "4": ", ".join([*(f"{t.colour} {t.shape}, {self._place(t, local)}" for t in things), chapter.background]),
+            "4": ", ".join(
+                [*(f"{t.colour} {t.shape}, {self._place(t, local)}" for t in things), chapter.background]
+            ),
             "5": partial,
         }
 

@@ -45,7 +45,9 @@ def _desert(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarra
 
 def _meadow(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     phase = rng.uniform(0, 2 * np.pi, 3)
-    blades = sum(np.sin(2 * np.pi * f * x + 3 * np.sin(9 * y) + p) for f, p in zip((9, 15, 23), phase, strict=True))
+    blades = sum(
+        np.sin(2 * np.pi * f * x + 3 * np.sin(9 * y) + p) for f, p in zip((9, 15, 23), phase, strict=True)
+    )
     return np.array((92, 128, 66)) + (blades / 3)[..., None] * np.array((24, 26, 20))
 
 
@@ -137,7 +139,9 @@ class _Painter:
         """uint8 [H, W, 3] at `time` in [0, 1] of the chapter."""
         shift, zoom = self._camera(time)
         rows = (np.arange(self.height) - self.height / 2) / zoom + self.texture.shape[0] / 2
-        columns = (np.arange(self.width) - self.width / 2) / zoom + self.texture.shape[1] / 2 + shift * self.width
+        columns = (
+            (np.arange(self.width) - self.width / 2) / zoom + self.texture.shape[1] / 2 + shift * self.width
+        )
         image = self.texture[rows.astype(int)[:, None], columns.astype(int)[None, :]].astype(np.float32)
         for thing in self.chapter.things:
             state = thing.at(time)
@@ -163,8 +167,8 @@ class _Painter:
         outline = np.clip(0.5 - distance + max(0.8, 0.07 * radius), 0, 1)[..., None]
         fill = np.clip(0.5 - distance, 0, 1)[..., None]
         box = image[y0:y1, x0:x1]
-        box += outline * (np.float32(OUTLINE) - box)
-        box += fill * (np.float32(colour) - box)
+        box += outline * (np.asarray(OUTLINE, np.float32) - box)
+        box += fill * (np.asarray(colour, np.float32) - box)
 
 
 def frames(scene: Scene, times: Iterable[float], width: int, height: int) -> Iterator[np.ndarray]:

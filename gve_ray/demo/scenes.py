@@ -139,10 +139,11 @@ class Scene:
 def _split_table() -> dict[tuple[str, str, str], str]:
     combos = list(product(COLOURS, SHAPES, BACKGROUNDS))
     random.Random("gve_ray splits 1").shuffle(combos)
-    table, start = {}, 0
+    table: dict[tuple[str, str, str], str] = {}
+    start = 0
     for name, share in SPLIT_SHARES.items():
         end = start + round(share * len(combos))
-        table |= {combo: name for combo in combos[start:end]}
+        table |= dict.fromkeys(combos[start:end], name)
         start = end
     return table
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from gve_ray.demo.corpus import COPIES, Entry, read_truth
+from gve_ray.demo.corpus import read_truth
 from gve_ray.demo.facts import judge
+from gve_ray.demo.plan import COPIES, Entry
 from gve_ray.demo.scenes import Scene
 from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA, Task
 from gve_ray.stage import REJECT_SCHEMA

@@ -47,6 +47,9 @@ class Engine(Protocol):
     def encode(self, items: Sequence[Item]) -> np.ndarray:
         """float32 [n, d] of items whose media are in memory, in order."""
 
+    def close(self) -> None:
+        """Give back what the engine holds outside this process."""
+
 
 class Embedder:
     """Embeds any mix of video, image and text into unit vectors. Make one with `from_pretrained`."""
@@ -158,6 +161,10 @@ class Embedder:
         if cut := self.n_cut - cut_before:
             log.warning("%d of %d texts were cut to %d tokens", cut, len(items), self.settings.max_tokens)
         return out
+
+    def close(self) -> None:
+        """Stop the engine's processes (vLLM); the torch engine has none."""
+        self.engine.close()
 
     def _windows(
         self, items: Sequence[Item], assets: "AssetReader | None"

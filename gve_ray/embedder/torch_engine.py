@@ -44,6 +44,9 @@ class TorchEngine:
             out[batch] = self._run([rows[i] for i in batch])
         return out
 
+    def close(self) -> None:
+        """Nothing to stop: the model lives and dies with this object."""
+
     def _run(self, rows: list[Encoded]) -> np.ndarray:
         """Embed one batch; on out-of-memory, its halves, and smaller batches from then on."""
         try:

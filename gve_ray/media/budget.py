@@ -58,4 +58,4 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     if pixels.shape[:2] == (height, width):
         return pixels
     picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(picture)
+    return np.array(picture)  # a copy: Pillow's own memory is read-only

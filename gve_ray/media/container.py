@@ -7,6 +7,8 @@ states how long its parts are and where each sample lies.
 import struct
 from typing import BinaryIO
 
+from gve_ray.media import transport
+from gve_ray.media.ebml import first_misfit
 from gve_ray.media.limits import Reason
 from gve_ray.media.source import Blob
 
@@ -76,6 +78,20 @@ def is_fragmented(blob: Blob) -> bool:
         return any(kind == b"moof" for kind, _, _ in iso_boxes(file, blob.size))
 
 
+def structural_damage(blob: Blob) -> str:
+    """What the container's own framing shows to be wrong inside a complete file, or "".
+
+    For the two containers whose demuxers pass over damage in silence: Matroska and transport streams.
+    """
+    with blob.open() as file:
+        head = file.read(4096)
+        if head.startswith(_EBML_MAGIC):
+            misfit = first_misfit(file, blob.size)
+            return "" if misfit is None else f"the elements around byte {misfit} do not fit together"
+    found = transport.layout(head)
+    return "" if found is None else transport.damage(blob, *found)
+
+
 def why_not_opened(blob: Blob) -> Reason:
     """The reason behind a file that no demuxer opens: cut off, damaged, or never a video."""
     with blob.open() as file:
@@ -114,14 +130,11 @@ def _stated(head: bytes, marker: bytes, offset: int, layout: str) -> float:
 
 
 def _transport_end(file: BinaryIO, head: bytes, size: int) -> int:
-    """Where the last packet of an MPEG transport stream ends; 0 for anything else.
-
-    188-byte packets, or 192 with a time code in front of each (.m2ts).
-    """
-    for packet, sync in ((188, 0), (192, 4)):
-        starts = head[sync : sync + 5 * packet : packet]
-        if len(starts) == 5 and starts == b"\x47" * 5:
-            begun = size % packet
-            file.seek(size - begun + sync)
-            return size - begun + packet if begun > sync and file.read(1) == b"\x47" else 0
-    return 0
+    """Where the last packet of an MPEG transport stream ends; 0 for anything else."""
+    found = transport.layout(head)
+    if found is None:
+        return 0
+    packet, sync = found
+    begun = size % packet
+    file.seek(size - begun + sync)
+    return size - begun + packet if begun > sync and file.read(1)[0] == transport.SYNC else 0

@@ -6,12 +6,13 @@ the frames it needs, by decord where that is exact. Both give the same pixels.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import av
 import numpy as np
 
-from gve_ray.media.budget import MAX_PIXELS, MIN_PIXELS, fit_pixels, resize
+from gve_ray.media.budget import MAX_ASPECT, MAX_PIXELS, MIN_PIXELS, fit_pixels, resize
 from gve_ray.media.folder import read_picture, scan_folder
 from gve_ray.media.limits import Limits, MediaError, Reason
 from gve_ray.media.probe import Scan, Timeline, VideoInfo, scan
@@ -58,8 +59,8 @@ class _Job:
                 info.height, info.width, max_pixels=self.max_pixels, min_pixels=self.min_pixels
             )
         except ValueError as error:
-            if max(info.height, info.width) > 200 * min(info.height, info.width):
-                raise MediaError(Reason.TOO_MANY_PIXELS, str(error)) from error
+            if max(info.height, info.width) > MAX_ASPECT * min(info.height, info.width):
+                raise MediaError(Reason.UNUSABLE_SHAPE, str(error)) from error
             raise
         return lambda pixels: resize(pixels, height, width)
 
@@ -155,11 +156,14 @@ def _decode_or_mend(blob: Blob, job: _Job) -> tuple[VideoInfo, list[Frames], boo
             return *_decode_scanned(mended, scan(mended, job.limits), job), True
         except MediaError as second:
             raise error from second
-    if has_broken_timestamps(found):
-        mended = remux(blob, job.limits)
-        rescanned = scan(mended, job.limits)
-        if not has_broken_timestamps(rescanned):
-            return *_decode_scanned(mended, rescanned, job), True
+    if has_broken_timestamps(found) and not found.packets.damage:
+        # A remux that fails or mends nothing leaves the judgement to the file as it came.
+        with suppress(MediaError):
+            mended = remux(blob, job.limits)
+            rescanned = scan(mended, job.limits)
+            if not has_broken_timestamps(rescanned):
+                info, samples = _decode_scanned(mended, rescanned, job)
+                return replace(info, container=found.info.container), samples, True
     return *_decode_scanned(blob, found, job), False
 
 

@@ -52,6 +52,6 @@ def read_picture(blob: Blob, limits: Limits) -> np.ndarray:
                 rgba = upright.convert("RGBA")
                 white = Image.new("RGBA", rgba.size, "white")
                 upright = Image.alpha_composite(white, rgba)
-            return np.asarray(upright.convert("RGB"))
+            return np.array(upright.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise MediaError(Reason.CORRUPT, f"{blob.name}: {error}") from error

@@ -22,6 +22,6 @@ def decode_jpeg(data: bytes) -> np.ndarray:
     """JPEG bytes -> uint8 [H, W, 3] RGB. Raises MediaError("corrupt") on bytes that do not decode."""
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as picture:
-            return np.asarray(picture.convert("RGB"))
+            return np.array(picture.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise MediaError(Reason.CORRUPT, f"JPEG of {len(data)} bytes: {error}") from error

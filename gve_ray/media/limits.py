@@ -18,6 +18,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"  # bytes
     TOO_LONG = "too_long"  # seconds
     TOO_MANY_PIXELS = "too_many_pixels"  # width x height
+    UNUSABLE_SHAPE = "unusable_shape"  # one side more than 200 times the other
     TOO_MANY_FRAMES = "too_many_frames"
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"

@@ -5,6 +5,8 @@ section 7.4.2): encoders break them up with 03. A hole of zeros, the commonest d
 downloads, is therefore certain to show here, while the decoder often slides over it.
 """
 
+_STRAY_ZEROS = 4
+
 
 def length_size(codec: str, extradata: bytes | None) -> int:
     """Bytes of a NAL length field (avcC, hvcC); 0 where units are not length-prefixed."""
@@ -23,13 +25,15 @@ def is_valid(packet: bytes, size: int) -> bool:
     while at < len(packet):
         start = at + size
         end = start + int.from_bytes(packet[at:start], "big")
-        if end > len(packet):
+        if not start < end <= len(packet):
             return False
-        if start < end and packet[start] & 0x80:  # forbidden_zero_bit
+        if packet[start] & 0x80:  # forbidden_zero_bit
             return False
         at = end
-        # Some muxers leave the zeros in that stood between units in a byte stream.
-        while end > start and packet[end - 1] == 0:
+        # Some muxers leave a few zeros in that stood between units in a byte stream.
+        for _ in range(_STRAY_ZEROS):
+            if packet[end - 1] != 0:
+                break
             end -= 1
         zeros = packet.find(b"\0\0", start, end)
         while zeros >= 0 and zeros + 2 < end:

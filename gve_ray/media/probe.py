@@ -16,8 +16,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from gve_ray.media.container import is_fragmented, missing_bytes, why_not_opened
-from gve_ray.media.ebml import first_misfit
+from gve_ray.media.container import is_fragmented, missing_bytes, structural_damage, why_not_opened
 from gve_ray.media.limits import Limits, MediaError, Reason
 from gve_ray.media.nal import is_valid, length_size
 from gve_ray.media.source import Blob
@@ -34,7 +33,7 @@ _SHORT_NAMES = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
 class VideoInfo:
     """Facts about the best video stream of a file.
 
-    width, height: pixels, rotation applied. fps: mean frames a second. duration: seconds from the first
+    width, height: pixels as stored (no sample aspect ratio), rotation applied. fps: mean frames a second. duration: seconds from the first
     frame's start to the last frame's end. rotation: degrees clockwise that were applied (0, 90, 180, 270).
     """
 
@@ -95,8 +94,11 @@ class Scan:
 
 
 @contextmanager
-def open_video(blob: Blob, limits: Limits) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its best video stream (av_find_best_stream), set to one thread.
+def open_video(
+    blob: Blob, limits: Limits, *, examine: bool = False
+) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its best video stream (av_find_best_stream), set to one thread. With `examine`,
+    the container's framing is checked first.
 
     Raises MediaError: not_a_video, truncated, corrupt, no_video_stream, unsupported_codec, too_many_pixels.
     """
@@ -109,7 +111,8 @@ def open_video(blob: Blob, limits: Limits) -> Iterator[tuple[InputContainer, Vid
     except (av.error.FFmpegError, ValueError) as error:
         raise MediaError(why_not_opened(blob), f"{blob.name}: {error}") from error
     with container:
-        _check_complete(blob, container)
+        if examine:
+            _check_complete(blob, container)
         stream = _best_stream(container)
         context = stream.codec_context
         limits.check_picture(context.width, context.height)
@@ -121,10 +124,13 @@ def open_video(blob: Blob, limits: Limits) -> Iterator[tuple[InputContainer, Vid
 def _strictness(codec: str) -> dict[str, str]:
     """Decoder options that turn silent concealment into errors.
 
-    H.264, MPEG-4 and MPEG-2 mark concealed frames as corrupt by themselves, and in explode mode H.264
-    also refuses the stale reference commands of many healthy cut-and-joined files. HEVC marks nothing.
+    H.264, MPEG-4 and MPEG-2 mark concealed frames as corrupt by themselves; "aggressive" makes H.264 (CAVLC)
+    look at bits left over after a slice, while "explode" would refuse the stale reference commands of many
+    healthy cut-and-joined files. HEVC marks nothing; it checks picture hashes where the encoder wrote them.
     """
-    return {} if codec in ("h264", "mpeg4", "mpeg2video", "mpeg1video") else {"err_detect": "crccheck+explode"}
+    if codec == "h264":
+        return {"err_detect": "aggressive"}
+    return {} if codec in ("mpeg4", "mpeg2video", "mpeg1video") else {"err_detect": "crccheck+explode"}
 
 
 def _best_stream(container: InputContainer) -> VideoStream:
@@ -143,7 +149,7 @@ def scan(blob: Blob, limits: Limits) -> Scan:
 
     Raises MediaError: those of `open_video`, truncated, corrupt, too_few_frames, too_long, too_many_frames.
     """
-    with open_video(blob, limits) as (container, stream):
+    with open_video(blob, limits, examine=True) as (container, stream):
         _check_stated(container, stream, limits)
         packets, first = _read_packets(container, stream, limits)
         container_name = _SHORT_NAMES.get(container.format.name, container.format.name)
@@ -198,11 +204,8 @@ def _check_complete(blob: Blob, container: InputContainer) -> None:
     ignore = frozenset({b"mdat"}) if ends and not is_fragmented(blob) else frozenset()
     if missing := missing_bytes(blob, ignore=ignore):
         raise MediaError(Reason.TRUNCATED, f"{missing} bytes short of what its container states")
-    if container.format.name.startswith("matroska"):
-        with blob.open() as file:
-            misfit = first_misfit(file, blob.size)
-        if misfit is not None:
-            raise MediaError(Reason.CORRUPT, f"the elements around byte {misfit} do not fit together")
+    if damage := structural_damage(blob):
+        raise MediaError(Reason.CORRUPT, damage)
 
 
 def _read_packets(
@@ -222,8 +225,10 @@ def _read_packets(
                 first = _first_frame(packet)
             has_pts &= packet.pts is not None
             has_dts &= packet.dts is not None
-            if packet.is_corrupt:
-                damage = damage or f"packet {len(rows)}: checksum or continuity error"
+            # A transport stream's counters also break where sound pieces were joined; there the decoder,
+            # which sees what is missing, has the last word.
+            if packet.is_corrupt and container.format.name != "mpegts":
+                damage = damage or f"packet {len(rows)}: the demuxer marks it as corrupt"
             if nal_length and not is_valid(bytes(packet), nal_length):
                 damage = damage or f"packet {len(rows)}: impossible bytes"
             rows.append(

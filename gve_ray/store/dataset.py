@@ -88,6 +88,7 @@ class Store:
         """
         import lance
 
+        self._version = None  # whoever creates begins anew as the one driver
         dataset = self._open()
         if dataset is None:
             try:
@@ -148,7 +149,7 @@ class Store:
     def commit(self, written: Sequence[str]) -> int:
         """Make what `write` returned visible, all of it or nothing; returns the number of rows.
 
-        Driver only. Raises StoreError if another driver has committed since this one's first commit:
+        Driver only. Raises StoreError if another driver has committed since this one's last commit:
         with two writers nobody can promise that no row is written twice.
         """
         import lance

@@ -23,15 +23,11 @@ from gve_ray.synthesis.engine import VllmGenerator
 from gve_ray.synthesis.enrich import caption_question, caption_texts, frame_questions
 from gve_ray.synthesis.extend import query_questions, query_texts
 
-# column of annotations.lance = name of the stage -> the prompt that fills it, what one reject of it is
-PARTS = {
-    "frame_captions": ("frame_captions", "caption"),
-    "composed_image": ("composed_image", "query"),
-    "composed_clip": ("composed_clip", "query"),
-}
+# What comes after the captions: the prompt, which is also the stage and the column -> what a reject of it is.
+PARTS = {"frame_captions": "caption", "composed_image": "query", "composed_clip": "query"}
 _COLUMNS = [
-    "video_id", "caption", "content_hash", "fps", "duration", "total_frames", "frames", "timestamps", "indices",
-    "reference_frames", "reference_timestamps", "clips",
+    "video_id", "caption", "content_hash", "fps", "duration", "total_frames", "frames", "timestamps",
+    "indices", "reference_frames", "reference_timestamps", "clips",
 ]  # fmt: skip
 
 
@@ -113,7 +109,7 @@ def build_annotations(
     on_progress: Callable[[StageProgress], None] | None = None,
     make_generator: Callable[..., Generator] = VllmGenerator,
 ) -> list[StageCounts]:
-    """Run stages `captions`, `frame_captions`, `composed_image`, `composed_clip`; resumes where a run stopped.
+    """Run stages captions, frame_captions, composed_image, composed_clip; goes on where a run stopped.
 
     Each of the counts is of videos: those asked, those with at least one good answer, those without. Seconds
     are those of the one pass, on `captions`. Raises what `run_stage` raises.
@@ -150,8 +146,8 @@ def _settle_parts(annotations: Store, rejects: Store) -> list[StageCounts]:
     missing: list[dict[str, Any]] = []
     for batch in annotations.batches(["video_id", "generations"], rows=1024):
         for row in batch.to_pylist():
-            for stage, (prompt_id, unit) in PARTS.items():
-                mine = [one for one in row["generations"] if one["prompt_id"] == prompt_id]
+            for stage, unit in PARTS.items():
+                mine = [one for one in row["generations"] if one["prompt_id"] == stage]
                 asked[stage] += bool(mine)
                 if any(one["reason"] is None for one in mine):
                     answered[stage] += 1

@@ -43,7 +43,7 @@ COLUMNS = [
     "captions", "frame_captions", "composed_image", "composed_clip",
 ]  # fmt: skip
 _CHUNK = 1024
-_PART_ROWS = 50_000
+_PART_ROWS = 20_000
 _NO_MEDIA = {"text": None, "image": None, "video": None}
 _PROFILE_DOMAINS = {"spatial": "FG-S", "temporal": "FG-T"}
 
@@ -121,7 +121,9 @@ def quotas(config: AssembleConfig, found: Mapping[Task, int]) -> dict[Task, int]
     return {task: math.ceil(shares[task] * scale - 1e-9) for task in Task}
 
 
-def candidates(row: Mapping[str, Any], seed: int, long_seconds: float) -> Iterator[tuple[Task, dict[str, Any]]]:
+def candidates(
+    row: Mapping[str, Any], seed: int, long_seconds: float
+) -> Iterator[tuple[Task, dict[str, Any]]]:
     """All pairs that one row of annotations.lance offers, as rows of `PAIR_SCHEMA`.
 
     row: the columns of `COLUMNS`. One caption, drawn by the seed, is the query of T2V; two of the other
@@ -134,17 +136,20 @@ def candidates(row: Mapping[str, Any], seed: int, long_seconds: float) -> Iterat
     long = row["duration"] >= long_seconds
     if captions:
         query = captions[0]
-        yield _pair(Task.T2V, {"text": query["text"]}, video, caption_domain(query, long), query["style"])
+        yield _pair(
+            Task.T2V, {"text": query["text"]}, video, caption_domain(query, long=long), query["style"]
+        )
     if len(captions) >= 3:
         query, target = captions[1:3]
-        style = query["style"]
-        yield _pair(Task.T2T, {"text": query["text"]}, {"text": target["text"]}, caption_domain(query, long), style)
+        text = {"text": target["text"]}
+        yield _pair(Task.T2T, {"text": query["text"]}, text, caption_domain(query, long=long), query["style"])
     frames: dict[str, list[Mapping[str, Any]]] = {}
     for caption in row["frame_captions"]:
         frames.setdefault(caption["ref"], []).append(caption)
     for ref, texts in sorted(frames.items()):
         query = rng.choice(texts)
-        yield _pair(Task.T2I, {"text": query["text"]}, {"image": ref}, caption_domain(query, False), query["style"])
+        domain = caption_domain(query, long=False)
+        yield _pair(Task.T2I, {"text": query["text"]}, {"image": ref}, domain, query["style"])
     for one in row["composed_image"]:
         yield _pair(Task.TI2V, {"text": one["text"], "image": one["ref"]}, video, "CMP", one["style"])
     for one in row["composed_clip"]:
@@ -157,7 +162,7 @@ def candidates(row: Mapping[str, Any], seed: int, long_seconds: float) -> Iterat
         yield _pair(Task.V2V, {"video": str(clip)}, video, "VIS", "clip")
 
 
-def caption_domain(caption: Mapping[str, Any], long: bool) -> str:
+def caption_domain(caption: Mapping[str, Any], *, long: bool) -> str:
     """The ability of UVRB that a caption as query trains (METHOD 1), from its style and profile.
 
     Partial captions are PR; rich ones LC for a long video, else FG-S or FG-T by their information profile;
@@ -211,7 +216,10 @@ class _Parts:
     """Parquet parts of all tasks. A file has its name only when it is whole."""
 
     def __init__(self, out: str, part_rows: int) -> None:
-        self._fs, self._root = fs.FileSystem.from_uri(out) if "://" in out else (fs.LocalFileSystem(), out)
+        self._fs: Any = fs.LocalFileSystem()
+        self._root: str = out
+        if "://" in out:
+            self._fs, self._root = fs.FileSystem.from_uri(out)
         self._part_rows = part_rows
         self._rows: dict[Task, list[dict[str, Any]]] = {task: [] for task in Task}
         self._names: dict[Task, list[str]] = {task: [] for task in Task}

@@ -210,8 +210,8 @@ def _commit_assets(
     )
     if counts.n_rejected:
         raise StageError(
-            f"{assets.uri}: {counts.n_rejected} videos could not be copied from {ingest.uri}; see stage 'assets' "
-            f"in {rejects.uri} for the reasons"
+            f"{assets.uri}: {counts.n_rejected} videos could not be copied from {ingest.uri}; "
+            f"the reasons are under stage 'assets' in {rejects.uri}"
         )
 
 

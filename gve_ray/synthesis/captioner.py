@@ -1,4 +1,4 @@
-"""Asking a captioner: one prompt about one video, retried a bounded number of times until it is answered well.
+"""Asking a captioner: one prompt about one video, retried a bounded number of times.
 
     asker = Asker(generator, config, seed=42)
     answer = asker.ask(question).result()
@@ -182,7 +182,7 @@ class Asker:
             # concurrent.futures logs and drops what a callback raises: hand it to whoever waits instead.
             try:
                 self._judge(question, attempt, rejected, sampling.seed, future.result(), outer)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - any error is the waiter's
                 outer.set_exception(error)
 
         self.generator.submit(question, sampling).add_done_callback(done)

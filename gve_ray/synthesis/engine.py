@@ -4,7 +4,8 @@ A thread of its own owns the engine: it takes questions from all callers, unpack
 other threads, keeps the engine's batch full and hands completions back as they end. Batches of rows and
 retries share one running batch, so nothing waits for the slowest answer but its own row.
 
-On CPU, and on one GPU unless VLLM_ENABLE_V1_MULTIPROCESSING says otherwise, ... see `_environment`.
+On the CPU the engine runs in this process; on GPUs in processes of its own, beside which this one prepares
+the next prompts.
 """
 
 import hashlib
@@ -44,10 +45,10 @@ def json_regex(json_schema: str) -> str:
     A regex and not the schema itself, since vLLM's JSON grammar either lets a small model wander off into
     whitespace or forbids the space after commas and colons that models write by habit.
     """
-    properties = json.loads(json_schema)["properties"]
-    members = (
-        f'"{key}": "{value["pattern"].removeprefix("^").removesuffix("$")}"' for key, value in properties.items()
-    )
+    members = []
+    for key, value in json.loads(json_schema)["properties"].items():
+        pattern = value["pattern"].removeprefix("^").removesuffix("$")
+        members.append(f'"{key}": "{pattern}"')
     return r"\{" + ", ".join(members) + r"\}"
 
 
@@ -81,10 +82,12 @@ def multi_modal(question: Question) -> dict[str, Any]:
     for media in question.media:
         frames = media.frames()
         if media.ref.part == "frame":
-            kind, item = "image", Image.fromarray(frames.pixels[0])
+            kind = "image"
+            data.setdefault(kind, []).append(Image.fromarray(frames.pixels[0]))
         else:
-            kind, item = "video", (np.ascontiguousarray(frames.pixels), video_metadata(frames))
-        data.setdefault(kind, []).append(item)
+            kind = "video"
+            item = (np.ascontiguousarray(frames.pixels), video_metadata(frames))
+            data.setdefault(kind, []).append(item)
         uuids.setdefault(kind, []).append(media.fingerprint(frames))
     return {"multi_modal_data": data, "multi_modal_uuids": uuids}
 
@@ -149,11 +152,11 @@ class VllmGenerator:
     def _main(self, ready: "Future[ModelInfo]") -> None:
         try:
             info = self._load()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - vLLM, torch and the hub raise all kinds; none is hidden
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             failure = ModelError(
-                f"captioner.model={self._config.model!r}: vLLM cannot load it ({type(error).__name__}: {reason}); "
-                "name a vision-language model that vLLM supports, or correct captioner.engine_args"
+                f"captioner.model={self._config.model!r}: vLLM cannot load it ({type(error).__name__}: "
+                f"{reason}); name a vision-language model of vLLM's, or correct captioner.engine_args"
             )
             failure.__cause__ = error
             ready.set_exception(failure)
@@ -164,7 +167,7 @@ class VllmGenerator:
         with ThreadPoolExecutor(_UNPACKERS, thread_name_prefix="unpack") as self._pool:
             try:
                 self._serve()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was, the engine is in an unknown state
                 self._fail(BrokenWorker(f"{type(error).__name__}: {error}"), error)
 
     def _load(self) -> ModelInfo:
@@ -222,7 +225,7 @@ class VllmGenerator:
         assert job.prompt is not None
         try:
             prompt = job.prompt.result()
-        except Exception as error:  # this row's bytes, not the engine
+        except Exception as error:  # noqa: BLE001 - of this row's bytes, not of the engine
             job.future.set_exception(error)
             return
         self._number += 1
@@ -321,6 +324,8 @@ def _sampling_params(job: _Job) -> Any:
         top_p=sampling.top_p,
         max_tokens=sampling.max_tokens,
         seed=sampling.seed,
-        structured_outputs=StructuredOutputsParams(regex=json_regex(load_prompt(job.question.prompt_id).json_schema)),
+        structured_outputs=StructuredOutputsParams(
+            regex=json_regex(load_prompt(job.question.prompt_id).json_schema)
+        ),
         output_kind=RequestOutputKind.FINAL_ONLY,
     )

@@ -46,6 +46,7 @@ def run_job(config: SynthesisConfig, *, connect: Callable[[], object]) -> int:
     from gve_ray.synthesis.pipeline import synthesize
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells which builds of itself it tries
     try:
         result = synthesize(config, connect=connect)
     except (PreflightError, RunFolderError) as error:

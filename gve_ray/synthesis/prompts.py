@@ -53,7 +53,7 @@ def _object(keys: tuple[str, ...]) -> str:
     return json.dumps(
         {
             "type": "object",
-            "properties": {key: _TEXT for key in keys},
+            "properties": dict.fromkeys(keys, _TEXT),
             "required": list(keys),
             "additionalProperties": False,
         }

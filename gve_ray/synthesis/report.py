@@ -287,7 +287,8 @@ def _reject_cards(config: SynthesisConfig, rejected: Sequence[Mapping[str, Any]]
     chosen = sorted(chosen[: config.report.rejects], key=lambda row: (row["stage"], row["reason"]))
     decoded = decoded_store(config)
     ids = sorted({row["video_id"] for row in chosen} & decoded.keys())
-    frames = {row["video_id"]: row["frames"] for row in decoded.take(ids, ["video_id", "frames"]).to_pylist()}
+    stored = decoded.take(ids, ["video_id", "frames"]).to_pylist() if ids else []
+    frames = {row["video_id"]: row["frames"] for row in stored}
     return [
         Card(
             name=row["video_id"],

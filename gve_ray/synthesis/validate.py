@@ -1,9 +1,8 @@
 """What an answer must be before it is kept: pure checks of captions and composed queries (METHOD 3).
 
 Each check returns the problems it found, empty when the answer is good. A problem has a code from a closed
-set, so that rejects can be counted, and a detail for people. The rules are general English, for any captioner:
-word lists and word forms, no parser. They err towards letting an odd but good query through; what they
-stop for certain is an answer that breaks a rule of its prompt.
+set, so that rejects can be counted, and a detail for people. The rules are general English, for any
+captioner: word lists and word forms, no parser. They err towards letting an odd query through.
 """
 
 import json
@@ -11,6 +10,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gve_ray.synthesis.lexicon import (
+    BINDING,
+    CLAUSE_VERB,
+    DYNAMIC_WORDS,
+    ING_NOUNS,
+    NEGATIONS,
+    NO_ATTRIBUTE,
+    RELATION_WORDS,
+    SEQUENCE_CLAIMS,
+)
 from gve_ray.synthesis.prompts import COMPOSED_CLIP_WORDS, COMPOSED_IMAGE_WORDS, Style
 
 SHORT_BELOW = 20  # prompt 1: at least one caption has fewer words,
@@ -160,12 +169,12 @@ def _attributes(query: str) -> set[str]:
     return {
         word
         for word in words(BINDING.sub(" ", query))
-        if word not in _NO_ATTRIBUTE and not _is_dynamic_word(word)
+        if word not in NO_ATTRIBUTE and not _is_dynamic_word(word)
     }
 
 
 def _is_dynamic(query: str) -> bool:
-    return any(_is_dynamic_word(word) for word in words(query)) or bool(_CLAUSE_VERB.search(query.lower()))
+    return any(_is_dynamic_word(word) for word in words(query)) or bool(CLAUSE_VERB.search(query.lower()))
 
 
 def _is_dynamic_word(word: str) -> bool:
@@ -183,67 +192,3 @@ def _is_dynamic_word(word: str) -> bool:
     if word.endswith("ed") and len(word) > 4 and word[-3] == word[-4]:  # stopped
         return word[:-3] in DYNAMIC_WORDS
     return False
-
-
-# "the man who kneads", "where it kneads": a verb by its place, for verbs in no list.
-_CLAUSE_VERB = re.compile(r"\b(?:that|which|who|it|he|she|they)\s+(?!is\b|are\b|was\b|has\b|have\b|does\b)[a-z]{3,}s\b")
-
-_MEDIUM = r"(?:image|picture|photo|photograph|frame|still|screenshot|shot|clip|footage|recording|segment|snippet|excerpt|reference)"
-BINDING = re.compile(
-    r"\b(?:this|these|the same|same|shown|pictured|depicted|displayed|seen here|here"
-    rf"|(?:that|the|given|provided|reference|query)\s+{_MEDIUM})\b(?:\s+{_MEDIUM}\b)?",
-    re.IGNORECASE,
-)
-
-GRAMMAR_WORDS = frozenset(
-    """a an the and or but nor so as at by for from in into of off on onto out over to up down with without within
-    is are was were be been being has have had do does did can could will would may might must should shall
-    i you he she it we they me him her us them his hers its their theirs our your my who whom whose which what
-    that this these those there here where when why how not no never only also too very just than then if
-    while during before after until between under above below near through across along around about against
-    any some all each every both either neither more most much many few other another such own same again
-    video videos clip clips movie film footage recording image images picture pictures photo frame frames still scene
-    scenes shot find show shows search look looking target reference query one ones""".split()
-)
-VAGUE_WORDS = frozenset(
-    """thing things something anything everything nothing object objects subject subjects item items stuff entity
-    someone somebody anyone person's part parts way kind sort type different similar same new next
-    version moment action motion scene shot""".split()
-)
-NEGATIONS = frozenset(
-    """no not never without neither nor none nobody nothing instead isn't doesn't don't didn't won't cannot can't
-    isn’t doesn’t don’t didn’t won’t can’t""".split()
-)
-SEQUENCE_CLAIMS = frozenset(
-    """then afterwards afterward later subsequently eventually finally gradually meanwhile previously
-    quickly slowly rapidly swiftly suddenly faster slower speeds accelerates accelerating""".split()
-)
-RELATION_WORDS = frozenset(
-    """before after afterwards next then later earlier follows following continues continued continuation start
-    beginning end ending rest remainder whole full entire complete longer shorter clearer larger smaller bigger
-    sharper brighter darker closer wider higher lower blurred blurry resolution quality view viewpoint angle
-    perspective camera zoom closeup close-up side above behind distance instead but except different faster slower
-    once twice again more less""".split()
-)
-DYNAMIC_WORDS = frozenset(
-    """accelerate appear approach arrive ascend back become becomes begin bend blink blow bounce break bring bump burn
-    carry catch change chase circle climb close collapse collide come continue contract cook crawl cross cut dance
-    dart descend disappear dive drag draw drift drink drive drop eat emerge end enter exit expand explode fade fall
-    feed fight fill finish flap flash flicker flip float flow fly fold follow gallop get gets give glide go goes grab
-    grow hang hit hold hop hover hug jog join jump kick kneel land laugh launch lay lead leap leave lie lift light
-    lower march melt merge mix motion move movement open orbit overtake pace pan park pass pause pedal perform
-    pick play point pour press proceed pull push put raise reach recede remain repeat rest return reverse ride rise
-    rock roll rotate row rub run rush sail scatter score shake shatter shift shoot shrink sing sit skate ski skid skip
-    slam sleep slice slide slip slow smile spin splash split spread sprint stand start stay step stir stop stretch
-    stroll swap sway sweep swim swing switch talk tap tear throw tilt toss touch transform travel trot try tumble turn
-    twirl twist vanish vibrate wag wait wake walk wander wash watch wave work wrap write yawn zoom
-    ran went came rose fell flew swam sang spun swung threw drove rode shook broke began became got gave grew
-    left drew ate drank ran sat stood stuck struck slid stole tore woke wrote
-    after afterwards before during finally first gradually later meanwhile next once slowly quickly suddenly then
-    until while when eventually again faster slower""".split()
-) - {"light", "close", "back", "row", "rock", "score", "lower", "work", "park", "left", "lead", "wave", "first", "circle", "point"}
-ING_NOUNS = frozenset(
-    """anything building ceiling clothing during evening everything lightning morning nothing painting something
-    drawing spring string wedding railing awning siding earring clearing crossing dwelling interesting""".split()
-)
-_NO_ATTRIBUTE = GRAMMAR_WORDS | VAGUE_WORDS | RELATION_WORDS

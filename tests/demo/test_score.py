@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gve_ray.demo.corpus import Entry
+from gve_ray.demo.plan import Entry
 from gve_ray.demo.scenes import Chapter, Scene, Thing
 from gve_ray.demo.score import (
     compare,

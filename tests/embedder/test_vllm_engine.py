@@ -22,7 +22,7 @@ def engines(tiny, tiny_adapter) -> Iterator[tuple[Embedder, Embedder]]:
         small = {"kv_cache_memory_bytes": 2**28}
         fast = Embedder.from_pretrained(tiny, tiny_adapter, engine="vllm", engine_args=small)
         yield Embedder.from_pretrained(tiny, tiny_adapter, device="cpu"), fast
-        fast.engine.close()
+        fast.close()
         del fast
         gc.collect()
         from vllm.distributed import cleanup_dist_env_and_memory

@@ -17,16 +17,16 @@ from gve_ray.synthesis.validate import (
 
 SHORT = "A woman in a green coat walks her two small dogs along the beach at sunset."  # 16 words
 RICH = (
-    "A woman in a long green coat walks along a wide sandy beach while two small brown dogs run ahead of her on "
-    "red leads. The sun is low on the left and paints the wet sand orange. First the dogs stop to sniff a piece of "
-    "driftwood near the water, then the smaller one jumps over it and the woman laughs and pulls them on. A gull "
-    "crosses the sky from right to left above the calm sea. The camera follows from behind at the height of the "
-    "dogs, keeps the three in the middle of the picture and slowly rises until the whole bay with its white "
-    "houses can be seen behind them."
+    "A woman in a long green coat walks along a wide sandy beach while two small brown dogs run ahead of "
+    "her on red leads. The sun is low on the left and paints the wet sand orange. First the dogs stop to "
+    "sniff a piece of driftwood near the water, then the smaller one jumps over it and the woman laughs "
+    "and pulls them on. A gull crosses the sky from right to left above the calm sea. The camera follows "
+    "from behind at the height of the dogs, keeps the three in the middle of the picture and slowly rises "
+    "until the whole bay with its white houses can be seen behind them."
 )  # 110 words
 ABSTRACT = (
-    "A quiet evening ritual between a person and her animals. The walk has no goal, and the easy rhythm of steps, "
-    "small pauses and play gives the scene its calm and a mild sense of freedom."
+    "A quiet evening ritual between a person and her animals. The walk has no goal, and the easy rhythm "
+    "of steps, small pauses and play gives the scene its calm and a mild sense of freedom."
 )
 KEYWORDS = "woman, green coat, two small dogs, beach, sunset, walking, driftwood, gull, calm sea"
 PARTIAL = "The smaller of the two dogs sniffs a piece of driftwood and then jumps over it."
@@ -100,16 +100,21 @@ class TestVideoCaptions:
         assert codes(check_video_captions(captions, VIDEO_STYLES)) == ["no_short_caption"]
 
 
-class TestFrameCaptions:
-    FRAME = {**GOOD, "2": RICH[: RICH.index(" First")] + " The sea behind them is calm, flat and grey-blue, and "
-             "far away on the right a row of white houses stands along the bay under a pale orange sky.",
-             "5": "The smaller of the two dogs stands beside a piece of driftwood."}  # fmt: skip
+FRAME = {
+    **GOOD,
+    "2": RICH[: RICH.index(" First")]
+    + " The sea behind them is calm, flat and grey-blue, and far away on the right a row of white houses "
+    "stands along the bay under a pale orange sky.",
+    "5": "The smaller of the two dogs stands beside a piece of driftwood.",
+}
 
+
+class TestFrameCaptions:
     def test_a_still_needs_no_caption_above_100_words(self):
-        assert check_frame_captions(self.FRAME, FRAME_STYLES) == []
+        assert check_frame_captions(FRAME, FRAME_STYLES) == []
 
     def test_a_still_has_no_sequence(self):
-        captions = {**self.FRAME, "5": PARTIAL}  # "and then jumps over it"
+        captions = {**FRAME, "5": PARTIAL}  # "and then jumps over it"
         assert [str(one) for one in check_frame_captions(captions, FRAME_STYLES)] == [
             "sequence_claim: partial: then"
         ]
@@ -169,7 +174,7 @@ class TestClipQuery:
             ("A brown dog runs along the beach after sunset.", ["no_binding"]),
             ("A clearer and longer version of this clip.", ["no_attribute"]),
             ("The brown dog on the sand in this clip.", ["no_relation"]),
-            ("The same brown dog as in this clip runs on and on along the beach and back again.", ["too_long"]),
+            ("The same brown dog as in this clip runs on along the beach and then back again.", ["too_long"]),
         ],
     )
     def test_faults(self, query, expected):

@@ -1,6 +1,6 @@
 """An untrained tiny Qwen2.5-VL folder: architecture, byte-level tokenizer, processors, chat template.
 
-    python -m gve_ray.demo.tiny_vl.build FOLDER
+python -m gve_ray.demo.tiny_vl.build FOLDER
 """
 
 import json
@@ -106,7 +106,11 @@ def build_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
     """Qwen2.5-VL's architecture at 4 layers x 256 (language) and 4 x 192 (vision)."""
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     vocab_size = -(-len(tokenizer) // 64) * 64
-    ends = {"bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"]}
+    ends = {
+        "bos_token_id": ids["<|endoftext|>"],
+        "eos_token_id": ids["<|im_end|>"],
+        "pad_token_id": ids["<|endoftext|>"],
+    }
     return Qwen2_5_VLConfig(
         text_config={
             "vocab_size": vocab_size,
@@ -150,7 +154,10 @@ def build(folder: Path, seed: int = 0) -> None:
     model = Qwen2_5_VLForConditionalGeneration(config)
     text = config.text_config
     model.generation_config = GenerationConfig(
-        do_sample=False, bos_token_id=text.bos_token_id, eos_token_id=text.eos_token_id, pad_token_id=text.pad_token_id
+        do_sample=False,
+        bos_token_id=text.bos_token_id,
+        eos_token_id=text.eos_token_id,
+        pad_token_id=text.pad_token_id,
     )
     size = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
     processor = Qwen2_5_VLProcessor(

@@ -74,7 +74,8 @@ def _render_row(seed: int, split: Split) -> dict[str, Any]:
     span = (start, start + seconds / scene.duration)
     times = [*np.linspace(0, 1, FRAMES), *still_times, *np.linspace(*span, FRAMES)]
     pictures = [
-        _jpeg(p, size, rng) for p in render.frames(scene, times, round(size[1] * scale), round(size[0] * scale))
+        _jpeg(p, size, rng)
+        for p in render.frames(scene, times, round(size[1] * scale), round(size[0] * scale))
     ]
     return {
         "scene": json.dumps(scene.to_dict()), "size": size, "still_times": still_times, "clip_span": span,
@@ -134,7 +135,9 @@ class Asker:
     def __init__(self, tokenizer: "object") -> None:
         self.tokenizer = tokenizer
 
-    def ask(self, example: Example, prompt_id: str, rng: random.Random, others: Sequence[Example]) -> Question:
+    def ask(
+        self, example: Example, prompt_id: str, rng: random.Random, others: Sequence[Example]
+    ) -> Question:
         """A question with random slots; the web caption is absent, true, or of another scene."""
         scene = example.scene
         writer = Writer(
@@ -295,7 +298,9 @@ def cell_targets(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
             out["background"][b, t] = BACKGROUNDS.index(chapter.background)
             out["camera"][b, t] = CAMERAS.index(chapter.camera)
             middle = (a + z) / 2
-            zoom = {"zoom in": render.ZOOM**middle, "zoom out": render.ZOOM ** (1 - middle)}.get(chapter.camera, 1.0)
+            zoom = {"zoom in": render.ZOOM**middle, "zoom out": render.ZOOM ** (1 - middle)}.get(
+                chapter.camera, 1.0
+            )
             for thing in chapter.things:
                 state = thing.at(middle)
                 column = int(((state.x - 0.5) * zoom + 0.5) * width // CELL)

@@ -12,9 +12,10 @@ import argparse
 import copy
 import ctypes
 import json
+import math
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from types import MethodType
@@ -29,7 +30,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 from gve_ray.demo.facts import judge
 from gve_ray.demo.scenes import BACKGROUNDS, CAMERAS, COLOURS, MOTIONS, SHAPES
 from gve_ray.demo.tiny_vl import MODEL, build
-from gve_ray.demo.tiny_vl.data import FRAMES, Batch, Batcher, Example, batches, cell_targets, load_pool
+from gve_ray.demo.tiny_vl.data import Batch, Batcher, Example, batches, cell_targets, load_pool
 
 CLASSES = {
     "colour": len(COLOURS) + 1,
@@ -39,6 +40,7 @@ CLASSES = {
     "camera": len(CAMERAS),
 }
 AUXILIARY_WEIGHT = 1.0
+WARMUP = 200  # steps
 
 
 def _keep_memory() -> None:
@@ -50,7 +52,13 @@ def _keep_memory() -> None:
         libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def _attend_alike(self: nn.Module, hidden_states: Tensor, cu_seqlens: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: object) -> Tensor:  # fmt: skip
+def _attend_alike(
+    self: nn.Module,
+    hidden_states: Tensor,
+    cu_seqlens: Tensor,
+    position_embeddings: tuple[Tensor, Tensor],
+    **_: object,
+) -> Tensor:
     """The tower's attention for frames of one size: one call where the library's loops over frames."""
     q, k, v = self.qkv(hidden_states).view(len(hidden_states), 3, self.num_heads, -1).unbind(1)
     q, k = apply_rotary_pos_emb_vision(q, k, *position_embeddings)  # [N, heads, d]
@@ -136,7 +144,8 @@ def answer(learner: Learner, batcher: Batcher, batch: Batch, limit: int = 400) -
         whole = torch.cat([embed(batch.prefix), embedded[row, :start]]).unsqueeze(0)
         place = batch.positions[:, row : row + 1, : prefix + start]
         out = language(inputs_embeds=whole, position_ids=place, use_cache=True)
-        cache, tokens, at = out.past_key_values, [], int(place.max()) + 1
+        cache, at = out.past_key_values, int(place.max()) + 1
+        tokens: list[int] = []
         hidden = out.last_hidden_state[:, -1]
         while len(tokens) < limit:
             token = int(learner.model.lm_head(hidden).argmax())
@@ -144,7 +153,12 @@ def answer(learner: Learner, batcher: Batcher, batch: Batch, limit: int = 400) -
                 break
             tokens.append(token)
             step = embed(torch.tensor([[token]]))
-            out = language(inputs_embeds=step, position_ids=torch.full((3, 1, 1), at), past_key_values=cache, use_cache=True)
+            out = language(
+                inputs_embeds=step,
+                position_ids=torch.full((3, 1, 1), at),
+                past_key_values=cache,
+                use_cache=True,
+            )
             hidden, at = out.last_hidden_state[:, -1], at + 1
         replies.append(tokens)
     return [batcher.tokenizer.decode(tokens) for tokens in replies]
@@ -178,6 +192,14 @@ def evaluate(learner: Learner, batcher: Batcher, pool: Sequence[Example], count:
     }
 
 
+def rate_at(step: int, steps: int, peak: float) -> float:
+    """Learning rate: up to the peak in 200 steps, then down a cosine to a hundredth of it."""
+    if step <= WARMUP:
+        return peak * step / WARMUP
+    done = (step - WARMUP) / max(1, steps - WARMUP)
+    return peak * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+
+
 def train(
     work: Path, *, steps: int, batch: int, pool: int, seed: int, rate: float, every: int, threads: int
 ) -> None:
@@ -193,15 +215,15 @@ def train(
     decay = [p for p in learner.parameters() if p.ndim > 1]
     rest = [p for p in learner.parameters() if p.ndim <= 1]
     optimiser = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}], lr=rate, betas=(0.9, 0.98)
+        [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}],
+        lr=rate,
+        betas=(0.9, 0.98),
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps + 1, pct_start=0.06)
     checkpoint, first = work / "checkpoint.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         learner.load_state_dict(state["learner"])
         optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
         first = state["step"]
     examples = load_pool(work / "pool", "tiny", pool)
     heldout = load_pool(work / "pool", "heldout", 100)
@@ -210,26 +232,45 @@ def train(
     judged = copy.deepcopy(learner)  # decodes token by token, which is not worth compiling for
     for layer in (*learner.model.model.language_model.layers, *learner.model.model.visual.blocks):
         layer.compile(dynamic=True)
-    began, sums = time.monotonic(), Counter[str]()
+    began = time.monotonic()
+    sums: dict[str, float] = defaultdict(float)
     learner.train()
-    for step, item in enumerate(batches(batcher, examples, size=batch, seed=seed, first=first, steps=steps), first + 1):
+    for step, item in enumerate(
+        batches(batcher, examples, size=batch, seed=seed, first=first, steps=steps), first + 1
+    ):
+        for group in optimiser.param_groups:
+            group["lr"] = rate_at(step, steps, rate)
         with torch.autocast("cpu", torch.bfloat16):
             words, seen = learner.losses(item)
         (words + AUXILIARY_WEIGHT * seen).backward()
         torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
         optimiser.step()
-        schedule.step()
         optimiser.zero_grad(set_to_none=True)
-        sums.update({f"{item.prompt_id}/n": 1, f"{item.prompt_id}/loss": words.item(), "vision/n": float(seen > 0), "vision/loss": seen.item()})  # fmt: skip
+        sums[f"{item.prompt_id}/n"] += 1
+        sums[f"{item.prompt_id}/loss"] += words.item()
+        sums["vision/n"] += float(seen > 0)
+        sums["vision/loss"] += seen.item()
         if step % 50 == 0 or step == steps:
             pace = (time.monotonic() - began) / (step - first)
-            row: dict[str, object] = {"step": step, "lr": schedule.get_last_lr()[0], "seconds_a_step": round(pace, 3)}
-            row |= {k[:-5]: round(v / sums[k[:-5] + "/n"], 4) for k, v in sums.items() if k.endswith("/loss") and v}
+            row: dict[str, object] = {
+                "step": step,
+                "lr": rate_at(step, steps, rate),
+                "seconds_a_step": round(pace, 3),
+            }
+            row |= {
+                k[:-5]: round(v / sums[k[:-5] + "/n"], 4)
+                for k, v in sums.items()
+                if k.endswith("/loss") and v
+            }
             sums.clear()
             if step % every == 0 or step == steps:
                 judged.load_state_dict(learner.state_dict())
                 row |= evaluate(judged, batcher, heldout, 16 if step < steps else 100)
-                state = {"learner": learner.state_dict(), "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict(), "step": step}  # fmt: skip
+                state = {
+                    "learner": learner.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "step": step,
+                }
                 torch.save(state, checkpoint.with_suffix(".tmp"))
                 checkpoint.with_suffix(".tmp").replace(checkpoint)
             print(f"{row} eta {(steps - step) * pace / 60:.0f} min", flush=True)
@@ -239,7 +280,9 @@ def train(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, required=True, help="pool, checkpoint, log and model go here")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=24)

@@ -23,7 +23,9 @@ from gve_ray.embedder import Collator, Embedder, add_lora, load_processor, load_
 from gve_ray.schema import Item
 from gve_ray.synthesis import prompts
 
-TEMPERATURE = 0.05  # above the paper's 0.03: from scratch in a few hundred steps, sharper does not learn faster
+TEMPERATURE = (
+    0.05  # above the paper's 0.03: from scratch in a few hundred steps, sharper does not learn faster
+)
 
 
 def _text(example: Example, rng: random.Random) -> str:
@@ -105,7 +107,9 @@ def train(work: Path, *, steps: int, batch: int, seed: int, rate: float, pool: i
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, required=True, help="the work folder of train.py")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch", type=int, default=48)

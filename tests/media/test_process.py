@@ -1,0 +1,140 @@
+"""A child that crashes, hangs or eats memory harms neither its parent nor the next video."""
+
+import os
+import pickle
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+
+from gve_ray.media import DecodeProcess, FrameRequest, Limits, MediaError, Reason, decode
+from tests.media import plans
+from tests.media.videos import read_number
+
+PLAN = [FrameRequest(k=3)]
+
+
+@pytest.fixture(scope="module")
+def process():
+    with DecodeProcess(Limits(wall_clock_s=30.0)) as running:
+        yield running
+
+
+def pid(process: DecodeProcess) -> int:
+    assert process._child is not None
+    return process._child.pid
+
+
+def test_it_gives_what_decode_gives_and_is_reused(make, process, tmp_path):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(make(frames=20))
+    here = decode(path, PLAN)
+    there = process.decode(path, PLAN)
+    assert there.info == here.info
+    assert there.content_hash == here.content_hash
+    assert np.array_equal(there.samples[0].pixels, here.samples[0].pixels)
+    first = pid(process)
+    small = process.decode(make(frames=12), plans.halves, max_pixels=16 * 784)
+    assert [[read_number(p) for p in frames.pixels] for frames in small.samples] == [[0, 6], [6, 11]]
+    assert small.samples[0].pixels[0].size <= 16 * 784 * 3
+    assert pid(process) == first
+
+
+def test_refusals_cross_the_border(make, process):
+    for data, reason in ((b"", "empty"), (b"no video at all" * 99, "not_a_video"), (make()[:2000], "truncated")):
+        with pytest.raises(MediaError) as caught:
+            process.decode(data, PLAN)
+        assert caught.value.reason == reason
+        assert caught.value.detail
+    with pytest.raises(ValueError, match="start=70"):
+        process.decode(make(), [FrameRequest(k=2, start=70.0)])
+    with pytest.raises(LookupError, match="no such shot"):
+        process.decode(make(), plans.refuse)
+
+
+@pytest.mark.parametrize("plan, how", [(plans.segfault, "SIGSEGV"), (plans.leave, "exit status 3")])
+def test_a_crash_is_reported_and_the_next_video_decodes(make, process, plan, how):
+    process.decode(make(), PLAN)
+    before = pid(process)
+    with pytest.raises(MediaError, match=how) as caught:
+        process.decode(make(), plan)
+    assert caught.value.reason == Reason.CRASHED
+    assert not alive(before)
+    assert [read_number(p) for p in process.decode(make(frames=5), PLAN).samples[0].pixels] == [0, 2, 4]
+    assert pid(process) != before
+
+
+def test_a_hang_is_killed_on_time_and_the_next_video_decodes(make):
+    with DecodeProcess(Limits(wall_clock_s=1.0)) as process:
+        process.decode(make(), PLAN)
+        before = pid(process)
+        started = time.monotonic()
+        with pytest.raises(MediaError) as caught:
+            process.decode(make(), plans.hang)
+        assert caught.value.reason == Reason.TIMEOUT
+        assert time.monotonic() - started < 30  # plans.hang sleeps for 600
+        assert not alive(before)
+        assert process.decode(make(), PLAN).info.total_frames == 30
+
+
+def test_memory_is_limited(make):
+    with DecodeProcess(Limits(memory_bytes=1 << 30)) as process:
+        with pytest.raises(MediaError) as caught:
+            process.decode(make(), plans.eat_memory)
+        assert caught.value.reason == Reason.OUT_OF_MEMORY
+        assert process.decode(make(), PLAN).info.total_frames == 30
+
+
+def test_a_child_killed_between_videos_is_replaced_silently(make, process):
+    process.decode(make(), PLAN)
+    os.kill(pid(process), 9)
+    assert process._child is not None
+    process._child.wait()
+    assert process.decode(make(), PLAN).info.total_frames == 30
+
+
+def test_what_the_child_prints_stays_out_of_the_pipe(make, process):
+    assert process.decode(make(), plans.print_noise).info.total_frames == 30
+
+
+def test_messages_larger_than_a_pipe_go_both_ways(make, process):
+    data = make(frames=20, noise=8.0, width=280, height=224, options={"crf": "1"})
+    assert len(data) > 1 << 20
+    result = process.decode(data, [FrameRequest(k=20)], max_pixels=1600 * 784)
+    assert sum(frames.pixels.nbytes for frames in result.samples) > 1 << 21
+    assert [read_number(p) for p in result.samples[0].pixels] == list(range(20))
+
+
+def test_close_leaves_no_process(make):
+    process = DecodeProcess()
+    process.decode(make(), PLAN)
+    child = pid(process)
+    process.close()
+    process.close()
+    assert not alive(child)
+
+
+def test_plans_must_be_importable(process):
+    def local(info):
+        return PLAN
+
+    local.__module__ = "__main__"
+    for plan in (local, partial(local)):
+        with pytest.raises(ValueError, match="__main__"):
+            process.decode(b"never opened", plan)
+
+
+def test_media_errors_survive_pickling():
+    error = pickle.loads(pickle.dumps(MediaError("corrupt", "frame 3")))
+    assert (error.reason, error.detail, str(error)) == (Reason.CORRUPT, "frame 3", "corrupt: frame 3")
+    with pytest.raises(ValueError, match="sad"):
+        MediaError("sad")
+
+
+def alive(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    return True

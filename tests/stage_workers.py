@@ -1,0 +1,148 @@
+"""Workers for the stage tests, importable in Ray's processes, and a driver that tests kill.
+
+    python stage_workers.py FOLDER N COMMIT_SECONDS     runs `Slow` over N rows until it is done
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from gve_ray.stage import REJECT_SCHEMA, BrokenWorker, Reject, StageResources, run_stage
+from gve_ray.store import Store
+
+SCHEMA = pa.schema([("video_id", pa.string()), ("square", pa.int64())])
+Row = dict[str, Any]
+
+
+def stores(folder: Path) -> tuple[Store, Store]:
+    return Store(str(folder / "out.lance"), SCHEMA), Store(str(folder / "rejects.lance"), REJECT_SCHEMA)
+
+
+def pending(n: int) -> pa.Table:
+    return pa.table({"video_id": [f"v{i:04d}" for i in range(n)], "n": list(range(n))})
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Squares:
+    """Squares n; rejects multiples of ten; notes each row it sees in a file of its own."""
+
+    def __init__(self, folder: str = "") -> None:
+        self.folder = Path(folder) if folder else None
+
+    def __call__(self, rows: Sequence[Row]) -> list[Row | Reject]:
+        if self.folder:
+            with open(self.folder / f"seen-{os.getpid()}.txt", "a") as file:
+                file.writelines(f"{row['video_id']}\n" for row in rows)
+        return [self.one(row) for row in rows]
+
+    def one(self, row: Row) -> Row | Reject:
+        if row["n"] % 10 == 0:
+            return Reject("ten", f"n is {row['n']}", {"n": row["n"]})
+        return {"video_id": row["video_id"], "square": row["n"] ** 2}
+
+    def first_time(self, row: Row) -> bool:
+        assert self.folder is not None
+        try:
+            (self.folder / f"once-{row['video_id']}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+
+class Troubled(Squares):
+    """Rows that fail in every way a row can, by their number modulo 100."""
+
+    def one(self, row: Row) -> Row | Reject:
+        kind = row["n"] % 100
+        if kind in (13, 14):
+            die()  # poison: every time, two in one batch
+        if kind == 31 and self.first_time(row):
+            die()
+        if kind == 42:
+            raise ValueError(f"no square of {row['n']}")
+        if kind == 57 and self.first_time(row):
+            raise OSError("the disk was away")
+        if kind == 77 and self.first_time(row):
+            raise BrokenWorker("engine dead")
+        return super().one(row)
+
+
+class OnePoison(Squares):
+    """Row 5 kills the process, after a moment in which a neighbouring call is under way."""
+
+    def one(self, row: Row) -> Row | Reject:
+        time.sleep(0.2)
+        if row["n"] == 5:
+            die()
+        return super().one(row)
+
+
+class Unstartable:
+    def __init__(self) -> None:
+        raise FileNotFoundError("model 'nowhere/to-be-found': no such folder")
+
+
+class DiesAtStart:
+    def __init__(self) -> None:
+        die()
+
+
+class AlwaysRaises(Squares):
+    def one(self, row: Row) -> Row | Reject:
+        raise RuntimeError("CUDA is gone")
+
+
+class TooFew(Squares):
+    def __call__(self, rows: Sequence[Row]) -> list[Row | Reject]:
+        return super().__call__(rows)[1:]
+
+
+class OtherKey(Squares):
+    def one(self, row: Row) -> Row | Reject:
+        return {"video_id": "other", "square": 1}
+
+
+class OtherColumn(Squares):
+    def one(self, row: Row) -> Row | Reject:
+        return {"video_id": row["video_id"], "sqare": 1}
+
+
+class OtherType(Squares):
+    def one(self, row: Row) -> Row | Reject:
+        return {"video_id": row["video_id"], "square": "nine"}
+
+
+class Slow(Squares):
+    def one(self, row: Row) -> Row | Reject:
+        time.sleep(0.05)
+        return super().one(row)
+
+
+def main(folder: Path, n: int, commit_seconds: float) -> None:
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
+    out, rejects = stores(folder)
+    run_stage(
+        "squares",
+        pending=pending(n),
+        worker=Slow,
+        worker_args={"folder": str(folder)},
+        out=out,
+        rejects=rejects,
+        resources=StageResources(actors=2, num_cpus=0.5, batch_size=4),
+        commit_seconds=commit_seconds,
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))

@@ -1,0 +1,226 @@
+"""Seven tasks out of annotations: quotas, pairs, files that are the same bytes again."""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gve_ray.config import TABLE_7, AssembleConfig
+from gve_ray.schema import ANNOTATION_SCHEMA, PAIR_SCHEMA, AssetRef, Task
+from gve_ray.store import Store
+from gve_ray.synthesis.assemble import INSTRUCTIONS, assemble, candidates, caption_domain, pair_id, quotas
+
+STYLES = ("short", "rich", "abstract", "keywords", "partial")
+
+
+def text(ref, style, body, profile="temporal"):
+    return {"ref": ref, "style": style, "profile": profile, "text": body}
+
+
+def annotation(video_id, *, frames=2, clips=1, queries=True, duration=5.0):
+    video, frame, clip = (
+        f"asset://{video_id}/video",
+        f"asset://{video_id}/frame/1",
+        f"asset://{video_id}/clip/0",
+    )
+    return {
+        "video_id": video_id,
+        "duration": duration,
+        "reference_timestamps": [float(i) for i in range(frames)],
+        "clip_spans": [{"start": 0.0, "end": 2.0}] * clips,
+        "captions": [text(video, style, f"{style} caption of {video_id}") for style in STYLES],
+        "frame_captions": [text(frame, style, f"{style} frame caption of {video_id}") for style in STYLES],
+        "composed_image": [text(frame, "scene change", f"the same {video_id} here", None)] if queries else [],
+        "composed_clip": [text(clip, "quality variation", f"longer {video_id}", None)] if queries else [],
+        "generations": [],
+    }
+
+
+def store(folder, rows):
+    made = Store(str(folder), ANNOTATION_SCHEMA).create()
+    for start in range(0, len(rows), 7):  # several commits
+        made.append(pa.Table.from_pylist(rows[start : start + 7], schema=ANNOTATION_SCHEMA))
+    return made
+
+
+def digests(folder):
+    paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
+
+
+def rows_of(folder, task):
+    return pq.read_table(Path(folder) / f"task={task}").to_pylist()
+
+
+class TestQuotas:
+    def test_scale_to_one_t2v_pair_a_video(self):
+        found = dict.fromkeys(Task, 10**9) | {Task.T2V: 879}
+        wanted = quotas(AssembleConfig(), found)
+        # Table 7 in thousands: 879 T2V candidates fill its 879 K at one in a thousand.
+        assert {task.value: n for task, n in wanted.items()} == {
+            "T2T": 100, "T2I": 210, "T2V": 879, "TI2V": 89, "TV2V": 35, "I2V": 200, "V2V": 36,
+        }  # fmt: skip
+
+    def test_small_corpora_round_up_so_that_no_task_is_empty(self):
+        found = dict.fromkeys(Task, 12)
+        wanted = quotas(AssembleConfig(), found)
+        assert wanted[Task.T2V] == 12
+        assert wanted[Task.TV2V] == 1  # 12 * 35 / 879 = 0.48
+        assert wanted[Task.T2I] == 3  # 12 * 210 / 879 = 2.87
+
+    def test_a_given_scale_counts(self):
+        wanted = quotas(AssembleConfig(scale=0.01), dict.fromkeys(Task, 5))
+        assert wanted[Task.T2V] == 8790
+        assert wanted[Task.TV2V] == 350
+
+    def test_without_t2v_the_task_that_fills_first_sets_the_scale(self):
+        config = AssembleConfig(quotas={"T2I": 10, "I2V": 40})
+        wanted = quotas(config, dict.fromkeys(Task, 20))
+        assert wanted[Task.T2I] == 20
+        assert wanted[Task.I2V] == 80
+        assert wanted[Task.T2V] == 0
+
+
+class TestCandidates:
+    def by_task(self, row, seed=1):
+        return dict(candidates(row, seed, 30.0))
+
+    def test_every_task_with_its_modalities(self):
+        pairs = self.by_task(annotation("v"))
+        video = {"text": None, "image": None, "video": "asset://v/video"}
+        filled = {
+            task: (
+                "".join(k[0] for k in ("text", "image", "video") if pair["query"][k]),
+                "".join(k[0] for k in ("text", "image", "video") if pair["target"][k]),
+            )
+            for task, pair in pairs.items()
+        }
+        assert filled == {
+            Task.T2T: ("t", "t"), Task.T2I: ("t", "i"), Task.T2V: ("t", "v"), Task.TI2V: ("ti", "v"),
+            Task.TV2V: ("tv", "v"), Task.I2V: ("i", "v"), Task.V2V: ("v", "v"),
+        }  # fmt: skip
+        for task in (Task.T2V, Task.TI2V, Task.TV2V, Task.I2V, Task.V2V):
+            assert pairs[task]["target"] == video
+        assert pairs[Task.V2V]["query"]["video"] == "asset://v/clip/0"
+        assert pairs[Task.T2I]["target"]["image"] == "asset://v/frame/1"
+        assert {task: pair["instruction"] for task, pair in pairs.items()} == dict(INSTRUCTIONS)
+
+    def test_t2t_uses_two_captions_that_t2v_does_not(self):
+        for seed in range(20):
+            pairs = self.by_task(annotation("v"), seed)
+            t2v, t2t = pairs[Task.T2V], pairs[Task.T2T]
+            used = {t2v["query"]["text"], t2t["query"]["text"], t2t["target"]["text"]}
+            assert len(used) == 3
+
+    def test_every_caption_style_is_drawn_about_equally(self):
+        styles = Counter(self.by_task(annotation(f"v{i}"))[Task.T2V]["style"] for i in range(500))
+        assert set(styles) == set(STYLES)
+        assert all(abs(n - 100) < 27 for n in styles.values())  # three standard deviations
+
+    def test_what_a_video_lacks_makes_no_pair(self):
+        row = annotation("v", frames=0, clips=0, queries=False) | {"frame_captions": []}
+        assert set(self.by_task(row)) == {Task.T2V, Task.T2T}
+
+    @pytest.mark.parametrize(
+        ("style", "profile", "long", "domain"),
+        [
+            ("short", "spatial", False, "CG"),
+            ("rich", "spatial", False, "FG-S"),
+            ("rich", "temporal", False, "FG-T"),
+            ("rich", "other", False, "CG"),
+            ("rich", "temporal", True, "LC"),
+            ("partial", "temporal", True, "PR"),
+            ("abstract", "temporal", True, "CG"),
+        ],
+    )
+    def test_domains(self, style, profile, long, domain):
+        assert caption_domain({"style": style, "profile": profile}, long=long) == domain
+
+    def test_long_videos_are_long_context(self):
+        rows = [annotation(f"v{i}", duration=30.0) for i in range(30)]
+        pairs = [self.by_task(row)[Task.T2V] for row in rows]
+        domains = {pair["style"]: pair["domain"] for pair in pairs}
+        assert domains["rich"] == "LC"
+
+    def test_the_id_is_that_of_task_query_and_target(self):
+        query = {"text": "a", "image": None, "video": None}
+        target = {"text": None, "image": None, "video": "asset://v/video"}
+        ids = {
+            pair_id(Task.T2V, query, target),
+            pair_id(Task.T2T, query, target),
+            pair_id(Task.T2V, target, query),
+            pair_id(Task.T2V, {**query, "text": "b"}, target),
+        }
+        assert len(ids) == 4
+        assert pair_id(Task.T2V, dict(reversed(query.items())), target) in ids
+
+
+class TestAssemble:
+    def test_counts_add_up_and_quotas_hold(self, tmp_path):
+        rows = [annotation(f"v{i:03d}", clips=i % 4 == 0) for i in range(60)]
+        annotations = store(tmp_path / "a.lance", rows)
+        result = assemble(annotations, str(tmp_path / "uvrd"), config=AssembleConfig(), seed=1)
+        want = {
+            "T2V": (60, 60, 60),
+            "T2T": (7, 60, 7),  # 60 * 100 / 879 = 6.8
+            "T2I": (15, 60, 15),  # 14.3
+            "TI2V": (7, 60, 7),  # 6.1
+            "TV2V": (3, 60, 3),  # 2.4
+            "I2V": (14, 60, 14),  # 13.7
+            "V2V": (3, 15, 3),  # 2.5
+        }
+        got = {task.value: (n.quota, n.candidates, n.pairs) for task, n in result.tasks.items()}
+        assert got == want
+        assert (result.counts.n_in, result.counts.n_out) == (60 * 6 + 15, sum(n[2] for n in want.values()))
+        for task, (_, _, pairs) in want.items():
+            rows = rows_of(tmp_path / "uvrd", task)
+            assert len({row["pair_id"] for row in rows}) == len(rows) == pairs
+            assert {row["task"] for row in rows} == {task}
+            for row in rows:
+                for item in (row["query"], row["target"]):
+                    for ref in (item["image"], item["video"]):
+                        assert ref is None or str(AssetRef.parse(ref)) == ref
+
+    def test_a_task_that_the_corpus_cannot_fill_says_so(self, tmp_path):
+        annotations = store(tmp_path / "a.lance", [annotation(f"v{i}", clips=0) for i in range(5)])
+        result = assemble(annotations, str(tmp_path / "uvrd"), config=AssembleConfig(), seed=1)
+        assert (result.tasks[Task.V2V].quota, result.tasks[Task.V2V].pairs) == (1, 0)
+        assert not (tmp_path / "uvrd" / "task=V2V").exists()
+
+    def test_same_bytes_again_whatever_the_commit_order(self, tmp_path):
+        rows = [annotation(f"v{i:03d}") for i in range(40)]
+        for name, order in (("a", rows), ("b", rows[::-1])):
+            annotations = store(tmp_path / f"{name}.lance", order)
+            assemble(annotations, str(tmp_path / name), config=AssembleConfig(), seed=1, part_rows=9)
+        assemble(annotations, str(tmp_path / "b"), config=AssembleConfig(), seed=1, part_rows=9)
+        assert digests(tmp_path / "a") == digests(tmp_path / "b")
+        assert sorted(path.name for path in (tmp_path / "a" / "task=T2V").iterdir()) == [
+            f"part-{i:05d}.parquet" for i in range(5)  # 40 pairs by 9
+        ]  # fmt: skip
+
+    def test_another_seed_draws_otherwise(self, tmp_path):
+        annotations = store(tmp_path / "a.lance", [annotation(f"v{i:03d}") for i in range(40)])
+        for seed in (1, 2):
+            assemble(annotations, str(tmp_path / str(seed)), config=AssembleConfig(), seed=seed)
+        assert rows_of(tmp_path / "1", "T2V") != rows_of(tmp_path / "2", "T2V")
+
+    def test_parts_of_an_earlier_or_killed_run_are_removed(self, tmp_path):
+        annotations = store(tmp_path / "a.lance", [annotation(f"v{i}") for i in range(20)])
+        out = tmp_path / "uvrd"
+        assemble(annotations, str(out), config=AssembleConfig(), seed=1, part_rows=3)
+        (out / "task=T2V" / ".part-00009.parquet.partial").write_bytes(b"half")
+        assemble(annotations, str(out), config=AssembleConfig(quotas={"T2V": 1}), seed=1)
+        assert [str(path.relative_to(out)) for path in sorted(out.rglob("*")) if path.is_file()] == [
+            "task=T2V/part-00000.parquet"
+        ]
+
+    def test_readers_agree_on_the_schema(self, tmp_path):
+        annotations = store(tmp_path / "a.lance", [annotation(f"v{i}") for i in range(5)])
+        assemble(annotations, str(tmp_path / "uvrd"), config=AssembleConfig(quotas=dict(TABLE_7)), seed=1)
+        one = next((tmp_path / "uvrd" / "task=T2V").glob("*.parquet"))
+        assert pq.ParquetFile(one).schema_arrow.equals(PAIR_SCHEMA)
+        whole = pq.read_table(tmp_path / "uvrd")
+        assert set(whole.column("task").to_pylist()) == {task.value for task in Task}

@@ -1,0 +1,118 @@
+"""A run's folder belongs to one config and one driver at a time."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gve_ray.store import RunFolder, RunFolderError, fingerprint
+
+
+@dataclass(frozen=True)
+class Inner:
+    size: tuple[int, int] = (1, 2)
+
+
+@dataclass(frozen=True)
+class Config:
+    seed: int = 1
+    name: str = "x"
+    inner: Inner = Inner()
+
+
+def run_json(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_a_run_is_recorded_with_its_config_versions_and_facts(tmp_path: Path) -> None:
+    with RunFolder(str(tmp_path / "r"), job="synthesize", config=Config()) as folder:
+        assert run_json(tmp_path / "r")["runs"][0]["ended"] is None
+        folder.record(stages=[{"name": "a", "in": 3, "out": 2, "rejected": 1}])
+    found = run_json(tmp_path / "r")
+    assert found["config"] == {"seed": 1, "name": "x", "inner": {"size": [1, 2]}}
+    assert found["config_hash"] == fingerprint(Config())
+    assert found["stages"][0]["out"] == 2
+    assert found["versions"]["python"] == sys.version.split()[0]
+    assert found["runs"][0]["ended"] >= found["runs"][0]["started"]
+    assert found["runs"][0]["error"] is None
+
+
+def test_the_same_config_resumes_and_keeps_the_facts(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), RunFolder(str(tmp_path), job="j", config=Config()) as folder:
+        folder.record(kept=7)
+        raise RuntimeError("boom")
+    with RunFolder(str(tmp_path), job="j", config=Config()) as folder:
+        assert folder.facts["kept"] == 7
+    runs = run_json(tmp_path)["runs"]
+    assert [run["error"] for run in runs] == ["RuntimeError: boom", None]
+
+
+def test_another_config_is_refused_and_told_apart(tmp_path: Path) -> None:
+    with RunFolder(str(tmp_path), job="j", config=Config()):
+        pass
+    other = Config(seed=2, inner=Inner(size=(1, 3)))
+    with pytest.raises(RunFolderError) as caught, RunFolder(str(tmp_path), job="j", config=other):
+        pass
+    text = str(caught.value)
+    for part in (str(tmp_path), fingerprint(Config())[:12], fingerprint(other)[:12], "seed (1, now 2)", "inner.size"):
+        assert part in text
+    assert "name (" not in text
+    assert "another folder" in text
+    assert len(run_json(tmp_path)["runs"]) == 1
+
+
+def test_another_job_or_a_strangers_folder_is_refused(tmp_path: Path) -> None:
+    with RunFolder(str(tmp_path / "a"), job="train", config=Config()):
+        pass
+    with (
+        pytest.raises(RunFolderError, match="belongs to a run of 'train'"),
+        RunFolder(str(tmp_path / "a"), job="synthesize", config=Config()),
+    ):
+        pass
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.doc").write_text("")
+    with (
+        pytest.raises(RunFolderError, match=r"thesis\.doc"),
+        RunFolder(str(tmp_path / "b"), job="j", config=Config()),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_damaged_record_is_an_error_not_a_new_run(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(RunFolderError, match=r"run\.json"), RunFolder(str(tmp_path), job="j", config=Config()):
+        pass
+
+
+def test_two_drivers_are_kept_apart_and_a_killed_one_frees_the_folder(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from gve_ray.store import RunFolder\n"
+        "with RunFolder(sys.argv[1], job='j', config={'a': 1}):\n"
+        "    print('in', flush=True); time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in\n"
+        with (
+            pytest.raises(RunFolderError, match=f"in use by process {process.pid} "),
+            RunFolder(str(tmp_path), job="j", config={"a": 1}),
+        ):
+            pass
+    finally:
+        process.kill()
+        process.wait()
+    with RunFolder(str(tmp_path), job="j", config={"a": 1}) as folder:
+        assert len(folder.facts["runs"]) == 2
+
+
+def test_fingerprints_ignore_order_and_see_values() -> None:
+    assert fingerprint({"a": 1, "b": (1, 2)}) == fingerprint({"b": [1, 2], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    assert fingerprint({"a": 1}) != fingerprint({"a": "1"})
+    with pytest.raises(TypeError, match="object"):
+        fingerprint({"a": object()})

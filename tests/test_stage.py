@@ -1,0 +1,380 @@
+"""The stage engine under everything that can go wrong with a row, a worker or the driver."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from gve_ray.stage import (
+    REJECT_SCHEMA,
+    Reject,
+    StageCounts,
+    StageError,
+    StageProgress,
+    StageResources,
+    run_stage,
+)
+from gve_ray.stage.ledger import Ledger
+from gve_ray.stage.sink import Sink
+from gve_ray.stage.worker import _IsolationLock
+from gve_ray.store import Store
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import stage_workers as workers  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    import ray
+
+    # Ray's processes must find the workers of these tests, and the package as this one does.
+    env = {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+        runtime_env={"env_vars": env},
+    )
+    yield
+    ray.shutdown()
+
+
+def run(folder: Path, worker: type, n: int = 40, **changes: Any) -> StageCounts:
+    out, rejects = workers.stores(folder)
+    options: dict[str, Any] = {"actors": 2, "num_cpus": 0.5, "batch_size": 8, **changes.pop("resources", {})}
+    arguments: dict[str, Any] = {
+        "pending": workers.pending(n),
+        "worker_args": {"folder": str(folder)} if issubclass(worker, workers.Squares) else {},
+        "out": out,
+        "rejects": rejects,
+        "resources": StageResources(**options),
+        **changes,
+    }
+    return run_stage("squares", worker=worker, **arguments)
+
+
+def outcome(folder: Path) -> tuple[dict[str, int], dict[str, str]]:
+    """(square by id, reason by id), having checked that no id is there twice."""
+    out, rejects = workers.stores(folder)
+    good, bad = out.table().to_pylist(), rejects.table().to_pylist()
+    ids = [row["video_id"] for row in [*good, *bad]]
+    assert len(ids) == len(set(ids)), [one for one, count in Counter(ids).items() if count > 1]
+    return {row["video_id"]: row["square"] for row in good}, {row["video_id"]: row["reason"] for row in bad}
+
+
+def seen(folder: Path) -> Counter[str]:
+    return Counter(line for file in folder.glob("seen-*.txt") for line in file.read_text().split())
+
+
+def squares(n: int) -> dict[str, int]:
+    return {f"v{i:04d}": i * i for i in range(n) if i % 10}
+
+
+def tens(n: int) -> dict[str, str]:
+    return {f"v{i:04d}": "ten" for i in range(0, n, 10)}
+
+
+# ---- with Ray
+
+
+def test_each_row_comes_out_or_is_rejected_and_a_second_run_does_only_what_is_new(
+    cluster: None, tmp_path: Path
+) -> None:
+    told: list[StageProgress] = []
+    counts = run(tmp_path, workers.Squares, on_progress=told.append)
+    assert (counts.n_in, counts.n_out, counts.n_rejected) == (40, 36, 4)
+    assert outcome(tmp_path) == (squares(40), tens(40))
+    assert (told[-1].done, told[-1].total, told[-1].rejected, told[-1].eta_seconds) == (40, 40, 4, 0)
+    reject = workers.stores(tmp_path)[1].table(filter="video_id = 'v0030'").to_pylist()
+    assert reject == [
+        {
+            "video_id": "v0030",
+            "stage": "squares",
+            "unit": "video",
+            "reason": "ten",
+            "detail": "n is 30",
+            "scores": '{"n": 30}',
+            "attempts": 1,
+        }
+    ]
+    counts = run(tmp_path, workers.Squares, n=50)
+    assert (counts.n_in, counts.n_out, counts.n_rejected) == (50, 45, 5)
+    assert outcome(tmp_path) == (squares(50), tens(50))
+    assert set(seen(tmp_path).values()) == {1}
+    again = run(tmp_path, workers.Unstartable, n=50)  # with nothing to do no worker is started
+    assert (again.n_in, again.n_out) == (50, 45)
+
+
+def test_poison_crashes_and_exceptions_hurt_only_their_own_rows(cluster: None, tmp_path: Path) -> None:
+    counts = run(tmp_path, workers.Troubled, n=100, resources={"max_attempts": 2})
+    good, bad = outcome(tmp_path)
+    assert bad == tens(100) | {"v0013": "quarantined", "v0014": "quarantined", "v0042": "error"}
+    assert good == {one: square for one, square in squares(100).items() if one not in bad}
+    assert counts.n_out + counts.n_rejected == 100
+    rows = {row["video_id"]: row for row in workers.stores(tmp_path)[1].table().to_pylist()}
+    assert rows["v0013"]["attempts"] == 2
+    assert "no square of 42" in rows["v0042"]["detail"]
+    times = seen(tmp_path)
+    assert times["v0013"] == 3  # once with its batch, twice alone
+    # A batch-mate that came out alone is not run again when a later row of the batch kills the worker.
+    assert times["v0009"] == 2
+
+
+def test_with_several_calls_an_actor_a_poison_row_does_not_take_innocent_ones_along(
+    cluster: None, tmp_path: Path
+) -> None:
+    resources = {"actors": 1, "concurrency": 3, "batch_size": 3, "max_attempts": 2}
+    run(tmp_path, workers.OnePoison, n=18, resources=resources)
+    good, bad = outcome(tmp_path)
+    assert bad == tens(18) | {"v0005": "quarantined"}
+    assert len(good) == 15
+
+
+@pytest.mark.parametrize(
+    ("worker", "message"),
+    [
+        (workers.Unstartable, "cannot start: FileNotFoundError: model 'nowhere/to-be-found'"),
+        (workers.DiesAtStart, "died 3 times in a row while starting"),
+        (workers.TooFew, "TooFew gave 7 results for 8 rows"),
+        (workers.OtherKey, "OtherKey gave video_id='other' for row 'v00"),
+        (workers.OtherColumn, r"OtherColumn gave columns \['sqare'\]"),
+        (workers.OtherType, "a value does not fit its column"),
+    ],
+)
+def test_a_broken_worker_fails_the_job_in_one_clear_line(
+    cluster: None, tmp_path: Path, worker: type, message: str
+) -> None:
+    with pytest.raises(StageError, match=message) as caught:
+        run(tmp_path, worker, n=8, resources={"actors": 1})
+    assert "\n" not in str(caught.value)
+    assert "stage squares" in str(caught.value)
+    assert outcome(tmp_path) == ({}, {})
+
+
+def test_a_worker_that_fails_on_everything_fails_the_job_and_rejects_nothing(
+    cluster: None, tmp_path: Path
+) -> None:
+    with pytest.raises(StageError, match=r"16 rows in a row.*CUDA is gone"):
+        run(tmp_path, workers.AlwaysRaises, resources={"max_errors_in_a_row": 16, "actors": 1})
+    assert outcome(tmp_path) == ({}, {})
+    run(tmp_path, workers.Squares)  # once it is mended nothing is missing
+    assert outcome(tmp_path) == (squares(40), tens(40))
+
+
+def test_what_no_node_has_is_said_at_once(cluster: None, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"stage squares: an actor needs 2 GPU \(the most on one node is 0\)"):
+        run(tmp_path, workers.Squares, resources={"num_gpus": 2})
+
+
+def test_pending_must_have_each_key_once(tmp_path: Path) -> None:
+    twice = pa.table({"video_id": ["a", "b", "a"], "n": [1, 2, 3]})
+    with pytest.raises(ValueError, match=r"repeats \['a'\]"):
+        run(tmp_path, workers.Squares, pending=twice)
+    with pytest.raises(ValueError, match="no key 'video_id'"):
+        run(tmp_path, workers.Squares, pending=pa.table({"n": [1]}))
+
+
+# ---- the driver killed
+
+
+def driver(folder: Path, commit_seconds: float) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(HERE / "stage_workers.py"), str(folder), "120", str(commit_seconds)]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path])}
+    # A session of its own, so that its Ray goes with it and with nobody else's.
+    return subprocess.Popen(
+        command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+def wait_for(what: Any, process: subprocess.Popen[bytes], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert process.poll() is None, f"the driver ended by itself with {process.returncode}"
+        assert time.monotonic() < end, "the moment to kill the driver did not come"
+        time.sleep(0.02)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def fragments(folder: Path) -> set[str]:
+    data = folder / "out.lance" / "data"
+    return set(os.listdir(data)) if data.exists() else set()
+
+
+def test_a_driver_killed_amid_a_stage_loses_and_repeats_nothing(cluster: None, tmp_path: Path) -> None:
+    process = driver(tmp_path, 0.2)
+    try:
+        wait_for(lambda: workers.stores(tmp_path)[0].count() > 20, process)
+    finally:
+        kill(process)
+    before = workers.stores(tmp_path)[0].keys()
+    assert 20 < len(before) < 108
+    counts = run(tmp_path, workers.Squares, n=120)
+    assert (counts.n_in, counts.n_out, counts.n_rejected) == (120, 108, 12)
+    assert outcome(tmp_path) == (squares(120), tens(120))
+    assert all(seen(tmp_path)[one] == 1 for one in before)  # what was committed is not done again
+
+
+def test_a_driver_killed_between_write_and_commit_leaves_only_invisible_files(
+    cluster: None, tmp_path: Path
+) -> None:
+    process = driver(tmp_path, 3600.0)
+    try:
+        wait_for(lambda: len(fragments(tmp_path)) >= 4, process)
+    finally:
+        kill(process)
+    orphans = fragments(tmp_path)
+    assert workers.stores(tmp_path)[0].count() == 0
+    run(tmp_path, workers.Squares, n=120)
+    assert outcome(tmp_path) == (squares(120), tens(120))
+    assert not orphans & fragments(tmp_path)
+
+
+# ---- its parts, without Ray
+
+
+def test_the_ledger_remembers_what_was_in_flight_until_it_ends() -> None:
+    ledger = Ledger()
+    assert ledger.begin(["a", "b"]) == (0, {})
+    assert ledger.begin(["a", "b"]) == (1, {"a": (0, None), "b": (0, None)})
+    ledger.alone("a")
+    ledger.save("a", {"out": ["f"]})
+    ledger.alone("b")
+    assert ledger.begin(["a", "b"]) == (2, {"a": (1, {"out": ["f"]}), "b": (1, None)})
+    assert ledger.begin(["c"]) == (0, {})
+    ledger.end(["a", "b"], errors=0)
+    assert ledger.begin(["a", "b"]) == (0, {})
+
+
+def test_errors_in_a_row_count_over_batches_until_a_row_works() -> None:
+    ledger = Ledger()
+    assert [ledger.end(["a", "b"], 2), ledger.end(["c"], 1), ledger.end(["d", "e"], 1)] == [2, 3, 0]
+
+
+def test_starts_that_never_finish_are_counted_an_actor() -> None:
+    ledger = Ledger()
+    assert [ledger.starting("x"), ledger.starting("y"), ledger.starting("x")] == [0, 0, 1]
+    ledger.started("x")
+    assert ledger.starting("x") == 0
+
+
+def test_isolation_waits_for_running_calls_and_keeps_new_ones_out() -> None:
+    lock, order = _IsolationLock(), []
+    inside, leave = threading.Event(), threading.Event()
+
+    def shared() -> None:
+        with lock.shared():
+            order.append("shared in")
+            inside.set()
+            leave.wait(10)
+            order.append("shared out")
+
+    def alone() -> None:
+        with lock.alone():
+            order.append("alone")
+
+    def late() -> None:
+        with lock.shared():
+            order.append("late")
+
+    threads = [threading.Thread(target=one, daemon=True) for one in (shared, alone, late)]
+    threads[0].start()
+    assert inside.wait(10)
+    threads[1].start()
+    while not lock._waiting:
+        time.sleep(0.001)
+    threads[2].start()
+    leave.set()
+    for thread in threads:
+        thread.join(10)
+    assert order == ["shared in", "shared out", "alone", "late"]
+
+
+def test_a_batch_that_comes_back_is_committed_once(tmp_path: Path) -> None:
+    out, rejects = (store.create() for store in workers.stores(tmp_path))
+
+    def record(keys: list[str]) -> dict[str, Any]:
+        rows = pa.Table.from_pylist([{"video_id": key, "square": 1} for key in keys], schema=workers.SCHEMA)
+        return {"keys": keys, "out": [out.write(rows)], "rejects": [], "rejected": 0, "errors": 0}
+
+    def sink() -> Sink:
+        return Sink(
+            "s", out, rejects, total=4, done=0, rejected=0, commit_seconds=3600.0, on_progress=None
+        )
+
+    with sink() as one:
+        one.add(record(["a", "b"]))
+        one.add(record(["a", "b"]))
+        one.add(record(["c"]))
+    assert sorted(out.table()["video_id"].to_pylist()) == ["a", "b", "c"]
+    with pytest.raises(StageError, match="came back with other rows"), sink() as one:
+        one.add(record(["d"]))
+        one.add(record(["d", "e"]))
+
+
+def test_rejects_by_exception_wait_for_a_row_that_works(tmp_path: Path) -> None:
+    out, rejects = (store.create() for store in workers.stores(tmp_path))
+
+    def failed(key: str) -> dict[str, Any]:
+        row = Reject("error").row(key, stage="s", unit="video")
+        written = rejects.write(pa.Table.from_pylist([row], schema=REJECT_SCHEMA))
+        return {"keys": [key], "out": [], "rejects": [written], "rejected": 1, "errors": 1}
+
+    worked = {"keys": ["w"], "out": [], "rejects": [], "rejected": 0, "errors": 0}
+
+    def sink() -> Sink:
+        return Sink("s", out, rejects, total=4, done=0, rejected=0, commit_seconds=3600.0, on_progress=None)
+
+    with pytest.raises(RuntimeError), sink() as one:
+        one.add(failed("a"))
+        raise RuntimeError("the stage gave up")
+    assert rejects.keys() == set()
+    with sink() as one:
+        one.add(failed("b"))
+        one.add(worked)
+    with sink() as one:
+        one.add(failed("c"))
+    assert rejects.keys() == {"b", "c"}
+
+
+def test_a_failing_commit_fails_the_stage(tmp_path: Path) -> None:
+    out, rejects = workers.stores(tmp_path)
+    bad = {"keys": ["a"], "out": ["[{}]"], "rejects": [], "rejected": 0, "errors": 0}
+    sink = Sink("s", out, rejects, total=1, done=0, rejected=0, commit_seconds=0.01, on_progress=None)
+    with pytest.raises(StageError, match="commit failed"), sink:
+        sink.add(bad)
+        sink._thread.join(10)
+
+
+def test_counts_that_do_not_add_up_are_an_error() -> None:
+    with pytest.raises(StageError, match="5 in, but 3 out"):
+        StageCounts(name="s", n_in=5, n_out=3, n_rejected=1, seconds=0.0)
+
+
+@pytest.mark.parametrize("name", ["actors", "batch_size", "max_attempts", "concurrency"])
+def test_resources_are_checked(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        StageResources(**{name: 0})
+
+
+def test_a_store_can_be_committed_while_it_is_read(tmp_path: Path) -> None:
+    out = Store(str(tmp_path / "o.lance"), workers.SCHEMA).create()
+    out.append(pa.Table.from_pylist([{"video_id": "a", "square": 1}], schema=workers.SCHEMA))
+    stream = out.batches(rows=1)
+    out.append(pa.Table.from_pylist([{"video_id": "b", "square": 2}], schema=workers.SCHEMA))
+    assert sum(batch.num_rows for batch in stream) in (1, 2)

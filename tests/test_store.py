@@ -1,0 +1,204 @@
+"""Lance data sets: what is visible when, what a killed run leaves, what is refused."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from gve_ray.media import decode_jpeg, encode_jpeg
+from gve_ray.schema import ASSET_SCHEMA, AssetRef
+from gve_ray.store import AssetReader, Store, StoreError
+
+SCHEMA = pa.schema([("video_id", pa.string()), ("n", pa.int64()), ("blobs", pa.list_(pa.binary()))])
+
+
+def rows(*ids: str) -> pa.Table:
+    return pa.Table.from_pylist(
+        [{"video_id": one, "n": len(one), "blobs": [one.encode(), b"\x00"]} for one in ids], schema=SCHEMA
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "a.lance"), SCHEMA).create()
+
+
+def data_files(store: Store) -> set[str]:
+    return set(os.listdir(Path(store.uri) / "data")) if (Path(store.uri) / "data").exists() else set()
+
+
+def test_before_it_is_created_a_store_is_empty(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "none.lance"), SCHEMA)
+    assert not store.exists()
+    assert store.keys() == set()
+    assert store.count() == 0
+    assert store.table(["n"]).schema == pa.schema([("n", pa.int64())])
+
+
+def test_what_is_written_is_seen_only_after_its_commit(store: Store) -> None:
+    first, second = store.write(rows("a", "bb")), store.write(rows("ccc"))
+    assert store.keys() == set()
+    assert store.commit([first, second]) == 3
+    assert store.keys() == {"a", "bb", "ccc"}
+    assert store.table().to_pylist() == rows("a", "bb", "ccc").to_pylist()
+
+
+def test_a_commit_is_one_version_however_many_fragments(store: Store) -> None:
+    import lance
+
+    before = lance.dataset(store.uri).version
+    store.commit([store.write(rows(str(i))) for i in range(5)])
+    assert lance.dataset(store.uri).version == before + 1
+
+
+def test_workers_write_through_a_pickled_store(store: Store) -> None:
+    there = pickle.loads(pickle.dumps(store))
+    assert store.commit([there.write(rows("x"))]) == 1
+
+
+def test_committing_nothing_makes_no_version(store: Store) -> None:
+    import lance
+
+    before = lance.dataset(store.uri).version
+    assert store.commit([]) == 0
+    assert store.append(rows()) == 0
+    assert lance.dataset(store.uri).version == before
+
+
+def test_creating_again_keeps_the_rows(store: Store) -> None:
+    store.append(rows("a"))
+    assert Store(store.uri, SCHEMA).create().count() == 1
+
+
+def test_another_schema_is_refused_with_the_difference(store: Store) -> None:
+    other = pa.schema([("video_id", pa.string()), ("n", pa.string()), ("more", pa.int64())])
+    with pytest.raises(StoreError, match=r"missing \['more'\].*unexpected \['blobs'\].*n is int64, not string"):
+        Store(store.uri, other).create()
+    with pytest.raises(StoreError, match="unexpected"):
+        store.write(rows("a").append_column("extra", pa.array([1])))
+
+
+def test_a_key_must_be_a_column() -> None:
+    with pytest.raises(ValueError, match="pair_id"):
+        Store("x.lance", SCHEMA, key="pair_id")
+
+
+def test_a_second_driver_is_noticed(store: Store) -> None:
+    store.append(rows("a"))
+    Store(store.uri, SCHEMA).append(rows("b"))
+    with pytest.raises(StoreError, match="another run writes"):
+        store.append(rows("c"))
+    assert store.keys() == {"a", "b"}
+
+
+def test_clean_removes_what_a_killed_run_left_and_nothing_else(store: Store) -> None:
+    store.append(rows("a", "b"))
+    kept = data_files(store)
+    store.write(rows("lost"))
+    assert len(data_files(store)) == len(kept) + 1
+    store.clean()
+    assert data_files(store) == kept
+    assert store.table().to_pylist() == rows("a", "b").to_pylist()
+    store.append(rows("c"))
+    assert store.keys() == {"a", "b", "c"}
+
+
+def test_old_manifests_do_not_pile_up(store: Store) -> None:
+    for i in range(205):
+        store.append(rows(str(i)))
+    manifests = [name for name in os.listdir(Path(store.uri) / "_versions") if name.endswith(".manifest")]
+    assert len(manifests) <= 101
+    assert store.count() == 205
+
+
+def test_compact_merges_small_fragments_and_keeps_rows_in_order(store: Store) -> None:
+    import lance
+
+    for i in range(20):
+        store.append(rows(f"{i:02d}"))
+    before = store.table().to_pylist()
+    store.compact()
+    assert len(lance.dataset(store.uri).get_fragments()) == 1
+    assert store.table().to_pylist() == before
+    store.append(rows("after"))
+    assert store.count() == 21
+
+
+def test_take_gives_rows_in_the_order_asked_also_new_ones(store: Store) -> None:
+    store.append(rows("b", "a", "zz"))
+    assert store.take(["zz", "a", "zz"], ["n"])["n"].to_pylist() == [2, 1, 2]
+    Store(store.uri, SCHEMA).append(rows("mmmm"))
+    assert store.take(["mmmm", "b"]).to_pylist() == rows("mmmm", "b").to_pylist()
+    assert store.take([], ["n"]).num_rows == 0
+    with pytest.raises(KeyError, match=r"2 keys not committed.*nope"):
+        store.take(["a", "nope", "neither"])
+
+
+def test_keys_and_counts_by_filter(store: Store) -> None:
+    store.append(rows("a", "bb", "cc"))
+    assert store.keys("n = 2") == {"bb", "cc"}
+    assert store.count("n = 1") == 1
+    assert [batch.num_rows for batch in store.batches(["n"], rows=2)] == [2, 1]
+
+
+# ---- assets
+
+
+def picture(value: int) -> np.ndarray:
+    return np.full((56, 84, 3), value, dtype=np.uint8)
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> AssetReader:
+    def row(video_id: str, base: int, clips: int) -> dict[str, Any]:
+        clip = {"start": 1.0, "end": 3.0, "timestamps": [1.0, 3.0], "indices": [10, 30]}
+        return dict.fromkeys(ASSET_SCHEMA.names) | {
+            "video_id": video_id,
+            "fps": 10.0,
+            "duration": 4.0,
+            "total_frames": 40,
+            "frames": [encode_jpeg(picture(base)), encode_jpeg(picture(base + 10))],
+            "timestamps": [0.0, 3.9],
+            "indices": [0, 39],
+            "reference_frames": [encode_jpeg(picture(base + 20))],
+            "reference_timestamps": [2.0],
+            "clips": [clip | {"frames": [encode_jpeg(picture(base + 30 + i))] * 2} for i in range(clips)],
+        }
+
+    table = pa.Table.from_pylist([row("a/b", 50, 2), row("c", 150, 0)], schema=ASSET_SCHEMA)
+    Store(str(tmp_path / "assets.lance"), ASSET_SCHEMA).create().append(table)
+    return AssetReader(str(tmp_path / "assets.lance"))
+
+
+def grey(frames: Any) -> list[int]:
+    return [round(float(one.mean())) for one in frames.pixels]
+
+
+def test_references_of_all_kinds_in_one_read(reader: AssetReader) -> None:
+    refs = ["asset://c/video", "asset://a%2Fb/clip/1", AssetRef("a/b", "frame", 0), AssetRef("a/b")]
+    video, clip, still, first = reader.frames_many(refs)
+    assert (grey(video), grey(clip), grey(still), grey(first)) == ([150, 160], [81, 81], [70], [50, 60])
+    assert clip.timestamps.tolist() == [1.0, 3.0]
+    assert clip.indices.tolist() == [10, 30]
+    assert (still.fps, still.duration, still.total_frames) == (0.0, 0.0, 1)
+    assert (video.fps, video.duration, video.total_frames) == (10.0, 4.0, 40)
+
+
+def test_asset_pixels_are_those_of_the_media_room(tmp_path: Path, reader: AssetReader) -> None:
+    noise = np.random.default_rng(3).integers(0, 256, (28, 56, 3), dtype=np.uint8)
+    jpeg = encode_jpeg(noise)
+    row = dict.fromkeys(ASSET_SCHEMA.names) | {"video_id": "n", "fps": 1.0, "duration": 1.0, "total_frames": 1}
+    row |= {"frames": [jpeg], "timestamps": [0.0], "indices": [0]}
+    Store(reader.store.uri, ASSET_SCHEMA).append(pa.Table.from_pylist([row], schema=ASSET_SCHEMA))
+    assert (reader.frames("asset://n/video").pixels[0] == decode_jpeg(jpeg)).all()
+
+
+def test_a_part_that_is_not_there_is_named(reader: AssetReader) -> None:
+    with pytest.raises(IndexError, match=r"asset://c/clip/0.*0 clips"):
+        reader.frames("asset://c/clip/0")
+    with pytest.raises(KeyError, match="nobody"):
+        reader.frames("asset://nobody/video")
