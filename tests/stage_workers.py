@@ -1,6 +1,6 @@
 """Workers for the stage tests, importable in Ray's processes, and a driver that tests kill.
 
-    python stage_workers.py FOLDER N COMMIT_SECONDS     runs `Slow` over N rows until it is done
+python stage_workers.py FOLDER N COMMIT_SECONDS     runs `Slow` over N rows until it is done
 """
 
 import os
@@ -104,21 +104,6 @@ class AlwaysRaises(Squares):
 class TooFew(Squares):
     def __call__(self, rows: Sequence[Row]) -> list[Row | Reject]:
         return super().__call__(rows)[1:]
-
-
-class OtherKey(Squares):
-    def one(self, row: Row) -> Row | Reject:
-        return {"video_id": "other", "square": 1}
-
-
-class OtherColumn(Squares):
-    def one(self, row: Row) -> Row | Reject:
-        return {"video_id": row["video_id"], "sqare": 1}
-
-
-class OtherType(Squares):
-    def one(self, row: Row) -> Row | Reject:
-        return {"video_id": row["video_id"], "square": "nine"}
 
 
 class Slow(Squares):

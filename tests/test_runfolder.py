@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gve_ray.store import RunFolder, RunFolderError, fingerprint
+from gve_ray.store import FolderLock, RunFolder, RunFolderError, fingerprint
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def test_a_run_is_recorded_with_its_config_versions_and_facts(tmp_path: Path) ->
 
 
 def test_the_same_config_resumes_and_keeps_the_facts(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), RunFolder(str(tmp_path), job="j", config=Config()) as folder:
+    with pytest.raises(RuntimeError), RunFolder(str(tmp_path), job="j", config=Config()) as folder:  # noqa: PT012
         folder.record(kept=7)
         raise RuntimeError("boom")
     with RunFolder(str(tmp_path), job="j", config=Config()) as folder:
@@ -57,7 +57,13 @@ def test_another_config_is_refused_and_told_apart(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError) as caught, RunFolder(str(tmp_path), job="j", config=other):
         pass
     text = str(caught.value)
-    for part in (str(tmp_path), fingerprint(Config())[:12], fingerprint(other)[:12], "seed (1, now 2)", "inner.size"):
+    for part in (
+        str(tmp_path),
+        fingerprint(Config())[:12],
+        fingerprint(other)[:12],
+        "seed (1, now 2)",
+        "inner.size",
+    ):
         assert part in text
     assert "name (" not in text
     assert "another folder" in text
@@ -84,7 +90,10 @@ def test_another_job_or_a_strangers_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["{", "[]"])
 def test_a_damaged_record_is_an_error_not_a_new_run(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(RunFolderError, match=r"run\.json"), RunFolder(str(tmp_path), job="j", config=Config()):
+    with (
+        pytest.raises(RunFolderError, match=r"run\.json"),
+        RunFolder(str(tmp_path), job="j", config=Config()),
+    ):
         pass
 
 
@@ -108,6 +117,14 @@ def test_two_drivers_are_kept_apart_and_a_killed_one_frees_the_folder(tmp_path: 
         process.wait()
     with RunFolder(str(tmp_path), job="j", config={"a": 1}) as folder:
         assert len(folder.facts["runs"]) == 2
+
+
+def test_a_folder_in_use_is_not_entered_twice_and_is_free_afterwards(tmp_path: Path) -> None:
+    folder = str(tmp_path / "work")
+    with FolderLock(folder), pytest.raises(RunFolderError, match="in use by process"), FolderLock(folder):
+        pass
+    with FolderLock(folder):
+        pass
 
 
 def test_fingerprints_ignore_order_and_see_values() -> None:

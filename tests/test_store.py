@@ -76,7 +76,9 @@ def test_creating_again_keeps_the_rows(store: Store) -> None:
 
 def test_another_schema_is_refused_with_the_difference(store: Store) -> None:
     other = pa.schema([("video_id", pa.string()), ("n", pa.string()), ("more", pa.int64())])
-    with pytest.raises(StoreError, match=r"missing \['more'\].*unexpected \['blobs'\].*n is int64, not string"):
+    with pytest.raises(
+        StoreError, match=r"missing \['more'\].*unexpected \['blobs'\].*n is int64, not string"
+    ):
         Store(store.uri, other).create()
     with pytest.raises(StoreError, match="unexpected"):
         store.write(rows("a").append_column("extra", pa.array([1])))
@@ -191,7 +193,12 @@ def test_references_of_all_kinds_in_one_read(reader: AssetReader) -> None:
 def test_asset_pixels_are_those_of_the_media_room(tmp_path: Path, reader: AssetReader) -> None:
     noise = np.random.default_rng(3).integers(0, 256, (28, 56, 3), dtype=np.uint8)
     jpeg = encode_jpeg(noise)
-    row = dict.fromkeys(ASSET_SCHEMA.names) | {"video_id": "n", "fps": 1.0, "duration": 1.0, "total_frames": 1}
+    row = dict.fromkeys(ASSET_SCHEMA.names) | {
+        "video_id": "n",
+        "fps": 1.0,
+        "duration": 1.0,
+        "total_frames": 1,
+    }
     row |= {"frames": [jpeg], "timestamps": [0.0], "indices": [0]}
     Store(reader.store.uri, ASSET_SCHEMA).append(pa.Table.from_pylist([row], schema=ASSET_SCHEMA))
     assert (reader.frames("asset://n/video").pixels[0] == decode_jpeg(jpeg)).all()

@@ -22,8 +22,12 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-START_SECONDS = 120.0
+if TYPE_CHECKING:
+    import psutil
+
+START_SECONDS = 240.0  # 5 s on an idle machine
 STOP_SECONDS = 45.0  # Ray drains its node for up to 30 s
 LOOPBACK = "127.0.0.1"
 NEVER_UPLOADED = ("runs", ".venv", ".git", "**/__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache")
@@ -137,16 +141,23 @@ class LocalHead:
         if code != 0 or state != "SUCCEEDED":
             raise HeadError(f"job {name}: {state}, `ray job submit` exited with {code}; see its log above")
 
+    def processes(self) -> "list[psutil.Process]":
+        """Everything that the head has started and that still runs, jobs and their children too."""
+        import psutil
+
+        assert self._process is not None
+        try:
+            return psutil.Process(self._process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
     def _stop(self) -> None:
         """Stop the head in its own order, then whatever it started that is still there."""
         import psutil
 
         if self._process is None:
             return
-        try:
-            family = psutil.Process(self._process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            family = []
+        family = self.processes()
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(STOP_SECONDS)

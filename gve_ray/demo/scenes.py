@@ -4,8 +4,8 @@ A scene has one chapter, or two or three for a long video. A chapter has a backg
 to three objects; each object has a programme of one to three motions that share the chapter's time
 equally. Places are the nine cells of a 3x3 grid. Nothing here knows about pixels: see `render.py`.
 
-Splits are disjoint in (colour, shape, background) combinations, not only in seeds: `tiny` is what the
-shipped model learnt from, `corpus` is what users synthesize and train on, `heldout` is for scoring.
+Splits share no object in its (colour, shape, size, background, start place), not only no seed: `tiny` is
+what the shipped model learnt from, `corpus` is what users synthesize and train on, `heldout` is for scoring.
 """
 
 import random
@@ -19,10 +19,10 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 BACKGROUNDS = ("night sky", "desert", "meadow", "ocean", "snow field", "brick wall")
 CAMERAS = ("still", "pan left", "pan right", "zoom in", "zoom out")
 MOTIONS = ("left", "right", "up", "down", "grow", "shrink", "spin", "rest")
-SIZES = {"small": 0.085, "large": 0.14}  # radius as a share of the frame's shorter side
+SIZES = {"small": 0.11, "large": 0.165}  # radius as a share of the frame's shorter side
 GRID = 0.28  # distance of neighbouring cells as a share of the frame's width or height
-GROWTH = 1.6
-SHRINKAGE = 0.6
+GROWTH = 1.45
+SHRINKAGE = 0.62
 SPIN_DEGREES = 130.0  # not near a symmetry of any shape at the seven intervals of eight frames
 SHIFTS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 SIZES_PX = ((112, 112), (128, 128), (160, 120), (176, 144), (192, 108), (224, 224), (240, 320), (320, 240))
@@ -136,10 +136,13 @@ class Scene:
         return cls(**{**data, "chapters": chapters})
 
 
-def _split_table() -> dict[tuple[str, str, str], str]:
-    combos = list(product(COLOURS, SHAPES, BACKGROUNDS))
+Combination = tuple[str, str, str, str, int, int]  # colour, shape, size, background, column, row
+
+
+def _split_table() -> dict[Combination, str]:
+    combos = list(product(COLOURS, SHAPES, SIZES, BACKGROUNDS, range(3), range(3)))
     random.Random("gve_ray splits 1").shuffle(combos)
-    table: dict[tuple[str, str, str], str] = {}
+    table: dict[Combination, str] = {}
     start = 0
     for name, share in SPLIT_SHARES.items():
         end = start + round(share * len(combos))
@@ -174,29 +177,31 @@ def _apart(things: Iterable[Thing]) -> bool:
     for step in range(13):
         states = [thing.at(step / 12) for thing in things]
         for i, a in enumerate(states):
-            if any(abs(a.x - b.x) < 0.2 and abs(a.y - b.y) < 0.2 for b in states[:i]):
+            if any(abs(a.x - b.x) < 0.22 and abs(a.y - b.y) < 0.22 for b in states[:i]):
                 return False
     return True
 
 
 def _things(rng: random.Random, background: str, split: Split, count: int, lengths: list[int]) -> list[Thing]:
-    allowed = [(c, s) for c in COLOURS for s in SHAPES if SPLIT_OF[c, s, background] == split]
+    cells = list(product(range(3), range(3)))
     while True:
-        looks = rng.sample(allowed, count)
-        if len({c for c, _ in looks}) < count or len({s for _, s in looks}) < count:
+        looks = zip(
+            rng.sample(COLOURS, count), rng.sample(SHAPES, count), rng.sample(cells, count), strict=True
+        )
+        drawn = [(colour, shape, rng.choice(tuple(SIZES)), *cell) for colour, shape, cell in looks]
+        if any(SPLIT_OF[c, s, z, background, column, row] != split for c, s, z, column, row in drawn):
             continue
-        cells = rng.sample(list(product(range(3), range(3))), count)
         things = [
             Thing(
                 colour=colour,
                 shape=shape,
-                size=rng.choice(tuple(SIZES)),
+                size=size,
                 column=column,
                 row=row,
                 motions=_programme(rng, shape, column, row, length) if length else ("rest",),
                 jitter=(rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03)),
             )
-            for (colour, shape), (column, row), length in zip(looks, cells, lengths, strict=True)
+            for (colour, shape, size, column, row), length in zip(drawn, lengths, strict=True)
         ]
         if _apart(things):
             return sorted(things, key=lambda t: (t.column, t.row))

@@ -6,7 +6,7 @@
 Every verdict is read from what the run committed (rejects.lance, assets.lance, annotations.lance, uvrd/)
 and every truth from the corpus. A file or caption found by the wrong stage counts against both stages.
 The captions are on scenes the captioner never saw: it learnt from split `tiny`, the corpus is drawn from
-`corpus`, and no (colour, shape, background) combination is in both.
+`corpus`, and no object (colour, shape, size, background, start place) is in both.
 """
 
 import json

@@ -38,7 +38,7 @@ def _answer(message: bytes, limits: Limits) -> bytes:
     try:
         source, plan, settings = pickle.loads(message)
         return pickle.dumps((True, decode(source, plan, limits=limits, **settings)), protocol=5)
-    except Exception as error:  # noqa: BLE001: whatever it is, the parent raises it
+    except Exception as error:  # noqa: BLE001 (the parent raises it, whatever it is)
         return _pickled_error(error)
 
 

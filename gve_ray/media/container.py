@@ -41,7 +41,7 @@ def missing_bytes(blob: Blob, *, ignore: frozenset[bytes] = frozenset()) -> int:
         elif head.startswith(_RIFF):
             end = 8 + struct.unpack("<I", head[4:8])[0] if len(head) >= 8 else blob.size + 1
         elif head.startswith(_ASF_MAGIC):
-            end = _stated(head, _ASF_PROPERTIES, 40, "<Q")
+            end = int(_stated(head, _ASF_PROPERTIES, 40, "<Q"))
         elif head.startswith(b"FLV"):
             end = int(_stated(head, b"filesize\0", 9, ">d"))
         elif head.startswith(b"GIF8"):

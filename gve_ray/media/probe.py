@@ -23,9 +23,7 @@ from gve_ray.media.source import Blob
 
 # Containers of self-contained video. Playlists (HLS, DASH, concat) would make FFmpeg open other files,
 # and FFmpeg reads text as ANSI art ("tty") and any JPEG as a one-frame video.
-_DEMUXERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,live_flv,asf,ogg,mxf,nut,gif,apng,ivf,rm,dv,wtv"
-)
+_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,live_flv,asf,ogg,mxf,nut,gif,apng,ivf,rm,dv,wtv"
 _SHORT_NAMES = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
 
 
@@ -33,8 +31,9 @@ _SHORT_NAMES = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
 class VideoInfo:
     """Facts about the best video stream of a file.
 
-    width, height: pixels as stored (no sample aspect ratio), rotation applied. fps: mean frames a second. duration: seconds from the first
-    frame's start to the last frame's end. rotation: degrees clockwise that were applied (0, 90, 180, 270).
+    width, height: pixels as stored (no sample aspect ratio), rotation applied. fps: mean frames a second.
+    duration: seconds from the first frame's start to the last frame's end. rotation: degrees clockwise that
+    were applied (0, 90, 180, 270).
     """
 
     container: str

@@ -32,16 +32,18 @@ def cut_leading_rubbish(blob: Blob) -> Blob | None:
 def has_broken_timestamps(scan: Scan) -> bool:
     """True where the container has timestamps but they repeat, run backwards or jump.
 
-    Containers that by design have none for some frames (AVI) are not broken.
+    Containers that by design have none for some frames (AVI) are not broken; MP4 and Matroska cannot run
+    backwards (FFmpeg only guesses Matroska's decoding times), and what jumps there was meant to.
     """
     packets = scan.packets
     if not (packets.has_pts and packets.has_dts) or len(packets) < 2:
         return False
     if scan.timeline is None:
         return True
+    if scan.info.container in ("mp4", "matroska"):
+        return False
     steps = np.diff(packets.dts) * float(packets.time_base)
-    jump = scan.info.container == "mpegts" and steps.max() > _GAP_SECONDS
-    return bool(steps.min() < 0 or jump)
+    return bool(steps.min() < 0 or (scan.info.container == "mpegts" and steps.max() > _GAP_SECONDS))
 
 
 def remux(blob: Blob, limits: Limits) -> Blob:

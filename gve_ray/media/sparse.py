@@ -13,9 +13,11 @@ refuses is decoded from the start before anyone calls it damaged.
 
 import io
 from collections.abc import Iterator
+from itertools import chain
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from gve_ray.media.limits import Limits, MediaError, Reason
@@ -119,18 +121,19 @@ def _read_seeking(
     frames: dict[int, np.ndarray] = {}
     with open_video(blob, limits) as (container, stream):
         for key, targets in _runs(scan.packets, timeline.pts[wanted]).items():
-            # Matroska's index is by presentation time, MP4's by decoding time.
-            times = scan.packets.pts if scan.info.container == "matroska" else scan.packets.dts
-            container.seek(int(times[key]), stream=stream, backward=True)
             left = set(targets)
             try:
-                for frame in strict_frames(_from_key(container.demux(stream), int(scan.packets.pts[key]))):
+                for frame in strict_frames(_seek(container, stream, scan.packets, key)):
                     deadline.check()
                     if frame.pts in left:
                         left.remove(frame.pts)
                         frames[number_of[frame.pts]] = finish(convert(frame))
                     if not left:
                         break
+            except MemoryError:
+                raise
+            except av.error.FFmpegError:  # the seek itself
+                return None
             except MediaError as error:
                 if error.reason != Reason.CORRUPT:
                     raise
@@ -140,14 +143,27 @@ def _read_seeking(
     return frames
 
 
-def _from_key(
-    packets: "Iterator[av.Packet[VideoStream]]", key_pts: int
+def _seek(
+    container: InputContainer, stream: VideoStream, packets: Packets, key: int
 ) -> "Iterator[av.Packet[VideoStream]]":
-    """The packets, if the seek led to a key frame no later than the one meant; else none."""
-    for i, packet in enumerate(packets):
-        if i == 0 and not (packet.is_keyframe and packet.pts is not None and packet.pts <= key_pts):
-            return
-        yield packet
+    """The packets from key packet number `key` on, or from an earlier key frame; none if neither is found.
+
+    Indices go by presentation time (Matroska) or decoding time (MP4). Seeking to the former can lead past
+    the key frame meant, which its timestamp shows; seeking to the latter never does, but may lead a group
+    too far back.
+    """
+    for moment in (int(packets.pts[key]), int(packets.dts[key])):
+        container.seek(moment, stream=stream, backward=True)
+        found = container.demux(stream)
+        first = next(found, None)
+        if (
+            first is not None
+            and first.is_keyframe
+            and first.pts is not None
+            and first.pts <= packets.pts[key]
+        ):
+            return chain([first], found)
+    return iter(())
 
 
 def _runs(packets: Packets, targets: np.ndarray) -> dict[int, list[int]]:

@@ -26,7 +26,8 @@ def damage(blob: Blob, size: int, sync: int) -> str:
     A packet without its sync byte or with its error bit set is damage. A jump of a continuity counter is
     lost data, except where a new unit starts: there two sound pieces were joined.
     """
-    raw = np.frombuffer(blob.data, np.uint8) if blob.path is None else np.memmap(blob.path, np.uint8, "r")
+    raw: np.ndarray
+    raw = np.memmap(blob.path, np.uint8, "r") if blob.path else np.frombuffer(blob.read(), np.uint8)
     packets = raw[: len(raw) // size * size].reshape(-1, size)
     heads = np.ascontiguousarray(packets[:, sync : sync + 6]).astype(np.int32)  # [n, 6]
     broken = (heads[:, 0] != SYNC) | (heads[:, 1] & 0x80 != 0)

@@ -20,7 +20,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._starts: dict[str, int] = {}
-        self._start_error = ""
+        self._failure = ""
         self._in_flight: set[str] = set()
         self._begun: dict[str, int] = {}
         self._alone: dict[str, int] = {}
@@ -36,11 +36,13 @@ class Ledger:
     def started(self, actor: str) -> None:
         self._starts[actor] = 0
 
-    def start_failed(self, error: str) -> None:
-        self._start_error = error
+    def fail(self, why: str) -> None:
+        """Note why a worker ends the job; the first reason counts."""
+        self._failure = self._failure or why
 
-    def start_error(self) -> str:
-        return self._start_error
+    def failure(self) -> str:
+        """The first reason given to `fail`, or an empty text."""
+        return self._failure
 
     def begin(self, keys: Sequence[str]) -> tuple[int, History]:
         """Mark rows as in flight.

@@ -212,18 +212,11 @@ def _compact_slice(table: pa.Table, start: int, size: int) -> pa.Table:
 
 
 def _cause(error: BaseException, ledger: Any) -> str:
-    """The sentence a user needs out of Ray's nested errors."""
+    """The sentence a user needs: what the worker told the ledger, or the last line of Ray's error."""
     import ray
 
     try:
-        start_error = ray.get(ledger.start_error.remote(), timeout=10)
+        failure = ray.get(ledger.failure.remote(), timeout=10)
     except ray.exceptions.RayError:
-        start_error = ""
-    if start_error:
-        return f"its worker cannot start: {start_error}"
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, StageError):
-            return str(inner).strip().splitlines()[-1]
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    return str(error).strip().splitlines()[-1]
+        failure = ""
+    return failure or str(error).strip().splitlines()[-1]

@@ -95,11 +95,21 @@ class StageActor:
                 raise StageError(f"its process died {failed} times in a row while starting; see its log")
             self._worker = job.worker(**job.worker_args)
         except Exception as error:
-            ray.get(job.ledger.start_failed.remote(f"{type(error).__name__}: {error}"))
+            ray.get(job.ledger.fail.remote(f"its worker cannot start: {_sentence(error)}"))
             raise
         ray.get(job.ledger.started.remote(actor))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        import ray
+
+        try:
+            return self._batch(batch)
+        except Exception as error:
+            # Ray's error reaches the driver without its causes.
+            ray.get(self._job.ledger.fail.remote(_sentence(error)))
+            raise
+
+    def _batch(self, batch: pa.Table) -> pa.Table:
         import ray
 
         rows = batch.to_pylist()
@@ -181,24 +191,8 @@ class StageActor:
                 f"{job.worker.__name__} gave {len(results)} results for {len(rows)} rows; one row in, one out"
             )
         for row, result in zip(rows, results, strict=True):
-            self._check(row, result)
+            check_result(job.worker.__name__, job.out, row, result)
         return list(results)
-
-    def _check(self, row: dict[str, Any], result: Any) -> None:
-        name, key = self._job.worker.__name__, self._job.out.key
-        if isinstance(result, Reject):
-            return
-        if not isinstance(result, dict):
-            raise StageError(
-                f"{name} gave {type(result).__name__} for row {row[key]!r}; give a dict or a Reject"
-            )
-        if result.get(key) != row[key]:
-            raise StageError(
-                f"{name} gave {key}={result.get(key)!r} for row {row[key]!r}; keep the row's key"
-            )
-        unknown = sorted(set(result) - set(self._job.out.schema.names))
-        if unknown:
-            raise StageError(f"{name} gave columns {unknown}; {self._job.out.uri} has no such columns")
 
     def _record(self, rows: Sequence[dict[str, Any]], outcomes: "Sequence[_Outcome]") -> dict[str, Any]:
         """Write one fragment of outputs and one of rejects; returns their metadata."""
@@ -219,15 +213,36 @@ class StageActor:
         }
 
     def _write(self, store: Store, rows: list[dict[str, Any]]) -> list[str]:
-        if not rows:
-            return []
-        try:
-            table = pa.Table.from_pylist(rows, schema=store.schema)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-            raise StageError(
-                f"{self._job.worker.__name__}: a value does not fit its column in {store.uri}: {error}"
-            ) from error
-        return [store.write(table)]
+        return [store.write(to_table(self._job.worker.__name__, store, rows))] if rows else []
+
+
+def check_result(name: str, out: Store, row: Mapping[str, Any], result: Any) -> None:
+    """Raise StageError if the result of worker `name` for a row is not what `run_stage` asks for."""
+    if isinstance(result, Reject):
+        return
+    if not isinstance(result, dict):
+        raise StageError(
+            f"{name} gave {type(result).__name__} for row {row[out.key]!r}; give a dict or a Reject"
+        )
+    if result.get(out.key) != row[out.key]:
+        given = result.get(out.key)
+        raise StageError(f"{name} gave {out.key}={given!r} for row {row[out.key]!r}; keep the row's key")
+    unknown = sorted(set(result) - set(out.schema.names))
+    if unknown:
+        raise StageError(f"{name} gave columns {unknown}; {out.uri} has no such columns")
+
+
+def to_table(name: str, store: Store, rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows of worker `name` as a table of the store. Raises StageError for a value of another type."""
+    try:
+        return pa.Table.from_pylist(rows, schema=store.schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise StageError(f"{name}: a value does not fit its column in {store.uri}: {error}") from error
+
+
+def _sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, StageError) else f"{type(error).__name__}: {text}"
 
 
 _Outcome = tuple[dict[str, Any] | Reject, bool]  # the result, and whether it stands for an exception

@@ -2,10 +2,11 @@
 
 from gve_ray.store.assets import AssetReader, frames_of_row
 from gve_ray.store.dataset import Store, StoreError
-from gve_ray.store.runfolder import RunFolder, RunFolderError, fingerprint
+from gve_ray.store.runfolder import FolderLock, RunFolder, RunFolderError, fingerprint
 
 __all__ = [
     "AssetReader",
+    "FolderLock",
     "RunFolder",
     "RunFolderError",
     "Store",

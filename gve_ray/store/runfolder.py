@@ -70,7 +70,7 @@ class RunFolder:
         self._job = job
         self._config = plain(config)
         self._files, self._root = filesystem(self.uri, storage_options)
-        self._lock: IO[str] | None = None
+        self._lock = FolderLock(self.uri, storage_options=storage_options)
         self._record: dict[str, Any] = {}
 
     def path(self, *parts: str) -> str:
@@ -78,12 +78,11 @@ class RunFolder:
         return "/".join((self.uri, *parts))
 
     def __enter__(self) -> "RunFolder":
-        self._files.create_dir(self._root, recursive=True)
-        self._take_lock()
+        self._lock.__enter__()
         try:
             self._claim()
         except BaseException:
-            self._free_lock()
+            self._lock.__exit__()
             raise
         return self
 
@@ -93,7 +92,7 @@ class RunFolder:
         ended = {"ended": time.time(), "error": f"{kind.__name__}: {error}" if kind else None}
         self._record["runs"][-1].update(ended)
         self._save()
-        self._free_lock()
+        self._lock.__exit__()
 
     def record(self, **facts: Any) -> None:
         """Merge facts (counts, timings, revisions) into run.json, atomically."""
@@ -160,27 +159,45 @@ class RunFolder:
         data = (json.dumps(self._record, indent=2, ensure_ascii=False) + "\n").encode()
         write_atomically(self._files, f"{self._root}/{RUN_FILE}", data)
 
-    def _take_lock(self) -> None:
-        if not isinstance(self._files, fs.LocalFileSystem):
-            return
-        self._lock = open(f"{self._root}/{_LOCK_FILE}", "a+")  # noqa: SIM115 - held as long as the run
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip()
-            self._lock.close()
-            raise RunFolderError(
-                f"{self.uri}: in use by process {holder}; wait for it or stop it, or name another folder"
-            ) from None
-        self._lock.truncate(0)
-        self._lock.write(f"{os.getpid()} on {platform.node()}")
-        self._lock.flush()
 
-    def _free_lock(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+class FolderLock:
+    """A context manager that keeps two drivers out of one folder; it goes with its process.
+
+    Local disks only: object stores have no locks, there `Store.commit` notices a second driver. Entering
+    makes the folder and raises RunFolderError if another process is in it.
+    """
+
+    def __init__(self, uri: str, *, storage_options: Mapping[str, str] | None = None) -> None:
+        self._uri = uri
+        self._files, self._root = filesystem(uri, storage_options)
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> "FolderLock":
+        self._files.create_dir(self._root, recursive=True)
+        if isinstance(self._files, fs.LocalFileSystem):
+            self._file = self._take()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _take(self) -> IO[str]:
+        file = open(f"{self._root}/{_LOCK_FILE}", "a+")  # noqa: SIM115 - held as long as the run
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip()
+            file.close()
+            raise RunFolderError(
+                f"{self._uri}: in use by process {holder}; wait for it or stop it, or name another folder"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {platform.node()}")
+        file.flush()
+        return file
 
 
 def filesystem(uri: str, storage_options: Mapping[str, str] | None = None) -> tuple[fs.FileSystem, str]:

@@ -135,10 +135,10 @@ def build_annotations(
         unit="caption",
         commit_seconds=config.commit_seconds,
     )
-    return [counts, *_settle_parts(annotations, rejects)]
+    return [counts, *settle_parts(annotations, rejects)]
 
 
-def _settle_parts(annotations: Store, rejects: Store) -> list[StageCounts]:
+def settle_parts(annotations: Store, rejects: Store) -> list[StageCounts]:
     """Count the other three prompts by their videos, and give those without an answer a row in rejects."""
     asked = dict.fromkeys(PARTS, 0)
     answered = dict.fromkeys(PARTS, 0)

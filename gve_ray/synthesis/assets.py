@@ -25,7 +25,7 @@ from gve_ray.stage import (
     StageResources,
     run_stage,
 )
-from gve_ray.store import Store, StoreError
+from gve_ray.store import FolderLock, Store, StoreError
 from gve_ray.synthesis.consistency import (
     CONSISTENCY_SCHEMA,
     ConsistencyWorker,
@@ -66,11 +66,30 @@ def build_assets(
     it may be shared by runs of other thresholds. Counts come back in the order of the stages, in = out +
     rejected in each. A killed run is continued by calling again.
 
-    Raises StageError or ValueError of `run_stage`; StoreError if the stores hold other verdicts already.
+    Raises StageError or ValueError of `run_stage`; StoreError if the stores hold other verdicts already;
+    RunFolderError if another run is using the work folder.
     """
+    with FolderLock(work, storage_options=assets.storage_options):
+        return _build(
+            manifest, media, quality, resources, seed, assets, rejects, work, commit_seconds, on_progress
+        )
+
+
+def _build(
+    manifest: pa.Table,
+    media: MediaConfig,
+    quality: QualityConfig,
+    resources: SynthesisResources,
+    seed: int,
+    assets: Store,
+    rejects: Store,
+    work: str,
+    commit_seconds: float,
+    on_progress: OnProgress | None,
+) -> list[StageCounts]:
     run = partial(run_stage, commit_seconds=commit_seconds, on_progress=on_progress)
     options = assets.storage_options
-    captions, rectified = rectify_captions(manifest)
+    captions, rectified = rectify_captions(manifest, on=quality.rectify)
 
     ingest = _work_store(work, f"ingest-{ingest_fingerprint(media, seed)[:16]}", INGEST_SCHEMA, options)
     broken = _rejects_of(ingest)

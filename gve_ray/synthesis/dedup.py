@@ -154,6 +154,8 @@ def _near_pairs(videos: pa.Table, rows: np.ndarray, threshold: float) -> Iterato
             lengths = durations[members[pairs]]
             allowed = np.maximum(DURATION_TOLERANCE, DURATION_TOLERANCE * lengths.max(axis=1))
             pairs = pairs[np.abs(lengths[:, 0] - lengths[:, 1]) <= allowed]
+            if not len(pairs):
+                continue
             for part in np.array_split(pairs, len(pairs) // _CHUNK + 1):
                 a, b = (_normalised(signatures.take(pa.array(side)).to_pylist()) for side in part.T)
                 for x, y in part[_distances(a, b) <= threshold]:

@@ -27,12 +27,15 @@ from gve_ray.config import CaptionerConfig, resolve_model
 from gve_ray.schema import Frames
 from gve_ray.stage import BrokenWorker
 from gve_ray.synthesis.captioner import Completion, ModelInfo, Question, Sampling
+from gve_ray.synthesis.guardian import guard
 from gve_ray.synthesis.prompts import load_prompt, messages
 
 _CPU_KV_CACHE_BYTES = 2 * 2**30
 _CPU_BATCHED_TOKENS = 8192
 _HASHED_WHOLE_BELOW = 2**30
 _UNPACKERS = 2
+_MAX_NUM_SEQS = 128
+_AHEAD = 16  # prompts that wait in the engine, and as many before it: each may hold 20 MB of pixels
 
 
 class ModelError(RuntimeError):
@@ -92,7 +95,7 @@ def multi_modal(question: Question) -> dict[str, Any]:
     return {"multi_modal_data": data, "multi_modal_uuids": uuids}
 
 
-def model_revision(name: str, folder_or_id: str, loaded_commit: str | None) -> str:
+def model_revision(folder_or_id: str, loaded_commit: str | None) -> str:
     """What pins the weights: the hub's commit, or a fingerprint of a local folder's files."""
     folder = Path(folder_or_id)
     if not folder.is_dir():
@@ -174,6 +177,8 @@ class VllmGenerator:
         name = self._config.model
         model = resolve_model(name)
         on_cpu = _environment(self._config, self._threads)
+        if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
+            self._guardian = guard()
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -183,12 +188,15 @@ class VllmGenerator:
 
             torch.set_num_threads(self._threads)  # of this thread, which runs the model
         self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        # On the CPU it warns of every change of the thread number, of which vLLM's own renderer makes two a
+        # request. Making an engine resets vLLM's loggers, so this comes after.
+        logging.getLogger("vllm.v1.worker.cpu_worker").setLevel(logging.ERROR)
         model_config = self._engine.vllm_config.model_config
-        self._limit = 2 * self._engine.vllm_config.scheduler_config.max_num_seqs
+        self._limit = self._engine.vllm_config.scheduler_config.max_num_seqs + _AHEAD
         self._template = _chat_template(self._engine, model, self._config)
         self._number = 0
         commit = getattr(model_config.hf_config, "_commit_hash", None)
-        return ModelInfo(name=name, revision=model_revision(name, model, commit))
+        return ModelInfo(name=name, revision=model_revision(model, commit))
 
     def _serve(self) -> None:
         while True:
@@ -206,7 +214,7 @@ class VllmGenerator:
 
     def _receive(self, *, block: bool) -> None:
         """Take what callers have queued, and have its frames unpacked, a bounded number ahead."""
-        while len(self._outstanding) < self._limit:
+        while len(self._outstanding) < _AHEAD:
             try:
                 job = self._inbox.get(block=block)
             except queue.Empty:
@@ -262,9 +270,13 @@ def engine_arguments(config: CaptionerConfig, model: str, *, seed: int, on_cpu: 
         "revision": config.revision,
         "tensor_parallel_size": config.tensor_parallel_size,
         "seed": seed,
+        "max_num_seqs": _MAX_NUM_SEQS,
         "limit_mm_per_prompt": {"image": 1, "video": 2},
         "disable_log_stats": True,
     }
+    if config.tensor_parallel_size > 1:
+        # Inside an actor that holds all its GPUs; by itself vLLM would ask Ray for them once more.
+        arguments["distributed_executor_backend"] = "mp"
     if on_cpu:
         # vLLM 0.32 on CPU: without a size the KV cache takes nearly all memory of the machine; and a seeded
         # request whose prompt is processed in two parts crashes the engine ("CPU Generator does not use
@@ -291,8 +303,6 @@ def _environment(config: CaptionerConfig, threads: int) -> bool:
     if on_cpu and config.tensor_parallel_size == 1:
         # In this process: starts 10 s sooner, and dies with the actor.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        # It warns of every change of the thread number, which vLLM's own renderer makes twice a request.
-        logging.getLogger("vllm.v1.worker.cpu_worker").setLevel(logging.ERROR)
     return on_cpu
 
 

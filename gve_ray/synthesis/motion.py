@@ -30,12 +30,13 @@ def motion_score(pixels: np.ndarray) -> float:
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
         raise ValueError(f"pixels: {pixels.dtype} {pixels.shape}; frames are uint8 [T, H, W, 3]")
-    planes = [_planes(frame) for frame in pixels]
+    planes, inside = zip(*(_planes(frame) for frame in pixels), strict=True) if len(pixels) else ((), ())
     last = len(planes) - 1
     # Neighbours for what comes and goes, the ends for what drifts: of 8 frames 18 pairs instead of 28.
     pairs = {(i, i + 1) for i in range(last)} | {(0, i) for i in range(1, last + 1)}
     pairs |= {(i, last) for i in range(last)}
-    return max((_change(planes[a], planes[b]) for a, b in sorted(pairs)), default=0.0)
+    changes = (_change(planes[a], planes[b], inside[a] & inside[b]) for a, b in sorted(pairs))
+    return max(changes, default=0.0)
 
 
 def is_static(score: float, threshold: float = THRESHOLD) -> bool:
@@ -43,33 +44,35 @@ def is_static(score: float, threshold: float = THRESHOLD) -> bool:
     return score < threshold
 
 
-def _planes(frame: np.ndarray) -> np.ndarray:
-    """float32 [3, h, w]: luma and two colour differences, at most SIDE on the longer side."""
+def _planes(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(float32 [3, h, w], bool [h, w]): luma and two colour differences, and where no channel is clipped.
+
+    At most SIDE on the longer side.
+    """
     height, width = frame.shape[:2]
     scale = SIDE / max(height, width)
     if scale < 1:
         size = (max(WINDOW, round(width * scale)), max(WINDOW, round(height * scale)))
         frame = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX))
+    inside = (frame.min(axis=-1) > _CLIPPED_LOW) & (frame.max(axis=-1) < _CLIPPED_HIGH)
     r, g, b = np.moveaxis(frame.astype(np.float32), -1, 0)
     luma = 0.299 * r + 0.587 * g + 0.114 * b
-    return np.stack([luma, 0.5 * (r - g), 0.5 * (b - g)])
+    return np.stack([luma, 0.5 * (r - g), 0.5 * (b - g)]), inside
 
 
-def _change(a: np.ndarray, b: np.ndarray) -> float:
+def _change(a: np.ndarray, b: np.ndarray, valid: np.ndarray) -> float:
     """Peak of the smoothed residual between two frames, less what noise alone would give; 0 to 1."""
     # The fit runs from the frame with more contrast: the other way a faded frame would need a huge gain.
     if a[0].std() < b[0].std():
         a, b = b, a
-    low, high = np.minimum(a[0], b[0]), np.maximum(a[0], b[0])
-    valid = (low > _CLIPPED_LOW) & (high < _CLIPPED_HIGH)
     some = valid[::_STRIDE, ::_STRIDE]
-    gain, offset = 1.0, 0.0
-    if some.sum() > 64:
-        gain, offset = _fit(a[0, ::_STRIDE, ::_STRIDE][some], b[0, ::_STRIDE, ::_STRIDE][some])
+    if some.sum() < 64:  # a black frame: better a fit to clipped pixels than none
+        some = np.ones_like(some)
+    gain, offset = _fit(a[0, ::_STRIDE, ::_STRIDE][some], b[0, ::_STRIDE, ::_STRIDE][some])
     residual = b - gain * a
     residual[0] -= offset
     # A clipped pixel hides its true value; what the gain can explain there is no change.
-    unseen = ~valid & (np.abs(residual[0]) < abs(gain - 1) * 255 + abs(offset) + 4)
+    unseen = ~valid & (np.abs(residual).max(axis=0) < abs(gain - 1) * 255 + abs(offset) + 4)
     residual[:, unseen] = 0.0
     sample = np.abs(residual[:, ::_STRIDE, ::_STRIDE])
     noise = 1.4826 * np.median(sample, axis=(1, 2))  # [3]

@@ -15,7 +15,7 @@ import pyarrow as pa
 from gve_ray.stage import Reject, StageCounts
 from gve_ray.synthesis.dedup import find_duplicates
 from gve_ray.synthesis.motion import is_static
-from gve_ray.synthesis.rectify import rectify
+from gve_ray.synthesis.rectify import Rectified, rectify
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +42,10 @@ class Verdict:
         )
 
 
-def rectify_captions(manifest: pa.Table) -> tuple[dict[str, str], Verdict]:
+def rectify_captions(manifest: pa.Table, *, on: bool = True) -> tuple[dict[str, str], Verdict]:
     """(cleaned captions by video id, verdict). Unit: captions; a video without one is not in the counts.
 
-    manifest: columns video_id and caption (null where there is none).
+    manifest: columns video_id and caption (null where there is none). on: False keeps all as they are.
     """
     begun = last = time.monotonic()
     captions: dict[str, str] = {}
@@ -54,7 +54,7 @@ def rectify_captions(manifest: pa.Table) -> tuple[dict[str, str], Verdict]:
     for done, (video_id, caption) in enumerate(zip(ids, raw, strict=True)):
         if caption is None:
             continue
-        verdict = rectify(caption)
+        verdict = rectify(caption) if on else Rectified(caption, None)
         if verdict.text is None:
             reject = Reject(str(verdict.reason), detail=caption[:500])
             rejects.append(reject.row(video_id, stage="rectify", unit="caption"))

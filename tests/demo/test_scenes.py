@@ -21,8 +21,10 @@ from gve_ray.demo.scenes import (
 SEEDS = range(150)
 
 
-def combos(scene: Scene) -> set[tuple[str, str, str]]:
-    return {(t.colour, t.shape, c.background) for c in scene.chapters for t in c.things}
+def combos(scene: Scene) -> set[tuple[str, str, str, str, int, int]]:
+    return {
+        (t.colour, t.shape, t.size, c.background, t.column, t.row) for c in scene.chapters for t in c.things
+    }
 
 
 def test_a_scene_is_a_function_of_seed_and_split() -> None:
@@ -37,15 +39,15 @@ def test_no_combination_is_in_two_splits() -> None:
         assert not shown[a] & shown[b]
     # Each split still has every colour, shape and background, so a held-out scene has no unknown word.
     for seen in shown.values():
-        assert {c for c, _, _ in seen} == set(COLOURS)
-        assert {s for _, s, _ in seen} == set(SHAPES)
-        assert {b for _, _, b in seen} == set(BACKGROUNDS)
+        assert {combo[0] for combo in seen} == set(COLOURS)
+        assert {combo[1] for combo in seen} == set(SHAPES)
+        assert {combo[3] for combo in seen} == set(BACKGROUNDS)
 
 
 def test_the_splits_part_all_combinations_in_their_shares() -> None:
-    assert len(SPLIT_OF) == 8 * 6 * 6
+    assert len(SPLIT_OF) == 8 * 6 * 2 * 6 * 9
     sizes = {name: sum(split == name for split in SPLIT_OF.values()) for name in SPLIT_SHARES}
-    assert sizes == {"tiny": 144, "corpus": 72, "heldout": 72}
+    assert sizes == {"tiny": 2592, "corpus": 1296, "heldout": 1296}
 
 
 def test_an_unknown_split_is_refused() -> None:
@@ -58,10 +60,10 @@ def test_motions_follow_one_another_in_equal_parts_of_the_time() -> None:
     start, first, second, end = (thing.at(i / 3) for i in range(4))
     assert (start.x, start.y, start.scale) == pytest.approx((0.5 - GRID, 0.5 + GRID, 1.0))
     assert (first.x, first.y, first.scale) == pytest.approx((0.5, 0.5 + GRID, 1.0))
-    assert (second.x, second.y, second.scale) == pytest.approx((0.5, 0.5 + GRID, 1.6))
-    assert (end.x, end.y, end.scale) == pytest.approx((0.5, 0.5, 1.6))
+    assert (second.x, second.y, second.scale) == pytest.approx((0.5, 0.5 + GRID, 1.45))
+    assert (end.x, end.y, end.scale) == pytest.approx((0.5, 0.5, 1.45))
     assert [s.cell for s in (start, first, second, end)] == [(0, 2), (1, 2), (1, 2), (1, 1)]
-    assert thing.radius(1.0) == pytest.approx(0.085 * 1.6)
+    assert thing.radius(1.0) == pytest.approx(0.11 * 1.45)
 
 
 def test_every_programme_stays_in_the_frame() -> None:

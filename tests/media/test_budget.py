@@ -8,7 +8,10 @@ from gve_ray.media.budget import resize
 @pytest.mark.parametrize(
     "size, expected",
     [
-        ((1080, 1920), (280, 504)),  # 1080*1920/156800 = 13.224, root 3.6366: 296.98 -> 10*28, 527.97 -> 18*28
+        (
+            (1080, 1920),
+            (280, 504),
+        ),  # 1080*1920/156800 = 13.224, root 3.6366: 296.98 -> 10*28, 527.97 -> 18*28
         ((112, 112), (112, 112)),
         ((128, 128), (140, 140)),  # 128/28 = 4.57 rounds to 5
         ((10, 10), (56, 56)),  # grown to 4*28*28: root(3136/100) = 5.6 -> 56
@@ -37,7 +40,9 @@ def test_sides_are_whole_tokens_within_the_budget():
     for height, width in rng.integers(16, 3000, (500, 2)).tolist():
         new_height, new_width = fit_pixels(height, width)
         assert new_height % FACTOR == new_width % FACTOR == 0
-        assert MIN_PIXELS <= new_height * new_width <= MAX_PIXELS or max(height, width) > 20 * min(height, width)
+        assert MIN_PIXELS <= new_height * new_width <= MAX_PIXELS or max(height, width) > 20 * min(
+            height, width
+        )
 
 
 @pytest.mark.parametrize(

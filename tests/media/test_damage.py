@@ -16,7 +16,11 @@ CONTAINERS = {
     "mp4 with sound": {"options": {"g": "12"}, "audio": True},
     "fragmented mp4": {"options": {"g": "12"}, "mux": {"movflags": "frag_keyframe+empty_moov"}},
     "matroska": {"container": "matroska", "options": {"g": "12"}},
-    "webm": {"container": "webm", "codec": "libvpx-vp9", "options": {"cpu-used": "8", "deadline": "realtime"}},
+    "webm": {
+        "container": "webm",
+        "codec": "libvpx-vp9",
+        "options": {"cpu-used": "8", "deadline": "realtime"},
+    },
     "transport stream": {"container": "mpegts", "options": {"g": "12"}},
     "avi": {"container": "avi", "options": {"g": "12"}},
     "flv": {"container": "flv", "options": {"g": "12"}},
@@ -63,9 +67,10 @@ def test_a_cut_file_is_truncated_wherever_it_is_cut(make, settings):
 
 def test_an_index_at_the_front_does_not_hide_missing_pictures(make, tmp_path):
     path = tmp_path / "front.mp4"
-    with av.open(io.BytesIO(make(frames=60))) as source, av.open(
-        str(path), "w", options={"movflags": "faststart"}
-    ) as target:
+    with (
+        av.open(io.BytesIO(make(frames=60))) as source,
+        av.open(str(path), "w", options={"movflags": "faststart"}) as target,
+    ):
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.dts is not None:
@@ -103,7 +108,9 @@ def test_a_damaged_middle_is_found(make, settings, length):
 @pytest.mark.parametrize("codec, options", [("libx264", {}), ("libx265", X265)])
 @pytest.mark.parametrize("container", ["mp4", "matroska"])
 def test_a_hole_of_zeros_is_found_even_in_large_pictures(make, codec, options, container):
-    data = make(frames=30, width=280, height=224, noise=12.0, codec=codec, options=options, container=container)
+    data = make(
+        frames=30, width=280, height=224, noise=12.0, codec=codec, options=options, container=container
+    )
     assert refusal(data) == ""
     for length in (64, 512, 4096):
         reasons = [refusal(overwrite(data, length, seed, zeros=True)) for seed in range(4)]

@@ -250,7 +250,9 @@ def turn(data: bytes, degrees: int) -> bytes:
 
 def tagged_clip(colour: np.ndarray, matrix: str, full_range: bool, pix_fmt: str) -> bytes:
     """Two frames of one colour, turned into YCbCr here by the standard's equations and tagged as such."""
-    kr, kb, tag = {"bt601": (0.299, 0.114, 5), "bt709": (0.2126, 0.0722, 1), "bt2020": (0.2627, 0.0593, 9)}[matrix]
+    kr, kb, tag = {"bt601": (0.299, 0.114, 5), "bt709": (0.2126, 0.0722, 1), "bt2020": (0.2627, 0.0593, 9)}[
+        matrix
+    ]
     red, green, blue = colour / 255
     luma = kr * red + (1 - kr - kb) * green + kb * blue
     cb, cr = (blue - luma) / (2 * (1 - kb)), (red - luma) / (2 * (1 - kr))

@@ -16,7 +16,9 @@ def test_colours_survive_at_single_pixel_edges():
 
 def test_quality_trades_bytes_for_detail():
     noise = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
-    assert len(encode_jpeg(noise, quality=50)) < len(encode_jpeg(noise)) < len(encode_jpeg(noise, quality=100))
+    assert (
+        len(encode_jpeg(noise, quality=50)) < len(encode_jpeg(noise)) < len(encode_jpeg(noise, quality=100))
+    )
 
 
 def test_the_same_pixels_give_the_same_bytes():

@@ -2,8 +2,11 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,7 +45,11 @@ def test_it_gives_what_decode_gives_and_is_reused(make, process, tmp_path):
 
 
 def test_refusals_cross_the_border(make, process):
-    for data, reason in ((b"", "empty"), (b"no video at all" * 99, "not_a_video"), (make()[:2000], "truncated")):
+    for data, reason in (
+        (b"", "empty"),
+        (b"no video at all" * 99, "not_a_video"),
+        (make()[:2000], "truncated"),
+    ):
         with pytest.raises(MediaError) as caught:
             process.decode(data, PLAN)
         assert caught.value.reason == reason
@@ -99,7 +106,7 @@ def test_what_the_child_prints_stays_out_of_the_pipe(make, process):
 
 
 def test_messages_larger_than_a_pipe_go_both_ways(make, process):
-    data = make(frames=20, noise=8.0, width=280, height=224, options={"crf": "1"})
+    data = make(frames=20, noise=40.0, width=420, height=336, options={"crf": "1"})
     assert len(data) > 1 << 20
     result = process.decode(data, [FrameRequest(k=20)], max_pixels=1600 * 784)
     assert sum(frames.pixels.nbytes for frames in result.samples) > 1 << 21
@@ -112,6 +119,29 @@ def test_close_leaves_no_process(make):
     child = pid(process)
     process.close()
     process.close()
+    assert not alive(child)
+
+
+def test_a_child_whose_parent_was_killed_ends(make, tmp_path):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(make(frames=5))
+    script = (
+        "from gve_ray.media import DecodeProcess, FrameRequest\n"
+        "process = DecodeProcess()\n"
+        f"process.decode({str(path)!r}, [FrameRequest(k=2)])\n"
+        "print(process._child.pid, flush=True)\n"
+        "import time; time.sleep(600)\n"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=env)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert alive(child)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 30
+    while alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert not alive(child)
 
 
@@ -133,8 +163,9 @@ def test_media_errors_survive_pickling():
 
 
 def alive(process_id: int) -> bool:
+    """False once the process has ended, even where nobody has collected it yet."""
     try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
+        state = Path(f"/proc/{process_id}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
         return False
-    return True
+    return state != "Z"

@@ -64,7 +64,9 @@ def test_a_mended_file_that_stays_broken_keeps_its_first_reason(make):
 def test_mending_the_clock_does_not_hide_damage(make):
     joined = bytearray(make(frames=40, noise=8.0, **TS) + make(frames=27, noise=8.0, **TS))
     middle = len(joined) // 2 // 188 * 188
-    joined[middle : middle + 3 * 188] = np.random.default_rng(0).integers(0, 256, 564, dtype=np.uint8).tobytes()
+    joined[middle : middle + 3 * 188] = (
+        np.random.default_rng(0).integers(0, 256, 564, dtype=np.uint8).tobytes()
+    )
     with pytest.raises(MediaError) as caught:
         decode(bytes(joined), [FrameRequest(k=2)])
     assert caught.value.reason == "corrupt"

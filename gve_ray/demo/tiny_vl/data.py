@@ -257,20 +257,36 @@ class Batcher:
             lengths=torch.tensor([len(r) for r in rows]), examples=examples, prompt_id=prompt_id,
         )  # fmt: skip
 
+    def pairs_of_frames(
+        self, examples: Sequence[Example], rng: random.Random
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """One pair of successive frames an example: patches [N, 1176], grids [B, 3], and `cell_targets`."""
+        rows = [rng.randrange(FRAMES // 2) for _ in examples]
+        pairs = [frames_of(e.frames[2 * t : 2 * t + 2], 1.0) for e, t in zip(examples, rows, strict=True)]
+        cut = [to_patches(pair, BUDGET, self.spec) for pair in pairs]
+        every = cell_targets(examples)
+        picked = {kind: target[range(len(rows)), rows] for kind, target in every.items()}
+        patches = normalise(torch.cat([c.pixels for c in cut]), self.spec)
+        return patches, torch.tensor([c.grid for c in cut]), picked
+
+
+def by_size(pool: Sequence[Example]) -> list[list[Example]]:
+    """The examples in groups of one frame size, since a batch has one."""
+    groups = defaultdict(list)
+    for example in pool:
+        groups[example.size].append(example)
+    return [groups[size] for size in sorted(groups)]
+
 
 def batches(
     batcher: Batcher, pool: Sequence[Example], *, size: int, seed: int, first: int, steps: int
 ) -> Iterator[Batch]:
     """Batches number `first`..`steps`-1, each a function of (seed, number) alone, so a run can resume."""
-    by_size = defaultdict(list)
-    for example in pool:
-        by_size[example.size].append(example)
-    sizes = sorted(by_size)
+    groups = by_size(pool)
     for step in range(first, steps):
         rng = random.Random(f"{seed}/{step}")
         prompt_id = rng.choices(list(PROMPT_SHARES), weights=list(PROMPT_SHARES.values()))[0]
-        chosen = rng.choices(sizes, weights=[len(by_size[s]) for s in sizes])[0]
-        examples = rng.choices(by_size[chosen], k=size)
+        examples = rng.choices(rng.choices(groups, weights=[len(g) for g in groups])[0], k=size)
         questions = [batcher.asker.ask(e, prompt_id, rng, pool) for e in examples]
         yield batcher.collate(questions, examples, prompt_id, rng.choice(ANSWER_LIMITS))
 

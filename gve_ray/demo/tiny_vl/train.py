@@ -30,7 +30,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 from gve_ray.demo.facts import judge
 from gve_ray.demo.scenes import BACKGROUNDS, CAMERAS, COLOURS, MOTIONS, SHAPES
 from gve_ray.demo.tiny_vl import MODEL, build
-from gve_ray.demo.tiny_vl.data import Batch, Batcher, Example, batches, cell_targets, load_pool
+from gve_ray.demo.tiny_vl.data import Batch, Batcher, Example, batches, by_size, cell_targets, load_pool
 
 CLASSES = {
     "colour": len(COLOURS) + 1,
@@ -39,8 +39,11 @@ CLASSES = {
     "background": len(BACKGROUNDS),
     "camera": len(CAMERAS),
 }
-AUXILIARY_WEIGHT = 1.0
-WARMUP = 200  # steps
+OBJECT_KINDS = ("colour", "shape", "motion")
+AUXILIARY_WEIGHT = 0.5
+WARMUP = 100  # steps
+VISION_BATCH = 96
+VISION_RATE = 0.2  # of the learning rate, once the vision tower can see: at the full rate it forgets shapes
 
 
 def _keep_memory() -> None:
@@ -123,11 +126,31 @@ class Learner(nn.Module):
         counts = (batch.grids.prod(-1) // 4).tolist()
         per_example = len(counts) // len(batch.examples)
         videos = torch.stack(visual.split(counts)[::per_example]).flatten(0, 1)  # [B * tokens, width]
-        seen = [
-            F.cross_entropy(self.heads[kind](videos).float(), target.flatten())
-            for kind, target in cell_targets(batch.examples).items()
-        ]
-        return words, torch.stack(seen).mean()
+        return words, self.covers(videos, cell_targets(batch.examples))
+
+    def covers(self, visual: Tensor, targets: dict[str, Tensor]) -> Tensor:
+        """Mean cross-entropy of what visual tokens [N, width] cover; targets hold N classes a kind.
+
+        Nine tokens in ten cover no object, so that class weighs a twentieth of the others.
+        """
+        losses = []
+        for kind, target in targets.items():
+            weight = torch.ones(CLASSES[kind])
+            if kind in OBJECT_KINDS:
+                weight[-1] = 0.05
+            losses.append(F.cross_entropy(self.heads[kind](visual).float(), target.flatten(), weight))
+        return torch.stack(losses).mean()
+
+    @torch.no_grad()
+    def accuracy(self, visual: Tensor, targets: dict[str, Tensor]) -> dict[str, float]:
+        """Share of tokens right a kind; of the object kinds, among tokens that cover an object."""
+        right = {}
+        for kind, target in targets.items():
+            truth = target.flatten()
+            counted = (truth >= 0) & (truth < CLASSES[kind] - (kind in OBJECT_KINDS))
+            hit = self.heads[kind](visual).argmax(-1) == truth
+            right[kind] = round(hit[counted].float().mean().item(), 3)
+        return right
 
 
 @torch.inference_mode()
@@ -192,16 +215,86 @@ def evaluate(learner: Learner, batcher: Batcher, pool: Sequence[Example], count:
     }
 
 
+def learn_to_see(
+    learner: Learner,
+    batcher: Batcher,
+    pool: Sequence[Example],
+    heldout: Sequence[Example],
+    *,
+    steps: int,
+    seed: int,
+    rate: float,
+) -> None:
+    """Teach the vision tower alone, on single pairs of frames: a fraction of the cost of words."""
+    learnt = [*learner.model.model.visual.parameters(), *learner.heads.parameters()]
+    optimiser = torch.optim.AdamW(learnt, lr=rate, weight_decay=0.05, betas=(0.9, 0.98))
+    groups = by_size(pool)
+    began, total = time.monotonic(), 0.0
+    for step in range(1, steps + 1):
+        rng = random.Random(f"{seed}/see/{step}")
+        examples = rng.choices(rng.choices(groups, weights=[len(g) for g in groups])[0], k=VISION_BATCH)
+        patches, grids, targets = batcher.pairs_of_frames(examples, rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            visual = learner.model.model.visual(patches, grid_thw=grids).pooler_output
+            loss = learner.covers(visual, targets)
+        _update(optimiser, loss, rate_at(step, steps, rate))
+        total += loss.item()
+        if step % 25 == 0:
+            eta = (steps - step) * (time.monotonic() - began) / step / 60
+            examples = max(by_size(heldout), key=len)
+            patches, grids, targets = batcher.pairs_of_frames(examples, rng)
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                visual = learner.model.model.visual(patches, grid_thw=grids).pooler_output
+            right = learner.accuracy(visual.float(), targets)
+            print({"see": step, "loss": round(total / 25, 4), **right}, f"eta {eta:.1f} min", flush=True)
+            total = 0.0
+
+
 def rate_at(step: int, steps: int, peak: float) -> float:
-    """Learning rate: up to the peak in 200 steps, then down a cosine to a hundredth of it."""
+    """Learning rate: up to the peak in `WARMUP` steps, then down a cosine to a hundredth of it."""
     if step <= WARMUP:
         return peak * step / WARMUP
     done = (step - WARMUP) / max(1, steps - WARMUP)
     return peak * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
 
 
+def _update(optimiser: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
+    """One step down the gradient of `loss`, clipped at norm 1."""
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], 1.0)
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group.get("scale", 1.0)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+
+
+def _save(path: Path, learner: Learner, optimiser: torch.optim.Optimizer, step: int) -> None:
+    state = {"learner": learner.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
+    torch.save(state, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
+
+
+def _restore(path: Path, learner: Learner, optimiser: torch.optim.Optimizer) -> int:
+    """Load the newest checkpoint, if there is one; returns the steps done."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    learner.load_state_dict(state["learner"])
+    optimiser.load_state_dict(state["optimiser"])
+    return int(state["step"])
+
+
 def train(
-    work: Path, *, steps: int, batch: int, pool: int, seed: int, rate: float, every: int, threads: int
+    work: Path,
+    *,
+    steps: int,
+    batch: int,
+    pool: int,
+    seed: int,
+    rate: float,
+    every: int,
+    threads: int,
+    vision_steps: int,
 ) -> None:
     """Train to `steps`, going on from the newest checkpoint in `work`, and write the model folder."""
     _keep_memory()
@@ -209,74 +302,65 @@ def train(
     folder = work / "model"
     if not folder.exists():
         build.build(folder, seed)
-    processor = AutoProcessor.from_pretrained(folder)
     learner = Learner(Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32))
-    batcher = Batcher(processor, learner.model.config.vision_config.tokens_per_second)
-    decay = [p for p in learner.parameters() if p.ndim > 1]
-    rest = [p for p in learner.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}],
-        lr=rate,
-        betas=(0.9, 0.98),
-    )
-    checkpoint, first = work / "checkpoint.pt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        learner.load_state_dict(state["learner"])
-        optimiser.load_state_dict(state["optimiser"])
-        first = state["step"]
+    tokens_per_second = learner.model.config.vision_config.tokens_per_second
+    batcher = Batcher(AutoProcessor.from_pretrained(folder), tokens_per_second)
+    seeing = [*learner.model.model.visual.parameters(), *learner.heads.parameters()]
+    speaking = [*learner.model.model.language_model.parameters()]
+    groups = [{"params": seeing, "scale": VISION_RATE}, {"params": speaking, "scale": 1.0}]
+    optimiser = torch.optim.AdamW(groups, lr=rate, weight_decay=0.05, betas=(0.9, 0.98))
+    resumed = (work / "checkpoint.pt").exists()
+    first = _restore(work / "checkpoint.pt", learner, optimiser)
     examples = load_pool(work / "pool", "tiny", pool)
     heldout = load_pool(work / "pool", "heldout", 100)
-    log = (work / "log.jsonl").open("a")
-    torch._dynamo.config.recompile_limit = 64  # the layers share one code object, and each counts
+    if not resumed:
+        learn_to_see(learner, batcher, examples, heldout, steps=vision_steps, seed=seed, rate=rate)
+        _save(work / "checkpoint.pt", learner, optimiser, 0)
     judged = copy.deepcopy(learner)  # decodes token by token, which is not worth compiling for
+    torch._dynamo.config.recompile_limit = 64  # the layers share one code object, and each counts
     for layer in (*learner.model.model.language_model.layers, *learner.model.model.visual.blocks):
         layer.compile(dynamic=True)
-    began = time.monotonic()
-    sums: dict[str, float] = defaultdict(float)
+    log = Log(work / "log.jsonl", first=first, steps=steps)
     learner.train()
     for step, item in enumerate(
         batches(batcher, examples, size=batch, seed=seed, first=first, steps=steps), first + 1
     ):
-        for group in optimiser.param_groups:
-            group["lr"] = rate_at(step, steps, rate)
         with torch.autocast("cpu", torch.bfloat16):
             words, seen = learner.losses(item)
-        (words + AUXILIARY_WEIGHT * seen).backward()
-        torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        sums[f"{item.prompt_id}/n"] += 1
-        sums[f"{item.prompt_id}/loss"] += words.item()
-        sums["vision/n"] += float(seen > 0)
-        sums["vision/loss"] += seen.item()
-        if step % 50 == 0 or step == steps:
-            pace = (time.monotonic() - began) / (step - first)
-            row: dict[str, object] = {
-                "step": step,
-                "lr": rate_at(step, steps, rate),
-                "seconds_a_step": round(pace, 3),
-            }
-            row |= {
-                k[:-5]: round(v / sums[k[:-5] + "/n"], 4)
-                for k, v in sums.items()
-                if k.endswith("/loss") and v
-            }
-            sums.clear()
-            if step % every == 0 or step == steps:
-                judged.load_state_dict(learner.state_dict())
-                row |= evaluate(judged, batcher, heldout, 16 if step < steps else 100)
-                state = {
-                    "learner": learner.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "step": step,
-                }
-                torch.save(state, checkpoint.with_suffix(".tmp"))
-                checkpoint.with_suffix(".tmp").replace(checkpoint)
-            print(f"{row} eta {(steps - step) * pace / 60:.0f} min", flush=True)
-            log.write(json.dumps(row) + "\n")
-            log.flush()
+        _update(optimiser, words + AUXILIARY_WEIGHT * seen, rate_at(step, steps, rate))
+        log.add(item.prompt_id, words.item(), seen.item())
+        if step % every == 0 or step == steps:
+            _save(work / "checkpoint.pt", learner, optimiser, step)
+            judged.load_state_dict(learner.state_dict())
+            log.write(step, evaluate(judged, batcher, heldout, 16 if step < steps else 100))
+        elif step % 50 == 0:
+            log.write(step, {})
     learner.model.to(torch.bfloat16).save_pretrained(folder)
+
+
+class Log:
+    """Mean losses since the last line, to the console with an ETA and to a JSONL file."""
+
+    def __init__(self, path: Path, *, first: int, steps: int) -> None:
+        self.path, self.first, self.steps = path, first, steps
+        self.began = time.monotonic()
+        self.sums: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, prompt_id: str, words: float, seen: float) -> None:
+        """One step's losses."""
+        self.sums[prompt_id].append(words)
+        if seen:
+            self.sums["vision"].append(seen)
+
+    def write(self, step: int, scores: dict[str, float]) -> None:
+        """One line: the step, mean losses, held-out scores if there are any."""
+        pace = (time.monotonic() - self.began) / (step - self.first)
+        means = {name: round(sum(values) / len(values), 4) for name, values in self.sums.items()}
+        row = {"step": step, "seconds_a_step": round(pace, 3), **means, **scores}
+        self.sums.clear()
+        print(row, f"eta {(self.steps - step) * pace / 60:.0f} min", flush=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def main() -> None:
@@ -285,6 +369,9 @@ def main() -> None:
     )
     parser.add_argument("--work", type=Path, required=True, help="pool, checkpoint, log and model go here")
     parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument(
+        "--vision-steps", type=int, default=800, help="steps of the vision tower alone, first"
+    )
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--pool", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,0 +1,50 @@
+"""Ends what a killed process leaves behind: vLLM's engine processes do not notice that their parent is gone.
+
+An orphaned engine core waits for ever for its next request and keeps its GPU's memory, so that the actor
+that replaces the killed one cannot load the model. `guard()` starts a small process that holds one end of a
+pipe; when the other end closes, with or without a last word of its owner, it kills the owner's descendants.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+
+_POLL_SECONDS = 1.0
+
+
+def guard() -> "subprocess.Popen[bytes]":
+    """Have this process's descendants killed when it ends, however it ends. Keep the result: it is the pipe."""
+    # By path: the interpreter need not find our package, and importing it would take a second.
+    command = [sys.executable, os.path.abspath(__file__), str(os.getpid())]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+
+def main(owner_pid: int) -> None:
+    """Watch the owner's descendants until standard input ends; then kill those that were seen last."""
+    import psutil
+
+    owner, me = psutil.Process(owner_pid), os.getpid()
+    ended = threading.Event()
+    threading.Thread(target=_wait_for_end, args=(ended,), daemon=True).start()
+    seen: list[psutil.Process] = []
+    while not ended.wait(_POLL_SECONDS):
+        try:
+            # psutil knows a process by its start time too, so that a pid used again is not killed.
+            seen = [child for child in owner.children(recursive=True) if child.pid != me]
+        except psutil.NoSuchProcess:
+            break
+    for child in seen:
+        try:
+            child.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _wait_for_end(ended: threading.Event) -> None:
+    sys.stdin.buffer.read()
+    ended.set()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

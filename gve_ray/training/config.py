@@ -1,0 +1,141 @@
+"""What a training run is made of: the data sets of its mixture (paper Tables 6 and 7)."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gve_ray.schema import Task
+
+# Paper Table 7: pairs a GPU and step, and hard negatives a query, by task.
+BATCH_SIZES = {
+    Task.T2T: 64,
+    Task.T2I: 32,
+    Task.T2V: 64,
+    Task.TI2V: 64,
+    Task.TV2V: 64,
+    Task.I2V: 64,
+    Task.V2V: 64,
+}
+HARD_NEGATIVES = {task: 1 if task in (Task.T2V, Task.TI2V, Task.TV2V) else 0 for task in Task}
+
+Format = Literal["pairs", "text_pairs", "image_captions", "webvid"]
+# What each format reads, and the column it reads it from unless `columns` says otherwise.
+COLUMNS: dict[Format, dict[str, str]] = {
+    "pairs": {},
+    "text_pairs": {"query": "query", "target": "positive", "negatives": "negative"},
+    "image_captions": {"caption": "caption", "image": "image"},
+    "webvid": {"id": "videoid", "folder": "page_dir", "caption": "name"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSetConfig:
+    """One entry of the mixture.
+
+    name: of the set; a folder of several tasks becomes `<name>-<task>` each. uri: a folder of task=*/
+    Parquet parts in the pair schema (`pairs`), or a .csv, .tsv, .jsonl or .parquet file of
+      text_pairs      MSMARCO-style: query, positive, negative; the latter two texts or lists of texts
+      image_captions  caption, image (text -> image)
+      webvid          videoid, page_dir, name; the video is <root>/<page_dir>/<videoid>.mp4 (text -> video)
+    columns: other names for those; numbers are places in a file without a header. root: where relative
+    paths of media start. tasks: of a `pairs` folder; empty takes all it has.
+    sample: at most so many pairs a task, drawn by the seed. weight: factor on how often it is drawn.
+    batch_size, negatives: a rank and a query; None: Table 7's.
+    """
+
+    name: str
+    uri: str
+    format: Format = "pairs"
+    tasks: tuple[str, ...] = ()
+    root: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
+    instruction: str | None = None
+    sample: int | None = None
+    weight: float = 1.0
+    batch_size: int | None = None
+    negatives: int | None = None
+
+    def __post_init__(self) -> None:
+        where = f"data.{self.name}"
+        if not self.name or not self.uri:
+            raise ValueError(f"data: name={self.name!r}, uri={self.uri!r}: give every data set both")
+        if self.format not in COLUMNS:
+            raise ValueError(f"{where}.format={self.format!r}: use one of {', '.join(COLUMNS)}")
+        if unknown := sorted(set(self.tasks) - set(Task)):
+            raise ValueError(f"{where}.tasks={unknown}: unknown; use {', '.join(Task)}")
+        if self.tasks and self.format != "pairs":
+            raise ValueError(f"{where}.tasks: the format {self.format} has one task; leave it out")
+        if unknown := sorted(set(self.columns) - set(COLUMNS[self.format])):
+            known = ", ".join(COLUMNS[self.format]) or "none"
+            raise ValueError(f"{where}.columns={unknown}: {self.format} reads {known}")
+        for label, value, least in (
+            ("sample", self.sample, 1),
+            ("batch_size", self.batch_size, 1),
+            ("negatives", self.negatives, 0),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{where}.{label}={value}: use {least} or more")
+        if self.weight < 0:
+            raise ValueError(f"{where}.weight={self.weight}: use 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserConfig:
+    """AdamW with warm-up and cosine decay (paper section 5). clip: the largest norm of the gradient."""
+
+    learning_rate: float = 3e-5
+    weight_decay: float = 0.1
+    warmup: float = 0.05  # share of all steps over which the learning rate rises
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ValueError(
+                f"optimiser.learning_rate={self.learning_rate}: use a positive number, e.g. 3e-5"
+            )
+        if self.weight_decay < 0:
+            raise ValueError(f"optimiser.weight_decay={self.weight_decay}: use 0 or more")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"optimiser.warmup={self.warmup}: a share of the steps, use 0 to below 1")
+        if self.clip <= 0:
+            raise ValueError(f"optimiser.clip={self.clip}: use a positive norm, e.g. 1.0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Temperature, false-negative margin (None: off) and Matryoshka sizes; see loss.py."""
+
+    temperature: float = 0.03
+    margin: float | None = None
+    dimensions: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"loss.temperature={self.temperature}: use a positive number, e.g. 0.03")
+        if wrong := [size for size in self.dimensions if size < 1]:
+            raise ValueError(f"loss.dimensions={wrong}: use sizes of 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """What decides the steps of a run and their results.
+
+    steps: of an epoch; None: one pass over all pairs. gradcache: embed in chunks and hold one chunk's
+    activations (gradcache.py). save_steps: a checkpoint at least this often, and at every epoch's end.
+    keep: newest checkpoints kept, so that a torn one has one before it.
+    """
+
+    seed: int = 42
+    steps: int | None = None
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    gradcache: bool = False
+    save_steps: int = 500
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps={self.steps}: an epoch has at least one step")
+        if self.save_steps < 1:
+            raise ValueError(f"save_steps={self.save_steps}: use 1 or more")
+        if self.keep < 2:
+            raise ValueError(f"keep={self.keep}: use 2 or more, or a torn checkpoint leaves none")

@@ -1,0 +1,69 @@
+"""GradCache: contrastive batches larger than memory, for one more forward pass (Gao et al., 2021).
+
+1. Embed the batch chunk by chunk without a graph. 2. Loss on the embeddings, and its gradient for each of
+them. 3. Embed each chunk again, now with a graph, and send the cached gradient through it. Activations of
+one chunk are held at a time; the gradient is that of the whole batch. With gradient checkpointing on top,
+each chunk would run a third time: use one of the two.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from gve_ray.training.loss import Loss
+
+Chunk = TypeVar("Chunk")
+
+
+def backward_in_chunks(
+    chunks: Sequence[Chunk],
+    encode: Callable[[Chunk], Tensor],
+    loss_of: Callable[[Tensor], Loss],
+    *,
+    no_sync: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Loss:
+    """Add the gradient of `loss_of(cat(encode(chunk) for chunk in chunks))` to the weights of `encode`.
+
+    encode: chunk -> [rows, d]. loss_of: [all rows, d] -> Loss; it may gather over ranks. no_sync: DDP's,
+    so that ranks exchange gradients once, with the last chunk. Dropout draws the same masks in both passes.
+    """
+    states: list[_RandomState] = []
+    cached: list[Tensor] = []
+    with torch.no_grad():
+        for chunk in chunks:
+            states.append(_RandomState())
+            cached.append(encode(chunk))
+    leaves = torch.cat(cached).requires_grad_()  # [all rows, d]
+    loss = loss_of(leaves)
+    loss.value.backward()
+    assert leaves.grad is not None
+    gradients = leaves.grad.split([len(one) for one in cached])
+    after = _RandomState()
+    for i, (chunk, state, gradient) in enumerate(zip(chunks, states, gradients, strict=True)):
+        last = i == len(chunks) - 1
+        state.restore()
+        with nullcontext() if last else no_sync():
+            encode(chunk).backward(gradient)
+    after.restore()
+    return Loss(
+        value=loss.value.detach(),
+        mean_score=loss.mean_score,
+        mean_positive=loss.mean_positive,
+        hardest_gap=loss.hardest_gap,
+    )
+
+
+class _RandomState:
+    """The random state of the CPU and, in use, of the current GPU."""
+
+    def __init__(self) -> None:
+        self.cpu = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda)

@@ -1,0 +1,266 @@
+"""The training loop on one rank. It knows no Ray: give it a process group (or none) and a model.
+
+    Trainer(model, collate, tasks, curriculum, config, folder, prepare=prober).run()
+
+Every epoch: a prober scores the tasks, the curriculum turns scores into P(k), the schedule turns P(k) into
+steps; every step: items -> chunks -> embeddings -> gathered over ranks -> loss. Each step is seeded by its
+place, so a run that continues from a checkpoint does what it would have done.
+"""
+
+import dataclasses
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from gve_ray.schema import Item
+from gve_ray.training import checkpoint
+from gve_ray.training.checkpoint import Position
+from gve_ray.training.config import LoopConfig
+from gve_ray.training.curriculum import Curriculum, EpochRecord, History
+from gve_ray.training.feed import Epoch, Mined, StepItems, ahead
+from gve_ray.training.gather import world_size
+from gve_ray.training.loss import Loss
+from gve_ray.training.mixture import MixtureTask
+from gve_ray.training.optimiser import learning_rate, make_optimiser
+from gve_ray.training.schedule import Schedule, one_pass
+from gve_ray.training.step import Chunk, backward
+
+log = logging.getLogger(__name__)
+
+Collate = Callable[[Sequence[Item]], list[Chunk]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What is known before an epoch. scores: R_k by task, and who gave them. mined: hard negatives by task."""
+
+    prober: str | None = None
+    scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    mined: Mapping[str, Mined] = dataclasses.field(default_factory=dict)
+
+
+class Prepare(Protocol):
+    """Called by every rank before each epoch, and again when a run continues within one.
+
+    It must then return the `mined` of the first time, so it keeps them on disk: the weights have moved on.
+    """
+
+    def __call__(self, epoch: int) -> Probe: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepLog:
+    """One line of the log. step: from 1, over all epochs, `of` how many. hardest_gap: None without negatives.
+
+    pairs_per_second: of all ranks. tokens_per_second, data_wait (seconds), seconds: of this one.
+    """
+
+    epoch: int
+    step: int
+    of: int
+    task: str
+    loss: float
+    mean_score: float
+    mean_positive: float
+    hardest_gap: float | None
+    learning_rate: float
+    gradient_norm: float
+    pairs_per_second: float
+    tokens_per_second: float
+    data_wait: float
+    seconds: float
+
+
+def no_probe(epoch: int) -> Probe:
+    """For curricula that need no scores, without mining."""
+    return Probe()
+
+
+class Trainer:
+    """One rank's run over all epochs.
+
+    model: a list of chunks' batches -> unit-norm embeddings [rows, d]; under DDP where there are ranks.
+    collate: items with their references -> chunks that cover them. folder: of the checkpoints, seen by all
+    ranks. on_step: called by every rank after each step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        collate: Collate,
+        tasks: Mapping[str, MixtureTask],
+        curriculum: Curriculum,
+        config: LoopConfig,
+        folder: Path,
+        *,
+        prepare: Prepare = no_probe,
+        on_step: Callable[[StepLog], None] | None = None,
+    ) -> None:
+        self.model = model
+        self.inner: nn.Module = getattr(model, "module", model)  # without DDP
+        self.collate, self.tasks, self.curriculum, self.config = collate, tasks, curriculum, config
+        self.folder, self.prepare, self.on_step = folder, prepare, on_step
+        self.world_size = world_size()
+        self.rank = dist.get_rank() if self.world_size > 1 else 0
+        self.optimiser = make_optimiser(self.inner, config.optimiser)
+        self.sizes = {name: len(task.pairs) for name, task in tasks.items()}
+        self.batch_sizes = {name: task.batch_size for name, task in tasks.items()}
+        # The same for every epoch, whatever its probabilities, so the learning rates are known ahead.
+        self.steps = config.steps or one_pass(self.sizes, self.batch_sizes, self.world_size)
+
+    def run(self) -> History:
+        """Train from the newest whole checkpoint, or from the start, to the end of the last epoch.
+
+        Raises FloatingPointError when loss or gradient is not a number; the last good checkpoint stays.
+        """
+        at, history = self._resume()
+        for epoch in range(at.epoch, self.curriculum.epochs + 1):
+            probe = self.prepare(epoch)
+            history, record = self._decide(epoch, probe, history)
+            schedule = Schedule(
+                seed=self.config.seed,
+                epoch=epoch,
+                probabilities=record.probabilities,
+                sizes=self.sizes,
+                batch_sizes=self.batch_sizes,
+                world_size=self.world_size,
+                length=self.steps,
+            )
+            at = dataclasses.replace(at, history=dataclasses.asdict(history))
+            at = self._epoch(schedule, Epoch(tasks=self.tasks, mined=probe.mined), at)
+            at = dataclasses.replace(at, epoch=epoch + 1, step=0)
+            self._save(at)
+        return history
+
+    def _decide(self, epoch: int, probe: Probe, history: History) -> tuple[History, EpochRecord]:
+        """P(k) of an epoch: as the checkpoint has it, or from the prober's scores; rank 0's on all ranks."""
+        record = history.of(epoch)
+        if record is None:
+            first = history.first_scores if epoch > 1 else probe.scores
+            probabilities = self.curriculum.probabilities(
+                epoch,
+                self.sizes,
+                scores=probe.scores,
+                first_scores=first,
+                weights={name: task.weight for name, task in self.tasks.items()},
+            )
+            record = EpochRecord(
+                epoch=epoch,
+                sigma=self.curriculum.sigma_at(epoch),
+                prober=probe.prober,
+                scores=probe.scores,
+                probabilities=probabilities,
+            )
+            if self.world_size > 1:  # scores of another rank may differ in the last digit, and so the steps
+                shared: list[Any] = [record]
+                dist.broadcast_object_list(shared, src=0)
+                record = shared[0]
+            history = history.add(record)
+        return history, record
+
+    def _epoch(self, schedule: Schedule, epoch: Epoch, at: Position) -> Position:
+        """The steps of an epoch from `at.step` on; returns the position after the last."""
+        self.model.train()
+
+        def make(step: Any) -> tuple[StepItems, list[Chunk]]:
+            items = epoch.items(step, self.rank)
+            return items, self.collate(items.items)
+
+        begun = time.monotonic()
+        for (items, chunks), waited in ahead(make, schedule.steps(at.step)):
+            self._step(items, chunks, at, waited, begun)
+            at = dataclasses.replace(at, step=at.step + 1, total=at.total + 1)
+            if at.step < self.steps and at.total % self.config.save_steps == 0:
+                self._save(at)
+            begun = time.monotonic()
+        return at
+
+    def _step(self, items: StepItems, chunks: list[Chunk], at: Position, waited: float, begun: float) -> None:
+        rate = learning_rate(at.total, self.steps * self.curriculum.epochs, self.config.optimiser)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(_seed(self.config.seed, at.total, self.rank))  # dropout
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = backward(self.model, chunks, items, self.config.loss, gradcache=self.config.gradcache)
+        trained = [weight for group in self.optimiser.param_groups for weight in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(trained, self.config.optimiser.clip))
+        if not (math.isfinite(norm) and math.isfinite(float(loss.value))):
+            kept = checkpoint.newest(self.folder)
+            raise FloatingPointError(
+                f"step {at.total + 1} ({items.step.task}): loss {float(loss.value)}, gradient norm {norm}; "
+                f"stopped before the weights were touched. The last good checkpoint is {kept or 'none yet'}; "
+                "lower optimiser.learning_rate, or look at this step's pairs"
+            )
+        self.optimiser.step()
+        if self.on_step is not None:
+            self.on_step(self._log(loss, items, chunks, at, rate, norm, waited, time.monotonic() - begun))
+
+    def _log(
+        self,
+        loss: Loss,
+        items: StepItems,
+        chunks: list[Chunk],
+        at: Position,
+        rate: float,
+        norm: float,
+        waited: float,
+        seconds: float,
+    ) -> StepLog:
+        gap = float(loss.hardest_gap)
+        return StepLog(
+            epoch=at.epoch,
+            step=at.total + 1,
+            of=self.steps * self.curriculum.epochs,
+            task=items.step.task,
+            loss=float(loss.value),
+            mean_score=float(loss.mean_score),
+            mean_positive=float(loss.mean_positive),
+            hardest_gap=None if math.isnan(gap) else gap,
+            learning_rate=rate,
+            gradient_norm=norm,
+            pairs_per_second=len(items.step.rows) / seconds,
+            tokens_per_second=sum(chunk.tokens for chunk in chunks) / seconds,
+            data_wait=waited,
+            seconds=seconds,
+        )
+
+    def _resume(self) -> tuple[Position, History]:
+        history = History(kind=self.curriculum.kind)
+        start = Position(epoch=1, step=0, total=0, world_size=self.world_size, history={})
+        path = checkpoint.newest(self.folder)
+        if path is None:
+            return start, history
+        at = checkpoint.load(path, self.inner, self.optimiser)
+        if at.world_size != self.world_size:
+            # A schedule is made for a number of ranks: go on at the same share of the new one.
+            before = self.config.steps or one_pass(self.sizes, self.batch_sizes, at.world_size)
+            share = self.steps / before
+            log.warning("continuing with %d ranks after %d", self.world_size, at.world_size)
+            at = dataclasses.replace(
+                at,
+                world_size=self.world_size,
+                step=round(at.step * share),
+                total=round(at.total * share),
+            )
+        log.info("continuing from %s: epoch %d, %d steps done", path, at.epoch, at.total)
+        return at, History.from_plain(at.history)
+
+    def _save(self, at: Position) -> None:
+        if self.rank == 0:
+            checkpoint.save(self.folder, self.inner, self.optimiser, at, keep=self.config.keep)
+        if self.world_size > 1:
+            dist.barrier()
+
+
+def _seed(*parts: int) -> int:
+    digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") % 2**63

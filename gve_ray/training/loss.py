@@ -1,0 +1,162 @@
+"""The loss: embeddings in, a scalar out. It knows nothing of models, ranks or data sets.
+
+Symmetric InfoNCE (paper section 5): 0.5 * (query -> target + target -> query) at temperature 0.03 over the
+in-batch negatives; explicit hard negatives join the query -> target side only. Gathering over ranks is
+gather.py's job: this sees the whole batch, at the cost of one [N, N] product on every rank (8 GFLOP for
+N = 1024, d = 2048, beside some 14,000 GFLOP a video that the model takes).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TEMPERATURE = 0.03
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """The scalar to minimise, and what the paper logs of it: float32 scalars without gradient.
+
+    mean_score: cosine of every query with every target. mean_positive: of the pairs. hardest_gap: positive
+    minus the hardest negative left by the masks, mean over the queries that have one; NaN if none has.
+    """
+
+    value: Tensor
+    mean_score: Tensor
+    mean_positive: Tensor
+    hardest_gap: Tensor
+
+
+def info_nce(
+    queries: Tensor,
+    targets: Tensor,
+    negatives: Tensor | None = None,
+    *,
+    pairs: Tensor | None = None,
+    sources: Tensor | None = None,
+    negative_sources: Tensor | None = None,
+    temperature: float = TEMPERATURE,
+    margin: float | None = None,
+    dimensions: Sequence[int] = (),
+) -> Loss:
+    """Symmetric InfoNCE over N pairs.
+
+    queries, targets: unit-norm [N, d], row i of both is a pair. negatives: unit-norm [N, H, d], the hard
+    negatives of query i. pairs, sources: int64 [N], ids of the pair and of what its target shows (the
+    video); rows that share one are no negatives of each other. negative_sources: int64 [N, H]; a hard
+    negative of the positive's source is left out (give it that source to pad a row).
+    margin: a candidate that scores above its positive + margin is taken for a false negative and left
+    out; 0.1 in the authors' released loss, None keeps all. dimensions: Matryoshka; the loss is the mean
+    over the embeddings cut to each of them and normalised again. Empty: the full ones only.
+    Raises ValueError on shapes or settings that do not fit.
+    """
+    _check(queries, targets, negatives, sources, negative_sources, temperature, dimensions)
+    # Scores divided by 0.03 lose the third digit in bfloat16, so autocast is kept out.
+    with torch.autocast(queries.device.type, enabled=False):
+        q, t = queries.float(), targets.float()
+        n = None if negatives is None else negatives.float()
+        same = _same(len(q), pairs, sources, q.device)  # bool [N, N]
+        same_hard = None if negatives is None else _same_hard(negatives, sources, negative_sources)
+        losses = []
+        for size in dimensions or (q.shape[1],):
+            small = None if n is None else _cut(n, size)
+            scores = _masked_scores(_cut(q, size), _cut(t, size), small, same, same_hard, margin)
+            losses.append(_cross_entropy(*scores, temperature))
+        return Loss(
+            value=torch.stack(losses).mean(),
+            **_statistics(q.detach(), t.detach(), n if n is None else n.detach(), same, same_hard, margin),
+        )
+
+
+def _cross_entropy(forward: Tensor, hard: Tensor | None, backward: Tensor, temperature: float) -> Tensor:
+    """Both directions of the loss, half each, from `_masked_scores`."""
+    if hard is not None:
+        forward = torch.cat([forward, hard], dim=1)  # [N, N + H]
+    place = torch.arange(len(forward), device=forward.device)
+    return 0.5 * (
+        F.cross_entropy(forward / temperature, place) + F.cross_entropy(backward / temperature, place)
+    )
+
+
+def _masked_scores(
+    q: Tensor, t: Tensor, n: Tensor | None, same: Tensor, same_hard: Tensor | None, margin: float | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Cosines query -> target [N, N], query -> own hard negatives [N, H], target -> query [N, N].
+
+    What is no negative is -inf, which neither the softmax nor its gradient sees.
+    """
+    itself = torch.eye(len(q), dtype=torch.bool, device=q.device)
+    scores = q @ t.T  # [N, N]
+    hard = None if n is None else torch.einsum("nd,nhd->nh", q, n)  # [N, H]
+    out_forward, out_backward, out_hard = same, same, same_hard
+    if margin is not None:
+        limit = scores.detach().diagonal()[:, None] + margin  # [N, 1]
+        out_forward = same | ((scores.detach() > limit) & ~itself)
+        out_backward = same | ((limit < scores.detach().T) & ~itself)
+        if hard is not None and same_hard is not None:
+            out_hard = same_hard | (hard.detach() > limit)
+    none = float("-inf")
+    if hard is not None and out_hard is not None:
+        hard = hard.masked_fill(out_hard, none)
+    return scores.masked_fill(out_forward, none), hard, scores.T.masked_fill(out_backward, none)
+
+
+def _statistics(
+    q: Tensor, t: Tensor, n: Tensor | None, same: Tensor, same_hard: Tensor | None, margin: float | None
+) -> dict[str, Tensor]:
+    """What is logged, from the full-size embeddings."""
+    forward, hard, _ = _masked_scores(q, t, n, same, same_hard, margin)
+    positive = forward.diagonal()
+    others = forward.masked_fill(torch.eye(len(q), dtype=torch.bool, device=q.device), float("-inf"))
+    candidates = others if hard is None else torch.cat([others, hard], dim=1)
+    hardest = candidates.amax(dim=1)  # [N]; -inf where the masks left nothing
+    return {
+        "mean_score": q.mean(dim=0) @ t.mean(dim=0),  # = mean of all N * N cosines
+        "mean_positive": positive.mean(),
+        "hardest_gap": torch.where(hardest.isfinite(), positive - hardest, torch.nan).nanmean(),
+    }
+
+
+def _same(n: int, pairs: Tensor | None, sources: Tensor | None, device: torch.device) -> Tensor:
+    """bool [N, N]: the two rows share a pair id or a source. False on the diagonal."""
+    same = torch.zeros(n, n, dtype=torch.bool, device=device)
+    for ids in (pairs, sources):
+        if ids is not None:
+            same |= ids[:, None] == ids[None, :]
+    return same & ~torch.eye(n, dtype=torch.bool, device=device)
+
+
+def _same_hard(negatives: Tensor, sources: Tensor | None, negative_sources: Tensor | None) -> Tensor:
+    """bool [N, H]: the hard negative shows the source of the positive."""
+    if sources is None or negative_sources is None:
+        return torch.zeros(negatives.shape[:2], dtype=torch.bool, device=negatives.device)
+    return negative_sources == sources[:, None]
+
+
+def _cut(x: Tensor, size: int) -> Tensor:
+    """The first `size` dimensions, unit-norm again."""
+    return x if size == x.shape[-1] else F.normalize(x[..., :size], dim=-1)
+
+
+def _check(
+    q: Tensor,
+    t: Tensor,
+    n: Tensor | None,
+    sources: Tensor | None,
+    negative_sources: Tensor | None,
+    temperature: float,
+    dimensions: Sequence[int],
+) -> None:
+    if q.ndim != 2 or q.shape != t.shape or not len(q):
+        raise ValueError(f"queries {tuple(q.shape)}, targets {tuple(t.shape)}: give two of shape [N, d]")
+    if n is not None and (n.ndim != 3 or (n.shape[0], n.shape[2]) != tuple(q.shape)):
+        raise ValueError(f"negatives {tuple(n.shape)}: give [N, H, d] for N, d = {tuple(q.shape)}")
+    if negative_sources is not None and (n is None or sources is None):
+        raise ValueError("negative_sources: give negatives and sources with it")
+    if temperature <= 0:
+        raise ValueError(f"temperature={temperature}: use a positive number, e.g. {TEMPERATURE}")
+    if wrong := [size for size in dimensions if not 0 < size <= q.shape[1]]:
+        raise ValueError(f"dimensions={wrong}: embeddings have {q.shape[1]}; use sizes up to that")

@@ -1,0 +1,67 @@
+"""The log of a run: every step as a line of JSON, now and then as a line on the console with the time left."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gve_ray.training.loop import StepLog
+
+log = logging.getLogger(__name__)
+
+CONSOLE_SECONDS = 10.0
+
+
+class RunLog:
+    """Give it to the trainer of rank 0 as `on_step`. path: a .jsonl file, added to when a run continues.
+
+    A step that is done again after a crash replaces what the file has from there on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._begun = self._said = time.monotonic()
+        self._first: int | None = None
+
+    def __call__(self, step: StepLog) -> None:
+        if self._first is None:
+            self._first = step.step
+            self._rewind(step.step)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(step)) + "\n")
+        now = time.monotonic()
+        if now - self._said >= CONSOLE_SECONDS or step.step == step.of:
+            self._said = now
+            log.info("%s", line_of(step, (now - self._begun) / (step.step - self._first + 1)))
+
+    def _rewind(self, first: int) -> None:
+        """Drop lines of steps from `first` on, and one that was cut off by a crash."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_log(self.path) if line["step"] < first] if self.path.exists() else []
+        part = self.path.with_name(f".{self.path.name}.part")
+        part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        part.replace(self.path)
+
+
+def read_log(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a log."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def line_of(step: StepLog, seconds: float) -> str:
+    """A step for people. seconds: the mean time of a step, for what is left."""
+    left = round((step.of - step.step) * seconds)
+    gap = "-" if step.hardest_gap is None else f"{step.hardest_gap:.3f}"
+    return (
+        f"epoch {step.epoch} step {step.step}/{step.of} {step.task}: loss {step.loss:.4f}, "
+        f"positive {step.mean_positive:.3f}, gap {gap}, lr {step.learning_rate:.2e}, "
+        f"{step.pairs_per_second:.1f} pairs/s, {step.tokens_per_second:.0f} tokens/s, "
+        f"data wait {100 * step.data_wait / max(step.seconds, 1e-9):.0f} %, "
+        f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
+    )

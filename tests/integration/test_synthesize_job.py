@@ -1,0 +1,156 @@
+"""jobs/synthesize.py under a real job server, on rendered mp4 whose truth is known; `gve synthesize` on others."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.dataset as ds
+import pytest
+
+from gve_ray.demo.corpus import CorpusShares, Entry, read_truth, write_corpus
+from gve_ray.demo.ray_head import HeadError, LocalHead
+from gve_ray.schema import ASSET_SCHEMA, Task
+from gve_ray.stage import REJECT_SCHEMA
+from gve_ray.store import AssetReader, Store
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MEDIA = Path(os.environ.get("GVE_MEDIA_DIR", REPOSITORY.parent / "shared" / "media"))
+# one file each of what the first stages must find, the rest sound
+DIRT = {"static": 0.1, "not_a_video": 0.1, "exact_duplicate": 0.1, "junk_caption": 0.1}
+SHARES = CorpusShares(**{name: DIRT.get(name, 0.0) for name in vars(CorpusShares())})
+# A cosine that every pair passes: four captions say nothing about a filter, tests/synthesis does.
+OPTIONS = ["--config", "demo.yaml", "--quality.consistency.threshold", "-1"]
+
+pytestmark = pytest.mark.timeout(900)  # seconds on two idle cores: about a tenth of it
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[LocalHead]:
+    with LocalHead(num_cpus=2) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("raw")
+    write_corpus(folder, n=10, seed=3, shares=SHARES, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def output(head: LocalHead, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a job that ran on the corpus; `submit` has checked that it SUCCEEDED."""
+    folder = tmp_path_factory.mktemp("runs") / "job"
+    head.submit(job(corpus / "manifest.jsonl", folder), working_dir=REPOSITORY)
+    return folder
+
+
+def job(source: Path, output: Path, *more: str) -> list[str]:
+    paths = ["--input", str(source), "--output", str(output)]
+    return ["python", "jobs/synthesize.py", *OPTIONS, *paths, *more]
+
+
+def facts(output: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((output / "run.json").read_text())
+    return found
+
+
+def ids(entries: list[Entry], **wanted: str) -> set[str]:
+    return {e.video_id for e in entries if all(getattr(e, k) == v for k, v in wanted.items())}
+
+
+def test_the_job_finds_the_dirt_and_loses_nothing(corpus: Path, output: Path) -> None:
+    truth = read_truth(corpus)
+    stages = {stage["name"]: stage for stage in facts(output)["stages"]}
+    assert stages["integrity"]["in"] == len(truth)
+    assert all(stage["in"] == stage["out"] + stage["rejected"] for stage in stages.values())
+    rejects = Store(f"{output}/rejects.lance", REJECT_SCHEMA)
+    found = {stage: rejects.keys(f"stage = '{stage}'") for stage in ("rectify", "integrity", "dynamics")}
+    assert found == {
+        "rectify": ids(truth, caption_kind="junk"),
+        "integrity": ids(truth, kind="not_a_video"),
+        "dynamics": ids(truth, kind="static"),
+    }
+    refused = rejects.keys("unit = 'video'")
+    kept = Store(f"{output}/assets.lance", ASSET_SCHEMA).keys()
+    assert kept | refused == {entry.video_id for entry in truth}
+    assert not kept & refused
+
+
+def test_all_tasks_have_pairs_whose_references_resolve(output: Path) -> None:
+    pairs = ds.dataset(f"{output}/uvrd", format="parquet").to_table().to_pylist()
+    assert {pair["task"] for pair in pairs} == {task.value for task in Task}
+    items = [pair[side] for pair in pairs for side in ("query", "target")]
+    refs = {item[kind] for item in items for kind in ("image", "video")} - {None}
+    frames = AssetReader(f"{output}/assets.lance").frames_many(sorted(refs))
+    assert {len(one.pixels) for one in frames} == {1, 8}
+
+
+def test_the_report_is_there(output: Path) -> None:
+    page = (output / "report.html").read_text()
+    assert facts(output)["report"] == str(output / "report.html")
+    assert "Sampled videos" in page
+    assert "dynamics: static" in page
+    assert (output / "funnel.png").stat().st_size > 1000
+
+
+def test_a_finished_job_does_nothing(head: LocalHead, corpus: Path, output: Path) -> None:
+    before = (output / "run.json").read_bytes()
+    head.submit(job(corpus / "manifest.jsonl", output), working_dir=REPOSITORY)
+    assert (output / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "option, says",
+    [
+        (["--resources.captioner.num_gpus", "1"], "1 GPU"),
+        (["--output", "runs/relative"], "give an absolute path"),
+    ],
+)
+def test_what_cannot_run_fails_the_job_before_any_work(
+    head: LocalHead,
+    corpus: Path,
+    tmp_path: Path,
+    option: list[str],
+    says: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(HeadError, match="FAILED"):
+        head.submit(job(corpus / "manifest.jsonl", tmp_path / "run", *option), working_dir=REPOSITORY)
+    assert says in capfd.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_head_listens_on_the_loopback_only(head: LocalHead) -> None:
+    family = head.processes()
+    assert len(family) > 5
+    open_to = {
+        c.laddr.ip.removeprefix("::ffff:")
+        for process in family
+        for c in process.net_connections()
+        if c.status == psutil.CONN_LISTEN
+    }
+    assert open_to == {"127.0.0.1"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MEDIA.is_dir(), reason=f"no folder {MEDIA}; set GVE_MEDIA_DIR")
+def test_gve_synthesize_runs_on_any_folder(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "gve_ray.cli", "synthesize", "--config", "demo.yaml"]
+    done = subprocess.run(
+        [*command, "--input", str(MEDIA), "--output", str(out)],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    stages = {stage["name"]: stage for stage in facts(out)["stages"]}
+    videos = [path for path in MEDIA.iterdir() if path.suffix in (".mp4", ".mkv")]
+    assert stages["integrity"]["in"] == len(videos)
+    assert stages["rectify"]["in"] == 0  # no captions were given
+    assert all(stage["in"] == stage["out"] + stage["rejected"] for stage in stages.values())
+    assert f"report  {out}/report.html" in done.stdout

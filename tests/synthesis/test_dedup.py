@@ -1,0 +1,167 @@
+"""Copies are found, lookalikes are not."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from gve_ray.synthesis import dedup
+from gve_ray.synthesis.dedup import FRAME_BYTES, THRESHOLD, distance, find_duplicates, signature
+
+Y, X = np.mgrid[0:112, 0:112].astype(float)
+
+
+def video(
+    path: Any, *, colour: tuple[int, int, int] = (220, 40, 40), k: int = 8, base: float = 110
+) -> np.ndarray:
+    """k frames of a disc on one textured ground; path(t) gives its centre."""
+    ground = base + 18 * (np.sin(X / 9) + np.sin(Y / 6))[..., None] * np.array([1.0, 0.9, 0.6])
+    shots = []
+    for i in range(k):
+        cx, cy = path(i / (k - 1))
+        cover = np.clip(10 - np.hypot(X - cx, Y - cy), 0, 1)[..., None]
+        shots.append(ground * (1 - cover) + np.array(colour) * cover)
+    return np.clip(np.stack(shots), 0, 255).astype(np.uint8)
+
+
+def rightward(t: float) -> tuple[float, float]:
+    return 25 + 55 * t, 40
+
+
+def encoded_again(
+    frames: np.ndarray, *, size: tuple[int, int], gain: float = 1.0, seed: int = 0
+) -> np.ndarray:
+    """What a worse copy shows: rescaled, a little brighter, with the noise of compression."""
+    rng = np.random.default_rng(seed)
+    copies = []
+    for frame in frames:
+        small = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)).astype(float)
+        copies.append(np.clip(small * gain + rng.normal(0, 4, small.shape), 0, 255).astype(np.uint8))
+    return np.stack(copies)
+
+
+def table(*rows: dict[str, Any]) -> pa.Table:
+    defaults = {"width": 100, "height": 100, "duration": 4.0}
+    schema = pa.schema(
+        [
+            ("video_id", pa.string()),
+            ("content_hash", pa.string()),
+            ("signature", pa.binary()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("duration", pa.float64()),
+        ]
+    )
+    return pa.Table.from_pylist(
+        [defaults | {"content_hash": row["video_id"]} | row for row in rows], schema=schema
+    )
+
+
+ORIGINAL = video(rightward)
+
+
+def test_a_signature_has_a_fixed_size_whatever_the_picture() -> None:
+    assert len(signature(ORIGINAL)) == 8 * FRAME_BYTES
+    assert len(signature(np.zeros((4, 28, 200, 3), dtype=np.uint8))) == 4 * FRAME_BYTES
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        encoded_again(ORIGINAL, size=(112, 112)),
+        encoded_again(ORIGINAL, size=(56, 56)),
+        encoded_again(ORIGINAL, size=(168, 168), gain=1.08),
+        encoded_again(ORIGINAL, size=(84, 84), gain=0.92),
+        video(lambda t: rightward(min(1.0, t + 0.04))),  # another frame rate: the disc 2 pixels further on
+    ],
+)
+def test_a_worse_copy_is_a_copy(copy: np.ndarray) -> None:
+    assert distance(signature(ORIGINAL), signature(copy)) <= THRESHOLD
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        video(lambda t: (80 - 55 * t, 40)),  # the same places, the other way
+        video(lambda t: (25 + 55 * t, 70)),  # the same motion, elsewhere
+        video(lambda t: (25 + 30 * t, 40)),  # half as far
+        video(lambda t: (25 + 55 * min(1.0, 2 * t), 40)),  # sooner there
+        video(rightward, colour=(40, 60, 230)),  # another colour
+        video(rightward, colour=(40, 127, 40)),  # another colour of the same luma
+    ],
+)
+def test_a_lookalike_on_the_same_ground_is_not_a_copy(other: np.ndarray) -> None:
+    assert distance(signature(ORIGINAL), signature(other)) > 1.5 * THRESHOLD
+
+
+def test_distance_is_symmetric_and_zero_for_the_same() -> None:
+    a, b = signature(ORIGINAL), signature(video(lambda t: (30 + 20 * t, 60)))
+    assert distance(a, a) == 0
+    assert distance(a, b) == distance(b, a) > 0
+    assert distance(a, a[: 4 * FRAME_BYTES]) == 1.0
+    assert distance(b"", b"") == 1.0
+
+
+def test_the_largest_copy_stays_then_the_smallest_id() -> None:
+    near = signature(encoded_again(ORIGINAL, size=(56, 56)))
+    far = signature(video(lambda t: (80 - 55 * t, 90)))
+    rows = [
+        {"video_id": "c", "signature": signature(ORIGINAL), "content_hash": "h"},
+        {"video_id": "b", "signature": signature(ORIGINAL), "content_hash": "h"},
+        {"video_id": "a", "signature": near, "width": 60, "height": 60},
+        {"video_id": "d", "signature": near, "width": 200},
+        {"video_id": "e", "signature": far},
+    ]
+    expected = [("a", "d", "near"), ("b", "d", "near"), ("c", "d", "near")]
+    for order in (rows, rows[::-1], [*rows[2:], *rows[:2]]):
+        found = find_duplicates(table(*order))
+        assert [(one.video_id, one.kept, one.kind) for one in found] == expected
+        assert all(0 <= one.distance <= THRESHOLD for one in found)
+    exact = find_duplicates(table(*rows), threshold=0)
+    assert [(one.video_id, one.kept, one.kind, one.distance) for one in exact] == [("c", "b", "exact", 0.0)]
+
+
+def test_videos_of_other_lengths_are_not_copies() -> None:
+    one = {"video_id": "a", "signature": signature(ORIGINAL), "duration": 4.0}
+    assert find_duplicates(table(one, one | {"video_id": "b", "duration": 5.0, "content_hash": "b"})) == []
+    assert (
+        len(find_duplicates(table(one, one | {"video_id": "b", "duration": 4.2, "content_hash": "b"}))) == 1
+    )
+
+
+def test_nothing_and_one_video_have_no_copies() -> None:
+    assert find_duplicates(table()) == []
+    assert find_duplicates(table({"video_id": "a", "signature": signature(ORIGINAL)})) == []
+
+
+@pytest.mark.parametrize("exact_search", [20_000, 100])
+def test_copies_are_found_among_many(monkeypatch: pytest.MonkeyPatch, exact_search: int) -> None:
+    """400 different videos and 40 copies, by the exact and by the approximate index."""
+    monkeypatch.setattr(dedup, "_EXACT_SEARCH", exact_search)
+    monkeypatch.setattr(dedup, "_CHUNK", 64)
+    rng = np.random.default_rng(5)
+    cells = rng.integers(0, 256, (400, 8 * FRAME_BYTES), dtype=np.uint8)
+    noisy = np.clip(cells[:40].astype(int) + rng.integers(-6, 7, (40, 8 * FRAME_BYTES)), 0, 255).astype(
+        np.uint8
+    )
+    rows = [{"video_id": f"v{i:03d}", "signature": cells[i].tobytes()} for i in range(400)]
+    rows += [{"video_id": f"w{i:03d}", "signature": noisy[i].tobytes()} for i in range(40)]
+    found = {(one.video_id, one.kept) for one in find_duplicates(table(*rows))}
+    assert found == {(f"w{i:03d}", f"v{i:03d}") for i in range(40)}
+
+
+def test_a_group_of_more_copies_than_neighbours_is_still_one_group() -> None:
+    rng = np.random.default_rng(6)
+    cells = rng.integers(20, 236, 8 * FRAME_BYTES)
+    rows = [
+        {
+            "video_id": f"v{i:03d}",
+            "signature": (cells + rng.integers(-3, 4, cells.shape)).astype(np.uint8).tobytes(),
+        }
+        for i in range(100)
+    ]
+    found = find_duplicates(table(*rows))
+    assert len(found) == 99
+    assert {one.kept for one in found} == {"v000"}

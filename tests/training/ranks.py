@@ -1,0 +1,139 @@
+"""What each process of tests/training/test_gather.py runs: a small encoder, its slice, one backward pass."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gve_ray.training.checkpoint import trained_weights
+from gve_ray.training.config import LoopConfig, OptimiserConfig
+from gve_ray.training.curriculum import Curriculum
+from gve_ray.training.gather import gather
+from gve_ray.training.gradcache import backward_in_chunks
+from gve_ray.training.loop import StepLog, Trainer
+from gve_ray.training.loss import Loss, info_nce
+from tests.training import tiny
+
+PAIRS, HARD, WIDTH, SIZE = 12, 2, 5, 8  # 12 pairs split evenly over 1, 2 and 3 ranks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    hard: bool = False
+    masks: bool = False
+    chunk: int | None = None  # rows a chunk of GradCache; None: one backward pass
+
+
+CASES = [
+    Case(hard=hard, masks=masks, chunk=chunk)
+    for hard in (False, True)
+    for masks in (False, True)
+    for chunk in (None, 5)
+]
+
+
+def encoder() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(WIDTH, 16), nn.Tanh(), nn.Linear(16, SIZE)).double()
+
+
+def world(case: Case) -> dict[str, Tensor]:
+    """The whole batch. Rows 1 and 5 show one video, 2 and 9 are one pair, one hard negative is its positive."""
+    drawn = torch.Generator().manual_seed(2)
+    inputs = {
+        "queries": torch.randn(PAIRS, WIDTH, generator=drawn, dtype=torch.float64),
+        "targets": torch.randn(PAIRS, WIDTH, generator=drawn, dtype=torch.float64),
+    }
+    if case.hard:
+        inputs["negatives"] = torch.randn(PAIRS, HARD, WIDTH, generator=drawn, dtype=torch.float64)
+    if case.masks:
+        inputs["pairs"], inputs["sources"] = torch.arange(PAIRS), torch.arange(PAIRS)
+        inputs["pairs"][9], inputs["sources"][5] = 2, 1
+        if case.hard:
+            inputs["negative_sources"] = torch.full((PAIRS, HARD), -1)
+            inputs["negative_sources"][4, 1] = 4
+    return inputs
+
+
+def gradients(
+    model: nn.Module, case: Case, inputs: dict[str, Tensor], collect: Callable[..., list[Tensor]]
+) -> tuple[Loss, list[Tensor]]:
+    """Loss and gradients of one pass over `inputs` (a slice, or all of it), gathered by `collect`."""
+    names = [name for name in ("queries", "targets", "negatives") if name in inputs]
+    ids = {name: inputs[name] for name in inputs if name not in names}
+    shapes = [(*inputs[name].shape[:-1], SIZE) for name in names]
+    rows = torch.cat([inputs[name].reshape(-1, WIDTH) for name in names])
+
+    def encode(chunk: Tensor) -> Tensor:
+        return nn.functional.normalize(model(chunk), dim=-1)
+
+    def loss_of(embeddings: Tensor) -> Loss:
+        counts = [torch.Size(shape[:-1]).numel() for shape in shapes]
+        mine = [part.reshape(shape) for part, shape in zip(embeddings.split(counts), shapes, strict=True)]
+        whole = dict(zip([*names, *ids], collect(*mine, *ids.values()), strict=True))
+        return info_nce(**whole, temperature=0.3, margin=0.1 if case.masks else None)
+
+    if case.chunk is None:
+        loss = loss_of(encode(rows))
+        loss.value.backward()
+    else:
+        free = {"no_sync": model.no_sync} if isinstance(model, DistributedDataParallel) else {}
+        loss = backward_in_chunks(rows.split(case.chunk), encode, loss_of, **free)
+    return loss, [weight.grad for weight in model.parameters() if weight.grad is not None]
+
+
+def plain_gather(*parts: Tensor) -> list[Tensor]:
+    """The gather that is wrong: a plain all_gather with the own rows swapped in."""
+    found = []
+    for part in parts:
+        slots = [torch.empty_like(part) for _ in range(dist.get_world_size())]
+        dist.all_gather(slots, part.detach())
+        slots[dist.get_rank()] = part
+        found.append(torch.cat(slots))
+    return found
+
+
+def whole_run(folder: Path, size: int) -> tuple[list[tuple[str, float]], dict[str, Tensor]]:
+    """Task and learning rate of each step of a short run, and the weights it ends with."""
+    model: nn.Module = tiny.Letters()
+    logs: list[StepLog] = []
+    trainer = Trainer(
+        DistributedDataParallel(model) if dist.is_initialized() else model,
+        tiny.collate,
+        tiny.tasks(folder, ranks=size, batches=(12, 6)),
+        Curriculum(kind="proportional", epochs=2),
+        LoopConfig(optimiser=OptimiserConfig(learning_rate=0.01), gradcache=True, save_steps=5),
+        folder / "checkpoints",
+        on_step=logs.append,
+    )
+    trainer.run()
+    return [(log.task, log.learning_rate) for log in logs], trained_weights(model)
+
+
+def rank_main(rank: int, size: int, folder: str) -> None:
+    """Run every case, then batches that do not fit together; rank 0 saves what came out."""
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store"
+    dist.init_process_group(
+        "gloo", init_method=store, rank=rank, world_size=size, timeout=timedelta(seconds=600)
+    )
+    found: dict[str, object] = {}
+    for i, (case, collect) in enumerate([*((case, gather) for case in CASES), (CASES[0], plain_gather)]):
+        share = PAIRS // size
+        mine = {name: part[rank * share : (rank + 1) * share] for name, part in world(case).items()}
+        loss, grads = gradients(DistributedDataParallel(encoder()), case, mine, collect)
+        found[str(i)] = (loss.value.detach(), loss.hardest_gap, grads)
+    try:
+        gather(torch.zeros(2 + rank, 3))
+    except ValueError as error:
+        found["unequal"] = str(error)
+    found[f"order {rank}"] = gather(torch.tensor([rank]), torch.tensor([[float(rank)]]))
+    found["run"] = whole_run(Path(folder), size)
+    if rank == size - 1:  # any rank will do: the last one shows that not only the first is right
+        torch.save(found, Path(folder) / "found.pt")
+    dist.destroy_process_group()

@@ -1,0 +1,130 @@
+"""The loop with a real, random Qwen2.5-VL of two layers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gve_ray.embedder import (
+    Collator,
+    Embedder,
+    EmbedderSettings,
+    load_processor,
+    load_torch_model,
+    save_adapter,
+)
+from gve_ray.schema import Item
+from gve_ray.training.checkpoint import trained_weights
+from gve_ray.training.config import LoopConfig, OptimiserConfig
+from gve_ray.training.curriculum import Curriculum
+from gve_ray.training.encoder import FROZEN, Encoder, GveCollate, with_lora
+from gve_ray.training.loop import Trainer
+from gve_ray.training.optimiser import check_frozen
+from tests.embedder.conftest import make_frames, save_tiny
+from tests.training import tiny
+
+SETTINGS = EmbedderSettings(frames=4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("base"), "qwen2_5_vl")
+
+
+@pytest.fixture(scope="module")
+def processor(folder: Path) -> Any:
+    return load_processor(folder)
+
+
+def encoder(folder: Path, processor: Any, **options: Any) -> Encoder:
+    model = load_torch_model(folder, processor=processor, dtype="float32", device="cpu")
+    return with_lora(model, r=4, alpha=8, **options)
+
+
+def collate_for(one: Encoder, processor: Any, budget: int = 300) -> GveCollate:
+    model = one.model
+    collator = Collator(SETTINGS, processor, backbone=model.backbone, config=model.config)
+    return GveCollate(collator, token_budget=budget)
+
+
+def test_chunks_hold_every_item_and_give_the_embedders_vectors(folder: Path, processor: Any) -> None:
+    one = encoder(folder, processor).eval()
+    items = [
+        Item(text="a short text", instruction="Find it."),
+        Item(video=make_frames(4, 56, 84)),
+        Item(text="a longer text about a ball that flies to the left"),
+        Item(image=make_frames(1, 84, 56), text="but red"),
+        Item(text="x"),
+    ]
+    chunks = collate_for(one, processor, budget=120)(items)
+    assert sorted(row for chunk in chunks for row in chunk.rows) == list(range(5))
+    assert len(chunks) > 2
+    assert sum(chunk.tokens for chunk in chunks) == sum(int(c.batch.attention_mask.sum()) for c in chunks)
+    with torch.no_grad():
+        vectors = one([chunk.batch for chunk in chunks]).numpy()
+    order = np.argsort(np.concatenate([chunk.rows for chunk in chunks]))
+    expected = Embedder.from_model(one.model, processor, SETTINGS).embed(items)
+    assert (vectors[order] * expected).sum(axis=1).min() > 0.99999
+    # The items differ, or the order would not matter.
+    assert (expected @ expected.T)[np.triu_indices(5, 1)].max() < 0.999
+
+
+def test_a_run_changes_lora_alone_and_leaves_an_adapter(folder: Path, processor: Any, tmp_path: Path) -> None:
+    one = encoder(folder, processor, dropout=0.0)
+    before = {name: weight.detach().clone() for name, weight in one.named_parameters()}
+    losses: list[float] = []
+    Trainer(
+        one,
+        collate_for(one, processor),
+        tiny.tasks(tmp_path),
+        Curriculum(kind="proportional", epochs=1),
+        LoopConfig(steps=3, optimiser=OptimiserConfig(learning_rate=1e-2, warmup=0.0)),
+        tmp_path / "checkpoints",
+        on_step=lambda log: losses.append(log.loss),
+    ).run()
+    changed = {name for name, weight in one.named_parameters() if not torch.equal(weight, before[name])}
+    assert len(losses) == 3
+    assert changed == set(trained_weights(one))
+    assert all("lora_" in name for name in changed)
+    save_adapter(one.model, tmp_path / "adapter", SETTINGS)
+    items = [Item(text="a cat"), Item(text="a dog")]
+    mine = Embedder.from_model(one.model.eval(), processor, SETTINGS).embed(items)
+    loaded = Embedder.from_pretrained(folder, tmp_path / "adapter", dtype="float32", device="cpu")
+    assert np.abs(loaded.embed(items) - mine).max() < 1e-5
+
+
+def test_checkpointing_gives_the_same_gradients(folder: Path, processor: Any) -> None:
+    items = [Item(video=make_frames(4, 56, 56)), Item(text="words")]
+    found = []
+    for checkpointing in (False, True):
+        one = encoder(folder, processor, dropout=0.0, checkpointing=checkpointing).train()
+        calls = _count_forwards(one)
+        batches = [chunk.batch for chunk in collate_for(one, processor)(items)]
+        vectors = one(batches)
+        vectors[:, 0].sum().backward()
+        found.append(([weight.grad for weight in one.parameters() if weight.requires_grad], calls[0]))
+    (plain, once), (recomputed, twice) = found
+    assert twice > once
+    assert any(gradient.abs().max() > 1e-4 for gradient in plain)
+    for mine, theirs in zip(plain, recomputed, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
+
+
+def _count_forwards(one: Encoder) -> list[int]:
+    """Counts how often the first language layer's attention runs."""
+    calls = [0]
+
+    def count(*_: object) -> None:
+        calls[0] += 1
+
+    one.model.plain.model.language_model.layers[0].self_attn.register_forward_hook(count)
+    return calls
+
+
+def test_a_trainable_vision_tower_is_refused(folder: Path, processor: Any) -> None:
+    one = encoder(folder, processor)
+    one.model.plain.model.visual.requires_grad_(True)
+    with pytest.raises(ValueError, match="of visual, embed_tokens, lm_head are trainable"):
+        check_frozen(one.model, FROZEN)

@@ -1,0 +1,86 @@
+"""W ranks under DDP against one process that holds the whole batch and knows nothing of ranks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from gve_ray.training.gather import gather
+from tests.training import ranks, tiny
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Any]:
+    """World size, and what its last rank found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    # One server process imports torch and forks the ranks: three imports fewer a world size.
+    mp.get_context("forkserver").set_forkserver_preload(["tests.training.ranks"])
+    arguments = (request.param, str(folder))
+    mp.start_processes(ranks.rank_main, arguments, nprocs=request.param, start_method="forkserver")
+    return request.param, torch.load(folder / "found.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("index", range(len(ranks.CASES)), ids=lambda i: str(ranks.CASES[i]))
+def test_ranks_give_the_gradient_of_the_whole_batch(run: tuple[int, Any], index: int) -> None:
+    case = ranks.CASES[index]
+    value, gap, grads = run[1][str(index)]
+    # The reference is one process, one backward pass, without GradCache, DDP or gathering.
+    whole = ranks.Case(hard=case.hard, masks=case.masks)
+    loss, expected = ranks.gradients(ranks.encoder(), whole, ranks.world(whole), lambda *parts: list(parts))
+    assert value.item() == pytest.approx(loss.value.item(), abs=1e-6)
+    assert gap.item() == pytest.approx(loss.hardest_gap.item(), abs=1e-6)
+    assert len(grads) == 4
+    for mine, theirs in zip(grads, expected, strict=True):
+        assert theirs.abs().max() > 1e-3
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)
+
+
+def test_the_plain_gather_would_be_found_out(run: tuple[int, Any]) -> None:
+    size, found = run
+    _, _, grads = found[str(len(ranks.CASES))]
+    _, _, right = found["0"]
+    far = max((mine - theirs).abs().max().item() for mine, theirs in zip(grads, right, strict=True))
+    assert (far > 1e-3) is (size > 1)
+
+
+def test_unequal_batches_are_refused_by_every_rank(run: tuple[int, Any]) -> None:
+    size, found = run
+    if size == 1:
+        assert "unequal" not in found
+    else:
+        assert f"batch sizes {list(range(2, 2 + size))} by rank" in found["unequal"]
+
+
+def test_rows_come_rank_after_rank(run: tuple[int, Any]) -> None:
+    size, found = run
+    ids, floats = found[f"order {size - 1}"]
+    assert ids.tolist() == list(range(size))
+    assert floats.tolist() == [[float(rank)] for rank in range(size)]
+
+
+def test_a_whole_run_ends_with_the_weights_of_one_rank(run: tuple[int, Any], tmp_path: Path) -> None:
+    steps, weights = run[1]["run"]
+    expected_steps, expected = ranks.whole_run(tmp_path, 1)
+    assert len(steps) == 14  # twice 40 / 12 + 24 / 6
+    assert steps == expected_steps
+    start = dict(tiny.Letters().named_parameters())
+    for name, mine in weights.items():
+        assert (expected[name] - start[name]).abs().max() > 0.01
+        torch.testing.assert_close(mine, expected[name], atol=1e-5, rtol=0)
+
+
+def test_without_a_process_group_the_batch_is_its_own() -> None:
+    part = torch.ones(2, 3)
+    assert gather(part)[0] is part
+
+
+def test_masks_change_the_reference() -> None:
+    """Or else the masked cases above would show nothing."""
+    values = [
+        ranks.gradients(ranks.encoder(), case, ranks.world(case), lambda *parts: list(parts))[0].value.item()
+        for case in ranks.CASES
+        if case.chunk is None
+    ]
+    assert len({round(value, 6) for value in values}) == 4

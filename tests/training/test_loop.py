@@ -1,0 +1,145 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gve_ray.training import checkpoint
+from gve_ray.training.config import LoopConfig, LossConfig, OptimiserConfig
+from gve_ray.training.curriculum import Curriculum
+from gve_ray.training.loop import Probe, StepLog, Trainer
+from tests.training import tiny
+
+FAST = LoopConfig(
+    seed=3,
+    optimiser=OptimiserConfig(learning_rate=0.02, weight_decay=0.0, warmup=0.1),
+    loss=LossConfig(temperature=0.1),
+    save_steps=4,
+)
+UNIFORM = Curriculum(kind="uniform", epochs=2)
+
+
+def trainer(folder: Path, logs: list[StepLog], **options: Any) -> Trainer:
+    model = options.pop("model", None) or tiny.Letters(dropout=0.1)
+    settings: dict[str, Any] = {"curriculum": UNIFORM, "config": FAST, "on_step": logs.append} | options
+    curriculum, config = settings.pop("curriculum"), settings.pop("config")
+    tasks = tiny.tasks(folder)
+    return Trainer(model, tiny.collate, tasks, curriculum, config, folder / "checkpoints", **settings)
+
+
+def weights(one: Trainer) -> dict[str, torch.Tensor]:
+    return checkpoint.trained_weights(one.inner)
+
+
+def test_a_run_learns_and_logs_every_step(tmp_path: Path) -> None:
+    logs: list[StepLog] = []
+    history = trainer(tmp_path, logs, curriculum=Curriculum(kind="uniform", epochs=8)).run()
+    # One pass: 40 / 8 + 24 / 4 = 11 steps.
+    assert [log.step for log in logs] == list(range(1, 89))
+    assert {log.of for log in logs} == {88}
+    assert [log.epoch for log in logs] == [1 + i // 11 for i in range(88)]
+    assert {log.task for log in logs} == {"two", "three"}
+    first, last = logs[:11], logs[-11:]
+    assert sum(log.loss for log in last) < 0.5 * sum(log.loss for log in first)
+    assert sum(log.mean_positive - log.mean_score for log in last) > 0
+    assert all(log.data_wait >= 0 and log.seconds > 0 and log.tokens_per_second > 0 for log in logs)
+    assert logs[-1].learning_rate < 1e-3 * FAST.optimiser.learning_rate * 10
+    assert [record.probabilities for record in history.epochs] == [{"two": 0.5, "three": 0.5}] * 8
+
+
+class KilledError(Exception):
+    pass
+
+
+def interrupted(folder: Path, at: int, **options: Any) -> list[StepLog]:
+    """A run that dies after step `at`."""
+    logs: list[StepLog] = []
+
+    def die(log: StepLog) -> None:
+        logs.append(log)
+        if log.step == at:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        trainer(folder, logs, on_step=die, **options).run()
+    return logs
+
+
+@pytest.mark.parametrize("gradcache", [False, True])
+@pytest.mark.parametrize("at", [2, 10, 13, 21])  # before any checkpoint, in each epoch, before the end
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, at: int, gradcache: bool) -> None:
+    config = replace(FAST, gradcache=gradcache)
+    whole: list[StepLog] = []
+    undisturbed = trainer(tmp_path / "a", whole, config=config)
+    undisturbed.run()
+    before = interrupted(tmp_path / "b", at, config=config)
+    rest: list[StepLog] = []
+    continued = trainer(tmp_path / "b", rest, config=config, model=tiny.Letters(dropout=0.1))
+    torch.manual_seed(999)  # a new process has another random state
+    continued.run()
+    # Save points: every 4 steps in all, and 11. Steps after the last one are done again.
+    start = max(save for save in (0, 4, 8, 11, 12, 16, 20) if save < at)
+    assert rest[0].step == start + 1
+    done = before[:start] + rest
+    assert [(log.step, log.task, log.learning_rate) for log in done] == [
+        (log.step, log.task, log.learning_rate) for log in whole
+    ]
+    for name, mine in weights(continued).items():
+        torch.testing.assert_close(mine, weights(undisturbed)[name], atol=1e-5, rtol=0)
+
+
+def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
+    interrupted(tmp_path, 10)
+    newest = checkpoint.newest(tmp_path / "checkpoints")
+    assert newest is not None
+    assert newest.name == "step-00000008"
+    (newest / "weights.pt").write_bytes(b"torn")
+    rest: list[StepLog] = []
+    trainer(tmp_path, rest).run()
+    assert rest[0].step == 5
+    assert rest[-1].step == 22
+
+
+def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
+    trainer(tmp_path, []).run()
+    logs: list[StepLog] = []
+    history = trainer(tmp_path, logs).run()
+    assert logs == []
+    assert len(history.epochs) == 2
+
+
+def test_the_curriculum_follows_the_prober_and_is_not_asked_twice(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def prepare(epoch: int) -> Probe:
+        asked.append(epoch)
+        return Probe(prober=f"model {epoch}", scores={"two": 0.9, "three": 0.9 - epoch / 10 / len(asked)})
+
+    pyramid = Curriculum(epochs=2)
+    interrupted(tmp_path, 10, curriculum=pyramid, prepare=prepare)
+    history = trainer(tmp_path, [], curriculum=pyramid, prepare=prepare).run()
+    assert asked == [1, 1, 2]
+    # Epoch 1 keeps what was decided before the kill (a gap of 0.1), not the second answer (0.05).
+    assert history.epochs[0].scores == {"two": 0.9, "three": 0.8}
+    odds = history.epochs[0].probabilities["two"] / history.epochs[0].probabilities["three"]
+    assert odds == pytest.approx(2.718281828)  # exp(0.1 / 0.1)
+    state = json.loads((tmp_path / "checkpoints/step-00000022/state.json").read_text())
+    assert [one["prober"] for one in state["history"]["epochs"]] == ["model 1", "model 2"]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    model = tiny.Letters()
+    logs: list[StepLog] = []
+
+    def spoil(log: StepLog) -> None:
+        logs.append(log)
+        if log.step == 6:
+            model.body[0].weight.data[0, 0] = float("nan")
+
+    with pytest.raises(
+        FloatingPointError, match=r"step 7 .*loss nan.*last good checkpoint is .*step-00000004"
+    ):
+        trainer(tmp_path, logs, model=model, on_step=spoil).run()
+    assert len(logs) == 6

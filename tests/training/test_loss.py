@@ -1,0 +1,155 @@
+"""Expected values are worked out by hand from cosines and logarithms, never by the code under test."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from gve_ray.training.loss import info_nce
+
+
+def at(*degrees: float) -> Tensor:
+    """Unit vectors [n, 2] at angles to the x axis, so that a cosine is that of the angle between."""
+    angles = torch.tensor(degrees, dtype=torch.float64).deg2rad()
+    return torch.stack([angles.cos(), angles.sin()], dim=1).float()
+
+
+def cos(degrees: float) -> float:
+    return math.cos(math.radians(degrees))
+
+
+def ce(positive: float, others: list[float], temperature: float) -> float:
+    """-log softmax of the positive among all."""
+    return -positive / temperature + math.log(
+        sum(math.exp(score / temperature) for score in [positive, *others])
+    )
+
+
+def test_two_pairs_at_the_papers_temperature() -> None:
+    # q0 at 0, q1 at 90; t0 at 10, t1 at 70: q0t0 = 10, q0t1 = 70, q1t0 = 80, q1t1 = 20 degrees apart.
+    loss = info_nce(at(0, 90), at(10, 70))
+    forward = [ce(cos(10), [cos(70)], 0.03), ce(cos(20), [cos(80)], 0.03)]
+    backward = [ce(cos(10), [cos(80)], 0.03), ce(cos(20), [cos(70)], 0.03)]
+    assert loss.value.item() == pytest.approx(0.5 * sum(forward) / 2 + 0.5 * sum(backward) / 2, abs=1e-6)
+    assert loss.mean_score.item() == pytest.approx((cos(10) + cos(70) + cos(80) + cos(20)) / 4, abs=1e-6)
+    assert loss.mean_positive.item() == pytest.approx((cos(10) + cos(20)) / 2, abs=1e-6)
+    assert loss.hardest_gap.item() == pytest.approx((cos(10) - cos(70) + cos(20) - cos(80)) / 2, abs=1e-6)
+
+
+def test_equal_scores_cost_the_logarithm_of_the_candidates() -> None:
+    same = at(30, 30, 30)
+    assert info_nce(same, same).value.item() == pytest.approx(math.log(3), abs=1e-6)
+
+
+def test_hard_negatives_count_on_the_query_side_only() -> None:
+    # One candidate more a query at cosine 1: log 4 one way, log 2 the other.
+    same = at(30, 30)
+    loss = info_nce(same, same, torch.stack([same, same], dim=1))
+    assert loss.value.item() == pytest.approx(0.5 * math.log(4) + 0.5 * math.log(2), abs=1e-6)
+    assert loss.hardest_gap.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_query_sees_its_own_hard_negatives_and_no_others() -> None:
+    # q0 = 0, q1 = 90; the hard negative of q0 is orthogonal to q0 and the same as q1.
+    queries = at(0, 90)
+    loss = info_nce(queries, queries, at(90, 0)[:, None, :], temperature=1.0)
+    forward = ce(1, [0, 0], 1.0)
+    assert loss.value.item() == pytest.approx(0.5 * forward + 0.5 * ce(1, [0], 1.0), abs=1e-6)
+
+
+@pytest.mark.parametrize("ids", ["pairs", "sources"])
+def test_same_pair_or_source_is_no_negative(ids: str) -> None:
+    # Rows 0 and 1 share an id, so each has row 2 alone as negative, and row 2 has both.
+    queries, targets = at(0, 40, 100), at(5, 50, 90)
+    loss = info_nce(queries, targets, temperature=0.5, **{ids: torch.tensor([7, 7, 8])})
+    forward = [
+        ce(cos(5), [cos(90)], 0.5),
+        ce(cos(10), [cos(50)], 0.5),
+        ce(cos(10), [cos(95), cos(50)], 0.5),
+    ]
+    backward = [
+        ce(cos(5), [cos(95)], 0.5),
+        ce(cos(10), [cos(50)], 0.5),
+        ce(cos(10), [cos(90), cos(50)], 0.5),
+    ]
+    assert loss.value.item() == pytest.approx((sum(forward) + sum(backward)) / 6, abs=1e-6)
+    gaps = [cos(5) - cos(90), cos(10) - cos(50), cos(10) - cos(50)]
+    assert loss.hardest_gap.item() == pytest.approx(sum(gaps) / 3, abs=1e-6)
+
+
+def test_a_hard_negative_of_the_positives_source_is_left_out() -> None:
+    same = at(30, 30)
+    loss = info_nce(
+        same,
+        same,
+        torch.stack([same, same], dim=1),
+        sources=torch.tensor([1, 2]),
+        negative_sources=torch.tensor([[1, 5], [2, 2]]),
+    )
+    # q0: itself, row 1, one hard negative = log 3; q1: itself and row 0 = log 2; backward log 2 each.
+    assert loss.value.item() == pytest.approx((math.log(3) + 3 * math.log(2)) / 4, abs=1e-6)
+
+
+def test_the_margin_drops_what_scores_above_the_positive() -> None:
+    # q0 at 0: its target at 60 (0.5); t1 at 50 (0.643 > 0.6) is dropped, the hard negative at 55 (0.574) stays.
+    queries, targets, hard = at(0, 50), at(60, 50), at(55, 180)[:, None, :]
+    loss = info_nce(queries, targets, hard, temperature=1.0, margin=0.1)
+    forward = [ce(cos(60), [cos(55)], 1), ce(1, [cos(10), cos(130)], 1)]
+    # t0 at 60: q1 at 10 degrees (0.985) is above 0.5 + 0.1; t1: q0 at 50 degrees is not above 1 + 0.1.
+    backward = [0.0, ce(1, [cos(50)], 1)]
+    assert loss.value.item() == pytest.approx((sum(forward) + sum(backward)) / 4, abs=1e-6)
+    hidden = info_nce(queries, targets, at(50, 180)[:, None, :], temperature=1.0, margin=0.1)
+    forward[0] = 0.0  # cos 50 = 0.643 is above the limit too, so q0 has no negative left
+    assert hidden.value.item() == pytest.approx((sum(forward) + sum(backward)) / 4, abs=1e-6)
+    assert hidden.hardest_gap.item() == pytest.approx(1 - cos(10), abs=1e-6)
+
+
+def test_matryoshka_is_the_mean_over_renormalised_prefixes() -> None:
+    # Full vectors are equal-scored (3-d, only the last axis differs in sign), prefixes lie at 0 and 90.
+    queries = torch.tensor([[0.6, 0.0, 0.8], [0.0, 0.6, 0.8]])
+    full = ce(1, [0.64], 1.0)
+    prefix = ce(1, [0.0], 1.0)
+    loss = info_nce(queries, queries, temperature=1.0, dimensions=(3, 2))
+    assert loss.value.item() == pytest.approx((full + prefix) / 2, abs=1e-6)
+    assert loss.mean_score.item() == pytest.approx(0.82, abs=1e-6)
+
+
+def test_one_pair_has_nothing_to_learn_from() -> None:
+    loss = info_nce(at(0), at(80))
+    assert loss.value.item() == 0
+    assert loss.hardest_gap.isnan()
+
+
+def test_autocast_does_not_round_the_scores() -> None:
+    queries, targets = at(0, 1, 2, 3), at(0.5, 1.5, 2.5, 3.5)
+    exact = info_nce(queries, targets).value
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(info_nce(queries, targets).value, exact)
+
+
+def test_gradient_of_two_pairs() -> None:
+    # d loss / d score = (softmax - onehot) / (2 N tau) a direction; for equal scores softmax is 1/2.
+    queries = at(0, 0).requires_grad_()
+    info_nce(queries, at(0, 90), temperature=1.0).value.backward()
+    # q0: forward softmax over (1, 0) and, from t0, both queries at 1 and, from t1, both at 0.
+    p = math.e / (math.e + 1)
+    to_t0 = [(p - 1) + (0.5 - 1), p + 0.5]  # of q0, q1
+    to_t1 = [(1 - p) + 0.5, ((1 - p) - 1) + (0.5 - 1)]
+    expected = torch.tensor([[to_t0[0], to_t1[0]], [to_t0[1], to_t1[1]]]) / 4
+    assert torch.allclose(queries.grad, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"targets": at(0)}, "give two of shape"),
+        ({"negatives": at(0, 1)}, r"negatives \(2, 2\)"),
+        ({"negative_sources": torch.tensor([[1], [2]])}, "give negatives and sources"),
+        ({"temperature": 0.0}, "temperature=0"),
+        ({"dimensions": (2, 3)}, r"dimensions=\[3\]"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        info_nce(**{"queries": at(0, 1), "targets": at(0, 1)} | change)

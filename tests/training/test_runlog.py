@@ -1,0 +1,52 @@
+import json
+from pathlib import Path
+
+from gve_ray.training.loop import StepLog
+from gve_ray.training.runlog import RunLog, line_of, read_log
+
+
+def step(number: int, loss: float = 1.5) -> StepLog:
+    return StepLog(
+        epoch=1,
+        step=number,
+        of=1000,
+        task="uvrd-T2V",
+        loss=loss,
+        mean_score=0.1,
+        mean_positive=0.5,
+        hardest_gap=None if number == 1 else 0.25,
+        learning_rate=3e-5,
+        gradient_norm=1.0,
+        pairs_per_second=64.0,
+        tokens_per_second=5000.0,
+        data_wait=0.5,
+        seconds=10.0,
+    )
+
+
+def test_every_step_is_a_line_and_a_repeated_one_replaces_the_old(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "steps.jsonl"
+    first = RunLog(path)
+    for number in (1, 2, 3):
+        first(step(number))
+    with path.open("a") as file:
+        file.write('{"step": 4, "lo')  # the crash
+    again = RunLog(path)
+    again(step(3, loss=9.0))
+    again(step(4))
+    lines = list(read_log(path))
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert [line["loss"] for line in lines] == [1.5, 1.5, 9.0, 1.5]
+    assert lines[0]["hardest_gap"] is None
+    assert all(json.loads(json.dumps(line)) == line for line in lines)
+    assert [one.name for one in path.parent.iterdir()] == ["steps.jsonl"]
+
+
+def test_the_console_line_says_how_long_it_takes() -> None:
+    line = line_of(step(100), 10.0)
+    # 900 steps of 10 s are 2:30:00; 0.5 of 10 s is 5 %.
+    assert line == (
+        "epoch 1 step 100/1000 uvrd-T2V: loss 1.5000, positive 0.500, gap 0.250, lr 3.00e-05, "
+        "64.0 pairs/s, 5000 tokens/s, data wait 5 %, 2:30:00 left"
+    )
+    assert "gap -" in line_of(step(1), 10.0)
