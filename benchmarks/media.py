@@ -34,12 +34,12 @@ from gve_ray.media import (
 X265 = "log-level=none:pools=none:frame-threads=1"
 FILES: dict[str, dict] = {
     "h264 224x168 12 fps 5 s": {"size": (224, 168), "fps": 12, "seconds": 5, "options": {"g": "48"}},
-    "h264 480x270 30 fps 20 s": {"size": (480, 270), "fps": 30, "seconds": 20, "options": {"g": "60"}},
-    "h264 1280x720 30 fps 10 s": {"size": (1280, 720), "fps": 30, "seconds": 10, "options": {"g": "60"}},
-    "h265 480x270 30 fps 20 s": {
+    "h264 480x270 30 fps 10 s": {"size": (480, 270), "fps": 30, "seconds": 10, "options": {"g": "60"}},
+    "h264 1280x720 30 fps 4 s": {"size": (1280, 720), "fps": 30, "seconds": 4, "options": {"g": "60"}},
+    "h265 480x270 30 fps 10 s": {
         "size": (480, 270),
         "fps": 30,
-        "seconds": 20,
+        "seconds": 10,
         "codec": "libx265",
         "options": {"x265-params": f"{X265}:keyint=60"},
     },

@@ -70,53 +70,38 @@ def build_assets(
     RunFolderError if another run is using the work folder.
     """
     with FolderLock(work, storage_options=assets.storage_options):
-        return _build(
-            manifest, media, quality, resources, seed, assets, rejects, work, commit_seconds, on_progress
+        run = partial(run_stage, commit_seconds=commit_seconds, on_progress=on_progress)
+        options = assets.storage_options
+        captions, rectified = rectify_captions(manifest, on=quality.rectify)
+
+        ingest = _work_store(work, f"ingest-{ingest_fingerprint(media, seed)[:16]}", INGEST_SCHEMA, options)
+        broken = _rejects_of(ingest)
+        integrity = run(
+            "integrity",
+            pending=manifest.select(["video_id", "uri"]),
+            worker=IngestWorker,
+            worker_args={"media": media, "seed": seed},
+            out=ingest,
+            rejects=broken,
+            resources=resources.media,
         )
+        videos = _videos_of(manifest, ingest)
+        copies = drop_duplicates(videos, threshold=quality.near_duplicate_threshold)
+        static = drop_static(_select(videos, copies.kept), threshold=quality.motion_threshold)
+        scores, failed, seconds = _score(
+            static.kept, captions, quality.consistency, resources.consistency, ingest, work, run
+        )
+        threshold = threshold_of(quality.consistency, list(scores.values())) if scores else -1.0
+        inconsistent = drop_inconsistent(static.kept, scores, failed, threshold=threshold, seconds=seconds)
 
-
-def _build(
-    manifest: pa.Table,
-    media: MediaConfig,
-    quality: QualityConfig,
-    resources: SynthesisResources,
-    seed: int,
-    assets: Store,
-    rejects: Store,
-    work: str,
-    commit_seconds: float,
-    on_progress: OnProgress | None,
-) -> list[StageCounts]:
-    run = partial(run_stage, commit_seconds=commit_seconds, on_progress=on_progress)
-    options = assets.storage_options
-    captions, rectified = rectify_captions(manifest, on=quality.rectify)
-
-    ingest = _work_store(work, f"ingest-{ingest_fingerprint(media, seed)[:16]}", INGEST_SCHEMA, options)
-    broken = _rejects_of(ingest)
-    integrity = run(
-        "integrity",
-        pending=manifest.select(["video_id", "uri"]),
-        worker=IngestWorker,
-        worker_args={"media": media, "seed": seed},
-        out=ingest,
-        rejects=broken,
-        resources=resources.media,
-    )
-    videos = _videos_of(manifest, ingest)
-    copies = drop_duplicates(videos, threshold=quality.near_duplicate_threshold)
-    static = drop_static(_select(videos, copies.kept), threshold=quality.motion_threshold)
-    scores, failed, seconds = _score(
-        static.kept, captions, quality.consistency, resources.consistency, ingest, work, run
-    )
-    threshold = threshold_of(quality.consistency, list(scores.values())) if scores else -1.0
-    inconsistent = drop_inconsistent(static.kept, scores, failed, threshold=threshold, seconds=seconds)
-
-    everyone = set(manifest["video_id"].to_pylist())
-    gone = [row for row in broken.table().to_pylist() if row["video_id"] in everyone]
-    verdicts = [rectified, copies, static, inconsistent]
-    _commit_rejects(rejects, [("integrity", gone), *((one.stage, one.rejects) for one in verdicts)])
-    _commit_assets(inconsistent.kept, captions, scores, ingest, assets, rejects, resources.media, on_progress)
-    return [rectified.counts, integrity, copies.counts, static.counts, inconsistent.counts]
+        everyone = set(manifest["video_id"].to_pylist())
+        gone = [row for row in broken.table().to_pylist() if row["video_id"] in everyone]
+        verdicts = [rectified, copies, static, inconsistent]
+        _commit_rejects(rejects, [("integrity", gone), *((one.stage, one.rejects) for one in verdicts)])
+        _commit_assets(
+            inconsistent.kept, captions, scores, ingest, assets, rejects, resources.media, on_progress
+        )
+        return [rectified.counts, integrity, copies.counts, static.counts, inconsistent.counts]
 
 
 def _work_store(work: str, name: str, schema: pa.Schema, options: Mapping[str, str] | None) -> Store:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gve_ray.schema import Task
+from gve_ray.training.curriculum import Curriculum
 
 # Paper Table 7: pairs a GPU and step, and hard negatives a query, by task.
 BATCH_SIZES = {
@@ -139,3 +140,77 @@ class LoopConfig:
             raise ValueError(f"save_steps={self.save_steps}: use 1 or more")
         if self.keep < 2:
             raise ValueError(f"keep={self.keep}: use 2 or more, or a torn checkpoint leaves none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """LoRA on q, k, v, up, down and gate of the language model (paper section 5)."""
+
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.r < 1 or self.alpha < 1:
+            raise ValueError(f"lora.r={self.r}, lora.alpha={self.alpha}: use 1 or more")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"lora.dropout={self.dropout}: use 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProberConfig:
+    """What scores the tasks and mines negatives: `model` in epoch 1, the model in training after it.
+
+    model: a name, or None for the untrained base itself. pairs: N_p, scored a task. mine: hard negatives
+    for tasks that do not bring their own. margin: targets that score above positive + margin are likely
+    false negatives; None keeps them.
+    """
+
+    model: str | None = None
+    revision: str | None = None
+    pairs: int = 1000
+    mine: bool = True
+    margin: float | None = 0.1
+
+    def __post_init__(self) -> None:
+        if self.pairs < 1:
+            raise ValueError(f"prober.pairs={self.pairs}: use 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """jobs/train.py: a base model and pairs in, a LoRA adapter out. Defaults are the paper's.
+
+    model: folder or hub id of the base. data: the mixture. assets: assets.lance of its asset references.
+    frames, max_pixels, min_pixels, max_tokens: as gve_ray.embedder.EmbedderSettings. dtype: None takes
+    bfloat16 on GPU, float32 on CPU. token_budget: padded tokens of one forward pass's chunk.
+    """
+
+    model: str
+    data: tuple[DataSetConfig, ...]
+    revision: str | None = None
+    assets: str | None = None
+    frames: int = 8
+    max_pixels: int = 200 * 28 * 28
+    min_pixels: int = 4 * 28 * 28
+    max_tokens: int = 8192
+    dtype: str | None = None
+    attention: str | None = None
+    checkpointing: bool = False
+    token_budget: int = 32_768
+    curriculum: Curriculum = field(default_factory=Curriculum)
+    prober: ProberConfig = field(default_factory=ProberConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ValueError("model='': name the folder or hub id of a base model")
+        if not self.data:
+            raise ValueError("data=[]: a mixture needs at least one data set")
+        if self.token_budget < 1:
+            raise ValueError(f"token_budget={self.token_budget}: use 1 or more")
+        if self.checkpointing and self.loop.gradcache:
+            raise ValueError(
+                "checkpointing=True, loop.gradcache=True: each chunk would run three times; use one of the two"
+            )

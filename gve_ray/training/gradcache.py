@@ -8,6 +8,7 @@ each chunk would run a third time: use one of the two.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -48,12 +49,7 @@ def backward_in_chunks(
         with nullcontext() if last else no_sync():
             encode(chunk).backward(gradient)
     after.restore()
-    return Loss(
-        value=loss.value.detach(),
-        mean_score=loss.mean_score,
-        mean_positive=loss.mean_positive,
-        hardest_gap=loss.hardest_gap,
-    )
+    return replace(loss, value=loss.value.detach())
 
 
 class _RandomState:

@@ -3,15 +3,22 @@
 An off-the-shelf embedder for the first epoch, the model in training after it: the loop does not care.
 """
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch.distributed as dist
 
 from gve_ray.schema import Item
+from gve_ray.store.runfolder import filesystem, write_atomically
+from gve_ray.training.config import ProberConfig
 from gve_ray.training.curriculum import alignment
 from gve_ray.training.feed import Mined
+from gve_ray.training.gather import world_size
+from gve_ray.training.loop import Probe
 from gve_ray.training.mining import mine
 from gve_ray.training.mixture import MixtureTask
 from gve_ray.training.pairs import Pair, corpus_of, id_of
@@ -69,6 +76,70 @@ def load_mined(task: MixtureTask, path: Path) -> Mined:
             f"{path}: mined for {len(rows)} other pairs than the {len(corpus.positives)} there are"
         )
     return Mined(items=corpus.items, rows=rows)
+
+
+class EpochProber:
+    """Scores and mines before each epoch, tasks shared out among the ranks, results kept in `folder`.
+
+    embed_for: epoch -> name of its prober and its embed function; called only when something is to be done.
+    score_tasks: whether the curriculum needs scores. folder: the run's, seen by all ranks. What it holds is
+    not computed again, so that a run that continues within an epoch has the epoch's own negatives.
+    """
+
+    def __init__(
+        self,
+        embed_for: Callable[[int], tuple[str, Embed]],
+        tasks: Mapping[str, MixtureTask],
+        folder: Path,
+        config: ProberConfig,
+        *,
+        score_tasks: bool,
+        seed: int,
+    ) -> None:
+        self.embed_for, self.tasks, self.folder, self.config = embed_for, tasks, folder, config
+        self.score_tasks, self.seed = score_tasks, seed
+
+    def __call__(self, epoch: int) -> Probe:
+        ranks = world_size()
+        rank = dist.get_rank() if ranks > 1 else 0
+        folder = self.folder / f"epoch-{epoch}"
+        for name in sorted(self.tasks)[rank::ranks]:
+            self._work(folder, epoch, name)
+        if ranks > 1:
+            dist.barrier()
+        notes = {name: self._note(folder, name) for name in sorted(self.tasks)}
+        known = {name: note for name, note in notes.items() if note is not None}
+        return Probe(
+            prober=next((note["prober"] for note in known.values()), None),
+            scores={name: note["score"] for name, note in known.items() if self.score_tasks},
+            mined={
+                name: load_mined(task, folder / f"{name}.npy")
+                for name, task in self.tasks.items()
+                if self._mines(task)
+            },
+        )
+
+    def _mines(self, task: MixtureTask) -> bool:
+        return self.config.mine and task.negatives > 0 and not task.brings_negatives
+
+    def _work(self, folder: Path, epoch: int, name: str) -> None:
+        """Score and mine one task, unless that is done or not wanted. The note is written last."""
+        task = self.tasks[name]
+        if self._note(folder, name) is not None or not (self.score_tasks or self._mines(task)):
+            return
+        prober, embed = self.embed_for(epoch)
+        note: dict[str, Any] = {"prober": prober}
+        if self.score_tasks:
+            note |= {"score": score(embed, {name: task}, pairs=self.config.pairs, seed=self.seed)[name]}
+        if self._mines(task):
+            save_mined(mine_task(embed, task, margin=self.config.margin), folder / f"{name}.npy")
+        folder.mkdir(parents=True, exist_ok=True)
+        files, path = filesystem(str(folder / f"{name}.json"))
+        write_atomically(files, path, json.dumps(note).encode())
+
+    def _note(self, folder: Path, name: str) -> dict[str, Any] | None:
+        path = folder / f"{name}.json"
+        return json.loads(path.read_text()) if path.exists() else None
 
 
 def _all(task: MixtureTask) -> list[Pair]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ class Chunk:
 def backward(
     model: nn.Module, chunks: Sequence[Chunk], items: StepItems, config: LossConfig, *, gradcache: bool
 ) -> Loss:
-    """Add the gradient of the whole batch's loss to the weights.
+    """Add the gradient of the whole batch's loss to the weights. The loss comes back without its graph.
 
     model: a list of chunks' batches -> unit-norm embeddings [rows of all, d]; DDP where there are ranks.
     chunks: cover every item once. gradcache: hold the activations of one chunk at a time.
@@ -44,7 +44,7 @@ def backward(
         return backward_in_chunks(chunks, lambda chunk: model([chunk.batch]), loss_of, no_sync=no_sync)
     loss = loss_of(model([chunk.batch for chunk in chunks]))
     loss.value.backward()
-    return loss
+    return replace(loss, value=loss.value.detach())
 
 
 def _loss(embeddings: Tensor, items: StepItems, config: LossConfig) -> Loss:

@@ -45,7 +45,7 @@ def test_a_run_learns_and_logs_every_step(tmp_path: Path) -> None:
     assert sum(log.loss for log in last) < 0.5 * sum(log.loss for log in first)
     assert sum(log.mean_positive - log.mean_score for log in last) > 0
     assert all(log.data_wait >= 0 and log.seconds > 0 and log.tokens_per_second > 0 for log in logs)
-    assert logs[-1].learning_rate < 1e-3 * FAST.optimiser.learning_rate * 10
+    assert logs[-1].learning_rate < 1e-3 * FAST.optimiser.learning_rate
     assert [record.probabilities for record in history.epochs] == [{"two": 0.5, "three": 0.5}] * 8
 
 
@@ -67,8 +67,8 @@ def interrupted(folder: Path, at: int, **options: Any) -> list[StepLog]:
     return logs
 
 
-@pytest.mark.parametrize("gradcache", [False, True])
-@pytest.mark.parametrize("at", [2, 10, 13, 21])  # before any checkpoint, in each epoch, before the end
+# Before any checkpoint, in each epoch, before the end.
+@pytest.mark.parametrize("at,gradcache", [(2, False), (10, True), (13, False), (21, True)])
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, at: int, gradcache: bool) -> None:
     config = replace(FAST, gradcache=gradcache)
     whole: list[StepLog] = []

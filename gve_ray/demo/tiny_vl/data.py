@@ -10,7 +10,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,18 @@ from PIL import Image
 
 from gve_ray.demo import render
 from gve_ray.demo.language import Writer, terse_caption, to_json
-from gve_ray.demo.scenes import BACKGROUNDS, CAMERAS, COLOURS, MOTIONS, SHAPES, Scene, Split, draw_scene
+from gve_ray.demo.scenes import (
+    BACKGROUNDS,
+    CAMERAS,
+    COLOURS,
+    MOTIONS,
+    SHAPES,
+    SPLIT_OF,
+    Scene,
+    Split,
+    Thing,
+    draw_scene,
+)
 from gve_ray.demo.tiny_vl import MAX_PIXELS, MIN_PIXELS
 from gve_ray.embedder.backbones import Span, positions
 from gve_ray.embedder.settings import EmbedderSettings
@@ -258,16 +269,69 @@ class Batcher:
         )  # fmt: skip
 
     def pairs_of_frames(
-        self, examples: Sequence[Example], rng: random.Random
+        self, examples: Sequence[Example], rng: random.Random, reach: int = 0
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        """One pair of successive frames an example: patches [N, 1176], grids [B, 3], and `cell_targets`."""
+        """One pair of successive frames an example: patches [N, 1176], grids [B, 3], and `cell_targets`.
+
+        Pictures are moved by up to `reach` pixels either way.
+        """
         rows = [rng.randrange(FRAMES // 2) for _ in examples]
-        pairs = [frames_of(e.frames[2 * t : 2 * t + 2], 1.0) for e, t in zip(examples, rows, strict=True)]
-        cut = [to_patches(pair, BUDGET, self.spec) for pair in pairs]
-        every = cell_targets(examples)
+        shifts = [(rng.randint(-reach, reach), rng.randint(-reach, reach)) for _ in examples]
+        cut = []
+        for example, t, (dx, dy) in zip(examples, rows, shifts, strict=True):
+            pair = example.frames[2 * t : 2 * t + 2]
+            padded = np.pad(pair, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="reflect")
+            y, x = reach - dy, reach - dx
+            moved = padded[:, y : y + pair.shape[1], x : x + pair.shape[2]]
+            cut.append(to_patches(frames_of(moved, 1.0), BUDGET, self.spec))
+        every = cell_targets(examples, shifts)
         picked = {kind: target[range(len(rows)), rows] for kind, target in every.items()}
         patches = normalise(torch.cat([c.pixels for c in cut]), self.spec)
         return patches, torch.tensor([c.grid for c in cut]), picked
+
+
+def mirrored(example: Example, axis: str) -> Example:
+    """The same scene in a mirror, left-right ("x") or upside down ("y"): pictures and truth."""
+    swap = {"left": "right", "right": "left"} if axis == "x" else {"up": "down", "down": "up"}
+    pans = {"pan left": "pan right", "pan right": "pan left"} if axis == "x" else {}
+
+    def flip(thing: Thing) -> Thing:
+        column, row = (2 - thing.column, thing.row) if axis == "x" else (thing.column, 2 - thing.row)
+        jitter = (-thing.jitter[0], thing.jitter[1]) if axis == "x" else (thing.jitter[0], -thing.jitter[1])
+        motions = tuple(swap.get(m, m) for m in thing.motions)
+        return replace(thing, column=column, row=row, jitter=jitter, motions=motions)
+
+    chapters = tuple(
+        replace(
+            chapter,
+            camera=pans.get(chapter.camera, chapter.camera),
+            things=tuple(sorted(map(flip, chapter.things), key=lambda t: (t.column, t.row))),
+        )
+        for chapter in example.scene.chapters
+    )
+    where = np.s_[:, :, ::-1] if axis == "x" else np.s_[:, ::-1]
+    pictures = {name: getattr(example, name)[where] for name in ("frames", "stills", "clip")}
+    return replace(example, scene=replace(example.scene, chapters=chapters), **pictures)
+
+
+def varied(example: Example, rng: random.Random) -> Example:
+    """The example, or a mirror image of it where that is still of the split `tiny`; brightness varies a little.
+
+    A few thousand scenes seen dozens of times are learnt by heart otherwise.
+    """
+    for axis in ("x", "y"):
+        if rng.random() < 0.5:
+            other = mirrored(example, axis)
+            looks = (
+                (t.colour, t.shape, t.size, c.background, t.column, t.row)
+                for c in other.scene.chapters
+                for t in c.things
+            )
+            if all(SPLIT_OF[look] == "tiny" for look in looks):
+                example = other
+    table = (np.arange(256) * rng.uniform(0.85, 1.1) + rng.uniform(-10, 10)).clip(0, 255).astype(np.uint8)
+    pictures = {name: table[getattr(example, name)] for name in ("frames", "stills", "clip")}
+    return replace(example, **pictures)
 
 
 def by_size(pool: Sequence[Example]) -> list[list[Example]]:
@@ -287,11 +351,14 @@ def batches(
         rng = random.Random(f"{seed}/{step}")
         prompt_id = rng.choices(list(PROMPT_SHARES), weights=list(PROMPT_SHARES.values()))[0]
         examples = rng.choices(rng.choices(groups, weights=[len(g) for g in groups])[0], k=size)
+        examples = [varied(e, rng) for e in examples]
         questions = [batcher.asker.ask(e, prompt_id, rng, pool) for e in examples]
         yield batcher.collate(questions, examples, prompt_id, rng.choice(ANSWER_LIMITS))
 
 
-def cell_targets(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+def cell_targets(
+    examples: Sequence[Example], shifts: Sequence[tuple[int, int]] | None = None
+) -> dict[str, torch.Tensor]:
     """What each visual token of the video covers, int64 [B, T/2, h, w] a kind, -100 where undefined.
 
     colour, shape and motion of the object whose centre lies in the token's cell (the last class: none).
@@ -302,7 +369,7 @@ def cell_targets(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
     classes = {"colour": COLOURS, "shape": SHAPES, "motion": MOTIONS}
     out = {kind: np.full(shape, len(names)) for kind, names in classes.items()}
     out |= {kind: np.full(shape, -100) for kind in ("background", "camera")}
-    for b, example in enumerate(examples):
+    for b, (example, (dx, dy)) in enumerate(zip(examples, shifts or [(0, 0)] * len(examples), strict=True)):
         scene = example.scene
         for t in range(FRAMES // 2):
             early, late = 2 * t / (FRAMES - 1), (2 * t + 1) / (FRAMES - 1)
@@ -319,8 +386,8 @@ def cell_targets(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
             )
             for thing in chapter.things:
                 state = thing.at(middle)
-                column = int(((state.x - 0.5) * zoom + 0.5) * width // CELL)
-                row = int(((state.y - 0.5) * zoom + 0.5) * height // CELL)
+                column = int((((state.x - 0.5) * zoom + 0.5) * width + dx) // CELL)
+                row = int((((state.y - 0.5) * zoom + 0.5) * height + dy) // CELL)
                 if 0 <= row < shape[2] and 0 <= column < shape[3]:
                     motion = thing.motions[min(len(thing.motions) - 1, int(middle * len(thing.motions)))]
                     for kind, value in (("colour", thing.colour), ("shape", thing.shape), ("motion", motion)):

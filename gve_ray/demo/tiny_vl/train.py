@@ -30,7 +30,17 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 from gve_ray.demo.facts import judge
 from gve_ray.demo.scenes import BACKGROUNDS, CAMERAS, COLOURS, MOTIONS, SHAPES
 from gve_ray.demo.tiny_vl import MODEL, build
-from gve_ray.demo.tiny_vl.data import Batch, Batcher, Example, batches, by_size, cell_targets, load_pool
+from gve_ray.demo.tiny_vl.data import (
+    CELL,
+    Batch,
+    Batcher,
+    Example,
+    batches,
+    by_size,
+    cell_targets,
+    load_pool,
+    varied,
+)
 
 CLASSES = {
     "colour": len(COLOURS) + 1,
@@ -233,7 +243,8 @@ def learn_to_see(
     for step in range(1, steps + 1):
         rng = random.Random(f"{seed}/see/{step}")
         examples = rng.choices(rng.choices(groups, weights=[len(g) for g in groups])[0], k=VISION_BATCH)
-        patches, grids, targets = batcher.pairs_of_frames(examples, rng)
+        examples = [varied(e, rng) for e in examples]
+        patches, grids, targets = batcher.pairs_of_frames(examples, rng, reach=CELL // 2)
         with torch.autocast("cpu", torch.bfloat16):
             visual = learner.model.model.visual(patches, grid_thw=grids).pooler_output
             loss = learner.covers(visual, targets)

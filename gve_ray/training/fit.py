@@ -1,0 +1,152 @@
+"""A training run on one rank, from its config to the adapter folder. Ray, torchrun or nobody starts the ranks.
+
+    fit(config, Path("runs/x"))      # under a process group of any size, or none
+
+Writes below the run's folder: checkpoints/, probes/, steps.jsonl and, at the end, adapter/ with the
+curriculum's history. Called again with the same config and folder, it goes on.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gve_ray.config import resolve_model
+from gve_ray.embedder import (
+    Collator,
+    Embedder,
+    EmbedderSettings,
+    GveModel,
+    load_processor,
+    load_torch_model,
+    save_adapter,
+)
+from gve_ray.schema import Item
+from gve_ray.store import AssetReader
+from gve_ray.training.config import TrainingConfig
+from gve_ray.training.curriculum import History
+from gve_ray.training.encoder import Encoder, GveCollate, with_lora
+from gve_ray.training.gather import world_size
+from gve_ray.training.loop import StepLog, Trainer
+from gve_ray.training.mixture import load_mixture
+from gve_ray.training.pairs import check_references
+from gve_ray.training.prober import Embed, EpochProber
+from gve_ray.training.runlog import RunLog
+
+log = logging.getLogger(__name__)
+
+
+def fit(config: TrainingConfig, folder: Path, *, device: str | None = None) -> History:
+    """Train to the end of the last epoch and write `folder`/adapter. Returns the curriculum's history.
+
+    folder: one all ranks see. device: of this rank; None takes the accelerator if there is one.
+    Raises ValueError when pairs, references, model or settings do not fit, before the first step.
+    """
+    ranks = world_size()
+    rank = dist.get_rank() if ranks > 1 else 0
+    tasks = load_mixture(config.data, folder / "pairs" / f"rank-{rank}", seed=config.loop.seed)
+    assets = AssetReader(config.assets) if config.assets else None
+    check_references((task.pairs for task in tasks.values()), assets.store.keys() if assets else set())
+    settings = EmbedderSettings(
+        frames=config.frames,
+        max_pixels=config.max_pixels,
+        min_pixels=config.min_pixels,
+        max_tokens=config.max_tokens,
+    )
+    base = resolve_model(config.model)
+    processor = load_processor(base, revision=config.revision)
+    encoder = _encoder(config, base, processor, device)
+    model = encoder.model
+    wrapped: nn.Module = encoder
+    if ranks > 1:
+        # Buffers are constants of the model: sending them before each forward pass would be idle work.
+        wrapped = DistributedDataParallel(encoder, broadcast_buffers=False)
+    collator = Collator(settings, processor, backbone=model.backbone, config=model.config)
+    prober = EpochProber(
+        _Probers(config, model, processor, settings, assets, device),
+        tasks,
+        folder / "probes",
+        config.prober,
+        score_tasks=config.curriculum.needs_scores,
+        seed=config.loop.seed,
+    )
+    history = Trainer(
+        wrapped,
+        GveCollate(collator, assets, token_budget=config.token_budget),
+        tasks,
+        config.curriculum,
+        config.loop,
+        folder / "checkpoints",
+        prepare=prober,
+        on_step=RunLog(folder / "steps.jsonl") if rank == 0 else _silent,
+    ).run()
+    if rank == 0:
+        adapter = save_adapter(model, folder / "adapter", settings)
+        history.save(str(adapter / "curriculum.json"))
+    if ranks > 1:
+        dist.barrier()
+    return history
+
+
+def _silent(_: StepLog) -> None:
+    """Other ranks log nothing."""
+
+
+def _encoder(config: TrainingConfig, base: str, processor: Any, device: str | None) -> Encoder:
+    model = load_torch_model(
+        base,
+        revision=config.revision,
+        dtype=config.dtype,
+        device=device,
+        attention=config.attention,
+        processor=processor,
+    )
+    return with_lora(
+        model,
+        r=config.lora.r,
+        alpha=config.lora.alpha,
+        dropout=config.lora.dropout,
+        seed=config.loop.seed,
+        checkpointing=config.checkpointing,
+    )
+
+
+class _Probers:
+    """Epoch -> prober: the named model in epoch 1, the model in training otherwise (METHOD 5)."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        model: GveModel,
+        processor: Any,
+        settings: EmbedderSettings,
+        assets: AssetReader | None,
+        device: str | None,
+    ) -> None:
+        self.config, self.model, self.assets, self.device = config, model, assets, device
+        self.training = Embedder.from_model(model, processor, settings)
+
+    def __call__(self, epoch: int) -> tuple[str, Embed]:
+        named = self.config.prober.model
+        if epoch == 1 and named is not None:
+            embedder = Embedder.from_pretrained(
+                resolve_model(named),
+                revision=self.config.prober.revision,
+                dtype=self.config.dtype,
+                device=self.device,
+            )
+            return named, self._embed(embedder)
+        self.model.eval()  # no dropout; the loop goes back to training
+        name = self.config.model if epoch == 1 else f"checkpoint of epoch {epoch - 1}"
+        return name, self._embed(self.training)
+
+    def _embed(self, embedder: Embedder) -> Embed:
+        def embed(items: Sequence[Item]) -> np.ndarray:
+            return embedder.embed(items, assets=self.assets, progress=True)
+
+        return embed

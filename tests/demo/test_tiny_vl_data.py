@@ -1,0 +1,76 @@
+"""What the tiny model is taught: pictures and truth stay together under mirrors and moves."""
+
+import random
+
+import numpy as np
+import pytest
+
+from gve_ray.demo import render
+from gve_ray.demo.scenes import COLOURS, draw_scene
+from gve_ray.demo.tiny_vl.data import CELL, FRAMES, Example, cell_targets, mirrored, varied
+
+FILLED = ("circle", "square", "triangle", "star", "cross")  # their centre has their colour
+
+
+def example(seed: int) -> Example:
+    scene = draw_scene(seed, "tiny", long=False)
+    frames = np.stack(list(render.frames(scene, np.linspace(0, 1, FRAMES), 112, 112)))
+    return Example(
+        scene=scene, size=(112, 112), frames=frames, still_times=[0.0, 1.0], stills=frames[[0, -1]],
+        clip_span=(0.0, 1.0), clip=frames,
+    )  # fmt: skip
+
+
+def centre_colour_distance(one: Example) -> float:
+    """Largest distance between an object's colour and the first frame's pixel at its centre."""
+    chapter = one.scene.chapters[0]
+    zoom = {"zoom out": render.ZOOM}.get(chapter.camera, 1.0)
+    worst = 0.0
+    for thing in chapter.things:
+        state = thing.at(0.0)
+        x, y = (int(((v - 0.5) * zoom + 0.5) * 112) for v in (state.x, state.y))
+        if thing.shape in FILLED and 0 <= x < 112 and 0 <= y < 112:
+            pixel = one.frames[0, y, x].astype(int)
+            worst = max(worst, float(np.abs(pixel - render.RGB[thing.colour]).max()))
+    return worst
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_a_mirrored_example_shows_what_its_scene_says(axis: str) -> None:
+    for seed in range(12):
+        other = mirrored(example(seed), axis)
+        assert centre_colour_distance(other) < 30
+        places = [(t.column, t.row) for t in other.scene.chapters[0].things]
+        assert places == sorted(places)
+
+
+def test_mirroring_twice_gives_the_scene_back() -> None:
+    one = example(3)
+    twice = mirrored(mirrored(one, "x"), "x")
+    assert twice.scene == one.scene
+    assert (twice.frames == one.frames).all()
+
+
+def test_varied_examples_stay_in_their_split() -> None:
+    from gve_ray.demo.scenes import SPLIT_OF
+
+    rng = random.Random(0)
+    changed = 0
+    for seed in range(12):
+        one = example(seed)
+        other = varied(one, rng)
+        changed += other.scene != one.scene
+        for chapter in other.scene.chapters:
+            for t in chapter.things:
+                assert SPLIT_OF[t.colour, t.shape, t.size, chapter.background, t.column, t.row] == "tiny"
+    assert changed
+
+
+def test_cell_targets_move_with_the_picture() -> None:
+    one = next(e for e in map(example, range(50)) if e.scene.chapters[0].camera == "still")
+    thing = one.scene.chapters[0].things[0]
+    state = thing.at(0.5 / (FRAMES - 1))  # the middle of the first pair of frames
+    x, y = int(state.x * 112), int(state.y * 112)
+    for dx, dy in ((0, 0), (14, -14)):
+        colour = cell_targets([one], [(dx, dy)])["colour"][0, 0]
+        assert colour[(y + dy) // CELL, (x + dx) // CELL] == COLOURS.index(thing.colour)

@@ -1,0 +1,107 @@
+"""A run from config to adapter with a random Qwen2.5-VL of two layers, over texts and stored videos."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gve_ray.embedder import Embedder, EmbedderSettings
+from gve_ray.schema import Item
+from gve_ray.training.config import (
+    DataSetConfig,
+    LoopConfig,
+    LoraConfig,
+    OptimiserConfig,
+    ProberConfig,
+    TrainingConfig,
+)
+from gve_ray.training.curriculum import Curriculum, History
+from gve_ray.training.fit import fit
+from gve_ray.training.runlog import read_log
+from tests.embedder.conftest import save_tiny
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("base"), "qwen2_5_vl")
+
+
+def config_for(base: Path, folder: Path) -> TrainingConfig:
+    """Two sets of ten text pairs, one that mines its negatives and one that has none."""
+    sets = []
+    for name, negatives in (("mined", 1), ("plain", 0)):
+        lines = [{"query": f"{name} {i}", "positive": f"the answer {i * 7 % 10}"} for i in range(10)]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        sets.append(
+            DataSetConfig(
+                name=name,
+                uri=str(folder / f"{name}.jsonl"),
+                format="text_pairs",
+                batch_size=4,
+                negatives=negatives,
+            )
+        )
+    return TrainingConfig(
+        model=str(base),
+        data=tuple(sets),
+        frames=4,
+        curriculum=Curriculum(epochs=2),
+        prober=ProberConfig(pairs=5, margin=None),
+        lora=LoraConfig(r=4, alpha=8, dropout=0.1),
+        loop=LoopConfig(steps=2, optimiser=OptimiserConfig(learning_rate=1e-2, warmup=0.0), save_steps=1),
+    )
+
+
+def test_from_config_to_adapter_and_on_after_the_end(base: Path, tmp_path: Path) -> None:
+    config = config_for(base, tmp_path)
+    run = tmp_path / "run"
+    history = fit(config, run, device="cpu")
+    assert [record.prober for record in history.epochs] == [str(base), "checkpoint of epoch 1"]
+    for record in history.epochs:
+        odds = record.probabilities["mined"] / record.probabilities["plain"]
+        gap = record.scores["mined"] - record.scores["plain"]
+        assert odds == pytest.approx(np.exp(gap / record.sigma))
+    assert history.epochs[0].scores != history.epochs[1].scores
+    assert History.load(run / "adapter" / "curriculum.json") == history
+    steps = list(read_log(run / "steps.jsonl"))
+    assert [line["step"] for line in steps] == [1, 2, 3, 4]
+    # Each pair's negative is another target: never its own.
+    for epoch in (1, 2):
+        rows = np.load(run / "probes" / f"epoch-{epoch}" / "mined.npy")
+        assert rows.shape == (10, 1)
+        assert (rows[:, 0] != np.arange(10)).all()
+        assert (rows >= 0).all()
+    assert not (run / "probes" / "epoch-1" / "plain.npy").exists()
+
+    settings = EmbedderSettings(frames=4)
+    items = [Item(text="a cat"), Item(text="a dog")]
+    trained = Embedder.from_pretrained(base, run / "adapter", settings=settings, device="cpu").embed(items)
+    plain = Embedder.from_pretrained(base, settings=settings, device="cpu").embed(items)
+    assert np.abs(trained - plain).max() > 1e-3
+
+    assert fit(config, run, device="cpu") == history
+    assert len(list(read_log(run / "steps.jsonl"))) == 4
+
+
+def test_asset_references_without_assets_are_refused_before_the_model_loads(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("image,caption\nasset://v1/frame/0,a cat\n")
+    data = DataSetConfig(name="x", uri=str(tmp_path / "x.csv"), format="image_captions")
+    config = TrainingConfig(model="no such model", data=(data,))
+    with pytest.raises(ValueError, match="x: 1 references do not resolve"):
+        fit(config, tmp_path / "run", device="cpu")
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"model": ""}, "model=''"),
+        ({"data": ()}, r"data=\[\]"),
+        ({"token_budget": 0}, "token_budget=0"),
+        ({"checkpointing": True, "loop": LoopConfig(gradcache=True)}, "use one of the two"),
+    ],
+)
+def test_wrong_configs_are_refused(change: dict, message: str) -> None:
+    data = (DataSetConfig(name="x", uri="folder"),)
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**{"model": "base", "data": data} | change)
