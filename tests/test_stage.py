@@ -201,7 +201,7 @@ def driver(folder: Path, commit_seconds: float) -> subprocess.Popen[bytes]:
     )
 
 
-def wait_for(what: Any, process: subprocess.Popen[bytes], seconds: float = 120.0) -> None:
+def wait_for(what: Any, process: subprocess.Popen[bytes], seconds: float = 600.0) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert process.poll() is None, f"the driver ended by itself with {process.returncode}"

@@ -114,8 +114,15 @@ class LocalHead:
                 return
             except urllib.error.URLError:  # refused until the server listens
                 time.sleep(0.2)
-        tail = self.log_path.read_text(errors="replace")[-2000:]
-        raise HeadError(f"the Ray head did not answer at {self.address} in {START_SECONDS:.0f} s:\n{tail}")
+        how = (
+            "ended by itself"
+            if self._process.poll() is not None
+            else f"gave no answer in {START_SECONDS:g} s"
+        )
+        raise HeadError(f"the Ray head {how} ({self.address}):\n{self._log_tail()}")
+
+    def _log_tail(self) -> str:
+        return self.log_path.read_text(errors="replace")[-2000:]
 
     def _get(self, path: str) -> dict[str, object]:
         request = urllib.request.Request(
@@ -136,6 +143,9 @@ class LocalHead:
             *("--", *entrypoint),
         ]
         code = subprocess.run(command, env=self.env, check=False).returncode
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise HeadError(f"job {name}: the Ray head has ended by itself:\n{self._log_tail()}")
         # The client exits 0 for a job that was stopped, so its exit code is not the answer.
         state = self._get(f"/api/jobs/{name}").get("status")
         if code != 0 or state != "SUCCEEDED":

@@ -146,6 +146,7 @@ def _execute(
     sink: "Sink",
 ) -> None:
     import ray
+    from ray.data.exceptions import ExecutionTimeoutError
 
     ledger = make_ledger()
     job = StageJob(
@@ -166,6 +167,11 @@ def _execute(
                     sink.add(record)
     except ray.exceptions.RayError as error:
         raise StageError(f"stage {name}: {_cause(error, ledger)}") from error
+    except ExecutionTimeoutError as error:
+        raise StageError(
+            f"stage {name}: no batch was done for {resources.stall_seconds:g} s; look at the workers' logs, or "
+            "raise the stage's stall_seconds if its batches or its start take longer"
+        ) from error
     finally:
         ray.kill(ledger)
 

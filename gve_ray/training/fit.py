@@ -2,8 +2,8 @@
 
     fit(config, Path("runs/x"))      # under a process group of any size, or none
 
-Writes below the run's folder: checkpoints/, probes/, steps.jsonl and, at the end, adapter/ with the
-curriculum's history. Called again with the same config and folder, it goes on.
+Writes below the run's folder: pairs/, checkpoints/, probes/, steps.jsonl and, at the end, adapter/ with
+the curriculum's history, and pictures of both. Called again with the same config and folder, it goes on.
 """
 
 import logging
@@ -35,6 +35,7 @@ from gve_ray.training.gather import world_size
 from gve_ray.training.loop import StepLog, Trainer
 from gve_ray.training.mixture import load_mixture
 from gve_ray.training.pairs import check_references
+from gve_ray.training.plots import save_plots
 from gve_ray.training.prober import Embed, EpochProber
 from gve_ray.training.runlog import RunLog
 
@@ -88,6 +89,7 @@ def fit(config: TrainingConfig, folder: Path, *, device: str | None = None) -> H
     if rank == 0:
         adapter = save_adapter(model, folder / "adapter", settings)
         history.save(str(adapter / "curriculum.json"))
+        save_plots(folder, history)
     if ranks > 1:
         dist.barrier()
     return history

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gve_ray.demo import render
-from gve_ray.demo.scenes import COLOURS, draw_scene
-from gve_ray.demo.tiny_vl.data import CELL, FRAMES, Example, cell_targets, mirrored, varied
+from gve_ray.demo.scenes import COLOURS, SHAPES, draw_scene
+from gve_ray.demo.tiny_vl.data import CELL, FRAMES, Example, cell_targets, fresh_pairs, mirrored, varied
 
 FILLED = ("circle", "square", "triangle", "star", "cross")  # their centre has their colour
 
@@ -66,11 +66,23 @@ def test_varied_examples_stay_in_their_split() -> None:
     assert changed
 
 
-def test_cell_targets_move_with_the_picture() -> None:
+def test_a_token_is_taught_the_object_in_its_cell() -> None:
     one = next(e for e in map(example, range(50)) if e.scene.chapters[0].camera == "still")
     thing = one.scene.chapters[0].things[0]
     state = thing.at(0.5 / (FRAMES - 1))  # the middle of the first pair of frames
-    x, y = int(state.x * 112), int(state.y * 112)
-    for dx, dy in ((0, 0), (14, -14)):
-        colour = cell_targets([one], [(dx, dy)])["colour"][0, 0]
-        assert colour[(y + dy) // CELL, (x + dx) // CELL] == COLOURS.index(thing.colour)
+    row, column = int(state.y * 112) // CELL, int(state.x * 112) // CELL
+    targets = cell_targets([one])
+    assert targets["colour"].shape == (1, FRAMES // 2, 4, 4)
+    assert targets["colour"][0, 0, row, column] == COLOURS.index(thing.colour)
+    assert targets["shape"][0, 0, row, column] == SHAPES.index(thing.shape)
+    assert (targets["colour"][0, 0] < len(COLOURS)).sum() == len(one.scene.chapters[0].things)
+
+
+def test_fresh_pairs_show_objects_where_their_targets_say() -> None:
+    pixels, targets = fresh_pairs("tiny", 0, 12)
+    assert pixels.shape == (12, 2, *(CELL * n for n in targets["colour"].shape[1:]), 3)
+    blocks = pixels.reshape(12, 2, targets["colour"].shape[1], CELL, -1, CELL, 3).astype(int)
+    for name in COLOURS:
+        for b, row, column in np.argwhere(targets["colour"] == COLOURS.index(name)):
+            distance = np.abs(blocks[b, :, row, :, column] - np.array(render.RGB[name])).max(-1)
+            assert (distance < 60).any(), (name, b, row, column)

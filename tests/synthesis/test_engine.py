@@ -139,7 +139,7 @@ from gve_ray.synthesis.extend import query_questions
 from tests.synthesis.scripted import asset_row
 
 def sampling(n, **changes):
-    return Sampling(**{"seed": n, "temperature": 1.0, "top_p": 1.0, "max_tokens": 48, **changes})
+    return Sampling(**{"seed": n, "temperature": 1.0, "top_p": 1.0, "max_tokens": 32, **changes})
 
 engine_args = {"enforce_eager": True, "dtype": "float32", "max_model_len": 1024}
 try:
@@ -178,7 +178,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict:
     empty = tmp_path_factory.mktemp("no-model")
     done = subprocess.run(
         [sys.executable, "-c", IN_ENGINE, str(tiny_vl.MODEL), str(empty)],
-        capture_output=True, text=True, timeout=280, check=False,
+        capture_output=True, text=True, timeout=850, check=False,
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     assert lines, done.stderr[-3000:]
@@ -186,6 +186,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict:
     return found
 
 
+@pytest.mark.timeout(900)  # seconds; half a minute on two idle cores
 class TestInTheEngine:
     def test_answers_do_not_depend_on_what_else_is_in_the_batch(self, result):
         """Sixteen questions one by one, and all at once in another order, sampled at temperature 1."""

@@ -40,8 +40,8 @@ def test_each_task_is_a_line_of_its_steps() -> None:
 
 def test_the_pyramid_shows_scores_and_shares_by_epoch() -> None:
     scores, shares = pyramid(HISTORY).axes
-    assert [line.get_ydata() for line in scores.get_lines()] == [[0.5, 0.6], [0.4, 0.5]]
-    assert [line.get_ydata() for line in shares.get_lines()] == [[0.75, 0.5], [0.25, 0.5]]
+    assert [list(line.get_ydata()) for line in scores.get_lines()] == [[0.5, 0.6], [0.4, 0.5]]
+    assert [list(line.get_ydata()) for line in shares.get_lines()] == [[0.75, 0.5], [0.25, 0.5]]
     assert [label.get_text() for label in shares.get_xticklabels()] == ["1\nsigma 0.10", "2\nsigma 1.00"]
 
 

@@ -48,6 +48,7 @@ CELL = 28  # pixels a side of a visual token
 BUDGET = EmbedderSettings(frames=FRAMES, max_pixels=MAX_PIXELS, min_pixels=MIN_PIXELS)
 PROMPT_SHARES = {"video_captions": 0.5, "frame_captions": 0.2, "composed_image": 0.15, "composed_clip": 0.15}
 ANSWER_LIMITS = (100, 190, 190, None)  # tokens; 190 holds the short and the rich caption
+FRESH_SIZES = ((112, 112), (112, 112), (84, 112), (112, 84), (84, 140))  # height, width
 CHUNK = 250
 
 
@@ -215,6 +216,11 @@ class Batcher:
         self.asker = Asker(self.tokenizer)
         self.systems: dict[str, list[int]] = {}
 
+    def patches(self, pixels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 [B, T, H, W, 3] -> patches float32 [N, 1176] and grids int64 [B, 3]."""
+        cut = [to_patches(frames_of(one, 1.0), BUDGET, self.spec) for one in pixels]
+        return normalise(torch.cat([c.pixels for c in cut]), self.spec), torch.tensor([c.grid for c in cut])
+
     def _tokens(self, text: str) -> list[int]:
         """Token ids; the long system turn is tokenized once. Special tokens split cleanly between turns."""
         system, user = text.split("<|im_start|>user", 1)
@@ -267,27 +273,6 @@ class Batcher:
             patches=normalise(torch.cat(patches), self.spec), grids=torch.tensor(grids),
             lengths=torch.tensor([len(r) for r in rows]), examples=examples, prompt_id=prompt_id,
         )  # fmt: skip
-
-    def pairs_of_frames(
-        self, examples: Sequence[Example], rng: random.Random, reach: int = 0
-    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        """One pair of successive frames an example: patches [N, 1176], grids [B, 3], and `cell_targets`.
-
-        Pictures are moved by up to `reach` pixels either way.
-        """
-        rows = [rng.randrange(FRAMES // 2) for _ in examples]
-        shifts = [(rng.randint(-reach, reach), rng.randint(-reach, reach)) for _ in examples]
-        cut = []
-        for example, t, (dx, dy) in zip(examples, rows, shifts, strict=True):
-            pair = example.frames[2 * t : 2 * t + 2]
-            padded = np.pad(pair, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="reflect")
-            y, x = reach - dy, reach - dx
-            moved = padded[:, y : y + pair.shape[1], x : x + pair.shape[2]]
-            cut.append(to_patches(frames_of(moved, 1.0), BUDGET, self.spec))
-        every = cell_targets(examples, shifts)
-        picked = {kind: target[range(len(rows)), rows] for kind, target in every.items()}
-        patches = normalise(torch.cat([c.pixels for c in cut]), self.spec)
-        return patches, torch.tensor([c.grid for c in cut]), picked
 
 
 def mirrored(example: Example, axis: str) -> Example:
@@ -356,40 +341,64 @@ def batches(
         yield batcher.collate(questions, examples, prompt_id, rng.choice(ANSWER_LIMITS))
 
 
-def cell_targets(
-    examples: Sequence[Example], shifts: Sequence[tuple[int, int]] | None = None
-) -> dict[str, torch.Tensor]:
-    """What each visual token of the video covers, int64 [B, T/2, h, w] a kind, -100 where undefined.
+def covered(scene: Scene, size: tuple[int, int], early: float, late: float) -> dict[str, np.ndarray]:
+    """What each visual token of a pair of frames covers: int64 [h, w] a kind, -100 where undefined.
 
     colour, shape and motion of the object whose centre lies in the token's cell (the last class: none).
-    The background is a target of every token, the camera too (but for frames across two chapters).
+    The background is a target of every token, the camera too. early, late: in [0, 1] of the scene; a pair
+    across two chapters has no targets.
     """
-    height, width = examples[0].size
-    shape = (len(examples), FRAMES // 2, height // CELL, width // CELL)
+    height, width = size
+    shape = (height // CELL, width // CELL)
     classes = {"colour": COLOURS, "shape": SHAPES, "motion": MOTIONS}
+    (chapter, a), (after, z) = scene.locate(early), scene.locate(late)
+    if chapter is not after:
+        return {kind: np.full(shape, -100) for kind in (*classes, "background", "camera")}
     out = {kind: np.full(shape, len(names)) for kind, names in classes.items()}
-    out |= {kind: np.full(shape, -100) for kind in ("background", "camera")}
-    for b, (example, (dx, dy)) in enumerate(zip(examples, shifts or [(0, 0)] * len(examples), strict=True)):
-        scene = example.scene
-        for t in range(FRAMES // 2):
-            early, late = 2 * t / (FRAMES - 1), (2 * t + 1) / (FRAMES - 1)
-            (chapter, a), (chapter_after, z) = scene.locate(early), scene.locate(late)
-            if chapter is not chapter_after:
-                for target in out.values():
-                    target[b, t] = -100
-                continue
-            out["background"][b, t] = BACKGROUNDS.index(chapter.background)
-            out["camera"][b, t] = CAMERAS.index(chapter.camera)
-            middle = (a + z) / 2
-            zoom = {"zoom in": render.ZOOM**middle, "zoom out": render.ZOOM ** (1 - middle)}.get(
-                chapter.camera, 1.0
-            )
-            for thing in chapter.things:
-                state = thing.at(middle)
-                column = int((((state.x - 0.5) * zoom + 0.5) * width + dx) // CELL)
-                row = int((((state.y - 0.5) * zoom + 0.5) * height + dy) // CELL)
-                if 0 <= row < shape[2] and 0 <= column < shape[3]:
-                    motion = thing.motions[min(len(thing.motions) - 1, int(middle * len(thing.motions)))]
-                    for kind, value in (("colour", thing.colour), ("shape", thing.shape), ("motion", motion)):
-                        out[kind][b, t, row, column] = classes[kind].index(value)
-    return {kind: torch.from_numpy(target) for kind, target in out.items()}
+    out["background"] = np.full(shape, BACKGROUNDS.index(chapter.background))
+    out["camera"] = np.full(shape, CAMERAS.index(chapter.camera))
+    middle = (a + z) / 2
+    zoom = {"zoom in": render.ZOOM**middle, "zoom out": render.ZOOM ** (1 - middle)}.get(chapter.camera, 1.0)
+    for thing in chapter.things:
+        state = thing.at(middle)
+        column = int(((state.x - 0.5) * zoom + 0.5) * width // CELL)
+        row = int(((state.y - 0.5) * zoom + 0.5) * height // CELL)
+        if 0 <= row < shape[0] and 0 <= column < shape[1]:
+            motion = thing.motions[min(len(thing.motions) - 1, int(middle * len(thing.motions)))]
+            for kind, value in (("colour", thing.colour), ("shape", thing.shape), ("motion", motion)):
+                out[kind][row, column] = classes[kind].index(value)
+    return out
+
+
+def pair_times(pair: int) -> tuple[float, float]:
+    """When the two frames of temporal patch `pair` are, in [0, 1] of the scene."""
+    return 2 * pair / (FRAMES - 1), (2 * pair + 1) / (FRAMES - 1)
+
+
+def cell_targets(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    """`covered` for every visual token of the videos: int64 [B, T/2, h, w] a kind."""
+    rows = [[covered(e.scene, e.size, *pair_times(pair)) for pair in range(FRAMES // 2)] for e in examples]
+    return {
+        kind: torch.from_numpy(np.stack([np.stack([c[kind] for c in row]) for row in rows]))
+        for kind in rows[0][0]
+    }
+
+
+def fresh_pairs(split: Split, seed: int, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """New scenes, one pair of frames each: pixels uint8 [B, 2, H, W, 3] and `covered` int64 [B, h, w] a kind.
+
+    For the vision tower, which learns by heart what it sees twice: trained on 3,500 scenes it told 98 % of
+    their shapes, and 60 % of those of held-out scenes.
+    """
+    rng = random.Random(f"{split}/fresh/{seed}")
+    size = rng.choice(FRESH_SIZES)
+    pixels: list[list[np.ndarray]] = []
+    targets: list[dict[str, np.ndarray]] = []
+    while len(pixels) < count:
+        scene = draw_scene(rng.randrange(2**32, 2**48), split, long=False)  # far from the pool's seeds
+        times = pair_times(rng.randrange(FRAMES // 2))
+        scale = rng.choice((1.0, 1.0, 1.3))
+        pictures = render.frames(scene, times, round(size[1] * scale), round(size[0] * scale))
+        pixels.append([np.asarray(Image.open(io.BytesIO(_jpeg(p, size, rng)))) for p in pictures])
+        targets.append(covered(scene, size, *times))
+    return np.array(pixels), {kind: np.stack([t[kind] for t in targets]) for kind in targets[0]}

@@ -15,11 +15,13 @@ import json
 import math
 import random
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import MethodType
 
+import numpy as np
 import torch
 import torch._dynamo
 import torch.nn.functional as F
@@ -30,17 +32,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 from gve_ray.demo.facts import judge
 from gve_ray.demo.scenes import BACKGROUNDS, CAMERAS, COLOURS, MOTIONS, SHAPES
 from gve_ray.demo.tiny_vl import MODEL, build
-from gve_ray.demo.tiny_vl.data import (
-    CELL,
-    Batch,
-    Batcher,
-    Example,
-    batches,
-    by_size,
-    cell_targets,
-    load_pool,
-    varied,
-)
+from gve_ray.demo.tiny_vl.data import Batch, Batcher, Example, batches, cell_targets, fresh_pairs, load_pool
 
 CLASSES = {
     "colour": len(COLOURS) + 1,
@@ -226,39 +218,38 @@ def evaluate(learner: Learner, batcher: Batcher, pool: Sequence[Example], count:
 
 
 def learn_to_see(
-    learner: Learner,
-    batcher: Batcher,
-    pool: Sequence[Example],
-    heldout: Sequence[Example],
-    *,
-    steps: int,
-    seed: int,
-    rate: float,
+    learner: Learner, batcher: Batcher, *, steps: int, seed: int, rate: float, workers: int
 ) -> None:
-    """Teach the vision tower alone, on single pairs of frames: a fraction of the cost of words."""
+    """Teach the vision tower alone, on single pairs of frames never seen before: a fraction of the cost of words."""
     learnt = [*learner.model.model.visual.parameters(), *learner.heads.parameters()]
     optimiser = torch.optim.AdamW(learnt, lr=rate, weight_decay=0.05, betas=(0.9, 0.98))
-    groups = by_size(pool)
     began, total = time.monotonic(), 0.0
-    for step in range(1, steps + 1):
-        rng = random.Random(f"{seed}/see/{step}")
-        examples = rng.choices(rng.choices(groups, weights=[len(g) for g in groups])[0], k=VISION_BATCH)
-        examples = [varied(e, rng) for e in examples]
-        patches, grids, targets = batcher.pairs_of_frames(examples, rng, reach=CELL // 2)
-        with torch.autocast("cpu", torch.bfloat16):
-            visual = learner.model.model.visual(patches, grid_thw=grids).pooler_output
-            loss = learner.covers(visual, targets)
-        _update(optimiser, loss, rate_at(step, steps, rate))
-        total += loss.item()
-        if step % 25 == 0:
-            eta = (steps - step) * (time.monotonic() - began) / step / 60
-            examples = max(by_size(heldout), key=len)
-            patches, grids, targets = batcher.pairs_of_frames(examples, rng)
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                visual = learner.model.model.visual(patches, grid_thw=grids).pooler_output
-            right = learner.accuracy(visual.float(), targets)
-            print({"see": step, "loss": round(total / 25, 4), **right}, f"eta {eta:.1f} min", flush=True)
-            total = 0.0
+    heldout = fresh_pairs("heldout", seed, 2 * VISION_BATCH)
+    with ProcessPoolExecutor(workers) as pool:
+        ahead = deque(pool.submit(fresh_pairs, "tiny", seed + i, VISION_BATCH) for i in range(2 * workers))
+        for step in range(1, steps + 1):
+            ahead.append(pool.submit(fresh_pairs, "tiny", seed + 2 * workers + step - 1, VISION_BATCH))
+            with torch.autocast("cpu", torch.bfloat16):
+                visual, targets = _look(learner, batcher, *ahead.popleft().result())
+                loss = learner.covers(visual, targets)
+            _update(optimiser, loss, rate_at(step, steps, rate))
+            total += loss.item()
+            if step % 50 == 0:
+                with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                    visual, targets = _look(learner, batcher, *heldout)
+                eta = (steps - step) * (time.monotonic() - began) / step / 60
+                row = {"see": step, "loss": round(total / 50, 4), **learner.accuracy(visual.float(), targets)}
+                print(row, f"eta {eta:.1f} min", flush=True)
+                total = 0.0
+
+
+def _look(
+    learner: Learner, batcher: Batcher, pixels: np.ndarray, targets: dict[str, np.ndarray]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Visual tokens [N, width] of pairs of frames, and their targets."""
+    patches, grids = batcher.patches(pixels)
+    visual = learner.model.model.visual(patches, grid_thw=grids).pooler_output
+    return visual, {kind: torch.from_numpy(target) for kind, target in targets.items()}
 
 
 def rate_at(step: int, steps: int, peak: float) -> float:
@@ -325,7 +316,7 @@ def train(
     examples = load_pool(work / "pool", "tiny", pool)
     heldout = load_pool(work / "pool", "heldout", 100)
     if not resumed:
-        learn_to_see(learner, batcher, examples, heldout, steps=vision_steps, seed=seed, rate=rate)
+        learn_to_see(learner, batcher, steps=vision_steps, seed=seed, rate=rate, workers=1)
         _save(work / "checkpoint.pt", learner, optimiser, 0)
     judged = copy.deepcopy(learner)  # decodes token by token, which is not worth compiling for
     torch._dynamo.config.recompile_limit = 64  # the layers share one code object, and each counts
