@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -112,7 +111,7 @@ class LocalHead:
             try:
                 self._get("/api/version")
                 return
-            except urllib.error.URLError:  # refused until the server listens
+            except OSError:  # refused until the server listens, or slow
                 time.sleep(0.2)
         how = (
             "ended by itself"

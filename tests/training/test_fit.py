@@ -64,6 +64,7 @@ def test_from_config_to_adapter_and_on_after_the_end(base: Path, tmp_path: Path)
         assert odds == pytest.approx(np.exp(gap / record.sigma))
     assert history.epochs[0].scores != history.epochs[1].scores
     assert History.load(run / "adapter" / "curriculum.json") == history
+    assert all((run / name).exists() for name in ("training.png", "curriculum.png"))
     steps = list(read_log(run / "steps.jsonl"))
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
     # Each pair's negative is another target: never its own.
