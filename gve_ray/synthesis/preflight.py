@@ -55,7 +55,7 @@ def _check_model(option: str, name: str, revision: str | None, file: str) -> Non
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise PreflightError(f"{option}={name!r}: no such folder; name a model folder or a hub id")
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         hf_hub_download(name, file, revision=revision)

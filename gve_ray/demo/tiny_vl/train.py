@@ -10,7 +10,6 @@ thrown away in the end. And long answers, whose captions repeat one another, are
 
 import argparse
 import copy
-import ctypes
 import json
 import math
 import random
@@ -32,7 +31,16 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 from gve_ray.demo.facts import judge
 from gve_ray.demo.scenes import BACKGROUNDS, CAMERAS, COLOURS, MOTIONS, SHAPES
 from gve_ray.demo.tiny_vl import MODEL, build
-from gve_ray.demo.tiny_vl.data import Batch, Batcher, Example, batches, cell_targets, fresh_pairs, load_pool
+from gve_ray.demo.tiny_vl.data import (
+    Batch,
+    Batcher,
+    Example,
+    batches,
+    cell_targets,
+    fresh_pairs,
+    keep_memory,
+    load_pool,
+)
 
 CLASSES = {
     "colour": len(COLOURS) + 1,
@@ -46,15 +54,6 @@ AUXILIARY_WEIGHT = 0.5
 WARMUP = 100  # steps
 VISION_BATCH = 96
 VISION_RATE = 0.2  # of the learning rate, once the vision tower can see: at the full rate it forgets shapes
-
-
-def _keep_memory() -> None:
-    """Tell glibc to keep freed memory: giving it back and faulting it in again costs ten times the arithmetic."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        m_mmap_max, m_trim_threshold = -4, -1
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def _attend_alike(
@@ -299,7 +298,7 @@ def train(
     vision_steps: int,
 ) -> None:
     """Train to `steps`, going on from the newest checkpoint in `work`, and write the model folder."""
-    _keep_memory()
+    keep_memory()
     torch.set_num_threads(threads)
     folder = work / "model"
     if not folder.exists():

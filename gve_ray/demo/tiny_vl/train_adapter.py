@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from gve_ray.demo.language import Writer, terse_caption
 from gve_ray.demo.tiny_vl import ADAPTER
-from gve_ray.demo.tiny_vl.data import BUDGET, Example, frames_of, load_pool
+from gve_ray.demo.tiny_vl.data import BUDGET, Example, frames_of, keep_memory, load_pool
 from gve_ray.embedder import Collator, Embedder, add_lora, load_processor, load_torch_model, save_adapter
 from gve_ray.schema import Item
 from gve_ray.synthesis import prompts
@@ -64,6 +64,7 @@ def hit_at_1(embedder: Embedder, pool: Sequence[Example]) -> float:
 
 def train(work: Path, *, steps: int, batch: int, seed: int, rate: float, pool: int) -> None:
     """Train for `steps`; writes `adapter/` and `adapter_log.jsonl` in the work folder."""
+    keep_memory()
     processor = load_processor(work / "model")
     model = load_torch_model(work / "model", None, processor=processor, dtype="float32")
     examples = load_pool(work / "pool", "tiny", pool)
