@@ -1,6 +1,6 @@
 """Train the tiny captioner. Resumes by itself; the log of losses and held-out scores is kept beside it.
 
-    python -m gve_ray.demo.tiny_vl.train --work FOLDER [--steps 4000] [--batch 24] [--pool 6000]
+    python -m gve_ray.demo.tiny_vl.train --work FOLDER [--vision-steps 4000] [--steps 3000] [--pool 10000]
 
 Three things make it cheap. The system turn is the same for a whole batch, so it runs once and its keys
 and values are shared. And the vision tower learns from what each visual token covers (colour, shape,
@@ -217,17 +217,24 @@ def evaluate(learner: Learner, batcher: Batcher, pool: Sequence[Example], count:
 
 
 def learn_to_see(
-    learner: Learner, batcher: Batcher, *, steps: int, seed: int, rate: float, workers: int
+    learner: Learner, batcher: Batcher, path: Path, *, steps: int, seed: int, rate: float, workers: int
 ) -> None:
-    """Teach the vision tower alone, on single pairs of frames never seen before: a fraction of the cost of words."""
+    """Teach the vision tower alone, on pairs of frames never seen before: a fraction of the cost of words.
+
+    Goes on from the checkpoint at `path`, and leaves one there every 250 steps.
+    """
     learnt = [*learner.model.model.visual.parameters(), *learner.heads.parameters()]
     optimiser = torch.optim.AdamW(learnt, lr=rate, weight_decay=0.05, betas=(0.9, 0.98))
+    first = _restore(path, learner, optimiser)
     began, total = time.monotonic(), 0.0
     heldout = fresh_pairs("heldout", seed, 2 * VISION_BATCH)
     with ProcessPoolExecutor(workers) as pool:
-        ahead = deque(pool.submit(fresh_pairs, "tiny", seed + i, VISION_BATCH) for i in range(2 * workers))
-        for step in range(1, steps + 1):
-            ahead.append(pool.submit(fresh_pairs, "tiny", seed + 2 * workers + step - 1, VISION_BATCH))
+        ahead = deque(
+            pool.submit(fresh_pairs, "tiny", seed + first + i, VISION_BATCH)
+            for i in range(1, 2 * workers + 1)
+        )
+        for step in range(first + 1, steps + 1):
+            ahead.append(pool.submit(fresh_pairs, "tiny", seed + step + 2 * workers, VISION_BATCH))
             with torch.autocast("cpu", torch.bfloat16):
                 visual, targets = _look(learner, batcher, *ahead.popleft().result())
                 loss = learner.covers(visual, targets)
@@ -236,10 +243,12 @@ def learn_to_see(
             if step % 50 == 0:
                 with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
                     visual, targets = _look(learner, batcher, *heldout)
-                eta = (steps - step) * (time.monotonic() - began) / step / 60
+                eta = (steps - step) * (time.monotonic() - began) / (step - first) / 60
                 row = {"see": step, "loss": round(total / 50, 4), **learner.accuracy(visual.float(), targets)}
                 print(row, f"eta {eta:.1f} min", flush=True)
                 total = 0.0
+            if step % 250 == 0:
+                _save(path, learner, optimiser, step)
 
 
 def _look(
@@ -312,11 +321,13 @@ def train(
     optimiser = torch.optim.AdamW(groups, lr=rate, weight_decay=0.05, betas=(0.9, 0.98))
     resumed = (work / "checkpoint.pt").exists()
     first = _restore(work / "checkpoint.pt", learner, optimiser)
+    if not resumed:
+        learn_to_see(
+            learner, batcher, work / "vision.pt", steps=vision_steps, seed=seed, rate=rate, workers=1
+        )
+        _save(work / "checkpoint.pt", learner, optimiser, 0)
     examples = load_pool(work / "pool", "tiny", pool)
     heldout = load_pool(work / "pool", "heldout", 100)
-    if not resumed:
-        learn_to_see(learner, batcher, steps=vision_steps, seed=seed, rate=rate, workers=1)
-        _save(work / "checkpoint.pt", learner, optimiser, 0)
     judged = copy.deepcopy(learner)  # decodes token by token, which is not worth compiling for
     torch._dynamo.config.recompile_limit = 64  # the layers share one code object, and each counts
     for layer in (*learner.model.model.language_model.layers, *learner.model.model.visual.blocks):
@@ -369,12 +380,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, required=True, help="pool, checkpoint, log and model go here")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument(
-        "--vision-steps", type=int, default=800, help="steps of the vision tower alone, first"
+        "--vision-steps", type=int, default=4000, help="steps of the vision tower alone, first"
     )
     parser.add_argument("--batch", type=int, default=24)
-    parser.add_argument("--pool", type=int, default=6000)
+    parser.add_argument("--pool", type=int, default=10000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--every", type=int, default=500, help="steps between evaluations and checkpoints")
