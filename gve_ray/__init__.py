@@ -1,3 +1,3 @@
-"""Universal video retrieval on Ray: synthesis, training, evaluation and serving of the GVE embedder."""
+"""Universal video retrieval on Ray: raw videos to training pairs, and the GVE embedder."""
 
 __version__ = "0.1.0"

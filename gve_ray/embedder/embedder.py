@@ -199,6 +199,7 @@ class _Progress:
         self.started = self.said = time.monotonic()
 
     def add(self, count: int) -> None:
+        """Count items as done, and say so now and then."""
         self.done += count
         now = time.monotonic()
         if not self.total or (now - self.said < PROGRESS_SECONDS and self.done < self.total):

@@ -283,6 +283,7 @@ class _IsolationLock:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
+        """Hold while a batch runs beside others; waits for isolated ones."""
         with self._changed:
             self._changed.wait_for(lambda: not self._isolating and not self._waiting)
             self._running += 1
@@ -295,6 +296,7 @@ class _IsolationLock:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
+        """Hold while nothing else runs in this process."""
         with self._changed:
             self._waiting += 1
             self._changed.wait_for(lambda: not self._isolating and not self._running)

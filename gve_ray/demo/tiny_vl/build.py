@@ -72,7 +72,7 @@ def _sentences(count: int = 4000) -> Iterator[str]:
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
-    """Byte-level BPE of about 1,500 tokens: every byte, the world's words, Qwen2.5-VL's special tokens."""
+    """Byte-level BPE of about 1,100 tokens: every byte, the world's words, Qwen2.5-VL's special tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

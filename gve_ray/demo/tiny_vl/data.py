@@ -1,6 +1,6 @@
 """What the tiny model learns from: rendered scenes of the `tiny` split, asked our four prompts.
 
-Rendering costs more than a training step, so scenes are rendered once into a pool of JPEG frames (which
+For words, rendering costs more than a training step, so scenes are rendered once into a pool of JPEG frames (which
 is also how the product stores frames) and asked anew with other slots each time they are drawn.
 """
 

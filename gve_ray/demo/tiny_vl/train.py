@@ -376,6 +376,7 @@ class Log:
 
 
 def main() -> None:
+    """Parse, and train."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

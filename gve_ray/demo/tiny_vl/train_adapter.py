@@ -110,6 +110,7 @@ def train(work: Path, *, steps: int, batch: int, seed: int, rate: float, pool: i
 
 
 def main() -> None:
+    """Parse, and train."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
