@@ -16,15 +16,16 @@ USAGE = """usage: gve VERB --config FILE [--section.option VALUE ...]
 
 verbs:
   synthesize   raw videos with noisy captions -> assets, annotations and training pairs
+  train        pairs and a base model -> a LoRA adapter that makes it an embedder
 
-FILE is a YAML file or the name of a packaged recipe: {recipes}.
+FILE is a YAML file or the name of one of the verb's recipes: {recipes}.
 `gve VERB --help` lists a verb's options; `gve VERB --config FILE --print_config` shows the whole config."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
     args = list(sys.argv[1:] if argv is None else argv)
-    verbs: dict[str, Callable[[list[str]], int]] = {"synthesize": synthesize}
+    verbs: dict[str, Callable[[list[str]], int]] = {"synthesize": synthesize, "train": train}
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if args else 2
@@ -41,16 +42,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
     """The help text, with the recipes of the installed package."""
-    recipes = sorted(path.name for path in (Path(__file__).parent / "recipes").glob("*.yaml"))
+    recipes = sorted({path.name for path in (Path(__file__).parent / "recipes").glob("*/*.yaml")})
     return USAGE.format(recipes=", ".join(recipes))
 
 
 def synthesize(args: Sequence[str], *, prog: str = "gve synthesize") -> int:
     """`gve synthesize`: the same as jobs/synthesize.py."""
     from gve_ray.config import SynthesisConfig, load_config
-    from gve_ray.synthesis.job import run_job
+    from gve_ray.job import run_job
+    from gve_ray.synthesis.pipeline import synthesize as work
 
-    return run_job(load_config(SynthesisConfig, args, prog=prog), connect=connect)
+    config = load_config(SynthesisConfig, args, prog=prog)
+    return run_job(lambda: work(config, connect=connect))
+
+
+def train(args: Sequence[str], *, prog: str = "gve train") -> int:
+    """`gve train`: the same as jobs/train.py."""
+    from gve_ray.config import load_config
+    from gve_ray.job import run_job
+    from gve_ray.training.config import TrainingJobConfig
+    from gve_ray.training.run import train as work
+
+    config = load_config(TrainingJobConfig, args, prog=prog)
+    return run_job(lambda: work(config, connect=connect))
 
 
 def connect() -> None:
@@ -64,7 +78,8 @@ def connect() -> None:
     import ray
 
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, logging_level=logging.WARNING)
+        # Ray Train asks the dashboard's server, on the loopback, which of its own actors still live.
+        ray.init(include_dashboard=True, logging_level=logging.WARNING)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     config = load_config(SynthesisConfig, ["--config", "demo.yaml", "--media.frames", "6"], prog="gve")
 
-`--config` takes a path or the name of a packaged recipe (gve_ray/recipes); `--print_config` shows the result.
+`--config` takes a path or the name of one of the job's recipes (gve_ray/recipes/<job>); `--print_config`
+shows the result.
 A config travels to Ray workers and into run.json, so it holds plain values only; a model's name may start
 with `package://` (a folder inside gve_ray) and stays so until `resolve_model`, where it is loaded.
 """
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 PACKAGE_SCHEME = "package://"
 MIB = 2**20
@@ -252,6 +253,7 @@ class SynthesisConfig:
     work: may be that of an earlier run; then another threshold or a longer manifest decodes nothing again.
     """
 
+    job: ClassVar[str] = "synthesize"
     input: str
     output: str
     captioner: CaptionerConfig
@@ -289,7 +291,13 @@ class SynthesisConfig:
         return parts
 
 
-ConfigT = TypeVar("ConfigT")
+class JobConfig(Protocol):
+    """A job's config names the job, whose recipes are in gve_ray/recipes/<job>."""
+
+    job: ClassVar[str]
+
+
+ConfigT = TypeVar("ConfigT", bound=JobConfig)
 
 
 def load_config(
@@ -307,7 +315,7 @@ def load_config(
     parser = ArgumentParser(prog=prog, usage=usage, description=kind.__doc__, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file, or the name of a packaged recipe")
     parser.add_class_arguments(kind, None)
-    parsed = parser.parse_args(_find_recipes(sys.argv[1:] if args is None else args))
+    parsed = parser.parse_args(_find_recipes(sys.argv[1:] if args is None else args, kind.job))
     delattr(parsed, "config")
     try:
         return kind(**vars(parser.instantiate(parsed)))
@@ -316,25 +324,25 @@ def load_config(
         raise AssertionError("parser.error ends the program") from error
 
 
-def recipe_path(name: str) -> str:
-    """The YAML file called `name`: a path, or else a packaged recipe, with or without its ending.
+def recipe_path(name: str, job: str) -> str:
+    """The YAML file called `name`: a path, or else the job's recipe of that name, with or without its ending.
 
     A name that is neither is returned as it is, for the parser to refuse.
     """
     if Path(name).is_file():
         return name
-    packaged = Path(str(files("gve_ray"))) / "recipes" / (name if name.endswith(".yaml") else f"{name}.yaml")
+    packaged = Path(str(files("gve_ray"))) / "recipes" / job / f"{name.removesuffix('.yaml')}.yaml"
     return str(packaged) if packaged.is_file() else name
 
 
-def _find_recipes(args: Sequence[str]) -> list[str]:
+def _find_recipes(args: Sequence[str], job: str) -> list[str]:
     """The same arguments with the names given to --config made paths."""
     found: list[str] = []
     for arg in args:
         if found and found[-1] == "--config":
-            arg = recipe_path(arg)
+            arg = recipe_path(arg, job)
         elif arg.startswith("--config="):
-            arg = "--config=" + recipe_path(arg.removeprefix("--config="))
+            arg = "--config=" + recipe_path(arg.removeprefix("--config="), job)
         found.append(arg)
     return found
 

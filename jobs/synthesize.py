@@ -9,15 +9,17 @@ Exit status: 0 done, 1 the run failed, 2 wrong arguments, or something that it n
 import sys
 
 from gve_ray.config import SynthesisConfig, load_config
-from gve_ray.synthesis.job import run_job
+from gve_ray.job import run_job
 
 
 def main() -> int:
     """Parse, and hand over; the cluster is the one that the job runs on."""
     import ray
 
+    from gve_ray.synthesis.pipeline import synthesize
+
     config = load_config(SynthesisConfig, prog="jobs/synthesize.py")
-    return run_job(config, connect=ray.init)
+    return run_job(lambda: synthesize(config, connect=ray.init))
 
 
 if __name__ == "__main__":

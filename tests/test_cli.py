@@ -7,7 +7,9 @@ import pytest
 
 from gve_ray import cli
 from gve_ray.config import SynthesisConfig
-from gve_ray.synthesis import job
+from gve_ray.synthesis import pipeline
+from gve_ray.training import run
+from gve_ray.training.config import TrainingJobConfig
 
 
 def test_help_lists_the_verbs_and_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,21 +26,25 @@ def test_nothing_to_do_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["synthesise", "--config", "demo.yaml"]) == 2
-    assert "verb 'synthesise': unknown; use synthesize" in capsys.readouterr().err
+    assert "verb 'synthesise': unknown; use synthesize, train" in capsys.readouterr().err
 
 
-def test_the_verb_runs_the_job_with_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[tuple[SynthesisConfig, Any]] = []
+def test_the_verb_runs_the_job_with_the_config(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def synthesize(config: SynthesisConfig, *, connect: Callable[[], object]) -> str:
+        assert connect is cli.connect
+        return f"made {config.input} {config.media.frames} {config.output}"
 
-    def run_job(config: SynthesisConfig, *, connect: Callable[[], object]) -> int:
-        ran.append((config, connect))
-        return 17
+    def train(config: TrainingJobConfig, *, connect: Callable[[], object]) -> str:
+        assert connect is cli.connect
+        return f"trained {config.frames} {config.output} {config.resources.workers}"
 
-    monkeypatch.setattr(job, "run_job", run_job)
-    assert cli.main(["synthesize", "--config", "demo.yaml", "--input", "mine", "--media.frames", "4"]) == 17
-    config, connect = ran[0]
-    assert (config.input, config.media.frames, config.output) == ("mine", 4, "runs/demo")
-    assert connect is cli.connect
+    monkeypatch.setattr(pipeline, "synthesize", synthesize)
+    monkeypatch.setattr(run, "train", train)
+    assert cli.main(["synthesize", "--config", "demo.yaml", "--input", "mine", "--media.frames", "4"]) == 0
+    assert cli.main(["train", "--config", "demo.yaml", "--resources.workers", "1"]) == 0
+    assert capsys.readouterr().out == "made mine 4 runs/demo\ntrained 8 runs/demo-train 1\n"
 
 
 def test_a_wrong_option_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:

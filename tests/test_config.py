@@ -124,7 +124,7 @@ def test_a_file_here_goes_before_a_recipe(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo.yaml").write_text(MINIMAL)
     assert load("--config", "demo.yaml").captioner.model == "m"
-    assert recipe_path("gve-3b.yaml").endswith("recipes/gve-3b.yaml")
+    assert recipe_path("gve-3b.yaml", "synthesize").endswith("recipes/synthesize/gve-3b.yaml")
 
 
 def test_full_size_recipes_hold_the_papers_figures() -> None:
@@ -161,7 +161,7 @@ def test_identity_leaves_out_what_does_not_change_the_rows(minimal: str) -> None
 
 
 def test_package_models_resolve_to_folders() -> None:
-    assert Path(resolve_model("package://recipes")).joinpath("demo.yaml").is_file()
+    assert Path(resolve_model("package://recipes")).joinpath("train/demo.yaml").is_file()
     assert resolve_model("Qwen/Qwen2.5-VL-7B-Instruct") == "Qwen/Qwen2.5-VL-7B-Instruct"
     with pytest.raises(FileNotFoundError, match="package://no/such"):
         resolve_model("package://no/such")

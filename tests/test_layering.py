@@ -17,7 +17,7 @@ ROWS = (
     {"cli"},
     {"demo"},
     {"synthesis", "training", "evaluation", "serving"},
-    {"embedder", "search"},
+    {"embedder", "search", "job"},
     {"stage", "media"},
     {"store", "config"},
     {"schema"},

@@ -7,6 +7,7 @@ drawn once a chapter at the output's own resolution and sampled per frame as the
 import math
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import av
@@ -100,8 +101,8 @@ def shape_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
             return np.hypot(x, y) - 0.92
         case "ring":
             return np.abs(np.hypot(x, y) - 0.72) - 0.26
-        case "square":
-            return np.maximum(np.abs(x), np.abs(y)) - 0.82
+        case "bar":
+            return np.maximum(np.abs(x) - 1.0, np.abs(y) - 0.42)
         case "cross":
             a, b = np.abs(x), np.abs(y)
             return np.minimum(np.maximum(a - 1, b - 0.32), np.maximum(a - 0.32, b - 1))
@@ -112,15 +113,20 @@ def shape_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     raise ValueError(f"shape {shape!r}: not in this world")
 
 
+@lru_cache(maxsize=32)
+def _texture(background: str, seed: int, width: int, height: int) -> np.ndarray:
+    """uint8 [1.5 H, 1.5 W, 3] for a frame of `width` x `height`; not to be written to."""
+    rng = np.random.default_rng([seed, len(background), ord(background[0])])
+    y, x = np.mgrid[0 : round(height * MARGIN), 0 : round(width * MARGIN)] / min(width, height)
+    return np.clip(TEXTURES[background](x, y, rng), 0, 255).astype(np.uint8)
+
+
 class _Painter:
     """Paints one chapter at one size; holds its background texture."""
 
     def __init__(self, chapter: Chapter, seed: int, width: int, height: int) -> None:
         self.chapter, self.width, self.height = chapter, width, height
-        rng = np.random.default_rng([seed, len(chapter.background), ord(chapter.background[0])])
-        short = min(width, height)
-        y, x = np.mgrid[0 : round(height * MARGIN), 0 : round(width * MARGIN)] / short
-        self.texture = np.clip(TEXTURES[chapter.background](x, y, rng), 0, 255).astype(np.uint8)
+        self.texture = _texture(chapter.background, seed, width, height)
 
     def _camera(self, time: float) -> tuple[float, float]:
         """Background shift in frame widths and zoom factor at `time`."""

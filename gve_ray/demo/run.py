@@ -1,4 +1,4 @@
-"""`make demo`: render the raw corpus, submit the jobs to a Ray head of our own, score them by the truth."""
+"""`make demo`: render a small world, submit the jobs to a Ray head of our own, score them by the truth."""
 
 import json
 import logging
@@ -9,39 +9,50 @@ from typing import Any
 
 from gve_ray.demo.corpus import write_corpus
 from gve_ray.demo.ray_head import LocalHead
+from gve_ray.demo.retrieval import format_training, score_training, write_heldout
 from gve_ray.demo.score import format_summary, score_synthesis
 
 log = logging.getLogger(__name__)
 
-CORES = 2  # the recipe's pools fit on two cores; more are used by what runs beside them
+CORES = 2  # the recipes' pools fit on two cores; more are used by what runs beside them
+BATCH = 24  # pairs a rank and step, of every task
 
 
 def run_demo(repository: Path, folder: Path, *, videos: int, seed: int) -> dict[str, Any]:
     """The demo's jobs on `videos` rendered files; returns what summary.json holds.
 
-    repository: uploaded as the jobs' working directory. folder: gets `demo-raw/` and `demo/`.
+    repository: uploaded as the jobs' working directory. folder: gets `demo-raw/` (the raw corpus), `demo/`
+    (what synthesis made of it), `demo-train/` (the adapter) and `demo-heldout/` (what scores it).
     Raises HeadError when Ray does not start or a job does not succeed, ValueError when the folder holds a
     corpus of other arguments.
     """
-    raw, output = folder / "demo-raw", folder / "demo"
+    raw, output, trained = folder / "demo-raw", folder / "demo", folder / "demo-train"
     cores = len(os.sched_getaffinity(0))
     manifest = write_corpus(raw, n=videos, seed=seed, workers=cores)
+    heldout = write_heldout(folder / "demo-heldout", seed=seed, workers=cores)
     log.info("demo: %d videos in %s; starting Ray", videos, raw)
-    begun = time.monotonic()
     with LocalHead(num_cpus=max(CORES, cores)) as head:
-        head.submit(
-            [
-                *("python", "jobs/synthesize.py", "--config", "demo.yaml", "--seed", str(seed)),
-                *("--input", str(manifest), "--output", str(output)),
-            ],
-            working_dir=repository,
-        )
-    log.info("demo: the job took %.0f s, Ray's start and stop included", time.monotonic() - begun)
-    summary = score_synthesis(output, raw)
-    write_summary(output / "summary.json", synthesis=summary)
-    print(format_summary(summary))
-    print(f"report   {output / 'report.html'}\nsummary  {output / 'summary.json'}")
-    return summary
+        synthesize = ["python", "jobs/synthesize.py", "--config", "demo.yaml", "--seed", str(seed)]
+        _submit(head, [*synthesize, "--input", str(manifest), "--output", str(output)], repository)
+        synthesis = score_synthesis(output, raw)
+        write_summary(output / "summary.json", synthesis=synthesis)
+        print(format_summary(synthesis), flush=True)
+        pairs = [{"name": "uvrd", "uri": str(output / "uvrd"), "batch_size": BATCH}]
+        train = ["python", "jobs/train.py", "--config", "demo.yaml", "--loop.seed", str(seed)]
+        train += ["--data", json.dumps(pairs), "--assets", str(output / "assets.lance")]
+        _submit(head, [*train, "--output", str(trained)], repository)
+    training = score_training(trained, heldout)
+    write_summary(output / "summary.json", training=training)
+    print(f"{format_training(training)}\n")
+    print(f"report   {output / 'report.html'}\ncurves   {trained / 'training.png'}")
+    print(f"adapter  {trained / 'adapter'}\nsummary  {output / 'summary.json'}")
+    return {"synthesis": synthesis, "training": training}
+
+
+def _submit(head: LocalHead, entrypoint: list[str], repository: Path) -> None:
+    begun = time.monotonic()
+    head.submit(entrypoint, working_dir=repository)
+    log.info("demo: %s took %.0f s", entrypoint[1], time.monotonic() - begun)
 
 
 def write_summary(path: Path, **parts: Any) -> None:

@@ -15,7 +15,7 @@ from itertools import pairwise, product
 from typing import Any, Literal, get_args
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
-SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
+SHAPES = ("circle", "bar", "triangle", "star", "cross", "ring")
 BACKGROUNDS = ("night sky", "desert", "meadow", "ocean", "snow field", "brick wall")
 CAMERAS = ("still", "pan left", "pan right", "zoom in", "zoom out")
 MOTIONS = ("left", "right", "up", "down", "grow", "shrink", "spin", "rest")

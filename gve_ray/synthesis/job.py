@@ -1,21 +1,17 @@
-"""Around the pipeline: the checks before it, what is told at its end, and the exit status."""
+"""What synthesis tells at its end, and whether it was done before."""
 
 import json
-import logging
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from gve_ray.config import SynthesisConfig
-from gve_ray.stage import StageCounts, StageError
-from gve_ray.store import RunFolderError, StoreError, fingerprint
+from gve_ray.stage import StageCounts
+from gve_ray.store import fingerprint
 from gve_ray.store.runfolder import RUN_FILE, filesystem
-from gve_ray.synthesis.preflight import PreflightError
 
-DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 JOB = "synthesize"
 UNITS = {"rectify": "captions", "assemble": "pairs"}  # all other stages count videos
 
@@ -38,30 +34,10 @@ class SynthesisResult:
             for s in self.stages
         ]
         pairs = ", ".join(f"{count} {task}" for task, count in self.pairs.items())
-        return "\n".join([head, *rows, "", f"pairs   {pairs or 'none'}", f"report  {self.report}"])
-
-
-def run_job(config: SynthesisConfig, *, connect: Callable[[], object]) -> int:
-    """`synthesize`, its result printed and its errors told in one line; returns the exit status."""
-    from gve_ray.synthesis.pipeline import synthesize
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells which builds of itself it tries
-    try:
-        result = synthesize(config, connect=connect)
-    except (PreflightError, RunFolderError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG
-    except (StageError, StoreError) as error:
-        print(f"error: {error}\nwhat was committed is kept: start again to go on", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("interrupted; what was committed is kept: start again to go on", file=sys.stderr)
-        return INTERRUPTED
-    if result.was_finished:
-        print(f"{result.output}: this run was finished before; nothing was done")
-    print(result)
-    return DONE
+        table = [head, *rows, "", f"pairs   {pairs or 'none'}", f"report  {self.report}"]
+        if self.was_finished:
+            table.insert(0, f"{self.output}: this run was finished before; nothing was done")
+        return "\n".join(table)
 
 
 def stage_facts(stages: Sequence[StageCounts]) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from gve_ray.synthesis.preflight import PreflightError
+from gve_ray.job import PreflightError
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
-"""What a training run is made of: the data sets of its mixture (paper Tables 6 and 7)."""
+"""What a training run is made of, and what it asks of the cluster. Defaults are the paper's (section 5)."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
 
 from gve_ray.schema import Task
 from gve_ray.training.curriculum import Curriculum
@@ -161,12 +161,13 @@ class LoraConfig:
 class ProberConfig:
     """What scores the tasks and mines negatives: `model` in epoch 1, the model in training after it.
 
-    model: a name, or None for the untrained base itself. pairs: N_p, scored a task. mine: hard negatives
-    for tasks that do not bring their own. margin: targets that score above positive + margin are likely
-    false negatives; None keeps them.
+    model: a name, or None for the untrained base itself. adapter: a LoRA folder for it. pairs: N_p, scored
+    a task. mine: hard negatives for tasks that do not bring their own. margin: targets that score above
+    positive + margin are likely false negatives; None keeps them.
     """
 
     model: str | None = None
+    adapter: str | None = None
     revision: str | None = None
     pairs: int = 1000
     mine: bool = True
@@ -214,3 +215,76 @@ class TrainingConfig:
             raise ValueError(
                 "checkpointing=True, loop.gradcache=True: each chunk would run three times; use one of the two"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResources:
+    """The ranks of a run. Each has `num_cpus` cores and `num_gpus` GPUs (0: CPU and gloo; 1: NCCL).
+
+    min_workers: below `workers`, the run is elastic: it starts with as many as there are, and grows and
+    shrinks with the cluster, going on from its newest checkpoint. A step's batch grows with the ranks.
+    max_failures: times that the ranks are started again after one died; -1: without limit.
+    timeout_s: a collective that hangs longer ends the rank; the prober works while others wait.
+    """
+
+    workers: int = 1
+    min_workers: int | None = None
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    accelerator_type: str | None = None  # as Ray names it, e.g. H100
+    max_failures: int = 3
+    timeout_s: int = 7200
+    wait_for_nodes: bool = False  # on an autoscaling cluster: do not fail at once when no node fits
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"resources.workers={self.workers}: use 1 or more")
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
+            raise ValueError(
+                f"resources.min_workers={self.min_workers}: use 1 to resources.workers ({self.workers})"
+            )
+        if self.num_cpus <= 0:
+            raise ValueError(f"resources.num_cpus={self.num_cpus}: a rank needs some; use e.g. 1")
+        if self.num_gpus not in (0, 1):
+            raise ValueError(f"resources.num_gpus={self.num_gpus:g}: a rank has 0 or 1 GPU")
+        if self.max_failures < -1:
+            raise ValueError(f"resources.max_failures={self.max_failures}: use 0 or more, or -1 for no limit")
+        if self.timeout_s < 1:
+            raise ValueError(f"resources.timeout_s={self.timeout_s}: use positive seconds, e.g. 7200")
+
+    @property
+    def demands(self) -> dict[str, float]:
+        """What one rank holds, as Ray names it."""
+        return {"CPU": self.num_cpus} | ({"GPU": self.num_gpus} if self.num_gpus else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJobConfig(TrainingConfig):
+    """jobs/train.py: pairs and a base model in, a LoRA adapter out.
+
+    output: the run's folder, on a disk that all nodes see: run.json, pairs/, probes/, checkpoints/,
+    steps.jsonl, adapter/ and the curves. A run started again with the same folder goes on.
+    """
+
+    output: str
+    resources: TrainingResources = field(default_factory=TrainingResources)
+
+    job: ClassVar[str] = "train"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.output or "://" in self.output:
+            raise ValueError(
+                f"output={self.output!r}: name a folder on a disk that all nodes see; ranks write there"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """The part of the config that decides the weights, as plain values.
+
+        Not the resources, so a run may go on on another cluster. With another number of ranks its steps
+        have other batch sizes from there on.
+        """
+        parts = asdict(self)
+        for name in ("output", "resources"):
+            del parts[name]
+        return parts

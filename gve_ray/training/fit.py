@@ -138,6 +138,7 @@ class _Probers:
         if epoch == 1 and named is not None:
             embedder = Embedder.from_pretrained(
                 resolve_model(named),
+                None if self.config.prober.adapter is None else resolve_model(self.config.prober.adapter),
                 revision=self.config.prober.revision,
                 dtype=self.config.dtype,
                 device=self.device,

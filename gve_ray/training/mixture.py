@@ -61,6 +61,19 @@ def load_mixture(
     return found
 
 
+def check_sources(configs: Sequence[DataSetConfig]) -> None:
+    """Raises ValueError for a data set that is not there, or that lacks a task asked for. Reads no pairs."""
+    for config in configs:
+        try:
+            files, root = filesystem(config.uri)
+            if config.format == "pairs":
+                _tasks(config, files, root)
+            elif files.get_file_info(root).type != fs.FileType.File:
+                raise ValueError(f"data.{config.name}.uri={config.uri}: no such file")
+        except OSError as error:
+            raise ValueError(f"data.{config.name}.uri={config.uri}: cannot be read ({error})") from error
+
+
 def _frozen(config: DataSetConfig, folder: Path) -> list[tuple[str, Task, Path]]:
     """Name, task and Arrow file of each task of one data set."""
     if config.format != "pairs":

@@ -37,7 +37,7 @@ def test_facts_in_order() -> None:
         ("The red circle moves left.", 3, 2, 2),  # wrong motion
         ("The green circle moves right.", 3, 2, 2),  # wrong colour, the shape tells which is meant
         ("The red star stays still.", 3, 2, 2),  # read as the star, in a wrong colour
-        ("The pink square spins in the center.", 4, 0, 0),  # nothing of it is there
+        ("The pink bar spins in the center.", 4, 0, 0),  # nothing of it is there
         ("The blue star is in the lower right against an ocean.", 4, 3, 3),
         ("A circle travels right.", 2, 2, 2),
         ("The red circle moves right but never spins.", 3, 3, 3),  # what is denied is not stated

@@ -151,7 +151,7 @@ def test_backgrounds_look_different_from_one_another() -> None:
     "shape, inside, outside",
     [
         ("circle", (0.9, 0.0), (0.7, 0.7)),
-        ("square", (0.75, 0.75), (0.9, 0.0)),
+        ("bar", (0.9, 0.3), (0.0, 0.6)),
         ("ring", (0.72, 0.0), (0.0, 0.0)),
         ("cross", (0.9, 0.0), (0.6, 0.6)),
         ("triangle", (0.0, -0.9), (0.6, -0.6)),

@@ -9,7 +9,7 @@ from gve_ray.demo import render
 from gve_ray.demo.scenes import COLOURS, SHAPES, draw_scene
 from gve_ray.demo.tiny_vl.data import CELL, FRAMES, Example, cell_targets, fresh_pairs, mirrored, varied
 
-FILLED = ("circle", "square", "triangle", "star", "cross")  # their centre has their colour
+FILLED = ("circle", "bar", "triangle", "star", "cross")  # their centre has their colour
 
 
 def example(seed: int) -> Example:

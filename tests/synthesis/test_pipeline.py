@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 
 from gve_ray.config import CaptionerConfig, ConsistencyConfig, QualityConfig, SynthesisConfig
+from gve_ray.job import run_job
 from gve_ray.schema import AssetRef
 from gve_ray.stage import Reject, StageCounts, StageError
 from gve_ray.store import AssetReader, Store
-from gve_ray.synthesis import job, pipeline
+from gve_ray.synthesis import pipeline
 from gve_ray.synthesis.ingest import INGEST_SCHEMA, ingest_fingerprint
 
 VIDEOS = ("v1", "v2", "v3", "v4", "v5")  # v4 is refused as static, v5 as broken
@@ -196,7 +197,7 @@ def test_a_finished_run_is_left_as_it_is(
     stages: Stages, make: Callable[..., SynthesisConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = make()
-    assert job.run_job(config, connect=lambda: None) == 0
+    assert run_job(lambda: pipeline.synthesize(config, connect=lambda: None)) == 0
     before = {path: path.stat().st_mtime_ns for path in Path(config.output).rglob("*")}
     stages.called.clear()
     capsys.readouterr()
@@ -204,7 +205,7 @@ def test_a_finished_run_is_left_as_it_is(
     def connect() -> None:
         raise AssertionError("a finished run needs no cluster")
 
-    assert job.run_job(config, connect=connect) == 0
+    assert run_job(lambda: pipeline.synthesize(config, connect=connect)) == 0
     told = capsys.readouterr().out
     assert "finished before; nothing was done" in told
     assert "integrity" in told
@@ -224,22 +225,22 @@ def test_a_failed_stage_says_so_and_is_started_again(
 ) -> None:
     config = make()
     stages.fail = True
-    assert job.run_job(config, connect=lambda: None) == 1
+    assert run_job(lambda: pipeline.synthesize(config, connect=lambda: None)) == 1
     told = capsys.readouterr().err
     assert "stage captions: its worker cannot start" in told
     assert "start again to go on" in told
     assert "StageError" in run_facts(config)["runs"][0]["error"]
     stages.fail = False
-    assert job.run_job(config, connect=lambda: None) == 0
+    assert run_job(lambda: pipeline.synthesize(config, connect=lambda: None)) == 0
     assert [one["error"] is None for one in run_facts(config)["runs"]] == [False, True]
 
 
 def test_a_folder_of_another_config_is_refused(
     stages: Stages, make: Callable[..., SynthesisConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert job.run_job(make(seed=1), connect=lambda: None) == 0
+    assert run_job(lambda: pipeline.synthesize(make(seed=1), connect=lambda: None)) == 0
     stages.called.clear()
-    assert job.run_job(make(seed=2), connect=lambda: None) == 2
+    assert run_job(lambda: pipeline.synthesize(make(seed=2), connect=lambda: None)) == 2
     told = capsys.readouterr().err
     assert "belongs to another config" in told
     assert "seed (1, now 2)" in told
@@ -254,7 +255,7 @@ def test_nothing_is_written_when_resources_are_missing(
 ) -> None:
     monkeypatch.setattr(pipeline, "live_nodes", lambda: [{"CPU": 0.5}])
     config = make()
-    assert job.run_job(config, connect=lambda: None) == 2
+    assert run_job(lambda: pipeline.synthesize(config, connect=lambda: None)) == 2
     assert "resources.media: needs 1 x (1 CPU), cluster has 0.5 CPU" in capsys.readouterr().err
     assert not Path(config.output).exists()
 
@@ -265,5 +266,5 @@ def test_ctrl_c_is_an_orderly_end(
     def connect() -> None:
         raise KeyboardInterrupt
 
-    assert job.run_job(make(), connect=connect) == 130
+    assert run_job(lambda: pipeline.synthesize(make(), connect=connect)) == 130
     assert "start again to go on" in capsys.readouterr().err

@@ -12,7 +12,8 @@ from gve_ray.config import (
     SynthesisConfig,
     SynthesisResources,
 )
-from gve_ray.synthesis.preflight import PreflightError, check_models, check_paths, check_resources
+from gve_ray.job import PreflightError
+from gve_ray.synthesis.preflight import check_models, check_paths, check_resources
 
 
 def config(

@@ -11,7 +11,7 @@ GOOD = """
 red circle moves left
 a dog runs
 dog running
-small blue square spins, then shrinks
+small blue bar spins, then shrinks
 white star on night sky
 two boys play chess in a park
 A baker takes cookies out of the oven

@@ -1,0 +1,181 @@
+"""`fit` on the ranks of a Ray Train job: the checks before it, the ranks, what is told at its end."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gve_ray.job import JobError, PreflightError, check_fit, check_model, check_path, live_nodes
+from gve_ray.store import RunFolder
+from gve_ray.training.config import TrainingJobConfig, TrainingResources
+from gve_ray.training.curriculum import History
+from gve_ray.training.mixture import check_sources
+from gve_ray.training.runlog import read_log
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What a run made. seconds: of all its attempts. data_wait: share of the steps' time, after the first."""
+
+    output: str
+    adapter: str
+    steps: int
+    seconds: float
+    loss: float
+    data_wait: float
+    history: History
+    was_finished: bool = False  # by an earlier run: this one did nothing
+
+    def __str__(self) -> str:
+        """The curriculum's table and the run's figures, which end its log."""
+        lines = [f"{'epoch':<7}{'sigma':>6}  {'task':<24}{'R_k':>7}{'P(k)':>7}"]
+        for record in self.history.epochs:
+            for task, share in sorted(record.probabilities.items()):
+                score = f"{record.scores[task]:7.3f}" if task in record.scores else f"{'-':>7}"
+                lines.append(f"{record.epoch:<7}{record.sigma:>6.2f}  {task:<24}{score}{share:>7.3f}")
+        lines += [
+            "",
+            f"steps    {self.steps} in {self.seconds:.0f} s, last loss {self.loss:.4f}, "
+            f"{100 * self.data_wait:.1f} % of the time waiting for data",
+            f"adapter  {self.adapter}",
+            f"curves   {self.output}/training.png, {self.output}/curriculum.png",
+        ]
+        if self.was_finished:
+            lines.insert(0, f"{self.output}: this run was finished before; nothing was done")
+        return "\n".join(lines)
+
+
+def train(config: TrainingJobConfig, *, connect: Callable[[], object] = lambda: None) -> TrainingResult:
+    """Run the whole job, or what is left of it; a finished run is left as it is.
+
+    connect: called once the checks that need no cluster have passed, to see that Ray is connected.
+    Raises PreflightError or RunFolderError before any work, JobError when the ranks failed for good; the
+    same call then goes on from the newest checkpoint.
+    """
+    _check(config)
+    output = Path(config.output).resolve()
+    config = dataclasses.replace(config, output=str(output))
+    if (earlier := _finished_before(config)) is not None:
+        return earlier
+    connect()
+    needs = config.resources
+    if not needs.wait_for_nodes:
+        count = needs.min_workers or needs.workers
+        option = "min_workers" if needs.min_workers else "workers"
+        check_fit("resources", count, needs.demands, live_nodes(), count_option=option)
+    with RunFolder(config.output, job=config.job, config=config.identity()) as run:
+        log.info("train: %s on %d ranks, to %s", config.model, needs.workers, config.output)
+        _run_ranks(config)
+        run.record(finished=True)
+    return _result(config)
+
+
+def _check(config: TrainingJobConfig) -> None:
+    check_path("output", config.output)
+    check_model("model", config.model, config.revision)
+    if config.prober.model is not None:
+        check_model("prober.model", config.prober.model, config.prober.revision)
+    if config.prober.adapter is not None:
+        check_model("prober.adapter", config.prober.adapter, None, "adapter_config.json")
+    if config.assets is not None:
+        check_path("assets", config.assets)
+    for one in config.data:
+        check_path(f"data.{one.name}.uri", one.uri)
+    try:
+        check_sources(config.data)
+    except ValueError as error:
+        raise PreflightError(str(error)) from error
+
+
+def _run_ranks(config: TrainingJobConfig) -> None:
+    """Ray Train starts the ranks; when one dies all are started again and resume our newest checkpoint.
+
+    The retries are ours and not Ray's, which would also repeat what fails the same way each time.
+    """
+    from ray.train import TrainingFailedError
+
+    left = config.resources.max_failures
+    while True:
+        try:
+            _trainer(config).fit()
+            return
+        except TrainingFailedError as error:
+            rank, cause = _first_failure(error)
+            told = f"training, rank {rank}: {type(cause).__name__}: {cause}"
+            if left == 0 or isinstance(cause, (ValueError, ArithmeticError)):
+                raise JobError(told) from error
+            left -= 1
+            log.warning("%s; starting the ranks again", told)
+
+
+def _trainer(config: TrainingJobConfig) -> "TorchTrainer":
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    needs = config.resources
+    return TorchTrainer(
+        _rank,
+        train_loop_config={"config": config},
+        torch_config=TorchConfig(timeout_s=needs.timeout_s),
+        scaling_config=ScalingConfig(
+            num_workers=_workers(needs),
+            use_gpu=needs.num_gpus > 0,
+            resources_per_worker=needs.demands,
+            accelerator_type=needs.accelerator_type,
+        ),
+        run_config=RunConfig(
+            name="ray", storage_path=config.output, failure_config=FailureConfig(max_failures=0)
+        ),
+    )
+
+
+def _workers(needs: TrainingResources) -> int | tuple[int, int]:
+    return needs.workers if needs.min_workers is None else (needs.min_workers, needs.workers)
+
+
+def _rank(loop: dict[str, Any]) -> None:
+    """What every rank runs, under a process group that Ray Train has made."""
+    from ray.train.torch import get_device
+
+    from gve_ray.training.fit import fit
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    config: TrainingJobConfig = loop["config"]
+    fit(config, Path(config.output), device=str(get_device()))
+
+
+def _first_failure(error: Exception) -> tuple[int, BaseException]:
+    """Rank and error of the lowest rank that failed by itself: others often fail only because it did."""
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", {0: error})
+    return min(failures.items(), key=lambda one: one[0])
+
+
+def _finished_before(config: TrainingJobConfig) -> TrainingResult | None:
+    run = Path(config.output) / "run.json"
+    if not run.is_file() or not json.loads(run.read_text()).get("finished"):
+        return None
+    with RunFolder(config.output, job=config.job, config=config.identity()):  # refuses another config
+        return dataclasses.replace(_result(config), was_finished=True)
+
+
+def _result(config: TrainingJobConfig) -> TrainingResult:
+    output = Path(config.output)
+    facts = json.loads((output / "run.json").read_text())
+    steps = list(read_log(output / "steps.jsonl"))
+    later = steps[1:] or steps
+    return TrainingResult(
+        output=config.output,
+        adapter=str(output / "adapter"),
+        steps=len(steps),
+        seconds=sum(one["ended"] - one["started"] for one in facts["runs"] if one["ended"]),
+        loss=steps[-1]["loss"],
+        data_wait=sum(one["data_wait"] for one in later) / sum(one["seconds"] for one in later),
+        history=History.load(output / "adapter" / "curriculum.json"),
+    )
