@@ -18,6 +18,7 @@ BATCH_SIZES = {
 }
 HARD_NEGATIVES = {task: 1 if task in (Task.T2V, Task.TI2V, Task.TV2V) else 0 for task in Task}
 
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 Format = Literal["pairs", "text_pairs", "image_captions", "webvid"]
 # What each format reads, and the column it reads it from unless `columns` says otherwise.
 COLUMNS: dict[Format, dict[str, str]] = {
@@ -184,7 +185,8 @@ class TrainingConfig:
 
     model: folder or hub id of the base. data: the mixture. assets: assets.lance of its asset references.
     frames, max_pixels, min_pixels, max_tokens: as gve_ray.embedder.EmbedderSettings. dtype: None takes
-    bfloat16 on GPU, float32 on CPU. token_budget: padded tokens of one forward pass's chunk.
+    bfloat16 on GPU, float32 on CPU. token_budget: padded tokens of one forward pass's chunk. trackers:
+    tensorboard, wandb, mlflow; steps.jsonl, the console and the curves are always written.
     """
 
     model: str
@@ -199,6 +201,7 @@ class TrainingConfig:
     attention: str | None = None
     checkpointing: bool = False
     token_budget: int = 32_768
+    trackers: tuple[TrackerName, ...] = ("tensorboard",)
     curriculum: Curriculum = field(default_factory=Curriculum)
     prober: ProberConfig = field(default_factory=ProberConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -223,6 +226,8 @@ class TrainingResources:
 
     min_workers: below `workers`, the run is elastic: it starts with as many as there are, and grows and
     shrinks with the cluster, going on from its newest checkpoint. A step's batch grows with the ranks.
+    feed_workers: processes of one core each that prepare a rank's steps (Ray Data), beside its own cores;
+    0: threads of the rank itself, enough where the model is the slower part.
     max_failures: times that the ranks are started again after one died; -1: without limit.
     timeout_s: a collective that hangs longer ends the rank; the prober works while others wait.
     """
@@ -231,6 +236,7 @@ class TrainingResources:
     min_workers: int | None = None
     num_cpus: float = 1.0
     num_gpus: float = 0.0
+    feed_workers: int = 0
     accelerator_type: str | None = None  # as Ray names it, e.g. H100
     max_failures: int = 3
     timeout_s: int = 7200
@@ -247,6 +253,8 @@ class TrainingResources:
             raise ValueError(f"resources.num_cpus={self.num_cpus}: a rank needs some; use e.g. 1")
         if self.num_gpus not in (0, 1):
             raise ValueError(f"resources.num_gpus={self.num_gpus:g}: a rank has 0 or 1 GPU")
+        if self.feed_workers < 0:
+            raise ValueError(f"resources.feed_workers={self.feed_workers}: use 0 or more")
         if self.max_failures < -1:
             raise ValueError(f"resources.max_failures={self.max_failures}: use 0 or more, or -1 for no limit")
         if self.timeout_s < 1:
@@ -285,6 +293,6 @@ class TrainingJobConfig(TrainingConfig):
         have other batch sizes from there on.
         """
         parts = asdict(self)
-        for name in ("output", "resources"):
+        for name in ("output", "resources", "trackers"):
             del parts[name]
         return parts

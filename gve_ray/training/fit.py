@@ -2,12 +2,13 @@
 
     fit(config, Path("runs/x"))      # under a process group of any size, or none
 
-Writes below the run's folder: pairs/, checkpoints/, probes/, steps.jsonl and, at the end, adapter/ with
-the curriculum's history, and pictures of both. Called again with the same config and folder, it goes on.
+Writes below the run's folder: pairs/, checkpoints/, probes/, steps.jsonl, the trackers' files and, at the
+end, adapter/ with the curriculum's history, and pictures of both. Called again with the same config and
+folder, it goes on.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,28 +29,33 @@ from gve_ray.embedder import (
 )
 from gve_ray.schema import Item
 from gve_ray.store import AssetReader
+from gve_ray.store.runfolder import plain
 from gve_ray.training.config import TrainingConfig
 from gve_ray.training.curriculum import History
 from gve_ray.training.encoder import Encoder, GveCollate, with_lora
+from gve_ray.training.feed import ahead
 from gve_ray.training.gather import world_size
-from gve_ray.training.loop import StepLog, Trainer
+from gve_ray.training.loop import Feed, StepLog, Trainer
 from gve_ray.training.mixture import load_mixture
 from gve_ray.training.pairs import check_references
 from gve_ray.training.plots import save_plots
 from gve_ray.training.prober import Embed, EpochProber
 from gve_ray.training.runlog import RunLog
+from gve_ray.training.trackers import Trackers
 
 log = logging.getLogger(__name__)
 
 
-def fit(config: TrainingConfig, folder: Path, *, device: str | None = None) -> History:
+def fit(config: TrainingConfig, folder: Path, *, device: str | None = None, feed: Feed = ahead) -> History:
     """Train to the end of the last epoch and write `folder`/adapter. Returns the curriculum's history.
 
-    folder: one all ranks see. device: of this rank; None takes the accelerator if there is one.
+    folder: one all ranks see. device: of this rank; None takes the accelerator if there is one. feed:
+    prepares the steps, by default in threads of this process.
     Raises ValueError when pairs, references, model or settings do not fit, before the first step.
     """
     ranks = world_size()
     rank = dist.get_rank() if ranks > 1 else 0
+    trackers = Trackers(config.trackers, folder, plain(config))
     tasks = load_mixture(config.data, folder / "pairs" / f"rank-{rank}", seed=config.loop.seed)
     assets = AssetReader(config.assets) if config.assets else None
     check_references((task.pairs for task in tasks.values()), assets.store.keys() if assets else set())
@@ -76,6 +82,14 @@ def fit(config: TrainingConfig, folder: Path, *, device: str | None = None) -> H
         score_tasks=config.curriculum.needs_scores,
         seed=config.loop.seed,
     )
+    outlets: list[Callable[[StepLog], None]] = []
+    if rank == 0:
+        outlets = [RunLog(folder / "steps.jsonl"), trackers]
+
+    def tell(step: StepLog) -> None:
+        for outlet in outlets:
+            outlet(step)
+
     history = Trainer(
         wrapped,
         GveCollate(collator, assets, token_budget=config.token_budget),
@@ -84,8 +98,10 @@ def fit(config: TrainingConfig, folder: Path, *, device: str | None = None) -> H
         config.loop,
         folder / "checkpoints",
         prepare=prober,
-        on_step=RunLog(folder / "steps.jsonl") if rank == 0 else _silent,
+        feed=feed,
+        on_step=tell,
     ).run()
+    trackers.close()
     if rank == 0:
         adapter = save_adapter(model, folder / "adapter", settings)
         history.save(str(adapter / "curriculum.json"))
@@ -93,10 +109,6 @@ def fit(config: TrainingConfig, folder: Path, *, device: str | None = None) -> H
     if ranks > 1:
         dist.barrier()
     return history
-
-
-def _silent(_: StepLog) -> None:
-    """Other ranks log nothing."""
 
 
 def _encoder(config: TrainingConfig, base: str, processor: Any, device: str | None) -> Encoder:

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,12 +31,33 @@ from gve_ray.training.gather import world_size
 from gve_ray.training.loss import Loss
 from gve_ray.training.mixture import MixtureTask
 from gve_ray.training.optimiser import learning_rate, make_optimiser
-from gve_ray.training.schedule import Schedule, one_pass
+from gve_ray.training.schedule import Schedule, Step, one_pass
 from gve_ray.training.step import Chunk, backward
 
 log = logging.getLogger(__name__)
 
 Collate = Callable[[Sequence[Item]], list[Chunk]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Make:
+    """A step of the schedule -> what one rank embeds in it, and its chunks. Travels to other processes."""
+
+    epoch: Epoch
+    collate: Collate
+    rank: int
+
+    def __call__(self, step: Step) -> tuple[StepItems, list[Chunk]]:
+        items = self.epoch.items(step, self.rank)
+        return items, self.collate(items.items)
+
+
+class Feed(Protocol):
+    """Calls `make` on each step ahead of need; yields what it gives, in order, with the seconds waited."""
+
+    def __call__(
+        self, make: Make, inputs: Iterator[Step]
+    ) -> Iterator[tuple[tuple[StepItems, list[Chunk]], float]]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +111,8 @@ class Trainer:
 
     model: a list of chunks' batches -> unit-norm embeddings [rows, d]; under DDP where there are ranks.
     collate: items with their references -> chunks that cover them. folder: of the checkpoints, seen by all
-    ranks. on_step: called by every rank after each step.
+    ranks. feed: prepares the steps, in threads of this process unless another is given. on_step: called by
+    every rank after each step.
     """
 
     def __init__(
@@ -103,12 +125,13 @@ class Trainer:
         folder: Path,
         *,
         prepare: Prepare = no_probe,
+        feed: Feed = ahead,
         on_step: Callable[[StepLog], None] | None = None,
     ) -> None:
         self.model = model
         self.inner: nn.Module = getattr(model, "module", model)  # without DDP
         self.collate, self.tasks, self.curriculum, self.config = collate, tasks, curriculum, config
-        self.folder, self.prepare, self.on_step = folder, prepare, on_step
+        self.folder, self.prepare, self.feed, self.on_step = folder, prepare, feed, on_step
         self.world_size = world_size()
         self.rank = dist.get_rank() if self.world_size > 1 else 0
         self.optimiser = make_optimiser(self.inner, config.optimiser)
@@ -171,12 +194,9 @@ class Trainer:
         """The steps of an epoch from `at.step` on; returns the position after the last."""
         self.model.train()
 
-        def make(step: Any) -> tuple[StepItems, list[Chunk]]:
-            items = epoch.items(step, self.rank)
-            return items, self.collate(items.items)
-
+        make = Make(epoch=epoch, collate=self.collate, rank=self.rank)
         begun = time.monotonic()
-        for (items, chunks), waited in ahead(make, schedule.steps(at.step)):
+        for (items, chunks), waited in self.feed(make, schedule.steps(at.step)):
             self._step(items, chunks, at, waited, begun)
             at = dataclasses.replace(at, step=at.step + 1, total=at.total + 1)
             if at.step < self.steps and at.total % self.config.save_steps == 0:

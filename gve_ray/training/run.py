@@ -13,6 +13,7 @@ from gve_ray.training.config import TrainingJobConfig, TrainingResources
 from gve_ray.training.curriculum import History
 from gve_ray.training.mixture import check_sources
 from gve_ray.training.runlog import read_log
+from gve_ray.training.trackers import check_trackers
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -69,7 +70,8 @@ def train(config: TrainingJobConfig, *, connect: Callable[[], object] = lambda: 
     if not needs.wait_for_nodes:
         count = needs.min_workers or needs.workers
         option = "min_workers" if needs.min_workers else "workers"
-        check_fit("resources", count, needs.demands, live_nodes(), count_option=option)
+        with_feed = {**needs.demands, "CPU": needs.num_cpus + needs.feed_workers}
+        check_fit("resources", count, with_feed, live_nodes(), count_option=option)
     with RunFolder(config.output, job=config.job, config=config.identity()) as run:
         log.info("train: %s on %d ranks, to %s", config.model, needs.workers, config.output)
         _run_ranks(config)
@@ -89,6 +91,7 @@ def _check(config: TrainingJobConfig) -> None:
     for one in config.data:
         check_path(f"data.{one.name}.uri", one.uri)
     try:
+        check_trackers(config.trackers)
         check_sources(config.data)
     except ValueError as error:
         raise PreflightError(str(error)) from error
@@ -144,11 +147,19 @@ def _rank(loop: dict[str, Any]) -> None:
     """What every rank runs, under a process group that Ray Train has made."""
     from ray.train.torch import get_device
 
+    from gve_ray.training.feed import ahead
     from gve_ray.training.fit import fit
+    from gve_ray.training.ray_feed import RayFeed
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     config: TrainingJobConfig = loop["config"]
-    fit(config, Path(config.output), device=str(get_device()))
+    workers = config.resources.feed_workers
+    fit(
+        config,
+        Path(config.output),
+        device=str(get_device()),
+        feed=RayFeed(workers=workers) if workers else ahead,
+    )
 
 
 def _first_failure(error: Exception) -> tuple[int, BaseException]:

@@ -149,7 +149,7 @@ def test_an_undisturbed_run_leaves_what_it_promises(world: World) -> None:
     assert "finished before; nothing was done" in log_of(world.finished)
 
 
-@pytest.mark.parametrize("at", [SAVE + 3, STEPS + 20])
+@pytest.mark.parametrize("at", [SAVE + 3, pytest.param(STEPS + 20, marks=pytest.mark.slow)])
 def test_a_killed_rank_is_started_again(world: World, tmp_path: Path, at: int) -> None:
     output = tmp_path / "run"
     with driver(world, output) as process:
@@ -161,7 +161,7 @@ def test_a_killed_rank_is_started_again(world: World, tmp_path: Path, at: int) -
     same_run(output, world.finished)
 
 
-@pytest.mark.parametrize("at", [SAVE + 3, STEPS + 20])
+@pytest.mark.parametrize("at", [pytest.param(SAVE + 3, marks=pytest.mark.slow), STEPS + 20])
 def test_a_killed_driver_is_started_again(world: World, tmp_path: Path, at: int) -> None:
     output = tmp_path / "run"
     with driver(world, output) as process:
@@ -173,6 +173,7 @@ def test_a_killed_driver_is_started_again(world: World, tmp_path: Path, at: int)
     same_run(output, world.finished)
 
 
+@pytest.mark.slow
 def test_an_error_that_would_come_again_is_told_once(world: World, tmp_path: Path) -> None:
     output = tmp_path / "run"
     with driver(world, output, "--loop.optimiser.learning_rate", "1e30") as process:

@@ -1,0 +1,70 @@
+"""The feed of a rank by Ray Data: processes beside the rank prepare its steps, in order, ahead of it.
+
+For accelerators: to read, cut and tokenise a step of 64 pairs of videos takes longer than the step itself.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from gve_ray.training.feed import In, Out
+
+AHEAD = 2  # prepared steps that wait for the rank, beside those in the making
+WINDOW = 512  # steps that Ray Data is given at once; it runs empty between two windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayFeed:
+    """Does what `feed.ahead` does, by `workers` processes of one core each. Ray must be connected."""
+
+    workers: int
+
+    def __call__(self, make: Callable[[In], Out], inputs: Iterable[In]) -> Iterator[tuple[Out, float]]:
+        """`make` of each input, in order, with the seconds waited for it. Both sides travel pickled.
+
+        An error in `make` ends the feed as an error of Ray's that names it.
+        """
+        import ray
+
+        shared = ray.put(make)
+        source = iter(inputs)
+        while window := list(islice(source, WINDOW)):
+            begun = time.monotonic()
+            for batch in self._batches(shared, window):
+                yield batch["made"][0], time.monotonic() - begun
+                begun = time.monotonic()
+
+    def _batches(self, make: Any, window: list[Any]) -> Iterable[dict[str, np.ndarray]]:
+        """Batches of one step each."""
+        from ray.data import ActorPoolStrategy, DataContext, from_items
+
+        context = DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        # One block a step: a block leaves a worker only when all of its rows are done.
+        steps = from_items([{"step": one} for one in window], override_num_blocks=len(window))
+        pool = ActorPoolStrategy(size=min(self.workers, len(window)))
+        made = steps.map_batches(
+            _Preparer, fn_constructor_args=(make,), batch_size=1, compute=pool, num_cpus=1
+        )
+        return made.iter_batches(batch_size=1, prefetch_batches=AHEAD)
+
+
+class _Preparer:
+    """One process of the feed."""
+
+    def __init__(self, make: Any) -> None:
+        import ray
+        import torch
+
+        torch.set_num_threads(1)
+        self.make: Callable[[Any], Any] = ray.get(make)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, np.ndarray]:
+        made = np.empty(1, dtype=object)
+        made[0] = self.make(batch["step"][0])
+        return {"made": made}

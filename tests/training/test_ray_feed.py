@@ -1,0 +1,69 @@
+"""The feed by Ray Data, on a real cluster: in order, the same run as with threads, errors that name their cause."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from gve_ray.training import checkpoint, ray_feed
+from gve_ray.training.config import LoopConfig, LossConfig
+from gve_ray.training.curriculum import Curriculum
+from gve_ray.training.loop import StepLog, Trainer
+from gve_ray.training.ray_feed import RayFeed
+from tests.training import tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    import ray
+
+    ray.init(num_cpus=3, include_dashboard=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def test_steps_come_in_order_from_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_feed, "WINDOW", 5)  # 12 steps in windows of 5, 5 and 2
+    found = [made for made, waited in RayFeed(workers=2)(lambda n: (n * n, os.getpid()), range(12))]
+    assert [square for square, _ in found] == [n * n for n in range(12)]
+    processes = {process for _, process in found}
+    assert len(processes) >= 2
+    assert os.getpid() not in processes
+
+
+def test_an_error_names_its_cause() -> None:
+    def make(n: int) -> int:
+        if n == 3:
+            raise ValueError("no video of this name")
+        return n
+
+    feed = RayFeed(workers=1)(make, range(6))
+    with pytest.raises(Exception, match="no video of this name"):
+        list(feed)
+
+
+def test_a_run_is_the_same_as_with_threads(tmp_path: Path) -> None:
+    weights = []
+    for feed in ({}, {"feed": RayFeed(workers=2)}):
+        logs: list[StepLog] = []
+        folder = tmp_path / str(len(weights))
+        folder.mkdir()
+        trainer = Trainer(
+            tiny.Letters(dropout=0.1),
+            tiny.collate,
+            tiny.tasks(folder),
+            Curriculum(kind="uniform", epochs=1),
+            LoopConfig(seed=3, loss=LossConfig(temperature=0.1)),
+            folder / "checkpoints",
+            on_step=logs.append,
+            **feed,
+        )
+        trainer.run()
+        assert len(logs) == 11
+        weights.append(checkpoint.trained_weights(trainer.inner))
+    for name, one in weights[0].items():
+        torch.testing.assert_close(one, weights[1][name], rtol=0, atol=0)
