@@ -1,12 +1,13 @@
-"""Text-to-video retrieval on held-out videos: what training is for, measured before and after it.
+"""Retrieval of held-out videos: what training is for, measured before and after it.
 
     benchmark = write_heldout(Path("runs/demo-heldout"), seed=42)
-    recall(Embedder.from_pretrained(base, adapter), benchmark)  # {1: 0.61, 10: 0.97}
+    recall(Embedder.from_pretrained(base, adapter), benchmark)["fine"]  # {1: 0.61, 10: 0.97}
 
 The videos are of split `heldout`: no object of theirs was seen by the tiny model or synthesized into pairs.
 """
 
 import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,40 +19,93 @@ from gve_ray.config import resolve_model
 from gve_ray.demo.corpus import read_truth, write_corpus
 from gve_ray.demo.language import Writer
 from gve_ray.demo.plan import CorpusShares
+from gve_ray.demo.render import frames
+from gve_ray.demo.scenes import Scene
 from gve_ray.embedder import Embedder
-from gve_ray.schema import Item
+from gve_ray.schema import Frames, Item
+from gve_ray.synthesis import prompts
 from gve_ray.training.runlog import read_log
 
 HELDOUT = 400
-RICH = "2"  # the caption that says all there is
+CLIP_FRAMES = 8
+TEXT = "fine"  # the ability that the demo reports: everything about a video, in words
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """One text for each video; text i belongs to video i and to no other."""
+    """Queries by ability, one for each video; query i belongs to video i.
 
-    texts: list[str]
+    coarse, fine, partial: a short caption, a full one, and one that says part of what happens.
+    composed_image, composed_clip: a query that needs the frame or the clip that comes with it.
+    clip: a part of the video alone.
+    """
+
+    queries: dict[str, list[Item]]
     videos: list[str]  # paths of mp4 files
 
 
 def write_heldout(folder: Path, *, n: int = HELDOUT, seed: int, workers: int = 2) -> Benchmark:
-    """Render `n` clean held-out videos into `folder` (those that are there are kept) and describe each."""
+    """Render `n` clean held-out videos into `folder` (those that are there are kept) and query each."""
     clean = CorpusShares(**dict.fromkeys(asdict(CorpusShares()), 0.0))
     write_corpus(folder, n=n, seed=seed, split="heldout", shares=clean, workers=workers)
     entries = read_truth(folder)
-    texts = [Writer().captions(entry.scene)[RICH] for entry in entries]
-    if len(set(texts)) < n:
+    videos = [str(folder / entry.file) for entry in entries]
+    found = [_queries(entry.scene, video, seed) for entry, video in zip(entries, videos, strict=True)]
+    if len({one[TEXT].text for one in found}) < n:
         raise ValueError(f"{folder}: two of {n} videos have one description; use another seed")
-    return Benchmark(texts=texts, videos=[str(folder / entry.file) for entry in entries])
+    return Benchmark(queries={name: [one[name] for one in found] for name in found[0]}, videos=videos)
 
 
-def recall(embedder: Embedder, benchmark: Benchmark, ranks: Sequence[int] = (1, 10)) -> dict[int, float]:
-    """Share of texts whose video is among the first k, for each k of `ranks`."""
-    texts = embedder.embed([Item(text=text) for text in benchmark.texts])
+def _queries(scene: Scene, video: str, seed: int) -> dict[str, Item]:
+    """One query an ability. The frame and the clip are drawn anew, for no file holds them alone."""
+    rng = random.Random(f"gve_ray heldout/{seed}/{scene.seed}")
+    captions = Writer().captions(scene)
+    seconds = min(scene.duration, rng.uniform(2, 10))
+    start = rng.uniform(0, 1 - seconds / scene.duration)
+    moment = rng.random()
+    frame = _drawn(scene, [moment])
+    clip = _drawn(scene, np.linspace(start, start + seconds / scene.duration, CLIP_FRAMES).tolist())
+    strategy, relation = rng.choice(prompts.STRATEGIES), rng.choice(prompts.RELATIONS)
+    return {
+        "coarse": Item(text=captions["1"]),
+        "fine": Item(text=captions["2"]),
+        "partial": Item(text=captions["5"]),
+        "composed_image": Item(text=Writer().image_query(scene, moment, strategy), image=frame),
+        "composed_clip": Item(text=Writer().clip_query(scene, start, relation), video=clip),
+        "clip": Item(video=clip),
+    }
+
+
+def _drawn(scene: Scene, times: Sequence[float]) -> Frames:
+    """The scene at moments in [0, 1], as if read from its file."""
+    pixels = np.stack(list(frames(scene, times, scene.width, scene.height)))
+    seconds = np.asarray(times) * scene.duration
+    still = len(times) == 1
+    return Frames(
+        pixels=pixels,
+        timestamps=np.zeros(1) if still else seconds,
+        indices=np.arange(len(times)),
+        fps=0.0 if still else scene.fps,
+        duration=0.0 if still else float(seconds[-1] - seconds[0]),
+        total_frames=len(times),
+    )
+
+
+def recall(
+    embedder: Embedder,
+    benchmark: Benchmark,
+    *,
+    abilities: Sequence[str] = (TEXT,),
+    ranks: Sequence[int] = (1, 10),
+) -> dict[str, dict[int, float]]:
+    """By ability: the share of queries whose video is among the first k, for each k of `ranks`."""
     videos = embedder.embed([Item(video=video) for video in benchmark.videos], progress=True)
-    scores = texts @ videos.T  # [n, n]
-    better = (scores > np.diag(scores)[:, None]).sum(1)
-    return {k: float((better < k).mean()) for k in ranks}
+    found = {}
+    for name in abilities:
+        scores = embedder.embed(benchmark.queries[name]) @ videos.T  # [n, n]
+        better = (scores > np.diag(scores)[:, None]).sum(1)
+        found[name] = {k: float((better < k).mean()) for k in ranks}
+    return found
 
 
 def score_training(run_folder: Path, benchmark: Benchmark) -> dict[str, Any]:
@@ -63,8 +117,8 @@ def score_training(run_folder: Path, benchmark: Benchmark) -> dict[str, Any]:
     steps = list(read_log(run_folder / "steps.jsonl"))
     base, adapter = resolve_model(facts["config"]["model"]), run_folder / "adapter"
     trained = Embedder.from_pretrained(base, adapter)
-    before = recall(Embedder.from_pretrained(base, settings=trained.settings), benchmark)
-    after = recall(trained, benchmark)
+    before = recall(Embedder.from_pretrained(base, settings=trained.settings), benchmark)[TEXT]
+    after = recall(trained, benchmark)[TEXT]
     return {
         "seconds": round(sum(one["ended"] - one["started"] for one in facts["runs"] if one["ended"]), 1),
         "steps": len(steps),
