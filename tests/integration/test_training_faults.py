@@ -190,3 +190,12 @@ def test_more_ranks_than_the_cluster_holds(world: World, tmp_path: Path) -> None
     assert "resources: needs 3 x (1 CPU), cluster has 2 CPU" in told
     assert "--resources.workers 2" in told
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_an_elastic_run_takes_the_ranks_there_are(world: World, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    options = ("--resources.workers", "4", "--resources.min_workers", "1")
+    with driver(world, output, *options) as process:
+        assert process.wait(DEADLINE) == 0, log_of(output)
+    same_run(output, world.finished)  # the cluster holds two

@@ -1,0 +1,142 @@
+"""What each part of the method is worth, in miniature: recall of held-out videos by ability, over seeds.
+
+    make demo && python benchmarks/ablation.py [--work runs/ablation] [--seeds 3] [--steps 120]
+
+    raw           noisy web captions as they came, of every file that decodes (paper: initial data)
+    uvrd          raw and the synthesized pairs of all seven tasks, drawn alike
+    pyramid       the same pairs under the Modality Pyramid (the full method)
+    proportional, easy_to_hard   the same pairs under other schedulers
+
+Every run starts from the same base, sees the same number of steps of the same size, and is scored on 400
+held-out videos. A run that is done is kept in the work folder and not done again. Prints one JSON object:
+mean and standard deviation of R@1 by variant and ability, and the gain over `raw`.
+"""
+
+import argparse
+import csv
+import json
+import logging
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from gve_ray.config import load_config, resolve_model
+from gve_ray.demo.corpus import read_truth
+from gve_ray.demo.retrieval import Benchmark, recall, write_heldout
+from gve_ray.training.config import DataSetConfig, LoopConfig, TrainingConfig, TrainingJobConfig
+from gve_ray.training.curriculum import Curriculum
+
+SCHEDULERS = {
+    "uvrd": "uniform",
+    "pyramid": "pyramid",
+    "proportional": "proportional",
+    "easy_to_hard": "easy_to_hard",
+}
+VARIANTS = ("raw", *SCHEDULERS)
+log = logging.getLogger("ablation")
+
+
+def raw_pairs(corpus: Path, work: Path) -> DataSetConfig:
+    """Every caption of the raw corpus, true, junk or mismatched, with its video, if that decodes."""
+    path = work / "raw.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(("videoid", "page_dir", "name"))
+        for entry in read_truth(corpus):
+            if entry.caption and not entry.broken:
+                rows.writerow((entry.video_id, "videos", entry.caption))
+    return DataSetConfig(name="raw", uri=str(path), format="webvid", root=str(corpus), negatives=0)
+
+
+def config_of(
+    variant: str, raw: DataSetConfig, run: Path, *, seed: int, steps: int, batch: int
+) -> TrainingConfig:
+    """The demo's recipe with the variant's data and scheduler; no mined negatives, so that only these differ."""
+    demo = load_config(TrainingJobConfig, ["--config", "demo.yaml"])
+    uvrd = DataSetConfig(name="uvrd", uri=str(run / "uvrd"), batch_size=batch, negatives=0)
+    raw = DataSetConfig(**{**vars(raw), "batch_size": batch})
+    kind: Any = SCHEDULERS.get(variant, "uniform")
+    epochs = 3
+    return TrainingConfig(
+        model=demo.model,
+        data=(raw,) if variant == "raw" else (raw, uvrd),
+        assets=str(run / "assets.lance"),
+        frames=demo.frames,
+        max_pixels=demo.max_pixels,
+        min_pixels=demo.min_pixels,
+        curriculum=Curriculum(kind=kind, epochs=epochs),
+        prober=demo.prober,
+        loop=LoopConfig(
+            seed=seed, steps=max(1, steps // epochs), optimiser=demo.loop.optimiser, save_steps=10**6
+        ),
+        trackers=(),
+    )
+
+
+def score(config: TrainingConfig, folder: Path, heldout: Benchmark) -> dict[str, float]:
+    """Train, and R@1 by ability. Both are kept in the folder."""
+    from gve_ray.embedder import Embedder
+    from gve_ray.training.fit import fit
+
+    kept = folder / "recall.json"
+    if not kept.exists():
+        fit(config, folder)
+        embedder = Embedder.from_pretrained(resolve_model(config.model), folder / "adapter")
+        found = recall(embedder, heldout, abilities=tuple(heldout.queries), ranks=(1,))
+        kept.write_text(json.dumps({name: ranks[1] for name, ranks in found.items()}))
+    scores: dict[str, float] = json.loads(kept.read_text())
+    return scores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="what jobs/synthesize.py wrote")
+    parser.add_argument(
+        "--corpus", type=Path, default=Path("runs/demo-raw"), help="the raw corpus of that run"
+    )
+    parser.add_argument("--heldout", type=Path, default=Path("runs/demo-heldout"))
+    parser.add_argument("--work", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--batch", type=int, default=48)
+    args = parser.parse_args()
+    if not (args.run / "uvrd").is_dir():
+        parser.error(f"--run {args.run}: no uvrd/ there; run `make demo` first")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    args.work.mkdir(parents=True, exist_ok=True)
+    heldout = write_heldout(args.heldout, seed=42)
+    raw = raw_pairs(args.corpus.resolve(), args.work)
+    found: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
+    begun, total = time.monotonic(), args.seeds * len(VARIANTS)
+    for seed in range(args.seeds):
+        for variant in VARIANTS:
+            config = config_of(variant, raw, args.run, seed=seed, steps=args.steps, batch=args.batch)
+            found[variant].append(score(config, args.work / f"{variant}-{seed}", heldout))
+            done = sum(map(len, found.values()))
+            left = (time.monotonic() - begun) / done * (total - done) / 60
+            log.info("%s, seed %d: %s; %.0f min left", variant, seed, found[variant][-1], left)
+    abilities = list(heldout.queries)
+    table = {
+        variant: {
+            name: {
+                "mean": round(statistics.mean(one[name] for one in rows), 4),
+                "std": round(statistics.stdev(one[name] for one in rows), 4) if len(rows) > 1 else None,
+            }
+            for name in abilities
+        }
+        for variant, rows in found.items()
+    }
+    gain = {
+        variant: {
+            name: round(table[variant][name]["mean"] - table["raw"][name]["mean"], 4) for name in abilities
+        }
+        for variant in VARIANTS[1:]
+    }
+    settings = {"seeds": args.seeds, "steps": args.steps, "batch": args.batch, "n": len(heldout.videos)}
+    print(json.dumps({**settings, "recall_at_1": table, "gain_over_raw": gain}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
