@@ -1,4 +1,7 @@
-"""jobs/synthesize.py under a real job server, on rendered mp4 whose truth is known; `gve synthesize` on others."""
+"""The jobs under a real job server, on rendered mp4 whose truth is known; `gve synthesize` on other videos.
+
+jobs/train.py trains on what jobs/synthesize.py wrote; that it can be killed: test_training_faults.py.
+"""
 
 import json
 import os
@@ -14,9 +17,12 @@ import pytest
 
 from gve_ray.demo.corpus import CorpusShares, Entry, read_truth, write_corpus
 from gve_ray.demo.ray_head import HeadError, LocalHead
-from gve_ray.schema import ASSET_SCHEMA, Task
+from gve_ray.demo.tiny_vl import MODEL
+from gve_ray.embedder import Embedder
+from gve_ray.schema import ASSET_SCHEMA, Item, Task
 from gve_ray.stage import REJECT_SCHEMA
 from gve_ray.store import AssetReader, Store
+from gve_ray.training.runlog import read_log
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MEDIA = Path(os.environ.get("GVE_MEDIA_DIR", REPOSITORY.parent / "shared" / "media"))
@@ -103,6 +109,34 @@ def test_a_finished_job_does_nothing(head: LocalHead, corpus: Path, output: Path
     before = (output / "run.json").read_bytes()
     head.submit(job(corpus / "manifest.jsonl", output), working_dir=REPOSITORY)
     assert (output / "run.json").read_bytes() == before
+
+
+def test_the_training_job_makes_an_adapter_of_the_pairs(
+    head: LocalHead, output: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trained = tmp_path / "trained"
+    data = json.dumps([{"name": "uvrd", "uri": f"{output}/uvrd", "tasks": ["T2V", "TI2V"], "batch_size": 2}])
+    head.submit(
+        [
+            *("python", "jobs/train.py", "--config", "demo.yaml", "--data", data),
+            *("--assets", f"{output}/assets.lance", "--output", str(trained)),
+            *("--curriculum.epochs", "1", "--loop.steps", "3", "--resources.workers", "1"),
+            *(
+                "--prober.margin",
+                "null",
+            ),  # of a handful of pairs, likely false negatives may be all there are
+        ],
+        working_dir=REPOSITORY,
+    )
+    told = capfd.readouterr().out
+    assert "steps    3 in" in told
+    assert "uvrd-TI2V" in told
+    steps = list(read_log(trained / "steps.jsonl"))
+    assert [one["step"] for one in steps] == [1, 2, 3]
+    assert any(one["hardest_gap"] is not None for one in steps)  # negatives were mined
+    embedder = Embedder.from_pretrained(MODEL, trained / "adapter")
+    vectors = embedder.embed([Item(text="a red bar"), Item(text="a blue ring")])
+    assert vectors.shape == (2, embedder.dimension)
 
 
 @pytest.mark.parametrize(
