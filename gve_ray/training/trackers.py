@@ -49,7 +49,7 @@ class Trackers:
             openers = {"tensorboard": self._tensorboard, "wandb": self._wandb, "mlflow": self._mlflow}
             self._senders = [openers[name](step.step) for name in self.names]
         values = {k: float(v) for k, v in asdict(step).items() if k not in _LEFT_OUT and v is not None}
-        values[f"loss/{step.task}"] = step.loss
+        values[f"loss_by_task/{step.task}"] = step.loss  # not loss/: MLflow keeps both as files
         for send in self._senders:
             send(step.step, values)
 

@@ -51,7 +51,7 @@ def test_tensorboard_gets_every_number_and_a_continued_run_purges(tmp_path: Path
     assert losses == [(1, 1.0), (2, 2.0), (3, 3.0), (3, 30.0)]
     assert any(event.session_log.status == event.session_log.START and event.step == 3 for event in found)
     tags = {value.tag for event in found for value in event.summary.value}
-    assert {"loss/uvrd-T2V", "hardest_gap", "learning_rate", "data_wait", "tokens_per_second"} <= tags
+    assert {"loss_by_task/uvrd-T2V", "hardest_gap", "learning_rate", "data_wait", "tokens_per_second"} <= tags
     assert not {"step", "of", "task"} & tags
 
 
