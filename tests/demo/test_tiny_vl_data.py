@@ -86,3 +86,13 @@ def test_fresh_pairs_show_objects_where_their_targets_say() -> None:
         for b, row, column in np.argwhere(targets["colour"] == COLOURS.index(name)):
             distance = np.abs(blocks[b, :, row, :, column] - np.array(render.RGB[name])).max(-1)
             assert (distance < 60).any(), (name, b, row, column)
+
+
+def test_fresh_pairs_show_crowds_of_their_split() -> None:
+    pixels, targets = fresh_pairs("heldout", 5, 24)
+    assert pixels.shape[:2] == (24, 2)
+    again, _ = fresh_pairs("heldout", 5, 24)
+    assert np.array_equal(pixels, again)
+    objects = (targets["shape"] >= 0) & (targets["shape"] < len(SHAPES))
+    assert 3.5 < objects.sum() / 24 < 9  # a scene has 1.85 on average
+    assert (objects == (targets["colour"] < len(COLOURS))).all()
