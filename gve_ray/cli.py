@@ -13,10 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 USAGE = """usage: gve VERB --config FILE [--section.option VALUE ...]
+       gve evaluate --config FILE --check
+       gve diagnose [results.csv ...] [--models a,b] [--baselines] [--json]
 
 verbs:
   synthesize   raw videos with noisy captions -> assets, annotations and training pairs
   train        pairs and a base model -> a LoRA adapter that makes it an embedder
+  evaluate     retrieval data sets and models -> scores; --check tells what is wrong with the data sets
+  diagnose     result tables -> abilities, how they correlate, which of the paper's findings hold
 
 FILE is a YAML file or the name of one of the verb's recipes: {recipes}.
 `gve VERB --help` lists a verb's options; `gve VERB --config FILE --print_config` shows the whole config."""
@@ -25,7 +29,12 @@ FILE is a YAML file or the name of one of the verb's recipes: {recipes}.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
     args = list(sys.argv[1:] if argv is None else argv)
-    verbs: dict[str, Callable[[list[str]], int]] = {"synthesize": synthesize, "train": train}
+    verbs: dict[str, Callable[[list[str]], int]] = {
+        "synthesize": synthesize,
+        "train": train,
+        "evaluate": evaluate,
+        "diagnose": diagnose,
+    }
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if args else 2
@@ -65,6 +74,45 @@ def train(args: Sequence[str], *, prog: str = "gve train") -> int:
 
     config = load_config(TrainingJobConfig, args, prog=prog)
     return run_job(lambda: work(config, connect=connect))
+
+
+def evaluate(args: Sequence[str], *, prog: str = "gve evaluate") -> int:
+    """`gve evaluate`: the same as jobs/evaluate.py. `--check` reads the data sets and embeds nothing."""
+    from gve_ray.config import load_config
+    from gve_ray.evaluation.config import EvaluationJobConfig
+    from gve_ray.evaluation.run import evaluate as work
+    from gve_ray.evaluation.sources import check
+    from gve_ray.job import run_job
+
+    config = load_config(EvaluationJobConfig, [arg for arg in args if arg != "--check"], prog=prog)
+    if "--check" in args:
+        return run_job(lambda: check(config))
+    return run_job(lambda: work(config, connect=connect))
+
+
+def diagnose(args: Sequence[str]) -> int:
+    """`gve diagnose`: result tables, or the paper's own without any, to a page or JSON on standard output."""
+    import argparse
+    import json
+
+    from gve_ray.evaluation.diagnosis import diagnose as work
+
+    parser = argparse.ArgumentParser(
+        prog="gve diagnose", description="Result tables -> abilities, correlations, findings."
+    )
+    parser.add_argument("tables", nargs="*", type=Path, metavar="results.csv", help="one row a model")
+    parser.add_argument("--models", help="only these, by name, with commas between; the paper's are known")
+    parser.add_argument("--baselines", action="store_true", help="add the paper's models")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    options = parser.parse_args(args)
+    models = [name.strip() for name in options.models.split(",")] if options.models else None
+    try:
+        found = work(options.tables, models, baselines=options.baselines)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(found.to_dict(), indent=2) if options.json else found)
+    return 0
 
 
 def connect() -> None:

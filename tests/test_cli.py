@@ -1,6 +1,8 @@
 """`gve`: verbs, errors and exit statuses; the runs themselves are tested in tests/integration."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ def test_help_lists_the_verbs_and_the_recipes(capsys: pytest.CaptureFixture[str]
     assert cli.main(["--help"]) == 0
     told = capsys.readouterr().out
     assert "synthesize" in told
+    assert "gve diagnose [results.csv ...]" in told
     assert "demo.yaml, gve-3b.yaml, gve-7b.yaml" in told
 
 
@@ -26,7 +29,7 @@ def test_nothing_to_do_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["synthesise", "--config", "demo.yaml"]) == 2
-    assert "verb 'synthesise': unknown; use synthesize, train" in capsys.readouterr().err
+    assert "verb 'synthesise': unknown; use synthesize, train, evaluate, diagnose" in capsys.readouterr().err
 
 
 def test_the_verb_runs_the_job_with_the_config(
@@ -45,6 +48,27 @@ def test_the_verb_runs_the_job_with_the_config(
     assert cli.main(["synthesize", "--config", "demo.yaml", "--input", "mine", "--media.frames", "4"]) == 0
     assert cli.main(["train", "--config", "demo.yaml", "--resources.workers", "1"]) == 0
     assert capsys.readouterr().out == "made mine 4 runs/demo\ntrained 8 runs/demo-train 1\n"
+
+
+def test_diagnose_prints_a_page_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["diagnose"]) == 0
+    assert "GVE-7B               0.573     0.599" in capsys.readouterr().out
+    table = tmp_path / "mine.csv"
+    table.write_text("model,MS-TI,MS-TV\nmine,0.25,0.5\n")
+    assert cli.main(["diagnose", str(table), "--models", "mine, GVE-3B", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["models"]
+    assert [(one["model"], one["abilities"]["CMP"]) for one in told] == [
+        ("mine", 0.375),
+        ("GVE-3B", pytest.approx(0.304)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "args,said", [(["nowhere.csv"], "nowhere.csv"), (["--models", "nobody"], "model 'nobody': in no table")]
+)
+def test_diagnose_says_what_is_wrong(args: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["diagnose", *args]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_wrong_option_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,62 +1,35 @@
 """Exact and near-duplicate removal: one copy of each video stays.
 
 Exact copies share the sha256 of their bytes. Near copies (encoded again, rescaled, a little brighter) share
-their signature: the k uniform frames as small thumbnails, luma 16x16 and two colour differences 8x8,
-384 bytes a frame. A 64-bit perceptual hash would not do: scenes that share a background and differ in one
-small object have equal hashes, while here the object changes a few cells by much. So two videos are copies
-if in every frame even the cells that differ most differ little, and their lengths agree. A cell differs by
-as much as it lies outside the range of the nine cells around its place in the other video: a copy at
-another frame rate shows a moving object a few pixels further on.
+their signature (gve_ray.media.signature) and their length.
 
 Candidates come from a nearest-neighbour search over a 128-dimensional mean of the signature (FAISS: exact
 up to 20,000 videos, an inverted file above), so that 1.55 M videos need no quadratic pass; the decision is
 always made on the whole signature.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
-LUMA, CHROMA = 16, 8  # cells a side
-FRAME_BYTES = LUMA * LUMA + 2 * CHROMA * CHROMA
-THRESHOLD = 0.1
-DURATION_TOLERANCE = 0.1  # seconds, or this share of the longer one if that is more
+from gve_ray.media.signature import (
+    THRESHOLD,
+    distance,
+    distances,
+    lengths_agree,
+    may_be_near,
+    normalised,
+    points,
+)
 
-_WORST_LUMA, _WORST_CHROMA = 6, 3  # cells of a frame: about the area of a small object
-_SPREAD, _LEAST_SPREAD = (
-    48.0,
-    12.0,
-)  # grey levels: contrast is brought to the first, but not from below the second
-_BLOCK_FACTOR = 4.0  # a block's mean may differ by this many thresholds
 _CHUNK = 2048
 _NEIGHBOURS = 32
 _EXACT_SEARCH = 20_000
 _PROBES = 16
-
-
-def signature(pixels: np.ndarray) -> bytes:
-    """Thumbnails of the frames, quantised to bytes: T x 384 bytes.
-
-    pixels: uint8 [T, H, W, 3]. Brightness is kept here and taken out when comparing.
-    """
-    return b"".join(_thumbnail(frame) for frame in pixels)
-
-
-def _thumbnail(frame: np.ndarray) -> bytes:
-    """luma 16x16, then (r-g)/2 and (b-g)/2 at 8x8, each cell the mean of its area, as uint8."""
-    image = Image.fromarray(frame)
-    small = np.asarray(image.resize((LUMA, LUMA), Image.Resampling.BOX)).astype(np.float32)
-    luma = small @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    coarse = small.reshape(CHROMA, 2, CHROMA, 2, 3).mean(axis=(1, 3))
-    red = 127.5 + 0.5 * (coarse[..., 0] - coarse[..., 1])
-    blue = 127.5 + 0.5 * (coarse[..., 2] - coarse[..., 1])
-    cells = np.concatenate([luma.ravel(), red.ravel(), blue.ravel()])
-    return np.clip(np.round(cells), 0, 255).astype(np.uint8).tobytes()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,47 +73,6 @@ def find_duplicates(videos: pa.Table, *, threshold: float = THRESHOLD) -> list[D
     return sorted(found, key=lambda one: one.video_id)
 
 
-def distance(a: bytes, b: bytes) -> float:
-    """0 (the same) to 1: over frames, the largest of the mean difference in a frame's worst cells.
-
-    Signatures of different numbers of frames are 1 apart.
-    """
-    if len(a) != len(b) or not a:
-        return 1.0
-    return float(_distances(_normalised([a]), _normalised([b]))[0])
-
-
-def _normalised(data: Sequence[bytes]) -> np.ndarray:
-    """float32 [n, T, 384]: one gain and offset for each whole video taken out of the luma."""
-    cells = (
-        np.frombuffer(b"".join(data), dtype=np.uint8).reshape(len(data), -1, FRAME_BYTES).astype(np.float32)
-    )
-    luma, colour = cells[..., : LUMA * LUMA], cells[..., LUMA * LUMA :] - 127.5
-    mean = luma.mean(axis=(1, 2), keepdims=True)
-    scale = _SPREAD / np.maximum(luma.std(axis=(1, 2), keepdims=True), _LEAST_SPREAD)
-    return np.concatenate([(luma - mean) * scale, colour * np.minimum(scale, 2.0)], axis=2)
-
-
-def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """[n, T, 384] twice -> float32 [n]."""
-    worst = [np.zeros(a.shape[:2], dtype=np.float32)]
-    for start, side, channels, cells in ((0, LUMA, 1, _WORST_LUMA), (LUMA * LUMA, CHROMA, 2, _WORST_CHROMA)):
-        stop = start + channels * side * side
-        grids = [x[..., start:stop].reshape(*x.shape[:2], channels, side, side) for x in (a, b)]
-        for x, y in (grids, grids[::-1]):
-            low, high = _neighbourhood(y, np.minimum), _neighbourhood(y, np.maximum)
-            gap = np.maximum(np.maximum(x - high, low - x), 0.0).reshape(*x.shape[:2], -1)
-            worst.append(np.partition(gap, -cells, axis=-1)[..., -cells:].mean(axis=-1))  # [n, T]
-    return np.maximum.reduce(worst).max(axis=-1) / 255.0
-
-
-def _neighbourhood(grid: np.ndarray, pick: np.ufunc) -> np.ndarray:
-    """Smallest or largest value of each cell and the eight around it. [..., h, w] -> the same."""
-    padded = np.pad(grid, [(0, 0)] * (grid.ndim - 2) + [(1, 1), (1, 1)], mode="edge")
-    rows = pick(pick(padded[..., :-2, :], padded[..., 1:-1, :]), padded[..., 2:, :])
-    return pick(pick(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:])
-
-
 def _near_pairs(videos: pa.Table, rows: np.ndarray, threshold: float) -> Iterator[tuple[int, int]]:
     """Row pairs of near copies, among videos with as many frames each."""
     sizes = pc.binary_length(videos["signature"]).to_numpy()[rows]
@@ -152,53 +84,41 @@ def _near_pairs(videos: pa.Table, rows: np.ndarray, threshold: float) -> Iterato
         signatures = videos["signature"].take(pa.array(members)).combine_chunks()
         for pairs in _candidates(signatures, threshold):  # int64 [m, 2], into members
             lengths = durations[members[pairs]]
-            allowed = np.maximum(DURATION_TOLERANCE, DURATION_TOLERANCE * lengths.max(axis=1))
-            pairs = pairs[np.abs(lengths[:, 0] - lengths[:, 1]) <= allowed]
+            pairs = pairs[lengths_agree(lengths[:, 0], lengths[:, 1])]
             if not len(pairs):
                 continue
             for part in np.array_split(pairs, len(pairs) // _CHUNK + 1):
-                a, b = (_normalised(signatures.take(pa.array(side)).to_pylist()) for side in part.T)
-                for x, y in part[_distances(a, b) <= threshold]:
+                a, b = (normalised(signatures.take(pa.array(side)).to_pylist()) for side in part.T)
+                for x, y in part[distances(a, b) <= threshold]:
                     yield int(members[x]), int(members[y])
 
 
 def _candidates(signatures: pa.Array, threshold: float) -> Iterator[np.ndarray]:
     """Index pairs, int64 [m, 2] with a < b, that may be within the threshold, from nearest neighbours.
 
-    Pairs whose 4x4 block means are far apart are left out before their signatures are looked at. The bound
-    is wide, since a small object that has moved on by a cell may have left its block.
+    Pairs whose 4x4 block means are far apart are left out before their signatures are looked at.
     """
     import faiss
 
     n = len(signatures)
-    points = np.concatenate(
-        [_points(_normalised(signatures[i : i + _CHUNK].to_pylist())) for i in range(0, n, _CHUNK)]
+    spots = np.concatenate(
+        [points(normalised(signatures[i : i + _CHUNK].to_pylist())) for i in range(0, n, _CHUNK)]
     )  # float32 [n, 128]
     if n <= _EXACT_SEARCH:
-        index: Any = faiss.IndexFlatL2(points.shape[1])
+        index: Any = faiss.IndexFlatL2(spots.shape[1])
     else:
         cells = int(4 * np.sqrt(n))
-        index = faiss.IndexIVFFlat(faiss.IndexFlatL2(points.shape[1]), points.shape[1], cells)
+        index = faiss.IndexIVFFlat(faiss.IndexFlatL2(spots.shape[1]), spots.shape[1], cells)
         index.cp.seed = 1
-        index.train(points[:: max(1, n // (64 * cells))])
+        index.train(spots[:: max(1, n // (64 * cells))])
         index.nprobe = _PROBES
-    index.add(points)
+    index.add(spots)
     for start in range(0, n, _CHUNK):
-        _, near = index.search(points[start : start + _CHUNK], min(_NEIGHBOURS, n))  # int64 [c, neighbours]
+        _, near = index.search(spots[start : start + _CHUNK], min(_NEIGHBOURS, n))  # int64 [c, neighbours]
         a = np.repeat(np.arange(start, start + len(near)), near.shape[1])
         pairs = np.stack([a, near.ravel()], axis=1)
         pairs = np.unique(np.sort(pairs[(pairs[:, 1] >= 0) & (pairs[:, 0] != pairs[:, 1])], axis=1), axis=0)
-        gap = np.abs(points[pairs[:, 0]] - points[pairs[:, 1]]).max(axis=1, initial=0.0)
-        yield pairs[gap <= _BLOCK_FACTOR * threshold * 255.0]
-
-
-def _points(cells: np.ndarray) -> np.ndarray:
-    """[n, T, 384] -> float32 [n, 128]: eight moments, each a mean of its frames, 4x4 luma cells."""
-    n, moments, side = len(cells), cells.shape[1], LUMA // 4
-    luma = cells[..., : LUMA * LUMA].reshape(n, moments, 4, side, 4, side).mean(axis=(3, 5))
-    parts = [luma[:, part].mean(axis=1) for part in np.array_split(np.arange(moments), 8) if len(part)]
-    parts += [parts[-1]] * (8 - len(parts))
-    return np.ascontiguousarray(np.stack(parts, axis=1).reshape(n, 128))
+        yield pairs[may_be_near(spots[pairs[:, 0]], spots[pairs[:, 1]], threshold)]
 
 
 class _Groups:

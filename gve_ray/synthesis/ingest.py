@@ -25,10 +25,10 @@ from gve_ray.media import (
     uniform_indices,
 )
 from gve_ray.media.decode import Decoded
+from gve_ray.media.signature import signature
 from gve_ray.schema import ASSET_SCHEMA, Frames
 from gve_ray.stage import Reject
 from gve_ray.store import fingerprint
-from gve_ray.synthesis.dedup import signature
 from gve_ray.synthesis.motion import motion_score
 
 INGEST_SCHEMA = pa.schema([field for field in ASSET_SCHEMA if field.name not in ("caption", "consistency")])

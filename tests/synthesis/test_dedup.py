@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from gve_ray.media.signature import FRAME_BYTES, THRESHOLD, distance, signature
 from gve_ray.synthesis import dedup
-from gve_ray.synthesis.dedup import FRAME_BYTES, THRESHOLD, distance, find_duplicates, signature
+from gve_ray.synthesis.dedup import find_duplicates
 
 Y, X = np.mgrid[0:112, 0:112].astype(float)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from gve_ray.media.signature import FRAME_BYTES
 from gve_ray.stage import REJECT_SCHEMA
-from gve_ray.synthesis.dedup import FRAME_BYTES
 from gve_ray.synthesis.quality import drop_duplicates, drop_inconsistent, drop_static, rectify_captions
 
 

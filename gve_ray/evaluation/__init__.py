@@ -1,0 +1,1 @@
+"""Evaluation: retrieval sets in, scores by data set and ability out, with the doubt that belongs to them."""

@@ -1,0 +1,162 @@
+"""What an evaluation is made of, and what it asks of the cluster. Defaults are UVRB's protocol (section 2)."""
+
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
+
+from gve_ray.config import StageResources
+
+EngineName = Literal["torch", "vllm", "sentence-transformers", "openai"]
+Format = Literal["uvrb", "mteb"]
+
+MAX_DEPTH = 1000
+_NAME = re.compile(r"[\w.-]+(?: [\w.-]+)*")  # names become files: no slashes, no leading blanks
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """One model of the comparison.
+
+    name: in results and file names. model: a folder, a hub id, `package://` folder, or the name that an
+    endpoint knows it by. adapter: a LoRA folder for it (torch, vllm). engine: torch and vllm take GVE and
+    every checkpoint of its kind; sentence-transformers its own folders and ids; openai an endpoint `url`
+    (ending in /v1) whose key is in the environment variable `key_variable`. dtype: None takes bfloat16 on
+    GPU, float32 on CPU. rescale: evaluate weights at other frames and pixels than they were trained with, on
+    purpose (test-time scaling; torch only). engine_args: passed to vllm.LLM or SentenceTransformer.
+    """
+
+    name: str
+    model: str
+    adapter: str | None = None
+    revision: str | None = None
+    engine: EngineName = "torch"
+    dtype: str | None = None
+    rescale: bool = False
+    url: str | None = None
+    key_variable: str = "OPENAI_API_KEY"
+    engine_args: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        where = f"models.{self.name}"
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"models: name={self.name!r}: use letters, digits, '.', '-' and '_'")
+        if not self.model:
+            raise ValueError(f"{where}.model='': name a folder or hub id")
+        if self.adapter is not None and self.engine not in ("torch", "vllm"):
+            raise ValueError(f"{where}.adapter: the engine {self.engine} takes none; export a merged model")
+        if self.rescale and self.engine != "torch":
+            raise ValueError(f"{where}.rescale: only the torch engine can change the settings of weights")
+        if self.engine_args and self.engine not in ("vllm", "sentence-transformers"):
+            raise ValueError(f"{where}.engine_args: the engine {self.engine} takes none; leave them out")
+        if (self.url is not None) != (self.engine == "openai"):
+            raise ValueError(
+                f"{where}.url={self.url!r}, engine={self.engine}: openai needs a url, others none"
+            )
+        if self.url is not None and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"{where}.url={self.url!r}: use http:// or https://")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """One data set by its folder. name: one of UVRB's brings its prompt and metric along.
+
+    format: uvrb, the published layout, or mteb (corpus.jsonl, queries.jsonl, qrels/<split>.tsv). prompt: the query
+    side's instruction; None: the benchmark's own; '': none. metric: e.g. hit@1; None: the benchmark's own,
+    hit@1 where there is none.
+    """
+
+    name: str
+    folder: str
+    format: Format = "uvrb"
+    split: str = "test"
+    prompt: str | None = None
+    metric: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"data: name={self.name!r}: use letters, digits, '.', '-' and '_'")
+        if not self.folder:
+            raise ValueError(f"data.{self.name}.folder='': name the folder of the data set")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What decides the scores.
+
+    root: a folder with one folder for each data set of UVRB, by name; those that are there are taken.
+    data: data sets by folder, beside those or instead. frames, max_pixels, min_pixels, max_tokens: as
+    gve_ray.embedder.EmbedderSettings, the same for all models. depth: neighbours kept a query.
+    metrics: computed for every data set beside its own. resamples: of the bootstrap over queries.
+    """
+
+    models: tuple[ModelConfig, ...]
+    root: str | None = None
+    data: tuple[DataConfig, ...] = ()
+    frames: int = 8
+    max_pixels: int = 200 * 28 * 28
+    min_pixels: int = 4 * 28 * 28
+    max_tokens: int = 8192
+    depth: int = 100
+    metrics: tuple[str, ...] = ("hit@1", "hit@5", "hit@10", "recall@10", "ndcg@10", "mrr", "median_rank")
+    resamples: int = 10_000
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise ValueError("models=[]: name at least one model")
+        if not self.data and self.root is None:
+            raise ValueError("root=None, data=[]: name UVRB's folder, or data sets")
+        for option, names in (
+            ("models", [one.name for one in self.models]),
+            ("data", [one.name for one in self.data]),
+        ):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{option}: {', '.join(twice)} named twice; give each its own name")
+        if not 1 <= self.depth <= MAX_DEPTH:
+            raise ValueError(f"depth={self.depth}: use 1 to {MAX_DEPTH}")
+        named = [*self.metrics, *(one.metric for one in self.data if one.metric)]
+        if deep := sorted(name for name in named if _places(name) > self.depth):
+            raise ValueError(
+                f"depth={self.depth}: {', '.join(deep)} looks at more neighbours than are kept; raise depth"
+            )
+        if self.resamples < 1:
+            raise ValueError(f"resamples={self.resamples}: use 1 or more, e.g. 1000")
+
+
+def _places(metric: str) -> int:
+    """k of `name@k`; 1 where there is none."""
+    k = metric.partition("@")[2]
+    return int(k) if k.isdecimal() else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationJobConfig(EvaluationConfig):
+    """jobs/evaluate.py: retrieval data sets and models in, scores and rankings out.
+
+    output: the run's folder, on a disk that the driver sees: run.json, results.json, runs/, per_query.parquet
+    and skipped.jsonl. cache: embeddings by item and model, on a disk that all nodes see; several runs may
+    use it, one after the other; None: a folder in `output`. commit_seconds: how often embeddings are
+    committed, the most that a killed run does again.
+    """
+
+    output: str
+    cache: str | None = None
+    resources: StageResources = field(default_factory=lambda: StageResources(batch_size=64))
+    commit_seconds: float = 5.0
+
+    job: ClassVar[str] = "evaluate"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option, value in (("output", self.output), ("cache", self.cache)):
+            if value is not None and (not value or "://" in value):
+                raise ValueError(f"{option}={value!r}: name a folder on a disk that all nodes see")
+        if self.commit_seconds <= 0:
+            raise ValueError(f"commit_seconds={self.commit_seconds}: use a positive number")
+
+    def identity(self) -> dict[str, Any]:
+        """The part of the config that decides the scores, as plain values."""
+        parts = asdict(self)
+        for name in ("output", "cache", "resources", "commit_seconds"):
+            del parts[name]
+        return parts

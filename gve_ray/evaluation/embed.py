@@ -1,0 +1,265 @@
+"""Each distinct item is read and embedded once, however many data sets it is in, and never again.
+
+    index = ItemIndex(cache); keys = index.keys(items)          # content fingerprints
+    counts = embed(pending_table(items, keys), model, ...)      # a Ray stage: exactly once, resumable
+    vectors, cut = read_vectors(store, keys)                    # float32 [n, d], bool [n]
+
+A cache holds one Lance store for each model (fingerprint of weights, settings, dtype and engine), keyed by the
+item's text, instruction and the sha256 of its media: a copy of a video under another name is the same item.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gve_ray.config import StageResources
+from gve_ray.embedder import EmbedderSettings
+from gve_ray.embedder.resolve import resolve
+from gve_ray.evaluation.config import ModelConfig
+from gve_ray.evaluation.models import cache_name, open_model
+from gve_ray.media import MediaError
+from gve_ray.media.source import folder_blobs, is_folder
+from gve_ray.schema import Item
+from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts, run_stage
+from gve_ray.store import FolderLock, Store
+from gve_ray.store.runfolder import filesystem, write_atomically
+
+log = logging.getLogger(__name__)
+
+KEY = "item"
+EMBEDDING_SCHEMA = pa.schema([(KEY, pa.string()), ("vector", pa.list_(pa.float32())), ("cut", pa.bool_())])
+PENDING_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in (KEY, "text", "image", "video", "instruction")]  # media: paths or URIs
+)
+_MEDIA_SCHEMA = pa.schema([("path", pa.string()), ("stamp", pa.string()), ("digest", pa.string())])
+_READERS = 8  # threads that read files to fingerprint them
+_SAY_SECONDS = 5.0
+
+
+class ItemIndex:
+    """Fingerprints of items by content. Digests of media are kept in `folder` and read again only when a
+    file's size or time has changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "media.parquet"
+        self._known: dict[str, tuple[str, str]] = {}
+        if self._file.is_file():
+            table = pq.read_table(self._file, schema=_MEDIA_SCHEMA)
+            self._known = {row["path"]: (row["stamp"], row["digest"]) for row in table.to_pylist()}
+
+    def keys(self, items: Sequence[Item]) -> list[str]:
+        """One fingerprint (hex) an item. Raises ValueError for media in memory, which have no path."""
+        media = sorted(
+            {one for item in items for one in (item.image, item.video) if one is not None}, key=str
+        )
+        if strange := next((one for one in media if not isinstance(one, str)), None):
+            raise ValueError(
+                f"{type(strange).__name__} in an item: evaluation items name their media by path"
+            )
+        self._look([one for one in media if isinstance(one, str)])
+        return [self._key(item) for item in items]
+
+    def _key(self, item: Item) -> str:
+        media = [self._known[one][1] if isinstance(one, str) else None for one in (item.image, item.video)]
+        text = json.dumps([item.instruction or None, item.text or None, *media], ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _look(self, paths: Sequence[str]) -> None:
+        begun = said = time.monotonic()
+        changed = False
+        with ThreadPoolExecutor(_READERS) as pool:
+            for done, (path, found) in enumerate(zip(paths, pool.map(self._read, paths), strict=True), 1):
+                changed |= found != self._known.get(path)
+                self._known[path] = found
+                if (now := time.monotonic()) - said > _SAY_SECONDS:
+                    said = now
+                    left = (len(paths) - done) * (now - begun) / done
+                    log.info("fingerprints: %d of %d media, %.0f s left", done, len(paths), left)
+        if changed:
+            self._save()
+
+    def _read(self, path: str) -> tuple[str, str]:
+        stamp = media_stamp(path)
+        known = self._known.get(path)
+        return known if known is not None and known[0] == stamp else (stamp, media_digest(path))
+
+    def _save(self) -> None:
+        rows = [
+            {"path": path, "stamp": one[0], "digest": one[1]} for path, one in sorted(self._known.items())
+        ]
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows, schema=_MEDIA_SCHEMA), sink)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        files, path = filesystem(str(self._file))
+        write_atomically(files, path, sink.getvalue().to_pybytes())
+
+
+def media_digest(path: str) -> str:
+    """sha256 (hex) of a file's bytes, or of a folder's pictures in the order of their names.
+
+    Of a URI that is no local file, and of a path that cannot be read, the digest of its name.
+    """
+    try:
+        if is_folder(path):
+            parts = [blob.sha256() for blob in folder_blobs(path)]
+            return hashlib.sha256("".join(["folder", *parts]).encode()).hexdigest()
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return hashlib.sha256(f"name\0{path}".encode()).hexdigest()
+
+
+def media_stamp(path: str) -> str:
+    """Changes when the file, or a picture of the folder, is written anew."""
+    try:
+        if not is_folder(path):
+            facts = Path(path).stat()
+            return f"{facts.st_size} {facts.st_mtime_ns}"
+        stats = [blob.path.stat() for blob in folder_blobs(path) if blob.path is not None]
+        newest = max((one.st_mtime_ns for one in stats), default=0)
+        return f"{len(stats)} {sum(one.st_size for one in stats)} {newest}"
+    except OSError:
+        return "unreadable"
+
+
+def pending_table(items: Iterable[Item], keys: Iterable[str]) -> pa.Table:
+    """The distinct items (`PENDING_SCHEMA`): visual ones first, long texts together, so batches are even."""
+    distinct = dict(zip(keys, items, strict=True))
+    rows = [
+        {KEY: key, **{name: getattr(item, name) for name in PENDING_SCHEMA.names[1:]}}
+        for key, item in distinct.items()
+    ]
+    rows.sort(key=lambda row: (not (row["video"] or row["image"]), -len(row["text"] or ""), row[KEY]))
+    return pa.Table.from_pylist(rows, schema=PENDING_SCHEMA)
+
+
+class EmbedWorker:
+    """Worker of the embedding stage: rows of `PENDING_SCHEMA` -> rows of `EMBEDDING_SCHEMA`.
+
+    Thread-safe: with `concurrency` above 1, a batch is read while another one is in the model.
+    """
+
+    def __init__(
+        self, config: ModelConfig, settings: EmbedderSettings, facts: Mapping[str, Any], readers: int
+    ) -> None:
+        self._settings = settings
+        self._model = open_model(config, settings, facts)
+        self._pool = ThreadPoolExecutor(readers, thread_name_prefix="gve-read")
+        self._lock = threading.Lock()
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | Reject]:
+        items = list(self._pool.map(self._read, rows))
+        good = [i for i, item in enumerate(items) if isinstance(item, Item)]
+        found: dict[int, dict[str, Any] | Reject] = {}
+        if good:
+            with self._lock:
+                vectors, cut = self._model.embed([one for one in items if isinstance(one, Item)])
+            for at, i in enumerate(good):
+                found[i] = _result(rows[i][KEY], vectors[at], cut[at])
+        return [item if isinstance(item, Reject) else found[i] for i, item in enumerate(items)]
+
+    def _read(self, row: Mapping[str, Any]) -> Item | Reject:
+        item = Item(**{name: row[name] for name in PENDING_SCHEMA.names[1:]})
+        if why := self._model.refuses(item):
+            return Reject("unsupported", why)
+        try:
+            (read,) = resolve([item], self._settings, None)
+        except MediaError as error:
+            return Reject(str(error.reason), error.detail)
+        return read
+
+
+def _result(key: str, vector: np.ndarray, cut: bool) -> dict[str, Any] | Reject:
+    if not np.isfinite(vector).all():
+        return Reject("not_finite", "the model gave a vector with NaN or infinity; try dtype float32")
+    return {KEY: key, "vector": vector.tolist(), "cut": cut}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """A model's vectors. n_found: items that were in the cache when this run began; the run embedded
+    counts.n_out - n_found. rejects: (reason, detail) by item."""
+
+    store: Store
+    counts: StageCounts
+    n_found: int
+    rejects: Mapping[str, tuple[str, str]]
+
+    @property
+    def n_new(self) -> int:
+        """Items embedded by this run."""
+        return self.counts.n_out - self.n_found
+
+
+def embed(
+    pending: pa.Table,
+    config: ModelConfig,
+    settings: EmbedderSettings,
+    facts: Mapping[str, Any],
+    *,
+    cache: Path,
+    rejects: Path,
+    resources: StageResources,
+    commit_seconds: float = 5.0,
+) -> Embedded:
+    """Embed what the cache does not have yet, on Ray actors.
+
+    rejects: a Lance data set of this run's, not of the cache's: another run tries such an item again.
+    Raises RunFolderError while another run writes to the same model's cache, StageError as `run_stage`.
+    """
+    folder = cache / cache_name(facts)
+    store = Store(str(folder / "embeddings.lance"), EMBEDDING_SCHEMA, key=KEY)
+    refused = Store(str(rejects), REJECT_SCHEMA)
+    stage = f"embed {config.name}"
+    with FolderLock(str(folder)):
+        files, path = filesystem(str(folder / "model.json"))
+        write_atomically(files, path, (json.dumps(dict(facts), indent=2) + "\n").encode())
+        present = store.keys()
+        n_found = len(present & set(pending.column(KEY).to_pylist()))
+        if present & refused.keys():  # another run with this cache could embed them: then this one can, too
+            shutil.rmtree(rejects)
+        log.info("%s: %d distinct items, %d of them in %s", stage, pending.num_rows, n_found, folder)
+        counts = run_stage(
+            stage,
+            pending=pending,
+            worker=EmbedWorker,
+            worker_args={
+                "config": config,
+                "settings": settings,
+                "facts": dict(facts),
+                "readers": max(1, int(resources.num_cpus)),
+            },
+            out=store,
+            rejects=refused,
+            resources=resources,
+            unit="item",
+            commit_seconds=commit_seconds,
+        )
+    why = {row["video_id"]: (row["reason"], row["detail"]) for row in refused.table().to_pylist()}
+    return Embedded(store=store, counts=counts, n_found=n_found, rejects=why)
+
+
+def read_vectors(store: Store, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors float32 [n, d] and whether each text was cut, bool [n]; d = 0 where there are no keys."""
+    distinct = list(dict.fromkeys(keys))
+    if not distinct:
+        return np.empty((0, 0), dtype=np.float32), np.empty(0, dtype=bool)
+    table = store.take(distinct, [KEY, "vector", "cut"])
+    flat = table.column("vector").combine_chunks().flatten().to_numpy()
+    vectors = flat.reshape(len(distinct), -1).astype(np.float32, copy=False)
+    cut = np.array(table.column("cut").to_pylist(), dtype=bool)
+    place = {key: i for i, key in enumerate(distinct)}
+    where = np.array([place[key] for key in keys])
+    return vectors[where], cut[where]

@@ -1,0 +1,244 @@
+"""Several models over several data sets: checks, embedding on Ray, exact search, scores, files.
+
+output/results.json               scores, intervals, counts of what was left out and cut, model identities
+output/runs/<model>/<set>.trec    rankings
+output/per_query.parquet          one row a model, data set and query (ranking.PER_QUERY_SCHEMA)
+output/skipped.jsonl              one line for each thing left out, and why
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from gve_ray.config import resolve_model
+from gve_ray.embedder import EmbedderSettings
+from gve_ray.embedder.checkpoint import resolve_settings
+from gve_ray.evaluation import metrics
+from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig, ModelConfig
+from gve_ray.evaluation.embed import Embedded, ItemIndex, embed, pending_table
+from gve_ray.evaluation.models import identify
+from gve_ray.evaluation.scoring import Scored, comparisons, left_out, score, summary
+from gve_ray.evaluation.sources import Source, find_sources, open_sources
+from gve_ray.job import PreflightError, check_fit, check_model, check_path, live_nodes
+from gve_ray.store import RunFolder
+from gve_ray.store.runfolder import filesystem, write_atomically
+
+log = logging.getLogger(__name__)
+
+RESULTS_FILE = "results.json"
+PER_QUERY_FILE = "per_query.parquet"
+SKIPPED_FILE = "skipped.jsonl"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """What a run found. results: as in results.json. seconds: of all its attempts."""
+
+    output: str
+    results: Mapping[str, Any]
+    seconds: float
+    was_finished: bool = False  # by an earlier run: this one did nothing
+
+    def __str__(self) -> str:
+        """Scores by data set and model, which end the run's log."""
+        models: Mapping[str, Any] = self.results["models"]
+        width = max(22, *(len(name) + 2 for name in models))
+        lines = [f"{'data set':<16}{'metric':<14}" + "".join(f"{name:>{width}}" for name in models)]
+        for name, facts in self.results["datasets"].items():
+            cells = (_cell(one["datasets"][name]["score"], one["datasets"][name]["interval"])
+                     for one in models.values())  # fmt: skip
+            lines.append(f"{name:<16}{facts['metric']:<14}" + "".join(f"{cell:>{width}}" for cell in cells))
+        for average in ("average_datasets", "average_abilities"):
+            if any(one[average] is not None for one in models.values()):
+                cells = (_cell(one[average], one[f"{average}_interval"]) for one in models.values())
+                lines.append(f"{average:<30}" + "".join(f"{cell:>{width}}" for cell in cells))
+        lines.append("")
+        for name, one in models.items():
+            told = one["embedding"]
+            lines.append(
+                f"{name}: {told['items']} distinct items, {told['new']} embedded now, {told['found']} in the "
+                f"cache before, {told['left_out']} left out, {told['cut']} texts cut"
+            )
+        lines.append(f"{self.output}/{RESULTS_FILE} after {self.seconds:.0f} s")
+        if self.was_finished:
+            lines.insert(0, f"{self.output}: this run was finished before; nothing was done")
+        return "\n".join(lines)
+
+
+def evaluate(
+    config: EvaluationJobConfig, *, connect: Callable[[], object] = lambda: None
+) -> EvaluationResult:
+    """Run the whole job, or what is left of it; a finished run is left as it is.
+
+    connect: called once the checks that need no cluster have passed, to see that Ray is connected.
+    Raises PreflightError or RunFolderError before any work, StageError when embedding failed for good; the
+    same call then embeds only what is missing.
+    """
+    _check(config)
+    output = Path(config.output).resolve()
+    config = dataclasses.replace(config, output=str(output))
+    if (earlier := _finished_before(config)) is not None:
+        return earlier
+    sources = find_sources(config)
+    connect()
+    needs = config.resources
+    if not needs.wait_for_nodes:
+        demands = {"CPU": needs.num_cpus, "GPU": needs.num_gpus, "memory": needs.memory}
+        check_fit("resources", needs.actors, demands, live_nodes(), count_option="actors")
+    with RunFolder(config.output, job=config.job, config=config.identity()) as run:
+        _run(config, sources, output, run)
+        run.record(finished=True)
+    return _result(config)
+
+
+def _check(config: EvaluationJobConfig) -> None:
+    paths = {"output": config.output, "cache": config.cache, "root": config.root}
+    for option, value in (paths | {f"data.{one.name}.folder": one.folder for one in config.data}).items():
+        if value is not None:
+            check_path(option, value)
+    try:
+        settings = _settings(config)
+        for metric in [*config.metrics, *(one.metric for one in config.data if one.metric)]:
+            metrics.per_query(metric, {}, {})
+        for model in config.models:
+            _check_model(model, settings)
+    except ValueError as error:
+        raise PreflightError(str(error)) from error
+
+
+def _check_model(model: ModelConfig, settings: EmbedderSettings) -> None:
+    if model.engine == "openai":
+        return
+    where = f"models.{model.name}"
+    file = "modules.json" if model.engine == "sentence-transformers" else "config.json"
+    check_model(f"{where}.model", model.model, model.revision, file)
+    if model.adapter is not None:
+        check_model(f"{where}.adapter", model.adapter, None, "adapter_config.json")
+    if model.engine == "sentence-transformers" or model.rescale:
+        return
+    adapter = resolve_model(model.adapter) if model.adapter else None
+    try:
+        resolve_settings(resolve_model(model.model), adapter, settings, revision=model.revision)
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: {error}. In this config: set frames, max_pixels, min_pixels and max_tokens to the saved "
+            "ones, or rescale: true on the model to depart from them on purpose"
+        ) from error
+
+
+def _settings(config: EvaluationJobConfig) -> EmbedderSettings:
+    return EmbedderSettings(
+        frames=config.frames,
+        max_pixels=config.max_pixels,
+        min_pixels=config.min_pixels,
+        max_tokens=config.max_tokens,
+    )
+
+
+def _run(config: EvaluationJobConfig, found: Sequence[DataConfig], output: Path, run: RunFolder) -> None:
+    cache = Path(config.cache).resolve() if config.cache else output / "embeddings"
+    sources = open_sources(found, ItemIndex(cache))
+    pending = pending_table(
+        [item for one in sources for item in (*one.queries, *one.data.corpus)],
+        [key for one in sources for key in (*one.query_keys, *one.corpus_keys)],
+    )
+    scored: dict[str, dict[str, Scored]] = {}
+    models: dict[str, Any] = {}
+    lost = [
+        {"model": "", "dataset": fault.dataset, "where": fault.where, "what": str(fault)}
+        for one in sources
+        for fault in one.data.skipped
+    ]
+    for model in config.models:
+        facts = identify(model, _settings(config), on_gpu=config.resources.num_gpus > 0)
+        embedded = embed(
+            pending,
+            model,
+            _settings(config),
+            facts,
+            cache=cache,
+            rejects=output / "rejects" / f"{model.name}.lance",
+            resources=config.resources,
+            commit_seconds=config.commit_seconds,
+        )
+        trec = output / "runs" / model.name
+        scored[model.name] = {
+            one.data.name: score(one, model.name, embedded, config, trec / f"{one.data.name}.trec")
+            for one in sources
+        }
+        lost += [row for one in sources for row in left_out(one, model.name, embedded)]
+        told = _embedding_facts(embedded, pending)
+        models[model.name] = summary(scored[model.name], config) | {"identity": facts, "embedding": told}
+        run.record(embedding={**run.facts.get("embedding", {}), model.name: told})
+    tables = [one.table for found in scored.values() for one in found.values()]
+    pq.write_table(pa.concat_tables(tables), output / PER_QUERY_FILE)
+    _write(output / SKIPPED_FILE, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in lost))
+    results = {
+        "datasets": {one.data.name: _source_facts(one) for one in sources},
+        "models": models,
+        "comparisons": comparisons(scored, config),
+    }
+    _write(output / RESULTS_FILE, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+
+
+def _source_facts(source: Source) -> dict[str, Any]:
+    data = source.data
+    prompts = {item.instruction for item in source.queries}
+    return {
+        "metric": source.metric,
+        "prompt": prompts.pop() if len(prompts) == 1 else None,
+        "n_queries": len(data.queries),
+        "n_corpus": len(data.corpus),
+        "candidates": data.candidates is not None,
+        "faults": [str(fault) for fault in data.skipped],
+    }
+
+
+def _embedding_facts(embedded: Embedded, pending: pa.Table) -> dict[str, Any]:
+    """Counts over distinct items: items = found + new + left_out. seconds: of this run's embedding."""
+    asked = pending.column(embedded.store.key)
+    table = embedded.store.table([embedded.store.key, "cut"], "cut")
+    return {
+        "items": embedded.counts.n_in,
+        "found": embedded.n_found,
+        "new": embedded.n_new,
+        "left_out": embedded.counts.n_rejected,
+        "cut": int(pc.sum(pc.is_in(table.column(0), value_set=asked.combine_chunks())).as_py() or 0),
+        "seconds": embedded.counts.seconds,
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    files, where = filesystem(str(path))
+    write_atomically(files, where, text.encode())
+
+
+def _finished_before(config: EvaluationJobConfig) -> EvaluationResult | None:
+    run = Path(config.output) / "run.json"
+    if not run.is_file() or not json.loads(run.read_text(encoding="utf-8")).get("finished"):
+        return None
+    with RunFolder(config.output, job=config.job, config=config.identity()):  # refuses another config
+        return dataclasses.replace(_result(config), was_finished=True)
+
+
+def _result(config: EvaluationJobConfig) -> EvaluationResult:
+    output = Path(config.output)
+    facts = json.loads((output / "run.json").read_text(encoding="utf-8"))
+    return EvaluationResult(
+        output=config.output,
+        results=json.loads((output / RESULTS_FILE).read_text(encoding="utf-8")),
+        seconds=sum(one["ended"] - one["started"] for one in facts["runs"] if one["ended"]),
+    )
+
+
+def _cell(value: float | None, interval: Sequence[float] | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")

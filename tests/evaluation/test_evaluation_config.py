@@ -1,0 +1,63 @@
+"""The config of an evaluation: recipes load, and what cannot be evaluated is refused with its fix."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gve_ray.config import load_config
+from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig, ModelConfig
+
+BASE = {"name": "base", "model": "org/model"}
+
+
+def job(**changes: Any) -> EvaluationJobConfig:
+    values: dict[str, Any] = {"models": (ModelConfig(**BASE),), "root": "uvrb", "output": "out"}
+    return EvaluationJobConfig(**{**values, **changes})
+
+
+@pytest.mark.parametrize("recipe,frames,pixels,depth", [("demo", 8, 12544, 100), ("gve-3b", 8, 156800, 1000)])
+def test_recipes_load(recipe: str, frames: int, pixels: int, depth: int) -> None:
+    config = load_config(EvaluationJobConfig, ["--config", recipe])
+    assert (config.frames, config.max_pixels, config.depth) == (frames, pixels, depth)
+    assert config.models[0].name == "base"
+    assert config.cache is not None
+
+
+def test_where_and_on_what_machines_is_not_part_of_the_identity(tmp_path: Path) -> None:
+    assert job().identity() == job(output=str(tmp_path), cache="elsewhere", commit_seconds=1.0).identity()
+    assert job().identity() != job(frames=16).identity()
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"models": ()}, "models=\\[\\]"),
+        ({"models": (ModelConfig(**BASE), ModelConfig(**BASE))}, "models: base named twice"),
+        ({"root": None}, "name UVRB's folder, or data sets"),
+        ({"depth": 1001}, "depth=1001: use 1 to 1000"),
+        ({"depth": 5}, "hit@10, ndcg@10, recall@10 looks at more neighbours"),
+        ({"data": (DataConfig(name="x", folder="x", metric="hit@200"),)}, "hit@200 looks at more"),
+        ({"output": "s3://bucket/out"}, "output='s3://bucket/out': name a folder on a disk"),
+    ],
+)
+def test_what_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        job(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"name": "a/b"}, "name='a/b'"),
+        ({"engine": "openai"}, "openai needs a url"),
+        ({"url": "http://here/v1"}, "others none"),
+        ({"engine": "openai", "url": "file:///etc/passwd"}, "use http:// or https://"),
+        ({"engine": "sentence-transformers", "adapter": "x"}, "export a merged model"),
+        ({"engine": "vllm", "rescale": True}, "only the torch engine"),
+        ({"engine_args": {"seed": 1}}, "the engine torch takes none"),
+    ],
+)
+def test_models_that_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**{**BASE, **changes})

@@ -1,0 +1,239 @@
+"""`gve evaluate` on a Ray cluster, with the model that ships: killed half-way and started again, same scores.
+
+Two data sets share most of their videos, under other names, as UVRB's do. One Ray cluster outlives all
+drivers, as under a job server.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image
+
+from gve_ray.demo.render import encode_mp4
+from gve_ray.evaluation.embed import EMBEDDING_SCHEMA, KEY
+from gve_ray.store import Store
+
+SHARED, OWN, IMAGES = 30, 6, 12
+DISTINCT = SHARED + OWN + 1 + SHARED + IMAGES  # videos, one of them broken; texts; images
+DEADLINE = 600.0  # seconds for any one wait; a tenth of it on two idle cores
+SIZE = 112
+MODEL = "package://demo/tiny_vl/model"
+ONE = ("--models", json.dumps([{"name": "base", "model": MODEL}]))
+
+pytestmark = pytest.mark.timeout(1200)
+
+
+@dataclass(frozen=True)
+class World:
+    """A cluster, a config, and the folder of an undisturbed run."""
+
+    address: str
+    config: Path
+    finished: Path
+
+
+def pictures(seed: int) -> np.ndarray:
+    """Eight frames of coloured tiles that move: uint8 [8, SIZE, SIZE, 3]."""
+    rng = np.random.default_rng(seed)
+    tiles = rng.integers(0, 256, (7, 7, 3), dtype=np.uint8).repeat(16, axis=0).repeat(16, axis=1)
+    return np.stack([np.roll(tiles, 4 * i, axis=seed % 2) for i in range(8)])
+
+
+def jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_sets(root: Path) -> None:
+    """MSRVTT: text -> video. MSRVTT-I2V: image -> the same videos renamed, some of its own, and a broken one."""
+    text, image = root / "MSRVTT", root / "MSRVTT-I2V"
+    for folder in (text / "videos", image / "videos", image / "images"):
+        folder.mkdir(parents=True)
+    for i in range(SHARED + OWN):
+        path = image / "videos" / f"clip{i}.mp4"
+        encode_mp4(path, pictures(i), fps=4, width=SIZE, height=SIZE)
+        if i < SHARED:
+            (text / "videos" / f"v{i}.mp4").write_bytes(path.read_bytes())
+    (image / "videos" / "broken.mp4").write_bytes(b"not a video")
+    for i in range(IMAGES):
+        Image.fromarray(pictures(i)[3]).save(image / "images" / f"{i}.png")
+    jsonl(
+        text / "jsonl/queries.jsonl", [{"id": f"q{i}", "text": f"tiles of kind {i}"} for i in range(SHARED)]
+    )
+    jsonl(text / "jsonl/corpus.jsonl", [{"id": f"v{i}", "video": f"v{i}.mp4"} for i in range(SHARED)])
+    jsonl(text / "jsonl/instances.jsonl", [{"qid": f"q{i}", "pos": [f"v{i}"]} for i in range(SHARED)])
+    names = [*(f"clip{i}" for i in range(SHARED + OWN)), "broken"]
+    jsonl(image / "jsonl/queries.jsonl", [{"id": f"q{i}", "image": f"{i}.png"} for i in range(IMAGES)])
+    jsonl(image / "jsonl/corpus.jsonl", [{"id": name, "video": f"{name}.mp4"} for name in names])
+    jsonl(image / "jsonl/instances.jsonl", [{"qid": f"q{i}", "pos": [f"clip{i}"]} for i in range(IMAGES)])
+
+
+def settings(root: Path) -> dict[str, Any]:
+    return {
+        "models": [
+            {"name": "base", "model": MODEL},
+            {"name": "trained", "model": MODEL, "adapter": "package://demo/tiny_vl/adapter"},
+        ],
+        "root": str(root),
+        "output": "set on the command line",
+        "frames": 8,
+        "max_pixels": 12544,
+        "min_pixels": 3136,
+        "resources": {"actors": 1, "num_cpus": 0.5, "batch_size": 2},
+        "commit_seconds": 0.2,
+    }
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    import ray
+
+    folder = tmp_path_factory.mktemp("evaluation")
+    write_sets(folder / "uvrb")
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(settings(folder / "uvrb")))
+    ray.init(num_cpus=2, include_dashboard=False)
+    try:
+        made = World(ray.get_runtime_context().gcs_address, path, folder / "finished")
+        with driver(made, made.finished) as process:
+            assert process.wait(DEADLINE) == 0, log_of(made.finished)
+        yield made
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def driver(world: World, output: Path, *options: str) -> "Iterator[subprocess.Popen[bytes]]":
+    """`gve evaluate` in a process of its own, killed on leaving if it still runs."""
+    command = [sys.executable, "-m", "gve_ray.cli", "evaluate", "--config", str(world.config)]
+    with open(f"{output}.log", "a") as log:
+        process = subprocess.Popen(
+            [*command, "--output", str(output), *options],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "RAY_ADDRESS": world.address},
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def log_of(output: Path) -> str:
+    return Path(f"{output}.log").read_text()
+
+
+def results(output: Path) -> dict[str, Any]:
+    return json.loads((output / "results.json").read_text())
+
+
+def stored(output: Path) -> dict[str, int]:
+    """Committed embeddings and distinct ones among them, over all models' stores."""
+    keys = []
+    for path in sorted((output / "embeddings").glob("*/embeddings.lance")):
+        keys += [
+            (path, key) for key in Store(str(path), EMBEDDING_SCHEMA, key=KEY).table([KEY])[0].to_pylist()
+        ]
+    return {"rows": len(keys), "distinct": len(set(keys))}
+
+
+def test_each_distinct_item_is_embedded_once(world: World) -> None:
+    found = results(world.finished)
+    for told in (one["embedding"] for one in found["models"].values()):
+        assert {name: told[name] for name in ("items", "found", "new", "left_out", "cut")} == {
+            "items": DISTINCT,
+            "found": 0,
+            "new": DISTINCT - 1,
+            "left_out": 1,
+            "cut": 0,
+        }
+    assert stored(world.finished) == {"rows": 2 * (DISTINCT - 1), "distinct": 2 * (DISTINCT - 1)}
+
+
+def test_what_a_run_leaves(world: World) -> None:
+    found = results(world.finished)
+    text, image = (found["models"]["base"]["datasets"][name] for name in ("MSRVTT", "MSRVTT-I2V"))
+    assert (text["metric"], text["n_queries"], text["n_corpus"]) == ("hit@1", SHARED, SHARED)
+    assert (image["n_queries"], image["n_corpus"]) == (IMAGES, SHARED + OWN)
+    assert image["skipped"] == {"faults": 0, "queries": 0, "corpus": 1, "queries_without_positives": 0}
+    assert text["interval"][0] <= text["score"] <= text["interval"][1]
+    assert found["datasets"]["MSRVTT"]["prompt"].startswith("Find the clip")
+    # A frame of a video is nearest to that video for any model that sees at all.
+    assert found["models"]["trained"]["datasets"]["MSRVTT-I2V"]["scores"]["hit@10"] > 10 / 36
+    assert {(one["model"], one["against"]) for one in found["comparisons"]} == {("trained", "base")}
+    told = [json.loads(line) for line in (world.finished / "skipped.jsonl").read_text().splitlines()]
+    assert [(one["model"], one["where"]) for one in told] == [
+        ("base", "corpus id 'broken'"),
+        ("trained", "corpus id 'broken'"),
+    ]
+    lines = (world.finished / "runs/base/MSRVTT.trec").read_text().splitlines()
+    assert len(lines) == SHARED * SHARED
+    rows = pq.read_table(world.finished / "per_query.parquet").to_pylist()
+    assert len(rows) == 2 * (SHARED + IMAGES)
+    mean = np.mean([one["score"] for one in rows if (one["model"], one["dataset"]) == ("base", "MSRVTT")])
+    assert mean == pytest.approx(text["score"])
+    log = log_of(world.finished)
+    assert "left, " in log  # progress with the time left
+    assert f"base: {DISTINCT} distinct items, {DISTINCT - 1} embedded now" in log
+
+
+def test_killed_in_the_middle_of_embedding(world: World, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    with driver(world, output, *ONE) as process:
+        deadline = time.monotonic() + DEADLINE
+        while stored(output)["rows"] < 10:
+            assert time.monotonic() < deadline, "waited too long"
+            assert process.poll() is None, log_of(output)
+            time.sleep(0.005)
+        process.kill()
+    before = stored(output)["rows"]
+    assert 10 <= before < DISTINCT - 1
+    assert not (output / "results.json").exists()
+    with driver(world, output, *ONE) as process:
+        assert process.wait(DEADLINE) == 0, log_of(output)
+    told = results(output)["models"]["base"]["embedding"]
+    assert (told["found"], told["new"], told["left_out"]) == (before, DISTINCT - 1 - before, 1)
+    assert stored(output) == {"rows": DISTINCT - 1, "distinct": DISTINCT - 1}
+    expected = results(world.finished)
+    for name, facts in results(output)["models"]["base"]["datasets"].items():
+        assert facts["scores"] == expected["models"]["base"]["datasets"][name]["scores"]
+
+
+def test_another_run_finds_the_vectors_in_the_cache(world: World, tmp_path: Path) -> None:
+    output, cache = tmp_path / "run", world.finished / "embeddings"
+    with driver(world, output, "--cache", str(cache), "--depth", "10", *ONE) as process:
+        assert process.wait(DEADLINE) == 0, log_of(output)
+    found, expected = (results(one)["models"]["base"] for one in (output, world.finished))
+    told = found["embedding"]
+    assert (told["found"], told["new"], told["left_out"]) == (DISTINCT - 1, 0, 1)
+    for name, facts in found["datasets"].items():
+        assert facts["score"] == expected["datasets"][name]["score"]
+
+
+def test_a_finished_run_is_left_as_it_is(world: World) -> None:
+    before = (world.finished / "results.json").stat().st_mtime_ns
+    with driver(world, world.finished) as process:
+        assert process.wait(DEADLINE) == 0
+    assert "finished before; nothing was done" in log_of(world.finished)
+    assert (world.finished / "results.json").stat().st_mtime_ns == before
+
+
+def test_check_names_the_broken_video(world: World, tmp_path: Path) -> None:
+    with driver(world, tmp_path / "run", "--check") as process:
+        assert process.wait(DEADLINE) == 2
+    told = log_of(tmp_path / "run")
+    assert "error: faults in 2 data sets: 1\nMSRVTT-I2V: corpus id 'broken'" in told
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,116 @@
+"""Exact search against a plain sort of all products, on data whose products have no rounding."""
+
+import numpy as np
+import pytest
+
+from gve_ray.search import NONE, exact, within
+
+
+def grid(n: int, d: int, seed: int) -> np.ndarray:
+    """Small whole numbers: every product is exact in float32, and many are equal."""
+    return np.random.default_rng(seed).integers(-2, 3, (n, d)).astype(np.float32)
+
+
+def sorted_by_hand(queries: np.ndarray, corpus: np.ndarray, places: list[int]) -> list[list[int]]:
+    found = []
+    for query in queries:
+        products = [sum(int(a) * int(b) for a, b in zip(query, one, strict=True)) for one in corpus]
+        found.append(sorted(range(len(corpus)), key=lambda i: (-products[i], places[i])))
+    return found
+
+
+def test_best_first_with_scores() -> None:
+    corpus = np.array([[1, 0], [0, 1], [0.6, 0.8]], dtype=np.float32)
+    rows, scores = exact(np.array([[1, 0]], dtype=np.float32), corpus, 2)
+    assert rows.tolist() == [[0, 2]]
+    assert scores[0].tolist() == pytest.approx([1.0, 0.6])
+    assert (rows.dtype, scores.dtype) == (np.int64, np.float32)
+
+
+@pytest.mark.parametrize("chunk", [3, 50, 10_000])
+@pytest.mark.parametrize("k", [1, 7, 200, 300])
+def test_equals_a_plain_sort_with_many_ties(k: int, chunk: int) -> None:
+    queries, corpus = grid(21, 4, seed=1), grid(200, 4, seed=2)
+    expected = sorted_by_hand(queries, corpus, list(range(200)))
+    rows, scores = exact(queries, corpus, k, chunk=chunk)
+    assert rows[:, :200].tolist() == [one[:k] for one in expected]
+    assert (rows[:, 200:] == NONE).all()
+    assert np.isneginf(scores[:, 200:]).all()
+
+
+def test_ties_by_the_order_that_is_given() -> None:
+    places = np.random.default_rng(3).permutation(200)
+    queries, corpus = grid(9, 3, seed=4), grid(200, 3, seed=5)
+    expected = sorted_by_hand(queries, corpus, places.tolist())
+    rows, _ = exact(queries, corpus, 10, tie_break=places, chunk=64)
+    assert rows.tolist() == [one[:10] for one in expected]
+
+
+def test_the_tie_beyond_the_first_reach_is_found() -> None:
+    """5000 equal vectors: the winner by tie_break is wherever FAISS does not look first."""
+    corpus = np.tile(np.array([[0.6, 0.8]], dtype=np.float32), (5000, 1))
+    rows, _ = exact(corpus[:1], corpus, 3, tie_break=-np.arange(5000), chunk=777)
+    assert rows.tolist() == [[4999, 4998, 4997]]
+
+
+def test_equal_vectors_tie_whatever_the_chunks() -> None:
+    """Products of 384 numbers round otherwise in other shapes; copies must tie all the same."""
+    rng = np.random.default_rng(6)
+    vectors = rng.normal(size=(40, 384)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    corpus = np.tile(vectors, (5, 1))  # copy c of vector i is row 40 c + i
+    results = [exact(vectors, corpus, 5, chunk=chunk) for chunk in (7, 33, 400)]
+    for rows, scores in results:
+        assert rows.tolist() == [[i + 40 * copy for copy in range(5)] for i in range(40)]
+        assert (scores == results[0][1]).all()
+
+
+def test_within_ranks_only_the_candidates() -> None:
+    queries, corpus = grid(6, 3, seed=7), grid(30, 3, seed=8)
+    candidates = [np.arange(i, i + 2 * i) for i in range(6)]  # the first list is empty
+    rows, scores = within(queries, corpus, candidates)
+    expected = sorted_by_hand(queries, corpus, list(range(30)))
+    assert rows.shape == scores.shape == (6, 10)
+    for i, listed in enumerate(candidates):
+        ranked = [row for row in expected[i] if row in listed]
+        assert rows[i].tolist() == ranked + [NONE] * (10 - len(ranked))
+        assert np.isneginf(scores[i, len(listed) :]).all()
+
+
+def test_within_and_exact_give_the_same_scores() -> None:
+    rng = np.random.default_rng(9)
+    queries, corpus = (rng.normal(size=(n, 96)).astype(np.float32) for n in (4, 50))
+    everything = [np.arange(50)] * 4
+    for one, other in zip(within(queries, corpus, everything), exact(queries, corpus, 50), strict=True):
+        assert (one == other).all()
+
+
+def test_an_empty_side() -> None:
+    none, some = np.empty((0, 3), dtype=np.float32), np.ones((2, 3), dtype=np.float32)
+    assert exact(none, some, 4)[0].shape == (0, 4)
+    assert exact(some, none, 4)[0].tolist() == [[NONE] * 4] * 2
+
+
+@pytest.mark.parametrize(
+    "queries,corpus,k,message",
+    [
+        (np.ones((2, 3)), np.ones((2, 4)), 1, "give \\[n, d\\] and \\[m, d\\]"),
+        (np.ones((2, 3)), np.ones((2, 3)), 0, "k=0"),
+        (np.ones((2, 3)), np.full((2, 3), np.nan), 1, "vector 0 of 2 is not finite"),
+    ],
+)
+def test_what_cannot_be_searched(queries: np.ndarray, corpus: np.ndarray, k: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        exact(queries.astype(np.float32), corpus.astype(np.float32), k)
+
+
+def test_double_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match="give float32"):
+        exact(np.ones((1, 2)), np.ones((1, 2)), 1)
+
+
+@pytest.mark.parametrize("listed", [[0, 9], [-1], [1, 1]])
+def test_wrong_candidates_are_named(listed: list[int]) -> None:
+    vectors = np.ones((3, 2), dtype=np.float32)
+    with pytest.raises(ValueError, match="candidates of query 1"):
+        within(vectors[:2], vectors, [np.array([0]), np.array(listed)])
