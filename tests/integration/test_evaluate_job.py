@@ -212,6 +212,7 @@ def test_killed_in_the_middle_of_embedding(world: World, tmp_path: Path) -> None
         assert facts["scores"] == expected["models"]["base"]["datasets"][name]["scores"]
 
 
+@pytest.mark.slow
 def test_another_run_finds_the_vectors_in_the_cache(world: World, tmp_path: Path) -> None:
     output, cache = tmp_path / "run", world.finished / "embeddings"
     with driver(world, output, "--cache", str(cache), "--depth", "10", *ONE) as process:

@@ -221,7 +221,7 @@ def learn_to_see(
 ) -> None:
     """Teach the vision tower alone, on pairs of frames never seen before: a fraction of the cost of words.
 
-    Goes on from the checkpoint at `path`, and leaves one there every 250 steps.
+    Goes on from the checkpoint at `path`, and leaves one there every 250 steps; logs to log.jsonl beside it.
     """
     optimisers = make_optimisers([(learner.model.model.visual, 1.0), (learner.heads, 1.0)], rate)
     first = _restore(path, learner, optimisers)
@@ -245,6 +245,8 @@ def learn_to_see(
                 eta = (steps - step) * (time.monotonic() - began) / (step - first) / 60
                 row = {"see": step, "loss": round(total / 50, 4), **learner.accuracy(visual.float(), targets)}
                 print(row, f"eta {eta:.1f} min", flush=True)
+                with path.with_name("log.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
                 total = 0.0
             if step % 250 == 0:
                 _save(path, learner, optimisers, step)
