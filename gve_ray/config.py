@@ -188,6 +188,7 @@ class AssembleConfig:
 
     quotas: dict[str, int] = field(default_factory=lambda: dict(TABLE_7))
     scale: float | None = None  # quotas are multiplied by it; None: as many as the corpus can fill
+    captions_per_video: int = 1  # that each become a T2V pair, of five; more make more of a small corpus
     long_seconds: float = 30.0  # rich captions of videos this long are long-context pairs (domain LC)
 
     def __post_init__(self) -> None:
@@ -196,6 +197,8 @@ class AssembleConfig:
         for task, count in self.quotas.items():
             _check(count >= 0, f"assemble.quotas.{task}={count}: a number of pairs; use 0 for none")
         _check(self.scale is None or self.scale > 0, f"assemble.scale={self.scale}: use a positive factor")
+        n = self.captions_per_video
+        _check(1 <= n <= 5, f"assemble.captions_per_video={n}: use 1 to 5; with 4 or 5 there is no T2T pair")
         _check(self.long_seconds > 0, f"assemble.long_seconds={self.long_seconds}: use a positive number")
 
 

@@ -4,18 +4,20 @@ import json
 import logging
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gve_ray.config import load_config
 from gve_ray.demo.corpus import write_corpus
 from gve_ray.demo.ray_head import LocalHead
 from gve_ray.demo.retrieval import format_training, score_training, write_heldout
 from gve_ray.demo.score import format_summary, score_synthesis
+from gve_ray.training.config import TrainingJobConfig
 
 log = logging.getLogger(__name__)
 
 CORES = 2  # the recipes' pools fit on two cores; more are used by what runs beside them
-BATCH = 24  # pairs a rank and step, of every task
 
 
 def run_demo(repository: Path, folder: Path, *, videos: int, seed: int) -> dict[str, Any]:
@@ -37,9 +39,8 @@ def run_demo(repository: Path, folder: Path, *, videos: int, seed: int) -> dict[
         synthesis = score_synthesis(output, raw)
         write_summary(output / "summary.json", synthesis=synthesis)
         print(format_summary(synthesis), flush=True)
-        pairs = [{"name": "uvrd", "uri": str(output / "uvrd"), "batch_size": BATCH}]
         train = ["python", "jobs/train.py", "--config", "demo.yaml", "--loop.seed", str(seed)]
-        train += ["--data", json.dumps(pairs), "--assets", str(output / "assets.lance")]
+        train += ["--data", _mixture(output / "uvrd"), "--assets", str(output / "assets.lance")]
         _submit(head, [*train, "--output", str(trained)], repository)
     training = score_training(trained, heldout)
     write_summary(output / "summary.json", training=training)
@@ -47,6 +48,12 @@ def run_demo(repository: Path, folder: Path, *, videos: int, seed: int) -> dict[
     print(f"report   {output / 'report.html'}\ncurves   {trained / 'training.png'}")
     print(f"adapter  {trained / 'adapter'}\nsummary  {output / 'summary.json'}")
     return {"synthesis": synthesis, "training": training}
+
+
+def _mixture(uvrd: Path) -> str:
+    """The recipe's data sets, read from `uvrd`, as JSON."""
+    recipe = load_config(TrainingJobConfig, ["--config", "demo.yaml"])
+    return json.dumps([{**asdict(one), "uri": str(uvrd)} for one in recipe.data])
 
 
 def _submit(head: LocalHead, entrypoint: list[str], repository: Path) -> None:

@@ -78,7 +78,7 @@ def assemble(
     for batch in annotations.batches(COLUMNS, rows=_CHUNK):
         for row in batch.to_pylist():
             ids.append(row["video_id"])
-            for task, pair in candidates(row, seed, config.long_seconds):
+            for task, pair in candidates(row, seed, config):
                 ranks[task].append(_rank(seed, task, pair))
     found = {task: len(ranks[task]) for task in Task}
     wanted = quotas(config, found)
@@ -88,7 +88,7 @@ def assemble(
         ids.sort()
         for start in range(0, len(ids), _CHUNK):
             for row in annotations.take(ids[start : start + _CHUNK], COLUMNS).to_pylist():
-                for task, pair in candidates(row, seed, config.long_seconds):
+                for task, pair in candidates(row, seed, config):
                     if _rank(seed, task, pair) <= cuts[task]:
                         parts.add(task, pair)
                         written[task] += 1
@@ -122,25 +122,24 @@ def quotas(config: AssembleConfig, found: Mapping[Task, int]) -> dict[Task, int]
 
 
 def candidates(
-    row: Mapping[str, Any], seed: int, long_seconds: float
+    row: Mapping[str, Any], seed: int, config: AssembleConfig
 ) -> Iterator[tuple[Task, dict[str, Any]]]:
     """All pairs that one row of annotations.lance offers, as rows of `PAIR_SCHEMA`.
 
-    row: the columns of `COLUMNS`. One caption, drawn by the seed, is the query of T2V; two of the other
-    captions are T2T. Each captioned frame is a T2I with one of its captions.
+    row: the columns of `COLUMNS`. `captions_per_video` captions, drawn by the seed, are queries of T2V; two
+    of the other captions are T2T. Each captioned frame is a T2I with one of its captions.
     """
     video_id = row["video_id"]
     rng = rng_for(seed, video_id, "pairs")
     video = {"video": str(AssetRef(video_id))}
     captions = rng.sample(row["captions"], len(row["captions"]))
-    long = row["duration"] >= long_seconds
-    if captions:
-        query = captions[0]
+    long = row["duration"] >= config.long_seconds
+    for query in captions[: config.captions_per_video]:
         yield _pair(
             Task.T2V, {"text": query["text"]}, video, caption_domain(query, long=long), query["style"]
         )
-    if len(captions) >= 3:
-        query, target = captions[1:3]
+    if len(captions) >= config.captions_per_video + 2:
+        query, target = captions[config.captions_per_video :][:2]
         text = {"text": target["text"]}
         yield _pair(Task.T2T, {"text": query["text"]}, text, caption_domain(query, long=long), query["style"])
     frames: dict[str, list[Mapping[str, Any]]] = {}

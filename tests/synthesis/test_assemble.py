@@ -86,7 +86,7 @@ class TestQuotas:
 
 class TestCandidates:
     def by_task(self, row, seed=1):
-        return dict(candidates(row, seed, 30.0))
+        return dict(candidates(row, seed, AssembleConfig()))
 
     def test_every_task_with_its_modalities(self):
         pairs = self.by_task(annotation("v"))
@@ -114,6 +114,18 @@ class TestCandidates:
             t2v, t2t = pairs[Task.T2V], pairs[Task.T2T]
             used = {t2v["query"]["text"], t2t["query"]["text"], t2t["target"]["text"]}
             assert len(used) == 3
+
+    @pytest.mark.parametrize(("n", "t2t"), [(1, 1), (2, 1), (3, 1), (4, 0), (5, 0)])
+    def test_more_captions_a_video_leave_t2t_what_is_over(self, n, t2t):
+        found = list(candidates(annotation("v"), 1, AssembleConfig(captions_per_video=n)))
+        queries = [pair["query"]["text"] for task, pair in found if task is Task.T2V]
+        texts = [
+            pair[side]["text"] for task, pair in found if task is Task.T2T for side in ("query", "target")
+        ]
+        assert (len(queries), len(texts)) == (n, 2 * t2t)
+        assert len(set(queries + texts)) == n + 2 * t2t
+        first = next(pair for task, pair in candidates(annotation("v"), 1, AssembleConfig()))
+        assert found[0][1] == first  # more captions add pairs, and change none
 
     def test_every_caption_style_is_drawn_about_equally(self):
         styles = Counter(self.by_task(annotation(f"v{i}"))[Task.T2V]["style"] for i in range(500))
