@@ -10,22 +10,16 @@ queries and 45 CPU seconds of rendering, which goes on where it stopped.
 
 import json
 import logging
-import multiprocessing
 import os
 import shutil
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from gve_ray.demo.benchmark_plan import FORMAT, DataSet, Still, Video, plan_benchmark
-from gve_ray.store.runfolder import filesystem, write_atomically
+from gve_ray.demo.files import json_lines, make_files, partial_folder, write_text
 
 log = logging.getLogger(__name__)
-
-_PROGRESS_SECONDS = 5.0
 
 
 def write_benchmark(folder: Path, *, seed: int, scale: float = 1.0, workers: int) -> list[Path]:
@@ -48,15 +42,15 @@ def write_benchmark(folder: Path, *, seed: int, scale: float = 1.0, workers: int
     if found["complete"]:
         return folders
     (folder / "pool").mkdir(parents=True, exist_ok=True)
-    _write(state, json.dumps(found, indent=1))
+    write_text(state, json.dumps(found, indent=1))
     files = list({file.file: file for one in sets for file in one.files}.values())
     _render_all(folder, files, workers=workers)
     for one, path in zip(sets, folders, strict=True):
         _write_set(path, one, pool=folder / "pool")
     rows = ({"file": v.file, "scene": v.shown.to_dict()} for v in files if isinstance(v, Video))
-    _write(folder / "truth.jsonl", _lines(rows))
+    write_text(folder / "truth.jsonl", json_lines(rows))
     counts = {one.name: {"queries": len(one.queries), "corpus": len(one.corpus)} for one in sets}
-    _write(state, json.dumps({"arguments": arguments, "complete": True, "datasets": counts}, indent=1))
+    write_text(state, json.dumps({"arguments": arguments, "complete": True, "datasets": counts}, indent=1))
     return folders
 
 
@@ -75,9 +69,9 @@ def _write_set(folder: Path, one: DataSet, *, pool: Path) -> None:
         queries.append({"id": qid, **{name: part for name, part in parts.items() if part}})
         candidates = {"candidates": query.candidates} if query.candidates else {}
         instances.append({"qid": qid, "pos": query.positives, **candidates})
-    _write(folder / "jsonl/corpus.jsonl", _lines({"id": v.name, "video": v.file} for v in one.corpus))
-    _write(folder / "jsonl/queries.jsonl", _lines(queries))
-    _write(folder / "jsonl/instances.jsonl", _lines(instances))
+    write_text(folder / "jsonl/corpus.jsonl", json_lines({"id": v.name, "video": v.file} for v in one.corpus))
+    write_text(folder / "jsonl/queries.jsonl", json_lines(queries))
+    write_text(folder / "jsonl/instances.jsonl", json_lines(instances))
 
 
 def _link(source: Path, place: Path) -> None:
@@ -92,42 +86,12 @@ def _link(source: Path, place: Path) -> None:
         os.replace(part, place)
 
 
-def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(*filesystem(str(path)), text.encode())
-
-
 def _render_all(folder: Path, files: Sequence[Video | Still], *, workers: int) -> None:
-    """Render what is not there yet, with a line of progress every few seconds."""
+    """Render what is not there yet."""
     todo = [file for file in files if not (folder / "pool" / file.file).exists()]
-    (folder / "partial").mkdir(exist_ok=True)
-    render = partial(render_file, folder=folder)
-    start = last = time.monotonic()
     log.info("benchmark: %d of %d files to render in %s", len(todo), len(files), folder)
-
-    def progress(done: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last > _PROGRESS_SECONDS or done == len(todo):
-            rate = done / (now - start)
-            left = (len(todo) - done) / rate
-            log.info("benchmark: %d/%d files, %.1f files/s, %.0f s left", done, len(todo), rate, left)
-            last = now
-
-    if workers == 1:
-        for done, file in enumerate(todo, 1):
-            render(file)
-            progress(done)
-    else:
-        # Spawned: the caller may have threads (Ray, torch) that a fork would freeze.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            for done, _ in enumerate(pool.map(render, todo, chunksize=2), 1):
-                progress(done)
-    shutil.rmtree(folder / "partial")
+    with partial_folder(folder):
+        make_files("benchmark", partial(render_file, folder=folder), todo, workers=workers)
 
 
 def render_file(file: Video | Still, *, folder: Path) -> None:

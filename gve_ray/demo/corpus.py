@@ -9,14 +9,10 @@ decided in `plan.py`; rendering is parallel and goes on where it stopped. 320 fi
 
 import json
 import logging
-import multiprocessing
 import os
 import random
-import shutil
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,13 +22,12 @@ import av
 import numpy as np
 
 from gve_ray.demo import damage
+from gve_ray.demo.files import json_lines, make_files, partial_folder, write_text
 from gve_ray.demo.plan import FORMAT, CorpusShares, Entry, plan_corpus
 from gve_ray.demo.render import encode_mp4, frames
 from gve_ray.demo.scenes import Scene, Split
 
 log = logging.getLogger(__name__)
-
-_PROGRESS_SECONDS = 5.0
 
 
 def write_corpus(
@@ -62,14 +57,14 @@ def write_corpus(
         return manifest
     entries = plan_corpus(n, seed=seed, split=split, shares=shares)
     (folder / "videos").mkdir(parents=True, exist_ok=True)
-    _write_atomically(state, json.dumps(found, indent=1))
+    write_text(state, json.dumps(found, indent=1))
     _render_all(folder, entries, seed=seed, workers=workers)
-    _write_atomically(folder / "truth.jsonl", _lines(entry.to_dict() for entry in entries))
+    write_text(folder / "truth.jsonl", json_lines(entry.to_dict() for entry in entries))
     # URIs are relative to the manifest: the folder can be moved, and is the same bytes wherever it is made.
     rows = ({"video_id": e.video_id, "uri": e.file, "caption": e.caption} for e in entries)
-    _write_atomically(manifest, _lines(rows))
+    write_text(manifest, json_lines(rows))
     kinds = dict(Counter(entry.kind for entry in entries).most_common())
-    _write_atomically(state, json.dumps({"arguments": arguments, "complete": True, "kinds": kinds}, indent=1))
+    write_text(state, json.dumps({"arguments": arguments, "complete": True, "kinds": kinds}, indent=1))
     return manifest
 
 
@@ -82,46 +77,14 @@ def read_truth(folder: Path) -> list[Entry]:
         return [Entry.from_dict(json.loads(line)) for line in lines]
 
 
-def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-
-
 def _render_all(folder: Path, entries: Sequence[Entry], *, seed: int, workers: int) -> None:
-    """Render what is not there yet, with a line of progress every few seconds."""
+    """Render what is not there yet."""
     files = (folder / entry.file for entry in entries)
     done_before = [file.exists() and file.with_suffix(".json").exists() for file in files]
     todo = [entry for entry, done in zip(entries, done_before, strict=True) if not done]
-    (folder / "partial").mkdir(exist_ok=True)
-    render = partial(render_entry, folder=folder, seed=seed)
-    start = last = time.monotonic()
     log.info("corpus: %d of %d files to render in %s", len(todo), len(entries), folder)
-
-    def progress(done: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last > _PROGRESS_SECONDS or done == len(todo):
-            rate = done / (now - start)
-            left = (len(todo) - done) / rate
-            log.info("corpus: %d/%d files, %.1f files/s, %.0f s left", done, len(todo), rate, left)
-            last = now
-
-    if workers == 1:
-        for done, entry in enumerate(todo, 1):
-            render(entry)
-            progress(done)
-    else:
-        # Spawned: the caller may have threads (Ray, torch) that a fork would freeze.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            for done, _ in enumerate(pool.map(render, todo, chunksize=2), 1):
-                progress(done)
-    shutil.rmtree(folder / "partial")
+    with partial_folder(folder):
+        make_files("corpus", partial(render_entry, folder=folder, seed=seed), todo, workers=workers)
 
 
 def render_entry(entry: Entry, *, folder: Path, seed: int) -> None:
@@ -131,9 +94,7 @@ def render_entry(entry: Entry, *, folder: Path, seed: int) -> None:
     made = _write_file(part, entry, seed)
     os.replace(part, folder / entry.file)
     truth = {**entry.to_dict(), "made": made}
-    _write_atomically(
-        (folder / entry.file).with_suffix(".json"), json.dumps(truth, ensure_ascii=False, indent=1)
-    )
+    write_text((folder / entry.file).with_suffix(".json"), json.dumps(truth, ensure_ascii=False, indent=1))
 
 
 def _write_file(path: Path, entry: Entry, seed: int) -> dict[str, Any]:

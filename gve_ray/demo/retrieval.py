@@ -24,7 +24,7 @@ from gve_ray.demo.scenes import Scene
 from gve_ray.embedder import Embedder
 from gve_ray.schema import Frames, Item
 from gve_ray.synthesis import prompts
-from gve_ray.training.runlog import read_log
+from gve_ray.training.run import read_result
 
 HELDOUT = 400
 CLIP_FRAMES = 8
@@ -114,20 +114,20 @@ def score_training(run_folder: Path, benchmark: Benchmark) -> dict[str, Any]:
     data_wait: share of the steps' time spent waiting for data, after the first step.
     """
     facts = json.loads((run_folder / "run.json").read_text(encoding="utf-8"))
-    steps = list(read_log(run_folder / "steps.jsonl"))
-    base, adapter = resolve_model(facts["config"]["model"]), run_folder / "adapter"
-    trained = Embedder.from_pretrained(base, adapter)
+    run = read_result(run_folder)
+    base = resolve_model(facts["config"]["model"])
+    trained = Embedder.from_pretrained(base, run.adapter)
     before = recall(Embedder.from_pretrained(base, settings=trained.settings), benchmark)[TEXT]
     after = recall(trained, benchmark)[TEXT]
     return {
-        "seconds": round(sum(one["ended"] - one["started"] for one in facts["runs"] if one["ended"]), 1),
-        "steps": len(steps),
+        "seconds": round(run.seconds, 1),
+        "steps": run.steps,
         "n": len(benchmark.videos),
         "r1_before": before[1],
         "r1_after": after[1],
         "r10_before": before[10],
         "r10_after": after[10],
-        "data_wait": sum(one["data_wait"] for one in steps[1:]) / sum(one["seconds"] for one in steps[1:]),
+        "data_wait": run.data_wait,
     }
 
 

@@ -24,6 +24,7 @@ from gve_ray.demo.scenes import Scene
 from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA, Task
 from gve_ray.stage import REJECT_SCHEMA
 from gve_ray.store import Store
+from gve_ray.store.runfolder import seconds_of
 
 RICH = "rich"  # style of the spatial-temporal caption of prompt 1
 # Last words on a prompt 1 that never became five captions; the other reasons are about what valid JSON says.
@@ -144,7 +145,7 @@ def score_synthesis(run_folder: str | Path, corpus_folder: str | Path) -> dict[s
         rejected[row["stage"]].add(row["video_id"])
     return {
         "videos": len(entries),
-        "seconds": round(sum(one["ended"] - one["started"] for one in facts["runs"] if one["ended"]), 1),
+        "seconds": round(seconds_of(facts), 1),
         "stages": [
             {name: stage[name] for name in ("name", "in", "out", "rejected")} for stage in facts["stages"]
         ],

@@ -26,6 +26,7 @@ def resolve(items: Sequence[Item], settings: EmbedderSettings, assets: "AssetRea
         stored = dict(zip(refs, assets.frames_many(refs), strict=True))
 
     def read(media: Media | None, slot: str) -> Frames | None:
+        """One slot's media in memory: as it is, from the store, or from its file."""
         if media is None or isinstance(media, Frames):
             return media
         if media in stored:

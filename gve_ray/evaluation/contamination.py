@@ -96,6 +96,7 @@ def fingerprints(videos: Sequence[str], *, frames: int, workers: int = 1) -> dic
     """By path, of those videos that decode. frames: uniform frames in a signature."""
 
     def some(start: int) -> dict[str, Fingerprint]:
+        """Every `workers`-th video from `start` on, in one decoding process."""
         prints = {}
         with DecodeProcess() as process:
             for video in videos[start::workers]:

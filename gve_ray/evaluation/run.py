@@ -28,7 +28,7 @@ from gve_ray.evaluation.scoring import Scored, comparisons, left_out, score, sum
 from gve_ray.evaluation.sources import Source, find_sources, open_sources
 from gve_ray.job import PreflightError, check_fit, check_model, check_path, live_nodes
 from gve_ray.store import RunFolder
-from gve_ray.store.runfolder import filesystem, write_atomically
+from gve_ray.store.runfolder import filesystem, seconds_of, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -84,18 +84,19 @@ def evaluate(
     _check(config)
     output = Path(config.output).resolve()
     config = dataclasses.replace(config, output=str(output))
-    if (earlier := _finished_before(config)) is not None:
-        return earlier
+    run = RunFolder(config.output, job=config.job, config=config.identity())
+    if run.finished():
+        return dataclasses.replace(_result(output), was_finished=True)
     sources = find_sources(config)
     connect()
     needs = config.resources
     if not needs.wait_for_nodes:
         demands = {"CPU": needs.num_cpus, "GPU": needs.num_gpus, "memory": needs.memory}
         check_fit("resources", needs.actors, demands, live_nodes(), count_option="actors")
-    with RunFolder(config.output, job=config.job, config=config.identity()) as run:
+    with run:
         _run(config, sources, output, run)
         run.record(finished=True)
-    return _result(config)
+    return _result(output)
 
 
 def _check(config: EvaluationJobConfig) -> None:
@@ -220,21 +221,12 @@ def _write(path: Path, text: str) -> None:
     write_atomically(files, where, text.encode())
 
 
-def _finished_before(config: EvaluationJobConfig) -> EvaluationResult | None:
-    run = Path(config.output) / "run.json"
-    if not run.is_file() or not json.loads(run.read_text(encoding="utf-8")).get("finished"):
-        return None
-    with RunFolder(config.output, job=config.job, config=config.identity()):  # refuses another config
-        return dataclasses.replace(_result(config), was_finished=True)
-
-
-def _result(config: EvaluationJobConfig) -> EvaluationResult:
-    output = Path(config.output)
+def _result(output: Path) -> EvaluationResult:
     facts = json.loads((output / "run.json").read_text(encoding="utf-8"))
     return EvaluationResult(
-        output=config.output,
+        output=str(output),
         results=json.loads((output / RESULTS_FILE).read_text(encoding="utf-8")),
-        seconds=sum(one["ended"] - one["started"] for one in facts["runs"] if one["ended"]),
+        seconds=seconds_of(facts),
     )
 
 

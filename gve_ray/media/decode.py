@@ -54,6 +54,7 @@ class _Job:
         return [request.indices(timeline.seconds) for request in requests]
 
     def finish(self, info: VideoInfo) -> Finish:
+        """What resizes this video's pictures to the pixel budget. Raises MediaError on a shape out of bounds."""
         try:
             height, width = fit_pixels(
                 info.height, info.width, max_pixels=self.max_pixels, min_pixels=self.min_pixels

@@ -97,7 +97,7 @@ def _nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """FAISS's rows int64 [n, depth], and its score of the last one, float32 [n]."""
     best: tuple[np.ndarray, np.ndarray] | None = None
-    for scores, rows in _searches(queries, corpus, depth, chunk):
+    for scores, rows in nearest_by_chunk(queries, corpus, depth, chunk):
         if best is not None:
             scores, rows = np.hstack([best[0], scores]), np.hstack([best[1], rows])
         order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
@@ -106,10 +106,10 @@ def _nearest(
     return best[1], best[0][:, -1]
 
 
-def _searches(
+def nearest_by_chunk(
     queries: np.ndarray, corpus: np.ndarray, depth: int, chunk: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Scores and rows of the nearest of each chunk of the corpus."""
+    """FAISS's nearest of each `chunk` rows of the corpus: scores float32 and rows int64, [n, at most depth]."""
     import faiss
 
     queries = np.ascontiguousarray(queries)

@@ -94,6 +94,14 @@ class RunFolder:
         self._save()
         self._lock.__exit__()
 
+    def finished(self) -> bool:
+        """Whether an earlier run recorded `finished`. Only reads; raises RunFolderError for another config."""
+        self._record = self._read() or {}
+        if not self._record.get("finished"):
+            return False
+        self._refuse_others(fingerprint(self._config))
+        return True
+
     def record(self, **facts: Any) -> None:
         """Merge facts (counts, timings, revisions) into run.json, atomically."""
         self._record.update(plain(facts))
@@ -198,6 +206,11 @@ class FolderLock:
         file.write(f"{os.getpid()} on {platform.node()}")
         file.flush()
         return file
+
+
+def seconds_of(facts: Mapping[str, Any]) -> float:
+    """Seconds of all attempts that came to an end, from what run.json holds."""
+    return float(sum(one["ended"] - one["started"] for one in facts["runs"] if one["ended"]))
 
 
 def filesystem(uri: str, storage_options: Mapping[str, str] | None = None) -> tuple[fs.FileSystem, str]:

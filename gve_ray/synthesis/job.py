@@ -12,7 +12,6 @@ from gve_ray.stage import StageCounts
 from gve_ray.store import fingerprint
 from gve_ray.store.runfolder import RUN_FILE, filesystem
 
-JOB = "synthesize"
 UNITS = {"rectify": "captions", "assemble": "pairs"}  # all other stages count videos
 
 

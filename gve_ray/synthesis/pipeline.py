@@ -17,7 +17,7 @@ from gve_ray.store import RunFolder, Store
 from gve_ray.synthesis.annotate import build_annotations
 from gve_ray.synthesis.assemble import assemble
 from gve_ray.synthesis.assets import build_assets, open_assets
-from gve_ray.synthesis.job import JOB, SynthesisResult, finished_before, manifest_fingerprint, stage_facts
+from gve_ray.synthesis.job import SynthesisResult, finished_before, manifest_fingerprint, stage_facts
 from gve_ray.synthesis.manifest import read_manifest
 from gve_ray.synthesis.preflight import check_models, check_paths, check_resources
 from gve_ray.synthesis.report import write_report
@@ -41,7 +41,7 @@ def synthesize(config: SynthesisConfig, *, connect: Callable[[], object] = lambd
     check_resources(config, live_nodes())
     assets, rejects = open_assets(config.output)
     annotations = Store(f"{config.output}/annotations.lance", ANNOTATION_SCHEMA)
-    with RunFolder(config.output, job=JOB, config=config.identity()) as run:
+    with RunFolder(config.output, job=config.job, config=config.identity()) as run:
         log.info("synthesize: %d videos from %s to %s", manifest.num_rows, config.input, config.output)
         counts = build_assets(
             manifest,

@@ -6,9 +6,9 @@ Exact inner products by FAISS over chunks of both sides, so a corpus on disk (np
 chunk of queries. Cost is n * m * d multiplications; at 8.8 M targets a sample of the corpus is enough.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
+
+from gve_ray.search.exact import nearest_by_chunk
 
 NONE = -1  # in a result: fewer than k targets were left
 _GROUP = 64  # rows of one group that the first search allows for
@@ -71,26 +71,15 @@ def _nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores float32 [n, depth], rounded to six digits, and rows int64 [n, depth]: best first, then by row."""
     best: tuple[np.ndarray, np.ndarray] | None = None
-    for scores, rows in _searches(queries, targets, depth, chunk):
+    for found, rows in nearest_by_chunk(queries, targets, depth, chunk):
+        # Matrix products of other shapes round otherwise: beyond six digits two equal vectors may differ.
+        scores = found.round(6)
         if best is not None:
             scores, rows = np.hstack([best[0], scores]), np.hstack([best[1], rows])
         order = np.lexsort((rows, -scores), axis=1)[:, :depth]
         best = np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
     assert best is not None
     return best
-
-
-def _searches(
-    queries: np.ndarray, targets: np.ndarray, depth: int, chunk: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The nearest targets of each chunk of the corpus."""
-    import faiss
-
-    for start in range(0, len(targets), chunk):
-        part = targets[start : start + chunk]
-        scores, rows = faiss.knn(queries, part, min(depth, len(part)), metric=faiss.METRIC_INNER_PRODUCT)
-        # Matrix products of other shapes round otherwise: beyond six digits two equal vectors may differ.
-        yield scores.round(6), rows + start
 
 
 def _check(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gve_ray.job import JobError, PreflightError, check_fit, check_model, check_path, live_nodes
 from gve_ray.store import RunFolder
+from gve_ray.store.runfolder import seconds_of
 from gve_ray.training.config import TrainingJobConfig, TrainingResources
 from gve_ray.training.curriculum import History
 from gve_ray.training.mixture import check_sources
@@ -63,8 +64,9 @@ def train(config: TrainingJobConfig, *, connect: Callable[[], object] = lambda: 
     _check(config)
     output = Path(config.output).resolve()
     config = dataclasses.replace(config, output=str(output))
-    if (earlier := _finished_before(config)) is not None:
-        return earlier
+    run = RunFolder(config.output, job=config.job, config=config.identity())
+    if run.finished():
+        return dataclasses.replace(read_result(output), was_finished=True)
     connect()
     needs = config.resources
     if not needs.wait_for_nodes:
@@ -72,11 +74,11 @@ def train(config: TrainingJobConfig, *, connect: Callable[[], object] = lambda: 
         option = "min_workers" if needs.min_workers else "workers"
         with_feed = {**needs.demands, "CPU": needs.num_cpus + needs.feed_workers}
         check_fit("resources", count, with_feed, live_nodes(), count_option=option)
-    with RunFolder(config.output, job=config.job, config=config.identity()) as run:
+    with run:
         log.info("train: %s on %d ranks, to %s", config.model, needs.workers, config.output)
         _run_ranks(config)
         run.record(finished=True)
-    return _result(config)
+    return read_result(output)
 
 
 def _check(config: TrainingJobConfig) -> None:
@@ -168,24 +170,16 @@ def _first_failure(error: Exception) -> tuple[int, BaseException]:
     return min(failures.items(), key=lambda one: one[0])
 
 
-def _finished_before(config: TrainingJobConfig) -> TrainingResult | None:
-    run = Path(config.output) / "run.json"
-    if not run.is_file() or not json.loads(run.read_text()).get("finished"):
-        return None
-    with RunFolder(config.output, job=config.job, config=config.identity()):  # refuses another config
-        return dataclasses.replace(_result(config), was_finished=True)
-
-
-def _result(config: TrainingJobConfig) -> TrainingResult:
-    output = Path(config.output)
-    facts = json.loads((output / "run.json").read_text())
+def read_result(output: Path) -> TrainingResult:
+    """What the finished run in folder `output` made."""
+    facts = json.loads((output / "run.json").read_text(encoding="utf-8"))
     steps = list(read_log(output / "steps.jsonl"))
     later = steps[1:] or steps
     return TrainingResult(
-        output=config.output,
+        output=str(output),
         adapter=str(output / "adapter"),
         steps=len(steps),
-        seconds=sum(one["ended"] - one["started"] for one in facts["runs"] if one["ended"]),
+        seconds=seconds_of(facts),
         loss=steps[-1]["loss"],
         data_wait=sum(one["data_wait"] for one in later) / sum(one["seconds"] for one in later),
         history=History.load(output / "adapter" / "curriculum.json"),

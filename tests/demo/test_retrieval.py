@@ -15,6 +15,7 @@ from gve_ray.demo.scenes import SPLIT_OF
 from gve_ray.demo.tiny_vl import MODEL
 from gve_ray.embedder import EmbedderSettings, add_lora, load_processor, load_torch_model, save_adapter
 from gve_ray.schema import Frames, Item
+from gve_ray.training.curriculum import History
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,11 @@ def test_the_scores_of_a_run(heldout: Benchmark, tmp_path: Path) -> None:
         "runs": [{"started": 10.0, "ended": None}, {"started": 20.0, "ended": 25.5}],
     }
     (tmp_path / "run.json").write_text(json.dumps(facts))
-    steps = [{"data_wait": 9.0, "seconds": 10.0}, {"data_wait": 0.5, "seconds": 2.0}]
+    steps = [
+        {"data_wait": 9.0, "seconds": 10.0, "loss": 2.0},
+        {"data_wait": 0.5, "seconds": 2.0, "loss": 1.0},
+    ]
+    History(kind="pyramid").save(str(tmp_path / "adapter" / "curriculum.json"))
     (tmp_path / "steps.jsonl").write_text("".join(json.dumps(one) + "\n" for one in steps))
     summary = score_training(tmp_path, heldout)
     assert (summary["seconds"], summary["steps"], summary["n"]) == (5.5, 2, 6)

@@ -5,12 +5,10 @@ drivers, as under a job server.
 """
 
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,8 @@ from PIL import Image
 from gve_ray.demo.render import encode_mp4
 from gve_ray.evaluation.embed import EMBEDDING_SCHEMA, KEY
 from gve_ray.store import Store
+from tests.integration import drivers
+from tests.integration.drivers import log_of
 
 SHARED, OWN, IMAGES = 30, 6, 12
 DISTINCT = SHARED + OWN + 1 + SHARED + IMAGES  # videos, one of them broken; texts; images
@@ -114,26 +114,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         ray.shutdown()
 
 
-@contextmanager
-def driver(world: World, output: Path, *options: str) -> "Iterator[subprocess.Popen[bytes]]":
-    """`gve evaluate` in a process of its own, killed on leaving if it still runs."""
-    command = [sys.executable, "-m", "gve_ray.cli", "evaluate", "--config", str(world.config)]
-    with open(f"{output}.log", "a") as log:
-        process = subprocess.Popen(
-            [*command, "--output", str(output), *options],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "RAY_ADDRESS": world.address},
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
-
-
-def log_of(output: Path) -> str:
-    return Path(f"{output}.log").read_text()
+def driver(world: World, output: Path, *options: str) -> "AbstractContextManager[subprocess.Popen[bytes]]":
+    """`gve evaluate` on the world's config."""
+    return drivers.driver("evaluate", *options, config=world.config, output=output, address=world.address)
 
 
 def results(output: Path) -> dict[str, Any]:

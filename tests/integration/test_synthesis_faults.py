@@ -5,14 +5,12 @@ annotations.lance that are written, and rows of it that are committed. A seed sa
 and how long after. One Ray cluster outlives all drivers, as under a job server.
 """
 
-import os
 import random
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from gve_ray.demo.scenes import draw_scene
 from gve_ray.schema import ANNOTATION_SCHEMA, Task
 from gve_ray.stage import REJECT_SCHEMA
 from gve_ray.store import Store
+from tests.integration import drivers
 
 VIDEOS = 9
 BATCH = 3
@@ -93,22 +92,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         ray.shutdown()
 
 
-@contextmanager
-def driver(world: World, output: Path, *, commit_seconds: float = 0.5) -> "Iterator[subprocess.Popen[bytes]]":
-    """`gve synthesize` in a process of its own, killed on leaving if it still runs."""
-    command = [sys.executable, "-m", "gve_ray.cli", "synthesize", "--config", str(world.config)]
-    command += ["--output", str(output), "--commit_seconds", str(commit_seconds)]
-    log = open(f"{output}.log", "a")  # noqa: SIM115 - closed below, after the process
-    environment = {"RAY_ADDRESS": world.address}
-    process = subprocess.Popen(
-        command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **environment}
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        log.close()
+def driver(
+    world: World, output: Path, *, commit_seconds: float = 0.5
+) -> "AbstractContextManager[subprocess.Popen[bytes]]":
+    """`gve synthesize` on the world's config."""
+    options = ("--commit_seconds", str(commit_seconds))
+    return drivers.driver("synthesize", *options, config=world.config, output=output, address=world.address)
 
 
 def wait(ready: Callable[[], object], process: "subprocess.Popen[bytes] | None" = None) -> None:

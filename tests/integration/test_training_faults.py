@@ -5,12 +5,10 @@ of steps has come to a chosen line. One Ray cluster outlives all drivers, as und
 """
 
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,8 @@ from safetensors.torch import load_file
 
 from gve_ray.training.runlog import read_log
 from tests.embedder.conftest import save_tiny
+from tests.integration import drivers
+from tests.integration.drivers import log_of
 
 STEPS, EPOCHS, SAVE = 40, 2, 15
 DEADLINE = 600.0  # seconds for any one wait; a tenth of it on two idle cores
@@ -78,23 +78,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         ray.shutdown()
 
 
-@contextmanager
-def driver(world: World, output: Path, *options: str) -> "Iterator[subprocess.Popen[bytes]]":
-    """`gve train` in a process of its own, killed on leaving if it still runs."""
-    command = [sys.executable, "-m", "gve_ray.cli", "train", "--config", str(world.config)]
-    command += ["--output", str(output), *options]
-    with open(f"{output}.log", "a") as log:
-        environment = {**os.environ, "RAY_ADDRESS": world.address}
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
-
-
-def log_of(output: Path) -> str:
-    return Path(f"{output}.log").read_text()
+def driver(world: World, output: Path, *options: str) -> "AbstractContextManager[subprocess.Popen[bytes]]":
+    """`gve train` on the world's config."""
+    return drivers.driver("train", *options, config=world.config, output=output, address=world.address)
 
 
 def wait(ready: Callable[[], object], process: "subprocess.Popen[bytes]", output: Path) -> None:

@@ -272,7 +272,7 @@ def rate_at(step: int, steps: int, peak: float) -> float:
 def make_optimisers(parts: Sequence[tuple[nn.Module, float]], rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the layers, AdamW for all else. parts: modules and their share of the rate.
 
-    Muon halves the loss in the time that AdamW alone takes off a tenth (docs/LOG.md).
+    From one checkpoint Muon brought the vision loss from 0.261 to 0.226 in 50 steps (docs/LOG.md).
     """
     matrices, others = [], []
     for module, scale in parts:
