@@ -17,7 +17,7 @@ ROWS = (
     {"cli"},
     {"demo"},
     {"synthesis", "training", "evaluation", "serving"},
-    {"embedder", "search", "job"},
+    {"embedder", "search", "job", "report"},
     {"stage", "media"},
     {"store", "config"},
     {"schema"},

@@ -3,11 +3,12 @@
 Every function is pure text in, text out; colours are CSS classes, so one picture serves light and dark.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
+
+from gve_ray.report import new_figure, png, svg
 
 WIDTH, HEIGHT = 360, 170
 LEFT, RIGHT, TOP, BOTTOM = 8, 8, 18, 24
@@ -51,7 +52,7 @@ def histogram(values: Sequence[float], *, label: str, threshold: float | None = 
             f'<text x="{at:.1f}" y="{TOP - 7}" text-anchor="{side}">cut {threshold:.3g}</text>'
         )
     parts.append(_axis(low, high, floor))
-    return _svg("".join(parts), label=label)
+    return svg("".join(parts), label=label, width=WIDTH, height=HEIGHT)
 
 
 def spans(rows: Mapping[str, Sequence[float]], *, label: str, unit: str) -> str:
@@ -78,7 +79,7 @@ def spans(rows: Mapping[str, Sequence[float]], *, label: str, unit: str) -> str:
         )
     caption = f"median {unit}; bar from the 5th to the 95th percentile"
     parts.append(f'<text x="{LEFT}" y="{height - 8}">{escape(caption)}</text>')
-    return _svg("".join(parts), label=label, height=height)
+    return svg("".join(parts), label=label, width=WIDTH, height=height)
 
 
 def bars(rows: Mapping[str, int], *, label: str) -> str:
@@ -98,7 +99,7 @@ def bars(rows: Mapping[str, int], *, label: str) -> str:
             f'<rect class="bar" x="{name_width}" y="{y}" width="{width:.1f}" height="18" rx="3"/>'
             f'<text x="{name_width + width + 6:.1f}" y="{y + 13}">{count:,}</text>'
         )
-    return _svg("".join(parts), label=label, height=height)
+    return svg("".join(parts), label=label, width=WIDTH, height=height)
 
 
 def _axis(low: float, high: float, floor: int) -> str:
@@ -111,19 +112,9 @@ def _axis(low: float, high: float, floor: int) -> str:
     return line + "".join(ticks)
 
 
-def _svg(body: str, *, label: str, height: int = HEIGHT) -> str:
-    name = escape(label, quote=True)
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{name}">{body}</svg>'
-
-
 def funnel_png(stages: Sequence[tuple[str, int, int]], reasons: Mapping[str, Mapping[str, int]]) -> bytes:
     """The funnel as a PNG for the README: one bar a stage (name, in, out), reject reasons beside it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    height = 0.52 * len(stages) + 0.5
-    figure = Figure(figsize=(9, height), dpi=144, layout="constrained")
-    FigureCanvasAgg(figure)  # no pyplot: it keeps global state and may look for a display
+    figure = new_figure(9, 0.52 * len(stages) + 0.5)
     axes = figure.add_subplot()
     top = max((n_in for _, n_in, _ in stages), default=0) or 1
     for row, (name, n_in, n_out) in enumerate(stages):
@@ -137,9 +128,7 @@ def funnel_png(stages: Sequence[tuple[str, int, int]], reasons: Mapping[str, Map
     axes.set_xlim(0, top * 1.75)
     axes.set_xticks([])
     axes.spines[["top", "right", "bottom"]].set_visible(False)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", facecolor="white")
-    return out.getvalue()
+    return png(figure)
 
 
 def _largest(reasons: Mapping[str, int], n: int = 3) -> list[tuple[str, int]]:

@@ -1,20 +1,18 @@
 """The report of a run: one HTML file with its pictures inside, and the funnel as PNG.
 
-`collect` reads the stores once; `render` is pure. All texts of captions and names come from the web, so the
-template escapes everything but our own SVG, and the page forbids the browser to load anything.
+`collect` reads the stores once; `render` is pure.
 """
 
-import base64
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
+from gve_ray import report
 from gve_ray.config import SynthesisConfig
+from gve_ray.report import picture
 from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA
 from gve_ray.stage import REJECT_SCHEMA
 from gve_ray.store import Store
@@ -25,7 +23,6 @@ from gve_ray.synthesis.ingest import INGEST_SCHEMA, ingest_fingerprint
 from gve_ray.synthesis.prompts import PROFILES, VIDEO_STYLES
 from gve_ray.synthesis.validate import words
 
-THUMBNAIL = (240, 160)  # pixels; a page of 48 videos stays below a few MB
 TEXT_COLUMNS = ("captions", "frame_captions", "composed_image", "composed_clip")
 TEXT_NAMES = {
     "captions": "caption",
@@ -91,13 +88,7 @@ class Page:
 
 def render(page: Page) -> str:
     """The page as one HTML text that needs nothing else."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = (files("gve_ray.synthesis") / "report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source).render(**vars(page))
+    return report.render("gve_ray.synthesis", "report.html.j2", **vars(page))
 
 
 def funnel(stages: Sequence[Mapping[str, Any]], reasons: Mapping[str, Mapping[str, int]]) -> list[Step]:
@@ -118,17 +109,6 @@ def funnel(stages: Sequence[Mapping[str, Any]], reasons: Mapping[str, Mapping[st
         )
         for stage in stages
     ]
-
-
-def picture(jpeg: bytes) -> str:
-    """A JPEG as a small data URI."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(jpeg)) as image:
-        image.thumbnail(THUMBNAIL)
-        small = io.BytesIO()
-        image.convert("RGB").save(small, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(small.getvalue()).decode()
 
 
 def score_charts(scores: Mapping[str, Sequence[float]], cuts: Mapping[str, float]) -> list[Chart]:

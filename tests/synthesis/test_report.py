@@ -1,6 +1,5 @@
 """The report: the right numbers, texts from the web kept in their place, nothing loaded."""
 
-import base64
 import io
 import re
 from html.parser import HTMLParser
@@ -8,7 +7,8 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
-from gve_ray.synthesis.report import Card, Chart, Page, funnel, picture, render, score_charts
+from gve_ray.report import picture
+from gve_ray.synthesis.report import Card, Chart, Page, funnel, render, score_charts
 
 EVIL = '</p><script>alert("x")</script><img src=https://evil.example/x.png onerror=alert(1)>'
 
@@ -94,13 +94,6 @@ def test_the_page_loads_nothing_and_fits_phones_and_dark_rooms() -> None:
     assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
     assert any(a.get("name") == "viewport" for t, a in parsed.found if t == "meta")
     assert "prefers-color-scheme: dark" in html
-
-
-def test_pictures_are_small_and_keep_their_shape() -> None:
-    header, data = picture(jpeg(640, 320)).split(",")
-    assert header == "data:image/jpeg;base64"
-    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
-        assert image.size == (240, 120)
 
 
 def test_score_charts_leave_out_what_nobody_has() -> None:
