@@ -80,6 +80,29 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """What report.html shows.
+
+    model: whose queries and headroom are shown; None: the last one. baselines: who is beside it in the radar
+    and the table of abilities, models of the run or of the published table; None: the run's other models.
+    queries: best ones and worst ones for each ability. frames: of each video. pooled: correlations are over
+    the published models and the run's together; None: where the run's data sets have UVRB's sizes.
+    """
+
+    model: str | None = None
+    baselines: tuple[str, ...] | None = None
+    queries: int = 2
+    frames: int = 4
+    pooled: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("queries", 0), ("frames", 1)):
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"report.{name}={value}: use {least} or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """What decides the scores.
 
@@ -133,8 +156,8 @@ def _places(metric: str) -> int:
 class EvaluationJobConfig(EvaluationConfig):
     """jobs/evaluate.py: retrieval data sets and models in, scores and rankings out.
 
-    output: the run's folder, on a disk that the driver sees: run.json, results.json, runs/, per_query.parquet
-    and skipped.jsonl. cache: embeddings by item and model, on a disk that all nodes see; several runs may
+    output: the run's folder, on a disk that the driver sees: run.json, results.json, runs/, per_query.parquet,
+    skipped.jsonl and report.html. cache: embeddings by item and model, on a disk that all nodes see; several runs may
     use it, one after the other; None: a folder in `output`. commit_seconds: how often embeddings are
     committed, the most that a killed run does again.
     """
@@ -143,6 +166,7 @@ class EvaluationJobConfig(EvaluationConfig):
     cache: str | None = None
     resources: StageResources = field(default_factory=lambda: StageResources(batch_size=64))
     commit_seconds: float = 5.0
+    report: ReportConfig = field(default_factory=ReportConfig)
 
     job: ClassVar[str] = "evaluate"
 
@@ -153,10 +177,15 @@ class EvaluationJobConfig(EvaluationConfig):
                 raise ValueError(f"{option}={value!r}: name a folder on a disk that all nodes see")
         if self.commit_seconds <= 0:
             raise ValueError(f"commit_seconds={self.commit_seconds}: use a positive number")
+        names = [one.name for one in self.models]
+        if self.report.model not in (None, *names):
+            raise ValueError(
+                f"report.model={self.report.model!r}: no model of this run; use {', '.join(names)}"
+            )
 
     def identity(self) -> dict[str, Any]:
         """The part of the config that decides the scores, as plain values."""
         parts = asdict(self)
-        for name in ("output", "cache", "resources", "commit_seconds"):
+        for name in ("output", "cache", "resources", "commit_seconds", "report"):
             del parts[name]
         return parts
