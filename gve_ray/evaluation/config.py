@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from gve_ray.config import StageResources
+from gve_ray.media.signature import THRESHOLD
 
 EngineName = Literal["torch", "vllm", "sentence-transformers", "openai"]
 Format = Literal["uvrb", "mteb"]
@@ -80,6 +81,26 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContaminationConfig:
+    """The guard against evaluation videos that training has seen; without `training` there is none.
+
+    training: the assets.lance that the models were trained on. on_hit: refuse the run, or flag the videos in the
+    log and in results.json and go on. threshold: largest distance of signatures of near copies
+    (gve_ray.media.signature); 0 finds the same paths and bytes alone.
+    """
+
+    training: str | None = None
+    on_hit: Literal["refuse", "flag"] = "refuse"
+    threshold: float = THRESHOLD
+
+    def __post_init__(self) -> None:
+        if self.training == "":
+            raise ValueError("contamination.training='': name an assets.lance, or leave it out")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"contamination.threshold={self.threshold}: use 0 to 1, e.g. {THRESHOLD}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportConfig:
     """What report.html shows.
 
@@ -110,6 +131,7 @@ class EvaluationConfig:
     data: data sets by folder, beside those or instead. frames, max_pixels, min_pixels, max_tokens: as
     gve_ray.embedder.EmbedderSettings, the same for all models. depth: neighbours kept a query.
     metrics: computed for every data set beside its own. resamples: of the bootstrap over queries.
+    contamination: the training videos that none of the evaluation's may be.
     """
 
     models: tuple[ModelConfig, ...]
@@ -123,6 +145,7 @@ class EvaluationConfig:
     metrics: tuple[str, ...] = ("hit@1", "hit@5", "hit@10", "recall@10", "ndcg@10", "mrr", "median_rank")
     resamples: int = 10_000
     seed: int = 42
+    contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -188,4 +211,6 @@ class EvaluationJobConfig(EvaluationConfig):
         parts = asdict(self)
         for name in ("output", "cache", "resources", "commit_seconds", "report"):
             del parts[name]
+        # A run that was refused may go on in its folder once its hits are to be flagged instead.
+        del parts["contamination"]["on_hit"]
         return parts

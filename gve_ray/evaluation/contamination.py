@@ -14,7 +14,7 @@ So a find proves an overlap, and no find does not prove that there is none.
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
@@ -59,8 +59,9 @@ class Overlap:
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """content_hash: sha256 hex of the bytes. signature: of k uniform frames. duration: seconds; NaN for a
-    folder of frames, which does not tell how many there were a second."""
+    """content_hash: sha256 hex of the bytes. signature: of k uniform frames, the same k for all that are compared;
+    empty: compared by bytes alone. duration: seconds; NaN for a folder of frames, which does not tell how many
+    there were a second."""
 
     content_hash: str
     signature: bytes
@@ -68,21 +69,27 @@ class Fingerprint:
 
 
 def overlap(
-    assets: Store | pa.Table, videos: Sequence[str], *, threshold: float = THRESHOLD, workers: int = 1
+    assets: Store | pa.Table,
+    videos: Sequence[str],
+    *,
+    threshold: float = THRESHOLD,
+    workers: int = 1,
+    known: Mapping[str, Fingerprint] | None = None,
 ) -> list[Overlap]:
     """The evaluation videos that are in the training assets, one entry each, in the order given.
 
     assets: assets.lance, or a table with video_id and any of the other `COLUMNS`; values may be null.
     videos: paths or URIs of files and folders of frames; those that do not decode are compared by path
-    alone. threshold: largest distance of near copies; 0 leaves them out. workers: decoding processes. A
+    alone. threshold: largest distance of near copies; 0 leaves them out. workers: decoding processes.
+    known: fingerprints by path; who gives them wants no decoding, and videos without are compared by path. A
     video found in several ways or places is told by the surest: path, bytes, then the least distance.
     Raises ValueError for a table without video_id and anything to compare by.
     """
     columns = _columns(assets)
     distinct = list(dict.fromkeys(videos))
-    prints: dict[str, Fingerprint] = {}
-    if {"content_hash", "signature"} & set(columns):
-        prints = fingerprints(distinct, frames=_frames_of(assets, columns), workers=workers)
+    prints = known or {}
+    if known is None and {"content_hash", "signature"} & set(columns):
+        prints = fingerprints(distinct, frames=signature_frames(assets), workers=workers)
     found: dict[str, Overlap] = {}
     for batch in _batches(assets, columns):
         table = pa.Table.from_batches([batch]).select(columns)
@@ -129,7 +136,10 @@ def _found_in(
         by_hash.setdefault(one.content_hash, []).append(video)
     yield from _equal(table, "exact", _values(table, "content_hash"), by_hash)
     if threshold > 0 and "signature" in table.column_names:
-        yield from _near(table, prints, threshold)
+        # Data sets share videos: each is looked for once, and told by all of its names.
+        for found in _near(table, {same[0]: prints[same[0]] for same in by_hash.values()}, threshold):
+            for video in by_hash[prints[found.video].content_hash]:
+                yield replace(found, video=video)
 
 
 def _equal(
@@ -147,11 +157,9 @@ def _near(table: pa.Table, prints: Mapping[str, Fingerprint], threshold: float) 
     """Near copies: the nearest by `points`, then judged by the whole signature."""
     import faiss
 
-    videos = list(prints)
-    sizes = {len(one.signature) for one in prints.values()}
-    assert len(sizes) <= 1
-    lengths = pc.binary_length(table["signature"])
-    table = table.filter(pc.equal(lengths, next(iter(sizes), 0)))
+    size = max((len(one.signature) for one in prints.values()), default=0)
+    videos = [video for video, one in prints.items() if len(one.signature) == size > 0]
+    table = table.filter(pc.equal(pc.binary_length(table["signature"]), size))
     if not table.num_rows or not videos:
         return
     ids = table["video_id"].to_pylist()
@@ -189,9 +197,9 @@ def _columns(assets: Store | pa.Table) -> list[str]:
     return columns
 
 
-def _frames_of(assets: Store | pa.Table, columns: Sequence[str]) -> int:
+def signature_frames(assets: Store | pa.Table) -> int:
     """Frames in the signatures of this training set; 8, as in the paper, where it has none."""
-    if "signature" in columns:
+    if "signature" in assets.schema.names:
         for batch in _batches(assets, ["signature"]):
             longest = pc.max(pc.binary_length(batch["signature"])).as_py()
             if longest:

@@ -30,8 +30,9 @@ from gve_ray.embedder.resolve import resolve
 from gve_ray.evaluation.config import ModelConfig
 from gve_ray.evaluation.models import cache_name, open_model
 from gve_ray.media import MediaError
+from gve_ray.media.signature import signature
 from gve_ray.media.source import folder_blobs, is_folder
-from gve_ray.schema import Item
+from gve_ray.schema import Frames, Item
 from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts, run_stage
 from gve_ray.store import FolderLock, Store
 from gve_ray.store.runfolder import filesystem, write_atomically
@@ -39,7 +40,18 @@ from gve_ray.store.runfolder import filesystem, write_atomically
 log = logging.getLogger(__name__)
 
 KEY = "item"
-EMBEDDING_SCHEMA = pa.schema([(KEY, pa.string()), ("vector", pa.list_(pa.float32())), ("cut", pa.bool_())])
+EMBEDDING_SCHEMA = pa.schema(
+    [
+        (KEY, pa.string()),
+        ("vector", pa.list_(pa.float32())),
+        ("cut", pa.bool_()),
+        (
+            "signature",
+            pa.binary(),
+        ),  # gve_ray.media.signature of the frames that were embedded; null: no video
+        ("duration", pa.float64()),  # of the video, seconds; null where a folder of frames does not tell it
+    ]
+)
 PENDING_SCHEMA = pa.schema(
     [(name, pa.string()) for name in (KEY, "text", "image", "video", "instruction")]  # media: paths or URIs
 )
@@ -70,6 +82,10 @@ class ItemIndex:
             )
         self._look([one for one in media if isinstance(one, str)])
         return [self._key(item) for item in items]
+
+    def digest(self, path: str) -> str:
+        """`media_digest` of a medium of one of the items seen so far."""
+        return self._known[path][1]
 
     def _key(self, item: Item) -> str:
         media = [self._known[one][1] if isinstance(one, str) else None for one in (item.image, item.video)]
@@ -107,14 +123,14 @@ class ItemIndex:
 
 
 def media_digest(path: str) -> str:
-    """sha256 (hex) of a file's bytes, or of a folder's pictures in the order of their names.
+    """sha256 (hex) of a file's bytes, or of a folder's pictures in the order of their names: `content_hash`.
 
     Of a URI that is no local file, and of a path that cannot be read, the digest of its name.
     """
     try:
         if is_folder(path):
             parts = [blob.sha256() for blob in folder_blobs(path)]
-            return hashlib.sha256("".join(["folder", *parts]).encode()).hexdigest()
+            return hashlib.sha256("".join(parts).encode()).hexdigest()
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
@@ -167,7 +183,7 @@ class EmbedWorker:
             with self._lock:
                 vectors, cut = self._model.embed([one for one in items if isinstance(one, Item)])
             for at, i in enumerate(good):
-                found[i] = _result(rows[i][KEY], vectors[at], cut[at])
+                found[i] = _result(rows[i], items[i], vectors[at], cut[at])
         return [item if isinstance(item, Reject) else found[i] for i, item in enumerate(items)]
 
     def _read(self, row: Mapping[str, Any]) -> Item | Reject:
@@ -181,10 +197,17 @@ class EmbedWorker:
         return read
 
 
-def _result(key: str, vector: np.ndarray, cut: bool) -> dict[str, Any] | Reject:
+def _result(
+    row: Mapping[str, Any], item: Item | Reject, vector: np.ndarray, cut: bool
+) -> dict[str, Any] | Reject:
     if not np.isfinite(vector).all():
         return Reject("not_finite", "the model gave a vector with NaN or infinity; try dtype float32")
-    return {KEY: key, "vector": vector.tolist(), "cut": cut}
+    found = {KEY: row[KEY], "vector": vector.tolist(), "cut": cut, "signature": None, "duration": None}
+    if isinstance(item, Item) and isinstance(item.video, Frames):
+        # 3 kB a video, while its frames are at hand: the contamination guard need not decode it again.
+        found["signature"] = signature(item.video.pixels)
+        found["duration"] = None if is_folder(row["video"]) else item.video.duration
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,3 +286,14 @@ def read_vectors(store: Store, keys: Sequence[str]) -> tuple[np.ndarray, np.ndar
     place = {key: i for i, key in enumerate(distinct)}
     where = np.array([place[key] for key in keys])
     return vectors[where], cut[where]
+
+
+def read_signatures(store: Store, keys: Sequence[str]) -> dict[str, tuple[bytes, float]]:
+    """(signature, duration in seconds or nan) by key, of the items that have a vector and a video."""
+    there = store.keys()
+    table = store.take([key for key in dict.fromkeys(keys) if key in there], [KEY, "signature", "duration"])
+    return {
+        row[KEY]: (row["signature"], np.nan if row["duration"] is None else row["duration"])
+        for row in table.to_pylist()
+        if row["signature"]
+    }

@@ -23,6 +23,7 @@ from gve_ray.embedder.checkpoint import resolve_settings
 from gve_ray.evaluation import metrics
 from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig, ModelConfig
 from gve_ray.evaluation.embed import Embedded, ItemIndex, embed, pending_table
+from gve_ray.evaluation.guard import Guard, open_training
 from gve_ray.evaluation.models import identify
 from gve_ray.evaluation.scoring import Scored, comparisons, left_out, score, summary
 from gve_ray.evaluation.sources import Source, find_sources, open_sources
@@ -66,6 +67,11 @@ class EvaluationResult:
                 f"{name}: {told['items']} distinct items, {told['new']} embedded now, {told['found']} in the "
                 f"cache before, {told['left_out']} left out, {told['cut']} texts cut"
             )
+        if (found := self.results.get("contamination")) is not None:
+            count = len(found["hits"])
+            lines.append(
+                f"contamination: {count} hits among {found['checked_videos']} videos in {found['training']}"
+            )
         lines.append(f"{self.output}/{RESULTS_FILE} after {self.seconds:.0f} s")
         if self.was_finished:
             lines.insert(0, f"{self.output}: this run was finished before; nothing was done")
@@ -101,9 +107,11 @@ def evaluate(
 
 def _check(config: EvaluationJobConfig) -> None:
     paths = {"output": config.output, "cache": config.cache, "root": config.root}
+    paths["contamination.training"] = config.contamination.training
     for option, value in (paths | {f"data.{one.name}.folder": one.folder for one in config.data}).items():
         if value is not None:
             check_path(option, value)
+    open_training(config.contamination)
     try:
         settings = _settings(config)
         for metric in [*config.metrics, *(one.metric for one in config.data if one.metric)]:
@@ -145,7 +153,13 @@ def _settings(config: EvaluationJobConfig) -> EmbedderSettings:
 
 def _run(config: EvaluationJobConfig, found: Sequence[DataConfig], output: Path, run: RunFolder) -> None:
     cache = Path(config.cache).resolve() if config.cache else output / "embeddings"
-    sources = open_sources(found, ItemIndex(cache))
+    index = ItemIndex(cache)
+    sources = open_sources(found, index)
+    training = open_training(config.contamination)
+    guard = Guard(config.contamination, training, sources, index) if training else None
+    if guard is not None:
+        guard.check_bytes()
+    contamination: dict[str, Any] | None = None
     pending = pending_table(
         [item for one in sources for item in (*one.queries, *one.data.corpus)],
         [key for one in sources for key in (*one.query_keys, *one.corpus_keys)],
@@ -169,6 +183,8 @@ def _run(config: EvaluationJobConfig, found: Sequence[DataConfig], output: Path,
             resources=config.resources,
             commit_seconds=config.commit_seconds,
         )
+        if guard is not None and contamination is None:
+            contamination = guard.check(embedded, cache=cache, workers=max(1, config.resources.actors))
         trec = output / "runs" / model.name
         scored[model.name] = {
             one.data.name: score(one, model.name, embedded, config, trec / f"{one.data.name}.trec")
@@ -185,6 +201,7 @@ def _run(config: EvaluationJobConfig, found: Sequence[DataConfig], output: Path,
         "datasets": {one.data.name: _source_facts(one) for one in sources},
         "models": models,
         "comparisons": comparisons(scored, config),
+        "contamination": contamination,
     }
     _write(output / RESULTS_FILE, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
 

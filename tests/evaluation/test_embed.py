@@ -26,6 +26,7 @@ from gve_ray.schema import Frames, Item
 from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts
 from gve_ray.store import Store
 
+NO_VIDEO = {"signature": None, "duration": None}
 SETTINGS = EmbedderSettings(frames=2, max_pixels=3136, min_pixels=3136)
 
 
@@ -131,8 +132,8 @@ def test_the_worker_gives_a_row_or_a_reason(tmp_path: Path, monkeypatch: pytest.
     ]
     rows = pending_table(items, list("01234")).to_pylist()
     found = {row[KEY]: one for row, one in zip(rows, worker(rows), strict=True)}
-    assert found["0"] == {KEY: "0", "vector": [9.0, 1.0], "cut": True}
-    assert found["4"] == {KEY: "4", "vector": [2.0, 1.0], "cut": False}
+    assert found["0"] == {KEY: "0", "vector": [9.0, 1.0], "cut": True, **NO_VIDEO}
+    assert found["4"] == {KEY: "4", "vector": [2.0, 1.0], "cut": False, **NO_VIDEO}
     reasons = {key: one.reason for key, one in found.items() if isinstance(one, Reject)}
     assert reasons == {"1": "unsupported", "2": "corrupt", "3": "not_finite"}
     assert model.asked == [3]

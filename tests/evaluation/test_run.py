@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 
 from gve_ray import cli
-from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig, ModelConfig
+from gve_ray.evaluation.config import (
+    ContaminationConfig,
+    DataConfig,
+    EvaluationJobConfig,
+    ModelConfig,
+)
 from gve_ray.evaluation.embed import ItemIndex
 from gve_ray.evaluation.run import EvaluationResult, evaluate
 from gve_ray.evaluation.sources import check, find_sources, open_sources
@@ -71,6 +76,10 @@ def test_sets_below_the_root_by_name_and_those_by_folder(tmp_path: Path) -> None
         ({"models": (ModelConfig(name="a", model=TINY, adapter=TINY),)}, "has no adapter_config.json"),
         ({"frames": 7}, "frames=7"),
         (
+            {"contamination": ContaminationConfig(training="nowhere")},
+            "contamination.training='nowhere': no assets there",
+        ),
+        (
             {"models": (ModelConfig(name="a", model=TINY, adapter=ADAPTER),), "frames": 16},
             "models.a: .*frames: 8 saved, 16 asked for.*rescale: true",
         ),
@@ -107,10 +116,14 @@ def test_the_table_at_the_end() -> None:
     results = {
         "datasets": {"MSRVTT": {"metric": "hit@1"}},
         "models": {"base": model(None), "trained": model(0.5)},
+        "contamination": {"hits": [{}, {}], "checked_videos": 7, "training": "assets.lance"},
     }
     told = str(EvaluationResult(output="out", results=results, seconds=7.4)).splitlines()
     assert told[0].split() == ["data", "set", "metric", "base", "trained"]
     assert told[1].split() == ["MSRVTT", "hit@1", "-", "0.500", "[0.400,", "0.600]"]
     assert told[2].split()[0] == "average_datasets"
     assert told[4] == "base: 9 distinct items, 5 embedded now, 3 in the cache before, 1 left out, 2 texts cut"
-    assert told[-1] == "out/results.json after 7 s"
+    assert told[-2:] == [
+        "contamination: 2 hits among 7 videos in assets.lance",
+        "out/results.json after 7 s",
+    ]
