@@ -8,7 +8,7 @@ from gve_ray.config import StageResources
 from gve_ray.media.signature import THRESHOLD
 
 EngineName = Literal["torch", "vllm", "sentence-transformers", "openai"]
-Format = Literal["uvrb", "mteb"]
+Format = Literal["uvrb", "mteb", "classes"]
 
 MAX_DEPTH = 1000
 _NAME = re.compile(r"[\w.-]+(?: [\w.-]+)*")  # names become files: no slashes, no leading blanks
@@ -61,15 +61,17 @@ class ModelConfig:
 class DataConfig:
     """One data set by its folder. name: one of UVRB's brings its prompt and metric along.
 
-    format: uvrb, the published layout, or mteb (corpus.jsonl, queries.jsonl, qrels/<split>.tsv). prompt: the query
-    side's instruction; None: the benchmark's own; '': none. metric: e.g. hit@1; None: the benchmark's own,
-    hit@1 where there is none.
+    format: uvrb, the published layout; mteb (corpus.jsonl, queries.jsonl, qrels/<split>.tsv); or classes, zero-shot
+    classification of a folder of <class>/<video> or a csv (video,label), which `folder` then names. template: of
+    a class's text. prompt: the query side's instruction; None: the benchmark's own; '': none. metric: e.g.
+    hit@1; None: the benchmark's own, hit@1 where there is none.
     """
 
     name: str
     folder: str
     format: Format = "uvrb"
     split: str = "test"
+    template: str = "{label}"
     prompt: str | None = None
     metric: str | None = None
 
@@ -78,6 +80,10 @@ class DataConfig:
             raise ValueError(f"data: name={self.name!r}: use letters, digits, '.', '-' and '_'")
         if not self.folder:
             raise ValueError(f"data.{self.name}.folder='': name the folder of the data set")
+        if "{label}" not in self.template:
+            raise ValueError(
+                f"data.{self.name}.template={self.template!r}: put {{label}} where the class stands"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,13 +182,24 @@ def _places(metric: str) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """Test-time scaling: evaluate at every pair of these instead of at the config's own; empty: at its own."""
+
+    frames: tuple[int, ...] = ()
+    max_pixels: tuple[int, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.frames or self.max_pixels)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationJobConfig(EvaluationConfig):
     """jobs/evaluate.py: retrieval data sets and models in, scores and rankings out.
 
     output: the run's folder, on a disk that the driver sees: run.json, results.json, runs/, per_query.parquet,
     skipped.jsonl and report.html. cache: embeddings by item and model, on a disk that all nodes see; several runs may
     use it, one after the other; None: a folder in `output`. commit_seconds: how often embeddings are
-    committed, the most that a killed run does again.
+    committed, the most that a killed run does again. sweep: `output` then holds one run for each pair.
     """
 
     output: str
@@ -190,6 +207,7 @@ class EvaluationJobConfig(EvaluationConfig):
     resources: StageResources = field(default_factory=lambda: StageResources(batch_size=64))
     commit_seconds: float = 5.0
     report: ReportConfig = field(default_factory=ReportConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
     job: ClassVar[str] = "evaluate"
 
@@ -209,7 +227,7 @@ class EvaluationJobConfig(EvaluationConfig):
     def identity(self) -> dict[str, Any]:
         """The part of the config that decides the scores, as plain values."""
         parts = asdict(self)
-        for name in ("output", "cache", "resources", "commit_seconds", "report"):
+        for name in ("output", "cache", "resources", "commit_seconds", "report", "sweep"):
             del parts[name]
         # A run that was refused may go on in its folder once its hits are to be flagged instead.
         del parts["contamination"]["on_hit"]

@@ -159,7 +159,7 @@ def _media(folder: Path, part: str, name: str) -> tuple[str, str]:
     # The published folders are named without the extension, but "street.2" may be a name that has none.
     frames = [folder / FRAMES / relative, folder / FRAMES / relative.with_suffix("")]
     for path in frames:
-        if _has_pictures(path):
+        if has_pictures(path):
             return str(path), ""
     for path in (folder / VIDEOS / relative, folder / relative):
         if os.path.isfile(path):
@@ -173,7 +173,7 @@ def _media(folder: Path, part: str, name: str) -> tuple[str, str]:
     )
 
 
-def _has_pictures(folder: Path) -> bool:
+def has_pictures(folder: Path) -> bool:
     """Whether this is a folder with pictures. False, too, for names that no file system can hold."""
     try:
         with os.scandir(folder) as entries:

@@ -21,6 +21,7 @@ from gve_ray.config import resolve_model
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.embedder.checkpoint import resolve_settings
 from gve_ray.evaluation import metrics
+from gve_ray.evaluation.classes import told as told_classes
 from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig, ModelConfig
 from gve_ray.evaluation.embed import Embedded, ItemIndex, embed, pending_table
 from gve_ray.evaluation.guard import Guard, open_training
@@ -62,6 +63,11 @@ class EvaluationResult:
                 lines.append(f"{average:<30}" + "".join(f"{cell:>{width}}" for cell in cells))
         lines.append("")
         for name, one in models.items():
+            lines += [
+                f"{name}: {dataset}: {told_classes(facts['classification'])}"
+                for dataset, facts in one["datasets"].items()
+                if "classification" in facts
+            ]
             told = one["embedding"]
             lines.append(
                 f"{name}: {told['items']} distinct items, {told['new']} embedded now, {told['found']} in the "
@@ -113,7 +119,7 @@ def _check(config: EvaluationJobConfig) -> None:
             check_path(option, value)
     open_training(config.contamination)
     try:
-        settings = _settings(config)
+        settings = settings_of(config)
         for metric in [*config.metrics, *(one.metric for one in config.data if one.metric)]:
             metrics.per_query(metric, {}, {})
         for model in config.models:
@@ -142,7 +148,8 @@ def _check_model(model: ModelConfig, settings: EmbedderSettings) -> None:
         ) from error
 
 
-def _settings(config: EvaluationJobConfig) -> EmbedderSettings:
+def settings_of(config: EvaluationJobConfig) -> EmbedderSettings:
+    """What all models embed with. Raises ValueError for settings that no model can have."""
     return EmbedderSettings(
         frames=config.frames,
         max_pixels=config.max_pixels,
@@ -172,11 +179,11 @@ def _run(config: EvaluationJobConfig, found: Sequence[DataConfig], output: Path,
         for fault in one.data.skipped
     ]
     for model in config.models:
-        facts = identify(model, _settings(config), on_gpu=config.resources.num_gpus > 0)
+        facts = identify(model, settings_of(config), on_gpu=config.resources.num_gpus > 0)
         embedded = embed(
             pending,
             model,
-            _settings(config),
+            settings_of(config),
             facts,
             cache=cache,
             rejects=output / "rejects" / f"{model.name}.lance",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gve_ray.evaluation import metrics
 from gve_ray.evaluation.abilities import ABILITIES, summarise, weights
+from gve_ray.evaluation.classes import classification
 from gve_ray.evaluation.config import EvaluationConfig
 from gve_ray.evaluation.datasets import UVRB
 from gve_ray.evaluation.embed import Embedded, read_vectors
@@ -67,6 +68,14 @@ def score(source: Source, model: str, embedded: Embedded, config: EvaluationConf
     facts["score"] = _finite(scores[source.metric])
     facts["interval"] = _mean_interval(source.metric, values, config)
     facts["scores"] = {name: _finite(value) for name, value in scores.items()}
+    if source.is_classification:
+        facts["classification"] = classification(
+            ranking.ids,
+            part.positives,
+            n_labels=len(part.corpus),
+            resamples=config.resamples,
+            seed=config.seed,
+        )
     trec.parent.mkdir(parents=True, exist_ok=True)
     with trec.open("w", encoding="utf-8") as file:
         file.writelines(trec_lines(ranking, model))

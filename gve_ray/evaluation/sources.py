@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gve_ray.evaluation.classes import load_classes
 from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig
 from gve_ray.evaluation.datasets import UVRB
 from gve_ray.evaluation.embed import ItemIndex
@@ -19,13 +20,17 @@ DEFAULT_METRIC = "hit@1"
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A data set as it is asked: queries with their prompt, and the fingerprints of all its items."""
+    """A data set as it is asked: queries with their prompt, and the fingerprints of all its items.
+
+    is_classification: the corpus are the labels, of which each query has one.
+    """
 
     data: RetrievalSet
     metric: str
     queries: list[Item]
     query_keys: list[str]
     corpus_keys: list[str]
+    is_classification: bool = False
 
 
 def find_sources(config: EvaluationJobConfig) -> list[DataConfig]:
@@ -41,7 +46,8 @@ def find_sources(config: EvaluationJobConfig) -> list[DataConfig]:
                 f"{', '.join(UVRB)} in it"
             )
     for one in config.data:
-        if not Path(one.folder).is_dir():
+        place = Path(one.folder)
+        if not (place.is_dir() or (one.format == "classes" and place.is_file())):
             raise PreflightError(f"data.{one.name}.folder={one.folder!r}: no such folder")
     return [*below, *config.data]
 
@@ -61,6 +67,7 @@ def open_sources(sources: Sequence[DataConfig], index: ItemIndex) -> list[Source
                 queries=queries,
                 query_keys=index.keys(queries),
                 corpus_keys=index.keys(data.corpus),
+                is_classification=source.format == "classes",
             )
         )
     return opened
@@ -70,6 +77,8 @@ def read(source: DataConfig) -> RetrievalSet:
     """A data set in its format; what is wrong with it is in `skipped`."""
     if source.format == "mteb":
         data = load_mteb(source.folder, name=source.name, split=source.split)
+    elif source.format == "classes":
+        data = load_classes(source.folder, name=source.name, template=source.template)
     else:
         data = load(source.folder, name=source.name)
     counts = len(data.queries), len(data.corpus), len(data.skipped)

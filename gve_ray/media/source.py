@@ -17,6 +17,9 @@ Source = str | Path | bytes
 _CHUNK = 1 << 20
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+VIDEO_SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .mkv .webm .avi .flv .wmv .mpg .mpeg .mts .m2ts .ts .3gp .ogv .gif".split()
+)
 
 
 @dataclass(frozen=True, kw_only=True)

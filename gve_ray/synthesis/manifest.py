@@ -20,14 +20,12 @@ import pyarrow as pa
 from pyarrow import fs
 
 from gve_ray.job import PreflightError
+from gve_ray.media.source import VIDEO_SUFFIXES
 
 log = logging.getLogger(__name__)
 
 MANIFEST_SCHEMA = pa.schema([("video_id", pa.string()), ("uri", pa.string()), ("caption", pa.string())])
 MANIFEST_SUFFIXES = (".parquet", ".jsonl", ".csv")
-VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .flv .wmv .mpg .mpeg .mts .m2ts .ts .3gp .ogv .gif".split()
-)
 _WILD = re.compile(r"[*?\[]")
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 

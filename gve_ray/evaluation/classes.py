@@ -1,0 +1,143 @@
+"""Zero-shot classification as retrieval: videos are the queries, the texts of the labels are the corpus.
+
+    load_classes("hmdb51", name="HMDB51", template="a video of someone who does this: {label}")
+    load_classes("k700/val.csv", name="K700")
+
+A folder holds one folder a class, and in it videos (files, or folders of frames); a csv has the columns video
+and label, paths from its own folder or absolute. Each video has one right label, so accuracy@k is hit@k.
+"""
+
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gve_ray.evaluation import metrics
+from gve_ray.evaluation.faults import Faults, shown
+from gve_ray.evaluation.rows import has_pictures
+from gve_ray.evaluation.statistics import bootstrap_mean
+from gve_ray.evaluation.verdicts import RetrievalSet
+from gve_ray.media.source import VIDEO_SUFFIXES
+from gve_ray.schema import Item
+
+PLACES = (1, 5)
+_WORD_START = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def load_classes(place: str | Path, *, name: str, template: str = "{label}") -> RetrievalSet:
+    """A folder of classes or a csv as a retrieval set; query ids are the videos' paths as they stand there.
+
+    template: the text of a label, with `{label}` in it. A class folder's name is read as words: `brush_hair` and
+    `BrushHair` are brush hair and Brush Hair; labels of a csv are taken as they are. What is wrong is left out
+    and told in `skipped`; does not raise on bad data.
+    """
+    root = Path(os.path.abspath(place))
+    faults = Faults(name)
+    rows = _of_csv(root, faults) if root.is_file() else _of_folder(root, faults)
+    labels: dict[str, str] = {}  # text by label
+    videos: dict[str, tuple[str, str]] = {}  # path and label by id
+    for where, video, path, label in rows:
+        if video in videos:
+            faults.add(
+                where,
+                f"video {shown(video)}: there twice; {shown(videos[video][1])}, its first label, counts",
+            )
+        elif not (os.path.isfile(path) or has_pictures(path)):
+            faults.add(where, f"video {shown(video)}: no such file or folder of frames")
+        else:
+            videos[video] = str(path), label
+            labels[label] = label if root.is_file() else words(label)
+    if not videos:
+        faults.add(str(place), "no videos; give a folder of <class>/<video>, or a csv with video and label")
+    return RetrievalSet(
+        name=name,
+        query_ids=list(videos),
+        queries=[Item(video=path) for path, _ in videos.values()],
+        corpus_ids=sorted(labels),
+        corpus=[Item(text=template.replace("{label}", labels[one])) for one in sorted(labels)],
+        positives={video: frozenset({label}) for video, (_, label) in videos.items()},
+        candidates=None,
+        skipped=faults.all(),
+    )
+
+
+def words(name: str) -> str:
+    """A class folder's name as words."""
+    return " ".join(_WORD_START.sub(" ", name).replace("_", " ").split())
+
+
+def classification(
+    rankings: metrics.Rankings, positives: metrics.Positives, *, n_labels: int, resamples: int, seed: int
+) -> dict[str, Any]:
+    """What results.json says of a classification: accuracy@k with its interval over videos, and confusion.
+
+    rankings: labels by video, best first; positives: the one right label of each. confusion: by right label,
+    how often which label came first.
+    """
+    found: dict[str, Any] = {"n_labels": n_labels, "chance": 1 / n_labels}
+    for k in PLACES:
+        values = metrics.per_query(f"hit@{k}", rankings, positives)
+        interval = bootstrap_mean(values, resamples=resamples, seed=seed)
+        found[f"accuracy@{k}"] = {"score": float(np.mean(values)), "interval": [interval.low, interval.high]}
+    confusion: dict[str, Counter[str]] = {}
+    for video, right in positives.items():
+        (label,) = right
+        confusion.setdefault(label, Counter())[rankings[video][0]] += 1
+    found["confusion"] = {label: dict(confusion[label].most_common()) for label in sorted(confusion)}
+    return found
+
+
+def told(facts: Mapping[str, Any]) -> str:
+    """`classification` in a line."""
+    parts = []
+    for k in PLACES:
+        one = facts[f"accuracy@{k}"]
+        parts.append(f"accuracy@{k} {one['score']:.3f} [{one['interval'][0]:.3f}, {one['interval'][1]:.3f}]")
+    return f"{', '.join(parts)} of {facts['n_labels']} labels"
+
+
+_Row = tuple[str, str, Path, str]  # where it stands, the video as it is named there, its path, its label
+
+
+def _of_folder(root: Path, faults: Faults) -> Iterator[_Row]:
+    for folder in _visible(root):
+        if not folder.is_dir():
+            continue
+        others = 0
+        for one in _visible(folder):
+            if one.is_dir() or one.suffix.lower() in VIDEO_SUFFIXES:
+                yield folder.name, f"{folder.name}/{one.name}", one, folder.name
+            else:
+                others += 1
+        if others:
+            faults.add(folder.name, f"{others} files are no videos ({' '.join(sorted(VIDEO_SUFFIXES))})")
+
+
+def _visible(folder: Path) -> Sequence[Path]:
+    try:
+        return sorted(one for one in folder.iterdir() if not one.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _of_csv(path: Path, faults: Faults) -> Iterator[_Row]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = csv.DictReader(file)
+            if missing := {"video", "label"} - set(lines.fieldnames or ()):
+                faults.add(path.name, f"no column {', '.join(sorted(missing))}; a csv has video and label")
+                return
+            for line in lines:
+                where = f"{path.name} line {lines.line_num}"
+                video, label = (line["video"] or "").strip(), (line["label"] or "").strip()
+                if video and label:
+                    yield where, video, path.parent / video, label
+                else:
+                    faults.add(where, "empty video" if not video else f"video {shown(video)}: empty label")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        faults.add(path.name, f"cannot be read: {error}")
