@@ -19,7 +19,8 @@ USAGE = """usage: gve VERB --config FILE [--section.option VALUE ...]
 verbs:
   synthesize   raw videos with noisy captions -> assets, annotations and training pairs
   train        pairs and a base model -> a LoRA adapter that makes it an embedder
-  evaluate     retrieval data sets and models -> scores; --check tells what is wrong with the data sets
+  evaluate     retrieval data sets and models -> scores; --check tells what is wrong with the data sets,
+               --sweep.frames [8,16] --sweep.max_pixels [156800] scores at several settings
   diagnose     result tables -> abilities, how they correlate, which of the paper's findings hold
 
 FILE is a YAML file or the name of one of the verb's recipes: {recipes}.
@@ -80,8 +81,8 @@ def evaluate(args: Sequence[str], *, prog: str = "gve evaluate") -> int:
     """`gve evaluate`: the same as jobs/evaluate.py. `--check` reads the data sets and embeds nothing."""
     from gve_ray.config import load_config
     from gve_ray.evaluation.config import EvaluationJobConfig
-    from gve_ray.evaluation.run import evaluate as work
     from gve_ray.evaluation.sources import check
+    from gve_ray.evaluation.sweep import run as work
     from gve_ray.job import run_job
 
     config = load_config(EvaluationJobConfig, [arg for arg in args if arg != "--check"], prog=prog)
