@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -113,6 +115,18 @@ def trec_lines(ranking: Ranking, tag: str) -> Iterable[str]:
     for name, ids in ranking.ids.items():
         for place, (item, score) in enumerate(zip(ids, ranking.scores[name], strict=True), start=1):
             yield f"{_field(name)} Q0 {_field(item)} {place} {score:.9g} {_field(tag)}\n"
+
+
+def read_places(path: Path, ranks: Mapping[str, int]) -> dict[str, tuple[str, float]]:
+    """Of a file of `trec_lines`: the item at one rank of each of these queries, and its score."""
+    found = {}
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            name, _, item, place, score, _ = line.split()
+            query = unquote(name)
+            if ranks.get(query) == int(place):
+                found[query] = unquote(item), float(score)
+    return found
 
 
 def _field(text: str) -> str:

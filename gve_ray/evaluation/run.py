@@ -4,6 +4,7 @@ output/results.json               scores, intervals, counts of what was left out
 output/runs/<model>/<set>.trec    rankings
 output/per_query.parquet          one row a model, data set and query (ranking.PER_QUERY_SCHEMA)
 output/skipped.jsonl              one line for each thing left out, and why
+output/report.html                all of it to look at (report.py says what else is written for it)
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig, ModelConf
 from gve_ray.evaluation.embed import Embedded, ItemIndex, embed, pending_table
 from gve_ray.evaluation.guard import Guard, open_training
 from gve_ray.evaluation.models import identify
+from gve_ray.evaluation.report import REPORT_FILE, check_baselines, write_report
 from gve_ray.evaluation.scoring import Scored, comparisons, left_out, score, summary
 from gve_ray.evaluation.sources import Source, find_sources, open_sources
 from gve_ray.job import PreflightError, check_fit, check_model, check_path, live_nodes
@@ -78,7 +80,7 @@ class EvaluationResult:
             lines.append(
                 f"contamination: {count} hits among {found['checked_videos']} videos in {found['training']}"
             )
-        lines.append(f"{self.output}/{RESULTS_FILE} after {self.seconds:.0f} s")
+        lines.append(f"{self.output}/{RESULTS_FILE} and {REPORT_FILE} after {self.seconds:.0f} s")
         if self.was_finished:
             lines.insert(0, f"{self.output}: this run was finished before; nothing was done")
         return "\n".join(lines)
@@ -118,6 +120,7 @@ def _check(config: EvaluationJobConfig) -> None:
         if value is not None:
             check_path(option, value)
     open_training(config.contamination)
+    check_baselines(config)
     try:
         settings = settings_of(config)
         for metric in [*config.metrics, *(one.metric for one in config.data if one.metric)]:
@@ -211,6 +214,7 @@ def _run(config: EvaluationJobConfig, found: Sequence[DataConfig], output: Path,
         "contamination": contamination,
     }
     _write(output / RESULTS_FILE, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    write_report(config, [one.data for one in sources], run.facts)
 
 
 def _source_facts(source: Source) -> dict[str, Any]:
@@ -223,6 +227,7 @@ def _source_facts(source: Source) -> dict[str, Any]:
         "n_corpus": len(data.corpus),
         "candidates": data.candidates is not None,
         "faults": [str(fault) for fault in data.skipped],
+        "revision": source.revision,
     }
 
 

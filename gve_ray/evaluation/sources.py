@@ -12,6 +12,7 @@ from gve_ray.evaluation.embed import ItemIndex
 from gve_ray.evaluation.layout import Fault, RetrievalSet, check_media, load, load_mteb
 from gve_ray.job import PreflightError
 from gve_ray.schema import Item
+from gve_ray.store import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,20 @@ class Source:
     query_keys: list[str]
     corpus_keys: list[str]
     is_classification: bool = False
+
+    @property
+    def revision(self) -> str:
+        """sha256 (hex) of all that scores hang on: ids, contents, prompt, judgements, candidate lists, metric."""
+        data = self.data
+        return fingerprint(
+            {
+                "queries": list(zip(data.query_ids, self.query_keys, strict=True)),
+                "corpus": list(zip(data.corpus_ids, self.corpus_keys, strict=True)),
+                "positives": {name: sorted(ids) for name, ids in data.positives.items()},
+                "candidates": data.candidates,
+                "metric": self.metric,
+            }
+        )
 
 
 def find_sources(config: EvaluationJobConfig) -> list[DataConfig]:

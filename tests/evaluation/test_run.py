@@ -125,5 +125,5 @@ def test_the_table_at_the_end() -> None:
     assert told[4] == "base: 9 distinct items, 5 embedded now, 3 in the cache before, 1 left out, 2 texts cut"
     assert told[-2:] == [
         "contamination: 2 hits among 7 videos in assets.lance",
-        "out/results.json after 7 s",
+        "out/results.json and report.html after 7 s",
     ]

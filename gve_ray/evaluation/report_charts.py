@@ -1,0 +1,258 @@
+"""Drawings of an evaluation: radar, heat maps, intervals. SVG for the page, PNG for elsewhere, of the same data.
+
+SVG takes its colours from the page by class: `s0`, `s1`, ... are the series, `pos` and `neg` the two ends of a
+correlation.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from gve_ray.report import new_figure, png, svg
+
+COLOURS = ("#2f6f8f", "#d98032", "#5b8c4a", "#8a5fa8", "#b0485f", "#6b7680")  # of s0, s1, ... on white
+_RADAR = (420, 330)
+_RADIUS = 124
+_RING = 0.2
+_HEAT_WIDTH = 360
+_STRONG = 0.6  # from here on a cell is dark enough for light text
+_LINE = (110, 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One model of the radar. values: 0 to 1 by ability. published: a row of the paper's table."""
+
+    name: str
+    values: Mapping[str, float]
+    published: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A correlation and its interval; None where there is none to speak of."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return not self.low <= 0 <= self.high
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatMap:
+    """Correlations of rows with columns. name: of its PNG. cells: [rows][columns], None where a row meets itself
+    or a correlation does not exist."""
+
+    name: str
+    title: str
+    note: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    cells: Sequence[Sequence[Cell | None]]
+
+
+def axes_of(series: Sequence[Series]) -> list[str]:
+    """The abilities that every series has, in the first one's order; fewer than three make no radar."""
+    return [name for name in series[0].values if all(name in one.values for one in series)]
+
+
+def radar(series: Sequence[Series]) -> str:
+    """Abilities around a circle, a line a model; the values of the first model are written out.
+
+    Raises ValueError when the models have fewer than three abilities in common.
+    """
+    axes = _checked_axes(series)
+    top = _top(series, axes)
+    centre = _RADAR[0] / 2, _RADAR[1] / 2
+
+    def at(i: int, share: float) -> tuple[float, float]:
+        angle = 2 * math.pi * i / len(axes) - math.pi / 2
+        return (
+            centre[0] + _RADIUS * share * math.cos(angle),
+            centre[1] + _RADIUS * share * math.sin(angle),
+        )
+
+    def ring(shares: Sequence[float]) -> str:
+        return " ".join("{:.1f},{:.1f}".format(*at(i, share)) for i, share in enumerate(shares))
+
+    parts = []
+    for step in range(1, round(top / _RING) + 1):
+        share = step * _RING / top
+        parts.append(f'<polygon class="ring" points="{ring([share] * len(axes))}"/>')
+    for i, name in enumerate(axes):
+        x, y = at(i, 1)
+        parts.append(f'<line class="ring" x1="{centre[0]}" y1="{centre[1]}" x2="{x:.1f}" y2="{y:.1f}"/>')
+        lx, ly = at(i, 1.17)
+        anchor = "middle" if abs(lx - centre[0]) < 12 else "start" if lx > centre[0] else "end"
+        value = f'<tspan class="faint" dx="5">{series[0].values[name]:.2f}</tspan>'
+        parts.append(
+            f'<text class="strong" x="{lx:.1f}" y="{ly + 4:.1f}" text-anchor="{anchor}">{escape(name)}{value}</text>'
+        )
+    for number, one in reversed(list(enumerate(series))):
+        points = ring([one.values[name] / top for name in axes])
+        kind = f"series s{number % len(COLOURS)}" + (" published" if one.published else "")
+        parts.append(f'<polygon class="{kind}{" first" if number == 0 else ""}" points="{points}"/>')
+        for i, name in enumerate(axes):
+            x, y = at(i, one.values[name] / top)
+            told = f"{one.name}, {name}: {one.values[name]:.3f}"
+            parts.append(
+                f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{escape(told)}</title></circle>'
+            )
+    for step in range(1, round(top / _RING) + 1):
+        x, y = at(0, step * _RING / top)
+        parts.append(f'<text class="tick" x="{x + 3:.1f}" y="{y + 10:.1f}">{step * _RING:.1f}</text>')
+    label = f"Radar of {', '.join(axes)} for {', '.join(one.name for one in series)}"
+    return svg("".join(parts), label=label, width=_RADAR[0], height=_RADAR[1])
+
+
+def radar_png(series: Sequence[Series]) -> bytes:
+    """The same for a README or a paper. Raises ValueError as `radar`."""
+    axes = _checked_axes(series)
+    figure = new_figure(5.6, 5.2)
+    plot: Any = figure.add_subplot(projection="polar")
+    angles = [2 * math.pi * i / len(axes) for i in range(len(axes))]
+    for number, one in enumerate(series):
+        values = [one.values[name] for name in axes]
+        plot.plot(
+            [*angles, angles[0]], [*values, values[0]],
+            color=COLOURS[number % len(COLOURS)], marker="o",
+            markersize=3.5,
+            linestyle="--" if one.published else "-", label=one.name,
+        )  # fmt: skip
+    plot.fill(angles, [series[0].values[name] for name in axes], color=COLOURS[0], alpha=0.15)
+    plot.set_theta_offset(math.pi / 2)
+    plot.set_theta_direction(-1)
+    plot.set_xticks(angles, axes, fontsize=10)
+    plot.set_ylim(0, _top(series, axes))
+    plot.tick_params(axis="y", labelsize=8, labelcolor="#5c6670")
+    plot.grid(color="#dcdfe4")
+    plot.spines["polar"].set_color("#dcdfe4")
+    plot.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=min(3, len(series)), frameon=False, fontsize=9
+    )
+    return png(figure)
+
+
+def heat_map(found: HeatMap) -> str:
+    """One square a correlation, its colour by sign and size; grey figures are those that may be 0."""
+    names = max((len(name) for name in found.rows), default=1) * 6.6 + 10
+    size = (_HEAT_WIDTH - names) / len(found.columns)
+    row = min(size, 26)
+    head = 18
+    parts = [
+        f'<text x="{names + size * (j + 0.5):.1f}" y="12" text-anchor="middle">{escape(name)}</text>'
+        for j, name in enumerate(found.columns)
+    ]
+    for i, name in enumerate(found.rows):
+        y = head + row * i
+        parts.append(
+            f'<text x="{names - 6:.1f}" y="{y + row / 2 + 4:.1f}" text-anchor="end">{escape(name)}</text>'
+        )
+        for j, other in enumerate(found.columns):
+            cell, x = found.cells[i][j], names + size * j
+            if cell is None:
+                continue
+            told = f"{name}, {other}: {cell.value:.2f} [{cell.low:.2f}, {cell.high:.2f}]"
+            kind = "on" if abs(cell.value) >= _STRONG else "" if cell.is_sure else "unsure"
+            parts.append(
+                f'<g><title>{escape(told)}</title><rect class="{"pos" if cell.value >= 0 else "neg"}" '
+                f'x="{x:.1f}" y="{y:.1f}" width="{size - 1:.1f}" height="{row - 1:.1f}" '
+                f'fill-opacity="{abs(cell.value):.2f}"/>'
+                f'<text class="cell {kind}" x="{x + size / 2:.1f}" y="{y + row / 2 + 3.5:.1f}" '
+                f'text-anchor="middle">{_short(cell.value)}</text></g>'
+            )
+    height = math.ceil(head + row * len(found.rows))
+    return svg("".join(parts), label=found.title, width=_HEAT_WIDTH, height=height)
+
+
+def heat_map_png(found: HeatMap) -> bytes:
+    """The same for a README or a paper, with its note."""
+    rows, columns = len(found.rows), len(found.columns)
+    figure = new_figure(1.6 + 0.52 * columns, 1.3 + 0.36 * rows)
+    plot = figure.add_subplot()
+    values = [[math.nan if cell is None else cell.value for cell in row] for row in found.cells]
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = LinearSegmentedColormap.from_list("correlation", [COLOURS[1], "#ffffff", COLOURS[0]])
+    plot.imshow(values, cmap=colours, vmin=-1, vmax=1, aspect="auto")
+    for i, row in enumerate(found.cells):
+        for j, cell in enumerate(row):
+            if cell is not None:
+                strong = abs(cell.value) >= _STRONG
+                colour = "#ffffff" if strong else "#1c2126" if cell.is_sure else "#8a939c"
+                plot.text(j, i, _short(cell.value), ha="center", va="center", fontsize=8.5, color=colour)
+    plot.set_xticks(range(columns), found.columns, fontsize=9)
+    plot.set_yticks(range(rows), found.rows, fontsize=9)
+    plot.xaxis.tick_top()
+    plot.tick_params(length=0)
+    plot.spines[:].set_visible(False)
+    plot.set_title(found.title, fontsize=10.5, pad=22)
+    return png(figure)
+
+
+def interval(score: float, low: float, high: float, *, label: str, chance: float | None = None) -> str:
+    """A score and its interval on a line from 0 to 1; a thin mark is what chance gives."""
+    width, height = _LINE
+
+    def x(value: float) -> float:
+        return 4 + (width - 8) * min(1.0, max(0.0, value))
+
+    mark = ""
+    if chance is not None:
+        mark = f'<line class="chance" x1="{x(chance):.1f}" x2="{x(chance):.1f}" y1="1" y2="{height - 1}"/>'
+    body = _whisker(x(low), x(score), x(high), height, "bar")
+    track = f'<line class="track" x1="4" x2="{width - 4}" y1="{height / 2}" y2="{height / 2}"/>'
+    return svg(track + mark + body, label=label, width=width, height=height)
+
+
+def difference(value: float, low: float, high: float, *, label: str) -> str:
+    """A difference of two scores and its interval on a line from -1 to 1."""
+    width, height = _LINE
+
+    def x(one: float) -> float:
+        return width / 2 + (width / 2 - 4) * min(1.0, max(-1.0, one))
+
+    kind = "flat" if low <= 0 <= high else "bar" if value > 0 else "cut"
+    track = f'<line class="track" x1="4" x2="{width - 4}" y1="{height / 2}" y2="{height / 2}"/>'
+    zero = f'<line class="zero" x1="{width / 2}" x2="{width / 2}" y1="1" y2="{height - 1}"/>'
+    return svg(
+        track + zero + _whisker(x(low), x(value), x(high), height, kind),
+        label=label,
+        width=width,
+        height=height,
+    )
+
+
+def _whisker(low: float, at: float, high: float, height: int, kind: str) -> str:
+    middle = height / 2
+    return (
+        f'<rect class="{kind} wide" x="{low:.1f}" y="{middle - 2.5}" width="{max(0.5, high - low):.1f}" height="5" '
+        f'rx="2.5"/><circle class="{kind}" cx="{at:.1f}" cy="{middle}" r="4"/>'
+    )
+
+
+def _short(value: float) -> str:
+    """Two digits without the zero before the point: .98, -.71, 1."""
+    text = f"{round(value, 2) + 0.0:.2f}"  # + 0.0: no -0.00
+    return text.replace("0.", ".", 1) if abs(float(text)) < 1 else f"{float(text):.0f}"
+
+
+def _top(series: Sequence[Series], axes: Sequence[str]) -> float:
+    """The end of the scale: the first ring that no value goes beyond."""
+    most = max(one.values[name] for one in series for name in axes)
+    return max(1, math.ceil(round(most / _RING, 6))) * _RING
+
+
+def _checked_axes(series: Sequence[Series]) -> list[str]:
+    axes = axes_of(series)
+    if len(axes) < 3:
+        raise ValueError(
+            f"radar of {', '.join(axes) or 'nothing'}: it needs three abilities or more; leave it out"
+        )
+    return axes
