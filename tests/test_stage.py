@@ -34,7 +34,7 @@ sys.path.insert(0, str(HERE))
 import stage_workers as workers  # noqa: E402
 
 # Ray starts processes by the dozen, which takes long where other work has the cores.
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def driver(folder: Path, commit_seconds: float) -> subprocess.Popen[bytes]:
     )
 
 
-def wait_for(what: Any, process: subprocess.Popen[bytes], seconds: float = 600.0) -> None:
+def wait_for(what: Any, process: subprocess.Popen[bytes], seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert process.poll() is None, f"the driver ended by itself with {process.returncode}"

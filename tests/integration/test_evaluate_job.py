@@ -27,12 +27,12 @@ from tests.integration.drivers import log_of
 
 SHARED, OWN, IMAGES = 30, 6, 12
 DISTINCT = SHARED + OWN + 1 + SHARED + IMAGES  # videos, one of them broken; texts; images
-DEADLINE = 600.0  # seconds for any one wait; a tenth of it on two idle cores
+DEADLINE = 300.0  # seconds for any one wait; a fifth of it on two idle cores
 SIZE = 112
 MODEL = "package://demo/tiny_vl/model"
 ONE = ("--models", json.dumps([{"name": "base", "model": MODEL}]))
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(600)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ SHARES = CorpusShares(**{name: DIRT.get(name, 0.0) for name in vars(CorpusShares
 # A cosine that every pair passes: four captions say nothing about a filter, tests/synthesis does.
 OPTIONS = ["--config", "demo.yaml", "--quality.consistency.threshold", "-1"]
 
-pytestmark = pytest.mark.timeout(900)  # seconds on two idle cores: about a tenth of it
+pytestmark = pytest.mark.timeout(600)  # seconds on two idle cores: about a fifth of it
 
 
 @pytest.fixture(scope="module")

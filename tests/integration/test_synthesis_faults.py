@@ -29,10 +29,10 @@ from tests.integration import drivers
 VIDEOS = 9
 BATCH = 3
 SEEDS = (0, 1)
-DEADLINE = 600.0  # seconds for any one wait; a tenth of it on two idle cores
+DEADLINE = 300.0  # seconds for any one wait; a fifth of it on two idle cores
 NEVER = 3600.0  # a commit interval longer than the test
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(900)
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from tests.integration import drivers
 from tests.integration.drivers import log_of
 
 STEPS, EPOCHS, SAVE = 40, 2, 15
-DEADLINE = 600.0  # seconds for any one wait; a tenth of it on two idle cores
+DEADLINE = 300.0  # seconds for any one wait; a fifth of it on two idle cores
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(600)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ RESOURCES = SynthesisResources(media=StageResources(actors=1, num_cpus=0.5, batc
 
 
 # Ray starts processes by the dozen, which takes long where other work has the cores.
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")

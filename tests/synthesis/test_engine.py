@@ -178,7 +178,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict:
     empty = tmp_path_factory.mktemp("no-model")
     done = subprocess.run(
         [sys.executable, "-c", IN_ENGINE, str(tiny_vl.MODEL), str(empty)],
-        capture_output=True, text=True, timeout=850, check=False,
+        capture_output=True, text=True, timeout=550, check=False,
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     assert lines, done.stderr[-3000:]
@@ -186,7 +186,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict:
     return found
 
 
-@pytest.mark.timeout(900)  # seconds; half a minute on two idle cores
+@pytest.mark.timeout(600)  # seconds; half a minute on two idle cores
 class TestInTheEngine:
     def test_answers_do_not_depend_on_what_else_is_in_the_batch(self, result):
         """Sixteen questions one by one, and all at once in another order, sampled at temperature 1."""
