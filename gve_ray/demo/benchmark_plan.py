@@ -19,7 +19,7 @@ from gve_ray.demo.claims import Claims, Text, truths
 from gve_ray.demo.render import encode_mp4, frames
 from gve_ray.demo.scenes import Scene
 
-FORMAT = 1  # raise it when the same arguments make other files
+FORMAT = 2  # raise it when the same arguments make other files
 _JPEG_QUALITY = 92
 _CLIP = (0.15, 0.85)  # of a chapter: what a clip of a long video shows
 _IMAGE_MOMENTS = (0.15, 0.85)

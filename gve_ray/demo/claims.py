@@ -7,6 +7,7 @@ A claim is one thing a text says, as a plain tuple; `truths` are all that hold o
 videos of which everything it claims is true, so positives follow from scenes and are never assumed.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
@@ -48,6 +49,27 @@ def lasting_relation(a: Thing, b: Thing) -> str | None:
 
 
 # What holds.
+
+
+def timeless(scene: Scene) -> Claims:
+    """What is on a scene's frames whatever their order: a claim for each chapter, and how often it is there.
+
+    Scenes for which it is equal show the same frames; only their order tells them apart.
+    """
+    found: Counter[Claim] = Counter()
+    for chapter in scene.chapters:
+        things = (
+            (
+                thing.colour,
+                thing.shape,
+                thing.size,
+                frozenset(path(thing)),
+                frozenset(thing.motions) - set(SHIFTS),
+            )
+            for thing in chapter.things
+        )
+        found["on screen", chapter.background, chapter.camera.split()[0], frozenset(things)] += 1
+    return frozenset((*claim, count) for claim, count in found.items())
 
 
 def truths(scene: Scene) -> Claims:

@@ -2,9 +2,10 @@
 
     places_and_times(rng)  # 12 scenes: one object at 3 places x the same frames in 4 orders in time
 
-What differs in time is turned back in time: motions that lead back where they came from and a camera that
-moves the other way show the very same frames in the other order, so no single frame tells them apart.
-Scenes of a family share their seed, and with it the texture behind.
+What differs in time differs in nothing else: an object that goes one way, the other, or there and back, and a
+camera that takes the same steps in another order and direction, show the same frames in another order, so no
+single frame tells them apart, nor do all of them shuffled. Nothing else moves, for whoever sees how far a camera
+has come knows the order of the frames. Scenes of a family share their seed, and with it the texture behind.
 """
 
 import random
@@ -50,10 +51,9 @@ class Stage:
     mover: Thing
     resting: tuple[Thing, ...]
 
-    def chapter(self, place: int, *, camera: str = "still", back: bool = False) -> Chapter:
-        """The stage with the resting object at one of its places; `back`: turned back in time."""
-        mover = turned_back(self.mover) if back else self.mover
-        return _chapter(self.background, camera, (mover, self.resting[place]))
+    def chapter(self, place: int, mover: Thing | None = None) -> Chapter:
+        """The stage with the resting object at one of its places; `mover`: its own on another way."""
+        return _chapter(self.background, "still", (mover or self.mover, self.resting[place]))
 
 
 def is_heldout(thing: Thing, background: str) -> bool:
@@ -67,6 +67,11 @@ def turned_back(thing: Thing) -> Thing:
     column, row = path(thing)[-1]
     motions = tuple(BACK[motion] for motion in reversed(thing.motions))
     return replace(thing, column=column, row=row, motions=motions)
+
+
+def there_and_back(thing: Thing) -> Thing:
+    """The object on its way and then on its way back, where it has been before all the time."""
+    return replace(thing, motions=(*thing.motions, *turned_back(thing).motions))
 
 
 def _chapter(background: str, camera: str, things: Sequence[Thing]) -> Chapter:
@@ -101,13 +106,18 @@ def long_scene(rng: random.Random, chapters: Sequence[Chapter]) -> Scene:
 # Place against time.
 
 
-def draw_stage(rng: random.Random, *, places: int, background: str | None = None) -> Stage:
-    """A stage whose resting object has `places` places, every object of it held out wherever it starts."""
+def draw_stage(
+    rng: random.Random, *, places: int, background: str | None = None, lengths: Sequence[int] = (1, 2, 2, 3)
+) -> Stage:
+    """A stage whose resting object has `places` places, every object of it held out wherever it starts.
+
+    lengths: of the mover's way, in motions, one of which is drawn.
+    """
     while True:
         behind = background or rng.choice(BACKGROUNDS)
         (colour, other), (shape, form) = rng.sample(COLOURS, 2), rng.sample(SHAPES, 2)
         column, row = rng.choice(_CELLS)
-        length = rng.choice((1, 2, 2, 3))
+        length = rng.choice(lengths)
         mover = Thing(
             colour=colour, shape=shape, size=rng.choice(tuple(SIZES)), column=column, row=row,
             motions=tuple(rng.choices(tuple(SHIFTS), k=length)), jitter=_jitter(rng),
@@ -132,14 +142,14 @@ def _jitter(rng: random.Random) -> tuple[float, float]:
 
 
 def places_and_times(rng: random.Random) -> list[Scene]:
-    """3 places of a resting object, and for each of them 4 scenes of the same frames in a row: the mover forth
-    or back, under a camera that moves one way or the other."""
-    stage = draw_stage(rng, places=3)
-    camera = rng.choice(("pan left", "zoom in"))
+    """3 places of a resting object, and for each of them 4 scenes of the same frames in a row: the mover goes
+    one way or the other, or starts at either end and comes back to it."""
+    stage = draw_stage(rng, places=3, lengths=(1,))
+    forth, back = stage.mover, turned_back(stage.mover)
     first = short_scene(rng, [stage.chapter(0)])
     return [
-        replace(first, chapters=(stage.chapter(place, camera=c, back=back),))
-        for place, back, c in product(range(3), (False, True), (camera, CAMERA_BACK[camera]))
+        replace(first, chapters=(stage.chapter(place, mover),))
+        for place, mover in product(range(3), (forth, back, there_and_back(forth), there_and_back(back)))
     ]
 
 
@@ -154,24 +164,27 @@ def long_places(rng: random.Random) -> list[Scene]:
 
 
 def camera_scenes(rng: random.Random, n: int) -> list[Scene]:
-    """Scenes of one resting object, equal but for what the camera does in one to three steps.
+    """Scenes of one resting object, equal but for the order and direction of four camera steps.
 
-    Each comes with the one that shows its frames in the other order. Raises ValueError if n > 96.
+    All have two pans, a zoom and a rest. So what is on their frames is the same, and whoever does not see in
+    what order knows nothing. Each comes with the one turned back in time. Raises ValueError if n > 72.
     """
-    steps: list[tuple[str, ...]] = [(camera,) for camera in CAMERAS]
-    for length in (2, 3):
-        found = [s for s in product(CAMERAS, repeat=length) if all(a != b for a, b in pairwise(s))]
-        steps += rng.sample(found, len(found))
+    kinds = permutations(("pan", "pan", "zoom", "still"))
+    steps = {
+        sequence: None
+        for order in kinds
+        for sequence in product(*([one for one in CAMERAS if one.startswith(kind)] for kind in order))
+        if all(a != b for a, b in pairwise(sequence))  # two alike would be one long step
+    }
     chosen: dict[tuple[str, ...], None] = {}
-    for sequence in steps:
+    for sequence in rng.sample(list(steps), len(steps)):
         back = tuple(CAMERA_BACK[camera] for camera in reversed(sequence))
-        if back != sequence:
-            chosen |= dict.fromkeys((sequence, back))
+        chosen |= dict.fromkeys((sequence, back))
     if n > len(chosen):
         raise ValueError(f"n={n}: there are {len(chosen)} sequences of camera steps; lower the scale")
     chapter = draw_stage(rng, places=1).chapter(0)
     alone = replace(chapter, things=tuple(t for t in chapter.things if t.motions == ("rest",)))
-    # 48 frames: no frame falls on a cut after a half or a third, so turning back is exact there, too.
+    # 48 frames: none falls on a cut after a quarter, so turning back is exact there, too.
     first = replace(short_scene(rng, [alone]), fps=8.0, duration=6.0)
     return [
         replace(first, chapters=tuple(replace(alone, camera=camera) for camera in sequence))
