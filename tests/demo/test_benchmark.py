@@ -272,7 +272,7 @@ def test_motions_of_a_group_show_the_same_frames(sets: dict[str, DataSet]) -> No
         assert apart.min(axis=1).max() < SAME
         assert apart.max() > SAME
     orders = {
-        t.motions + (t.column, t.row) for scene in corpus for t in objects(scene) if t.motions != ("rest",)
+        (*t.motions, t.column, t.row) for scene in corpus for t in objects(scene) if t.motions != ("rest",)
     }
     assert len(orders) == 4
 
