@@ -15,6 +15,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +135,7 @@ def figures(page: Page) -> dict[str, Any]:
                 {
                     "dataset": one.dataset,
                     "query_id": one.query.name,
-                    "rank": one.rank,
-                    "others": dict(one.others),
+                    "ranks": dict(one.ranks),
                     "answers": [
                         {"role": a.role, "id": a.item.name, "rank": a.rank, "score": a.score}
                         for a in one.answers
@@ -164,7 +164,10 @@ def collect(
     away = departures(results, by_name)
     is_uvrb = not away and not set(UVRB).isdisjoint(results["datasets"])
     baselines = _baselines(config, models, subject)
-    published = [Column(name=row.model, published=True) for row in baselines]
+    radar = _radar(config, models, subject, baselines)
+    colours = {one.name: number for number, one in enumerate(radar)}
+    columns = [Column(name=name, colour=colours.get(name)) for name in models]
+    columns += [Column(name=row.model, published=True, colour=colours.get(_label(row))) for row in baselines]
     datasets = dataset_rows(results, rows, by_name, subject, away, baselines)
     pooled = is_uvrb if config.report.pooled is None else config.report.pooled
     own = [_row_name(name) for name in models]
@@ -173,9 +176,9 @@ def collect(
         subject=subject,
         headline=_headline(models, results),
         notes=notes(results, away, has_baselines=bool(baselines)),
-        columns=[*(Column(name=name) for name in models), *published],
+        columns=columns,
         abilities=ability_rows(models, baselines, {one.name: one.chance for one in datasets}),
-        radar=_radar(config, models, subject, baselines),
+        radar=radar,
         datasets=datasets,
         depth=config.depth,
         comparisons=paired(results["comparisons"]),
@@ -204,10 +207,14 @@ def _radar(
         charts.Series(name=name, values=_in_order(models[name]["abilities"])) for name in (subject, *others)
     ]
     found += [
-        charts.Series(name=f"{row.model}, published", values=_in_order(row.summary.abilities), published=True)
+        charts.Series(name=_label(row), values=_in_order(row.summary.abilities), published=True)
         for row in baselines
     ]
     return found if len(charts.axes_of(found)) >= 3 else []
+
+
+def _label(row: ResultRow) -> str:
+    return f"{row.model}, published"
 
 
 def _in_order(abilities: Mapping[str, float]) -> dict[str, float]:
@@ -277,10 +284,15 @@ def _facts(config: EvaluationJobConfig, facts: Mapping[str, Any]) -> list[tuple[
         "output": config.output,
         "config": facts.get("config_hash"),
         "git revision": facts.get("git"),
+        "begun": _when(facts["runs"][0]["started"]) if facts.get("runs") else None,
         "runs": len(facts.get("runs", ())),
         "versions": ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items()),
     }
     return [(name, str(value)) for name, value in shown.items() if value is not None]
+
+
+def _when(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _csv(results: Mapping[str, Any]) -> str:

@@ -140,8 +140,8 @@ def radar_png(series: Sequence[Series]) -> bytes:
 
 
 def heat_map(found: HeatMap) -> str:
-    """One square a correlation, its colour by sign and size; grey figures are those that may be 0."""
-    names = max((len(name) for name in found.rows), default=1) * 6.6 + 10
+    """One square a correlation, its colour by sign and size; pale italic figures may be 0."""
+    names = max((len(name) for name in found.rows), default=1) * 7 + 14
     size = (_HEAT_WIDTH - names) / len(found.columns)
     row = min(size, 26)
     head = 18
@@ -159,12 +159,12 @@ def heat_map(found: HeatMap) -> str:
             if cell is None:
                 continue
             told = f"{name}, {other}: {cell.value:.2f} [{cell.low:.2f}, {cell.high:.2f}]"
-            kind = "on" if abs(cell.value) >= _STRONG else "" if cell.is_sure else "unsure"
+            kind = (" on" if abs(cell.value) >= _STRONG else "") + ("" if cell.is_sure else " unsure")
             parts.append(
                 f'<g><title>{escape(told)}</title><rect class="{"pos" if cell.value >= 0 else "neg"}" '
                 f'x="{x:.1f}" y="{y:.1f}" width="{size - 1:.1f}" height="{row - 1:.1f}" '
                 f'fill-opacity="{abs(cell.value):.2f}"/>'
-                f'<text class="cell {kind}" x="{x + size / 2:.1f}" y="{y + row / 2 + 3.5:.1f}" '
+                f'<text class="cell{kind}" x="{x + size / 2:.1f}" y="{y + row / 2 + 3.5:.1f}" '
                 f'text-anchor="middle">{_short(cell.value)}</text></g>'
             )
     height = math.ceil(head + row * len(found.rows))
@@ -185,8 +185,9 @@ def heat_map_png(found: HeatMap) -> bytes:
         for j, cell in enumerate(row):
             if cell is not None:
                 strong = abs(cell.value) >= _STRONG
-                colour = "#ffffff" if strong else "#1c2126" if cell.is_sure else "#8a939c"
-                plot.text(j, i, _short(cell.value), ha="center", va="center", fontsize=8.5, color=colour)
+                look: dict[str, Any] = {"color": "#ffffff" if strong else "#1c2126"}
+                look |= {} if cell.is_sure else {"style": "italic", "alpha": 0.6}
+                plot.text(j, i, _short(cell.value), ha="center", va="center", fontsize=8.5, **look)
     plot.set_xticks(range(columns), found.columns, fontsize=9)
     plot.set_yticks(range(rows), found.rows, fontsize=9)
     plot.xaxis.tick_top()
@@ -211,14 +212,14 @@ def interval(score: float, low: float, high: float, *, label: str, chance: float
     return svg(track + mark + body, label=label, width=width, height=height)
 
 
-def difference(value: float, low: float, high: float, *, label: str) -> str:
-    """A difference of two scores and its interval on a line from -1 to 1."""
+def difference(value: float, low: float, high: float, *, label: str, is_sure: bool) -> str:
+    """A difference of two scores and its interval on a line from -1 to 1, grey unless it is sure."""
     width, height = _LINE
 
     def x(one: float) -> float:
         return width / 2 + (width / 2 - 4) * min(1.0, max(-1.0, one))
 
-    kind = "flat" if low <= 0 <= high else "bar" if value > 0 else "cut"
+    kind = "flat" if not is_sure else "bar" if value > 0 else "cut"
     track = f'<line class="track" x1="4" x2="{width - 4}" y1="{height / 2}" y2="{height / 2}"/>'
     zero = f'<line class="zero" x1="{width / 2}" x2="{width / 2}" y1="1" y2="{height - 1}"/>'
     return svg(

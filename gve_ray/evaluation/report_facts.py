@@ -78,13 +78,12 @@ def notes(results: Mapping[str, Any], away: Mapping[str, str], *, has_baselines:
 def _comparability(results: Mapping[str, Any], away: Mapping[str, str], *, has_baselines: bool) -> list[Note]:
     known = [name for name in results["datasets"] if name in UVRB]
     if away:
+        some = "All" if len(away) == len(known) else f"{len(away)} of the"
         text = (
-            f"{len(away)} of these {len(known)} data sets bear UVRB's names but are not UVRB's at its published size. "
-            "Figures of this run are not comparable with published ones"
+            f"{some} {len(known)} data sets bear UVRB's names and are not UVRB's as published, so figures of this run "
+            "cannot be compared with published ones"
         )
-        text += (
-            ", and the published baselines below are there for their shape only." if has_baselines else "."
-        )
+        text += "; published baselines below are there for their shape alone." if has_baselines else "."
         return [Note(kind="warn", text=text, lines=[f"{name}: {told}" for name, told in away.items()])]
     if missing := [name for name in UVRB if name not in known]:
         text = f"{len(known)} of UVRB's {len(UVRB)} data sets: abilities and averages that need more are left out."

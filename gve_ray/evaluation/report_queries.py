@@ -15,16 +15,18 @@ THUMBNAIL = (160, 120)  # pixels of a frame; 28 queries with 12 frames each stay
 QUALITY = 70
 _DECODED = 96 * 28 * 28  # pixels of a frame before it is made a thumbnail
 _LEAST = 28 * 28
-_WORDS = 55  # of a query's text; long-context ones have thousands
+_WORDS, _MORE_WORDS = 55, 500  # of a text: shown at once and on demand; long-context ones have thousands
 Row = Mapping[str, Any]  # of per_query.parquet
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """An item as the page shows it. rest: words of the text that are not shown. fault: why it has no pictures."""
+    """An item as the page shows it. text, more: its beginning and what follows. rest: words after these. fault:
+    why it has no pictures."""
 
     name: str
     text: str = ""
+    more: str = ""
     rest: int = 0
     pictures: Sequence[str] = ()
     fault: str = ""
@@ -43,14 +45,13 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One query with what was found and what was wanted. others: rank of the first positive by model."""
+    """One query with what was found and what was wanted. ranks: of the first positive, by model."""
 
     is_good: bool
     dataset: str
-    rank: int | None
     query: Shown
     answers: Sequence[Answer]
-    others: Sequence[tuple[str, int | None]]
+    ranks: Sequence[tuple[str, int | None]]
 
 
 def choose(rows: Sequence[Row], n: int) -> tuple[list[Row], list[Row]]:
@@ -87,7 +88,6 @@ def examples(
             Example(
                 is_good=row["first_rank"] == 1,
                 dataset=row["dataset"],
-                rank=row["first_rank"],
                 query=reader.show(row["query_id"], _query(sets[row["dataset"]], row["query_id"])),
                 answers=[
                     replace(
@@ -95,7 +95,7 @@ def examples(
                     )
                     for one in pairs[id(row)]
                 ],
-                others=[one for one in ranks[row["dataset"], row["query_id"]] if one[0] != row["model"]],
+                ranks=ranks[row["dataset"], row["query_id"]],
             )
             for row in chosen
         ]
@@ -183,7 +183,8 @@ class _Reader:
         return Shown(
             name=name,
             text=" ".join(words[:_WORDS]),
-            rest=max(0, len(words) - _WORDS),
+            more=" ".join(words[_WORDS : _WORDS + _MORE_WORDS]),
+            rest=max(0, len(words) - _WORDS - _MORE_WORDS),
             pictures=pictures,
             fault="; ".join(faults),
         )

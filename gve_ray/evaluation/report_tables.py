@@ -8,6 +8,7 @@ from gve_ray.evaluation import report_charts as charts
 from gve_ray.evaluation.abilities import ABILITIES, weights
 from gve_ray.evaluation.datasets import UVRB
 from gve_ray.evaluation.headroom import Places, chance, places
+from gve_ray.evaluation.statistics import holm
 from gve_ray.evaluation.tables import ResultRow
 from gve_ray.evaluation.verdicts import RetrievalSet
 
@@ -22,15 +23,18 @@ NAMES = {
     "T": "temporal",
     "PR": "partially relevant",
 }
+SURE = 0.05  # p, corrected, below which two models differ
 AVERAGES = {"average_abilities": "average over abilities", "average_datasets": "average over data sets"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One model of the tables. published: a row of the paper's table, from the paper's data sets."""
+    """One model of the tables. published: a row of the paper's table, from the paper's data sets. colour: its
+    number in the radar, None where it is not in there."""
 
     name: str
     published: bool = False
+    colour: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +75,20 @@ class DatasetRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One model against the first on one data set."""
+    """One model against the first on one data set. corrected: p by Holm over the data sets of the comparison."""
 
     dataset: str
     value: float
     interval: str
     p_value: float
+    corrected: float
     n_queries: int
-    is_sure: bool
     svg: str
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the two can be told apart here."""
+        return self.corrected < SURE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,26 +199,32 @@ def as_range(interval: Sequence[float] | None) -> str:
 
 
 def paired(found: Sequence[Mapping[str, Any]]) -> list[Comparison]:
+    """The comparisons of results.json, by model."""
     pairs = dict.fromkeys((one["model"], one["against"]) for one in found)
     return [
         Comparison(
             model=model,
             against=against,
-            rows=[_difference(one) for one in found if (one["model"], one["against"]) == (model, against)],
+            rows=_differences([one for one in found if (one["model"], one["against"]) == (model, against)]),
         )
         for model, against in pairs
     ]
 
 
-def _difference(one: Mapping[str, Any]) -> Difference:
-    value, (low, high) = one["difference"], one["interval"]
-    label = f"{one['model']} less {one['against']} on {one['dataset']}: {value:+.3f}, from {low:+.3f} to {high:+.3f}"
-    return Difference(
-        dataset=one["dataset"],
-        value=value,
-        interval=f"{low:+.3f} to {high:+.3f}",
-        p_value=one["p_value"],
-        n_queries=one["n_queries"],
-        is_sure=not low <= 0 <= high,
-        svg=charts.difference(value, low, high, label=label),
-    )
+def _differences(found: Sequence[Mapping[str, Any]]) -> list[Difference]:
+    rows = []
+    for one, corrected in zip(found, holm([one["p_value"] for one in found]), strict=True):
+        value, (low, high) = one["difference"], one["interval"]
+        label = f"{one['model']} less {one['against']} on {one['dataset']}: {value:+.3f}, {low:+.3f} to {high:+.3f}"
+        rows.append(
+            Difference(
+                dataset=one["dataset"],
+                value=value,
+                interval=f"{low:+.3f} to {high:+.3f}",
+                p_value=one["p_value"],
+                corrected=corrected,
+                n_queries=one["n_queries"],
+                svg=charts.difference(value, low, high, label=label, is_sure=corrected < SURE),
+            )
+        )
+    return rows

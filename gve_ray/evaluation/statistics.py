@@ -127,6 +127,19 @@ def permutation_p(difference: ArrayLike, *, resamples: int = RESAMPLES, seed: in
     return (1 + as_far) / (1 + resamples)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of a family of tests, corrected so that one wrong rejection among them is as rare as each says.
+
+    Holm (1979): the i-th smallest of n, times n - i + 1, at least the one before it and at most 1.
+    """
+    corrected = [0.0] * len(p_values)
+    least = 0.0
+    for done, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = max(least, min(1.0, p_values[i] * (len(p_values) - done)))
+        corrected[i] = least
+    return corrected
+
+
 def pearson(x: ArrayLike, y: ArrayLike) -> float:
     """Product-moment correlation of float [n], n of 3 or more; nan where one of them does not vary."""
     return float(correlation_matrix(_columns(x, y), kind="pearson")[0, 1])

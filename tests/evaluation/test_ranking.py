@@ -1,10 +1,12 @@
 """Rankings of a data set by hand: what is left out, candidates, ties, and the files' rows."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from gve_ray.evaluation.layout import RetrievalSet
-from gve_ray.evaluation.ranking import Ranking, per_query_table, rank, trec_lines, usable
+from gve_ray.evaluation.ranking import Ranking, per_query_table, rank, read_places, trec_lines, usable
 from gve_ray.schema import Item
 
 ANGLES = {"a": 0.0, "b": 30.0, "c": 60.0, "d": 90.0}
@@ -89,3 +91,17 @@ def test_trec_lines_are_fields_between_blanks() -> None:
         "q%201 Q0 a%09b 1 0.123456789 my%20model\n",
         "q%201 Q0 100%25 2 -0.5 my%20model\n",
     ]
+
+
+def test_one_place_of_a_run_is_read_back(tmp_path: Path) -> None:
+    ids = [f"item {i}%" for i in range(30)]
+    found = Ranking(
+        ids={"q 1": ids, "q 2": ids[::-1]},
+        scores={one: [1 - i / 100 for i in range(30)] for one in ("q 1", "q 2")},
+    )
+    path = tmp_path / "set.trec"
+    path.write_text("".join(trec_lines(found, "m")))
+    assert read_places(path, {"q 1": 12, "q 2": 30, "nobody": 1}) == {
+        "q 1": ("item 11%", 0.89),
+        "q 2": ("item 0%", 0.71),
+    }

@@ -13,6 +13,7 @@ from gve_ray.evaluation.statistics import (
     correlate,
     correlation_draws,
     correlation_matrix,
+    holm,
     pearson,
     permutation_p,
     spearman,
@@ -152,3 +153,10 @@ def test_inputs_that_make_no_sense_are_refused() -> None:
         bootstrap_mean([0.0, 1.0], level=95)
     with pytest.raises(ValueError, match="one weight a group"):
         bootstrap_weighted([[1.0]], [])
+
+
+def test_holm_by_hand() -> None:
+    # Sorted 0.01, 0.02, 0.03, 0.5: times 4, 3, 2, 1 is 0.04, 0.06, 0.06, 0.5; none below the one before it.
+    assert holm([0.5, 0.02, 0.01, 0.03]) == pytest.approx([0.5, 0.06, 0.04, 0.06])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []

@@ -2,13 +2,13 @@
 
 import io
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 from PIL import Image
 
 from gve_ray.report import picture
 from gve_ray.synthesis.report import Card, Chart, Page, funnel, render, score_charts
+from tests.report.tags import Tags
 
 EVIL = '</p><script>alert("x")</script><img src=https://evil.example/x.png onerror=alert(1)>'
 
@@ -23,22 +23,6 @@ def jpeg(width: int, height: int) -> bytes:
     out = io.BytesIO()
     Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(out, "JPEG")
     return out.getvalue()
-
-
-class Tags(HTMLParser):
-    """Every tag with its attributes, and the text outside of them."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def page(**parts: object) -> Page:

@@ -1,0 +1,23 @@
+"""What is in a page, for tests."""
+
+from html.parser import HTMLParser
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes, and the text outside of them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def sources(self) -> list[str]:
+        """The src of every picture."""
+        return [attrs["src"] or "" for tag, attrs in self.found if tag == "img"]
