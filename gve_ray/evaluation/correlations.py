@@ -10,7 +10,7 @@ from gve_ray.evaluation.datasets import UVRB
 from gve_ray.evaluation.diagnosis import FEWEST, Diagnosis, diagnose
 from gve_ray.evaluation.findings import ALL, FINDINGS, KINDS, Group, Verdict, verdict_of
 from gve_ray.evaluation.report_charts import Cell, HeatMap
-from gve_ray.evaluation.statistics import Kind, interval_of
+from gve_ray.evaluation.statistics import SEED, Kind, interval_of
 
 _FAMILIES = {ALL: "all models", "clip": "CLIP-based models", "mllm": "MLLM-based models"}
 
@@ -35,20 +35,22 @@ class Correlations:
     figures: Mapping[str, Any]
 
 
-def correlations(table: Path, own: Sequence[str], *, pooled: bool) -> Correlations:
+def correlations(
+    table: Path, own: Sequence[str], *, pooled: bool, resamples: int, seed: int = SEED
+) -> Correlations:
     """Over the paper's 16 models, with the run's among them if `pooled`.
 
-    table: the run's results.csv; own: its models as named there. Where they are not pooled and there are
-    `diagnosis.FEWEST` of them or more, they have a heat map of their own.
+    table: the run's results.csv; own: its models as named there. resamples, seed: of the bootstrap. Where
+    they are not pooled and there are `diagnosis.FEWEST` of them or more, they have a heat map of their own.
     """
-    found = diagnose([table] if pooled else [], baselines=True)
+    found = diagnose([table] if pooled else [], baselines=True, resamples=resamples, seed=seed)
     added = list(own) if pooled else []
     maps = [_abilities(group, added) for group in found.groups.values()]
     if ALL in found.groups:
         maps.append(_datasets(found.groups[ALL]))
     figures = {"published": found.to_dict()["correlations"], "added": added}
     if not pooled and len(own) >= FEWEST:
-        mine = diagnose([table])
+        mine = diagnose([table], resamples=resamples, seed=seed)
         maps += [_abilities(group, own, name="run") for group in mine.groups.values() if len(group.names) > 1]
         figures["run"] = mine.to_dict()["correlations"]
     return Correlations(

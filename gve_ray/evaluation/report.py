@@ -40,6 +40,7 @@ from gve_ray.evaluation.report_tables import (
     dataset_rows,
     paired,
 )
+from gve_ray.evaluation.statistics import CORRELATION_RESAMPLES
 from gve_ray.evaluation.tables import ResultRow, published_table
 from gve_ray.evaluation.verdicts import RetrievalSet
 from gve_ray.job import PreflightError
@@ -182,7 +183,9 @@ def collect(
         datasets=datasets,
         depth=config.depth,
         comparisons=paired(results["comparisons"]),
-        correlations=correlations(output / RESULTS_TABLE, own, pooled=pooled),
+        correlations=correlations(
+            output / RESULTS_TABLE, own, pooled=pooled, resamples=min(config.resamples, CORRELATION_RESAMPLES)
+        ),
         queries=_queries(config, rows, by_name, subject),
         skipped=skipped_rows(results),
         skipped_lines=_first_lines(output / "skipped.jsonl"),

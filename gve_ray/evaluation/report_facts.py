@@ -1,8 +1,8 @@
 """What a reader has to know before the figures: how far they may be compared, what was left out, what was run."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gve_ray.evaluation.config import EvaluationJobConfig
@@ -19,7 +19,7 @@ class Note:
 
     kind: Literal["warn", "good", "plain"]
     text: str
-    lines: Sequence[str] = ()
+    lines: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
