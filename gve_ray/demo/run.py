@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from gve_ray.config import load_config
+from gve_ray.demo.benchmark import write_benchmark
 from gve_ray.demo.corpus import write_corpus
+from gve_ray.demo.described import write_described
 from gve_ray.demo.ray_head import LocalHead
 from gve_ray.demo.retrieval import format_training, score_training, write_heldout
 from gve_ray.demo.score import format_summary, score_synthesis
+from gve_ray.evaluation.config import EvaluationJobConfig
+from gve_ray.evaluation.run import read_result
 from gve_ray.training.config import TrainingJobConfig
 
 log = logging.getLogger(__name__)
@@ -24,14 +28,18 @@ def run_demo(repository: Path, folder: Path, *, videos: int, seed: int) -> dict[
     """The demo's jobs on `videos` rendered files; returns what summary.json holds.
 
     repository: uploaded as the jobs' working directory. folder: gets `demo-raw/` (the raw corpus), `demo/`
-    (what synthesis made of it), `demo-train/` (the adapter) and `demo-heldout/` (what scores it).
+    (what synthesis made of it), `demo-described/` (videos with descriptions), `demo-train/` (the adapter),
+    `demo-heldout/` (what scores it), `demo-uvrb/` (the benchmark in miniature) and `demo-evaluation/`.
     Raises HeadError when Ray does not start or a job does not succeed, ValueError when the folder holds a
     corpus of other arguments.
     """
     raw, output, trained = folder / "demo-raw", folder / "demo", folder / "demo-train"
+    described, uvrb, evaluated = folder / "demo-described", folder / "demo-uvrb", folder / "demo-evaluation"
     cores = len(os.sched_getaffinity(0))
     manifest = write_corpus(raw, n=videos, seed=seed, workers=cores)
+    write_described(described, seed=seed, workers=cores)
     heldout = write_heldout(folder / "demo-heldout", seed=seed, workers=cores)
+    write_benchmark(uvrb, seed=seed, workers=cores)
     log.info("demo: %d videos in %s; starting Ray", videos, raw)
     with LocalHead(num_cpus=max(CORES, cores)) as head:
         synthesize = ["python", "jobs/synthesize.py", "--config", "demo.yaml", "--seed", str(seed)]
@@ -40,20 +48,59 @@ def run_demo(repository: Path, folder: Path, *, videos: int, seed: int) -> dict[
         write_summary(output / "summary.json", synthesis=synthesis)
         print(format_summary(synthesis), flush=True)
         train = ["python", "jobs/train.py", "--config", "demo.yaml", "--loop.seed", str(seed)]
-        train += ["--data", _mixture(output / "uvrd"), "--assets", str(output / "assets.lance")]
+        train += ["--data", _mixture(folder), "--assets", str(output / "assets.lance")]
         _submit(head, [*train, "--output", str(trained)], repository)
+        evaluate = [
+            "python",
+            "jobs/evaluate.py",
+            "--config",
+            "demo.yaml",
+            "--models",
+            _models(trained / "adapter"),
+        ]
+        evaluate += ["--root", str(uvrb), "--contamination.training", str(output / "assets.lance")]
+        evaluate += ["--cache", str(folder / "demo-embeddings"), "--output", str(evaluated)]
+        _submit(head, evaluate, repository)
     training = score_training(trained, heldout)
-    write_summary(output / "summary.json", training=training)
+    evaluation = summarise_evaluation(evaluated)
+    write_summary(output / "summary.json", training=training, evaluation=evaluation)
     print(f"{format_training(training)}\n")
-    print(f"report   {output / 'report.html'}\ncurves   {trained / 'training.png'}")
-    print(f"adapter  {trained / 'adapter'}\nsummary  {output / 'summary.json'}")
-    return {"synthesis": synthesis, "training": training}
+    print(f"reports  {output / 'report.html'}\n         {evaluated / 'report.html'}")
+    print(f"curves   {trained / 'training.png'}\nadapter  {trained / 'adapter'}")
+    print(f"summary  {output / 'summary.json'}")
+    return {"synthesis": synthesis, "training": training, "evaluation": evaluation}
 
 
-def _mixture(uvrd: Path) -> str:
-    """The recipe's data sets, read from `uvrd`, as JSON."""
+def _mixture(folder: Path) -> str:
+    """The recipe's data sets, read from `folder` instead of runs/, as JSON."""
     recipe = load_config(TrainingJobConfig, ["--config", "demo.yaml"])
-    return json.dumps([{**asdict(one), "uri": str(uvrd)} for one in recipe.data])
+    moved = [{name: _moved(value, folder) for name, value in asdict(one).items()} for one in recipe.data]
+    return json.dumps(moved)
+
+
+def _models(adapter: Path) -> str:
+    """The recipe's models, the trained one with this adapter, as JSON."""
+    recipe = load_config(EvaluationJobConfig, ["--config", "demo.yaml"])
+    return json.dumps(
+        [{**asdict(one), **({"adapter": str(adapter)} if one.adapter else {})} for one in recipe.models]
+    )
+
+
+def _moved(value: Any, folder: Path) -> Any:
+    return str(folder / value.removeprefix("runs/")) if str(value).startswith("runs/") else value
+
+
+def summarise_evaluation(output: Path) -> dict[str, Any]:
+    """What summary.json holds under `evaluation`: scores by model, data set and ability, and the seconds."""
+    run = read_result(output)
+    models = {
+        name: {
+            "datasets": {key: facts["score"] for key, facts in one["datasets"].items()},
+            **{key: one[key] for key in ("abilities", "average_datasets", "average_abilities")},
+        }
+        for name, one in run.results["models"].items()
+    }
+    return {"seconds": round(run.seconds, 1), **models}
 
 
 def _submit(head: LocalHead, entrypoint: list[str], repository: Path) -> None:

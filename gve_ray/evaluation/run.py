@@ -100,7 +100,7 @@ def evaluate(
     config = dataclasses.replace(config, output=str(output))
     run = RunFolder(config.output, job=config.job, config=config.identity())
     if run.finished():
-        return dataclasses.replace(_result(output), was_finished=True)
+        return dataclasses.replace(read_result(output), was_finished=True)
     sources = find_sources(config)
     connect()
     needs = config.resources
@@ -110,7 +110,7 @@ def evaluate(
     with run:
         _run(config, sources, output, run)
         run.record(finished=True)
-    return _result(output)
+    return read_result(output)
 
 
 def _check(config: EvaluationJobConfig) -> None:
@@ -250,7 +250,8 @@ def _write(path: Path, text: str) -> None:
     write_atomically(files, where, text.encode())
 
 
-def _result(output: Path) -> EvaluationResult:
+def read_result(output: Path) -> EvaluationResult:
+    """What the finished run in folder `output` found."""
     facts = json.loads((output / "run.json").read_text(encoding="utf-8"))
     return EvaluationResult(
         output=str(output),

@@ -6,8 +6,20 @@ import numpy as np
 import pytest
 
 from gve_ray.demo import render
+from gve_ray.demo.facts import judge
 from gve_ray.demo.scenes import COLOURS, SHAPES, draw_scene
-from gve_ray.demo.tiny_vl.data import CELL, FRAMES, Example, cell_targets, fresh_pairs, mirrored, varied
+from gve_ray.demo.tiny_vl.data import (
+    CELL,
+    FACTS,
+    FRAMES,
+    Example,
+    cell_targets,
+    description,
+    fact_targets,
+    fresh_pairs,
+    mirrored,
+    varied,
+)
 
 FILLED = ("circle", "bar", "triangle", "star", "cross")  # their centre has their colour
 
@@ -96,3 +108,27 @@ def test_fresh_pairs_show_crowds_of_their_split() -> None:
     objects = (targets["shape"] >= 0) & (targets["shape"] < len(SHAPES))
     assert 2.5 < objects.sum() / 24 < 9  # a scene has 1.85 on average
     assert (objects == (targets["colour"] < len(COLOURS))).all()
+
+
+def test_facts_are_what_the_scene_holds_and_nothing_else() -> None:
+    one = example(3)
+    chapter = one.scene.chapters[0]
+    wanted = {(chapter.background,), (chapter.camera,)}
+    for t in chapter.things:
+        wanted |= {(t.colour, t.shape), (t.colour, t.size), (t.shape, t.size)}
+        wanted |= {(t.colour, "column", t.column), (t.shape, "row", t.row)}
+        wanted |= {(t.colour, "row", t.row), (t.shape, "column", t.column)}
+        wanted |= {(name, motion) for name in (t.colour, t.shape) for motion in t.motions}
+    (targets,) = fact_targets([one]).numpy()
+    names = list(FACTS)
+    assert {names[i] for i in np.flatnonzero(targets)} == wanted
+    assert (fact_targets([mirrored(one, "x")]).numpy() != targets).any()
+
+
+def test_descriptions_are_true_and_of_many_styles() -> None:
+    scene, rng = example(3).scene, random.Random(1)
+    texts = [description(scene, rng) for _ in range(60)]
+    judged = [judge(text, scene) for text in texts]
+    assert all(one.stated == one.true for one in judged)
+    assert len({len(text.split()) for text in texts}) > 5
+    assert any(one.covered == one.total for one in judged)

@@ -122,7 +122,7 @@ def build_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
             "max_position_embeddings": 8192,
             "rms_norm_eps": 1e-6,
             "tie_word_embeddings": True,
-            "rope_parameters": {"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 100000.0},
+            "rope_parameters": {"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 100.0},
             **ends,
         },
         vision_config={

@@ -9,9 +9,10 @@ import io
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from gve_ray.demo.scenes import (
     COLOURS,
     MOTIONS,
     SHAPES,
+    SIZES,
     SPLIT_OF,
     Scene,
     Split,
@@ -36,11 +38,13 @@ from gve_ray.demo.scenes import (
     draw_scene,
 )
 from gve_ray.demo.tiny_vl import MAX_PIXELS, MIN_PIXELS
+from gve_ray.embedder import Collator
 from gve_ray.embedder.backbones import Span, positions
+from gve_ray.embedder.collate import Batch as Items
 from gve_ray.embedder.settings import EmbedderSettings
 from gve_ray.embedder.vision import PatchSpec, normalise, to_patches
 from gve_ray.media import fit_pixels
-from gve_ray.schema import Frames
+from gve_ray.schema import Frames, Item
 from gve_ray.synthesis import prompts
 
 FRAMES = 8
@@ -51,6 +55,21 @@ PROMPT_SHARES = {"video_captions": 0.5, "frame_captions": 0.2, "composed_image":
 ANSWER_LIMITS = (100, 190, 190, None)  # tokens; 190 holds the short and the rich caption
 FRESH_SIZES = ((112, 112), (112, 112), (84, 112), (112, 84), (84, 140))  # height, width
 CHUNK = 250
+# What the embedding position is taught to know of a scene: each pair of what an object is, where it starts, what
+# it does; the backgrounds and the cameras.
+FACTS: dict[tuple[Hashable, ...], int] = {
+    fact: number
+    for number, fact in enumerate(
+        [
+            *product(COLOURS, SHAPES),
+            *product((*COLOURS, *SHAPES), SIZES),
+            *product((*COLOURS, *SHAPES), ("column", "row"), range(3)),
+            *product((*COLOURS, *SHAPES), MOTIONS),
+            *product(BACKGROUNDS),
+            *product(CAMERAS),
+        ]
+    )
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +220,8 @@ class Batch:
 
     prefix: int64 [P], the system turn they share. ids: int64 [B, L], what follows. positions: int64
     [3, B, P+L]. labels: int64 [B, L], -100 where nothing is learnt. patches: float32 [N, 1176] in order of
-    the placeholders; grids: int64 [M, 3]. lengths: int64 [B].
+    the placeholders; grids: int64 [M, 3]. lengths: int64 [B]. items: the B videos and B texts about them as the
+    embedder is given them, right-padded; None where the media are not the videos.
     """
 
     prefix: torch.Tensor
@@ -213,12 +233,14 @@ class Batch:
     lengths: torch.Tensor
     examples: list[Example]
     prompt_id: str
+    items: Items | None = None
 
 
 class Batcher:
     """Questions to tensors."""
 
-    def __init__(self, processor: "object", tokens_per_second: int) -> None:
+    def __init__(self, processor: "object", tokens_per_second: int, collator: Collator) -> None:
+        self.collator = collator
         self.tokenizer = processor.tokenizer  # type: ignore[attr-defined]
         self.spec = PatchSpec.from_processor(processor.image_processor)  # type: ignore[attr-defined]
         self.ids = {t: self.tokenizer.convert_tokens_to_ids(t) for t in ("<|image_pad|>", "<|video_pad|>")}
@@ -284,6 +306,41 @@ class Batcher:
             lengths=torch.tensor([len(r) for r in rows]), examples=examples, prompt_id=prompt_id,
         )  # fmt: skip
 
+    def items(self, examples: Sequence[Example], rng: random.Random) -> Items:
+        """The videos, then a text about each, in the embedder's conversation."""
+        videos = [Item(video=frames_of(e.frames, e.scene.duration)) for e in examples]
+        return self.collator([*videos, *(Item(text=description(e.scene, rng)) for e in examples)])
+
+
+def description(scene: Scene, rng: random.Random) -> str:
+    """A text about a scene, in one of many styles; the full one most often."""
+    writer = Writer(
+        rng.choice(prompts.READABILITY), rng.choice(prompts.EDUCATION), rng.choice(list(prompts.PROFILES))
+    )
+    style = rng.choice(("terse", "1", "2", "2", "2", "3", "4", "5"))
+    return terse_caption(scene, rng) if style == "terse" else writer.captions(scene)[style]
+
+
+def facts_of(scene: Scene) -> set[int]:
+    """The scene's `FACTS`."""
+    found: set[tuple[Hashable, ...]] = set()
+    for chapter in scene.chapters:
+        found |= {(chapter.background,), (chapter.camera,)}
+        for thing in chapter.things:
+            found.add((thing.colour, thing.shape))
+            for name in (thing.colour, thing.shape):
+                found |= {(name, thing.size), (name, "column", thing.column), (name, "row", thing.row)}
+                found |= {(name, motion) for motion in thing.motions}
+    return {FACTS[fact] for fact in found}
+
+
+def fact_targets(examples: Sequence[Example]) -> torch.Tensor:
+    """1 where a fact holds, else 0: float32 [B, len(FACTS)]."""
+    targets = torch.zeros(len(examples), len(FACTS))
+    for row, example in zip(targets, examples, strict=True):
+        row[list(facts_of(example.scene))] = 1.0
+    return targets
+
 
 def mirrored(example: Example, axis: str) -> Example:
     """The same scene in a mirror, left-right ("x") or upside down ("y"): pictures and truth."""
@@ -348,7 +405,8 @@ def batches(
         examples = rng.choices(rng.choices(groups, weights=[len(g) for g in groups])[0], k=size)
         examples = [varied(e, rng) for e in examples]
         questions = [batcher.asker.ask(e, prompt_id, rng, pool) for e in examples]
-        yield batcher.collate(questions, examples, prompt_id, rng.choice(ANSWER_LIMITS))
+        batch = batcher.collate(questions, examples, prompt_id, rng.choice(ANSWER_LIMITS))
+        yield batch if prompt_id == "frame_captions" else replace(batch, items=batcher.items(examples, rng))
 
 
 def covered(scene: Scene, size: tuple[int, int], early: float, late: float) -> dict[str, np.ndarray]:

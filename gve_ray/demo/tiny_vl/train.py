@@ -4,8 +4,12 @@
 
 Three things make it cheap. The system turn is the same for a whole batch, so it runs once and its keys
 and values are shared. And the vision tower learns from what each visual token covers (colour, shape,
-motion, background, camera), which takes minutes, where words alone would take hours; those heads are
-thrown away in the end. And long answers, whose captions repeat one another, are often cut short.
+motion, background, camera), which takes minutes, where words alone would take hours. And long answers,
+whose captions repeat one another, are often cut short.
+
+What an embedding is read from, the last token of the embedder's conversation, learns what the video or the
+text before it is about: as a large model's does, and in other directions for one than for the other, so
+that aligning them is left to `jobs/train.py`. All these heads are thrown away in the end.
 """
 
 import argparse
@@ -15,7 +19,7 @@ import math
 import random
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import MethodType
@@ -32,15 +36,20 @@ from gve_ray.demo.facts import judge
 from gve_ray.demo.scenes import BACKGROUNDS, CAMERAS, COLOURS, MOTIONS, SHAPES
 from gve_ray.demo.tiny_vl import MODEL, build
 from gve_ray.demo.tiny_vl.data import (
+    BUDGET,
+    FACTS,
     Batch,
     Batcher,
     Example,
     batches,
     cell_targets,
+    fact_targets,
     fresh_pairs,
     keep_memory,
     load_pool,
 )
+from gve_ray.embedder import Collator
+from gve_ray.embedder.backbones import backbone_for
 
 CLASSES = {
     "colour": len(COLOURS) + 1,
@@ -51,6 +60,7 @@ CLASSES = {
 }
 OBJECT_KINDS = ("colour", "shape", "motion")
 AUXILIARY_WEIGHT = 0.5
+FACTS_WEIGHT = 2.0
 WARMUP = 100  # steps
 VISION_BATCH = 96
 VISION_RATE = 0.2  # of the learning rate, once the vision tower can see: at the full rate it forgets shapes
@@ -85,6 +95,7 @@ class Learner(nn.Module):
         self.model = model
         width = model.config.text_config.hidden_size
         self.heads = nn.ModuleDict({kind: nn.Linear(width, n) for kind, n in CLASSES.items()})
+        self.facts = nn.ModuleDict({side: nn.Linear(width, len(FACTS)) for side in ("video", "text")})
         tower = model.model.visual
         tower.patch_embed.forward = MethodType(_embed_patches, tower.patch_embed)
         for block in tower.blocks:
@@ -115,19 +126,41 @@ class Learner(nn.Module):
             past_key_values=cache, use_cache=True,
         ).last_hidden_state  # fmt: skip
 
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy a token of the answers, and of what the visual tokens cover."""
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean cross-entropy a token of the answers, of what the visual tokens cover, of what items are about."""
         visual = self.see(batch)
         hidden = self.hidden(batch, visual)[:, :-1]
         labels = batch.labels[:, 1:]
         learnt = labels != -100
         words = F.cross_entropy(self.model.lm_head(hidden[learnt]).float(), labels[learnt])
-        if batch.prompt_id == "frame_captions":
-            return words, torch.zeros(())
+        if batch.items is None:
+            return words, torch.zeros(()), torch.zeros(())
         counts = (batch.grids.prod(-1) // 4).tolist()
         per_example = len(counts) // len(batch.examples)
         videos = torch.stack(visual.split(counts)[::per_example]).flatten(0, 1)  # [B * tokens, width]
-        return words, self.covers(videos, cell_targets(batch.examples))
+        return words, self.covers(videos, cell_targets(batch.examples)), self.about(batch, videos)
+
+    def about(self, batch: Batch, videos: Tensor) -> Tensor:
+        """Mean cross-entropy of the facts that the embedding position tells, of videos and of texts.
+
+        videos: visual tokens [N, width] of the batch's videos.
+        """
+        assert batch.items is not None
+        items, embed = batch.items, self.model.get_input_embeddings()
+        mask = (items.input_ids == self.model.config.video_token_id).unsqueeze(-1)
+        embedded = embed(items.input_ids)
+        hidden = self.model.model.language_model(
+            inputs_embeds=embedded.masked_scatter(mask, videos.to(embedded.dtype)),
+            position_ids=items.position_ids,
+        ).last_hidden_state  # causal and padded on the right: no token sees the padding
+        last = items.attention_mask.sum(1) - 1
+        pooled = hidden[torch.arange(len(last)), last]  # [2 B, width]
+        targets = fact_targets(batch.examples)
+        losses = [
+            F.binary_cross_entropy_with_logits(self.facts[side](part).float(), targets, 1 + 4 * targets)
+            for side, part in zip(("video", "text"), pooled.chunk(2), strict=True)
+        ]
+        return torch.stack(losses).mean()
 
     def covers(self, visual: Tensor, targets: dict[str, Tensor]) -> Tensor:
         """Mean cross-entropy of what visual tokens [N, width] cover; targets hold N classes a kind.
@@ -339,10 +372,21 @@ def train(
         build.build(folder, seed)
     learner = Learner(Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32))
     tokens_per_second = learner.model.config.vision_config.tokens_per_second
-    batcher = Batcher(AutoProcessor.from_pretrained(folder), tokens_per_second)
+    processor = AutoProcessor.from_pretrained(folder)
+    collator = Collator(
+        BUDGET, processor, backbone=backbone_for(learner.model.config.model_type), config=learner.model.config,
+        padding_side="right",
+    )  # fmt: skip
+    batcher = Batcher(processor, tokens_per_second, collator)
     inner = learner.model.model
     optimisers = make_optimisers(
-        [(inner.visual, VISION_RATE), (learner.heads, VISION_RATE), (inner.language_model, 1.0)], rate
+        [
+            (inner.visual, VISION_RATE),
+            (learner.heads, VISION_RATE),
+            (inner.language_model, 1.0),
+            (learner.facts, 1.0),
+        ],
+        rate,
     )
     resumed = (work / "checkpoint.pt").exists()
     first = _restore(work / "checkpoint.pt", learner, optimisers)
@@ -363,9 +407,10 @@ def train(
         batches(batcher, examples, size=batch, seed=seed, first=first, steps=steps), first + 1
     ):
         with torch.autocast("cpu", torch.bfloat16):
-            words, seen = learner.losses(item)
-        _update(optimisers, words + AUXILIARY_WEIGHT * seen, rate_at(step, steps, rate))
-        log.add(item.prompt_id, words.item(), seen.item())
+            words, seen, about = learner.losses(item)
+        loss = words + AUXILIARY_WEIGHT * seen + FACTS_WEIGHT * about
+        _update(optimisers, loss, rate_at(step, steps, rate))
+        log.add({item.prompt_id: words.item(), "vision": seen.item(), "about": about.item()})
         if step % every == 0 or step == steps:
             _save(work / "checkpoint.pt", learner, optimisers, step)
             judged.load_state_dict(learner.state_dict())
@@ -383,11 +428,11 @@ class Log:
         self.began = time.monotonic()
         self.sums: dict[str, list[float]] = defaultdict(list)
 
-    def add(self, prompt_id: str, words: float, seen: float) -> None:
-        """One step's losses."""
-        self.sums[prompt_id].append(words)
-        if seen:
-            self.sums["vision"].append(seen)
+    def add(self, losses: Mapping[str, float]) -> None:
+        """One step's losses; zero: none of that kind."""
+        for name, loss in losses.items():
+            if loss:
+                self.sums[name].append(loss)
 
     def write(self, step: int, scores: dict[str, float]) -> None:
         """One line: the step, mean losses, held-out scores if there are any."""

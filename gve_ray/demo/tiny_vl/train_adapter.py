@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from gve_ray.demo.language import Writer, terse_caption
+from gve_ray.demo.language import Writer
 from gve_ray.demo.tiny_vl import ADAPTER
-from gve_ray.demo.tiny_vl.data import BUDGET, Example, frames_of, keep_memory, load_pool
+from gve_ray.demo.tiny_vl.data import BUDGET, Example, description, frames_of, keep_memory, load_pool
 from gve_ray.embedder import Collator, Embedder, add_lora, load_processor, load_torch_model, save_adapter
 from gve_ray.schema import Item
 from gve_ray.synthesis import prompts
@@ -28,15 +28,6 @@ TEMPERATURE = (
 )
 
 
-def _text(example: Example, rng: random.Random) -> str:
-    writer = Writer(
-        rng.choice(prompts.READABILITY), rng.choice(prompts.EDUCATION), rng.choice(list(prompts.PROFILES))
-    )
-    if rng.random() < 0.4:
-        return terse_caption(example.scene, rng)
-    return writer.captions(example.scene)[rng.choice(("1", "1", "2", "4"))]
-
-
 def draw_pair(example: Example, rng: random.Random, kind: str) -> tuple[Item, Item]:
     """A query of that kind and its video."""
     scene = example.scene
@@ -44,7 +35,7 @@ def draw_pair(example: Example, rng: random.Random, kind: str) -> tuple[Item, It
     start, end = example.clip_span
     match kind:
         case "text":
-            return Item(text=_text(example, rng)), video
+            return Item(text=description(example.scene, rng)), video
         case "image":
             return Item(image=frames_of(example.stills[rng.randrange(len(example.stills)), None], 0.0)), video
         case "clip":
