@@ -1,0 +1,151 @@
+"""mteb's own retrieval and zero-shot tasks with our encoder on Ray: scores, result files, one embedding an item.
+
+Skipped without the extra `mteb`.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gve_ray.config import StageResources, resolve_model
+from gve_ray.demo.render import write_mp4
+from gve_ray.demo.scenes import draw_scene
+from gve_ray.embedder import Embedder, EmbedderSettings
+from gve_ray.evaluation.config import ModelConfig
+from gve_ray.job import JobError
+from gve_ray.schema import Item
+
+mteb = pytest.importorskip("mteb")
+datasets = pytest.importorskip("datasets")
+
+SETTINGS = EmbedderSettings(frames=8, max_pixels=12544, min_pixels=3136)
+MODEL, ADAPTER = "package://demo/tiny_vl/model", "package://demo/tiny_vl/adapter"
+COUNT = 4
+PROMPT = "Find the video."
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def task(kind: str, name: str, category: str, score: str, data: Any) -> Any:
+    """One of mteb's task types over data in memory."""
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+    from mteb.abstasks.task_metadata import TaskMetadata
+    from mteb.abstasks.zeroshot_classification import AbsTaskZeroShotClassification
+
+    class Local(AbsTaskRetrieval if kind == "Any2AnyRetrieval" else AbsTaskZeroShotClassification):  # type: ignore[misc]
+        metadata = TaskMetadata(
+            name=name,
+            description="rendered scenes",
+            reference=None,
+            dataset={"path": "local", "revision": "1"},
+            type=kind,
+            category=category,
+            modalities=["text", "video"],
+            eval_splits=["test"],
+            eval_langs=["eng-Latn"],
+            main_score=score,
+            prompt=PROMPT,
+        )
+        input_column_name = "video"
+        label_column_name = "label"
+
+        def load_data(self, **_: Any) -> None:
+            self.dataset, self.data_loaded = data, True
+
+        def get_candidate_labels(self) -> list[str]:
+            return ["a desert", "an ocean"]
+
+    return Local()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("videos")
+    for i in range(COUNT):
+        write_mp4(folder / f"{i}.mp4", draw_scene(i, "heldout", long=False))
+    return [folder / f"{i}.mp4" for i in range(COUNT)]
+
+
+def encoder(folder: Path) -> Any:
+    from gve_ray.evaluation.mteb import RayEncoder
+
+    return RayEncoder(
+        ModelConfig(name="tiny", model=MODEL, adapter=ADAPTER),
+        folder=folder,
+        settings=SETTINGS,
+        resources=StageResources(actors=1, num_cpus=1, batch_size=8),
+    )
+
+
+def retrieval(videos: list[Path]) -> tuple[Any, list[str]]:
+    texts = [f"a scene of kind {i}" for i in range(COUNT)]
+    column = [{"bytes": video.read_bytes(), "path": video.name} for video in videos]
+    corpus = datasets.Dataset.from_dict({"id": [f"v{i}" for i in range(COUNT)], "video": column})
+    split = {
+        "queries": datasets.Dataset.from_dict({"id": [f"q{i}" for i in range(COUNT)], "text": texts}),
+        "corpus": corpus.cast_column("video", datasets.Video()),
+        "relevant_docs": {f"q{i}": {f"v{i}": 1} for i in range(COUNT)},
+        "top_ranked": None,
+    }
+    return task(
+        "Any2AnyRetrieval", "LocalRetrieval", "t2v", "hit_rate_at_1", {"default": {"test": split}}
+    ), texts
+
+
+def test_mtebs_retrieval_scores_are_those_of_our_vectors(
+    cluster: None, videos: list[Path], tmp_path: Path
+) -> None:
+    one, texts = retrieval(videos)
+    cache = mteb.ResultCache(tmp_path / "results")
+    found = mteb.evaluate(encoder(tmp_path / "work"), one, cache=cache, co2_tracker=False)
+    embedder = Embedder.from_pretrained(resolve_model(MODEL), resolve_model(ADAPTER))
+    asked = embedder.embed([Item(text=text, instruction=PROMPT) for text in texts])
+    there = embedder.embed([Item(video=str(video)) for video in videos])
+    right = float(np.mean((asked @ there.T).argmax(axis=1) == np.arange(COUNT)))
+    (scores,) = found.task_results[0].scores["test"]
+    assert scores["main_score"] == scores["hit_rate_at_1"] == pytest.approx(right)
+    (file,) = (tmp_path / "results").rglob("LocalRetrieval.json")
+    told = mteb.results.TaskResult.from_disk(file)
+    assert told.scores["test"][0]["main_score"] == pytest.approx(right, abs=1e-5)
+    assert json.loads((file.parent / "model_meta.json").read_text())["name"] == "gve_ray/tiny"
+    assert len(list((tmp_path / "work/media").iterdir())) == COUNT
+
+
+def test_zero_shot_and_a_second_look_embeds_nothing(
+    cluster: None, videos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    split = datasets.Dataset.from_dict({"video": [str(video) for video in videos], "label": [0, 1, 0, 1]})
+    data = datasets.DatasetDict({"test": split.cast_column("video", datasets.Video())})
+    one = task("VideoZeroshotClassification", "LocalZeroShot", "v2t", "accuracy", data)
+    caplog.set_level("INFO")
+    scores = [
+        mteb.evaluate(encoder(tmp_path), one, cache=None, co2_tracker=False).task_results[0].scores["test"][0]
+        for _ in range(2)
+    ]
+    assert scores[0]["accuracy"] == scores[1]["accuracy"]
+    assert scores[0]["accuracy"] * COUNT == round(scores[0]["accuracy"] * COUNT)
+    stages = [
+        text for text in caplog.messages if text.startswith("embed tiny: ") and "distinct items" in text
+    ]
+    assert [text.partition(", ")[2].split(" ", 1)[0] for text in stages] == ["0", "0", "2", str(COUNT)]
+
+
+def test_what_cannot_be_embedded_is_told(cluster: None, videos: list[Path], tmp_path: Path) -> None:
+    videos = [*videos[:3], tmp_path / "broken.mp4"]
+    videos[3].write_bytes(b"not a video")
+    one, _ = retrieval(videos)
+    with pytest.raises(JobError, match=r"LocalRetrieval default/test: 1 of 4 items cannot be .* row 3"):
+        mteb.evaluate(encoder(tmp_path / "work"), one, cache=None, co2_tracker=False)
