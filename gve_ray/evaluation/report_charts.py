@@ -17,7 +17,7 @@ _RADAR = (420, 330)
 _RADIUS = 124
 _RING = 0.2
 _HEAT_WIDTH = 360
-_STRONG = 0.6  # from here on a cell is dark enough for light text
+_STRONG = 0.6  # from here on the colour of a cell decides which text can be read on it
 _LINE = (110, 16)
 
 
@@ -140,7 +140,7 @@ def radar_png(series: Sequence[Series]) -> bytes:
 
 
 def heat_map(found: HeatMap) -> str:
-    """One square a correlation, its colour by sign and size; pale italic figures may be 0."""
+    """One square a correlation, its colour by sign and size; figures that may be 0 are not bold but italic."""
     names = max((len(name) for name in found.rows), default=1) * 7 + 14
     size = (_HEAT_WIDTH - names) / len(found.columns)
     row = min(size, 26)
@@ -159,7 +159,9 @@ def heat_map(found: HeatMap) -> str:
             if cell is None:
                 continue
             told = f"{name}, {other}: {cell.value:.2f} [{cell.low:.2f}, {cell.high:.2f}]"
-            kind = (" on" if abs(cell.value) >= _STRONG else "") + ("" if cell.is_sure else " unsure")
+            kind = ("" if abs(cell.value) < _STRONG else " on" if cell.value > 0 else " against") + (
+                " sure" if cell.is_sure else ""
+            )
             parts.append(
                 f'<g><title>{escape(told)}</title><rect class="{"pos" if cell.value >= 0 else "neg"}" '
                 f'x="{x:.1f}" y="{y:.1f}" width="{size - 1:.1f}" height="{row - 1:.1f}" '
@@ -184,10 +186,12 @@ def heat_map_png(found: HeatMap) -> bytes:
     for i, row in enumerate(found.cells):
         for j, cell in enumerate(row):
             if cell is not None:
-                strong = abs(cell.value) >= _STRONG
-                look: dict[str, Any] = {"color": "#ffffff" if strong else "#1c2126"}
-                look |= {} if cell.is_sure else {"style": "italic", "alpha": 0.6}
-                plot.text(j, i, _short(cell.value), ha="center", va="center", fontsize=8.5, **look)
+                colour = "#ffffff" if cell.value >= _STRONG else "#1c2126"
+                weight, style = ("bold", "normal") if cell.is_sure else ("normal", "italic")
+                plot.text(
+                    j, i, _short(cell.value), ha="center", va="center", fontsize=8.5,
+                    color=colour, weight=weight, style=style,
+                )  # fmt: skip
     plot.set_xticks(range(columns), found.columns, fontsize=9)
     plot.set_yticks(range(rows), found.rows, fontsize=9)
     plot.xaxis.tick_top()

@@ -64,7 +64,7 @@ def test_heat_map_shows_sign_size_and_doubt() -> None:
     assert [rect.get("class") for rect in rects] == ["neg", "pos", "pos"]  # type: ignore[union-attr]
     assert [rect.get("fill-opacity") for rect in rects] == ["0.71", "0.30", "1.00"]  # type: ignore[union-attr]
     assert [text.text for text in texts] == ["-.71", ".30", "1"]  # type: ignore[union-attr]
-    assert [text.get("class") for text in texts] == ["cell on", "cell unsure", "cell on"]  # type: ignore[union-attr]
+    assert [text.get("class") for text in texts] == ["cell against sure", "cell", "cell on sure"]  # type: ignore[union-attr]
     assert groups[0].findtext("title") == "S, T: -0.71 [-0.90, -0.10]"
     assert heat_map_png(found)[:8] == PNG
 
