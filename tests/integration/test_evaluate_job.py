@@ -172,6 +172,9 @@ def test_what_a_run_leaves(world: World) -> None:
     assert len(lines) == SHARED * SHARED
     rows = pq.read_table(world.finished / "per_query.parquet").to_pylist()
     assert len(rows) == 2 * (SHARED + IMAGES)
+    page = (world.finished / "report.html").read_text()
+    assert "corpus id &#39;broken&#39;" in page  # what was left out is told there, too
+    assert page.count("data:image/jpeg") > 4 * len(found["models"])
     mean = np.mean([one["score"] for one in rows if (one["model"], one["dataset"]) == ("base", "MSRVTT")])
     assert mean == pytest.approx(text["score"])
     log = log_of(world.finished)
