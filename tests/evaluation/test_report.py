@@ -24,6 +24,7 @@ from gve_ray.evaluation.config import EvaluationJobConfig, ModelConfig, ReportCo
 from gve_ray.evaluation.datasets import UVRB
 from gve_ray.evaluation.diagnosis import diagnose
 from gve_ray.evaluation.embed import EMBEDDING_SCHEMA, KEY, Embedded
+from gve_ray.evaluation.ranking import PER_QUERY_SCHEMA
 from gve_ray.evaluation.report import check_baselines, collect, figures, render, write_report
 from gve_ray.evaluation.report_queries import choose
 from gve_ray.evaluation.run import _source_facts
@@ -433,3 +434,38 @@ def test_figures_are_plain_json(run: Run) -> None:
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["departures"] == {}
     assert [one["name"] for one in found["radar"]] == ["seeing", "blind"]
+
+
+def test_data_sets_of_ones_own_and_a_model_without_scores(run: Run, tmp_path: Path) -> None:
+    """Nothing of UVRB: no abilities, no radar, and the rest of the page as always."""
+    results = json.loads(json.dumps(run.results).replace("MSRVTT", "mine").replace("MS-TI", "yours"))
+    lost = results["models"]["blind"]["datasets"]["mine"]
+    lost.update(
+        score=None, interval=None, n_queries=0, skipped=dict.fromkeys(lost["skipped"], 3) | {"faults": 0}
+    )
+    results["comparisons"] = []
+    for model in results["models"].values():
+        model.update(abilities={}, ability_intervals={}, average_datasets=None, average_abilities=None)
+    rows = pq.read_table(run.folder / "out/per_query.parquet").to_pylist()
+    names = {"MSRVTT": "mine", "MS-TI": "yours"}
+    rows = [{**one, "dataset": names[one["dataset"]]} for one in rows]
+    (tmp_path / "results.csv").write_text("model\nblind\nseeing\n")
+    (tmp_path / "skipped.jsonl").write_text("")
+    table = [one for one in rows if (one["model"], one["dataset"]) != ("blind", "mine")]
+    pq.write_table(pa.Table.from_pylist(table, schema=PER_QUERY_SCHEMA), tmp_path / "per_query.parquet")
+    for one in names.values():
+        (tmp_path / "runs/seeing").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"runs/seeing/{one}.trec").touch()
+    sets = [replace(one.data, name=names[one.data.name]) for one in run.sources]
+    found = collect(replace(run.job(queries=1), output=str(tmp_path)), results, sets, {})
+    assert (found.abilities, found.radar, [one.name for one in found.queries]) == ([], [], [""])
+    assert found.datasets[0].scores[0] is None
+    told = words(render(found))
+    assert "0 of UVRB's 16 data sets" in told
+    assert "data sets beside UVRB's" in told
+    assert (
+        "Left out: 0 faults of the data sets; over all models 6 queries and 3 corpus items; 4 texts cut"
+        in told
+    )
+    assert re.search(r"mine hit@1 none 0\.800", told)
+    assert "mine blind 0 3 3 3 1" in told
