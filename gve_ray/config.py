@@ -8,6 +8,7 @@ A config travels to Ray workers and into run.json, so it holds plain values only
 with `package://` (a folder inside gve_ray) and stays so until `resolve_model`, where it is loaded.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 PACKAGE_SCHEME = "package://"
+NAME = re.compile(r"[\w.-]+(?: [\w.-]+)*")  # of what becomes files: no slashes, no leading blanks
 MIB = 2**20
 GIB = 2**30
 
@@ -200,6 +202,49 @@ class AssembleConfig:
         n = self.captions_per_video
         _check(1 <= n <= 5, f"assemble.captions_per_video={n}: use 1 to 5; with 4 or 5 there is no T2T pair")
         _check(self.long_seconds > 0, f"assemble.long_seconds={self.long_seconds}: use a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """One model of the comparison.
+
+    name: in results and file names. model: a folder, a hub id, `package://` folder, or the name that an
+    endpoint knows it by. adapter: a LoRA folder for it (torch, vllm). engine: torch and vllm take GVE and
+    every checkpoint of its kind; sentence-transformers its own folders and ids; openai an endpoint `url`
+    (ending in /v1) whose key is in the environment variable `key_variable`. dtype: None takes bfloat16 on
+    GPU, float32 on CPU. rescale: evaluate weights at other frames and pixels than they were trained with, on
+    purpose (test-time scaling; torch only). engine_args: passed to vllm.LLM or SentenceTransformer.
+    """
+
+    name: str
+    model: str
+    adapter: str | None = None
+    revision: str | None = None
+    engine: Literal["torch", "vllm", "sentence-transformers", "openai"] = "torch"
+    dtype: str | None = None
+    rescale: bool = False
+    url: str | None = None
+    key_variable: str = "OPENAI_API_KEY"
+    engine_args: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        where = f"models.{self.name}"
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"models: name={self.name!r}: use letters, digits, '.', '-' and '_'")
+        if not self.model:
+            raise ValueError(f"{where}.model='': name a folder or hub id")
+        if self.adapter is not None and self.engine not in ("torch", "vllm"):
+            raise ValueError(f"{where}.adapter: the engine {self.engine} takes none; export a merged model")
+        if self.rescale and self.engine != "torch":
+            raise ValueError(f"{where}.rescale: only the torch engine can change the settings of weights")
+        if self.engine_args and self.engine not in ("vllm", "sentence-transformers"):
+            raise ValueError(f"{where}.engine_args: the engine {self.engine} takes none; leave them out")
+        if (self.url is not None) != (self.engine == "openai"):
+            raise ValueError(
+                f"{where}.url={self.url!r}, engine={self.engine}: openai needs a url, others none"
+            )
+        if self.url is not None and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"{where}.url={self.url!r}: use http:// or https://")
 
 
 @dataclass(frozen=True, kw_only=True)

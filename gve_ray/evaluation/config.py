@@ -1,60 +1,14 @@
 """What an evaluation is made of, and what it asks of the cluster. Defaults are UVRB's protocol (section 2)."""
 
-import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
-from gve_ray.config import StageResources
+from gve_ray.config import NAME, ModelConfig, StageResources
 from gve_ray.media.signature import THRESHOLD
 
-EngineName = Literal["torch", "vllm", "sentence-transformers", "openai"]
 Format = Literal["uvrb", "mteb", "classes"]
 
 MAX_DEPTH = 1000
-_NAME = re.compile(r"[\w.-]+(?: [\w.-]+)*")  # names become files: no slashes, no leading blanks
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """One model of the comparison.
-
-    name: in results and file names. model: a folder, a hub id, `package://` folder, or the name that an
-    endpoint knows it by. adapter: a LoRA folder for it (torch, vllm). engine: torch and vllm take GVE and
-    every checkpoint of its kind; sentence-transformers its own folders and ids; openai an endpoint `url`
-    (ending in /v1) whose key is in the environment variable `key_variable`. dtype: None takes bfloat16 on
-    GPU, float32 on CPU. rescale: evaluate weights at other frames and pixels than they were trained with, on
-    purpose (test-time scaling; torch only). engine_args: passed to vllm.LLM or SentenceTransformer.
-    """
-
-    name: str
-    model: str
-    adapter: str | None = None
-    revision: str | None = None
-    engine: EngineName = "torch"
-    dtype: str | None = None
-    rescale: bool = False
-    url: str | None = None
-    key_variable: str = "OPENAI_API_KEY"
-    engine_args: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        where = f"models.{self.name}"
-        if not _NAME.fullmatch(self.name):
-            raise ValueError(f"models: name={self.name!r}: use letters, digits, '.', '-' and '_'")
-        if not self.model:
-            raise ValueError(f"{where}.model='': name a folder or hub id")
-        if self.adapter is not None and self.engine not in ("torch", "vllm"):
-            raise ValueError(f"{where}.adapter: the engine {self.engine} takes none; export a merged model")
-        if self.rescale and self.engine != "torch":
-            raise ValueError(f"{where}.rescale: only the torch engine can change the settings of weights")
-        if self.engine_args and self.engine not in ("vllm", "sentence-transformers"):
-            raise ValueError(f"{where}.engine_args: the engine {self.engine} takes none; leave them out")
-        if (self.url is not None) != (self.engine == "openai"):
-            raise ValueError(
-                f"{where}.url={self.url!r}, engine={self.engine}: openai needs a url, others none"
-            )
-        if self.url is not None and not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"{where}.url={self.url!r}: use http:// or https://")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +30,7 @@ class DataConfig:
     metric: str | None = None
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not NAME.fullmatch(self.name):
             raise ValueError(f"data: name={self.name!r}: use letters, digits, '.', '-' and '_'")
         if not self.folder:
             raise ValueError(f"data.{self.name}.folder='': name the folder of the data set")

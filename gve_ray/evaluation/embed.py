@@ -24,14 +24,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gve_ray.config import StageResources
+from gve_ray.config import ModelConfig, StageResources
 from gve_ray.embedder import EmbedderSettings
+from gve_ray.embedder.models import cache_name, embed_readable, open_model
 from gve_ray.embedder.resolve import resolve
-from gve_ray.evaluation.config import ModelConfig
-from gve_ray.evaluation.models import cache_name, open_model
 from gve_ray.media import MediaError
+from gve_ray.media.digest import media_digest, media_stamp
 from gve_ray.media.signature import signature
-from gve_ray.media.source import folder_blobs, is_folder
+from gve_ray.media.source import is_folder
 from gve_ray.schema import Frames, Item
 from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts, run_stage
 from gve_ray.store import FolderLock, Store
@@ -122,34 +122,6 @@ class ItemIndex:
         write_atomically(files, path, sink.getvalue().to_pybytes())
 
 
-def media_digest(path: str) -> str:
-    """sha256 (hex) of a file's bytes, or of a folder's pictures in the order of their names: `content_hash`.
-
-    Of a URI that is no local file, and of a path that cannot be read, the digest of its name.
-    """
-    try:
-        if is_folder(path):
-            parts = [blob.sha256() for blob in folder_blobs(path)]
-            return hashlib.sha256("".join(parts).encode()).hexdigest()
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return hashlib.sha256(f"name\0{path}".encode()).hexdigest()
-
-
-def media_stamp(path: str) -> str:
-    """Changes when the file, or a picture of the folder, is written anew."""
-    try:
-        if not is_folder(path):
-            facts = Path(path).stat()
-            return f"{facts.st_size} {facts.st_mtime_ns}"
-        stats = [blob.path.stat() for blob in folder_blobs(path) if blob.path is not None]
-        newest = max((one.st_mtime_ns for one in stats), default=0)
-        return f"{len(stats)} {sum(one.st_size for one in stats)} {newest}"
-    except OSError:
-        return "unreadable"
-
-
 def pending_table(items: Iterable[Item], keys: Iterable[str]) -> pa.Table:
     """The distinct items (`PENDING_SCHEMA`): visual ones first, long texts together, so batches are even."""
     distinct = dict(zip(keys, items, strict=True))
@@ -177,14 +149,11 @@ class EmbedWorker:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | Reject]:
         items = list(self._pool.map(self._read, rows))
-        good = [i for i, item in enumerate(items) if isinstance(item, Item)]
-        found: dict[int, dict[str, Any] | Reject] = {}
-        if good:
-            with self._lock:
-                vectors, cut = self._model.embed([one for one in items if isinstance(one, Item)])
-            for at, i in enumerate(good):
-                found[i] = _result(rows[i], items[i], vectors[at], cut[at])
-        return [item if isinstance(item, Reject) else found[i] for i, item in enumerate(items)]
+        embedded = embed_readable(self._model, items, self._lock)
+        return [
+            one if isinstance(one, Reject) else _result(row, item, *one)
+            for row, item, one in zip(rows, items, embedded, strict=True)
+        ]
 
     def _read(self, row: Mapping[str, Any]) -> Item | Reject:
         item = Item(**{name: row[name] for name in PENDING_SCHEMA.names[1:]})
@@ -197,11 +166,7 @@ class EmbedWorker:
         return read
 
 
-def _result(
-    row: Mapping[str, Any], item: Item | Reject, vector: np.ndarray, cut: bool
-) -> dict[str, Any] | Reject:
-    if not np.isfinite(vector).all():
-        return Reject("not_finite", "the model gave a vector with NaN or infinity; try dtype float32")
+def _result(row: Mapping[str, Any], item: Item | Reject, vector: np.ndarray, cut: bool) -> dict[str, Any]:
     found = {KEY: row[KEY], "vector": vector.tolist(), "cut": cut, "signature": None, "duration": None}
     if isinstance(item, Item) and isinstance(item.video, Frames):
         # 3 kB a video, while its frames are at hand: the contamination guard need not decode it again.

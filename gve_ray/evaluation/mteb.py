@@ -22,11 +22,10 @@ from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ModelMeta
 from mteb.types import PromptType
 
-from gve_ray.config import StageResources
+from gve_ray.config import ModelConfig, StageResources
 from gve_ray.embedder import EmbedderSettings
-from gve_ray.evaluation.config import ModelConfig
+from gve_ray.embedder.models import cache_name, identify
 from gve_ray.evaluation.embed import ItemIndex, embed, pending_table, read_vectors
-from gve_ray.evaluation.models import cache_name, identify
 from gve_ray.job import JobError
 from gve_ray.schema import Item
 

@@ -18,19 +18,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gve_ray.config import resolve_model
 from gve_ray.embedder import EmbedderSettings
-from gve_ray.embedder.checkpoint import resolve_settings
+from gve_ray.embedder.models import identify
 from gve_ray.evaluation import metrics
 from gve_ray.evaluation.classes import told as told_classes
-from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig, ModelConfig
+from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig
 from gve_ray.evaluation.embed import Embedded, ItemIndex, embed, pending_table
 from gve_ray.evaluation.guard import Guard, open_training
-from gve_ray.evaluation.models import identify
 from gve_ray.evaluation.report import REPORT_FILE, check_baselines, write_report
 from gve_ray.evaluation.scoring import Scored, comparisons, left_out, score, summary
 from gve_ray.evaluation.sources import Source, find_sources, open_sources
-from gve_ray.job import PreflightError, check_fit, check_model, check_path, live_nodes
+from gve_ray.inputs.model import check_embedder
+from gve_ray.job import PreflightError, check_fit, check_path, live_nodes
 from gve_ray.store import RunFolder
 from gve_ray.store.runfolder import filesystem, seconds_of, write_atomically
 
@@ -126,29 +125,9 @@ def _check(config: EvaluationJobConfig) -> None:
         for metric in [*config.metrics, *(one.metric for one in config.data if one.metric)]:
             metrics.per_query(metric, {}, {})
         for model in config.models:
-            _check_model(model, settings)
+            check_embedder(f"models.{model.name}", model, settings)
     except ValueError as error:
         raise PreflightError(str(error)) from error
-
-
-def _check_model(model: ModelConfig, settings: EmbedderSettings) -> None:
-    if model.engine == "openai":
-        return
-    where = f"models.{model.name}"
-    file = "modules.json" if model.engine == "sentence-transformers" else "config.json"
-    check_model(f"{where}.model", model.model, model.revision, file)
-    if model.adapter is not None:
-        check_model(f"{where}.adapter", model.adapter, None, "adapter_config.json")
-    if model.engine == "sentence-transformers" or model.rescale:
-        return
-    adapter = resolve_model(model.adapter) if model.adapter else None
-    try:
-        resolve_settings(resolve_model(model.model), adapter, settings, revision=model.revision)
-    except ValueError as error:
-        raise ValueError(
-            f"{where}: {error}. In this config: set frames, max_pixels, min_pixels and max_tokens to the saved "
-            "ones, or rescale: true on the model to depart from them on purpose"
-        ) from error
 
 
 def settings_of(config: EvaluationJobConfig) -> EmbedderSettings:

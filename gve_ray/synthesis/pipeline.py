@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 
 from gve_ray.config import SynthesisConfig
+from gve_ray.inputs.manifest import read_manifest
 from gve_ray.job import live_nodes
 from gve_ray.schema import ANNOTATION_SCHEMA
 from gve_ray.store import RunFolder, Store
@@ -18,7 +19,6 @@ from gve_ray.synthesis.annotate import build_annotations
 from gve_ray.synthesis.assemble import assemble
 from gve_ray.synthesis.assets import build_assets, open_assets
 from gve_ray.synthesis.job import SynthesisResult, finished_before, manifest_fingerprint, stage_facts
-from gve_ray.synthesis.manifest import read_manifest
 from gve_ray.synthesis.preflight import check_models, check_paths, check_resources
 from gve_ray.synthesis.report import write_report
 

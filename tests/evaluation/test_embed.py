@@ -11,6 +11,7 @@ from PIL import Image
 
 from gve_ray.config import StageResources
 from gve_ray.embedder import EmbedderSettings
+from gve_ray.embedder.models import cache_name
 from gve_ray.evaluation import embed
 from gve_ray.evaluation.config import ModelConfig
 from gve_ray.evaluation.embed import (
@@ -21,7 +22,6 @@ from gve_ray.evaluation.embed import (
     pending_table,
     read_vectors,
 )
-from gve_ray.evaluation.models import cache_name
 from gve_ray.schema import Frames, Item
 from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts
 from gve_ray.store import Store

@@ -14,19 +14,21 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from gve_ray.config import resolve_model
+from gve_ray.config import ModelConfig, resolve_model
 from gve_ray.embedder import Embedder, EmbedderSettings
-from gve_ray.evaluation.config import ModelConfig
 from gve_ray.media import encode_jpeg
 from gve_ray.schema import Frames, Item
+from gve_ray.stage import Reject
 from gve_ray.store import fingerprint
 
+NOT_FINITE = ("not_finite", "the model gave a vector with NaN or infinity; try dtype float32")
 _ENDPOINT_SECONDS = 300.0
 _INSTRUCTED = "Instruct: {instruction}\nQuery: {text}"  # how public instruction-following embedders take it
 
@@ -83,6 +85,24 @@ def folder_digest(folder: Path) -> str:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
             digest.update(f"{inner.as_posix()}\0{content}\n".encode())
     return digest.hexdigest()
+
+
+def embed_readable(
+    model: Model, items: Sequence[Item | Reject], lock: AbstractContextManager[object]
+) -> list[tuple[np.ndarray, bool] | Reject]:
+    """For each item its vector, float32 [d], and whether its text was cut; rejects pass through.
+
+    items: with media in memory, or why they could not be read. lock: held while the model works, so that
+    threads may read while another one embeds.
+    """
+    good = [i for i, item in enumerate(items) if isinstance(item, Item)]
+    found: dict[int, tuple[np.ndarray, bool] | Reject] = {}
+    if good:
+        with lock:
+            vectors, cut = model.embed([item for item in items if isinstance(item, Item)])
+        for at, i in enumerate(good):
+            found[i] = (vectors[at], cut[at]) if np.isfinite(vectors[at]).all() else Reject(*NOT_FINITE)
+    return [item if isinstance(item, Reject) else found[i] for i, item in enumerate(items)]
 
 
 def cache_name(facts: Mapping[str, Any]) -> str:

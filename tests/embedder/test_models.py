@@ -11,10 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from gve_ray.config import resolve_model
+from gve_ray.config import ModelConfig, resolve_model
 from gve_ray.embedder import EmbedderSettings
-from gve_ray.evaluation.config import ModelConfig
-from gve_ray.evaluation.models import cache_name, folder_digest, identify, open_model
+from gve_ray.embedder.models import cache_name, folder_digest, identify, open_model
 from gve_ray.schema import Frames, Item
 
 TINY = "package://demo/tiny_vl/model"

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gve_ray.inputs.manifest import read_manifest
 from gve_ray.job import PreflightError
-from gve_ray.synthesis.manifest import read_manifest
 
 ROWS = [
     {"video_id": "b", "uri": "/videos/b.mp4", "caption": " a red ball "},
