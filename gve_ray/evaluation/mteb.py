@@ -141,5 +141,4 @@ def _meta(config: ModelConfig, settings: EmbedderSettings, facts: Mapping[str, A
         use_instructions=True,
         training_datasets=None,
         modalities=["text", "image", "video"],
-        experiment_kwargs={"frames": settings.frames, "max_pixels": settings.max_pixels},
     )

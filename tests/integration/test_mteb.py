@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gve_ray.config import StageResources, resolve_model
+from gve_ray.config import ModelConfig, StageResources, resolve_model
 from gve_ray.demo.render import write_mp4
 from gve_ray.demo.scenes import draw_scene
 from gve_ray.embedder import Embedder, EmbedderSettings
-from gve_ray.evaluation.config import ModelConfig
 from gve_ray.job import JobError
 from gve_ray.schema import Item
 
@@ -121,6 +120,8 @@ def test_mtebs_retrieval_scores_are_those_of_our_vectors(
     told = mteb.results.TaskResult.from_disk(file)
     assert told.scores["test"][0]["main_score"] == pytest.approx(right, abs=1e-5)
     assert json.loads((file.parent / "model_meta.json").read_text())["name"] == "gve_ray/tiny"
+    table = cache.load_results(models=["gve_ray/tiny"]).to_dataframe()
+    assert table["gve_ray/tiny"].tolist() == [pytest.approx(right, abs=1e-5)]
     assert len(list((tmp_path / "work/media").iterdir())) == COUNT
 
 

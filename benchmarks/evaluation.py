@@ -1,0 +1,265 @@
+"""Videos a second of evaluation's embedding on Ray, against a plain loop and mteb's own GVE wrapper.
+
+    pip install 'gve-ray[mteb]' && python benchmarks/evaluation.py [--videos 96] [--actors 2] [--rounds 3]
+
+    ray     the embedding stage of `gve evaluate`: files in, committed vectors out
+    loop    the same model and reader, two videos at a time, one after the other
+    mteb    mteb's GVEWrapper, its batches of 32, on the same weights, frame numbers and pixel budget
+
+All in bfloat16, which the wrapper fixes. Ray has one thread in each actor; the others take one thread or as many as
+there are actors, whichever is faster here. Rounds are interleaved, so that a busy machine hits all alike; figures are
+medians. `warm` leaves out what happens once a run (starting actors, loading weights): for Ray, by a run over few
+videos. mteb reads videos with torchcodec, which does not load beside CPU torch; a stand-in with our reader takes its
+place, and so costs what ours costs. Prints one JSON object, with the cosines of the vectors with the loop's: mteb's
+agree only if the times of the frames are left out (`at_24_fps`), for the wrapper does not hand them to the processor.
+"""
+
+import argparse
+import importlib.util
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gve_ray.config import ModelConfig, StageResources, resolve_model
+from gve_ray.demo.render import write_mp4
+from gve_ray.demo.scenes import draw_scene
+from gve_ray.embedder import Embedder, EmbedderSettings
+from gve_ray.embedder.models import identify
+from gve_ray.evaluation.embed import ItemIndex, embed, pending_table, read_vectors
+from gve_ray.media import read_frames
+from gve_ray.schema import Frames, Item
+
+SETTINGS = EmbedderSettings(frames=8, max_pixels=12544, min_pixels=3136)  # the demo's
+MODEL, DTYPE = "package://demo/tiny_vl/model", "bfloat16"
+FEW = 8  # videos of the run that tells what starting costs
+LOOP_BATCH, MTEB_BATCH = 2, 32
+LONGEST = 4.0  # seconds of a video
+ASSUMED_FPS = 24.0  # the processor's, of frames without times
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """Seconds of a run over all videos, and of that what happens once. vectors: float32 [n, d]."""
+
+    seconds: float
+    once: float
+    vectors: np.ndarray
+
+
+def on_ray(paths: list[str], actors: int, work: Path) -> Timed:
+    """The stage over few videos and then over all of them, each with a cache of its own."""
+    begun = time.monotonic()
+    _stage(paths[:FEW], actors, work / "few")
+    few = time.monotonic() - begun
+    begun = time.monotonic()
+    vectors = _stage(paths, actors, work / "all")
+    seconds = time.monotonic() - begun
+    each = max(seconds - few, 1e-9) / (len(paths) - FEW)
+    return Timed(seconds=seconds, once=max(0.0, few - FEW * each), vectors=vectors)
+
+
+def _stage(paths: list[str], actors: int, cache: Path) -> np.ndarray:
+    config = ModelConfig(name="tiny", model=MODEL, dtype=DTYPE)
+    items = [Item(video=path) for path in paths]
+    keys = ItemIndex(cache).keys(items)
+    embedded = embed(
+        pending_table(items, keys),
+        config,
+        SETTINGS,
+        identify(config, SETTINGS, on_gpu=False),
+        cache=cache,
+        rejects=cache / "rejects.lance",
+        resources=StageResources(actors=actors, num_cpus=1, batch_size=16),
+    )
+    return read_vectors(embedded.store, keys)[0]
+
+
+def in_a_loop(paths: list[str]) -> Timed:
+    """Read two, embed two."""
+    begun = time.monotonic()
+    embedder = Embedder.from_pretrained(resolve_model(MODEL), dtype=DTYPE).with_settings(**asdict(SETTINGS))
+    once = time.monotonic() - begun
+    pairs = [paths[i : i + LOOP_BATCH] for i in range(0, len(paths), LOOP_BATCH)]
+    vectors = [embedder.embed([Item(video=path) for path in pair]) for pair in pairs]
+    return Timed(seconds=time.monotonic() - begun, once=once, vectors=np.concatenate(vectors))
+
+
+def at_assumed_fps(paths: list[str]) -> np.ndarray:
+    """The loop's vectors, had the sampled frames followed each other at `ASSUMED_FPS`."""
+    embedder = Embedder.from_pretrained(resolve_model(MODEL), dtype=DTYPE).with_settings(**asdict(SETTINGS))
+    n = SETTINGS.frames
+    facts = {"fps": ASSUMED_FPS, "duration": n / ASSUMED_FPS, "total_frames": n}
+    seen = [
+        replace(_frames(path), timestamps=np.arange(n) / ASSUMED_FPS, indices=np.arange(n), **facts)
+        for path in paths
+    ]
+    return embedder.embed([Item(video=one) for one in seen])
+
+
+def _frames(path: str) -> Frames:
+    budget = {"max_pixels": SETTINGS.max_pixels, "min_pixels": SETTINGS.min_pixels}
+    return read_frames(path, k=SETTINGS.frames, **budget)
+
+
+def set_best_threads(run: Callable[[list[str]], Timed], paths: list[str], most: int) -> int:
+    """Give this process the number of threads, 1 or `most`, with which `run` is faster; returns it."""
+    import torch
+
+    taken = {}
+    for threads in {1, most}:
+        torch.set_num_threads(threads)
+        one = run(paths)
+        taken[threads] = one.seconds - one.once
+    best = min(taken, key=taken.__getitem__)
+    torch.set_num_threads(best)
+    return best
+
+
+class Decoder:
+    """What mteb's collator asks of torchcodec's VideoDecoder, with our reader."""
+
+    def __init__(self, path: str) -> None:
+        frames = _frames(path)
+        self._indices = frames.indices.tolist()
+        self._pixels = frames.pixels
+        self.metadata = argparse.Namespace(num_frames=frames.total_frames, end_stream_seconds=frames.duration)
+
+    def get_frames_at(self, indices: list[int]) -> Any:
+        """Pixels uint8 [T, 3, H, W] in `data`. Raises ValueError for other frames than the uniform ones."""
+        import torch
+
+        if indices != self._indices:
+            raise ValueError(f"frames {indices}: mteb samples otherwise than we do ({self._indices})")
+        return argparse.Namespace(data=torch.from_numpy(self._pixels).permute(0, 3, 1, 2))
+
+
+class Videos:
+    """A data set of the kind mteb's loaders hold: rows with a decoder, opened when the row is asked for."""
+
+    features = ("video",)
+
+    def __init__(self, paths: list[str]) -> None:
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return {"video": Decoder(self._paths[row])}
+
+
+def in_mteb(paths: list[str]) -> Timed:
+    """The wrapper, with its own batches and conversation."""
+    from mteb.models.model_implementations.gve_models import GVEWrapper
+    from mteb.types import PromptType
+    from torch.utils.data import DataLoader
+
+    begun = time.monotonic()
+    wrapper = GVEWrapper(resolve_model(MODEL), None, fps=None, max_frames=None, num_frames=SETTINGS.frames)
+    size = {"shortest_edge": SETTINGS.min_pixels, "longest_edge": SETTINGS.max_pixels}
+    wrapper.videos_kwargs = {"size": size, "do_sample_frames": False}
+    once = time.monotonic() - begun
+    loader: Any = DataLoader(Videos(paths), batch_size=MTEB_BATCH)  # type: ignore[arg-type]
+    vectors = wrapper.encode(
+        loader,
+        task_metadata=None,
+        hf_split="test",
+        hf_subset="default",
+        prompt_type=PromptType.document,
+        show_progress_bar=False,
+    )
+    return Timed(seconds=time.monotonic() - begun, once=once, vectors=np.asarray(vectors))
+
+
+ALONE: dict[str, Callable[[list[str]], Timed]] = {"loop": in_a_loop, "mteb": in_mteb}
+
+
+def _cosines(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+    cosines = (a * b).sum(axis=1)
+    return {"mean": float(cosines.mean()), "least": float(cosines.min())}
+
+
+def render(folder: Path, count: int) -> list[str]:
+    """Short videos of the demo's world."""
+    paths: list[str] = []
+    seed = 0
+    while len(paths) < count:
+        scene = draw_scene(seed, "heldout", long=False)
+        seed += 1
+        if scene.duration <= LONGEST:
+            write_mp4(folder / f"{seed}.mp4", scene)
+            paths.append(str(folder / f"{seed}.mp4"))
+    return paths
+
+
+def main() -> None:
+    import ray
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--videos", type=int, default=96)
+    parser.add_argument("--actors", type=int, default=2, help="and cores of the others")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    if args.videos <= FEW:
+        parser.error(f"--videos {args.videos}: use more than {FEW}")
+    ray.init(num_cpus=args.actors, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    threads: dict[str, int] = {}
+    rounds: dict[str, list[Timed]] = {"ray": [], "loop": []}
+    if importlib.util.find_spec("mteb"):
+        rounds["mteb"] = []
+    with tempfile.TemporaryDirectory() as folder:
+        paths = render(Path(folder), args.videos)
+        for i in range(args.rounds):
+            runs: dict[str, Callable[[], Timed]] = {
+                "ray": lambda i=i: on_ray(paths, args.actors, Path(folder) / str(i)),  # type: ignore[misc]
+                **{name: lambda name=name: ALONE[name](paths) for name in ALONE},  # type: ignore[misc]
+            }
+            for name, found in rounds.items():
+                if name != "ray":
+                    threads[name] = set_best_threads(ALONE[name], paths[:FEW], args.actors)
+                found.append(runs[name]())
+        assumed = at_assumed_fps(paths)
+    ray.shutdown()
+    n = args.videos
+    speeds = {
+        name: {
+            "videos_per_second": statistics.median(n / one.seconds for one in found),
+            "warm": statistics.median(n / (one.seconds - one.once) for one in found),
+        }
+        for name, found in rounds.items()
+    }
+    ratios = {
+        f"ray_over_{name}": {key: speeds["ray"][key] / one[key] for key in one}
+        for name, one in speeds.items()
+        if name != "ray"
+    }
+    ours = rounds["loop"][0].vectors
+    cosines = {name: _cosines(found[0].vectors, ours) for name, found in rounds.items() if name != "loop"}
+    if "mteb" in rounds:
+        cosines["mteb_at_24_fps"] = _cosines(rounds["mteb"][0].vectors, assumed)
+    print(
+        json.dumps(
+            {
+                "videos": n,
+                "actors": args.actors,
+                "rounds": args.rounds,
+                "speeds": speeds,
+                "ratios": ratios,
+                "threads": threads,
+                "cosines_with_loop": cosines,
+                "without": [] if "mteb" in rounds else ["mteb: not installed"],
+            },
+            indent=1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
