@@ -1,5 +1,30 @@
-"""Vectors -> neighbours."""
+"""Vectors -> neighbours: exact search over arrays, and indexes with metadata behind one Protocol."""
 
 from gve_ray.search.exact import NONE, exact, within
+from gve_ray.search.folder import create_index, open_index
+from gve_ray.search.index import (
+    Filter,
+    Hit,
+    IndexFileError,
+    IndexOptions,
+    IndexSpec,
+    SearchError,
+    UnknownIdError,
+    VectorIndex,
+)
 
-__all__ = ["NONE", "exact", "within"]
+__all__ = [
+    "NONE",
+    "Filter",
+    "Hit",
+    "IndexFileError",
+    "IndexOptions",
+    "IndexSpec",
+    "SearchError",
+    "UnknownIdError",
+    "VectorIndex",
+    "create_index",
+    "exact",
+    "open_index",
+    "within",
+]

@@ -24,13 +24,15 @@ def exact(
     *,
     tie_break: np.ndarray | None = None,
     chunk: int = 16_384,
+    longest: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k rows of `corpus` with the largest inner products, best first.
 
     queries: float32 [n, d]. corpus: float32 [m, d]. tie_break: int [m]; of equal float32 scores the smaller
-    number comes first; None: the lower row. chunk: vectors searched at a time. Gives rows int64 [n, k] and
-    scores float32 [n, k]; NONE and -inf at the end where m < k. Raises ValueError on shapes that do not fit
-    and on vectors that are not finite.
+    number comes first; None: the lower row. chunk: vectors searched at a time. longest: the largest norm in a
+    corpus that is known to be finite; None: measured, which reads the corpus once more. Gives rows int64 [n, k]
+    and scores float32 [n, k]; NONE and -inf at the end where m < k. Raises ValueError on shapes that do not
+    fit and on vectors that are not finite.
     """
     _check(queries, corpus, chunk)
     if k < 1:
@@ -41,7 +43,8 @@ def exact(
     if not len(corpus):
         return rows, scores
     kept = min(k, len(corpus))
-    slack = _ROUNDING * _longest(queries, chunk) * _longest(corpus, chunk)
+    longest = _longest(corpus, chunk) if longest is None else longest
+    slack = _ROUNDING * _longest(queries, chunk) * longest
     for start in range(0, len(queries), chunk):
         todo = np.arange(start, min(start + chunk, len(queries)))
         depth = min(k + max(16, k // 4), len(corpus))
