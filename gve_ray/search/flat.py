@@ -1,0 +1,155 @@
+"""Exact search in memory, by FAISS: the default. One file holds everything and is replaced as a whole.
+
+Every search reads every vector: 100,000 of 2,048 numbers are 0.8 GB. benchmarks/search.py has the times.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from gve_ray.search import filters
+from gve_ray.search.exact import NONE, exact
+from gve_ray.search.index import (
+    Filter,
+    Hit,
+    IndexFileError,
+    IndexSpec,
+    Value,
+    check_depth,
+    check_known,
+    check_new,
+    check_vectors,
+    hit,
+    matrix_of,
+    table_of,
+)
+
+FILE = "vectors.arrow"
+_SPEC = b"gve_ray.index"
+_ROWS = 65_536  # a record batch
+
+
+class FlatIndex:
+    """`VectorIndex` in memory; see the Protocol."""
+
+    def __init__(self, folder: Path, spec: IndexSpec, table: pa.Table) -> None:
+        self.spec = spec
+        self._folder = folder
+        self._set(matrix_of(table.column("vector"), spec.dimension), table.drop_columns(["vector"]))
+        self._new: list[pa.Table] = []
+
+    @classmethod
+    def create(cls, folder: Path, spec: IndexSpec) -> "FlatIndex":
+        """An empty one, saved."""
+        index = cls(folder, spec, spec.schema.empty_table())
+        index.save()
+        return index
+
+    @classmethod
+    def load(cls, folder: Path) -> "FlatIndex":
+        """The one last saved. Raises IndexFileError."""
+        path = folder / FILE
+        try:
+            with pa.memory_map(str(path)) as file:
+                table = pa.ipc.open_file(file).read_all()
+            spec = IndexSpec(**json.loads((table.schema.metadata or {})[_SPEC]))
+        except (OSError, pa.ArrowInvalid, KeyError, ValueError, TypeError) as error:
+            raise IndexFileError(f"{path}: no index of ours ({error}); make it again") from error
+        return cls(folder, spec, table.replace_schema_metadata(None))
+
+    def add(self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[Mapping[str, Value]]) -> None:
+        table = table_of(self.spec, ids, vectors, metadata)
+        check_new(ids, self._row)
+        first = len(self._row)
+        self._row.update({one: first + i for i, one in enumerate(ids)})
+        self._new.append(table)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        check_known(ids, self._row)
+        self._merge()
+        kept = np.ones(len(self._vectors), dtype=bool)
+        kept[[self._row[one] for one in ids]] = False
+        self._set(self._vectors[kept], self._table.filter(pa.array(kept)))
+
+    def search(self, queries: np.ndarray, k: int, *, filter: Filter | None = None) -> list[list[Hit]]:
+        queries = check_vectors(self.spec, queries)
+        check_depth(k)
+        conditions = filters.parse(filter, self.spec)
+        self._merge()
+        vectors, places, chosen = self._vectors, self._places, None
+        if conditions:
+            chosen = np.flatnonzero(filters.mask(conditions, self._table).to_numpy())
+            vectors, places = vectors[chosen], places[chosen]
+        rows, scores = exact(queries, vectors, k, tie_break=places, longest=self._longest)
+        return [
+            self._hits(near[near != NONE] if chosen is None else chosen[near[near != NONE]], found)
+            for near, found in zip(rows, scores, strict=True)
+        ]
+
+    def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[dict[str, Value]]]:
+        check_known(ids, self._row)
+        self._merge()
+        rows = np.array([self._row[one] for one in ids], dtype=np.int64)
+        return self._vectors[rows], self._table.take(pa.array(rows)).drop_columns(["id"]).to_pylist()
+
+    def ids(self) -> set[str]:
+        return set(self._row)
+
+    def count(self, *, filter: Filter | None = None) -> int:
+        conditions = filters.parse(filter, self.spec)
+        self._merge()
+        return int(np.count_nonzero(filters.mask(conditions, self._table).to_numpy()))
+
+    def save(self) -> None:
+        self._merge()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        schema = self.spec.schema.with_metadata({_SPEC: json.dumps(asdict(self.spec)).encode()})
+        part = self._folder / f"{FILE}.{os.getpid()}.part"
+        with open(part, "wb") as file:
+            with pa.ipc.new_file(file, schema) as writer:
+                for start in range(0, len(self._vectors), _ROWS):
+                    writer.write_table(self._slice(start, schema))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, self._folder / FILE)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def drop(self) -> None:
+        """Nothing is outside the folder."""
+
+    def _hits(self, rows: np.ndarray, scores: np.ndarray) -> list[Hit]:
+        found = self._table.take(pa.array(rows)).to_pylist()
+        return [hit(row, float(score)) for row, score in zip(found, scores, strict=False)]
+
+    def _slice(self, start: int, schema: pa.Schema) -> pa.Table:
+        part = self._vectors[start : start + _ROWS]
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), self.spec.dimension)
+        table = self._table.slice(start, _ROWS)
+        columns = [table.column("id"), vectors, *(table.column(name) for name in self.spec.fields)]
+        return pa.Table.from_arrays(columns, schema=schema)
+
+    def _merge(self) -> None:
+        """Take in what was added: not at each `add`, for it copies all vectors."""
+        if not self._new:
+            return
+        new, self._new = self._new, []
+        vectors = [self._vectors, *(matrix_of(one.column("vector"), self.spec.dimension) for one in new)]
+        tables = [self._table, *(one.drop_columns(["vector"]) for one in new)]
+        self._set(np.concatenate(vectors), pa.concat_tables(tables))
+
+    def _set(self, vectors: np.ndarray, table: pa.Table) -> None:
+        self._vectors, self._table = vectors, table
+        ids = table.column("id").to_pylist()
+        self._row = {one: i for i, one in enumerate(ids)}
+        self._places = np.empty(len(ids), dtype=np.int64)  # of each row among the sorted ids
+        self._places[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
+        norms = (float(np.linalg.norm(vectors[at : at + _ROWS], axis=1).max())
+                 for at in range(0, len(vectors), _ROWS))  # fmt: skip
+        self._longest = max(norms, default=0.0)

@@ -1,0 +1,176 @@
+"""Search by Milvus, through its own client: a server or cluster by its URI, or embedded in the folder.
+
+For what one machine does not hold. Each index is a collection of its own. Milvus takes changes at once and has
+no versions, so after a crash before `save` some of them are there; `VectorIndex` says what to do then.
+"""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from gve_ray.search import filters
+from gve_ray.search.index import (
+    LONGEST_ID,
+    Filter,
+    Hit,
+    IndexFileError,
+    IndexOptions,
+    IndexSpec,
+    SearchError,
+    Value,
+    best_hits,
+    check_depth,
+    check_known,
+    check_new,
+    check_vectors,
+    matrix_of,
+    table_of,
+)
+
+FILE = "milvus.db"  # embedded
+_LONGEST_TEXT = 65_535  # bytes, Milvus's own limit
+_MOST_FOUND = 16_384
+_ROWS_AT_ONCE = 1000
+_TYPES = {"string": "VARCHAR", "int": "INT64", "float": "DOUBLE", "bool": "BOOL"}
+
+
+class MilvusIndex:
+    """`VectorIndex` in Milvus; see the Protocol."""
+
+    def __init__(self, client: Any, collection: str, spec: IndexSpec) -> None:
+        self.spec = spec
+        self._client = client
+        self._collection = collection
+        self._known: set[str] | None = None
+
+    @classmethod
+    def create(cls, folder: Path, spec: IndexSpec, options: IndexOptions, collection: str) -> "MilvusIndex":
+        """An empty collection."""
+        from pymilvus import DataType
+
+        client = _connect(folder, options)
+        schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=LONGEST_ID)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=spec.dimension)
+        for name, kind in spec.fields.items():
+            more = {"max_length": _LONGEST_TEXT} if kind == "string" else {}
+            schema.add_field(name, getattr(DataType, _TYPES[kind]), nullable=True, **more)
+        index = client.prepare_index_params()
+        index.add_index("vector", index_type="AUTOINDEX", metric_type="IP")
+        client.create_collection(collection, schema=schema, index_params=index, consistency_level="Strong")
+        return cls(client, collection, spec)
+
+    @classmethod
+    def load(cls, folder: Path, spec: IndexSpec, options: IndexOptions, collection: str) -> "MilvusIndex":
+        """A collection that is there. Raises IndexFileError."""
+        client = _connect(folder, options)
+        if not client.has_collection(collection):
+            where = options.uri or folder / FILE
+            raise IndexFileError(f"{where}: no collection {collection!r}; make the index again")
+        client.load_collection(collection)
+        return cls(client, collection, spec)
+
+    def add(self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[Mapping[str, Value]]) -> None:
+        table = table_of(self.spec, ids, vectors, metadata)
+        for name, kind in self.spec.fields.items():
+            if kind == "string" and any(
+                len((row.get(name) or "").encode()) > _LONGEST_TEXT  # type: ignore[union-attr]
+                for row in metadata
+            ):
+                raise SearchError(f"metadata {name}: a text above {_LONGEST_TEXT} bytes; Milvus takes none")
+        check_new(ids, self._ids())
+        for at in range(0, table.num_rows, _ROWS_AT_ONCE):
+            self._client.insert(self._collection, table.slice(at, _ROWS_AT_ONCE).to_pylist())
+        self._ids().update(ids)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        check_known(ids, self._ids())
+        for at in range(0, len(ids), _ROWS_AT_ONCE):
+            self._client.delete(self._collection, ids=list(ids[at : at + _ROWS_AT_ONCE]))
+        self._ids().difference_update(ids)
+
+    def search(self, queries: np.ndarray, k: int, *, filter: Filter | None = None) -> list[list[Hit]]:
+        queries = check_vectors(self.spec, queries)
+        check_depth(k)
+        conditions = filters.parse(filter, self.spec)
+        if k > _MOST_FOUND:
+            raise SearchError(f"k={k}: Milvus finds at most {_MOST_FOUND}")
+        where = filters.to_milvus(conditions)
+        return [
+            best_hits(self.spec, query, k, partial(self._nearest, query, where), most=_MOST_FOUND)
+            for query in queries
+        ]
+
+    def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[dict[str, Value]]]:
+        rows: dict[str, dict[str, Any]] = {}
+        for at in range(0, len(ids), _ROWS_AT_ONCE):
+            part = list(ids[at : at + _ROWS_AT_ONCE])
+            found = self._client.get(self._collection, ids=part, output_fields=["*"])
+            rows |= {row["id"]: row for row in found}
+        check_known(ids, rows)
+        table = self._table([rows[one] for one in ids])
+        metadata = table.select([*self.spec.fields]).to_pylist()
+        return matrix_of(table.column("vector"), self.spec.dimension), metadata or [{} for _ in ids]
+
+    def ids(self) -> set[str]:
+        return set(self._ids())
+
+    def count(self, *, filter: Filter | None = None) -> int:
+        where = filters.to_milvus(filters.parse(filter, self.spec))
+        (row,) = self._client.query(self._collection, filter=where, output_fields=["count(*)"])
+        return int(row["count(*)"])
+
+    def save(self) -> None:
+        self._client.flush(self._collection)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def drop(self) -> None:
+        self._client.drop_collection(self._collection)
+        self.close()
+
+    def _nearest(self, query: np.ndarray, where: str, depth: int) -> pa.Table:
+        (found,) = self._client.search(
+            self._collection,
+            data=[query.tolist()],
+            limit=depth,
+            filter=where,
+            output_fields=["id", "vector", *self.spec.fields],
+        )
+        return self._table([row["entity"] for row in found])
+
+    def _table(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+        return pa.Table.from_pylist([dict(row) for row in rows], schema=self.spec.schema)
+
+    def _ids(self) -> set[str]:
+        if self._known is None:
+            self._known = set()
+            rows = self._client.query_iterator(
+                self._collection, batch_size=_ROWS_AT_ONCE, output_fields=["id"]
+            )
+            while part := rows.next():
+                self._known.update(row["id"] for row in part)
+            rows.close()
+        return self._known
+
+
+def _connect(folder: Path, options: IndexOptions) -> Any:
+    try:
+        from pymilvus import MilvusClient, MilvusException
+    except ImportError as error:
+        raise IndexFileError("milvus: its client is not installed; pip install 'gve-ray[milvus]'") from error
+    logging.getLogger("pymilvus").setLevel(logging.ERROR)  # it warns of what the embedded engine lacks
+    try:
+        return MilvusClient(
+            options.uri or str(folder / FILE), token=os.environ.get(options.token_variable, "")
+        )
+    except (MilvusException, OSError, RuntimeError) as error:
+        where = options.uri or f"{folder / FILE} (embedded: one process at a time)"
+        raise IndexFileError(f"milvus: cannot open {where}: {error}") from error

@@ -1,0 +1,375 @@
+"""One Protocol, three indexes: the same tests over all of them, against plain Python over plain lists."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gve_ray.search import (
+    IndexFileError,
+    IndexOptions,
+    IndexSpec,
+    SearchError,
+    UnknownIdError,
+    VectorIndex,
+    create_index,
+    exact,
+    open_index,
+)
+
+MILVUS = pytest.mark.skipif(find_spec("milvus_lite") is None, reason="the extra `milvus` is not installed")
+SPEC = IndexSpec(
+    dimension=4, fields={"name": "string", "year": "int", "start": "float", "live": "bool", "end": "float"}
+)
+NAMES = ["plain", 'it\'s "quoted"', "back\\slash", "雪 % _", None]
+N = 40
+
+
+@pytest.fixture(scope="module", params=["faiss", "lance", pytest.param("milvus", marks=MILVUS)])
+def options(request: pytest.FixtureRequest) -> IndexOptions:
+    return IndexOptions(kind=request.param)
+
+
+@pytest.fixture(scope="module")
+def full(options: IndexOptions, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VectorIndex]:
+    """As `index`, for tests that change nothing."""
+    made = create_index(tmp_path_factory.mktemp("full"), SPEC, options)
+    made.add(*rows(range(N)))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def index(options: IndexOptions, tmp_path: Path) -> VectorIndex:
+    """Forty rows, whose vectors have many equal products."""
+    made = create_index(tmp_path / "index", SPEC, options)
+    made.add(*rows(range(N)))
+    return made
+
+
+def vector(i: int) -> list[int]:
+    """Small whole numbers: products have no rounding, and rows 3 apart in a residue class tie."""
+    return [i % 3 - 1, i % 2, 1, (i // 7) % 2]
+
+
+def metadata(i: int) -> dict[str, Any]:
+    return {
+        "name": NAMES[i % 5],
+        "year": None if i % 6 == 0 else 2000 + i % 4,
+        "start": i / 2,
+        "live": i % 2 == 0,
+        "end": None,
+    }
+
+
+def key(i: int) -> str:
+    """Not in the order of the numbers."""
+    return f"{(i * 17) % 100:02d}-{i}"
+
+
+def rows(numbers: range) -> tuple[list[str], np.ndarray, list[dict[str, Any]]]:
+    return (
+        [key(i) for i in numbers],
+        np.array([vector(i) for i in numbers], np.float32).reshape(-1, 4),
+        [metadata(i) for i in numbers],
+    )
+
+
+def sorted_by_hand(
+    query: list[int], passes: Callable[[dict[str, Any]], bool] = lambda _: True
+) -> list[tuple[str, int]]:
+    found = [
+        (key(i), sum(a * b for a, b in zip(query, vector(i), strict=True)))
+        for i in range(N)
+        if passes(metadata(i))
+    ]
+    return sorted(found, key=lambda one: (-one[1], one[0]))
+
+
+def found(index: VectorIndex, query: list[int], k: int, **more: Any) -> list[tuple[str, int]]:
+    (hits,) = index.search(np.array([query], np.float32), k, **more)
+    return [(hit.id, int(hit.score)) for hit in hits]
+
+
+@pytest.mark.parametrize("k", [1, 5, N, N + 20])
+def test_best_first_and_ties_by_id(full: VectorIndex, k: int) -> None:
+    for query in ([1, 0, 0, 0], [0, 1, 2, 0], [0, 0, 1, 0]):  # the last ties with everything
+        assert found(full, query, k) == sorted_by_hand(query)[:k]
+
+
+def test_several_queries_and_whole_hits(full: VectorIndex) -> None:
+    queries = np.array([[1, 0, 0, 0], [-1, 2, 0, 1]], np.float32)
+    both = full.search(queries, 3)
+    assert [[hit.id for hit in hits] for hits in both] == [
+        [one for one, _ in sorted_by_hand(query)[:3]] for query in ([1, 0, 0, 0], [-1, 2, 0, 1])
+    ]
+    first = both[0][0]
+    assert first.metadata == metadata(int(first.id.split("-")[1]))
+    assert full.search(queries[:0], 3) == []
+
+
+@pytest.mark.parametrize(
+    "filter,passes",
+    [
+        ({}, lambda row: True),
+        ({"year": 2001}, lambda row: row["year"] == 2001),
+        ({"year": 2001.0}, lambda row: row["year"] == 2001),
+        ({"year": [2001, 2003]}, lambda row: row["year"] in (2001, 2003)),
+        ({"year": {"ne": 2001}}, lambda row: row["year"] not in (2001, None)),
+        ({"year": None}, lambda row: row["year"] is None),
+        ({"end": None}, lambda row: True),
+        ({"end": {"lt": 1e9}}, lambda row: False),
+        ({"start": {"gte": 3, "lt": 10.5}}, lambda row: 3 <= row["start"] < 10.5),
+        ({"start": {"gt": 18}, "live": True}, lambda row: row["start"] > 18 and row["live"]),
+        ({"live": {"ne": True}}, lambda row: not row["live"]),
+        *(({"name": name}, lambda row, name=name: row["name"] == name) for name in NAMES),
+        ({"name": NAMES[:3]}, lambda row: row["name"] in NAMES[:3]),
+        ({"name": "' OR 1=1 --"}, lambda row: False),
+    ],
+)  # fmt: skip
+def test_filters(
+    full: VectorIndex, filter: Mapping[str, Any], passes: Callable[[dict[str, Any]], bool]
+) -> None:
+    expected = sorted_by_hand([1, 2, 0, 0], passes)
+    assert found(full, [1, 2, 0, 0], N, filter=filter) == expected
+    assert full.count(filter=filter) == len(expected)
+
+
+@pytest.mark.parametrize(
+    "filter,says",
+    [
+        ({"title": 1}, "'title': no such field; there are end, live, name, start, year"),
+        ({"year": "2001"}, "'2001'; the field is int"),
+        ({"year": 2001.5}, "2001.5; the field is int"),
+        ({"year": True}, "True; the field is int"),
+        ({"start": float("nan")}, "nan; the field is float"),
+        ({"name": {"gt": "a"}}, "compare numbers"),
+        ({"year": {"above": 3}}, "use some of eq, ne, gt"),
+        ({"year": {}}, "use some of"),
+        ({"year": []}, "a list of 0"),
+        ({"year": {"eq": [1]}}, "the field is int"),
+        (["year"], "give an object"),
+    ],
+)
+def test_a_filter_that_does_not_fit(full: VectorIndex, filter: Any, says: str) -> None:
+    with pytest.raises(SearchError, match=says):
+        full.search(np.ones((1, 4), np.float32), 3, filter=filter)
+    with pytest.raises(SearchError, match=says):
+        full.count(filter=filter)
+
+
+@pytest.mark.parametrize(
+    "queries,k,says",
+    [
+        (np.ones((1, 5), np.float32), 3, "dimension 4"),
+        (np.ones(4, np.float32), 3, "dimension 4"),
+        (np.ones((1, 4)), 3, "give float32"),
+        (np.full((1, 4), np.inf, np.float32), 3, "not finite"),
+        (np.ones((1, 4), np.float32), 0, "k=0"),
+    ],
+)
+def test_a_query_that_does_not_fit(full: VectorIndex, queries: np.ndarray, k: int, says: str) -> None:
+    with pytest.raises(SearchError, match=says):
+        full.search(queries, k)
+
+
+@pytest.mark.parametrize(
+    "ids,width,row,says",
+    [
+        (["new", key(3)], 4, {}, "1 ids are in the index already"),
+        (["new", "new"], 4, {}, "ids repeat: \\['new'\\]"),
+        (["new", ""], 4, {}, "id ''"),
+        (["new", "x" * 300], 4, {}, "1 to 256 bytes"),
+        (["new", "other"], 3, {}, "dimension 4"),
+        (["new", "other"], 4, {"title": 1}, "no such fields"),
+        (["new", "other"], 4, {"year": "soon"}, "year='soon': the field is int"),
+        (["new", "other"], 4, {"year": 2**63}, "the field is int"),
+        (["new", "other"], 4, {"live": 1}, "live=1: the field is bool"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused_together(
+    full: VectorIndex, ids: list[str], width: int, row: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(SearchError, match=says):
+        full.add(ids, np.ones((2, width), np.float32), [{}, row])
+    assert full.count() == len(full.ids()) == N
+    assert "new" not in full.ids()
+
+
+def test_deleted_rows_are_gone_and_may_come_back(index: VectorIndex) -> None:
+    gone = {key(i) for i in range(0, N, 3)}
+    index.delete(sorted(gone))
+    assert index.count() == N - len(gone)
+    assert found(index, [1, 0, 2, 0], N) == [
+        one for one in sorted_by_hand([1, 0, 2, 0]) if one[0] not in gone
+    ]
+    index.add(*rows(range(0, N, 3)))
+    assert found(index, [1, 0, 2, 0], N) == sorted_by_hand([1, 0, 2, 0])
+    index.delete(sorted(index.ids()))
+    assert found(index, [1, 0, 2, 0], N) == []
+    assert index.count() == 0
+
+
+def test_an_unknown_id_is_named_and_nothing_is_deleted(full: VectorIndex) -> None:
+    with pytest.raises(UnknownIdError, match="1 ids are not in the index, first \\['nobody'\\]"):
+        full.delete([key(1), "nobody"])
+    assert full.count() == N
+    with pytest.raises(UnknownIdError, match="nobody"):
+        full.get(["nobody"])
+
+
+def test_rows_by_id_in_the_order_asked(full: VectorIndex) -> None:
+    vectors, values = full.get([key(9), key(2), key(9)])
+    assert vectors.tolist() == [vector(9), vector(2), vector(9)]
+    assert vectors.dtype == np.float32
+    assert values == [metadata(9), metadata(2), metadata(9)]
+
+
+def test_what_was_saved_is_opened(index: VectorIndex, tmp_path: Path) -> None:
+    index.delete([key(0)])
+    index.save()
+    before = found(index, [1, 2, 3, 4], N)
+    index.close()
+    again = open_index(tmp_path / "index")
+    assert again.spec == SPEC
+    assert again.ids() == {key(i) for i in range(1, N)}
+    assert found(again, [1, 2, 3, 4], N) == before
+    again.add(*rows(range(N, N + 2)))
+    again.save()
+    again.close()
+    assert open_index(tmp_path / "index").count() == N + 1
+
+
+def test_an_index_without_fields(options: IndexOptions, tmp_path: Path) -> None:
+    index = create_index(tmp_path / "index", IndexSpec(dimension=2), options)
+    index.add(["a", "b"], np.eye(2, dtype=np.float32), [{}, {}])
+    assert [hit.id for hit in index.search(np.array([[0, 1]], np.float32), 5)[0]] == ["b", "a"]
+    assert index.get(["b"])[1] == [{}]
+    with pytest.raises(SearchError, match="no such field"):
+        index.count(filter={"id": "a"})
+
+
+def test_a_folder_with_an_index_is_not_overwritten(index: VectorIndex, tmp_path: Path) -> None:
+    with pytest.raises(IndexFileError, match="holds an index"):
+        create_index(tmp_path / "index", SPEC, IndexOptions())
+
+
+def test_no_index_is_said(tmp_path: Path) -> None:
+    with pytest.raises(IndexFileError, match="no index"):
+        open_index(tmp_path)
+    (tmp_path / "index.json").write_text("{}")
+    with pytest.raises(IndexFileError, match="no index"):
+        open_index(tmp_path)
+
+
+def test_a_torn_file_is_said(tmp_path: Path) -> None:
+    index = create_index(tmp_path, SPEC, IndexOptions())
+    index.add(*rows(range(N)))
+    index.save()
+    whole = (tmp_path / "vectors.arrow").read_bytes()
+    (tmp_path / "vectors.arrow").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(IndexFileError, match="vectors"):
+        open_index(tmp_path)
+
+
+GROW = """
+import sys
+from pathlib import Path
+import numpy as np
+from gve_ray.search import IndexOptions, IndexSpec, create_index
+index = create_index(Path(sys.argv[1]), IndexSpec(dimension=64), IndexOptions(kind=sys.argv[2]))
+for turn in range(10_000):
+    index.add([f"{turn}-{i}" for i in range(50)], np.ones((50, 64), np.float32), [{}] * 50)
+    index.save()
+    print(turn, flush=True)
+"""
+
+
+@pytest.mark.parametrize("after", [2, 7])
+def test_killed_while_it_saves(options: IndexOptions, tmp_path: Path, after: int) -> None:
+    """What was reported as saved is there, whole; and the index goes on from it."""
+    command = [sys.executable, "-c", GROW, str(tmp_path / "index"), options.kind]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) == after:
+                break
+        time.sleep(0.003 * after)  # somewhere in the next turns
+        os.kill(process.pid, signal.SIGKILL)
+        saved = max([after, *(int(line) for line in process.stdout)])
+    index = open_index(tmp_path / "index")
+    turns = index.count() // 50
+    assert index.count() == 50 * turns
+    assert turns in (saved + 1, saved + 2)
+    assert index.ids() == {f"{turn}-{i}" for turn in range(turns) for i in range(50)}
+    index.add(["next"], np.ones((1, 64), np.float32), [{}])
+    index.save()
+    index.close()
+    assert open_index(tmp_path / "index").count() == 50 * turns + 1
+
+
+@pytest.mark.parametrize("kind", ["faiss", "lance"])
+def test_readers_see_what_was_saved_and_nothing_else(kind: Any, tmp_path: Path) -> None:
+    writer = create_index(tmp_path, SPEC, IndexOptions(kind=kind))
+    writer.add(*rows(range(10)))
+    writer.save()
+    reader = open_index(tmp_path)
+    writer.add(*rows(range(10, 20)))
+    writer.delete([key(0)])
+    assert reader.count() == open_index(tmp_path).count() == 10
+    writer.save()
+    assert reader.count() == 10
+    assert open_index(tmp_path).count() == 19
+    crashed = open_index(tmp_path)
+    crashed.delete([key(1)])
+    assert open_index(tmp_path).count() == 19
+    after = open_index(tmp_path)
+    after.add(["x"], np.ones((1, 4), np.float32), [{}])
+    after.save()
+    assert open_index(tmp_path).ids() == {"x"} | {key(i) for i in range(1, 20)}
+
+
+def test_an_approximate_index_finds_nearly_all_and_scores_alike(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(40, 32))
+    vectors = (centres[rng.integers(0, 40, 3000)] + 0.5 * rng.normal(size=(3000, 32))).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    ids = [f"{i:04d}" for i in range(3000)]
+    values = [{"part": i % 10} for i in range(3000)]
+    spec = IndexSpec(dimension=32, fields={"part": "int"})
+    index = create_index(
+        tmp_path, spec, IndexOptions(kind="lance", approximate_from=1000, cell=100, probes=12)
+    )
+    index.add(ids[:2500], vectors[:2500], values[:2500])
+    index.save()
+    index.add(ids[2500:], vectors[2500:], values[2500:])
+    index.delete(ids[:100])
+    index.save()
+    index = open_index(tmp_path)
+    assert index._dataset.describe_indices()  # type: ignore[attr-defined]
+    queries = vectors[200:260] + 0.01
+    for filter, kept in ((None, np.arange(100, 3000)), ({"part": 3}, np.arange(103, 3000, 10))):
+        near, scores = exact(queries, vectors[kept], 10)
+        hits = index.search(queries, 10, filter=filter)
+        truth = [{ids[kept[row]] for row in one} for one in near]
+        recall = [len({hit.id for hit in one} & true) / 10 for one, true in zip(hits, truth, strict=True)]
+        assert np.mean(recall) >= 0.97
+        for one, row, score in zip(hits, near, scores, strict=True):
+            known = {ids[kept[r]]: float(s) for r, s in zip(row, score, strict=True)}
+            assert all(hit.score == known[hit.id] for hit in one if hit.id in known)
+
+
+@pytest.mark.parametrize(
+    "fields,says", [({"id": "int"}, "field 'id'"), ({"a b": "int"}, "field 'a b'"), ({"a": "date"}, "'date'")]
+)
+def test_fields_that_cannot_be(fields: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        IndexSpec(dimension=2, fields=fields)
