@@ -18,6 +18,7 @@ from gve_ray.media.limits import Limits, MediaError, Reason
 from gve_ray.media.probe import Scan, Timeline, VideoInfo, scan
 from gve_ray.media.repair import cut_leading_rubbish, has_broken_timestamps, remux
 from gve_ray.media.sampling import FrameRequest
+from gve_ray.media.scenes import SceneCuts
 from gve_ray.media.sequential import Deadline, Finish, lost_frames, observed_timeline, read_sequential
 from gve_ray.media.source import Blob, Source, is_folder, open_source
 from gve_ray.media.sparse import read_sparse
@@ -30,12 +31,14 @@ DEFAULT_LIMITS = Limits()
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decoded:
     """One checked video. content_hash: sha256 hex of the file's bytes. repaired: frames come from a
-    remuxed copy. samples: one Frames for each request of the plan, in its order."""
+    remuxed copy. samples: one Frames for each request of the plan, in its order. cuts: seconds at which a
+    new scene begins, if they were asked for."""
 
     info: VideoInfo
     content_hash: str
     repaired: bool
     samples: list[Frames]
+    cuts: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,7 @@ class _Job:
     limits: Limits
     strict: bool
     deadline: Deadline
+    scenes: float | None
 
     def indices(self, info: VideoInfo, timeline: Timeline) -> list[np.ndarray]:
         requests = self.plan(info) if callable(self.plan) else self.plan
@@ -74,6 +78,7 @@ def decode(
     min_pixels: int = MIN_PIXELS,
     limits: Limits = DEFAULT_LIMITS,
     strict: bool = True,
+    scenes: float | None = None,
 ) -> Decoded:
     """Check one video and take all frames the plan asks for, in one decode.
 
@@ -82,8 +87,12 @@ def decode(
     strict: decode every frame and refuse damage anywhere; without it only what the wanted frames need is
     decoded, and damage elsewhere goes unseen. Frames are RGB, upright, from the best video stream.
 
+    scenes: find cuts whose score is above it (`scenes.SceneCuts`); needs the strict pass.
+
     Raises MediaError with one of `Reason`; ValueError for a request that makes no sense for this video.
     """
+    if scenes is not None and not strict:
+        raise ValueError("scenes: cuts are found by decoding everything; leave strict=True")
     job = _Job(
         plan=plan,
         max_pixels=max_pixels,
@@ -91,17 +100,24 @@ def decode(
         limits=limits,
         strict=strict,
         deadline=Deadline(limits.wall_clock_s),
+        scenes=scenes,
     )
     if is_folder(source):
         return _decode_folder(source, job)
     blob = open_source(source, limits)
     try:
-        info, samples, repaired = _decode_or_mend(blob, job)
+        found, repaired = _decode_or_mend(blob, job)
     except MemoryError as error:
         raise MediaError(Reason.OUT_OF_MEMORY, f"{blob.name}: {error}") from error
     except av.error.FFmpegError as error:  # no call of ours expected this one to fail
         raise MediaError(Reason.CORRUPT, f"{blob.name}: {error}") from error
-    return Decoded(info=info, content_hash=blob.sha256(), repaired=repaired, samples=samples)
+    return Decoded(
+        info=found.info,
+        content_hash=blob.sha256(),
+        repaired=repaired,
+        samples=found.samples,
+        cuts=tuple(found.cuts),
+    )
 
 
 def read_frames(
@@ -145,8 +161,17 @@ def read_image(
     )
 
 
-def _decode_or_mend(blob: Blob, job: _Job) -> tuple[VideoInfo, list[Frames], bool]:
-    """(facts, samples, repaired). A file that is still broken after mending keeps its first reason."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Found:
+    """What one file gave."""
+
+    info: VideoInfo
+    samples: list[Frames]
+    cuts: Sequence[float] = ()
+
+
+def _decode_or_mend(blob: Blob, job: _Job) -> tuple[_Found, bool]:
+    """(what was found, repaired). A file that is still broken after mending keeps its first reason."""
     try:
         found = scan(blob, job.limits)
     except MediaError as error:
@@ -154,7 +179,7 @@ def _decode_or_mend(blob: Blob, job: _Job) -> tuple[VideoInfo, list[Frames], boo
         if mended is None:
             raise
         try:
-            return *_decode_scanned(mended, scan(mended, job.limits), job), True
+            return _decode_scanned(mended, scan(mended, job.limits), job), True
         except MediaError as second:
             raise error from second
     if has_broken_timestamps(found) and not found.packets.damage:
@@ -163,12 +188,12 @@ def _decode_or_mend(blob: Blob, job: _Job) -> tuple[VideoInfo, list[Frames], boo
             mended = remux(blob, job.limits)
             rescanned = scan(mended, job.limits)
             if not has_broken_timestamps(rescanned):
-                info, samples = _decode_scanned(mended, rescanned, job)
-                return replace(info, container=found.info.container), samples, True
-    return *_decode_scanned(blob, found, job), False
+                again = _decode_scanned(mended, rescanned, job)
+                return replace(again, info=replace(again.info, container=found.info.container)), True
+    return _decode_scanned(blob, found, job), False
 
 
-def _decode_scanned(blob: Blob, found: Scan, job: _Job) -> tuple[VideoInfo, list[Frames]]:
+def _decode_scanned(blob: Blob, found: Scan, job: _Job) -> _Found:
     info, timeline = found.info, found.timeline
     finish = job.finish(info)
     if timeline is not None and timeline.pts is not None:
@@ -179,18 +204,21 @@ def _decode_scanned(blob: Blob, found: Scan, job: _Job) -> tuple[VideoInfo, list
                 blob, found, timeline, numbers, finish, limits=job.limits, deadline=job.deadline
             )
             if frames is not None:
-                return info, _gather(info, timeline, wanted, frames)
+                return _Found(info=info, samples=_gather(info, timeline, wanted, frames))
+        cuts = None if job.scenes is None else SceneCuts(job.scenes)
         seen = read_sequential(
-            blob, found, timeline, numbers, finish, limits=job.limits, deadline=job.deadline
+            blob, found, timeline, numbers, finish, limits=job.limits, deadline=job.deadline, cuts=cuts
         )
         if seen.pts == timeline.pts.tolist():
-            return info, _gather(info, timeline, wanted, seen.frames)
+            return _Found(
+                info=info, samples=_gather(info, timeline, wanted, seen.frames), cuts=_seconds(timeline, cuts)
+            )
         if lost := lost_frames(seen, found, timeline):
             raise MediaError(Reason.CORRUPT, f"{lost} of {len(timeline)} frames do not decode")
     return _decode_observed(blob, found, job, finish)
 
 
-def _decode_observed(blob: Blob, found: Scan, job: _Job, finish: Finish) -> tuple[VideoInfo, list[Frames]]:
+def _decode_observed(blob: Blob, found: Scan, job: _Job, finish: Finish) -> _Found:
     """Two passes where packets and frames do not pair up (one field a packet, no timestamps, pictures that
     are not shown): the first learns the timeline from the decoder, the second takes the frames."""
     first = read_sequential(blob, found, None, set(), finish, limits=job.limits, deadline=job.deadline)
@@ -209,8 +237,13 @@ def _decode_observed(blob: Blob, found: Scan, job: _Job, finish: Finish) -> tupl
     job.limits.check_length(info.duration, info.total_frames)
     wanted = job.indices(info, timeline)
     numbers = {int(i) for indices in wanted for i in indices}
-    seen = read_sequential(blob, found, None, numbers, finish, limits=job.limits, deadline=job.deadline)
-    return info, _gather(info, timeline, wanted, seen.frames)
+    cuts = None if job.scenes is None else SceneCuts(job.scenes)
+    seen = read_sequential(
+        blob, found, None, numbers, finish, limits=job.limits, deadline=job.deadline, cuts=cuts
+    )
+    return _Found(
+        info=info, samples=_gather(info, timeline, wanted, seen.frames), cuts=_seconds(timeline, cuts)
+    )
 
 
 def _decode_folder(source: Source, job: _Job) -> Decoded:
@@ -223,6 +256,11 @@ def _decode_folder(source: Source, job: _Job) -> Decoded:
         frames[i] = finish(read_picture(blobs[i], job.limits))
     samples = _gather(info, timeline, wanted, frames)
     return Decoded(info=info, content_hash=digest, repaired=False, samples=samples)
+
+
+def _seconds(timeline: Timeline, cuts: SceneCuts | None) -> list[float]:
+    """When each scene but the first begins."""
+    return [] if cuts is None else [float(timeline.seconds[i]) for i in cuts.numbers if i < len(timeline)]
 
 
 def _gather(

@@ -46,6 +46,7 @@ class DecodeProcess:
         max_pixels: int = MAX_PIXELS,
         min_pixels: int = MIN_PIXELS,
         strict: bool = True,
+        scenes: float | None = None,
     ) -> Decoded:
         """`gve_ray.media.decode` under this process's limits, in the child.
 
@@ -54,9 +55,8 @@ class DecodeProcess:
         "out_of_memory".
         """
         _check_importable(plan)
-        request = pickle.dumps(
-            (source, plan, {"max_pixels": max_pixels, "min_pixels": min_pixels, "strict": strict})
-        )
+        settings = {"max_pixels": max_pixels, "min_pixels": min_pixels, "strict": strict, "scenes": scenes}
+        request = pickle.dumps((source, plan, settings))
         if self._child is None or self._child.poll() is not None:
             self._start()
         try:

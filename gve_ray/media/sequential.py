@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 from gve_ray.media.limits import Limits, MediaError, Reason
 from gve_ray.media.probe import Scan, Timeline, open_video
 from gve_ray.media.rgb import RgbConverter
+from gve_ray.media.scenes import SceneCuts
 from gve_ray.media.source import Blob
 
 # Every coded picture of these is shown, so a packet without a frame is damage. Others have packets that
@@ -60,8 +61,9 @@ def read_sequential(
     *,
     limits: Limits,
     deadline: Deadline,
+    cuts: SceneCuts | None = None,
 ) -> Pass:
-    """Decode everything in order; keep `finish(rgb)` of the wanted frame numbers.
+    """Decode everything in order; keep `finish(rgb)` of the wanted frame numbers. cuts: shown every frame.
 
     A frame's number is its place in `timeline.pts`, or its place in output order where there is no
     timeline. Raises MediaError: corrupt, timeout, and those of `open_video`.
@@ -78,6 +80,8 @@ def read_sequential(
     with open_video(blob, limits) as (container, stream):
         for frame in strict_frames(container.demux(stream)):
             deadline.check()
+            if cuts is not None:
+                cuts.see(frame)
             number = len(pts) if number_of is None or frame.pts is None else number_of.get(frame.pts, -1)
             pts.append(frame.pts)
             interlaced |= frame.interlaced_frame
