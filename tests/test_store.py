@@ -209,3 +209,18 @@ def test_a_part_that_is_not_there_is_named(reader: AssetReader) -> None:
         reader.frames("asset://c/clip/0")
     with pytest.raises(KeyError, match="nobody"):
         reader.frames("asset://nobody/video")
+
+
+def test_deleted_rows_are_gone_and_others_stay(tmp_path: Path) -> None:
+    store = Store(
+        str(tmp_path / "s.lance"), pa.schema([("video_id", pa.string()), ("n", pa.int64())])
+    ).create()
+    store.append(pa.table({"video_id": ["a", "it's", "c"], "n": [1, 2, 3]}))
+    assert store.take(["it's"], ["n"]).to_pylist() == [{"n": 2}]
+    store.delete(["it's", "nobody"])
+    assert store.keys() == {"a", "c"}
+    assert store.take(["c"], ["n"]).to_pylist() == [{"n": 3}]
+    with pytest.raises(KeyError):
+        store.take(["it's"])
+    store.append(pa.table({"video_id": ["it's"], "n": [4]}))
+    assert store.take(["it's", "a"], ["n"]).to_pylist() == [{"n": 4}, {"n": 1}]

@@ -30,14 +30,16 @@ _WILD = re.compile(r"[*?\[]")
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 
 
-def read_manifest(source: str) -> pa.Table:
+def read_manifest(source: str, *, metadata: bool = False) -> pa.Table:
     """Table of `MANIFEST_SCHEMA`, one row a video, sorted by video_id; a caption is null where there is none.
 
-    Raises PreflightError for a source that is not there, cannot be read, names no video, or repeats an id.
+    metadata: with one more column of that name, a JSON object with the manifest's other columns; those of a
+    .csv are texts. Raises PreflightError for a source that is not there, cannot be read, names no video, or
+    repeats an id.
     """
     try:
         if source.lower().endswith(MANIFEST_SUFFIXES) and not _WILD.search(source):
-            rows = _read_rows(source)
+            rows = _read_rows(source, metadata=metadata)
         else:
             rows = [{"uri": uri} for uri in _find_videos(source)]
     except (OSError, ValueError, pa.ArrowException, ImportError, csv.Error) as error:
@@ -45,7 +47,8 @@ def read_manifest(source: str) -> pa.Table:
             f"input={source!r}: cannot be read ({type(error).__name__}: {error}); name a folder, a glob, "
             f"or a manifest ({', '.join(MANIFEST_SUFFIXES)})"
         ) from error
-    return _table(source, rows)
+    table = _table(source, rows)
+    return table if metadata else table.drop_columns(["metadata"])
 
 
 def video_id_of(uri: str) -> str:
@@ -54,6 +57,7 @@ def video_id_of(uri: str) -> str:
 
 
 def _table(source: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    schema = MANIFEST_SCHEMA.append(pa.field("metadata", pa.string()))
     found: dict[str, dict[str, str | None]] = {}
     again: Counter[str] = Counter()
     for number, row in enumerate(rows, 1):
@@ -73,14 +77,20 @@ def _table(source: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
                 )
             again[video_id] += 1
             continue
-        found[video_id] = {"video_id": video_id, "uri": uri, "caption": text or None}
+        more = {name: value for name, value in row.items() if name not in MANIFEST_SCHEMA.names}
+        found[video_id] = {
+            "video_id": video_id,
+            "uri": uri,
+            "caption": text or None,
+            "metadata": json.dumps(more, ensure_ascii=False, sort_keys=True, default=str),
+        }
     if again:
         log.warning(
             "input=%r: %d rows repeat an earlier row's video; the first counts", source, again.total()
         )
     if not found:
         raise PreflightError(f"input={source!r}: no rows; there is no video to work on")
-    return pa.Table.from_pylist([found[key] for key in sorted(found)], schema=MANIFEST_SCHEMA)
+    return pa.Table.from_pylist([found[key] for key in sorted(found)], schema=schema)
 
 
 def _anchored(uri: str, source: str) -> str:
@@ -92,16 +102,15 @@ def _anchored(uri: str, source: str) -> str:
     return os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(source)), uri))
 
 
-def _read_rows(source: str) -> list[dict[str, Any]]:
+def _read_rows(source: str, *, metadata: bool) -> list[dict[str, Any]]:
     files, path = _filesystem(source)
     if source.lower().endswith(".parquet"):
         import pyarrow.parquet as pq
 
         table = pq.read_table(path, filesystem=files)
         _need_uri(source, table.column_names)
-        return table.select(
-            [name for name in MANIFEST_SCHEMA.names if name in table.column_names]
-        ).to_pylist()
+        wanted = [name for name in table.column_names if metadata or name in MANIFEST_SCHEMA.names]
+        return table.select(wanted).to_pylist()
     with files.open_input_stream(path) as stream:
         text = stream.read().decode("utf-8-sig")
     if source.lower().endswith(".csv"):

@@ -30,12 +30,13 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decoded:
-    """One checked video. content_hash: sha256 hex of the file's bytes. repaired: frames come from a
+    """One checked video. content_hash: sha256 hex of the file's bytes, `size` of them. repaired: frames come from a
     remuxed copy. samples: one Frames for each request of the plan, in its order. cuts: seconds at which a
     new scene begins, if they were asked for."""
 
     info: VideoInfo
     content_hash: str
+    size: int
     repaired: bool
     samples: list[Frames]
     cuts: tuple[float, ...] = ()
@@ -114,6 +115,7 @@ def decode(
     return Decoded(
         info=found.info,
         content_hash=blob.sha256(),
+        size=blob.size,
         repaired=repaired,
         samples=found.samples,
         cuts=tuple(found.cuts),
@@ -255,7 +257,13 @@ def _decode_folder(source: Source, job: _Job) -> Decoded:
         job.deadline.check()
         frames[i] = finish(read_picture(blobs[i], job.limits))
     samples = _gather(info, timeline, wanted, frames)
-    return Decoded(info=info, content_hash=digest, repaired=False, samples=samples)
+    return Decoded(
+        info=info,
+        content_hash=digest,
+        size=sum(blob.size for blob in blobs),
+        repaired=False,
+        samples=samples,
+    )
 
 
 def _seconds(timeline: Timeline, cuts: SceneCuts | None) -> list[float]:

@@ -3,7 +3,9 @@
 import hashlib
 from pathlib import Path
 
-from gve_ray.media.source import folder_blobs, is_folder
+from gve_ray.media.source import file_facts, folder_blobs, is_folder
+
+UNREADABLE = "unreadable"  # the stamp of what is not there
 
 
 def media_digest(path: str) -> str:
@@ -22,13 +24,12 @@ def media_digest(path: str) -> str:
 
 
 def media_stamp(path: str) -> str:
-    """Changes when the file, or a picture of the folder, is written anew."""
+    """Changes when the file, local or behind a URI, or a picture of the folder, is written anew."""
     try:
         if not is_folder(path):
-            facts = Path(path).stat()
-            return f"{facts.st_size} {facts.st_mtime_ns}"
-        stats = [blob.path.stat() for blob in folder_blobs(path) if blob.path is not None]
+            return " ".join(map(str, file_facts(path)))
+        stats = [Path(blob.path).stat() for blob in folder_blobs(path) if blob.path is not None]
         newest = max((one.st_mtime_ns for one in stats), default=0)
         return f"{len(stats)} {sum(one.st_size for one in stats)} {newest}"
     except OSError:
-        return "unreadable"
+        return UNREADABLE

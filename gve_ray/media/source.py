@@ -92,6 +92,30 @@ def open_source(source: Source, limits: Limits) -> Blob:
     return Blob(name=str(path), size=size, path=path)
 
 
+def file_facts(source: str) -> tuple[int, int]:
+    """(bytes, time of the last change in ns) of a local file or a URI; -1 for what its file system cannot tell.
+
+    Raises OSError if it is not there.
+    """
+    path = _local_path(source)
+    if path is not None:
+        facts = path.stat()
+        return facts.st_size, facts.st_mtime_ns
+    import fsspec
+    import pyarrow as pa
+    from pyarrow import fs
+
+    try:
+        filesystem, name = fs.FileSystem.from_uri(source)
+    except pa.ArrowInvalid:  # a scheme pyarrow has no file system for
+        remote, name = fsspec.core.url_to_fs(source)
+        filesystem = fs.PyFileSystem(fs.FSSpecHandler(remote))
+    info = filesystem.get_file_info(name)
+    if info.type == fs.FileType.NotFound:
+        raise FileNotFoundError(source)
+    return -1 if info.size is None else info.size, -1 if info.mtime_ns is None else info.mtime_ns
+
+
 def _local_path(source: Source) -> Path | None:
     if isinstance(source, bytes):
         return None

@@ -11,7 +11,7 @@ Trade-off: one writer (driver) a store. A second one is refused by a file lock o
 import bisect
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _COMMITS_BETWEEN_CLEANING = 100
+_KEYS_AT_ONCE = 1000  # in one SQL filter
 _COMPACT_BELOW_BYTES = 4 * 2**20
 
 
@@ -182,6 +183,17 @@ class Store:
     def append(self, table: pa.Table) -> int:
         """Write and commit rows in one step (driver only); returns their number."""
         return self.commit([self.write(table)]) if table.num_rows else 0
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete rows by key (driver only); keys that are not there are passed over."""
+        todo = sorted(keys)
+        dataset = self._open()
+        if dataset is None or not todo:
+            return
+        for at in range(0, len(todo), _KEYS_AT_ONCE):
+            quoted = ", ".join("'" + key.replace("'", "''") + "'" for key in todo[at : at + _KEYS_AT_ONCE])
+            dataset.delete(f"`{self.key}` in ({quoted})")
+        self._forget()
 
     def clean(self) -> None:
         """Delete old versions and the orphan files of killed runs. Only while nobody writes."""

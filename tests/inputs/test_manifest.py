@@ -131,3 +131,17 @@ def test_nothing_to_work_on_is_said(tmp_path: Path) -> None:
 def test_unknown_schemes_are_said() -> None:
     with pytest.raises(PreflightError, match="nowhere://"):
         read_manifest("nowhere://bucket/videos")
+
+
+def test_other_columns_are_metadata(tmp_path: Path) -> None:
+    rows = [
+        {"uri": "/a.mp4", "year": 2024, "tags": ["x"], "caption": "words"},
+        {"uri": "/b.mp4", "year": None},
+    ]
+    for suffix in (".jsonl", ".parquet"):
+        path = write(tmp_path / f"m{suffix}", rows)  # type: ignore[arg-type]
+        table = read_manifest(path, metadata=True)
+        found = {row["uri"]: json.loads(row["metadata"]) for row in table.to_pylist()}
+        assert found["/a.mp4"] == {"year": 2024, "tags": ["x"]}
+        assert found["/b.mp4"]["year"] is None
+        assert "metadata" not in read_manifest(path).column_names

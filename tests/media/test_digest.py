@@ -1,0 +1,27 @@
+"""Stamps change when a file is written anew, wherever it is."""
+
+from pathlib import Path
+
+import fsspec
+
+from gve_ray.media.digest import UNREADABLE, media_stamp
+
+
+def test_a_stamp_changes_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "odd %20 ü.mp4"
+    assert media_stamp(str(path)) == UNREADABLE
+    path.write_bytes(b"one")
+    before = media_stamp(str(path))
+    assert media_stamp(path.as_uri()) == media_stamp(str(path)) == before
+    path.write_bytes(b"other")
+    assert media_stamp(str(path)) not in (before, UNREADABLE)
+
+
+def test_a_stamp_of_a_uri() -> None:
+    files = fsspec.filesystem("memory")
+    assert media_stamp("memory://clips/none.mp4") == UNREADABLE
+    files.pipe("/clips/stamped.mp4", b"one")
+    before = media_stamp("memory://clips/stamped.mp4")
+    assert before == media_stamp("memory://clips/stamped.mp4")
+    files.pipe("/clips/stamped.mp4", b"other")
+    assert media_stamp("memory://clips/stamped.mp4") not in (before, UNREADABLE)
