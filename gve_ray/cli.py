@@ -21,6 +21,7 @@ verbs:
   train        pairs and a base model -> a LoRA adapter that makes it an embedder
   evaluate     retrieval data sets and models -> scores; --check tells what is wrong with the data sets,
                --sweep.frames [8,16] --sweep.max_pixels [156800] scores at several settings
+  index        a folder of videos -> an index of their moments; again: only what has changed since
   diagnose     result tables -> abilities, how they correlate, which of the paper's findings hold
 
 FILE is a YAML file or the name of one of the verb's recipes: {recipes}.
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "synthesize": synthesize,
         "train": train,
         "evaluate": evaluate,
+        "index": index,
         "diagnose": diagnose,
     }
     if not args or args[0] in ("-h", "--help", "help"):
@@ -88,6 +90,17 @@ def evaluate(args: Sequence[str], *, prog: str = "gve evaluate") -> int:
     config = load_config(EvaluationJobConfig, [arg for arg in args if arg != "--check"], prog=prog)
     if "--check" in args:
         return run_job(lambda: check(config))
+    return run_job(lambda: work(config, connect=connect))
+
+
+def index(args: Sequence[str], *, prog: str = "gve index") -> int:
+    """`gve index`: the same as jobs/index.py."""
+    from gve_ray.config import load_config
+    from gve_ray.indexing.config import IndexConfig
+    from gve_ray.indexing.run import index as work
+    from gve_ray.job import run_job
+
+    config = load_config(IndexConfig, args, prog=prog)
     return run_job(lambda: work(config, connect=connect))
 
 

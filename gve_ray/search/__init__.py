@@ -12,6 +12,7 @@ from gve_ray.search.index import (
     UnknownIdError,
     VectorIndex,
 )
+from gve_ray.search.library import Library, LibraryFacts, Pictures, open_library, read_library
 
 __all__ = [
     "NONE",
@@ -20,11 +21,16 @@ __all__ = [
     "IndexFileError",
     "IndexOptions",
     "IndexSpec",
+    "Library",
+    "LibraryFacts",
+    "Pictures",
     "SearchError",
     "UnknownIdError",
     "VectorIndex",
     "create_index",
     "exact",
     "open_index",
+    "open_library",
+    "read_library",
     "within",
 ]

@@ -1,0 +1,370 @@
+"""Videos -> an index of their segments, on Ray; a second run does only what has changed since the first.
+
+output/videos.lance      one row a file: facts, and where its segments begin and end
+output/segments.lance    one row a segment: vector, poster, strip of frames (library.SEGMENT_SCHEMA)
+output/rejects.lance     one row a file or segment that could not be used, and why
+output/index-<hash>/     vectors and metadata to search in (gve_ray.search)
+output/catalog.parquet   one row a video of the last finished run (catalog.CATALOG_SCHEMA)
+output/library.json      what searches it begins with (gve_ray.search.library)
+
+Rows are keyed by the files' content or time of change, so a killed run goes on where it was. The index is made
+to hold what the stores say; then library.json and the catalog are replaced, and last of all what is no longer
+wanted is deleted.
+"""
+
+import dataclasses
+import json
+import logging
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from gve_ray.embedder import EmbedderSettings
+from gve_ray.embedder.models import identify
+from gve_ray.indexing.catalog import (
+    Change,
+    compare,
+    field_values,
+    read_catalog,
+    user_fields,
+    version_of,
+    write_catalog,
+)
+from gve_ray.indexing.config import IndexConfig
+from gve_ray.indexing.workers import (
+    PENDING_SEGMENTS,
+    PENDING_VIDEOS,
+    VIDEO_SCHEMA,
+    ProbeWorker,
+    SegmentWorker,
+    pending_segments,
+    segment_id,
+)
+from gve_ray.inputs.manifest import read_manifest
+from gve_ray.inputs.model import check_embedder
+from gve_ray.job import JobError, PreflightError, check_fit, check_path, live_nodes
+from gve_ray.media.digest import media_stamp
+from gve_ray.search import IndexFileError, IndexSpec, VectorIndex, create_index, open_index
+from gve_ray.search.folder import FILE as INDEX_FILE
+from gve_ray.search.index import FieldType, Value, matrix_of
+from gve_ray.search.library import FIELDS, LibraryFacts, read_library, segment_store
+from gve_ray.search.library import FILE as LIBRARY_FILE
+from gve_ray.stage import REJECT_SCHEMA, StageCounts, run_stage
+from gve_ray.store import RunFolder, Store, fingerprint
+from gve_ray.store.runfolder import filesystem, plain, write_atomically
+
+log = logging.getLogger(__name__)
+
+PROBE, EMBED = "probe", "embed"
+# A file that was refused for one of these may be sound: it is tried again by every run.
+_TRANSIENT = ("unreadable", "timeout", "crashed", "out_of_memory", "quarantined", "error", "changed")
+_ROWS_AT_ONCE = 1024
+_STAMPERS = 16  # threads that ask for the files' times
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IndexResult:
+    """What a run did. videos: counts by state. segments: in, out, rejected, and embedded by this run (new).
+    reasons: why videos were rejected, by count."""
+
+    output: str
+    videos: Mapping[str, int]
+    segments: Mapping[str, int]
+    reasons: Mapping[str, int]
+    kind: str
+    seconds: Mapping[str, float]
+
+    def __str__(self) -> str:
+        """The lines that end a run's log."""
+        v, s = self.videos, self.segments
+        lines = [
+            f"videos    {v['in']} in: {v['added']} added, {v['changed']} changed, {v['unchanged']} unchanged, "
+            f"{v['rejected']} rejected; {v['removed']} removed",
+            f"segments  {s['in']} in = {s['out']} out + {s['rejected']} rejected; {s['new']} embedded now",
+        ]
+        if self.reasons:
+            told = ", ".join(f"{count} {reason}" for reason, count in sorted(self.reasons.items()))
+            lines.append(f"rejected  {told}; catalog.parquet has each")
+        spent = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())
+        lines.append(f"index     {self.output} ({self.kind}); {spent}")
+        return "\n".join(lines)
+
+
+def index(config: IndexConfig, *, connect: Callable[[], object] = lambda: None) -> IndexResult:
+    """Bring the index in `config.output` up to date with `config.input`.
+
+    connect: called once the checks that need no cluster have passed, to see that Ray is connected. Raises
+    PreflightError or RunFolderError before any work, StageError or JobError when it failed on the way; the
+    same call then goes on.
+    """
+    settings = _check(config)
+    output = Path(config.output).resolve()
+    manifest = read_manifest(config.input, metadata=True).to_pylist()
+    fields = user_fields(config.input, (json.loads(row["metadata"]) for row in manifest))
+    facts = identify(config.model, settings, on_gpu=config.resources.embed.num_gpus > 0)
+    identity = config.identity() | {"model": facts}
+    with RunFolder(str(output), job=config.job, config=identity) as run:
+        connect()
+        _check_room(config)
+        result = _Run(config, settings, facts, fields, output).update(manifest)
+        run.record(result=asdict(result))
+    return result
+
+
+def _check(config: IndexConfig) -> EmbedderSettings:
+    check_path("input", config.input)
+    check_path("output", config.output)
+    try:
+        settings = EmbedderSettings(
+            frames=config.frames,
+            max_pixels=config.max_pixels,
+            min_pixels=config.min_pixels,
+            max_tokens=config.max_tokens,
+        )
+        check_embedder("model", config.model, settings)
+    except ValueError as error:
+        raise PreflightError(str(error)) from error
+    return settings
+
+
+def _check_room(config: IndexConfig) -> None:
+    for name in ("probe", "embed"):
+        needs = getattr(config.resources, name)
+        if not needs.wait_for_nodes:
+            demands = {"CPU": needs.num_cpus, "GPU": needs.num_gpus, "memory": needs.memory}
+            check_fit(f"resources.{name}", needs.actors, demands, live_nodes(), count_option="actors")
+
+
+class _Run:
+    """One run over one output folder, which it has to itself."""
+
+    def __init__(
+        self,
+        config: IndexConfig,
+        settings: EmbedderSettings,
+        facts: Mapping[str, Any],
+        fields: Mapping[str, FieldType],
+        output: Path,
+    ) -> None:
+        self._config, self._settings, self._facts = config, settings, facts
+        self._fields, self._output = fields, output
+        self._videos = Store(str(output / "videos.lance"), VIDEO_SCHEMA, key="version")
+        self._segments = segment_store(output)
+        self._rejects = Store(str(output / "rejects.lance"), REJECT_SCHEMA)
+
+    def update(self, manifest: Sequence[Mapping[str, Any]]) -> IndexResult:
+        """Everything, in the order that makes it safe to be killed anywhere."""
+        with ThreadPoolExecutor(_STAMPERS) as pool:
+            stamps = list(pool.map(media_stamp, [row["uri"] for row in manifest]))
+        files = [
+            {**row, "version": version_of(row["video_id"], row["uri"], stamp)}
+            for row, stamp in zip(manifest, stamps, strict=True)
+        ]
+        reasons = ", ".join(f"'{one}'" for one in _TRANSIENT)
+        self._rejects.delete(self._rejects.keys(f"reason in ({reasons})"))
+        probed = self._probe(files)
+        videos = {row["version"]: row for row in self._videos.table().to_pylist()}
+        wanted = [
+            row
+            for file in files
+            if file["version"] in videos
+            for row in pending_segments(file["video_id"], file["uri"], videos[file["version"]])
+        ]
+        before = len(self._segments.keys() & {row["segment"] for row in wanted})
+        embedded = self._embed(wanted)
+
+        there = self._segments.keys()
+        why = {row["video_id"]: (row["reason"], row["detail"]) for row in self._rejects.table().to_pylist()}
+        now = [self._catalog_row(file, videos.get(file["version"]), there, why) for file in files]
+        change = compare(read_catalog(self._output), now)
+        entries = self._entries(files, videos, there)
+        name, seconds = self._fill(entries, change)
+        self._publish(name)
+        write_catalog(self._output, now)
+        self._sweep(files, entries, wanted, name)
+        return IndexResult(
+            output=str(self._output),
+            videos={"in": len(files), **change.counts()},
+            segments={
+                "in": embedded.n_in,
+                "out": embedded.n_out,
+                "rejected": embedded.n_rejected,
+                "new": embedded.n_out - before,
+            },
+            reasons=dict(Counter(row["reason"] for row in now if row["reason"] is not None)),
+            kind=self._config.search.kind,
+            seconds={
+                "probe": round(probed.seconds, 2),
+                "embed": round(embedded.seconds, 2),
+                "index": round(seconds, 2),
+            },
+        )
+
+    # ---- stages
+
+    def _probe(self, files: Sequence[Mapping[str, Any]]) -> StageCounts:
+        rows = [{name: file[name] for name in PENDING_VIDEOS.names} for file in files]
+        return run_stage(
+            PROBE,
+            pending=pa.Table.from_pylist(rows, schema=PENDING_VIDEOS),
+            worker=ProbeWorker,
+            worker_args={"segments": self._config.segments, "media": self._config.media},
+            out=self._videos,
+            rejects=self._rejects,
+            resources=self._config.resources.probe,
+            commit_seconds=self._config.commit_seconds,
+        )
+
+    def _embed(self, wanted: Sequence[Mapping[str, Any]]) -> StageCounts:
+        needs = self._config.resources.embed
+        return run_stage(
+            EMBED,
+            pending=pa.Table.from_pylist([dict(row) for row in wanted], schema=PENDING_SEGMENTS),
+            worker=SegmentWorker,
+            worker_args={
+                "model": self._config.model,
+                "settings": self._settings,
+                "facts": dict(self._facts),
+                "pictures": self._config.pictures,
+                "limits": self._config.media.limits,
+                "readers": max(1, int(needs.num_cpus)),
+            },
+            out=self._segments,
+            rejects=self._rejects,
+            resources=needs,
+            unit="segment",
+            commit_seconds=self._config.commit_seconds,
+        )
+
+    def _catalog_row(
+        self,
+        file: Mapping[str, Any],
+        video: Mapping[str, Any] | None,
+        there: set[str],
+        why: Mapping[str, tuple[str, str]],
+    ) -> dict[str, Any]:
+        row = {name: file[name] for name in ("video_id", "uri", "version")}
+        row["metadata"] = json.dumps([file["caption"], json.loads(file["metadata"])], sort_keys=True)
+        row |= {"fingerprint": None, "segments": 0, "lost": 0, "reason": None, "detail": None}
+        if video is None:
+            row["reason"], row["detail"] = why[file["version"]]
+            return row
+        segments = [row["segment"] for row in pending_segments(file["video_id"], file["uri"], video)]
+        lost = [one for one in segments if one not in there]
+        if len(lost) == len(segments):
+            row["reason"], row["detail"] = why[lost[0]]
+        return {
+            **row,
+            "fingerprint": video["fingerprint"],
+            "segments": len(segments) - len(lost),
+            "lost": len(lost),
+        }
+
+    # ---- the index
+
+    def _entries(
+        self, files: Sequence[Mapping[str, Any]], videos: Mapping[str, Mapping[str, Any]], there: set[str]
+    ) -> dict[str, dict[str, Value]]:
+        """Metadata by segment of all that belongs into the index."""
+        found: dict[str, dict[str, Value]] = {}
+        for file in files:
+            video = videos.get(file["version"])
+            if video is None:
+                continue
+            shared = {
+                **{name: file[name] for name in ("video_id", "uri", "caption")},
+                **{name: video[name] for name in ("duration", "width", "height", "size", "fingerprint")},
+                **field_values(json.loads(file["metadata"]), self._fields),
+            }
+            for number, (start, end) in enumerate(zip(video["starts"], video["ends"], strict=True)):
+                key = segment_id(file["video_id"], video["fingerprint"], start, end)
+                if key in there:
+                    found[key] = {**shared, "segment": number, "start": start, "end": end}
+        return found
+
+    def _fill(self, entries: Mapping[str, dict[str, Value]], change: Change) -> tuple[str, float]:
+        """Make the index hold exactly the entries, and save it; returns its folder's name, and seconds."""
+        begun = time.monotonic()
+        fields = {**FIELDS, **self._fields}
+        # By what it is, so that a killed run finds the one it began.
+        name = f"index-{fingerprint({'fields': fields, 'search': self._config.search})[:12]}"
+        found = self._open(self._output / name, fields, sorted(entries))
+        try:
+            have = found.ids()
+            stale = have - set(entries)
+            stale |= {key for key, row in entries.items() if key in have and row["video_id"] in change.edited}
+            if stale:
+                found.delete(sorted(stale))
+            new = sorted(set(entries) - (have - stale))
+            for at in range(0, len(new), _ROWS_AT_ONCE):
+                part = new[at : at + _ROWS_AT_ONCE]
+                found.add(part, self._vectors(part), [entries[key] for key in part])
+            if stale or new:
+                found.save()
+            if found.count() != len(entries):
+                raise JobError(
+                    f"{self._output / name}: {found.count()} segments, not {len(entries)}; delete it"
+                )
+        finally:
+            found.close()
+        return name, time.monotonic() - begun
+
+    def _open(self, folder: Path, fields: Mapping[str, FieldType], keys: Sequence[str]) -> VectorIndex:
+        try:
+            if (folder / INDEX_FILE).is_file():
+                return open_index(folder)
+            if not keys:
+                raise JobError(
+                    "no segment of any video could be embedded; catalog.parquet and the log say why"
+                )
+            if folder.exists():  # a run was killed while it made it
+                shutil.rmtree(folder)
+            dimension = self._vectors(keys[:1]).shape[1]
+            return create_index(
+                folder, IndexSpec(dimension=dimension, fields=dict(fields)), self._config.search
+            )
+        except IndexFileError as error:
+            raise JobError(str(error)) from error
+
+    def _vectors(self, keys: Sequence[str]) -> np.ndarray:
+        column = self._segments.take(keys, ["vector"]).column("vector")
+        return matrix_of(column, len(column[0]))
+
+    def _publish(self, name: str) -> None:
+        path = self._output / LIBRARY_FILE
+        generation = read_library(self._output).generation + 1 if path.exists() else 1
+        facts = LibraryFacts(
+            generation=generation,
+            index=name,
+            model=plain(self._config.model),
+            settings=asdict(self._settings),
+            identity=dict(self._facts),
+        )
+        files, where = filesystem(str(path))
+        write_atomically(files, where, (json.dumps(asdict(facts), indent=2) + "\n").encode())
+
+    def _sweep(
+        self,
+        files: Sequence[Mapping[str, Any]],
+        entries: Mapping[str, object],
+        wanted: Sequence[Mapping[str, Any]],
+        name: str,
+    ) -> None:
+        """Delete what no video of this run needs."""
+        versions = {file["version"] for file in files}
+        self._videos.delete(self._videos.keys() - versions)
+        self._segments.delete(self._segments.keys() - set(entries))
+        self._rejects.delete(self._rejects.keys() - versions - {row["segment"] for row in wanted})
+        for folder in self._output.glob("index-*"):
+            if folder.name != name:
+                if (folder / INDEX_FILE).is_file():
+                    open_index(folder).drop()
+                shutil.rmtree(folder)

@@ -1,0 +1,129 @@
+"""An indexed folder of videos, as whoever searches it sees it: jobs/index.py writes it, serving reads it.
+
+    library = open_library(folder)
+    hits = library.index.search(vectors, 10)            # of queries embedded as library.facts.model says
+    pictures = library.pictures(hits[0].id)             # JPEG: a poster, and a strip of frames
+
+library.json is replaced last, when everything it names is there; a new `generation` says to open it again.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from gve_ray.config import ModelConfig
+from gve_ray.search.folder import open_index
+from gve_ray.search.index import FieldType, IndexFileError, VectorIndex
+from gve_ray.store import Store
+
+FILE = "library.json"
+SEGMENTS = "segments.lance"
+FORMAT = 1
+
+# What every segment in the index says of itself; columns of a manifest come beside these.
+FIELDS: Mapping[str, FieldType] = {
+    "video_id": "string",
+    "uri": "string",  # of the video's file
+    "segment": "int",  # its number in the video, from 0
+    "start": "float",  # seconds
+    "end": "float",
+    "duration": "float",  # of the video
+    "width": "int",
+    "height": "int",
+    "size": "int",  # bytes of the file
+    "fingerprint": "string",  # sha256 of the file
+    "caption": "string",
+}
+
+SEGMENT_SCHEMA = pa.schema(
+    [
+        ("segment", pa.string()),  # the id in the index
+        ("vector", pa.list_(pa.float32())),
+        ("poster", pa.binary()),  # JPEG
+        ("strip", pa.binary()),  # JPEG: `strip_frames` pictures of equal width, side by side
+        ("strip_frames", pa.int32()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LibraryFacts:
+    """What library.json says. index: name of its folder. model, settings, identity: what embedded the segments
+    (`ModelConfig`, `EmbedderSettings` and `identify`), and so must embed the queries, as plain values."""
+
+    generation: int
+    index: str
+    model: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    format: int = FORMAT
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The model, for `gve_ray.embedder.models.open_model`."""
+        return ModelConfig(**self.model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Of one segment, as JPEG. strip: `strip_frames` pictures of equal width, side by side."""
+
+    poster: bytes
+    strip: bytes
+    strip_frames: int
+
+
+class Library:
+    """An index, and the pictures of what is in it. Make one with `open_library`."""
+
+    def __init__(self, folder: Path, facts: LibraryFacts, index: VectorIndex) -> None:
+        self.folder = folder
+        self.facts = facts
+        self.index = index
+        self._segments = segment_store(folder)
+
+    def pictures(self, segment: str) -> Pictures:
+        """Of a segment by its id. Raises KeyError if there is none, or no longer."""
+        columns = ["poster", "strip", "strip_frames"]
+        try:
+            (row,) = self._segments.take([segment], columns).to_pylist()
+        except (OSError, ValueError):
+            # An indexing run has meanwhile rewritten files that this reader had open.
+            self._segments = segment_store(self.folder)
+            (row,) = self._segments.take([segment], columns).to_pylist()
+        return Pictures(**row)
+
+    def is_current(self) -> bool:
+        """False once an indexing run has finished since this was opened."""
+        return read_library(self.folder).generation == self.facts.generation
+
+    def close(self) -> None:
+        """Close the index."""
+        self.index.close()
+
+
+def open_library(folder: Path) -> Library:
+    """What the last finished indexing run left in `folder`. Raises IndexFileError."""
+    facts = read_library(folder)
+    return Library(folder, facts, open_index(folder / facts.index))
+
+
+def read_library(folder: Path) -> LibraryFacts:
+    """library.json. Raises IndexFileError if there is none, or one of another version."""
+    path = folder / FILE
+    try:
+        facts = LibraryFacts(**json.loads(path.read_text(encoding="utf-8")))
+        if facts.format != FORMAT:
+            raise ValueError(f"format {facts.format}, not {FORMAT}")
+    except (OSError, ValueError, TypeError) as error:
+        raise IndexFileError(f"{path}: no index of videos ({error}); make one with gve index") from error
+    return facts
+
+
+def segment_store(folder: Path) -> Store:
+    """Vectors and pictures by segment."""
+    return Store(str(folder / SEGMENTS), SEGMENT_SCHEMA, key="segment")
