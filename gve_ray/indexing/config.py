@@ -62,10 +62,10 @@ class PicturesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingConfig:
-    """How files are judged. strict: decode every frame once and refuse a file that is damaged anywhere; without
-    it (and without scenes) only what the sampled frames need is decoded."""
+    """How files are judged. strict: decode every frame once and refuse a file that is damaged anywhere. Without
+    it, and without scenes, only what the sampled frames need is decoded, and damage may go unseen."""
 
-    strict: bool = False
+    strict: bool = True
     limits: LimitsConfig = field(default_factory=LimitsConfig)
 
 

@@ -1,0 +1,67 @@
+"""What changes between two runs, and the fields of a manifest's columns."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gve_ray.indexing.catalog import compare, field_values, read_catalog, user_fields, write_catalog
+from gve_ray.job import PreflightError
+
+
+def row(video_id: str, **more: Any) -> dict[str, Any]:
+    return {
+        "video_id": video_id, "uri": f"/{video_id}", "version": "1", "fingerprint": "f", "metadata": "{}",
+        "segments": 1, "lost": 0, "reason": None, "detail": None, **more,
+    }  # fmt: skip
+
+
+def test_every_video_is_in_one_state() -> None:
+    broken = {"fingerprint": None, "segments": 0, "reason": "empty"}
+    before = [row("same"), row("touched"), row("new bytes"), row("new words"), row("moved"), row("breaks"),
+              row("gone"), row("mended", **broken), row("still broken", **broken), row("broken, gone", **broken),
+              row("partly")]  # fmt: skip
+    now = [row("same"), row("touched", version="2"), row("new bytes", fingerprint="g", version="2"),
+           row("new words", metadata='{"a": 1}'), row("moved", uri="/other"), row("breaks", **broken),
+           row("mended"), row("still broken", **broken), row("partly", segments=2), row("added"),
+           row("added broken", **broken)]  # fmt: skip
+    change = compare(before, now)
+    assert change.state == {
+        "same": "unchanged", "touched": "unchanged", "new bytes": "changed", "new words": "changed",
+        "moved": "changed", "breaks": "rejected", "mended": "added", "still broken": "rejected",
+        "partly": "changed", "added": "added", "added broken": "rejected", "gone": "removed",
+    }  # fmt: skip
+    assert change.counts() == {"added": 2, "changed": 4, "unchanged": 2, "rejected": 3, "removed": 1}
+    assert sum(change.counts().values()) - 1 == len(now)
+    assert change.edited == {"new words", "moved"}
+
+
+def test_a_catalog_is_read_as_it_was_written(tmp_path: Path) -> None:
+    assert read_catalog(tmp_path) == []
+    rows = [row("a"), row("b", reason="empty", detail="0 bytes", fingerprint=None)]
+    write_catalog(tmp_path, rows)
+    assert read_catalog(tmp_path) == rows
+
+
+def test_fields_are_what_all_values_are() -> None:
+    rows = [
+        {"year": 2024, "marks": 1, "live": True, "tag": "a", "mixed": 1, "list": [1], "none": None},
+        {"year": None, "marks": 0.5, "live": False, "tag": "b", "mixed": "x", "list": [], "none": None},
+        {"huge": 2**70},
+    ]
+    fields = user_fields("m.jsonl", rows)
+    assert fields == {
+        "year": "int", "marks": "float", "live": "bool", "tag": "string", "mixed": "string", "list": "string",
+        "none": "string", "huge": "string",
+    }  # fmt: skip
+    assert field_values(rows[0], fields) == {
+        "year": 2024, "marks": 1.0, "live": True, "tag": "a", "mixed": "1", "list": "[1]", "none": None,
+        "huge": None,
+    }  # fmt: skip
+    assert field_values({"score": float("nan")}, {"score": "float"}) == {"score": None}
+
+
+@pytest.mark.parametrize("name", ["start", "id", "_hidden", "two words", ""])
+def test_columns_that_cannot_be_fields(name: str) -> None:
+    with pytest.raises(PreflightError, match=r"input='m\.csv'"):
+        user_fields("m.csv", [{name: 1}])

@@ -1,0 +1,148 @@
+"""Both workers by themselves, on files cut and broken at known places; run by Ray in tests/integration."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gve_ray.config import LimitsConfig, ModelConfig
+from gve_ray.embedder import EmbedderSettings
+from gve_ray.indexing import workers
+from gve_ray.indexing.config import PicturesConfig, ReadingConfig, SegmentsConfig
+from gve_ray.indexing.workers import ProbeWorker, SegmentWorker, pending_segments, within_side
+from gve_ray.media import decode_jpeg
+from gve_ray.schema import Frames, Item
+from gve_ray.stage import Reject
+from tests.media.test_scenes import scenes_video
+from tests.media.videos import Clip, read_number, render
+
+SETTINGS = EmbedderSettings(frames=4, max_pixels=140 * 112, min_pixels=784)
+
+
+class Recorder:
+    """Keeps the frames it is given; a vector is the number of the first frame."""
+
+    def __init__(self) -> None:
+        self.shown: list[list[int]] = []
+
+    def refuses(self, item: Item) -> str:
+        return ""
+
+    def embed(self, items: Sequence[Item]) -> tuple[np.ndarray, list[bool]]:
+        for item in items:
+            assert isinstance(item.video, Frames)
+            self.shown.append([read_number(one) for one in item.video.pixels])
+        return np.array([[one[0], 1] for one in self.shown[-len(items) :]], np.float32), [False] * len(items)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> str:
+    """30 numbered frames at 10 a second."""
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(render(Clip(frames=30)))
+    return str(path)
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    made = Recorder()
+    monkeypatch.setattr(workers, "open_model", lambda *_: made)
+    return made
+
+
+def segment_worker() -> SegmentWorker:
+    return SegmentWorker(
+        ModelConfig(name="m", model="m"), SETTINGS, {}, PicturesConfig(strip_frames=3, strip=70),
+        LimitsConfig(), readers=2,
+    )  # fmt: skip
+
+
+def test_windows_are_of_their_own_frames(clip: str, model: Recorder) -> None:
+    (video,) = ProbeWorker(SegmentsConfig(seconds=1.0, overlap=0.0), ReadingConfig())(
+        [{"version": "v", "uri": clip}]
+    )
+    assert isinstance(video, dict)
+    assert (video["starts"], video["ends"]) == ([0.0, 1.0, 2.0], [1.0, 2.0, 3.0])
+    data = Path(clip).read_bytes()
+    assert (video["fingerprint"], video["size"]) == (hashlib.sha256(data).hexdigest(), len(data))
+    rows = pending_segments("id", clip, video)
+    assert len({row["segment"] for row in rows}) == 3
+    found = segment_worker()(rows)
+    assert model.shown == [[0, 3, 6, 9], [10, 13, 16, 19], [20, 23, 26, 29]]
+    assert [one["vector"] for one in found if isinstance(one, dict)] == [[0, 1], [10, 1], [20, 1]]
+    assert isinstance(found[1], dict)
+    strip = decode_jpeg(found[1]["strip"])
+    assert strip.shape == (56, 3 * 70, 3)
+    assert read_number(decode_jpeg(found[1]["poster"])) == 16
+
+
+def test_scenes_begin_at_cuts(tmp_path: Path) -> None:
+    path = tmp_path / "scenes.mp4"
+    path.write_bytes(scenes_video((20, 17, 31)))
+    (video,) = ProbeWorker(SegmentsConfig(mode="scenes"), ReadingConfig())(
+        [{"version": "v", "uri": str(path)}]
+    )
+    assert isinstance(video, dict)
+    assert video["starts"] == pytest.approx([0.0, 2.0, 3.7])
+    assert video["ends"] == pytest.approx([2.0, 3.7, 6.8])
+
+
+def test_broken_files_have_reasons(tmp_path: Path, clip: str) -> None:
+    whole = Path(clip).read_bytes()
+    files = {"empty": b"", "not_a_video": b"words" * 99, "truncated": whole[: len(whole) // 2]}
+    for name, data in files.items():
+        (tmp_path / f"{name}.mp4").write_bytes(data)
+    rows = [{"version": name, "uri": str(tmp_path / f"{name}.mp4")} for name in [*files, "unreadable"]]
+    found = ProbeWorker(SegmentsConfig(), ReadingConfig())(rows)
+    assert [one.reason for one in found if isinstance(one, Reject)] == [*files, "unreadable"]
+
+
+def test_damage_in_the_middle_is_seen_unless_nobody_looks(tmp_path: Path) -> None:
+    data = bytearray(render(Clip(frames=60, noise=20, options={"g": "10", "bf": "0"})))
+    middle = len(data) // 2
+    data[middle : middle + 3000] = bytes(3000)
+    path = tmp_path / "damaged.mp4"
+    path.write_bytes(data)
+    row = [{"version": "v", "uri": str(path)}]
+    (strict,) = ProbeWorker(SegmentsConfig(), ReadingConfig())(row)
+    assert isinstance(strict, Reject)
+    assert strict.reason == "corrupt"
+    (found,) = ProbeWorker(SegmentsConfig(), ReadingConfig(strict=False))(row)
+    assert isinstance(found, dict)
+
+
+def test_one_segment_that_cannot_be_read_costs_no_other(clip: str, model: Recorder) -> None:
+    (video,) = ProbeWorker(SegmentsConfig(seconds=1.0, overlap=0.0), ReadingConfig())(
+        [{"version": "v", "uri": clip}]
+    )
+    assert isinstance(video, dict)
+    rows = pending_segments("id", clip, video)
+    rows[1] |= {"start": 50.0, "end": 60.0}  # beyond the last frame
+    found = segment_worker()(rows)
+    assert [one.reason if isinstance(one, Reject) else one["vector"][0] for one in found] == [
+        0,
+        "no_frames",
+        20,
+    ]
+
+
+def test_a_file_that_changes_meanwhile_is_not_mixed(clip: str, model: Recorder) -> None:
+    (video,) = ProbeWorker(SegmentsConfig(), ReadingConfig())([{"version": "v", "uri": clip}])
+    assert isinstance(video, dict)
+    Path(clip).write_bytes(render(Clip(frames=31)))
+    (found,) = segment_worker()(pending_segments("id", clip, video))
+    assert isinstance(found, Reject)
+    assert found.reason == "changed"
+    assert model.shown == []
+
+
+def test_pictures_shrink_and_never_grow() -> None:
+    wide = np.zeros((50, 200, 3), np.uint8)
+    assert within_side(wide, 100).shape == (25, 100, 3)
+    assert within_side(wide, 400).shape == (50, 200, 3)
+    assert within_side(np.zeros((1, 300, 3), np.uint8), 100).shape == (1, 100, 3)
