@@ -1,0 +1,133 @@
+"""Approximate search on disk against exact search in memory: recall@10, latency, and what building costs.
+
+    python benchmarks/search.py [--sizes 10000 100000] [--million] [--dimension 256] [--structures IVF_RQ IVF_PQ]
+
+Vectors are synthetic: unit length, in 1 cluster a 100 vectors, so that each query has some hundred rows that
+are about as near, as real embeddings of near-identical moments have; queries are vectors with noise. All
+indexes answer one query at a time. The filtered figures let one row in 10 pass. Prints one JSON object.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gve_ray.search import Hit, IndexOptions, IndexSpec, VectorIndex, create_index, open_index
+
+K = 10
+SHARE = 10  # one row in so many passes the filter
+BATCH = 8192
+
+
+def vectors_of(n: int, dimension: int, rng: np.random.Generator) -> np.ndarray:
+    """Unit vectors, float32 [n, dimension], in clusters."""
+    centres = rng.standard_normal((max(1, n // 100), dimension), dtype=np.float32)
+    found = centres[rng.integers(0, len(centres), n)]
+    for start in range(0, n, BATCH):
+        part = found[start : start + BATCH]
+        part += 0.7 * rng.standard_normal(part.shape, dtype=np.float32)
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
+    return found
+
+
+def queries_of(vectors: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Unit vectors, float32 [n, dimension], each near some of the vectors."""
+    found = vectors[rng.integers(0, len(vectors), n)]
+    found = found + 0.5 / found.shape[1] ** 0.5 * rng.standard_normal(found.shape, dtype=np.float32)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def fill(folder: Path, vectors: np.ndarray, options: IndexOptions) -> tuple[VectorIndex, dict[str, Any]]:
+    """An index of all vectors, opened anew, and what making it took."""
+    begun = time.perf_counter()
+    index = create_index(folder, IndexSpec(dimension=vectors.shape[1], fields={"part": "int"}), options)
+    for start in range(0, len(vectors), BATCH):
+        part = vectors[start : start + BATCH]
+        numbers = range(start, start + len(part))
+        index.add([f"{i:09d}" for i in numbers], part, [{"part": i % SHARE} for i in numbers])
+    added = time.perf_counter()
+    index.save()
+    index.close()
+    seconds = {"add_seconds": added - begun, "save_seconds": time.perf_counter() - added}
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    facts = {name: round(value, 2) for name, value in seconds.items()} | {"disk_mb": round(size / 1e6, 1)}
+    return open_index(folder), facts
+
+
+def ask(index: VectorIndex, queries: np.ndarray, **more: Any) -> tuple[list[list[Hit]], dict[str, float]]:
+    """Hits of each query, asked one by one, and milliseconds; the first few warm up."""
+    for query in queries[:3]:
+        index.search(query[None], K, **more)
+    hits, spent = [], []
+    for query in queries:
+        begun = time.perf_counter()
+        hits += index.search(query[None], K, **more)
+        spent.append((time.perf_counter() - begun) * 1000)
+    return hits, {f"p{p}_ms": round(float(np.percentile(spent, p)), 2) for p in (50, 95)}
+
+
+def recall(found: Sequence[Sequence[Hit]], truth: Sequence[Sequence[Hit]]) -> float:
+    """Mean share of the true K that were found."""
+    shares = [
+        len({hit.id for hit in a} & {hit.id for hit in b}) / len(b) for a, b in zip(found, truth, strict=True)
+    ]
+    return round(float(np.mean(shares)), 4)
+
+
+def measure(
+    vectors: np.ndarray, queries: np.ndarray, kinds: dict[str, IndexOptions], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Figures by index; the first is the exact one that the others are held against."""
+    truth: dict[str, list[list[Hit]]] = {}
+    found: dict[str, Any] = {}
+    for name, options in kinds.items():
+        say(f"{len(vectors)} vectors: {name}")
+        with tempfile.TemporaryDirectory() as folder:
+            index, facts = fill(Path(folder), vectors, options)
+            for label, filter in (("all", None), ("filtered", {"part": 3})):
+                hits, times = ask(index, queries, filter=filter)
+                facts[label] = {"recall_at_10": recall(hits, truth.setdefault(label, hits)), **times}
+            index.close()
+        found[name] = facts
+    return found
+
+
+def main() -> None:
+    import sys
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--million", action="store_true", help="and 1,000,000 vectors")
+    parser.add_argument("--dimension", type=int, default=256)
+    parser.add_argument("--queries", type=int, default=100)
+    parser.add_argument("--structures", nargs="+", default=["IVF_RQ", "IVF_HNSW_SQ"])
+    parser.add_argument("--probes", type=int, default=IndexOptions().probes)
+    parser.add_argument("--refine", type=int, default=IndexOptions().refine)
+    args = parser.parse_args()
+    lance = {
+        structure: IndexOptions(
+            kind="lance", structure=structure, approximate_from=1000, probes=args.probes, refine=args.refine
+        )
+        for structure in args.structures
+    }
+    by_size = {}
+    for size in [*args.sizes, *([1_000_000] if args.million else [])]:
+        rng = np.random.default_rng(0)
+        vectors = vectors_of(size, args.dimension, rng)
+        queries = queries_of(vectors, args.queries, rng)
+        kinds = {"exact (faiss)": IndexOptions(), **{f"lance {name}": one for name, one in lance.items()}}
+        by_size[str(size)] = measure(vectors, queries, kinds, lambda text: print(text, file=sys.stderr))
+    settings = {name: value for name, value in asdict(IndexOptions()).items() if name in ("cell",)}
+    facts = {"dimension": args.dimension, "queries": args.queries, "k": K, "probes": args.probes,
+             "refine": args.refine, **settings}  # fmt: skip
+    print(json.dumps(facts | {"by_size": by_size}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
