@@ -39,15 +39,9 @@ from gve_ray.indexing.catalog import (
     write_catalog,
 )
 from gve_ray.indexing.config import IndexConfig
-from gve_ray.indexing.workers import (
-    PENDING_SEGMENTS,
-    PENDING_VIDEOS,
-    VIDEO_SCHEMA,
-    ProbeWorker,
-    SegmentWorker,
-    pending_segments,
-    segment_id,
-)
+from gve_ray.indexing.embed import SegmentWorker
+from gve_ray.indexing.probe import PENDING_VIDEOS, VIDEO_SCHEMA, ProbeWorker
+from gve_ray.indexing.segments import PENDING_SEGMENTS, pending_segments, segment_id
 from gve_ray.inputs.manifest import read_manifest
 from gve_ray.inputs.model import check_embedder
 from gve_ray.job import JobError, PreflightError, check_fit, check_path, live_nodes
@@ -344,7 +338,7 @@ class _Run:
         facts = LibraryFacts(
             generation=generation,
             index=name,
-            model=plain(self._config.model),
+            model=_findable(plain(self._config.model)),
             settings=asdict(self._settings),
             identity=dict(self._facts),
         )
@@ -365,6 +359,19 @@ class _Run:
         self._rejects.delete(self._rejects.keys() - versions - {row["segment"] for row in wanted})
         for folder in self._output.glob("index-*"):
             if folder.name != name:
-                if (folder / INDEX_FILE).is_file():
-                    open_index(folder).drop()
+                try:
+                    if (folder / INDEX_FILE).is_file():
+                        open_index(folder).drop()
+                except IndexFileError as error:
+                    log.warning("%s: what it kept elsewhere is left there: %s", folder, error)
                 shutil.rmtree(folder)
+
+
+def _findable(model: dict[str, Any]) -> dict[str, Any]:
+    """A model's config with local folders made absolute: a server may start in another one."""
+    local = {
+        name: str(Path(str(model[name])).expanduser().resolve())
+        for name in ("model", "adapter")
+        if model[name] and Path(str(model[name])).expanduser().is_dir()
+    }
+    return model | local

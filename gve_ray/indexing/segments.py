@@ -1,11 +1,26 @@
 """A video's length and cuts -> its segments: pure functions of numbers."""
 
+import hashlib
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
 
 from gve_ray.indexing.config import SegmentsConfig
 
 Span = tuple[float, float]  # start and end, seconds
+
+PENDING_SEGMENTS = pa.schema(
+    [
+        ("segment", pa.string()),
+        ("uri", pa.string()),
+        ("fingerprint", pa.string()),
+        ("start", pa.float64()),  # of the frames wanted; null: from the first
+        ("end", pa.float64()),  # null: to the last
+    ]
+)
 
 
 def spans_of(config: SegmentsConfig, duration: float, cuts: Sequence[float]) -> list[Span]:
@@ -39,3 +54,27 @@ def scenes(duration: float, cuts: Sequence[float], shortest: float, longest: flo
         edges = [start + (end - start) * i / parts for i in range(parts)]
         found += zip(edges, [*edges[1:], end], strict=True)
     return found
+
+
+def segment_id(video_id: str, fingerprint: str, start: float, end: float) -> str:
+    """24 hex digits: the same for the same part of the same file under the same id."""
+    return hashlib.sha256(json.dumps([video_id, fingerprint, start, end]).encode()).hexdigest()[:24]
+
+
+def pending_segments(video_id: str, uri: str, video: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of `PENDING_SEGMENTS` for a row of `probe.VIDEO_SCHEMA`."""
+    rows = []
+    spans = list(zip(video["starts"], video["ends"], strict=True))
+    for number, (start, end) in enumerate(spans):
+        # The frame at `end` is the first of what follows: half a frame earlier is the last of this segment.
+        last = max(end - 0.5 / video["fps"], start + 1e-3) if video["fps"] > 0 else end
+        rows.append(
+            {
+                "segment": segment_id(video_id, video["fingerprint"], start, end),
+                "uri": uri,
+                "fingerprint": video["fingerprint"],
+                "start": start if number else None,
+                "end": last if number < len(spans) - 1 else None,
+            }
+        )
+    return rows

@@ -87,7 +87,7 @@ class IndexOptions:
     approximate_from: int = 20_000
     structure: Literal["IVF_RQ", "IVF_HNSW_SQ", "IVF_PQ", "IVF_FLAT"] = "IVF_RQ"
     cell: int = 1024
-    probes: int = 32
+    probes: int = 128
     refine: int = 8
     uri: str | None = None
     token_variable: str = "MILVUS_TOKEN"

@@ -9,9 +9,11 @@ import pytest
 
 from gve_ray.config import LimitsConfig, ModelConfig
 from gve_ray.embedder import EmbedderSettings
-from gve_ray.indexing import workers
+from gve_ray.indexing import embed
 from gve_ray.indexing.config import PicturesConfig, ReadingConfig, SegmentsConfig
-from gve_ray.indexing.workers import ProbeWorker, SegmentWorker, pending_segments, within_side
+from gve_ray.indexing.embed import SegmentWorker, within_side
+from gve_ray.indexing.probe import ProbeWorker
+from gve_ray.indexing.segments import pending_segments
 from gve_ray.media import decode_jpeg
 from gve_ray.schema import Frames, Item
 from gve_ray.stage import Reject
@@ -51,7 +53,7 @@ def clip(tmp_path: Path) -> str:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     made = Recorder()
-    monkeypatch.setattr(workers, "open_model", lambda *_: made)
+    monkeypatch.setattr(embed, "open_model", lambda *_: made)
     return made
 
 

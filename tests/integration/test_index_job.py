@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from gve_ray.indexing.run import IndexResult, index
 from gve_ray.job import JobError
 from gve_ray.media import decode_jpeg, read_frames
 from gve_ray.schema import Item
-from gve_ray.search import Library, open_library
+from gve_ray.search import IndexOptions, Library, open_library
 from gve_ray.store import RunFolderError
 from tests.integration import drivers
 from tests.integration.drivers import log_of
@@ -210,6 +211,15 @@ def test_only_the_difference_is_done(
         assert nearest(library, embedder, Item(video=path))[1] < 0.9999
     with pytest.raises(KeyError):
         library.pictures(old_vector.id)
+
+    for kind in ["lance", *(["milvus"] if find_spec("milvus_lite") else [])]:  # the same in another index
+        again = index(replace(config, search=IndexOptions(kind=kind)))
+        assert (states(again)["unchanged"], again.segments["new"]) == (SOUND, 0)
+        other = open_library(folder / "index")
+        assert other.index.ids() == library.index.ids()
+        assert nearest(other, embedder, Item(video=str(videos / "new.mp4")))[0] == "new.mp4"
+        assert [one.name for one in (folder / "index").glob("index-*")] == [other.facts.index]
+        other.close()
 
     again = index(config)
     assert states(again) == {

@@ -1,10 +1,9 @@
-"""What runs beside the files: a look through each of them, and the embedding of its segments.
+"""Segments -> vectors and pictures.
 
-Both decode in child processes, which may crash, hang or run out of memory: that is a reject with its reason.
+Decoding is done in child processes, which may crash, hang or run out of memory: that is a reject with its
+reason. Of a segment `EmbedderSettings.frames` frames are read, as of a whole video by gve_ray.embedder.
 """
 
-import hashlib
-import json
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,100 +14,21 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from gve_ray.config import LimitsConfig, ModelConfig
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.embedder.models import embed_readable, open_model
-from gve_ray.indexing.config import PicturesConfig, ReadingConfig, SegmentsConfig
-from gve_ray.indexing.segments import spans_of
+from gve_ray.indexing.config import PicturesConfig
 from gve_ray.media import DecodeProcess, FrameRequest, Limits, MediaError, encode_jpeg, uniform_indices
 from gve_ray.media.budget import resize
 from gve_ray.schema import Frames, Item
 from gve_ray.stage import Reject
 
-VIDEO_SCHEMA = pa.schema(
-    [
-        ("version", pa.string()),  # of a file: another one once it is written anew
-        ("fingerprint", pa.string()),  # sha256 of its bytes
-        ("size", pa.int64()),  # bytes
-        ("width", pa.int32()),  # rotation applied
-        ("height", pa.int32()),
-        ("fps", pa.float64()),
-        ("duration", pa.float64()),  # seconds
-        ("starts", pa.list_(pa.float64())),  # of its segments, seconds
-        ("ends", pa.list_(pa.float64())),
-    ]
-)
-PENDING_VIDEOS = pa.schema([("version", pa.string()), ("uri", pa.string())])
-PENDING_SEGMENTS = pa.schema(
-    [
-        ("segment", pa.string()),
-        ("uri", pa.string()),
-        ("fingerprint", pa.string()),
-        ("start", pa.float64()),  # of the frames wanted; null: from the first
-        ("end", pa.float64()),  # null: to the last
-    ]
-)
-
-
-def segment_id(video_id: str, fingerprint: str, start: float, end: float) -> str:
-    """24 hex digits: the same for the same part of the same file under the same id."""
-    return hashlib.sha256(json.dumps([video_id, fingerprint, start, end]).encode()).hexdigest()[:24]
-
-
-def pending_segments(video_id: str, uri: str, video: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of `PENDING_SEGMENTS` for a row of `VIDEO_SCHEMA`."""
-    rows = []
-    spans = list(zip(video["starts"], video["ends"], strict=True))
-    for number, (start, end) in enumerate(spans):
-        # The frame at `end` is the first of what follows: half a frame earlier is the last of this segment.
-        last = max(end - 0.5 / video["fps"], start + 1e-3) if video["fps"] > 0 else end
-        rows.append(
-            {
-                "segment": segment_id(video_id, video["fingerprint"], start, end),
-                "uri": uri,
-                "fingerprint": video["fingerprint"],
-                "start": start if number else None,
-                "end": last if number < len(spans) - 1 else None,
-            }
-        )
-    return rows
-
-
-class ProbeWorker:
-    """Worker of the first stage: rows of `PENDING_VIDEOS` -> rows of `VIDEO_SCHEMA`."""
-
-    def __init__(self, segments: SegmentsConfig, media: ReadingConfig) -> None:
-        self._segments, self._strict = segments, media.strict or segments.mode == "scenes"
-        self._process = DecodeProcess(_limits(media.limits))
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | Reject]:
-        return [self._one(row["version"], row["uri"]) for row in rows]
-
-    def _one(self, version: str, uri: str) -> dict[str, Any] | Reject:
-        scenes = self._segments.threshold if self._segments.mode == "scenes" else None
-        try:
-            decoded = self._process.decode(uri, [FrameRequest(k=1)], strict=self._strict, scenes=scenes)
-        except MediaError as error:
-            return Reject(str(error.reason), error.detail)
-        info = decoded.info
-        spans = spans_of(self._segments, info.duration, decoded.cuts)
-        return {
-            "version": version,
-            "fingerprint": decoded.content_hash,
-            "size": decoded.size,
-            "width": info.width,
-            "height": info.height,
-            "fps": info.fps,
-            "duration": info.duration,
-            "starts": [start for start, _ in spans],
-            "ends": [end for _, end in spans],
-        }
+CHANGED = ("changed", "the file was written anew while it was being indexed; run again")
 
 
 class SegmentWorker:
-    """Worker of the second stage: rows of `PENDING_SEGMENTS` -> rows of `library.SEGMENT_SCHEMA`.
+    """Worker of the second stage: rows of `segments.PENDING_SEGMENTS` -> rows of `library.SEGMENT_SCHEMA`.
 
     Rows of one file that come together are decoded together. Thread-safe: with `concurrency` above 1, a batch
     is decoded while another one is in the model. readers: decoding processes.
@@ -129,7 +49,7 @@ class SegmentWorker:
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="gve-read")
         self._processes: queue.SimpleQueue[DecodeProcess] = queue.SimpleQueue()
         for _ in range(readers):
-            self._processes.put(DecodeProcess(_limits(limits)))
+            self._processes.put(DecodeProcess(Limits(**asdict(limits))))
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | Reject]:
         groups = [list(group) for _, group in groupby(rows, key=lambda row: (row["uri"], row["fingerprint"]))]
@@ -190,15 +110,8 @@ class SegmentWorker:
         }
 
 
-CHANGED = ("changed", "the file was written anew while it was being indexed; run again")
-
-
 def within_side(pixels: np.ndarray, side: int) -> np.ndarray:
     """uint8 [H, W, 3] made so small that no side is longer; never larger than it was."""
     height, width = pixels.shape[:2]
     scale = min(1.0, side / max(height, width))
     return resize(pixels, max(1, round(height * scale)), max(1, round(width * scale)))
-
-
-def _limits(config: LimitsConfig) -> Limits:
-    return Limits(**asdict(config))
