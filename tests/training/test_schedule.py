@@ -106,6 +106,7 @@ def test_what_cannot_be_scheduled_is_refused(change: dict, message: str) -> None
         schedule(**change)
 
 
+@pytest.mark.slow
 def test_the_papers_instances_in_seconds_and_bounded_memory() -> None:
     """12.55 M instances (paper section 5), 32 ranks; every step of the epoch is made."""
     big = schedule(

@@ -28,6 +28,7 @@ from gve_ray.demo.scenes import (
     BACKGROUNDS,
     CAMERAS,
     COLOURS,
+    GRID,
     MOTIONS,
     SHAPES,
     SIZES,
@@ -413,18 +414,23 @@ def covered(scene: Scene, size: tuple[int, int], early: float, late: float) -> d
     """What each visual token of a pair of frames covers: int64 [h, w] a kind, -100 where undefined.
 
     colour, shape and motion of the object whose centre lies in the token's cell (the last class: none).
-    The background is a target of every token, the camera too. early, late: in [0, 1] of the scene; a pair
-    across two chapters has no targets.
+    Background, camera, and the column and row (0..2) of the token's own place are targets of every token:
+    rotary positions are relative, and without the last two the language model guesses places. early, late:
+    in [0, 1] of the scene; a pair across two chapters has no targets.
     """
     height, width = size
     shape = (height // CELL, width // CELL)
     classes = {"colour": COLOURS, "shape": SHAPES, "motion": MOTIONS}
     (chapter, a), (after, z) = scene.locate(early), scene.locate(late)
     if chapter is not after:
-        return {kind: np.full(shape, -100) for kind in (*classes, "background", "camera")}
+        return {kind: np.full(shape, -100) for kind in (*classes, "background", "camera", "column", "row")}
     out = {kind: np.full(shape, len(names)) for kind, names in classes.items()}
     out["background"] = np.full(shape, BACKGROUNDS.index(chapter.background))
     out["camera"] = np.full(shape, CAMERAS.index(chapter.camera))
+    places = [
+        np.round(((np.arange(n) + 0.5) / n - 0.5) / GRID).clip(-1, 1).astype(np.int64) + 1 for n in shape
+    ]
+    out["row"], out["column"] = np.meshgrid(*places, indexing="ij")
     middle = (a + z) / 2
     zoom = {"zoom in": render.ZOOM**middle, "zoom out": render.ZOOM ** (1 - middle)}.get(chapter.camera, 1.0)
     for thing in chapter.things:

@@ -4,7 +4,7 @@
 
 Three things make it cheap. The system turn is the same for a whole batch, so it runs once and its keys
 and values are shared. And the vision tower learns from what each visual token covers (colour, shape,
-motion, background, camera), which takes minutes, where words alone would take hours. And long answers,
+motion, background, camera, place), which takes minutes, where words alone would take hours. And long answers,
 whose captions repeat one another, are often cut short.
 
 What an embedding is read from, the last token of the embedder's conversation, learns what the video or the
@@ -57,6 +57,8 @@ CLASSES = {
     "motion": len(MOTIONS) + 1,
     "background": len(BACKGROUNDS),
     "camera": len(CAMERAS),
+    "column": 3,
+    "row": 3,
 }
 OBJECT_KINDS = ("colour", "shape", "motion")
 AUXILIARY_WEIGHT = 0.5

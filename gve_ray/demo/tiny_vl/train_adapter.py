@@ -1,6 +1,6 @@
 """Train the LoRA adapter that makes the tiny captioner an embedder: the demo's first prober.
 
-    python -m gve_ray.demo.tiny_vl.train_adapter --work FOLDER [--steps 400] [--batch 48]
+    python -m gve_ray.demo.tiny_vl.train_adapter --work FOLDER [--steps 160] [--batch 48]
 
 Reads the pool and the model that `train.py` left in the work folder. Last-token pooling and the
 conversation are the product's own (`gve_ray.embedder`); the loss is symmetric InfoNCE (METHOD section 5).
@@ -106,7 +106,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, required=True, help="the work folder of train.py")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=1e-3)
