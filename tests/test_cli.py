@@ -29,7 +29,10 @@ def test_nothing_to_do_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["synthesise", "--config", "demo.yaml"]) == 2
-    assert "verb 'synthesise': unknown; use synthesize, train, evaluate, index, diagnose" in capsys.readouterr().err
+    assert (
+        "verb 'synthesise': unknown; use synthesize, train, evaluate, index, diagnose"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_verb_runs_the_job_with_the_config(
