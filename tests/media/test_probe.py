@@ -1,4 +1,5 @@
 import io
+import os
 from fractions import Fraction
 
 import av
@@ -8,7 +9,7 @@ import pytest
 from gve_ray.media import FrameRequest, Limits, decode, read_frames
 from gve_ray.media.probe import scan
 from gve_ray.media.source import open_source
-from tests.media.videos import picture, read_number
+from tests.media.videos import Clip, picture, read_number, render
 
 
 def info_of(data: bytes):
@@ -76,3 +77,8 @@ def two_streams() -> bytes:
         for stream in streams:
             container.mux(stream.encode())
     return out.getvalue()
+
+
+def test_making_an_av1_file_leaves_this_process_under_normal_scheduling() -> None:
+    render(Clip(frames=4, codec="libsvtav1", options={"preset": "12"}))
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER

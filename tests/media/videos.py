@@ -2,7 +2,8 @@
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -55,10 +56,23 @@ def read_number(pixels: np.ndarray) -> int:
     return int(sum(int(row[int(c)] > 127) << bit for bit, c in enumerate(centres)))
 
 
+@contextmanager
+def scheduling_kept() -> Iterator[None]:
+    """To encode within: as root, SVT-AV1 puts the calling thread under real-time scheduling.
+
+    All processes started later inherit that, and a whole Ray cluster of them starves the machine.
+    """
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, priority)
+
+
 def render(clip: Clip) -> bytes:
     """Encode a clip to a file's bytes, with one thread so that it is the same every time."""
     out = io.BytesIO()
-    with av.open(out, "w", format=clip.container, options=clip.mux) as container:
+    with scheduling_kept(), av.open(out, "w", format=clip.container, options=clip.mux) as container:
         stream = container.add_stream(clip.codec, rate=clip.fps, options=clip.options)
         stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, clip.pix_fmt
         stream.codec_context.thread_count = 1
