@@ -1,6 +1,6 @@
 """Train the LoRA adapter that makes the tiny captioner an embedder: the demo's first prober.
 
-    python -m gve_ray.demo.tiny_vl.train_adapter --work FOLDER [--steps 160] [--batch 48]
+    python -m gve_ray.demo.tiny_vl.train_adapter --work FOLDER [--steps 100] [--batch 48]
 
 Reads the pool and the model that `train.py` left in the work folder. Last-token pooling and the
 conversation are the product's own (`gve_ray.embedder`); the loss is symmetric InfoNCE (METHOD section 5).
@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from gve_ray.demo.language import Writer
+from gve_ray.demo.language import Writer, terse_caption
+from gve_ray.demo.noise import untidy
 from gve_ray.demo.tiny_vl import ADAPTER
 from gve_ray.demo.tiny_vl.data import BUDGET, Example, description, frames_of, keep_memory, load_pool
 from gve_ray.embedder import Collator, Embedder, add_lora, load_processor, load_torch_model, save_adapter
@@ -27,6 +28,8 @@ TEMPERATURE = (
     0.05  # above the paper's 0.03: from scratch in a few hundred steps, sharper does not learn faster
 )
 
+RAW = 0.4  # share of captions as the web has them among the texts
+
 
 def draw_pair(example: Example, rng: random.Random, kind: str) -> tuple[Item, Item]:
     """A query of that kind and its video."""
@@ -35,7 +38,10 @@ def draw_pair(example: Example, rng: random.Random, kind: str) -> tuple[Item, It
     start, end = example.clip_span
     match kind:
         case "text":
-            return Item(text=description(example.scene, rng)), video
+            # To tell which raw captions belong to their videos is this adapter's first use.
+            raw = rng.random() < RAW
+            text = untidy(terse_caption(scene, rng), rng) if raw else description(scene, rng)
+            return Item(text=text), video
         case "image":
             return Item(image=frames_of(example.stills[rng.randrange(len(example.stills)), None], 0.0)), video
         case "clip":
@@ -106,7 +112,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, required=True, help="the work folder of train.py")
-    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=1e-3)
