@@ -40,13 +40,18 @@ class Encoded:
         return len(self.input_ids)
 
 
+def facts_of(rows: Sequence[Encoded]) -> dict[str, np.ndarray]:
+    """`tokens` and `cut` of `Embeddings`."""
+    return {"tokens": np.array([len(row) for row in rows]), "cut": np.array([row.was_cut for row in rows])}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """Padded tensors of B items, longest L tokens.
 
     input_ids, attention_mask: int64 [B, L]. position_ids: int64 [3, B, L].
     image_patches, video_patches: uint8 [N, 3*K] of all images (videos) in row order, or None.
-    image_grid, video_grid: int64 [number, 3] in patches, or None. n_cut: rows whose text was cut.
+    image_grid, video_grid: int64 [number, 3] in patches, or None.
     """
 
     input_ids: torch.Tensor
@@ -56,7 +61,6 @@ class Batch:
     image_grid: torch.Tensor | None = None
     video_patches: torch.Tensor | None = None
     video_grid: torch.Tensor | None = None
-    n_cut: int = 0
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -139,7 +143,6 @@ class Collator:
             image_grid=torch.tensor([p.grid for p in images]) if images else None,
             video_patches=torch.cat([p.pixels for p in videos]) if videos else None,
             video_grid=torch.tensor([p.grid for p in videos]) if videos else None,
-            n_cut=sum(row.was_cut for row in rows),
         )
 
     def _encode(self, item: Item, prompt_ids: list[int]) -> Encoded:

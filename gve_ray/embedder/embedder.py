@@ -17,6 +17,7 @@ import torch
 
 from gve_ray.embedder.checkpoint import load_processor, load_torch_model, resolve_settings
 from gve_ray.embedder.collate import Collator
+from gve_ray.embedder.embeddings import Embeddings
 from gve_ray.embedder.model import GveModel
 from gve_ray.embedder.resolve import resolve
 from gve_ray.embedder.settings import EmbedderSettings
@@ -36,16 +37,15 @@ EngineName = Literal["torch", "vllm"]
 
 
 class Engine(Protocol):
-    """What runs the model. n_cut: texts cut to max_tokens so far."""
+    """What runs the model."""
 
     collator: Collator
-    n_cut: int
 
     @property
     def dimension(self) -> int: ...
 
-    def encode(self, items: Sequence[Item]) -> np.ndarray:
-        """float32 [n, d] of items whose media are in memory, in order."""
+    def encode(self, items: Sequence[Item]) -> Embeddings:
+        """Of items whose media are in memory, in order."""
 
     def close(self) -> None:
         """Give back what the engine holds outside this process."""
@@ -125,11 +125,6 @@ class Embedder:
         """Length d of an embedding."""
         return self.engine.dimension
 
-    @property
-    def n_cut(self) -> int:
-        """Texts cut to `max_tokens` so far."""
-        return self.engine.n_cut
-
     def with_settings(self, **changes: Any) -> "Embedder":
         """Depart from the settings of the weights on purpose (test-time scaling). Shares the model.
 
@@ -147,18 +142,23 @@ class Embedder:
     def embed(
         self, items: Sequence[Item], *, assets: "AssetReader | None" = None, progress: bool = False
     ) -> np.ndarray:
-        """Unit vectors float32 [n, d], in the order of the items.
+        """Unit vectors float32 [n, d], in the order of the items; arguments as of `encode`."""
+        return self.encode(items, assets=assets, progress=progress).vectors
+
+    def encode(
+        self, items: Sequence[Item], *, assets: "AssetReader | None" = None, progress: bool = False
+    ) -> Embeddings:
+        """Vectors in the order of the items, how long each item was, and whether it was cut.
 
         assets: where `asset://` references are read. progress: log rate and ETA every few seconds.
         Media of the next window are read while the model works on this one.
         """
-        out = np.empty((len(items), self.dimension), dtype=np.float32)
+        out = Embeddings.empty(len(items), self.dimension)
         report = _Progress(len(items) if progress else 0)
-        cut_before = self.n_cut
         for where, resolved in self._windows(items, assets):
-            out[where] = self.engine.encode(resolved)
+            out.put(where, self.engine.encode(resolved))
             report.add(len(where))
-        if cut := self.n_cut - cut_before:
+        if cut := int(out.cut.sum()):
             log.warning("%d of %d texts were cut to %d tokens", cut, len(items), self.settings.max_tokens)
         return out
 

@@ -2,7 +2,7 @@
 
     facts = identify(config, settings, on_gpu=False)    # pins the weights; on the driver
     model = open_model(config, settings, facts)         # loads them; once an actor
-    vectors, cut = model.embed(items)                   # float32 [n, d] of unit length, list[bool]
+    found = model.embed(items)                          # Embeddings: float32 [n, d] of unit length, and more
 
 Frames are read and sampled by gve_ray.media for all of them, so models differ in nothing but themselves.
 """
@@ -15,14 +15,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from gve_ray.config import ModelConfig, resolve_model
-from gve_ray.embedder import Embedder, EmbedderSettings
+from gve_ray.embedder import Embedder, EmbedderSettings, Embeddings
 from gve_ray.media import encode_jpeg
 from gve_ray.schema import Frames, Item
 from gve_ray.stage import Reject
@@ -39,8 +39,8 @@ class Model(Protocol):
     def refuses(self, item: Item) -> str:
         """Why the model cannot take such an item, or an empty text."""
 
-    def embed(self, items: Sequence[Item]) -> tuple[np.ndarray, list[bool]]:
-        """Unit vectors float32 [n, d], and for each item whether its text was cut."""
+    def embed(self, items: Sequence[Item]) -> Embeddings:
+        """In the order of the items."""
 
     def close(self) -> None:
         """Give back what the model holds outside this process."""
@@ -99,9 +99,9 @@ def embed_readable(
     found: dict[int, tuple[np.ndarray, bool] | Reject] = {}
     if good:
         with lock:
-            vectors, cut = model.embed([item for item in items if isinstance(item, Item)])
-        for at, i in enumerate(good):
-            found[i] = (vectors[at], cut[at]) if np.isfinite(vectors[at]).all() else Reject(*NOT_FINITE)
+            embedded = model.embed([item for item in items if isinstance(item, Item)])
+        for i, vector, cut in zip(good, embedded.vectors, embedded.cut, strict=True):
+            found[i] = (vector, bool(cut)) if np.isfinite(vector).all() else Reject(*NOT_FINITE)
     return [item if isinstance(item, Reject) else found[i] for i, item in enumerate(items)]
 
 
@@ -143,15 +143,9 @@ class GveModel:
         """Takes any mix."""
         return ""
 
-    def embed(self, items: Sequence[Item]) -> tuple[np.ndarray, list[bool]]:
+    def embed(self, items: Sequence[Item]) -> Embeddings:
         """As `Model.embed`."""
-        before = self._embedder.n_cut
-        vectors = self._embedder.embed(items)
-        if self._embedder.n_cut == before:
-            return vectors, [False] * len(items)
-        # Rare, and then worth a second tokenisation: which of them were cut.
-        collator = self._embedder.engine.collator
-        return vectors, [bool(item.text) and collator.encode([item])[0].was_cut for item in items]
+        return self._embedder.encode(items)
 
     def close(self) -> None:
         """Stop vLLM's processes, if it is vLLM."""
@@ -181,8 +175,8 @@ class SentenceModel:
             return ""
         return f"the model takes {', '.join(map(str, sorted(self._takes, key=str)))}, not {'+'.join(slots)}"
 
-    def embed(self, items: Sequence[Item]) -> tuple[np.ndarray, list[bool]]:
-        """As `Model.embed`; the instruction is the model's prompt."""
+    def embed(self, items: Sequence[Item]) -> Embeddings:
+        """As `Model.embed`; the instruction is the model's prompt. Only the text's tokens are counted."""
         rows: list[np.ndarray | None] = [None] * len(items)
         for instruction in dict.fromkeys(item.instruction for item in items):
             where = [i for i, item in enumerate(items) if item.instruction == instruction]
@@ -195,15 +189,14 @@ class SentenceModel:
             )
             for i, row in zip(where, found, strict=True):
                 rows[i] = np.asarray(row, dtype=np.float32)
-        return np.stack([row for row in rows if row is not None]), [self._is_cut(item) for item in items]
+        tokens = np.array(
+            [len(self._tokenizer(i.text, truncation=False)["input_ids"]) if i.text else 0 for i in items]
+        )
+        vectors = np.stack([row for row in rows if row is not None])
+        return Embeddings(vectors=vectors, tokens=np.minimum(tokens, self._limit), cut=tokens > self._limit)
 
     def close(self) -> None:
         """Nothing outside this process."""
-
-    def _is_cut(self, item: Item) -> bool:
-        if not item.text:
-            return False
-        return len(self._tokenizer(item.text, truncation=False)["input_ids"]) > self._limit
 
 
 class EndpointModel:
@@ -222,7 +215,7 @@ class EndpointModel:
         """Known only by asking."""
         return ""
 
-    def embed(self, items: Sequence[Item]) -> tuple[np.ndarray, list[bool]]:
+    def embed(self, items: Sequence[Item]) -> Embeddings:
         """As `Model.embed`. Raises OSError with the endpoint's own words when it refuses."""
         vectors: list[Any] = [None] * len(items)
         texts = [i for i, item in enumerate(items) if item.image is None and item.video is None]
@@ -233,7 +226,8 @@ class EndpointModel:
         for i in sorted(set(range(len(items))) - set(texts)):
             (vectors[i],) = self._ask({"messages": chat_messages(items[i], self._default)})
         found = np.asarray(vectors, dtype=np.float32)
-        return found / np.linalg.norm(found, axis=1, keepdims=True), [False] * len(items)
+        unknown = Embeddings.empty(len(items), 0)
+        return replace(unknown, vectors=found / np.linalg.norm(found, axis=1, keepdims=True))
 
     def close(self) -> None:
         """Nothing to stop."""

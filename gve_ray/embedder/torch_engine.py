@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from gve_ray.embedder.batching import plan_batches
-from gve_ray.embedder.collate import Collator, Encoded
+from gve_ray.embedder.collate import Collator, Encoded, facts_of
+from gve_ray.embedder.embeddings import Embeddings
 from gve_ray.embedder.model import GveModel
 from gve_ray.schema import Item
 
@@ -19,30 +20,28 @@ MAX_ROWS = 256
 
 
 class TorchEngine:
-    """Encodes resolved items with a `GveModel`. n_cut: texts cut to max_tokens so far."""
+    """Encodes resolved items with a `GveModel`."""
 
     def __init__(self, model: GveModel, collator: Collator, *, token_budget: int | None = None) -> None:
         self.model = model
         self.collator = collator
         on_cpu = model.device.type == "cpu"
         self.token_budget = token_budget or (CPU_TOKENS if on_cpu else GPU_TOKENS)
-        self.n_cut = 0
 
     @property
     def dimension(self) -> int:
         return self.model.dimension
 
     @torch.inference_mode()
-    def encode(self, items: Sequence[Item]) -> np.ndarray:
-        """Unit vectors float32 [n, d] of items whose media are in memory."""
+    def encode(self, items: Sequence[Item]) -> Embeddings:
+        """Of items whose media are in memory."""
         rows = self.collator.encode(items)
-        self.n_cut += sum(row.was_cut for row in rows)
-        out = np.empty((len(rows), self.dimension), dtype=np.float32)
+        vectors = np.empty((len(rows), self.dimension), dtype=np.float32)
         visual = [row.image is not None or row.video is not None for row in rows]
         lengths = [len(row) for row in rows]
         for batch in plan_batches(lengths, visual, token_budget=self.token_budget, max_rows=MAX_ROWS):
-            out[batch] = self._run([rows[i] for i in batch])
-        return out
+            vectors[batch] = self._run([rows[i] for i in batch])
+        return Embeddings(vectors=vectors, **facts_of(rows))
 
     def close(self) -> None:
         """Nothing to stop: the model lives and dies with this object."""

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from gve_ray.embedder.backbones import backbone_for, source_fps
-from gve_ray.embedder.collate import Collator, Encoded
+from gve_ray.embedder.collate import Collator, Encoded, facts_of
+from gve_ray.embedder.embeddings import Embeddings
 from gve_ray.embedder.export import export_merged
 from gve_ray.embedder.model import as_dtype, default_device
 from gve_ray.embedder.settings import EmbedderSettings
@@ -24,12 +25,11 @@ CPU_KV_BYTES = 4 * 2**30  # one 8192-token sequence of the 7B shape in float32 t
 
 
 class VllmEngine:
-    """Encodes resolved items with `vllm.LLM`. n_cut: texts cut to max_tokens so far."""
+    """Encodes resolved items with `vllm.LLM`."""
 
     def __init__(self, llm: Any, collator: Collator, *, dimension: int, merged: Any = None) -> None:
         self.llm = llm
         self.collator = collator
-        self.n_cut = 0
         self._dimension = dimension
         self._merged = merged
 
@@ -68,13 +68,12 @@ class VllmEngine:
     def dimension(self) -> int:
         return self._dimension
 
-    def encode(self, items: Sequence[Item]) -> np.ndarray:
-        """Unit vectors float32 [n, d] of items whose media are in memory."""
+    def encode(self, items: Sequence[Item]) -> Embeddings:
+        """Of items whose media are in memory."""
         rows = self.collator.encode(items)
-        self.n_cut += sum(row.was_cut for row in rows)
         outputs = self.llm.embed([self._prompt(row) for row in rows], use_tqdm=False)
         vectors = np.asarray([output.outputs.embedding for output in outputs], dtype=np.float32)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return Embeddings(vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True), **facts_of(rows))
 
     def close(self) -> None:
         """Stop vLLM's processes and remove the merged weights, if any."""

@@ -25,7 +25,7 @@ def test_long_text_is_cut_at_its_end_and_the_closing_tokens_stay(make) -> None:
     words = "abcdefghij" * 30  # a byte is a token here
     short = make(max_tokens=100)
     batch = short([Item(text=words), Item(text="short")])
-    assert batch.n_cut == 1
+    assert [row.was_cut for row in short.encode([Item(text=words), Item(text="short")])] == [True, False]
     assert batch.input_ids.shape == (2, 100)
     text = short.tokenizer.decode(batch.input_ids[0])
     kept = 100 - len(make().encode([Item(text="x")])[0]) + 1  # the template's tokens are not text

@@ -80,8 +80,10 @@ def test_no_items_give_an_empty_matrix(embedder) -> None:
 def test_cut_texts_are_counted(tiny, caplog) -> None:
     short = Embedder.from_pretrained(tiny, device="cpu", settings=EmbedderSettings(max_tokens=100))
     with caplog.at_level(logging.WARNING, logger="gve_ray.embedder"):
-        short.embed([Item(text="a" * 300), Item(text="b" * 300), Item(text="c")])
-    assert short.n_cut == 2
+        found = short.encode([Item(text="a" * 300), Item(text="c"), Item(text="b" * 300)])
+    assert found.cut.tolist() == [True, False, True]
+    assert found.tokens[[0, 2]].tolist() == [100, 100]
+    assert 0 < found.tokens[1] < 100
     assert "2 of 3 texts were cut to 100 tokens" in caplog.text
 
 

@@ -76,9 +76,10 @@ def test_a_text_that_is_cut_is_told() -> None:
     config, settings = replace(CONFIG, rescale=True), replace(SETTINGS, max_tokens=40)
     model = open_model(config, settings, identify(config, settings, on_gpu=False))
     short, long = Item(text="short"), Item(text="word " * 60)
-    vectors, cut = model.embed([short, long, short])
-    assert cut == [False, True, False]
-    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
+    found = model.embed([short, long, short])
+    assert found.cut.tolist() == [False, True, False]
+    assert found.tokens[1] == 40
+    assert np.linalg.norm(found.vectors, axis=1) == pytest.approx(1, abs=1e-5)
 
 
 def test_sentence_transformers_gives_our_vectors(tmp_path: Path) -> None:
@@ -90,10 +91,10 @@ def test_sentence_transformers_gives_our_vectors(tmp_path: Path) -> None:
     theirs = ModelConfig(name="st", model=str(tmp_path / "merged"), engine="sentence-transformers")
     models = [open_model(one, SETTINGS, identify(one, SETTINGS, on_gpu=False)) for one in (ours, theirs)]
     assert [models[1].refuses(item) for item in ITEMS] == [""] * len(ITEMS)
-    (expected, _), (found, cut) = (model.embed(ITEMS) for model in models)
-    assert found.shape == expected.shape
-    assert (found * expected).sum(axis=1) == pytest.approx(np.ones(len(ITEMS)), abs=1e-4)
-    assert cut == [False] * len(ITEMS)
+    expected, found = (model.embed(ITEMS) for model in models)
+    assert found.vectors.shape == expected.vectors.shape
+    assert (found.vectors * expected.vectors).sum(axis=1) == pytest.approx(np.ones(len(ITEMS)), abs=1e-4)
+    assert not found.cut.any()
 
 
 class Endpoint(BaseHTTPRequestHandler):
@@ -137,7 +138,7 @@ def test_an_endpoint(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = ModelConfig(name="far", model="m", engine="openai", url=endpoint, key_variable="MY_KEY")
     facts = identify(config, SETTINGS, on_gpu=False)
     assert "secret" not in str(facts)
-    vectors, _ = open_model(config, SETTINGS, facts).embed(ITEMS)
+    vectors = open_model(config, SETTINGS, facts).embed(ITEMS).vectors
     assert vectors == pytest.approx(np.array([[0.6, 0.8], [0.6, 0.8], [0, 1], [0, 1], [0, 1]]))
     texts, *media = Endpoint.asked
     assert texts["input"] == [ITEMS[0].text, "Instruct: Find the video.\nQuery: the same"]

@@ -39,13 +39,15 @@ def test_the_same_vectors_as_torch(engines, items, frames_like) -> None:
         "cut": Item(text="abc" * 4000),
     }
     ours = torch_engine.embed(list(cases.values()))
-    theirs = vllm_engine.embed(list(cases.values()))
+    found = vllm_engine.encode(list(cases.values()))
+    theirs = found.vectors
     assert theirs.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(theirs, axis=1), 1, atol=1e-5)
     cosines = (ours * theirs).sum(axis=1)
     assert cosines.min() >= 0.999, dict(zip(cases, cosines, strict=True))
     assert (ours @ ours.T - 2 * np.eye(len(ours))).max() < 0.99  # not a parity of vectors all alike
-    assert vllm_engine.n_cut == 1
+    assert [name for name, cut in zip(cases, found.cut, strict=True) if cut] == ["cut"]
+    assert found.tokens.tolist() == torch_engine.encode(list(cases.values())).tokens.tolist()
 
 
 def test_settings_of_a_running_engine_stay(engines) -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from gve_ray.config import StageResources
-from gve_ray.embedder import EmbedderSettings
+from gve_ray.embedder import EmbedderSettings, Embeddings
 from gve_ray.embedder.models import cache_name
 from gve_ray.evaluation import embed
 from gve_ray.evaluation.config import ModelConfig
@@ -108,10 +108,11 @@ class Half:
     def refuses(self, item: Item) -> str:
         return "no videos" if item.video else ""
 
-    def embed(self, items: Sequence[Item]) -> tuple[np.ndarray, list[bool]]:
+    def embed(self, items: Sequence[Item]) -> Embeddings:
         self.asked.append(len(items))
         values = [np.nan if item.text == "nan" else float(len(item.text or "")) for item in items]
-        return np.array([[value, 1.0] for value in values], dtype=np.float32), [v > 3 for v in values]
+        vectors = np.array([[value, 1.0] for value in values], dtype=np.float32)
+        return Embeddings(vectors=vectors, tokens=np.zeros(len(items)), cut=np.array(values) > 3)
 
     def close(self) -> None:
         pass

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from gve_ray.config import MediaConfig
 from gve_ray.demo.render import write_mp4
 from gve_ray.demo.scenes import draw_scene
-from gve_ray.embedder import EmbedderSettings
+from gve_ray.embedder import EmbedderSettings, Embeddings
 from gve_ray.evaluation import embed, guard
 from gve_ray.evaluation.config import ContaminationConfig, DataConfig, ModelConfig
 from gve_ray.evaluation.embed import EMBEDDING_SCHEMA, KEY, Embedded, EmbedWorker, ItemIndex, pending_table
@@ -89,8 +90,9 @@ class Ones:
     def refuses(self, item: Item) -> str:
         return ""
 
-    def embed(self, items: Sequence[Item]) -> tuple[np.ndarray, list[bool]]:
-        return np.ones((len(items), 1), dtype=np.float32), [False] * len(items)
+    def embed(self, items: Sequence[Item]) -> Embeddings:
+        ones = np.ones((len(items), 1), dtype=np.float32)
+        return replace(Embeddings.empty(len(items), 1), vectors=ones)
 
     def close(self) -> None:
         pass

@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gve_ray.config import LimitsConfig, ModelConfig
-from gve_ray.embedder import EmbedderSettings
+from gve_ray.embedder import EmbedderSettings, Embeddings
 from gve_ray.indexing import embed
 from gve_ray.indexing.config import PicturesConfig, ReadingConfig, SegmentsConfig
 from gve_ray.indexing.embed import SegmentWorker, within_side
@@ -32,11 +33,12 @@ class Recorder:
     def refuses(self, item: Item) -> str:
         return ""
 
-    def embed(self, items: Sequence[Item]) -> tuple[np.ndarray, list[bool]]:
+    def embed(self, items: Sequence[Item]) -> Embeddings:
         for item in items:
             assert isinstance(item.video, Frames)
             self.shown.append([read_number(one) for one in item.video.pixels])
-        return np.array([[one[0], 1] for one in self.shown[-len(items) :]], np.float32), [False] * len(items)
+        first = np.array([[one[0], 1] for one in self.shown[-len(items) :]], np.float32)
+        return replace(Embeddings.empty(len(items), 2), vectors=first)
 
     def close(self) -> None:
         pass
