@@ -1,0 +1,1 @@
+"""The models and indexes over HTTP, on Ray Serve."""
