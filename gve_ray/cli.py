@@ -14,6 +14,7 @@ from pathlib import Path
 
 USAGE = """usage: gve VERB --config FILE [--section.option VALUE ...]
        gve evaluate --config FILE --check
+       gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--filter JSON] [--url URL]
        gve diagnose [results.csv ...] [--models a,b] [--baselines] [--json]
 
 verbs:
@@ -22,6 +23,8 @@ verbs:
   evaluate     retrieval data sets and models -> scores; --check tells what is wrong with the data sets,
                --sweep.frames [8,16] --sweep.max_pixels [156800] scores at several settings
   index        a folder of videos -> an index of their moments; again: only what has changed since
+  serve        models and indexes -> an HTTP service with a search page
+  search       ask a running service; the key, where it has one, is in GVE_API_KEY
   diagnose     result tables -> abilities, how they correlate, which of the paper's findings hold
 
 FILE is a YAML file or the name of one of the verb's recipes: {recipes}.
@@ -36,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": train,
         "evaluate": evaluate,
         "index": index,
+        "serve": serve,
+        "search": search,
         "diagnose": diagnose,
     }
     if not args or args[0] in ("-h", "--help", "help"):
@@ -102,6 +107,47 @@ def index(args: Sequence[str], *, prog: str = "gve index") -> int:
 
     config = load_config(IndexConfig, args, prog=prog)
     return run_job(lambda: work(config, connect=connect))
+
+
+def serve(args: Sequence[str], *, prog: str = "gve serve") -> int:
+    """`gve serve`: the same as jobs/serve.py."""
+    from gve_ray.config import load_config
+    from gve_ray.job import run_job
+    from gve_ray.serving.config import ServeConfig
+    from gve_ray.serving.run import serve as work
+
+    config = load_config(ServeConfig, args, prog=prog)
+    return run_job(lambda: work(config, connect=connect))
+
+
+def search(args: Sequence[str]) -> int:
+    """`gve search`: hits of a running service, a line or a JSON object each."""
+    import argparse
+    import json
+
+    from gve_ray.serving.client import URL, Client, ServiceError, as_text
+
+    parser = argparse.ArgumentParser(
+        prog="gve search", description="Moments of the indexed videos, best first."
+    )
+    parser.add_argument("text", nargs="?", metavar="TEXT")
+    parser.add_argument("--image", type=Path, metavar="FILE")
+    parser.add_argument("--video", type=Path, metavar="FILE")
+    parser.add_argument("--top_k", type=int, default=10)
+    parser.add_argument("--filter", type=json.loads, help='e.g. \'{"duration": {"gte": 10}}\'')
+    parser.add_argument("--instruction", help="what kind of match is wanted, in a sentence")
+    parser.add_argument("--model", help="by its name there; the first with an index by default")
+    parser.add_argument("--url", default=URL, help=f"of the service (default {URL})")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    asked = vars(parser.parse_args(args))
+    url, as_json = asked.pop("url"), asked.pop("json")
+    try:
+        hits = Client(url, key=os.environ.get("GVE_API_KEY")).search(**asked)
+    except (ServiceError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(hits, indent=1) if as_json else as_text(hits))
+    return 0
 
 
 def diagnose(args: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ with `package://` (a folder inside gve_ray) and stays so until `resolve_model`, 
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -356,13 +356,8 @@ def load_config(
     args: without the program's name; None reads sys.argv. Prints the error and exits with status 2 when
     an argument is unknown, of the wrong type, or refused by the config's own checks.
     """
-    from jsonargparse import ArgumentParser  # here: Ray workers import this module and never parse
-
-    # argparse would print every option above each error and push the error off the screen
-    usage = "%(prog)s --config FILE [--section.option VALUE ...]"
-    parser = ArgumentParser(prog=prog, usage=usage, description=kind.__doc__, allow_abbrev=False)
+    parser = _parser(kind, prog=prog)
     parser.add_argument("--config", action="config", help="YAML file, or the name of a packaged recipe")
-    parser.add_class_arguments(kind, None)
     parsed = parser.parse_args(_find_recipes(sys.argv[1:] if args is None else args, kind.job))
     delattr(parsed, "config")
     try:
@@ -370,6 +365,28 @@ def load_config(
     except ValueError as error:
         parser.error(str(error))
         raise AssertionError("parser.error ends the program") from error
+
+
+def config_of(kind: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
+    """A config from plain values, as a YAML file would give them. Raises ValueError."""
+    from jsonargparse import ArgumentError
+
+    parser = _parser(kind, exit_on_error=False)
+    try:
+        return kind(**vars(parser.instantiate(parser.parse_object(dict(values)))))
+    except ArgumentError as error:
+        raise ValueError(str(error)) from error
+
+
+def _parser(kind: type[Any], **options: Any) -> Any:
+    """Takes what a config takes."""
+    from jsonargparse import ArgumentParser  # here: Ray workers import this module and never parse
+
+    # argparse would print every option above each error and push the error off the screen
+    usage = "%(prog)s --config FILE [--section.option VALUE ...]"
+    parser = ArgumentParser(usage=usage, description=kind.__doc__, allow_abbrev=False, **options)
+    parser.add_class_arguments(kind, None)
+    return parser
 
 
 def recipe_path(name: str, job: str) -> str:

@@ -4,11 +4,9 @@ Decoding is done in child processes, which may crash, hang or run out of memory:
 reason. Of a segment `EmbedderSettings.frames` frames are read, as of a whole video by gve_ray.embedder.
 """
 
-import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import groupby
 from typing import Any
@@ -19,7 +17,7 @@ from gve_ray.config import LimitsConfig, ModelConfig
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.embedder.models import embed_readable, open_model
 from gve_ray.indexing.config import PicturesConfig
-from gve_ray.media import DecodeProcess, FrameRequest, Limits, MediaError, encode_jpeg, uniform_indices
+from gve_ray.media import DecodePool, FrameRequest, Limits, MediaError, encode_jpeg, uniform_indices
 from gve_ray.media.budget import resize
 from gve_ray.schema import Frames, Item
 from gve_ray.stage import Reject
@@ -47,9 +45,7 @@ class SegmentWorker:
         self._model = open_model(model, settings, facts)
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="gve-read")
-        self._processes: queue.SimpleQueue[DecodeProcess] = queue.SimpleQueue()
-        for _ in range(readers):
-            self._processes.put(DecodeProcess(Limits(**asdict(limits))))
+        self._processes = DecodePool(Limits(**asdict(limits)), readers)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | Reject]:
         groups = [list(group) for _, group in groupby(rows, key=lambda row: (row["uri"], row["fingerprint"]))]
@@ -64,7 +60,7 @@ class SegmentWorker:
     def _read(self, rows: Sequence[Mapping[str, Any]]) -> list[Frames | Reject]:
         """Frames of segments of one file. Where they cannot be had together, each is tried by itself."""
         try:
-            with self._process() as process:
+            with self._processes.lend() as process:
                 decoded = process.decode(
                     rows[0]["uri"],
                     [
@@ -87,14 +83,6 @@ class SegmentWorker:
             return [Reject(*CHANGED)] * len(rows)
         return [one for row in rows for one in self._read([row])]
 
-    @contextmanager
-    def _process(self) -> Iterator[DecodeProcess]:
-        process = self._processes.get()
-        try:
-            yield process
-        finally:
-            self._processes.put(process)
-
     def _result(self, segment: str, frames: Frames | Reject, vector: np.ndarray) -> dict[str, Any]:
         assert isinstance(frames, Frames)
         config = self._pictures
@@ -106,7 +94,6 @@ class SegmentWorker:
             "vector": vector.tolist(),
             "poster": encode_jpeg(poster, quality=config.quality),
             "strip": encode_jpeg(strip, quality=config.quality),
-            "strip_frames": config.strip_frames,
         }
 
 

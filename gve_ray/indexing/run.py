@@ -341,6 +341,7 @@ class _Run:
             model=_findable(plain(self._config.model)),
             settings=asdict(self._settings),
             identity=dict(self._facts),
+            strip_frames=self._config.pictures.strip_frames,
         )
         files, where = filesystem(str(path))
         write_atomically(files, where, (json.dumps(asdict(facts), indent=2) + "\n").encode())

@@ -22,7 +22,7 @@ from gve_ray.store import Store
 
 FILE = "library.json"
 SEGMENTS = "segments.lance"
-FORMAT = 1
+FORMAT = 2
 
 # What every segment in the index says of itself; columns of a manifest come beside these.
 FIELDS: Mapping[str, FieldType] = {
@@ -44,8 +44,7 @@ SEGMENT_SCHEMA = pa.schema(
         ("segment", pa.string()),  # the id in the index
         ("vector", pa.list_(pa.float32())),
         ("poster", pa.binary()),  # JPEG
-        ("strip", pa.binary()),  # JPEG: `strip_frames` pictures of equal width, side by side
-        ("strip_frames", pa.int32()),
+        ("strip", pa.binary()),  # JPEG: pictures of equal width, side by side
     ]
 )
 
@@ -53,13 +52,15 @@ SEGMENT_SCHEMA = pa.schema(
 @dataclass(frozen=True, kw_only=True)
 class LibraryFacts:
     """What library.json says. index: name of its folder. model, settings, identity: what embedded the segments
-    (`ModelConfig`, `EmbedderSettings` and `identify`), and so must embed the queries, as plain values."""
+    (`ModelConfig`, `EmbedderSettings` and `identify`), and so must embed the queries, as plain values.
+    strip_frames: pictures in every strip."""
 
     generation: int
     index: str
     model: Mapping[str, Any]
     settings: Mapping[str, Any]
     identity: Mapping[str, Any]
+    strip_frames: int
     format: int = FORMAT
 
     @property
@@ -70,11 +71,10 @@ class LibraryFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """Of one segment, as JPEG. strip: `strip_frames` pictures of equal width, side by side."""
+    """Of one segment, as JPEG. strip: `LibraryFacts.strip_frames` pictures of equal width, side by side."""
 
     poster: bytes
     strip: bytes
-    strip_frames: int
 
 
 class Library:
@@ -88,7 +88,7 @@ class Library:
 
     def pictures(self, segment: str) -> Pictures:
         """Of a segment by its id. Raises KeyError if there is none, or no longer."""
-        columns = ["poster", "strip", "strip_frames"]
+        columns = ["poster", "strip"]
         try:
             (row,) = self._segments.take([segment], columns).to_pylist()
         except (OSError, ValueError):

@@ -1,0 +1,300 @@
+"""The routes: HTTP in, HTTP out. What is behind them is `gve_ray.serving.gateway.Gateway`."""
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable, Mapping
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from gve_ray import __version__
+from gve_ray.search import Hit
+from gve_ray.serving.bodies import Asked, EmbeddingBody, SearchBody, of_form, parsed, validated
+from gve_ray.serving.errors import ApiError
+from gve_ray.serving.files import ChangedFileError, NotAFileError, file_response
+from gve_ray.serving.guard import COOKIE, Guard, session_of
+from gve_ray.serving.metrics import agents, collect
+
+if TYPE_CHECKING:
+    from gve_ray.serving.gateway import Entry, Gateway
+
+_PAGE_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+_PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+        "media-src 'self' blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+_FORM_FILES, _FORM_FIELDS = 2, 6
+_JPEG_HEADERS = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def build_app(gateway: "Gateway") -> FastAPI:
+    """The application of one gateway replica."""
+    app = FastAPI(
+        title="gve_ray",
+        version=__version__,
+        description="Finds moments of videos by text, picture, clip, or a mix of them.",
+        docs_url=None,  # its page would load scripts from elsewhere
+        redoc_url=None,
+        exception_handlers={ApiError: _refused, HTTPException: _http_refused},
+    )
+    _Routes(gateway).add_to(app)
+    app.add_middleware(
+        Guard,
+        key_digest=gateway.key_digest,
+        limits=gateway.config.limits,
+        observe=gateway.metrics.observe,
+    )
+    return app
+
+
+class _Routes:
+    def __init__(self, gateway: "Gateway") -> None:
+        self._gateway = gateway
+        folder = files("gve_ray.serving") / "page"
+        self._page = {
+            one.name: one.read_bytes() for one in folder.iterdir() if _suffix(one.name) in _PAGE_TYPES
+        }
+
+    def add_to(self, app: FastAPI) -> None:
+        """Name every route; bodies are described by hand, for they are read by hand."""
+        app.post("/v1/embeddings", openapi_extra=_body_of(EmbeddingBody), tags=["api"])(self.embeddings)
+        form = {"multipart/form-data": {"schema": _FORM_SCHEMA}}
+        app.post("/v1/search", openapi_extra=_body_of(SearchBody, form), tags=["api"])(self.search)
+        app.get("/v1/models", tags=["api"])(self.models)
+        app.post("/v1/session", tags=["page"], status_code=204)(self.session)
+        app.api_route("/media/{model}/{segment}", methods=["GET", "HEAD"], tags=["api"])(self.media)
+        app.get("/previews/{model}/{segment}/{picture}.jpg", tags=["api"])(self.preview)
+        app.get("/healthz", tags=["operation"])(self.healthz)
+        app.get("/readyz", tags=["operation"])(self.readyz)
+        app.get("/metrics", tags=["operation"])(self.metrics)
+        app.get("/", include_in_schema=False)(self.page)
+        app.get("/page/{name}", include_in_schema=False)(self.page)
+
+    async def embeddings(self, request: Request) -> Response:
+        """OpenAI's embeddings of texts, and vLLM's of chat messages with pictures and clips."""
+        body: EmbeddingBody = validated(EmbeddingBody, parsed(await request.body()))
+        entry, asked = self._gateway.entry(body.model), body.asked()
+        most = self._gateway.config.limits.max_inputs
+        if len(asked) > most:
+            raise ApiError(400, f"input: {len(asked)} texts; the limit is {most} a request", "input")
+        if body.dimensions is not None and body.dimensions not in entry.dimensions:
+            known = ", ".join(map(str, entry.dimensions)) or "none; leave it out"
+            raise ApiError(
+                400,
+                f"dimensions={body.dimensions}: {entry.name} was trained for these: {known}",
+                "dimensions",
+            )
+        found = await self._gateway.embed(entry, asked, cut=body.truncate_prompt_tokens is not None)
+        vectors = found.vectors
+        if body.dimensions is not None:
+            vectors = vectors[:, : body.dimensions]
+            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        encode = _base64 if body.encoding_format == "base64" else _floats
+        tokens = int(found.tokens.sum())
+        return JSONResponse(
+            {
+                "object": "list",
+                "data": [
+                    {"object": "embedding", "index": i, "embedding": encode(vector)}
+                    for i, vector in enumerate(vectors)
+                ],
+                "model": entry.name,
+                "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            }
+        )
+
+    async def search(self, request: Request) -> Response:
+        """Moments of the indexed videos, best first."""
+        body, asked = await _search_body(request)
+        entry = self._gateway.entry(body.model, searched=True)
+        most = self._gateway.config.limits.max_top_k
+        if body.top_k > most:
+            raise ApiError(400, f"top_k={body.top_k}: the limit is {most}", "top_k")
+        if asked is None:
+            assert body.like is not None
+            hits = await self._gateway.similar(entry, body.like, body.top_k, body.filter)
+        else:
+            hits = await self._gateway.search(entry, asked, body.top_k, body.filter)
+        data = [_hit(entry, hit) for hit in hits]
+        return JSONResponse({"object": "list", "model": entry.name, "data": data})
+
+    async def models(self) -> Response:
+        """What can be asked, the one that is taken without a name first."""
+        entries = list(self._gateway.entries.values())
+        described = await asyncio.gather(*(self._gateway.describe(entry) for entry in entries))
+        data = [
+            {
+                "id": entry.name,
+                "object": "model",
+                "created": self._gateway.created,
+                "owned_by": "gve_ray",
+                "dimension": one.dimension,
+                "dimensions": list(entry.dimensions),
+                "max_model_len": one.settings.max_tokens,
+                "index": None
+                if one.segments is None
+                else {"segments": one.segments, "fields": one.fields, "strip_frames": one.strip_frames},
+            }
+            for entry, one in zip(entries, described, strict=True)
+        ]
+        return JSONResponse({"object": "list", "data": data})
+
+    async def session(self, request: Request) -> Response:
+        """Gives a browser a cookie in the place of the key, for pictures and films cannot send headers."""
+        answer = Response(status_code=204)
+        if self._gateway.key_digest is not None:
+            answer.set_cookie(
+                COOKIE,
+                session_of(self._gateway.key_digest),
+                httponly=True,
+                samesite="strict",
+                secure=request.url.scheme == "https",
+            )
+        return answer
+
+    async def media(self, request: Request, model: str, segment: str) -> Response:
+        """The video that a segment is of, whole, with Range."""
+        record = await self._gateway.record(self._gateway.entry(model), segment)
+        try:
+            return await asyncio.to_thread(
+                file_response,
+                record["uri"],
+                size=record["size"],
+                etag=record["fingerprint"],
+                method=request.method,
+                headers=request.headers,
+            )
+        except (ChangedFileError, FileNotFoundError) as error:
+            raise ApiError(
+                410,
+                f"{segment}: its file has changed or gone since it was indexed; run gve index",
+                code="gone",
+            ) from error
+        except NotAFileError as error:
+            raise ApiError(404, f"{segment}: {error}", code="no_file") from error
+
+    async def preview(self, model: str, segment: str, picture: str) -> Response:
+        """A segment's poster.jpg, or strip.jpg: frames of it side by side."""
+        if picture not in ("poster", "strip"):
+            raise ApiError(404, f"{picture}.jpg: no such picture; there are poster.jpg and strip.jpg")
+        found = await self._gateway.pictures(self._gateway.entry(model), segment)
+        data = found.poster if picture == "poster" else found.strip
+        return Response(data, media_type="image/jpeg", headers=_JPEG_HEADERS)
+
+    async def healthz(self) -> Response:
+        """This gateway lives."""
+        return PlainTextResponse("ok\n")
+
+    async def readyz(self) -> Response:
+        """Every model answers."""
+        if await self._gateway.ready():
+            return PlainTextResponse("ready\n")
+        raise ApiError(503, "a model is not there yet; try again", code="not_ready", retry_after=2.0)
+
+    async def metrics(self) -> Response:
+        """Figures for Prometheus, of all nodes."""
+        urls = await asyncio.to_thread(agents)
+        return PlainTextResponse(await collect(urls), media_type="text/plain; version=0.0.4")
+
+    async def page(self, name: str = "index.html") -> Response:
+        """The search page."""
+        if name not in self._page:
+            raise ApiError(404, f"{name}: not a file of the page")
+        return Response(self._page[name], media_type=_PAGE_TYPES[_suffix(name)], headers=_PAGE_HEADERS)
+
+
+async def _search_body(request: Request) -> tuple[SearchBody, Asked | None]:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        async with request.form(max_files=_FORM_FILES, max_fields=_FORM_FIELDS) as form:
+            fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
+            uploads = {name: value for name, value in form.multi_items() if isinstance(value, UploadFile)}
+            if len(fields) + len(uploads) < len(form.multi_items()):
+                raise ApiError(400, "a field comes twice; give each once", code="invalid_body")
+            return of_form(fields, {name: await one.read() for name, one in uploads.items()})
+    body: SearchBody = validated(SearchBody, parsed(await request.body()))
+    return body, body.asked()
+
+
+def _hit(entry: "Entry", hit: Hit) -> dict[str, Any]:
+    metadata = dict(hit.metadata)
+    uri, start, end = (metadata.pop(name) for name in ("uri", "start", "end"))
+    name, segment = quote(entry.name, safe=""), quote(hit.id, safe="")
+    previews = f"/previews/{name}/{segment}"
+    return {
+        "id": hit.id,
+        "score": hit.score,
+        "uri": uri,
+        "start": start,
+        "end": end,
+        "metadata": metadata,
+        "links": {
+            "video": f"/media/{name}/{segment}#t={start:.3f},{end:.3f}",
+            "poster": f"{previews}/poster.jpg",
+            "strip": f"{previews}/strip.jpg",
+        },
+    }
+
+
+def _base64(vector: np.ndarray) -> str:
+    """Little-endian float32, as OpenAI's clients decode it."""
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+
+
+def _floats(vector: np.ndarray) -> list[float]:
+    return [float(value) for value in vector]
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.body(), status_code=error.status, headers=error.headers())
+
+
+async def _http_refused(request: Request, error: Exception) -> Response:
+    """The framework's own refusals (no such path, a broken form) in the same form as ours."""
+    assert isinstance(error, HTTPException)
+    ours = ApiError(error.status_code, str(error.detail), code="http")
+    return JSONResponse(ours.body(), status_code=error.status_code, headers=error.headers)
+
+
+def _suffix(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _body_of(kind: type[Any], more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A request body for OpenAPI. Its parts are written out, for FastAPI knows nothing of them."""
+    schema = kind.model_json_schema(ref_template="#/paths/~1/{model}")
+    definitions = schema.pop("$defs", {})
+    content = {"application/json": {"schema": _inlined(schema, definitions)}, **(more or {})}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+        return {name: _inlined(one, definitions) for name, one in schema.items() if name != "discriminator"}
+    return [_inlined(one, definitions) for one in schema] if isinstance(schema, list) else schema
+
+
+_FORM_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        **{name: {"type": "string"} for name in ("text", "instruction", "model", "like", "filter")},
+        "top_k": {"type": "integer", "minimum": 1},
+        **{name: {"type": "string", "format": "binary"} for name in ("image", "video")},
+    },
+}

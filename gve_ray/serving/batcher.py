@@ -1,0 +1,109 @@
+"""Dynamic batching by token budget: what waits while the model works goes into its next call together.
+
+Ray Serve's own batching closes a batch by the clock, whether or not the model is free to take it; under load
+that makes many small ones. Here nothing waits for the clock: a lone request starts at once.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gve_ray.embedder import Embeddings
+from gve_ray.schema import Frames, Item
+
+_CHARACTERS = 3  # a token, roughly; too few make batches small, too many make them large
+_TEMPLATE = 24  # tokens around an item's words
+_PIXELS = 28 * 28  # of a frame, a visual token; two frames share one
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """The items of one request, to be embedded in one call."""
+
+    items: Sequence[Item]
+    tokens: int
+    found: asyncio.Future[Embeddings] = field(repr=False)
+
+
+class TokenBatcher:
+    """Embeds requests' items by `run`, one call at a time, each of about `max_tokens` at most.
+
+    A request is never divided: `run` has to cope with one that is larger. Where `run` raises ValueError on
+    several requests together, each is tried alone, so that only the bad one fails.
+    """
+
+    def __init__(self, run: Callable[[Sequence[Item]], Embeddings], *, max_tokens: int) -> None:
+        self._run, self._max_tokens = run, max_tokens
+        self._waiting: deque[_Group] = deque()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gve-model")
+        self._worker: asyncio.Task[None] | None = None
+
+    async def embed(self, items: Sequence[Item]) -> Embeddings:
+        """Of one request's items, in order. Raises what `run` raises. Cancelled in time, it costs nothing."""
+        group = _Group(items, sum(map(estimated_tokens, items)), asyncio.get_running_loop().create_future())
+        self._waiting.append(group)
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        return await group.found
+
+    async def _work(self) -> None:
+        while groups := self._next():
+            await self._embed(groups)
+
+    def _next(self) -> list[_Group]:
+        """The requests that go together now; those given up by their callers are dropped."""
+        chosen: list[_Group] = []
+        tokens = 0
+        while self._waiting:
+            group = self._waiting[0]
+            if not group.found.cancelled():
+                if chosen and tokens + group.tokens > self._max_tokens:
+                    break
+                chosen.append(group)
+                tokens += group.tokens
+            self._waiting.popleft()
+        return chosen
+
+    async def _embed(self, groups: Sequence[_Group]) -> None:
+        items = [item for group in groups for item in group.items]
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
+        except ValueError as error:
+            if len(groups) == 1:
+                _settle(groups[0], error)
+            else:
+                for group in groups:
+                    await self._embed([group])
+            return
+        except Exception as error:  # noqa: BLE001 (whoever asked is told; the next batch may do)
+            for group in groups:
+                _settle(group, error)
+            return
+        start = 0
+        for group in groups:
+            where = slice(start, start + len(group.items))
+            _settle(group, Embeddings(**{name: part[where] for name, part in vars(found).items()}))
+            start = where.stop
+
+
+def _settle(group: _Group, result: Embeddings | Exception) -> None:
+    if group.found.done():
+        return
+    if isinstance(result, Exception):
+        group.found.set_exception(result)
+    else:
+        group.found.set_result(result)
+
+
+def estimated_tokens(item: Item) -> int:
+    """About how long an item's sequence is, without a tokenizer."""
+    words = len(item.text or "") + len(item.instruction or "")
+    pixels = 0
+    for media in (item.image, item.video):
+        if isinstance(media, Frames):
+            pixels += int(np.prod(media.pixels.shape[1:3])) * -(-len(media.pixels) // 2)
+    return _TEMPLATE + words // _CHARACTERS + pixels // _PIXELS

@@ -1,0 +1,69 @@
+"""Figures for Prometheus: ours and Ray's, of all nodes, on one page.
+
+Every replica reports to the metrics agent of its node; whichever gateway is asked collects from all of them.
+"""
+
+import asyncio
+import re
+from collections.abc import Sequence
+
+import httpx
+
+AGENT_SECONDS = 5.0
+_PREFIXES = ("ray_gve_", "ray_serve_")
+_COMMENT = re.compile(r"# (?:HELP|TYPE) (\S+)")
+_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
+_ROUTES = ("/v1/embeddings", "/v1/search", "/v1/models", "/v1/session", "/media", "/previews", "/page", "/metrics",
+           "/healthz", "/readyz")  # fmt: skip
+
+
+class Metrics:
+    """What a gateway counts: requests by route and status, and how long they took."""
+
+    def __init__(self) -> None:
+        from ray.serve.metrics import Counter, Histogram
+
+        self._requests = Counter("gve_requests", "HTTP requests", tag_keys=("route", "status"))
+        self._seconds = Histogram(
+            "gve_request_seconds", "Time of an HTTP request", boundaries=_SECONDS, tag_keys=("route",)
+        )
+
+    def observe(self, path: str, status: int, seconds: float) -> None:
+        """Count one request. Paths that clients make up are one route, or they would fill the page."""
+        route = next((one for one in _ROUTES if path == one or path.startswith(f"{one}/")), "other")
+        self._requests.inc(tags={"route": route, "status": str(status)})
+        self._seconds.observe(seconds, tags={"route": route})
+
+
+def agents() -> list[str]:
+    """The metrics agents' URLs, one a live node."""
+    import ray
+
+    return [
+        f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+async def collect(urls: Sequence[str]) -> str:
+    """What the agents say of serving, in Prometheus' text form. An agent that does not answer is left out."""
+    async with httpx.AsyncClient(timeout=AGENT_SECONDS, trust_env=False) as client:
+        answers = await asyncio.gather(*(client.get(url) for url in urls), return_exceptions=True)
+    return merged([one.text for one in answers if isinstance(one, httpx.Response) and one.is_success])
+
+
+def merged(pages: Sequence[str]) -> str:
+    """Several agents' pages as one: a family's samples together under its one description, ours and Serve's only."""
+    families: dict[str, list[str]] = {}
+    for page in pages:
+        family = ""
+        for line in page.splitlines():
+            if comment := _COMMENT.match(line):
+                family = comment.group(1)
+            if not family.startswith(_PREFIXES):
+                continue
+            lines = families.setdefault(family, [])
+            if not comment or line not in lines:
+                lines.append(line)
+    return "".join(f"{line}\n" for lines in families.values() for line in lines)

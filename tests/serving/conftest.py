@@ -1,0 +1,114 @@
+"""A real service, once for all tests of a worker: `gve index` and `gve serve` in processes of their own."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from gve_ray.demo.retrieval import Benchmark, write_heldout
+
+VIDEOS = 12
+START_SECONDS = 240.0
+INDEX = ["--frames", "8", "--max_pixels", "12544", "--min_pixels", "3136", "--segments.mode", "whole"]
+INDEX += ["--model.name", "tiny", "--model.model", "package://demo/tiny_vl/model"]
+INDEX += ["--model.adapter", "package://demo/tiny_vl/adapter"]
+INDEX += ["--resources.probe.num_cpus", "0.5", "--resources.embed.num_cpus", "0.5", "--commit_seconds", "0.5"]
+# Small enough that a test can go beyond each.
+LIMITS = ["--limits.max_body_bytes", "3000000", "--limits.receive_seconds", "3", "--limits.max_inputs", "64"]
+LIMITS += [
+    "--limits.max_duration",
+    "100",
+    "--limits.max_side_pixels",
+    "1000000",
+    "--limits.decode_seconds",
+    "10",
+]
+LIMITS += ["--gateway.max_ongoing", "16", "--gateway.max_queued", "16", "--gateway.replicas.num_cpus", "0.3"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """url: of the running service. heldout: what is indexed, and queries. index: its folder. process: `gve serve`."""
+
+    url: str
+    heldout: Benchmark
+    index: Path
+    process: psutil.Process
+
+    def replicas(self, deployment: str) -> list[psutil.Process]:
+        """The processes of a deployment's replicas."""
+        return [
+            one for one in self.process.children(recursive=True)
+            if any(f":{deployment}" in part for part in one.cmdline()[:1])
+        ]  # fmt: skip
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Of a `gve` that starts a Ray of its own, and sees no other."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "GVE_"))}
+    return env | {"RAY_TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
+
+
+def gve(*args: str) -> list[str]:
+    return [sys.executable, "-m", "gve_ray.cli", *args]
+
+
+@pytest.fixture(scope="session")
+def ray_folder() -> Iterator[Path]:
+    """Short: Ray's sockets lie below it."""
+    with tempfile.TemporaryDirectory(prefix="gve-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def heldout(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
+    return write_heldout(tmp_path_factory.mktemp("heldout") / "videos", n=VIDEOS, seed=11, workers=1)
+
+
+@pytest.fixture(scope="session")
+def index_folder(heldout: Benchmark, ray_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("library") / "index"
+    source = str(Path(heldout.videos[0]).parent)
+    command = gve("index", "--input", source, "--output", str(output), *INDEX)
+    done = subprocess.run(command, env=environment(ray_folder), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return output
+
+
+@pytest.fixture(scope="session")
+def server(
+    heldout: Benchmark, index_folder: Path, ray_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    log = tmp_path_factory.mktemp("serve") / "serve.log"
+    models = f'[{{"name": "demo", "index": "{index_folder}", "replicas": {{"num_cpus": 0.5}}}}]'
+    command = gve("serve", "--models", models, "--port", "0", *LIMITS)
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, env=environment(ray_folder), stdout=out, stderr=subprocess.STDOUT)
+    try:
+        url = wait_for_url(process, log)
+        assert httpx.get(f"{url}/readyz", timeout=60, trust_env=False).status_code == 200
+        yield Service(url=url, heldout=heldout, index=index_folder, process=psutil.Process(process.pid))
+    finally:
+        process.terminate()
+        code = process.wait(timeout=120)
+    assert code == 0, log.read_text()[-3000:]
+    assert log.read_text().rstrip().endswith("stopped")
+
+
+def wait_for_url(process: "subprocess.Popen[bytes]", log: Path) -> str:
+    """What `gve serve` says it listens on."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        for line in log.read_text().splitlines():
+            if line.startswith("serving  "):
+                return line.split()[1]
+        time.sleep(0.2)
+    raise AssertionError(f"gve serve: {process.poll()}\n{log.read_text()[-3000:]}")

@@ -1,0 +1,256 @@
+"""The whole service over HTTP: the batch embedder's vectors, the clients people have, moments found, files played."""
+
+import base64
+import io
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from PIL import Image
+
+from gve_ray.config import resolve_model
+from gve_ray.demo.render import encode_mp4
+from gve_ray.embedder import Embedder
+from gve_ray.media import decode_jpeg, read_frames
+from gve_ray.schema import Item
+from tests.serving.conftest import VIDEOS, Service
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def http(server: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Embedder:
+    return Embedder.from_pretrained(
+        resolve_model("package://demo/tiny_vl/model"), resolve_model("package://demo/tiny_vl/adapter")
+    )
+
+
+@pytest.fixture(scope="module")
+def files(server: Service, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A picture and a clip of the fourth video, as a client has them."""
+    frames = read_frames(server.heldout.videos[3], k=16, max_pixels=10**6)
+    picture, clip = io.BytesIO(), tmp_path_factory.mktemp("clip") / "clip.mp4"
+    Image.fromarray(frames.pixels[7]).save(picture, "PNG")
+    height, width = frames.pixels.shape[1:3]
+    encode_mp4(clip, frames.pixels, fps=8, width=width, height=height)
+    return {"image": picture.getvalue(), "video": clip.read_bytes()}
+
+
+def data_url(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def part(name: str, data: bytes) -> dict[str, Any]:
+    url = data_url({"image": "image/png", "video": "video/mp4"}[name], data)
+    return {"type": f"{name}_url", f"{name}_url": {"url": url}}
+
+
+def test_vectors_are_the_batch_embedders(
+    http: httpx.Client, files: dict[str, bytes], embedder: Embedder, tmp_path: Path
+) -> None:
+    """Must show 2, for each kind of item, with and without an instruction."""
+    paths = {}
+    for name, suffix in (("image", "png"), ("video", "mp4")):
+        paths[name] = str(tmp_path / f"a.{suffix}")
+        Path(paths[name]).write_bytes(files[name])
+    text = "a red ball rolls to the left"
+    system = {"role": "system", "content": "Find the video."}
+    for slots in ((), ("image",), ("video",), ("image", "video")):
+        for words in (text, None):
+            if not slots and not words:
+                continue
+            content = [part(name, files[name]) for name in slots]
+            content += [{"type": "text", "text": words}] if words else []
+            body = {"messages": [system, {"role": "user", "content": content}]}
+            answer = http.post("/v1/embeddings", json=body)
+            assert answer.status_code == 200, answer.text
+            found = np.array(answer.json()["data"][0]["embedding"], dtype=np.float32)
+            item = Item(text=words, instruction="Find the video.", **{name: paths[name] for name in slots})
+            expected = embedder.encode([item])
+            assert float(found @ expected.vectors[0]) >= 0.9999, (slots, words)
+            assert answer.json()["usage"]["prompt_tokens"] == int(expected.tokens[0])
+
+
+def test_the_openai_client(server: Service, embedder: Embedder) -> None:
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    texts = ["a red ball", "two squares that move apart, slowly", "x"]
+    expected = embedder.encode([Item(text=text) for text in texts])
+    for encoding in ("base64", "float", None):
+        more = {"encoding_format": encoding} if encoding else {}
+        answer = client.embeddings.create(model="demo", input=texts, **more)
+        found = np.array([one.embedding for one in answer.data], dtype=np.float32)
+        assert (found * expected.vectors).sum(axis=1).min() >= 0.9999
+        assert [one.index for one in answer.data] == [0, 1, 2]
+        assert answer.usage.total_tokens == int(expected.tokens.sum())
+    assert client.embeddings.create(model="demo", input="alone").data[0].index == 0
+    (model,) = client.models.list().data
+    assert (model.id, model.index["segments"]) == ("demo", VIDEOS)
+    with pytest.raises(openai.NotFoundError, match="'gpt': not served here; use demo"):
+        client.embeddings.create(model="gpt", input="a")
+    with pytest.raises(openai.BadRequestError, match="trained for these: none"):
+        client.embeddings.create(model="demo", input="a", dimensions=64)
+    with pytest.raises(openai.BadRequestError, match=r"input\[1\] is empty"):
+        client.embeddings.create(model="demo", input=["a", ""])
+    with pytest.raises(openai.BadRequestError, match="65 texts; the limit is 64"):
+        client.embeddings.create(model="demo", input=["a"] * 65)
+
+
+def test_the_right_video_is_found(http: httpx.Client, server: Service, files: dict[str, bytes]) -> None:
+    first = {}
+    for name, content in {
+        "text": server.heldout.queries["fine"][3].text,
+        "image": [part("image", files["image"])],
+        "video": [part("video", files["video"])],
+        "composed": [part("image", files["image"]), {"type": "text", "text": "the same, as it moves"}],
+    }.items():
+        answer = http.post("/v1/search", json={"content": content, "top_k": 5})
+        assert answer.status_code == 200, answer.text
+        hits = answer.json()["data"]
+        assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+        assert len(hits) == 5
+        first[name] = hits[0]["uri"]
+    assert first == dict.fromkeys(first, server.heldout.videos[3])
+
+
+def test_filters_and_more_like_this(http: httpx.Client) -> None:
+    hits = http.post("/v1/search", json={"content": "anything", "top_k": 100}).json()["data"]
+    assert len(hits) == VIDEOS
+    some = sorted(hits, key=lambda hit: hit["metadata"]["duration"])[3]["metadata"]["duration"]
+    filtered = http.post(
+        "/v1/search", json={"content": "anything", "top_k": 100, "filter": {"duration": {"lte": some}}}
+    )
+    expected = [hit["id"] for hit in hits if hit["metadata"]["duration"] <= some]
+    assert [hit["id"] for hit in filtered.json()["data"]] == expected
+    like = http.post("/v1/search", json={"like": hits[0]["id"], "top_k": 100}).json()["data"]
+    assert {hit["id"] for hit in like} == {hit["id"] for hit in hits[1:]}
+    answer = http.post("/v1/search", json={"content": "a", "filter": {"lenght": 1}})
+    assert answer.status_code == 400
+    assert "'lenght': no such field; there are caption, duration" in answer.json()["error"]["message"]
+    answer = http.post("/v1/search", json={"like": "0" * 24})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_segment")
+
+
+def test_curl_with_a_file(server: Service, files: dict[str, bytes], tmp_path: Path) -> None:
+    picture = tmp_path / "still.png"
+    picture.write_bytes(files["image"])
+    command = ["curl", "--silent", "--noproxy", "*", f"{server.url}/v1/search", "-F", f"image=@{picture}"]
+    command += ["-F", "top_k=2", "-F", 'filter={"segment": 0}', "-F", "text=as it moves"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    hits = json.loads(done.stdout)["data"]
+    assert [hits[0]["uri"], len(hits)] == [server.heldout.videos[3], 2]
+
+
+def test_gve_search(server: Service, files: dict[str, bytes], tmp_path: Path) -> None:
+    from tests.serving.conftest import gve
+
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(files["video"])
+    command = gve("search", "--video", str(clip), "--url", server.url, "--top_k", "3")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    assert lines[0].split()[-1] == server.heldout.videos[3]
+    wrong = subprocess.run([*command, "--filter", '{"a": 1}'], capture_output=True, text=True, timeout=120)
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert "HTTP 400: filter 'a': no such field" in wrong.stderr
+
+
+def test_films_and_pictures_of_what_is_indexed(http: httpx.Client) -> None:
+    hit = http.post("/v1/search", json={"content": "anything"}).json()["data"][0]
+    whole = Path(hit["uri"]).read_bytes()
+    link = hit["links"]["video"].partition("#")[0]
+    answer = http.get(link)
+    assert (answer.status_code, answer.content) == (200, whole)
+    assert answer.headers["content-type"] == "video/mp4"
+    answer = http.get(link, headers={"Range": "bytes=100-199"})
+    assert (answer.status_code, answer.content) == (206, whole[100:200])
+    assert answer.headers["content-range"] == f"bytes 100-199/{len(whole)}"
+    assert http.get(link, headers={"Range": f"bytes={len(whole)}-"}).status_code == 416
+    poster, strip = (decode_jpeg(http.get(hit["links"][name]).content) for name in ("poster", "strip"))
+    frames = http.get("/v1/models").json()["data"][0]["index"]["strip_frames"]
+    shape = read_frames(hit["uri"], k=2, max_pixels=12544, min_pixels=3136).pixels.shape[1:3]
+    assert poster.shape[:2] == shape
+    assert strip.shape[1] == frames * shape[1]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/media/demo/../../../../etc/passwd",
+        "/media/demo/..%2f..%2f..%2fetc%2fpasswd",
+        "/media/demo/%2fetc%2fpasswd",
+        "/media/demo/file:%2f%2f%2fetc%2fpasswd",
+        "/media/demo/",
+        "/page/../app.py",
+        "/page/..%2fapp.py",
+        "/page/%2e%2e/app.py",
+        "/previews/demo/..%2f..%2fposter/poster.jpg",
+    ],
+)
+def test_no_path_leads_out(server: Service, path: str) -> None:
+    """Sent as written: httpx would tidy the dots away."""
+    done = subprocess.run(
+        [
+            "curl",
+            "--silent",
+            "--noproxy",
+            "*",
+            "--path-as-is",
+            "-o",
+            "-",
+            "-w",
+            "\n%{http_code}",
+            server.url + path,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    body, _, status = done.stdout.rpartition("\n")
+    assert status == "404"
+    assert "root:" not in body
+    assert "FastAPI" not in body
+
+
+def test_operation(http: httpx.Client) -> None:
+    assert http.get("/healthz").text == "ok\n"
+    assert http.get("/readyz").text == "ready\n"
+    schema = http.get("/openapi.json").json()
+    assert {"/v1/embeddings", "/v1/search", "/v1/models", "/media/{model}/{segment}"} <= set(schema["paths"])
+    body = schema["paths"]["/v1/search"]["post"]["requestBody"]["content"]
+    assert set(body) == {"application/json", "multipart/form-data"}
+    assert "$ref" not in json.dumps(body)
+    page = http.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+def test_metrics_of_all_nodes(http: httpx.Client) -> None:
+    """The agents publish every few seconds."""
+    import time
+
+    deadline = time.monotonic() + 60
+    text = ""
+    while "ray_gve_requests" not in text and time.monotonic() < deadline:
+        text = http.get("/metrics").text
+        time.sleep(0.5)
+    assert "# TYPE ray_gve_request_seconds histogram" in text
+    assert any(
+        line.startswith("ray_gve_requests") and 'route="/v1/' in line and 'status="200"' in line
+        for line in text.splitlines()
+    )
+    assert "ray_serve_" in text
+    assert text.count("# TYPE ray_gve_request_seconds ") == 1
