@@ -12,7 +12,7 @@ from gve_ray.media.decode import Decoded, Plan, decode, read_frames, read_image
 from gve_ray.media.jpeg import decode_jpeg, encode_jpeg
 from gve_ray.media.limits import Limits, MediaError, Reason
 from gve_ray.media.probe import VideoInfo
-from gve_ray.media.process import DecodeProcess
+from gve_ray.media.process import DecodePool, DecodeProcess
 from gve_ray.media.sampling import FrameRequest, uniform_indices
 from gve_ray.media.source import Source
 
@@ -20,6 +20,7 @@ __all__ = [
     "FACTOR",
     "MAX_PIXELS",
     "MIN_PIXELS",
+    "DecodePool",
     "DecodeProcess",
     "Decoded",
     "FrameRequest",

@@ -10,7 +10,6 @@ import signal
 import sys
 from typing import BinaryIO
 
-from gve_ray.media.decode import decode
 from gve_ray.media.limits import Limits
 from gve_ray.media.process import LENGTH
 
@@ -34,10 +33,10 @@ def main(requests_fd: int, replies_fd: int) -> None:
 
 
 def _answer(message: bytes, limits: Limits) -> bytes:
-    """Pickle of (True, Decoded) or (False, exception)."""
+    """Pickle of (True, what the function asked for returns) or (False, exception)."""
     try:
-        source, plan, settings = pickle.loads(message)
-        return pickle.dumps((True, decode(source, plan, limits=limits, **settings)), protocol=5)
+        function, source, arguments, settings = pickle.loads(message)
+        return pickle.dumps((True, function(source, *arguments, limits=limits, **settings)), protocol=5)
     except Exception as error:  # noqa: BLE001 (the parent raises it, whatever it is)
         return _pickled_error(error)
 

@@ -60,14 +60,7 @@ class _Job:
 
     def finish(self, info: VideoInfo) -> Finish:
         """What resizes this video's pictures to the pixel budget. Raises MediaError on a shape out of bounds."""
-        try:
-            height, width = fit_pixels(
-                info.height, info.width, max_pixels=self.max_pixels, min_pixels=self.min_pixels
-            )
-        except ValueError as error:
-            if max(info.height, info.width) > MAX_ASPECT * min(info.height, info.width):
-                raise MediaError(Reason.UNUSABLE_SHAPE, str(error)) from error
-            raise
+        height, width = _fit(info.height, info.width, self.max_pixels, self.min_pixels)
         return lambda pixels: resize(pixels, height, width)
 
 
@@ -150,11 +143,18 @@ def read_image(
     min_pixels: int = MIN_PIXELS,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Frames:
-    """A still picture as Frames with T = 1, fps 0 and duration 0. Raises MediaError."""
-    pixels = read_picture(open_source(source, limits), limits)
-    height, width = fit_pixels(*pixels.shape[:2], max_pixels=max_pixels, min_pixels=min_pixels)
+    """A still picture as Frames with T = 1, fps 0 and duration 0; of an animation the first picture.
+
+    Raises MediaError; ValueError for a budget that holds no patch.
+    """
+    blob = open_source(source, limits)
+    try:
+        pixels = read_picture(blob, limits)
+        pixels = resize(pixels, *_fit(pixels.shape[0], pixels.shape[1], max_pixels, min_pixels))
+    except MemoryError as error:
+        raise MediaError(Reason.OUT_OF_MEMORY, f"{blob.name}: {error}") from error
     return Frames(
-        pixels=resize(pixels, height, width)[None],
+        pixels=pixels[None],
         timestamps=np.zeros(1),
         indices=np.zeros(1, dtype=np.int64),
         fps=0.0,
@@ -264,6 +264,16 @@ def _decode_folder(source: Source, job: _Job) -> Decoded:
         repaired=False,
         samples=samples,
     )
+
+
+def _fit(height: int, width: int, max_pixels: int, min_pixels: int) -> tuple[int, int]:
+    """`fit_pixels`; raises MediaError for a picture whose shape is out of bounds."""
+    try:
+        return fit_pixels(height, width, max_pixels=max_pixels, min_pixels=min_pixels)
+    except ValueError as error:
+        if max(height, width) > MAX_ASPECT * min(height, width):
+            raise MediaError(Reason.UNUSABLE_SHAPE, str(error)) from error
+        raise
 
 
 def _seconds(timeline: Timeline, cuts: SceneCuts | None) -> list[float]:

@@ -10,6 +10,7 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"  # the bytes could not be fetched
     EMPTY = "empty"  # zero bytes, or a folder without pictures
     NOT_A_VIDEO = "not_a_video"  # no container we know
+    NOT_A_PICTURE = "not_a_picture"  # no picture format we read
     NO_VIDEO_STREAM = "no_video_stream"  # audio or subtitles only; cover art does not count
     UNSUPPORTED_CODEC = "unsupported_codec"
     TRUNCATED = "truncated"  # the container promises more bytes than there are

@@ -8,19 +8,23 @@ only they hold; a plan function travels by its import path.
 
 import os
 import pickle
+import queue
 import selectors
 import signal
 import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 from gve_ray.media.budget import MAX_PIXELS, MIN_PIXELS
-from gve_ray.media.decode import DEFAULT_LIMITS, Decoded, Plan
+from gve_ray.media.decode import DEFAULT_LIMITS, Decoded, Plan, decode, read_image
 from gve_ray.media.limits import Limits, MediaError, Reason
 from gve_ray.media.source import Source
+from gve_ray.schema import Frames
 
 _START_SECONDS = 120.0  # imports on a loaded machine; not counted against any video
 _GRACE_SECONDS = 2.0  # the child checks its own clock between frames and reports more than a kill could
@@ -55,8 +59,22 @@ class DecodeProcess:
         "out_of_memory".
         """
         _check_importable(plan)
-        settings = {"max_pixels": max_pixels, "min_pixels": min_pixels, "strict": strict, "scenes": scenes}
-        request = pickle.dumps((source, plan, settings))
+        decoded: Decoded = self._call(
+            decode, source, plan, max_pixels=max_pixels, min_pixels=min_pixels, strict=strict, scenes=scenes
+        )
+        return decoded
+
+    def read_image(
+        self, source: Source, *, max_pixels: int = MAX_PIXELS, min_pixels: int = MIN_PIXELS
+    ) -> Frames:
+        """`gve_ray.media.read_image` in the child, under the same limits. Raises what that raises, plus
+        MediaError "timeout", "crashed" and "out_of_memory"."""
+        frames: Frames = self._call(read_image, source, max_pixels=max_pixels, min_pixels=min_pixels)
+        return frames
+
+    def _call(self, function: Callable[..., Any], source: Source, *arguments: Any, **settings: Any) -> Any:
+        """What `function(source, *arguments, limits=..., **settings)` returns or raises in the child."""
+        request = pickle.dumps((function, source, arguments, settings))
         if self._child is None or self._child.poll() is not None:
             self._start()
         try:
@@ -166,6 +184,33 @@ class DecodeProcess:
         except subprocess.TimeoutExpired:
             return "pipe closed"
         return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+
+
+class DecodePool:
+    """Decoding processes that threads take turns with. Each is started when it is first used.
+
+    with pool.lend() as process: process.decode(...)
+    """
+
+    def __init__(self, limits: Limits, processes: int) -> None:
+        self._all = [DecodeProcess(limits) for _ in range(processes)]
+        self._idle: queue.LifoQueue[DecodeProcess] = queue.LifoQueue()  # one that has been started goes first
+        for process in self._all:
+            self._idle.put(process)
+
+    @contextmanager
+    def lend(self) -> Iterator[DecodeProcess]:
+        """One that no other thread has; waits until there is one."""
+        process = self._idle.get()
+        try:
+            yield process
+        finally:
+            self._idle.put(process)
+
+    def close(self) -> None:
+        """End the processes. None may be lent at the time."""
+        for process in self._all:
+            process.close()
 
 
 def _wait(fd: int, event: int, deadline: float) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from gve_ray.media.limits import Limits, MediaError, Reason
@@ -54,13 +54,13 @@ class Blob:
 
 def is_folder(source: Source) -> bool:
     """True for a local path (or file:// URI) that is a directory."""
-    path = _local_path(source)
+    path = local_path(source)
     return path is not None and path.is_dir()
 
 
 def folder_blobs(source: Source) -> Iterator[Blob]:
     """The pictures of a folder of frames, sorted by name."""
-    folder = _local_path(source)
+    folder = local_path(source)
     assert folder is not None
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in PICTURE_SUFFIXES:
@@ -78,7 +78,7 @@ def open_source(source: Source, limits: Limits) -> Blob:
         return Blob(name=f"{len(source)} bytes", size=len(source), data=source)
     if str(source).startswith(ASSET_SCHEME):
         raise ValueError(f"{source}: an asset reference; read it with gve_ray.store.AssetReader.frames")
-    path = _local_path(source)
+    path = local_path(source)
     if path is None:
         data = _fetch(str(source), limits)
         return Blob(name=str(source), size=len(data), data=data)
@@ -97,26 +97,27 @@ def file_facts(source: str) -> tuple[int, int]:
 
     Raises OSError if it is not there.
     """
-    path = _local_path(source)
+    path = local_path(source)
     if path is not None:
         facts = path.stat()
         return facts.st_size, facts.st_mtime_ns
-    import fsspec
-    import pyarrow as pa
-    from pyarrow import fs
-
-    try:
-        filesystem, name = fs.FileSystem.from_uri(source)
-    except pa.ArrowInvalid:  # a scheme pyarrow has no file system for
-        remote, name = fsspec.core.url_to_fs(source)
-        filesystem = fs.PyFileSystem(fs.FSSpecHandler(remote))
+    filesystem, name = _file_system(source)
     info = filesystem.get_file_info(name)
-    if info.type == fs.FileType.NotFound:
+    if info.type.name == "NotFound":
         raise FileNotFoundError(source)
     return -1 if info.size is None else info.size, -1 if info.mtime_ns is None else info.mtime_ns
 
 
-def _local_path(source: Source) -> Path | None:
+def open_remote(uri: str) -> BinaryIO:
+    """The file behind a URI, to be read from any place in it. Raises OSError if it is not there, ValueError or
+    ImportError on a scheme that nothing here speaks."""
+    filesystem, name = _file_system(uri)
+    opened: BinaryIO = filesystem.open_input_file(name)
+    return opened
+
+
+def local_path(source: Source) -> Path | None:
+    """Where on this machine it is; None for a URI of another file system, and for bytes."""
     if isinstance(source, bytes):
         return None
     text = str(source)
@@ -125,19 +126,24 @@ def _local_path(source: Source) -> Path | None:
     return None if _SCHEME.match(text) else Path(source)
 
 
-def _fetch(uri: str, limits: Limits) -> bytes:
-    """All bytes behind a URI: pyarrow's file systems first, fsspec for the schemes pyarrow lacks."""
+def _file_system(uri: str) -> tuple[Any, str]:
+    """(file system, path in it) of a URI: pyarrow's own first, fsspec for the schemes pyarrow lacks."""
     import fsspec
     import pyarrow as pa
     from pyarrow import fs
 
     try:
-        try:
-            filesystem, path = fs.FileSystem.from_uri(uri)
-            opened = filesystem.open_input_stream(path)
-        except pa.ArrowInvalid:  # a scheme pyarrow has no file system for
-            opened = fsspec.open(uri, "rb").open()
-        with opened as stream:
+        filesystem, path = fs.FileSystem.from_uri(uri)
+    except pa.ArrowInvalid:  # a scheme pyarrow has no file system for
+        remote, path = fsspec.core.url_to_fs(uri)
+        filesystem = fs.PyFileSystem(fs.FSSpecHandler(remote))
+    return filesystem, path
+
+
+def _fetch(uri: str, limits: Limits) -> bytes:
+    try:
+        filesystem, path = _file_system(uri)
+        with filesystem.open_input_stream(path) as stream:
             data = _read_at_most(stream, limits.max_bytes + 1)
     except (OSError, ValueError, ImportError) as error:
         raise MediaError(Reason.UNREADABLE, f"{uri}: {error}") from error
