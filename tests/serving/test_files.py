@@ -1,0 +1,222 @@
+"""Files of the index over HTTP, by a real server: what players ask for, and what they get."""
+
+import contextlib
+import http.client
+import itertools
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+import fsspec
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gve_ray.media import source
+from gve_ray.media.source import VIDEO_SUFFIXES
+from gve_ray.serving.files import ChangedFileError, NotAFileError, file_response
+
+DATA = os.urandom(3_000_001)
+TAG = "f00d"
+COUNTER = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[int, dict[str, tuple[str, int]]]]:
+    """(port, what is served: name -> URI, size when it was indexed)."""
+    served: dict[str, tuple[str, int]] = {}
+
+    def media(request: Request) -> Response:
+        uri, size = served[request.path_params["name"]]
+        return file_response(
+            uri,
+            size=size,
+            etag=TAG,
+            method=request.method,
+            headers=request.headers,
+        )
+
+    app = Starlette(routes=[Route("/{name:path}", media, methods=["GET", "HEAD"])])
+    running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    while not running.started:
+        time.sleep(0.01)
+    yield running.servers[0].sockets[0].getsockname()[1], served
+    running.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(params=["local", "file", "remote"])
+def name(request, server, tmp_path) -> str:
+    """A served file, on disk by its path or as file://, or behind a URI."""
+    name = f"{request.param}{next(COUNTER)}"
+    path = tmp_path / "a clip #1?.mp4"
+    path.write_bytes(DATA)
+    fsspec.filesystem("memory").pipe(f"/{name}.mp4", DATA)
+    uris = {"local": str(path), "file": path.as_uri(), "remote": f"memory://{name}.mp4"}
+    server[1][name] = (uris[request.param], len(DATA))
+    return name
+
+
+@pytest.fixture
+def ask(server):
+    def asked(name: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", server[0], timeout=30)
+        with contextlib.closing(connection):
+            sent = {key.replace("_", "-"): value for key, value in headers.items()}
+            connection.request(method, f"/{name}", headers=sent)
+            reply = connection.getresponse()
+            found = {key.lower(): value for key, value in reply.getheaders()}
+            return reply.status, found, reply.read()
+
+    return asked
+
+
+def test_the_whole_file(ask, name):
+    status, headers, body = ask(name)
+    assert (status, body == DATA) == (200, True)
+    assert headers["content-type"] == "video/mp4"
+    assert headers["content-length"] == str(len(DATA))
+    assert headers["accept-ranges"] == "bytes"
+    assert headers["etag"] == '"f00d"'
+    assert headers["cache-control"] == "private"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "content-range" not in headers
+
+
+@pytest.mark.parametrize(
+    "asked,first,last",
+    [
+        ("bytes=0-", 0, 3_000_000),
+        ("bytes=0-0", 0, 0),
+        ("bytes=1000-1999", 1000, 1999),
+        ("bytes=1048576-2097152", 1048576, 2097152),
+        ("bytes=3000000-", 3_000_000, 3_000_000),
+        ("bytes=2999999-9999999", 2_999_999, 3_000_000),
+        ("bytes=-5", 2_999_996, 3_000_000),
+        ("bytes=-9999999", 0, 3_000_000),
+        ("Bytes = 7-8", 7, 8),
+    ],
+)
+def test_a_range(ask, name, asked, first, last):
+    for method in ("GET", "HEAD"):
+        status, headers, body = ask(name, method, Range=asked)
+        assert status == 206
+        assert headers["content-range"] == f"bytes {first}-{last}/3000001"
+        assert headers["content-length"] == str(last - first + 1)
+        assert headers["etag"] == '"f00d"'
+        assert body == (DATA[first : last + 1] if method == "GET" else b"")
+
+
+@pytest.mark.parametrize("asked", ["bytes=3000001-", "bytes=9999999-99999999", "bytes=-0"])
+def test_a_range_beyond_the_end(ask, name, asked):
+    status, headers, body = ask(name, Range=asked)
+    assert (status, body) == (416, b"")
+    assert headers["content-range"] == "bytes */3000001"
+
+
+@pytest.mark.parametrize(
+    "asked", ["bytes=5-2", "bytes=-", "bytes=a-b", "lines=1-2", "bytes", "bytes=" + "9" * 5000 + "-"]
+)
+def test_a_range_that_means_nothing(ask, name, asked):
+    status, _, body = ask(name, Range=asked)
+    if name.startswith("remote"):  # RFC 9110 section 14.2: it may be ignored
+        assert (status, body) == (200, DATA)
+    else:
+        assert status == 400
+
+
+def test_several_ranges(ask, name):
+    status, headers, body = ask(name, Range="bytes=0-9,20-29")
+    if name.startswith("remote"):
+        assert (status, body) == (200, DATA)
+    else:
+        assert status == 206
+        assert headers["content-type"].startswith("multipart/byteranges")
+        assert DATA[:10] in body
+        assert DATA[20:30] in body
+        assert len(body) < 1000
+
+
+@pytest.mark.parametrize(
+    "tag,status", [('"f00d"', 206), ('"beef"', 200), ('W/"f00d"', 200), ("yesterday", 200)]
+)
+def test_a_range_only_of_the_same_file(ask, name, tag, status):
+    found, _, body = ask(name, Range="bytes=1-2", If_Range=tag)
+    assert (found, body) == (status, DATA[1:3] if status == 206 else DATA)
+
+
+def test_head_sends_no_body(ask, name):
+    status, headers, body = ask(name, "HEAD")
+    assert (status, headers["content-length"], body) == (200, "3000001", b"")
+
+
+def respond(uri: str, size: int = 4) -> Response:
+    return file_response(uri, size=size, etag=TAG, headers=Headers({}))
+
+
+def test_a_changed_or_missing_file(tmp_path):
+    path = tmp_path / "a.mp4"
+    fsspec.filesystem("memory").pipe("/changed.mp4", b"12345")
+    path.write_bytes(b"12345")
+    for uri in (str(path), path.as_uri(), "memory://changed.mp4"):
+        with pytest.raises(ChangedFileError, match="5 bytes, 4 when it was indexed; run gve index again"):
+            respond(uri)
+        assert respond(uri, 5).status_code == 200
+    path.unlink()
+    for uri in (str(path), path.as_uri(), "memory://never.mp4"):
+        with pytest.raises(FileNotFoundError):
+            respond(uri)
+
+
+def test_a_folder_of_frames_has_no_file(tmp_path):
+    with pytest.raises(NotAFileError, match="folder of frames"):
+        respond(str(tmp_path))
+
+
+def test_every_kind_of_video_has_its_type(tmp_path):
+    for suffix in [*VIDEO_SUFFIXES, ".html", ".svg", ".js", ""]:
+        for name in (f"clip{suffix}", f"CLIP{suffix.upper()}"):
+            (tmp_path / name).write_bytes(b"<b>!")
+            kind = respond(str(tmp_path / name)).headers["content-type"]
+            assert kind.startswith(
+                ("video/", "image/gif") if suffix in VIDEO_SUFFIXES else "application/octet-stream"
+            )
+    fsspec.filesystem("memory").pipe("/a.webm", b"<b>!")
+    assert respond("memory://a.webm").headers["content-type"] == "video/webm"
+
+
+def test_a_client_that_leaves_has_the_remote_file_closed(server, monkeypatch):
+    port, served = server
+    opened = []
+
+    def watched(uri: str) -> BinaryIO:
+        opened.append(source.open_remote(uri))
+        return opened[-1]
+
+    monkeypatch.setattr("gve_ray.serving.files.open_remote", watched)
+    size = 50_000_000  # more than the buffers on the way hold
+    fsspec.filesystem("memory").pipe("/big.mp4", bytes(size))
+    served["big"] = ("memory://big.mp4", size)
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")
+        assert within(20, lambda: opened)
+        assert not opened[0].closed
+    assert within(20, lambda: opened[0].closed)
+
+
+def within(seconds: float, condition: Callable[[], object]) -> bool:
+    """Whether the condition comes true by then."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return bool(condition())
