@@ -1,4 +1,5 @@
 # make demo    the paper in miniature on this machine, from rendered videos to the report
+# make serve   the demo's videos to be searched, on a page and over HTTP; Ctrl-C ends it
 # make test    the fast tests (PYTEST_ARGS="-m slow" and the like for others)
 # make lint    ruff and mypy
 # make setup   the environment; the targets above call it, and a second run does nothing
@@ -10,7 +11,7 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 STAMP := $(VENV)/.gve-ready
 
-.PHONY: setup demo test lint format lock
+.PHONY: setup demo serve test lint format lock
 .NOTPARALLEL:
 
 setup: $(STAMP)
@@ -21,6 +22,9 @@ $(STAMP): setup/cpu.lock pyproject.toml setup/environment.py setup/torchvision_h
 
 demo: $(STAMP)
 	$(VENV)/bin/python jobs/demo.py
+
+serve: $(STAMP)
+	$(VENV)/bin/gve serve --config demo.yaml
 
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)

@@ -18,7 +18,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import psutil
 
 START_SECONDS = 240.0  # 5 s on an idle machine
+ENDING_SECONDS = 60.0  # for a job to end in order when told to stop; 5 s on an idle machine
 STOP_SECONDS = 45.0  # 2 s on an idle machine
 LOOPBACK = "127.0.0.1"
 NEVER_UPLOADED = ("runs", ".venv", ".git", "**/__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache")
@@ -100,6 +102,8 @@ class LocalHead:
             "RAY_TMPDIR": str(self.folder),
             # A finished job's actors hold Ray's drain up for its full 30 s, and nothing is served here.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+            # Told to stop, a job has 3 s before it is killed, and a service needs more to end in order.
+            "RAY_JOB_STOP_WAIT_TIME_S": str(int(ENDING_SECONDS)),
             # The job's `python` is the one that runs this.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', os.defpath)}",
         }
@@ -135,22 +139,58 @@ class LocalHead:
 
     def submit(self, entrypoint: Sequence[str], *, working_dir: Path) -> None:
         """Run one job by `ray job submit`, its log on our stdout. Raises HeadError unless it SUCCEEDED."""
-        name = f"{Path(entrypoint[1]).stem}-{secrets.token_hex(4)}"
-        command = [
-            str(Path(sys.executable).with_name("ray")),
-            *("job", "submit", "--address", self.address, "--submission-id", name),
-            *("--working-dir", str(working_dir)),
-            *("--runtime-env-json", json.dumps({"excludes": list(NEVER_UPLOADED)})),
-            *("--", *entrypoint),
-        ]
-        code = subprocess.run(command, env=self.env, check=False).returncode
+        name, code = self._call_submit([], entrypoint, working_dir)
+        # The client exits 0 for a job that was stopped, so its exit code is not the answer.
+        state = self.state(name)
+        if code != 0 or state != "SUCCEEDED":
+            raise HeadError(f"job {name}: {state}, `ray job submit` exited with {code}; see its log above")
+
+    @contextmanager
+    def running(self, entrypoint: Sequence[str], *, working_dir: Path) -> Iterator[str]:
+        """A job that goes on until it is stopped, at the end of the block; gives its name, for `state`.
+
+        Raises HeadError when it cannot be submitted, or does not stop.
+        """
+        name, code = self._call_submit(["--no-wait"], entrypoint, working_dir)
+        if code != 0:
+            raise HeadError(f"job {name}: `ray job submit` exited with {code}; see its words above")
+        try:
+            yield name
+        finally:
+            command = [*self._ray_job("stop"), name]
+            subprocess.run(command, env=self.env, check=False, stdout=subprocess.DEVNULL)
+            deadline = time.monotonic() + ENDING_SECONDS
+            while self.state(name) in ("PENDING", "RUNNING") and time.monotonic() < deadline:
+                time.sleep(0.2)
+        if (state := self.state(name)) != "STOPPED":
+            raise HeadError(f"job {name}: {state} after it was told to stop")
+
+    def state(self, name: str) -> str:
+        """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
         assert self._process is not None
         if self._process.poll() is not None:
             raise HeadError(f"job {name}: the Ray head has ended by itself:\n{self._log_tail()}")
-        # The client exits 0 for a job that was stopped, so its exit code is not the answer.
-        state = self._get(f"/api/jobs/{name}").get("status")
-        if code != 0 or state != "SUCCEEDED":
-            raise HeadError(f"job {name}: {state}, `ray job submit` exited with {code}; see its log above")
+        return str(self._get(f"/api/jobs/{name}").get("status"))
+
+    def log_of(self, name: str) -> str:
+        """What a job has written so far."""
+        return str(self._get(f"/api/jobs/{name}/logs").get("logs"))
+
+    def _ray_job(self, verb: str) -> list[str]:
+        return [str(Path(sys.executable).with_name("ray")), "job", verb, "--address", self.address]
+
+    def _call_submit(
+        self, options: Sequence[str], entrypoint: Sequence[str], working_dir: Path
+    ) -> tuple[str, int]:
+        """(name of the job, exit status of the client)."""
+        name = f"{Path(entrypoint[1]).stem}-{secrets.token_hex(4)}"
+        command = [
+            *self._ray_job("submit"),
+            *("--submission-id", name, "--working-dir", str(working_dir)),
+            *("--runtime-env-json", json.dumps({"excludes": list(NEVER_UPLOADED)})),
+            *(*options, "--", *entrypoint),
+        ]
+        return name, subprocess.run(command, env=self.env, check=False).returncode
 
     def processes(self) -> "list[psutil.Process]":
         """Everything that the head has started and that still runs, jobs and their children too."""
@@ -181,6 +221,13 @@ class LocalHead:
         for process in alive:
             process.kill()
         self._process = None
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as one:
+        one.bind((LOOPBACK, 0))
+        return int(one.getsockname()[1])
 
 
 def _free_ports() -> dict[str, int]:

@@ -8,15 +8,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gve_ray.config import load_config
+import httpx
+
+from gve_ray.config import load_config, resolve_model
 from gve_ray.demo.benchmark import write_benchmark
 from gve_ray.demo.corpus import write_corpus
 from gve_ray.demo.described import write_described
-from gve_ray.demo.ray_head import LocalHead
+from gve_ray.demo.ray_head import LOOPBACK, HeadError, LocalHead, free_port
 from gve_ray.demo.retrieval import format_training, score_training, write_heldout
 from gve_ray.demo.score import format_summary, score_synthesis
+from gve_ray.demo.search import format_serving, score_serving, write_queries
+from gve_ray.embedder import Embedder, EmbedderSettings
 from gve_ray.evaluation.config import EvaluationJobConfig
 from gve_ray.evaluation.run import read_result
+from gve_ray.search import read_library
 from gve_ray.training.config import TrainingJobConfig
 
 log = logging.getLogger(__name__)
@@ -29,12 +34,14 @@ def run_demo(repository: Path, folder: Path, *, videos: int, seed: int) -> dict[
 
     repository: uploaded as the jobs' working directory. folder: gets `demo-raw/` (the raw corpus), `demo/`
     (what synthesis made of it), `demo-described/` (videos with descriptions), `demo-train/` (the adapter),
-    `demo-heldout/` (what scores it), `demo-uvrb/` (the benchmark in miniature) and `demo-evaluation/`.
+    `demo-heldout/` (what scores it, and is searched), `demo-uvrb/` (the benchmark in miniature),
+    `demo-evaluation/`, `demo-index/` and `demo-queries/`.
     Raises HeadError when Ray does not start or a job does not succeed, ValueError when the folder holds a
     corpus of other arguments.
     """
     raw, output, trained = folder / "demo-raw", folder / "demo", folder / "demo-train"
     described, uvrb, evaluated = folder / "demo-described", folder / "demo-uvrb", folder / "demo-evaluation"
+    indexed = folder / "demo-index"
     cores = len(os.sched_getaffinity(0))
     manifest = write_corpus(raw, n=videos, seed=seed, workers=cores)
     write_described(described, seed=seed, workers=cores)
@@ -61,14 +68,51 @@ def run_demo(repository: Path, folder: Path, *, videos: int, seed: int) -> dict[
         evaluate += ["--root", str(uvrb), "--contamination.training", str(output / "assets.lance")]
         evaluate += ["--cache", str(folder / "demo-embeddings"), "--output", str(evaluated)]
         _submit(head, evaluate, repository)
+        serving = _serve(head, repository, folder, indexed, adapter=trained / "adapter", seed=seed)
     training = score_training(trained, heldout)
     evaluation = summarise_evaluation(evaluated)
-    write_summary(output / "summary.json", training=training, evaluation=evaluation)
-    print(f"{format_training(training)}\n")
+    write_summary(output / "summary.json", training=training, evaluation=evaluation, serving=serving)
+    print(f"{format_training(training)}\n\n{format_serving(serving)}\n")
     print(f"reports  {output / 'report.html'}\n         {evaluated / 'report.html'}")
     print(f"curves   {trained / 'training.png'}\nadapter  {trained / 'adapter'}")
+    print(f"index    {indexed}: search it by `make serve`")
     print(f"summary  {output / 'summary.json'}")
-    return {"synthesis": synthesis, "training": training, "evaluation": evaluation}
+    return {"synthesis": synthesis, "training": training, "evaluation": evaluation, "serving": serving}
+
+
+def _serve(
+    head: LocalHead, repository: Path, folder: Path, indexed: Path, *, adapter: Path, seed: int
+) -> dict[str, Any]:
+    """Index the held-out videos, serve them, and ask over HTTP; what summary.json holds under `serving`."""
+    begun = time.monotonic()
+    index = ["python", "jobs/index.py", "--config", "demo.yaml", "--model.adapter", str(adapter)]
+    index += ["--input", str(folder / "demo-heldout" / "manifest.jsonl"), "--output", str(indexed)]
+    _submit(head, index, repository)
+    queries = write_queries(folder / "demo-queries", folder / "demo-heldout", seed=seed)
+    facts = read_library(indexed)
+    embedder = Embedder.from_pretrained(
+        resolve_model(facts.model_config.model), adapter, settings=EmbedderSettings(**facts.settings)
+    )
+    url = f"http://{LOOPBACK}:{free_port()}"
+    serve = ["python", "jobs/serve.py", "--config", "demo.yaml", "--port", url.rpartition(":")[2]]
+    serve += ["--models", json.dumps([{"name": "demo", "index": str(indexed)}])]
+    with head.running(serve, working_dir=repository) as job:
+        _wait_until_ready(head, job, url)
+        found = score_serving(url, queries, embedder)
+    return {"seconds": round(time.monotonic() - begun, 1), **found}
+
+
+def _wait_until_ready(head: LocalHead, job: str, url: str) -> None:
+    """Until the service answers. Raises HeadError if its job ends before."""
+    while True:
+        if (state := head.state(job)) not in ("PENDING", "RUNNING"):
+            raise HeadError(f"job {job}: {state}\n{head.log_of(job)[-3000:]}")
+        try:
+            if httpx.get(f"{url}/readyz", timeout=10, trust_env=False).is_success:
+                return
+        except httpx.TransportError:  # refused until it listens
+            pass
+        time.sleep(0.5)
 
 
 def _mixture(folder: Path) -> str:

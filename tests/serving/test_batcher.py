@@ -1,0 +1,118 @@
+"""Dynamic batching: what goes together, who is told what, and that nobody waits for the clock."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from gve_ray.embedder import Embeddings
+from gve_ray.schema import Frames, Item
+from gve_ray.serving.batcher import TokenBatcher, estimated_tokens
+
+
+class Engine:
+    """A vector is the length of the text. Every call waits for `go`."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.go = threading.Event()
+
+    def __call__(self, items: Sequence[Item]) -> Embeddings:
+        self.calls.append([item.text or "" for item in items])
+        assert self.go.wait(30)
+        if any(item.text == "bad" for item in items):
+            raise ValueError("bad text")
+        if any(item.text == "broken" for item in items):
+            raise RuntimeError("broken engine")
+        lengths = np.array([len(item.text or "") for item in items])
+        return Embeddings(vectors=lengths[:, None].astype(np.float32), tokens=lengths, cut=lengths > 99)
+
+
+def words(*texts: str) -> list[Item]:
+    return [Item(text=text) for text in texts]
+
+
+async def begun(batcher: TokenBatcher, *requests: list[Item]) -> list["asyncio.Task[Embeddings]"]:
+    """Requests that wait, in order."""
+    tasks = []
+    for items in requests:
+        tasks.append(asyncio.create_task(batcher.embed(items)))
+        await asyncio.sleep(0.02)
+    return tasks
+
+
+def test_what_waits_goes_together_up_to_the_budget() -> None:
+    async def scenario() -> None:
+        engine = Engine()
+        one = estimated_tokens(Item(text="bb"))
+        batcher = TokenBatcher(engine, max_tokens=3 * one)
+        tasks = await begun(
+            batcher, words("a"), words("bb"), words("cc", "dd"), words("ee"), words("f" * 400)
+        )
+        assert engine.calls == [["a"]]  # at once, alone
+        engine.go.set()
+        found = [await task for task in tasks]
+        assert engine.calls[1:] == [
+            ["bb", "cc", "dd"],
+            ["ee"],
+            ["f" * 400],
+        ]  # in order; the last above the budget
+        assert [one.tokens.tolist() for one in found] == [[1], [2], [2, 2], [2], [400]]
+        assert [one.cut.tolist() for one in found] == [[False], [False], [False, False], [False], [True]]
+
+    asyncio.run(scenario())
+
+
+def test_a_bad_request_fails_alone() -> None:
+    async def scenario() -> None:
+        engine = Engine()
+        batcher = TokenBatcher(engine, max_tokens=1000)
+        tasks = await begun(batcher, words("a"), words("ok"), words("good", "bad"), words("fine"))
+        engine.go.set()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [str(one) for one in found if isinstance(one, Exception)] == ["bad text"]
+        assert isinstance(found[2], ValueError)
+        assert found[3].tokens.tolist() == [4]
+
+    asyncio.run(scenario())
+
+
+def test_a_broken_engine_is_told_to_all_and_tried_again_for_the_next() -> None:
+    async def scenario() -> None:
+        engine = Engine()
+        engine.go.set()
+        batcher = TokenBatcher(engine, max_tokens=1000)
+        with pytest.raises(RuntimeError, match="broken engine"):
+            await batcher.embed(words("broken"))
+        assert (await batcher.embed(words("ok"))).tokens.tolist() == [2]
+
+    asyncio.run(scenario())
+
+
+def test_who_gives_up_costs_nothing() -> None:
+    async def scenario() -> None:
+        engine = Engine()
+        batcher = TokenBatcher(engine, max_tokens=1000)
+        first, given_up, last = await begun(batcher, words("a"), words("bb"), words("ccc"))
+        given_up.cancel()
+        await asyncio.sleep(0)
+        engine.go.set()
+        await asyncio.gather(first, last)
+        assert engine.calls == [["a"], ["ccc"]]
+
+    asyncio.run(scenario())
+
+
+def test_the_estimate_counts_what_is_seen() -> None:
+    def frames(count: int) -> Frames:
+        zeros = np.zeros(count)
+        return Frames(
+            pixels=np.zeros((count, 56, 84, 3), np.uint8), timestamps=zeros, indices=zeros.astype(int),
+            fps=1, duration=count, total_frames=count,
+        )  # fmt: skip
+
+    text = estimated_tokens(Item(text="a" * 30))
+    assert estimated_tokens(Item(text="a" * 30, image=frames(1))) - text == 2 * 3
+    assert estimated_tokens(Item(text="a" * 30, video=frames(8))) - text == 2 * 3 * 4

@@ -1,0 +1,154 @@
+"""What is let in: keys, names, sizes, times. Plain ASGI, so no server is needed to see what comes out."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, StreamingResponse
+
+from gve_ray.serving.config import RequestLimits
+from gve_ray.serving.guard import COOKIE, Guard, digest, session_of
+
+KEY = "0123456789abcdef-a-key"
+LIMITS = replace(RequestLimits(), max_body_bytes=100, receive_seconds=0.3, request_seconds=0.5)
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with the length of the body; /slow takes a second, /media/slow too."""
+    request = Request(scope, receive)
+    if scope["path"].endswith("slow"):
+        await asyncio.sleep(1)
+    await PlainTextResponse(str(len(await request.body())))(scope, receive, send)
+
+
+class Observed:
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int]] = []
+
+    def __call__(self, path: str, status: int, seconds: float) -> None:
+        self.calls.append((path, status))
+
+
+def call(
+    path: str = "/v1/search",
+    *,
+    key: str | None = None,
+    headers: dict[str, str] | None = None,
+    body: list[bytes | float] | None = None,
+    client: str = "127.0.0.1",
+    app: Any = echo,
+) -> tuple[int, Any, dict[str, str]]:
+    """Status, JSON or text, headers. body: parts; a number is seconds of silence before the next."""
+    observed, parts, sent = Observed(), list(body if body is not None else [b""]), []
+    raw = {"host": "localhost:8000", **(headers or {})}
+    scope = {
+        "type": "http", "method": "POST", "path": path, "query_string": b"", "client": (client, 5),
+        "headers": [(name.encode(), value.encode()) for name, value in raw.items()],
+    }  # fmt: skip
+
+    async def receive() -> dict[str, Any]:
+        while parts and isinstance(parts[0], float):
+            await asyncio.sleep(parts.pop(0))
+        if not parts:
+            await asyncio.sleep(60)
+        return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    guard = Guard(app, key_digest=digest(key) if key else None, limits=LIMITS, observe=observed)
+    run: Callable[[], Awaitable[None]] = lambda: guard(scope, receive, send)  # noqa: E731
+    asyncio.run(run())  # type: ignore[arg-type]
+    status = sent[0]["status"]
+    assert observed.calls == [(path, status)]
+    found = b"".join(message.get("body", b"") for message in sent)
+    answered = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return status, json.loads(found) if found[:1] == b"{" else found.decode(), answered
+
+
+def test_the_key() -> None:
+    assert call(key=KEY, headers={"authorization": f"Bearer {KEY}"})[0] == 200
+    assert call(key=KEY, headers={"authorization": f"bearer  {KEY} "})[0] == 200
+    for headers in (
+        {},
+        {"authorization": "Bearer wrong"},
+        {"authorization": KEY},
+        {"authorization": "Basic x"},
+    ):
+        status, body, answered = call(key=KEY, headers=headers)
+        assert (status, body["error"]["code"]) == (401, "invalid_api_key")
+        assert answered["www-authenticate"] == "Bearer"
+        assert KEY not in str(body)
+    assert call("/media/demo/x", key=KEY)[0] == 401
+    assert call("/metrics", key=KEY)[0] == 401
+    for path in ("/", "/healthz", "/readyz", "/page/page.js"):
+        assert call(path, key=KEY)[0] == 200
+
+
+def test_the_pages_cookie() -> None:
+    session = session_of(digest(KEY))
+    assert KEY not in session
+    assert call(key=KEY, headers={"cookie": f"a=b; {COOKIE}={session}"})[0] == 200
+    for bad in (f"{COOKIE}=x", f"{COOKIE}=ü", session, "", f"{COOKIE}={session_of(digest('other key'))}"):
+        assert call(key=KEY, headers={"cookie": bad})[0] == 401
+
+
+def test_with_a_key_every_name_and_machine_may_ask() -> None:
+    headers = {"host": "gve.example.org", "authorization": f"Bearer {KEY}"}
+    assert call(key=KEY, headers=headers, client="203.0.113.9")[0] == 200
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000"])
+def test_without_a_key_this_machine_is_answered(host: str) -> None:
+    assert call(headers={"host": host})[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host,client",
+    [("evil.example", "127.0.0.1"), ("", "127.0.0.1"), ("localhost.evil.example", "127.0.0.1"),
+     ("localhost", "203.0.113.9"), ("localhost", "10.0.0.2")],
+)  # fmt: skip
+def test_without_a_key_nobody_else_is(host: str, client: str) -> None:
+    status, body, _ = call(headers={"host": host}, client=client)
+    assert (status, body["error"]["code"]) == (403, "no_key")
+
+
+def test_bodies_within_their_limits() -> None:
+    assert call(body=[b"x" * 60, b"y" * 40])[:2] == (200, "100")
+    assert call(body=[b"x" * 60, b"y" * 41])[:2][1]["error"]["code"] == "body_too_large"
+    assert call(headers={"content-length": "101"})[0] == 413
+    assert call(headers={"content-length": "-1"})[0] == 413
+    status, body, _ = call(body=[b"x", 0.2, b"x", 0.2, b"x"])  # each part in time, the whole not
+    assert (status, body["error"]["code"]) == (408, "slow_body")
+
+
+def test_a_request_has_its_time_and_a_film_its_own() -> None:
+    status, body, _ = call("/v1/slow")
+    assert (status, body["error"]["code"]) == (504, "timeout")
+    assert call("/media/slow")[0] == 200
+
+
+def test_an_answer_that_has_begun_is_not_begun_again() -> None:
+    async def half(scope: Any, receive: Any, send: Any) -> None:
+        async def parts() -> Any:
+            yield b"half"
+            await asyncio.sleep(1)
+
+        await StreamingResponse(parts())(scope, receive, send)
+
+    assert call("/v1/search", app=half)[:2] == (200, "half")
+
+
+def test_websockets_are_closed() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    guard = Guard(echo, key_digest=None, limits=LIMITS, observe=Observed())
+    asyncio.run(guard({"type": "websocket", "path": "/"}, None, send))  # type: ignore[arg-type]
+    assert sent == [{"type": "websocket.close", "code": 1008}]
