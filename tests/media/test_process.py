@@ -1,19 +1,35 @@
 """A child that crashes, hangs or eats memory harms neither its parent nor the next video."""
 
+import io
 import os
 import pickle
+import queue
+import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from gve_ray.media import DecodeProcess, FrameRequest, Limits, MediaError, Reason, decode
+from gve_ray.media import (
+    DecodePool,
+    DecodeProcess,
+    FrameRequest,
+    Limits,
+    MediaError,
+    Reason,
+    decode,
+    encode_jpeg,
+    read_image,
+)
 from tests.media import plans
-from tests.media.videos import read_number
+from tests.media.videos import picture, read_number
 
 PLAN = [FrameRequest(k=3)]
 
@@ -153,6 +169,74 @@ def test_plans_must_be_importable(process):
     for plan in (local, partial(local)):
         with pytest.raises(ValueError, match="__main__"):
             process.decode(b"never opened", plan)
+
+
+def still(number: int) -> bytes:
+    return encode_jpeg(picture(number, 140, 112))
+
+
+def test_a_picture_is_read_as_read_image_does(process):
+    here = read_image(still(21), max_pixels=16 * 784)
+    there = process.read_image(still(21), max_pixels=16 * 784)
+    assert np.array_equal(there.pixels, here.pixels)
+    assert (there.total_frames, there.fps, read_number(there.pixels[0])) == (1, 0.0, 21)
+    with pytest.raises(MediaError) as caught:
+        process.read_image(b"no picture")
+    assert caught.value.reason == Reason.NOT_A_PICTURE
+
+
+def test_a_child_killed_or_stuck_within_a_picture():
+    with DecodeProcess(Limits(wall_clock_s=1.0)) as process:
+        process.read_image(still(1))
+        os.kill(pid(process), signal.SIGSTOP)  # it takes the request and does nothing
+        timer = threading.Timer(0.2, os.kill, (pid(process), signal.SIGKILL))
+        timer.start()
+        with pytest.raises(MediaError, match="SIGKILL") as caught:
+            process.read_image(still(2))
+        assert caught.value.reason == Reason.CRASHED
+        assert read_number(process.read_image(still(3)).pixels[0]) == 3
+        os.kill(pid(process), signal.SIGSTOP)
+        with pytest.raises(MediaError) as caught:
+            process.read_image(still(4))
+        assert caught.value.reason == Reason.TIMEOUT
+        assert read_number(process.read_image(still(5)).pixels[0]) == 5
+
+
+def test_a_picture_may_not_eat_all_memory():
+    out = io.BytesIO()
+    Image.new("RGB", (5700, 5700)).save(out, "PNG")  # 130 MB once decoded, and again as an array
+    with DecodeProcess(Limits(memory_bytes=1 << 27)) as process:
+        with pytest.raises(MediaError) as caught:
+            process.read_image(out.getvalue())
+        assert caught.value.reason == Reason.OUT_OF_MEMORY
+        assert read_number(process.read_image(still(6)).pixels[0]) == 6
+
+
+def test_a_pool_lends_each_process_to_one_thread_at_a_time():
+    pool = DecodePool(Limits(), 2)
+    with pool.lend() as first, pool.lend() as second:
+        assert first is not second
+        third = queue.SimpleQueue()
+
+        def wait() -> None:
+            with pool.lend() as process:
+                third.put(process)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        with pytest.raises(queue.Empty):
+            third.get(timeout=0.1)
+    assert third.get(timeout=10) in (first, second)
+    thread.join()
+    with pool.lend() as process:
+        process.read_image(still(7))
+        child = pid(process)
+        with suppress(ZeroDivisionError), pool.lend():
+            raise ZeroDivisionError
+    with pool.lend() as process:  # it is back, and the one in use goes first, for it has been started
+        assert pid(process) == child
+    pool.close()
+    assert not alive(child)
 
 
 def test_media_errors_survive_pickling():
