@@ -29,7 +29,7 @@ COUNTER = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[tuple[int, dict[str, tuple[str, int]]]]:
+def media_server() -> Iterator[tuple[int, dict[str, tuple[str, int]]]]:
     """(port, what is served: name -> URI, size when it was indexed)."""
     served: dict[str, tuple[str, int]] = {}
 
@@ -55,21 +55,21 @@ def server() -> Iterator[tuple[int, dict[str, tuple[str, int]]]]:
 
 
 @pytest.fixture(params=["local", "file", "remote"])
-def name(request, server, tmp_path) -> str:
+def name(request, media_server, tmp_path) -> str:
     """A served file, on disk by its path or as file://, or behind a URI."""
     name = f"{request.param}{next(COUNTER)}"
     path = tmp_path / "a clip #1?.mp4"
     path.write_bytes(DATA)
     fsspec.filesystem("memory").pipe(f"/{name}.mp4", DATA)
     uris = {"local": str(path), "file": path.as_uri(), "remote": f"memory://{name}.mp4"}
-    server[1][name] = (uris[request.param], len(DATA))
+    media_server[1][name] = (uris[request.param], len(DATA))
     return name
 
 
 @pytest.fixture
-def ask(server):
+def ask(media_server):
     def asked(name: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", server[0], timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", media_server[0], timeout=30)
         with contextlib.closing(connection):
             sent = {key.replace("_", "-"): value for key, value in headers.items()}
             connection.request(method, f"/{name}", headers=sent)
@@ -194,8 +194,8 @@ def test_every_kind_of_video_has_its_type(tmp_path):
     assert respond("memory://a.webm").headers["content-type"] == "video/webm"
 
 
-def test_a_client_that_leaves_has_the_remote_file_closed(server, monkeypatch):
-    port, served = server
+def test_a_client_that_leaves_has_the_remote_file_closed(media_server, monkeypatch):
+    port, served = media_server
     opened = []
 
     def watched(uri: str) -> BinaryIO:
