@@ -5,12 +5,14 @@ import base64
 import gzip
 import ipaddress
 import pickle
+import random
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote_to_bytes
 
 import httpx
 import pytest
@@ -596,7 +598,18 @@ def test_base64_is_taken_by_the_letter(payload):
     assert "base64" in found.message
 
 
-@pytest.mark.parametrize("url", ["data:", "data:image/png;base64", "data:,ü"])
+def test_percent_encoding_is_resolved_as_urllib_does():
+    rng = random.Random(0)
+    for _ in range(200):
+        payload = "".join(
+            rng.choice(["%41", "%3d", "%25", "%0A", "=", "=41", "_", "+", " ", "a"]) for _ in range(40)
+        )
+        assert fetch(f"data:,{payload}") == unquote_to_bytes(payload)
+
+
+@pytest.mark.parametrize(
+    "url", ["data:", "data:image/png;base64", "data:,ü", "data:,a%", "data:,%4", "data:,%%41"]
+)
 def test_what_is_no_data_url(url):
     assert refusal(url).reason == FetchReason.BAD_DATA_URL
 
