@@ -106,7 +106,7 @@ def service(folder: Path, manifest: Path) -> Iterator[str]:
     """The running service over an index of the videos; gives its URL."""
     from gve_ray.cli import connect
     from gve_ray.indexing.run import index
-    from gve_ray.serving.run import running
+    from gve_ray.serving.run import check, running
 
     small = StageResources(num_cpus=0.5)
     index(
@@ -119,7 +119,7 @@ def service(folder: Path, manifest: Path) -> Iterator[str]:
     )  # fmt: skip
     model = ServedModel(name="demo", index=str(folder / "index"), replicas=ReplicasConfig(num_cpus=1))
     gateway = GatewayConfig(replicas=ReplicasConfig(num_cpus=0.5))
-    with running(ServeConfig(models=[model], gateway=gateway, port=0)) as url:
+    with running(check(ServeConfig(models=[model], gateway=gateway, port=0))) as url:
         yield url
 
 

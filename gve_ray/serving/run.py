@@ -28,7 +28,10 @@ def serve(config: ServeConfig, *, connect: Callable[[], object] = lambda: None) 
 
     connect: called once the checks that need no cluster have passed, to see that Ray is connected.
     """
-    with stopped_by_signal() as stop, running(config, connect=connect) as url:
+    config = check(config)
+    connect()
+    # After connecting, for Ray puts handlers of its own in their place: those end the program at once.
+    with stopped_by_signal() as stop, running(config) as url:
         keyed = "with the API key" if key_digest_of(config) else "from this machine"
         print(f"serving  {url}  ({keyed})", *config.described(), sep="\n", flush=True)
         print(f"page     {url}/\nstop     Ctrl-C, or SIGTERM", flush=True)
@@ -37,11 +40,11 @@ def serve(config: ServeConfig, *, connect: Callable[[], object] = lambda: None) 
 
 
 @contextmanager
-def running(config: ServeConfig, *, connect: Callable[[], object] = lambda: None) -> Iterator[str]:
-    """The service while the block lasts; gives its URL, once every model answers."""
-    config = check(config)
-    key_digest = key_digest_of(config)
-    connect()
+def running(config: ServeConfig) -> Iterator[str]:
+    """The service on the connected cluster while the block lasts; gives its URL, once every model answers.
+
+    config: as `check` returns it. Raises PreflightError or JobError.
+    """
     _check_room(config)
     _check_alone()
     from ray import serve as ray_serve
@@ -52,7 +55,7 @@ def running(config: ServeConfig, *, connect: Callable[[], object] = lambda: None
             http_options={"host": config.host, "port": config.port},
         )
         try:
-            ray_serve.run(application(config, key_digest), name=APPLICATION, route_prefix="/")
+            ray_serve.run(application(config, key_digest_of(config)), name=APPLICATION, route_prefix="/")
         except RuntimeError as error:
             raise JobError(f"the service did not start: {error}") from error
         host = f"[{config.host}]" if ":" in config.host else config.host
