@@ -1,0 +1,349 @@
+// The search page: what is searched (the form, the address, the files), the search, and the keys. It talks to
+// /v1/models and /v1/search of its own host. What comes from the server is set as text or attribute, never as markup.
+// A search is in the address, so that it can be linked and Back works; its files are kept only while the page is.
+
+import { isOpen, makeCard, momentAt, stopAll } from "./moments.js";
+import { Refused, ask } from "./server.js";
+import { bytes, count, fileName, span } from "./words.js";
+
+const LARGEST = 64 * 2 ** 20; // bytes of a search's files; the server refuses more too, but only once they are sent
+const DEFAULTS = { text: "", like: "", instruction: "", top_k: "12", filter: "", model: "" };
+const CLIPS = /\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|ts|wmv|flv|ogv|3gp)$/i; // systems know no type for some of these
+
+const byId = (id) => document.getElementById(id);
+const form = Object.fromEntries(["text", "instruction", "top_k", "filter", "model"].map((id) => [id, byId(id)]));
+const results = byId("results");
+
+let models = []; // those with an index, the default first
+let attached = { image: null, video: null }; // {file, url}
+let like = null; // {id, name, poster}: a found moment that is searched with instead of text and files
+let running = null; // the AbortController of the newest search
+const filesOf = new Map(); // of an entry of the history, by history.state.files
+
+async function loadModels() {
+  const { data } = await ask("/v1/models");
+  models = data.filter((one) => one.index);
+  form.model.replaceChildren(...models.map((one) => new Option(one.id, one.id)));
+  byId("models").hidden = models.length < 2;
+  describeModel();
+  if (!models.length) throw new Refused("This server has no index to search. Make one with gve index, and serve it.");
+}
+
+function describeModel() {
+  const index = models.find((one) => one.id === form.model.value)?.index;
+  if (!index) return;
+  const fields = Object.entries(index.fields).sort();
+  form.filter.placeholder = `{"field": value} with ${fields.map(([name]) => name).join(", ")}`;
+  byId("fields").textContent = `Fields: ${fields.map(([name, kind]) => `${name} (${kind})`).join(", ")}.`;
+  byId("holdings").textContent = `${count(index.segments, "moment")} can be found here.`;
+}
+
+// ---- What is searched: the form, the address, the files -------------------------------------------------------
+
+function readForm() {
+  const { text, instruction, top_k, filter, model } = form;
+  return {
+    text: like ? "" : text.value.trim(),
+    like: like?.id ?? "",
+    instruction: instruction.value,
+    top_k: top_k.value,
+    filter: filter.value.trim(),
+    model: model.selectedIndex > 0 ? model.value : "", // the first is the server's default
+  };
+}
+
+function readAddress() {
+  const query = new URLSearchParams(location.search);
+  return Object.fromEntries(Object.entries(DEFAULTS).map(([name, value]) => [name, query.get(name) ?? value]));
+}
+
+/** Put the search of the address into the form, with what this entry of the history kept, and do it.
+ *  trouble: an Error to tell where there is nothing to search. */
+function restore(trouble) {
+  const asked = readAddress();
+  const kept = history.state?.files;
+  for (const [name, field] of Object.entries(form)) {
+    field.value = asked[name];
+    if (field.selectedIndex < 0) field.selectedIndex = 0; // a choice that there is not
+  }
+  like = asked.like ? (history.state?.like ?? { id: asked.like, name: "one moment" }) : null;
+  setFiles(filesOf.get(kept) ?? {});
+  showFilter(Boolean(asked.filter));
+  describeModel();
+  stopAll();
+  if (kept && !filesOf.has(kept)) {
+    start("The file of this search was not kept. Add it again, then search.");
+  } else if (asked.text || like || kept) {
+    search();
+  } else {
+    start();
+    if (trouble) complain(trouble);
+  }
+}
+
+/** Do the search of the form as a new entry of the history. */
+function submit({ focus = false } = {}) {
+  if (form.text.value.trim() || attached.image || attached.video) setLike(null);
+  const asked = readForm();
+  if (!asked.text && !like && !attached.image && !attached.video) {
+    start("Describe what to find, or add an image or a clip.");
+    form.text.focus();
+    return;
+  }
+  const changed = Object.entries(asked).filter(([name, value]) => value !== DEFAULTS[name]);
+  const address = `${location.pathname}${changed.length ? "?" : ""}${new URLSearchParams(changed)}`;
+  const files = attached.image || attached.video ? Date.now() : 0; // a name that no earlier visit has used
+  if (files) filesOf.set(files, { image: attached.image?.file, video: attached.video?.file });
+  const same = address === location.pathname + location.search && !files && !history.state?.files;
+  history[same ? "replaceState" : "pushState"]({ files, like }, "", address);
+  search({ focus });
+}
+
+/** A choice beside the text was changed: search again, if anything was searched. */
+function resubmit() {
+  if (!document.body.classList.contains("start")) submit();
+}
+
+function moreLike(hit) {
+  form.text.value = "";
+  setFiles({});
+  setLike({ id: hit.id, name: `${fileName(hit.uri)}, ${span(hit)}`, poster: hit.links.poster });
+  stopAll();
+  scrollTo({ top: 0 });
+  submit({ focus: true });
+}
+
+function setLike(one) {
+  like = one;
+  showChips();
+}
+
+function setFiles({ image, video }) {
+  for (const old of [attached.image, attached.video]) if (old) URL.revokeObjectURL(old.url);
+  const keep = (file) => (file ? { file, url: URL.createObjectURL(file) } : null);
+  attached = { image: keep(image), video: keep(video) };
+  showChips();
+}
+
+function attach(files) {
+  const taken = { image: attached.image?.file, video: attached.video?.file };
+  const added = new Set();
+  for (const file of files) {
+    const kind = kindOf(file);
+    const name = file.name || "This file";
+    if (!kind) return say(`${name} is neither an image nor a video. Choose one of these.`, true);
+    if (!file.size) return say(`${name} is empty. Choose another file.`, true);
+    if (added.has(kind)) return say("A search takes one image and one clip. Choose which.", true);
+    added.add(kind);
+    taken[kind] = file;
+    const total = (taken.image?.size ?? 0) + (taken.video?.size ?? 0);
+    if (total > LARGEST) {
+      return say(`${name} makes it ${bytes(total)}; a search takes ${bytes(LARGEST)}. Cut or shrink it first.`, true);
+    }
+  }
+  if (!added.size) return;
+  like = null;
+  setFiles(taken);
+  say(`${added.has("image") ? "Image" : "Clip"} added. Search, or add words to it.`);
+  form.text.focus();
+}
+
+function kindOf({ type, name }) {
+  if (type.startsWith("image/")) return "image";
+  return type.startsWith("video/") || CLIPS.test(name) ? "video" : null;
+}
+
+function showChips() {
+  const chips = [];
+  if (like) chips.push(chip(`Like ${like.name}`, like.poster && picture("img", like.poster), () => setLike(null)));
+  for (const [kind, tag] of [["image", "img"], ["video", "video"]]) {
+    const one = attached[kind];
+    if (one) {
+      const others = { image: attached.image?.file, video: attached.video?.file, [kind]: null };
+      chips.push(chip(one.file.name || "Pasted image", picture(tag, one.url), () => setFiles(others)));
+    }
+  }
+  byId("chips").replaceChildren(...chips);
+  byId("chips").hidden = !chips.length;
+  form.instruction.disabled = Boolean(like); // it goes with words and files; a moment is compared as it is
+  const besideFiles = chips.length ? "Add words, or just search" : "Describe what happens in it";
+  form.text.placeholder = like ? "Or describe another" : besideFiles;
+}
+
+function picture(tag, url) {
+  const element = document.createElement(tag);
+  element.src = url;
+  if (tag === "img") element.alt = "";
+  else Object.assign(element, { muted: true, playsInline: true, preload: "metadata" });
+  return element;
+}
+
+function chip(name, media, remove) {
+  const item = byId("chip").content.firstElementChild.cloneNode(true);
+  const part = (name) => item.querySelector(`.${name}`);
+  part("name").textContent = name;
+  if (media) part("thumb").append(media);
+  else part("thumb").remove();
+  part("remove").setAttribute("aria-label", `Remove ${name}`);
+  part("remove").onclick = () => {
+    remove();
+    form.text.focus();
+  };
+  return item;
+}
+
+// ---- Search and its answer ------------------------------------------------------------------------------------
+
+async function search({ focus = false } = {}) {
+  running?.abort(); // a late answer to an older question must not show
+  const mine = (running = new AbortController());
+  const { text, filter } = readForm();
+  document.body.classList.remove("start");
+  document.title = [text || like?.name, "Find a moment"].filter(Boolean).join(" · ");
+  show("results");
+  results.setAttribute("aria-busy", "true");
+  complainOfFilter("");
+  say("Searching…");
+  const began = performance.now();
+  try {
+    const { data } = await ask("/v1/search", { method: "POST", body: question(), signal: mine.signal });
+    if (mine !== running) return;
+    showHits(data, filter);
+    say(`${count(data.length, "moment")} in ${((performance.now() - began) / 1000).toFixed(2)} s`);
+    if (focus) results.querySelector(".open")?.focus({ preventScroll: true });
+  } catch (error) {
+    if (mine !== running) return;
+    results.replaceChildren();
+    complain(error);
+  } finally {
+    if (mine === running) results.removeAttribute("aria-busy");
+  }
+}
+
+/** The form as multipart, which takes files as they are. */
+function question() {
+  const asked = readForm();
+  asked.instruction = like ? "" : (form.instruction.selectedOptions[0].dataset.sentence ?? "");
+  const body = new FormData();
+  for (const [name, value] of Object.entries(asked)) if (value) body.append(name, value);
+  for (const [kind, one] of Object.entries(attached)) if (one) body.append(kind, one.file, one.file.name || kind);
+  return body;
+}
+
+function start(message = "") {
+  running?.abort();
+  running = null;
+  document.body.classList.add("start");
+  document.title = "Find a moment";
+  results.replaceChildren();
+  show("welcome");
+  say(message);
+}
+
+function showHits(hits, filter) {
+  results.replaceChildren(...hits.map((hit) => makeCard(hit, moreLike)));
+  if (hits.length) return;
+  show("nothing");
+  byId("unfilter").hidden = !filter;
+  byId("advice").textContent = filter
+    ? "The filter leaves nothing to search in. Loosen it, or search without it."
+    : "The index holds nothing to compare with. Index some videos, or choose another model.";
+}
+
+// ---- Words ----------------------------------------------------------------------------------------------------
+
+function say(message, wrong = false) {
+  byId("status").textContent = message;
+  byId("status").classList.toggle("wrong", wrong);
+}
+
+function complain(error) {
+  if (!(error instanceof Refused)) throw error;
+  const ofFilter = /^filter\b/.test(error.param);
+  say(ofFilter ? "The filter cannot be used. What to change is said with it." : error.message, true);
+  if (!ofFilter) return;
+  complainOfFilter(error.message);
+  form.filter.focus();
+}
+
+function complainOfFilter(message) {
+  if (message) showFilter(true);
+  byId("filter-error").textContent = message;
+  byId("filter-error").hidden = !message;
+  form.filter.setAttribute("aria-invalid", String(Boolean(message)));
+}
+
+function showFilter(shown) {
+  byId("filter-line").hidden = !shown;
+  byId("filter-toggle").setAttribute("aria-expanded", String(shown));
+}
+
+function show(part) {
+  for (const id of ["welcome", "nothing", "results"]) byId(id).hidden = id !== part;
+}
+
+// ---- Hands ----------------------------------------------------------------------------------------------------
+
+byId("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  submit();
+});
+for (const field of [form.instruction, form.top_k, form.model]) field.addEventListener("change", resubmit);
+form.model.addEventListener("change", describeModel);
+byId("filter-toggle").onclick = () => {
+  showFilter(byId("filter-line").hidden);
+  if (!byId("filter-line").hidden) form.filter.focus();
+};
+byId("unfilter").onclick = () => {
+  form.filter.value = "";
+  showFilter(false);
+  submit();
+};
+byId("file").addEventListener("change", ({ target }) => {
+  attach([...target.files]);
+  target.value = ""; // so that the same file can be chosen again
+});
+addEventListener("popstate", () => restore());
+
+document.addEventListener("paste", (event) => {
+  if (!event.clipboardData.files.length || byId("key").open) return;
+  event.preventDefault();
+  stopAll();
+  attach([...event.clipboardData.files]);
+});
+for (const type of ["dragenter", "dragover", "dragleave", "drop"]) {
+  document.addEventListener(type, (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault(); // or the browser would leave the page for the file
+    const over = type === "dragenter" || type === "dragover" || (type === "dragleave" && event.relatedTarget !== null);
+    document.body.classList.toggle("dropping", over);
+    if (type === "drop" && !byId("key").open) {
+      stopAll();
+      attach([...event.dataTransfer.files]);
+    }
+  });
+}
+
+document.addEventListener("keydown", (event) => {
+  const { key, target } = event;
+  if (event.ctrlKey || event.metaKey || event.altKey || byId("key").open) return;
+  const typing = target.matches("input, select");
+  const cards = [...results.children];
+  const at = cards.indexOf(target.closest(".card"));
+  if (key === "/" && !typing && !isOpen()) {
+    event.preventDefault();
+    form.text.select();
+    form.text.focus();
+  } else if (key === "m" && !typing && momentAt(target)) {
+    moreLike(momentAt(target));
+  } else if (!isOpen() && key.startsWith("Arrow") && (at >= 0 || (target === form.text && key === "ArrowDown"))) {
+    const columns = cards.filter((one) => one.offsetTop === cards[0].offsetTop).length;
+    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[key];
+    const next = at < 0 ? cards[0] : cards[at + step];
+    if (!next && !(key === "ArrowUp")) return;
+    event.preventDefault();
+    (next?.querySelector(".open") ?? form.text).focus();
+  }
+});
+
+restore(await loadModels().catch((error) => error));
