@@ -124,22 +124,35 @@ class SearchBody(_Body):
 
 
 def validated(kind: type[Any], values: Any) -> Any:
-    """A body of this kind. Raises ApiError(400) that names the first field at fault."""
+    """A body of this kind. Raises ApiError(400) that names the field at fault."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        # Names of the forms that were tried are no part of the path to the field.
-        where = ".".join(str(one) for one in first["loc"]) or "body"
-        raise ApiError(400, f"{where}: {first['msg']}", param=where, code="invalid_body") from error
+        # Where several forms are possible there is an error for each: the one that got furthest is meant.
+        furthest = max(
+            error.errors(include_url=False, include_context=False), key=lambda one: len(one["loc"])
+        )
+        where = _path(furthest["loc"]) or "body"
+        raise ApiError(400, f"{where}: {furthest['msg']}", param=where, code="invalid_body") from error
 
 
-def parsed(data: bytes) -> Any:
-    """A JSON body. Raises ApiError(400)."""
+def _path(loc: Sequence[int | str]) -> str:
+    """The field that pydantic means, without the names of the forms that it tried."""
+    path = ""
+    for before, part in zip(("", *loc), loc, strict=False):
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part != before and "[" not in part and part not in ("str", "MediaUrl"):
+            path += f".{part}" if path else part
+    return path
+
+
+def parsed(data: bytes, param: str | None = None) -> Any:
+    """A JSON body, or a field of a form. Raises ApiError(400)."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from error
+        raise ApiError(400, f"{param or 'the body'} is not JSON: {error}", param, "invalid_json") from error
 
 
 def of_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[SearchBody, Asked | None]:
@@ -157,7 +170,7 @@ def of_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[Sear
         )
     values: dict[str, Any] = {name: value for name, value in fields.items() if value and name != "text"}
     if "filter" in values:
-        values["filter"] = parsed(values["filter"].encode())
+        values["filter"] = parsed(values["filter"].encode(), "filter")
     text, like = fields.get("text"), values.get("like")
     given = bool(text) or bool(files)
     # Its own content is never read: what was uploaded takes its place.

@@ -12,8 +12,8 @@ const hits = new WeakMap(); // by card
 let previewed = null; // {card, timer, video}: the card that plays, or soon will
 let opened = null; // {hit, video}: what the dialog shows
 
-/** A card of the grid. moreLike: called with the hit. */
-export function makeCard(hit, moreLike) {
+/** A card of the grid. frames: how many a strip has. moreLike: called with the hit. */
+export function makeCard(hit, frames, moreLike) {
   const card = byId("card").content.firstElementChild.cloneNode(true);
   const part = (name) => card.querySelector(`.${name}`);
   const name = fileName(hit.uri);
@@ -34,7 +34,7 @@ export function makeCard(hit, moreLike) {
   open.onblur = stopPreview;
   open.onpointerenter = ({ pointerType }) => pointerType !== "touch" && startPreview(card, HOVER_MS);
   open.onpointerleave = stopPreview;
-  scrub(card, hit);
+  scrub(card, hit.links.strip, frames);
   return card;
 }
 
@@ -123,13 +123,12 @@ function stopPreview() {
 }
 
 /** Until the video plays, or in place of it, where the pointer is on the picture chooses a frame of the strip. */
-function scrub(card, hit) {
+function scrub(card, url, frames) {
   const [open, canvas] = [card.querySelector(".open"), card.querySelector(".strip")];
-  const frames = hit.links.strip_frames;
   const strip = new Image();
   open.addEventListener("pointermove", ({ pointerType, clientX }) => {
     if (pointerType === "touch") return;
-    if (!strip.src) strip.src = hit.links.strip;
+    if (!strip.src) strip.src = url;
     if (!strip.complete || !strip.naturalWidth) return;
     const { left, width } = canvas.getBoundingClientRect();
     const frame = Math.min(frames - 1, Math.max(0, Math.floor(((clientX - left) / width) * frames)));
@@ -174,7 +173,7 @@ function line(tag, content) {
 
 /** What is known of a moment, as rows of name and value. */
 function facts(hit) {
-  const { start, end, caption, uri, width, height, duration, size, ...others } = hit.metadata;
+  const { caption, width, height, duration, size, ...others } = hit.metadata;
   const rows = [
     ["Moment", `${span(hit)} (${(hit.end - hit.start).toFixed(1)} s)`],
     ["Score", hit.score.toFixed(4)],

@@ -206,10 +206,10 @@ async function search({ focus = false } = {}) {
   say("Searching…");
   const began = performance.now();
   try {
-    const { data } = await ask("/v1/search", { method: "POST", body: question(), signal: mine.signal });
+    const answer = await ask("/v1/search", { method: "POST", body: question(), signal: mine.signal });
     if (mine !== running) return;
-    showHits(data, filter);
-    say(`${count(data.length, "moment")} in ${((performance.now() - began) / 1000).toFixed(2)} s`);
+    showHits(answer, filter);
+    say(`${count(answer.data.length, "moment")} in ${((performance.now() - began) / 1000).toFixed(2)} s`);
     if (focus) results.querySelector(".open")?.focus({ preventScroll: true });
   } catch (error) {
     if (mine !== running) return;
@@ -240,9 +240,10 @@ function start(message = "") {
   say(message);
 }
 
-function showHits(hits, filter) {
-  results.replaceChildren(...hits.map((hit) => makeCard(hit, moreLike)));
-  if (hits.length) return;
+function showHits({ model, data }, filter) {
+  const frames = models.find((one) => one.id === model)?.index.strip_frames ?? 1;
+  results.replaceChildren(...data.map((hit) => makeCard(hit, frames, moreLike)));
+  if (data.length) return;
   show("nothing");
   byId("unfilter").hidden = !filter;
   byId("advice").textContent = filter
