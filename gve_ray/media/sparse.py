@@ -71,7 +71,13 @@ def read_decord(
         # decord keeps float32 seconds: its own resolution at the end of the file is the tolerance.
         if not np.allclose(starts, timeline.seconds[wanted], rtol=1e-6, atol=1e-3):
             return None
-        return {i: finish(reader[i].asnumpy()) for i in wanted}
+        frames = {}
+        for i in wanted:
+            pixels = reader[i].asnumpy()
+            if pixels.shape[2] != 3:  # seen on a few sound yuv420p files; what it holds then is not RGB
+                return None
+            frames[i] = finish(pixels)
+        return frames
     except (decord.DECORDError, DECORDLimitReachedError, RuntimeError, StopIteration):
         return None
 

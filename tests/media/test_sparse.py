@@ -95,6 +95,29 @@ def test_decord_reads_closed_groups(make):
     assert [read_number(frames[i]) for i in wanted] == wanted
 
 
+def test_frames_that_decord_gives_four_channels_are_read_by_pyav(make, monkeypatch):
+    """As it does, always, on about one file of 100 that are encoded alike."""
+    import decord
+
+    class Four:
+        def __init__(self, frame):
+            self.frame = frame
+
+        def asnumpy(self):
+            return np.concatenate([self.frame.asnumpy()] * 2, axis=2)[..., :4]
+
+    true = decord.VideoReader.__getitem__
+    monkeypatch.setattr(decord.VideoReader, "__getitem__", lambda reader, i: Four(true(reader, i)))
+    blob, found, timeline = everything(make(frames=30, options={"g": "10"}))
+    assert decord_is_exact(found.packets)
+    assert read_decord(blob, timeline, [0, 7], lambda rgb: rgb) is None
+    frames = read_sparse(
+        blob, found, timeline, {0, 7, 29}, lambda rgb: rgb, limits=LIMITS, deadline=Deadline(60.0)
+    )
+    assert frames is not None
+    assert {i: read_number(pixels) for i, pixels in frames.items()} == {0: 0, 7: 7, 29: 29}
+
+
 def test_containers_without_an_exact_index_are_left_to_the_full_pass(make):
     for container in ("mpegts", "avi", "flv"):
         blob, found, timeline = everything(make(container=container, options={"g": "8"}))
