@@ -281,10 +281,10 @@ class Fetcher:
             # The name in TLS, and in the certificate, is not the address.
             extensions={"sni_hostname": _host_of(url), "timeout": {"connect": patience}},
         )
-        # The bare transport: it keeps no cookies, unpacks nothing, follows nothing. And one for each request,
+        # The bare transport: it knows no proxies and cookies, unpacks and follows nothing. And one for each request,
         # so that no connection made for one name serves another.
         async with (
-            httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False) as transport,
+            httpx.AsyncHTTPTransport(verify=self._tls) as transport,
             aclosing(await transport.handle_async_request(request)) as response,
         ):
             if response.status_code in _REDIRECTS and "location" in response.headers:

@@ -632,6 +632,8 @@ def test_data_urls_have_the_same_limit():
                 assert len(fetch(url, max_bytes=100)) == size
             else:
                 assert refusal(url, max_bytes=100).status == 413
+    # Refused by its length, before anything of it is looked at.
+    assert refusal("data:," + "ü" * 301, max_bytes=100).status == 413
 
 
 @pytest.mark.parametrize(
