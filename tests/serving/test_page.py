@@ -1,0 +1,645 @@
+"""The search page in a real browser, on the real service: what people do with it, and what they then see."""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from gve_ray.demo.render import encode_mp4
+from gve_ray.media import read_frames
+from tests.serving.conftest import VIDEOS, Service
+
+playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Route, expect  # noqa: E402
+
+pytestmark = pytest.mark.timeout(600)
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+WIDE = {"viewport": {"width": 1280, "height": 900}}
+PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+WANTED = 3  # the video that is looked for
+
+# A real File, handed over as the system does it. [event, name, type, base64]
+HAND_OVER = """([event, name, type, data]) => {
+  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([bytes], name, { type }));
+  const options = { bubbles: true, cancelable: true };
+  if (event === "paste") {
+    document.body.dispatchEvent(new ClipboardEvent("paste", { ...options, clipboardData: dataTransfer }));
+  } else {
+    for (const kind of ["dragenter", "dragover", "drop"]) {
+      document.body.dispatchEvent(new DragEvent(kind, { ...options, dataTransfer }));
+    }
+  }
+}"""
+
+# WCAG 2.2, 1.4.3: contrast of an element's text with what is behind it.
+CONTRAST = """(element) => {
+  const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = (rgb) => rgb.slice(0, 3)
+    .map((part) => part / 255)
+    .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, part, i) => sum + part * [0.2126, 0.7152, 0.0722][i], 0);
+  let behind = element;
+  while (parts(getComputedStyle(behind).backgroundColor)[3] === 0) behind = behind.parentElement ?? document.body;
+  const [a, b] = [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor].map(parts).map(light);
+  return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"no {', '.join(BROWSERS)} on the PATH; install one that plays H.264, such as Debian's")
+    args = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with playwright_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=args)
+        yield browser
+        browser.close()
+
+
+class Visitor:
+    """Opens the page, and notes whatever goes wrong in it. refused: paths whose requests may be refused."""
+
+    def __init__(self, browser: Browser, url: str) -> None:
+        self.browser, self.url = browser, url
+        self.refused: set[str] = set()
+        self.troubles: list[str] = []
+
+    def open(self, address: str = "/", *, context: dict[str, Any] | None = None) -> Page:
+        """A page in a profile of its own, whose models have been loaded."""
+        page = self.browser.new_context(**(context or WIDE)).new_page()
+        self.watch(page)
+        page.goto(self.url + address)
+        expect(page.locator("#holdings")).not_to_be_empty()
+        return page
+
+    def watch(self, page: Page) -> None:
+        page.on("console", self._heard)
+        page.on("pageerror", lambda error: self.troubles.append(f"error: {error}"))
+        page.on("request", self._asked)
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        path = urlsplit(message.location["url"]).path
+        if message.text.startswith("Failed to load resource") and path in self.refused:
+            return
+        if message.type in ("error", "warning"):
+            self.troubles.append(f"console: {message.text} ({message.location['url']})")
+
+    def _asked(self, request: Request) -> None:
+        if not request.url.startswith((f"{self.url}/", f"blob:{self.url}/", "data:")):
+            self.troubles.append(f"request: {request.url}")
+
+
+@pytest.fixture
+def visitor(browser: Browser, server: Service) -> Iterator[Visitor]:
+    """Nothing on the console, no uncaught error and no request to another host, whatever a test does."""
+    visitor = Visitor(browser, server.url)
+    yield visitor
+    for context in browser.contexts:
+        context.close()
+    assert visitor.troubles == []
+
+
+@pytest.fixture(scope="module")
+def wanted(server: Service, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of the video that is looked for: its name, words, a picture, and a clip's path."""
+    video = server.heldout.videos[WANTED]
+    frames = read_frames(video, k=16, max_pixels=10**6)
+    picture, clip = io.BytesIO(), tmp_path_factory.mktemp("clip") / "clip.mp4"
+    Image.fromarray(frames.pixels[7]).save(picture, "PNG")
+    height, width = frames.pixels.shape[1:3]
+    encode_mp4(clip, frames.pixels, fps=8, width=width, height=height)
+    text = server.heldout.queries["fine"][WANTED].text
+    return {"name": Path(video).name, "uri": video, "text": text, "picture": picture.getvalue(), "clip": clip}
+
+
+@pytest.fixture(scope="module")
+def moments(server: Service) -> list[dict[str, Any]]:
+    """All that is indexed, as the service tells it to other clients."""
+    body = {"content": "anything", "top_k": 100}
+    answer = httpx.post(f"{server.url}/v1/search", json=body, timeout=60, trust_env=False)
+    found: list[dict[str, Any]] = answer.json()["data"]
+    return found
+
+
+def search(page: Page, text: str) -> None:
+    """Type, Enter, and wait for the answer."""
+    page.get_by_label("What to find").fill(text)
+    page.keyboard.press("Enter")
+    answered(page)
+
+
+def answered(page: Page) -> None:
+    expect(page.get_by_role("status")).to_have_text(re.compile(r"^\d+ moments? in \d+\.\d\d s$"))
+
+
+def names(page: Page) -> list[str]:
+    return page.locator(".card .file").all_text_contents()
+
+
+def hand_over(page: Page, event: str, name: str, kind: str, data: bytes) -> None:
+    page.evaluate(HAND_OVER, [event, name, kind, base64.b64encode(data).decode()])
+
+
+def query_of(page: Page) -> dict[str, str]:
+    return {name: value for name, (value,) in parse_qs(urlsplit(page.url).query).items()}
+
+
+def number(page: Page, script: str) -> float:
+    return float(page.evaluate(script))
+
+
+def until(page: Page, script: str, seconds: float = 30.0) -> None:
+    """Playwright's own wait_for_function polls with eval, which the page's Content-Security-Policy forbids."""
+    deadline = time.monotonic() + seconds
+    while not page.evaluate(script):
+        assert time.monotonic() < deadline, script
+        page.wait_for_timeout(20)
+
+
+def answering(change: Callable[[dict[str, Any]], None]) -> Callable[[Route], None]:
+    """A route on which the service's own answers arrive changed."""
+
+    def handle(route: Route) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        change(body)
+        route.fulfill(response=answer, json=body)
+
+    return handle
+
+
+def refusing(status: int, message: str, headers: dict[str, str] | None = None) -> Callable[[Route], None]:
+    def handle(route: Route) -> None:
+        body = {"error": {"message": message, "type": "server_error", "param": None, "code": None}}
+        route.fulfill(status=status, json=body, headers=headers or {})
+
+    return handle
+
+
+def test_words_find_the_right_video(
+    visitor: Visitor, wanted: dict[str, Any], moments: list[dict[str, Any]]
+) -> None:
+    page = visitor.open()
+    expect(page.get_by_text("Drop, paste or choose an image or a short clip.")).to_be_visible()
+    expect(page.locator("#holdings")).to_have_text(f"{VIDEOS} moments can be found here.")
+    search(page, wanted["text"])
+    expect(page.get_by_role("status")).to_have_text(re.compile(rf"^{VIDEOS} moments in "))
+    assert len(names(page)) == VIDEOS
+    assert names(page)[0] == wanted["name"]
+    assert query_of(page) == {"text": wanted["text"]}
+    (hit,) = [hit for hit in moments if hit["uri"] == wanted["uri"]]
+    seconds = round(hit["metadata"]["duration"])
+    first = page.locator(".card").first
+    expect(first.locator(".time")).to_have_text(f"0:00–{seconds // 60}:{seconds % 60:02d}")
+    expect(first.locator(".caption")).to_have_text(hit["metadata"]["caption"] or "")
+    expect(first.locator(".score")).to_have_text(re.compile(r"^0\.\d\d$"))
+    until(page, "document.querySelector('.card .poster').naturalWidth > 0")
+    scores = [float(score) for score in page.locator(".card .score").all_text_contents()]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_choices_and_links(visitor: Visitor, wanted: dict[str, Any]) -> None:
+    """What is chosen is sent and is in the address; the address alone gives the same search."""
+    page = visitor.open()
+    sent: list[str] = []
+    page.on(
+        "request", lambda one: sent.append(one.post_data or "") if one.url.endswith("/v1/search") else None
+    )
+    page.get_by_label("Look for").select_option("what happens in which order")
+    assert sent == []  # nothing was searched yet
+    search(page, wanted["text"])
+    page.get_by_label("Show").select_option("24")
+    page.wait_for_url("**top_k=24**")
+    answered(page)
+    assert query_of(page) == {"text": wanted["text"], "instruction": "order", "top_k": "24"}
+    assert len(sent) == 2
+    assert all("one after the other" in body for body in sent)
+    assert 'name="top_k"\r\n\r\n24\r\n' in sent[-1]
+    linked = visitor.open(page.url.removeprefix(visitor.url))
+    answered(linked)
+    assert names(linked) == names(page)
+    assert linked.get_by_label("Look for").input_value() == "order"
+    assert linked.get_by_label("What to find").input_value() == wanted["text"]
+    page.go_back()
+    page.wait_for_url(lambda url: "top_k" not in url)
+    answered(page)
+    assert page.get_by_label("Show").input_value() == "12"
+    page.go_back()
+    expect(page.locator("#welcome")).to_be_visible()
+    assert names(page) == []
+
+
+def test_a_dropped_picture(visitor: Visitor, wanted: dict[str, Any]) -> None:
+    page = visitor.open()
+    hand_over(page, "drop", "still.png", "image/png", wanted["picture"])
+    expect(page.get_by_role("status")).to_have_text("Image added. Search, or add words to it.")
+    until(page, "document.querySelector('.chip img').naturalWidth > 0")
+    with page.expect_request("**/v1/search") as sent:
+        page.keyboard.press("Enter")  # the box has the focus
+    assert (sent.value.header_value("content-type") or "").startswith("multipart/form-data")
+    answered(page)
+    assert names(page)[0] == wanted["name"]
+    assert query_of(page) == {}
+    search(page, "the same, as it moves")
+    assert names(page)[0] == wanted["name"]
+    page.get_by_role("button", name="Remove still.png").click()
+    expect(page.locator(".chip")).to_have_count(0)
+    search(page, "something else")
+    page.go_back()  # the file is still known while the page is
+    expect(page.locator(".chip")).to_have_count(1)
+    answered(page)
+    assert names(page)[0] == wanted["name"]
+    page.reload()
+    expect(page.get_by_role("status")).to_contain_text("Add it again")
+    assert names(page) == []
+
+
+def test_a_chosen_clip_and_a_pasted_picture(visitor: Visitor, wanted: dict[str, Any]) -> None:
+    page = visitor.open()
+    page.locator("#file").set_input_files(wanted["clip"])
+    until(page, "document.querySelector('.chip video').videoWidth > 0")
+    page.get_by_role("button", name="Search", exact=True).click()
+    answered(page)
+    assert names(page)[0] == wanted["name"]
+    hand_over(page, "paste", "image.png", "image/png", wanted["picture"])
+    expect(page.locator(".chip")).to_have_count(2)
+    hand_over(page, "paste", "other.png", "image/png", wanted["picture"])
+    expect(page.locator(".chip .name")).to_have_text(["other.png", "clip.mp4"])  # one of each kind
+    page.get_by_role("button", name="Search", exact=True).click()
+    answered(page)
+    assert names(page)[0] == wanted["name"]
+
+
+def test_files_that_are_not_sent(visitor: Visitor) -> None:
+    page = visitor.open()
+    sent: list[str] = []
+    page.on("request", lambda one: sent.append(one.url))
+    status = page.get_by_role("status")
+    hand_over(page, "drop", "notes.txt", "text/plain", b"words")
+    expect(status).to_have_text("notes.txt is neither an image nor a video. Choose one of these.")
+    hand_over(page, "drop", "none.mp4", "video/mp4", b"")
+    expect(status).to_have_text("none.mp4 is empty. Choose another file.")
+    page.evaluate(
+        """() => {
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(new File([new Uint8Array(65 * 2 ** 20)], "film.mkv"));
+          document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+        }"""
+    )
+    expect(status).to_have_text("film.mkv makes it 65.0 MB; a search takes 64.0 MB. Cut or shrink it first.")
+    page.get_by_role("button", name="Search", exact=True).click()
+    expect(status).to_have_text("Describe what to find, or add an image or a clip.")
+    assert sent == []
+
+
+def test_a_hit_opens_and_plays(visitor: Visitor, wanted: dict[str, Any]) -> None:
+    page = visitor.open()
+    search(page, wanted["text"])
+    page.locator(".card .open").first.click()
+    dialog = page.get_by_role("dialog", name=wanted["name"])
+    expect(dialog).to_be_visible()
+    film = "document.querySelector('#stage video')"
+    until(page, f"{film}.readyState >= 2 && {film}.currentTime > 0.3")
+    before = number(page, f"{film}.currentTime")
+    until(page, f"{film}.currentTime > {before} + 0.3")
+    assert page.evaluate(f"[{film}.muted, {film}.controls, {film}.error, {film}.videoWidth > 0]") == [
+        False, True, None, True,
+    ]  # fmt: skip
+    expect(dialog.locator("dt", has_text="File").locator("+ dd")).to_have_text(wanted["uri"])
+    expect(dialog.locator("dt", has_text="fingerprint").locator("+ dd")).to_have_text(
+        re.compile("^[0-9a-f]{64}$")
+    )
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    assert page.evaluate(f"{film} === null")
+    expect(page.locator(".card .open").first).to_be_focused()
+    page.locator(".card .open").first.click()
+    page.get_by_role("button", name="Close").click()
+    expect(dialog).to_be_hidden()
+
+
+def test_only_the_moment_plays(visitor: Visitor, wanted: dict[str, Any]) -> None:
+    """The first hit is told to be its second 1 to 2: a card goes round in it, the dialog stops at its end."""
+
+    def shorten(body: dict[str, Any]) -> None:
+        body["data"][0] |= {"start": 1.0, "end": 2.0}
+
+    page = visitor.open()
+    page.route("**/v1/search", answering(shorten))
+    search(page, wanted["text"])
+    expect(page.locator(".card .time").first).to_have_text("0:01–0:02")
+    page.locator(".card .open").first.hover()
+    page.wait_for_selector(".card.playing video")
+    seen = page.evaluate(
+        """async () => {
+          const video = document.querySelector(".card video");
+          const seen = [];
+          for (let i = 0; i < 60; i++) {
+            seen.push(video.currentTime);
+            await new Promise((done) => setTimeout(done, 50));
+          }
+          return video.muted ? seen : [];
+        }"""
+    )
+    assert 0.9 <= min(seen) <= 1.3
+    assert 1.7 <= max(seen) <= 2.3
+    assert (np.diff(seen) < -0.5).sum() >= 2  # it went round in three seconds
+    page.mouse.move(0, 0)
+    expect(page.locator(".card video")).to_have_count(0)
+    page.locator(".card .open").first.click()
+    film = "document.querySelector('#stage video')"
+    for _ in range(2):
+        until(page, f"!{film}.paused")
+        until(page, f"{film}.paused")
+        assert number(page, f"{film}.currentTime") == pytest.approx(2.0, abs=0.3)
+        page.get_by_role("button", name="Play again").click()
+
+
+def test_more_like_this(visitor: Visitor, wanted: dict[str, Any], moments: list[dict[str, Any]]) -> None:
+    page = visitor.open()
+    search(page, wanted["text"])
+    before = names(page)
+    page.locator(".card").first.get_by_role("button", name="More like this").click()
+    page.wait_for_url("**like=**")
+    answered(page)
+    (hit,) = [hit for hit in moments if hit["uri"] == wanted["uri"]]
+    assert query_of(page) == {"like": hit["id"]}
+    assert sorted(names(page)) == sorted(set(before) - {wanted["name"]})
+    expect(page.locator(".chip .name")).to_contain_text(f"Like {wanted['name']}, 0:00–")
+    linked = visitor.open(page.url.removeprefix(visitor.url))
+    answered(linked)
+    assert names(linked) == names(page)
+    page.go_back()
+    page.wait_for_url("**text=**")
+    answered(page)
+    assert names(page) == before
+    expect(page.locator(".chip")).to_have_count(0)
+
+
+def test_the_keyboard_alone(visitor: Visitor, wanted: dict[str, Any]) -> None:
+    page = visitor.open()
+    box = page.get_by_label("What to find")
+    cards = page.locator(".card .open")
+    page.keyboard.press("/")
+    expect(box).to_be_focused()
+    page.keyboard.type(f"{wanted['text']}")
+    page.keyboard.press("Enter")
+    answered(page)
+    tops = [round(cards.nth(i).bounding_box()["y"]) for i in range(VIDEOS)]  # type: ignore[index]
+    columns = tops.count(tops[0])
+    assert 2 <= columns < VIDEOS
+    page.keyboard.press("ArrowDown")
+    expect(cards.nth(0)).to_be_focused()
+    page.wait_for_selector(".card.playing:first-child video")
+    for key, at in (("ArrowRight", 1), ("ArrowDown", 1 + columns), ("ArrowLeft", columns), ("ArrowUp", 0)):
+        page.keyboard.press(key)
+        expect(cards.nth(at)).to_be_focused()
+    page.keyboard.press("ArrowUp")
+    expect(box).to_be_focused()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(cards.nth(0)).to_be_focused()
+    page.keyboard.press("m")
+    page.wait_for_url("**like=**")
+    answered(page)
+    expect(cards.nth(0)).to_be_focused()
+    page.keyboard.press("/")
+    page.keyboard.type("m/")  # in the box they are letters
+    expect(box).to_have_value("m/")
+
+
+def test_the_filter(visitor: Visitor, moments: list[dict[str, Any]]) -> None:
+    visitor.refused = {"/v1/search"}
+    page = visitor.open()
+    page.get_by_role("button", name="Filter", exact=True).click()
+    field = page.get_by_label("Filter, as JSON")
+    expect(field).to_be_focused()
+    assert "caption, duration, end, fingerprint" in (field.get_attribute("placeholder") or "")
+    durations = sorted(hit["metadata"]["duration"] for hit in moments)
+    field.fill(json.dumps({"duration": {"lte": durations[4]}}))
+    search(page, "anything")
+    expected = {Path(hit["uri"]).name for hit in moments if hit["metadata"]["duration"] <= durations[4]}
+    assert set(names(page)) == expected
+    assert len(expected) < VIDEOS
+    error = page.locator("#filter-error")
+    for text, said in (
+        ('{"duration": ', "filter is not JSON"),
+        ('{"colour": "red"}', "filter 'colour': no such field; there are caption, duration"),
+        ("[1]", "filter: "),
+    ):
+        field.fill(text)
+        field.press("Enter")
+        expect(error).to_contain_text(said)
+        expect(page.get_by_role("status")).to_contain_text("The filter cannot be used.")
+        expect(field).to_be_focused()
+        assert field.get_attribute("aria-invalid") == "true"
+        assert names(page) == []
+    field.fill('{"duration": {"gt": 1000000}}')
+    field.press("Enter")
+    expect(page.get_by_role("heading", name="No moment matches")).to_be_visible()
+    expect(page.get_by_role("status")).to_have_text(re.compile("^0 moments in "))
+    expect(error).to_be_hidden()
+    page.get_by_role("button", name="Search without the filter").click()
+    expect(page.locator(".card")).to_have_count(VIDEOS)
+    assert query_of(page) == {"text": "anything"}
+
+
+def test_what_the_server_refuses_is_said(visitor: Visitor) -> None:
+    visitor.refused = {"/v1/search"}
+    page = visitor.open()
+    status = page.get_by_role("status")
+    hand_over(page, "drop", "still.png", "image/png", b"\x89PNG\r\n\x1a\nbroken")
+    page.keyboard.press("Enter")
+    expect(status).to_contain_text("image: ")
+    hand_over(page, "drop", "film.mp4", "video/mp4", bytes(4_000_000))
+    page.keyboard.press("Enter")
+    expect(status).to_contain_text(re.compile("send less|broke off"))
+    page.get_by_role("button", name="Remove still.png").click()
+    page.get_by_role("button", name="Remove film.mp4").click()
+    page.route("**/v1/search", refusing(503, "the queue is full", {"Retry-After": "7"}))
+    page.get_by_label("What to find").fill("a red ball")
+    page.keyboard.press("Enter")
+    expect(status).to_have_text("The server is busy. Try again in 7 s.")
+    page.unroute("**/v1/search")
+    page.route("**/v1/search", lambda route: route.abort())
+    page.keyboard.press("Enter")
+    expect(status).to_contain_text("cannot be reached")
+    page.unroute("**/v1/search")
+    page.keyboard.press("Enter")
+    answered(page)
+
+
+def test_a_late_answer_does_not_show(visitor: Visitor, wanted: dict[str, Any]) -> None:
+    page = visitor.open()
+    held: list[Route] = []
+    failed: list[str | None] = []
+
+    def hold_the_first(route: Route) -> None:
+        if held:
+            route.continue_()
+        else:
+            held.append(route)
+
+    page.route("**/v1/search", hold_the_first)
+    page.on("requestfailed", lambda request: failed.append(request.failure))
+    page.get_by_label("What to find").fill("a slow question")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_have_text("Searching…")
+    search(page, wanted["text"])
+    found = names(page)
+    assert found[0] == wanted["name"]
+    assert "net::ERR_ABORTED" in failed
+    held[0].fulfill(json={"object": "list", "model": "demo", "data": []})
+    page.wait_for_timeout(300)
+    assert names(page) == found
+    answered(page)
+
+
+def test_the_key(visitor: Visitor, wanted: dict[str, Any]) -> None:
+    """The service of these tests has no key: what one with a key answers is answered here instead."""
+    visitor.refused = {"/v1/search", "/v1/session"}
+    page = visitor.open()
+    given: list[str | None] = []
+    is_open = False
+
+    def session(route: Route) -> None:
+        nonlocal is_open
+        given.append(route.request.header_value("authorization"))
+        is_open = given[-1] == "Bearer the-key"
+        if is_open:
+            route.fulfill(status=204)
+        else:
+            refusing(401, "send the API key")(route)
+
+    page.route("**/v1/session", session)
+    page.route(
+        "**/v1/search",
+        lambda route: route.continue_() if is_open else refusing(401, "send the API key")(route),
+    )
+    dialog = page.get_by_role("dialog", name="This server asks for a key")
+    page.get_by_label("What to find").fill(wanted["text"])
+    page.keyboard.press("Enter")
+    expect(dialog).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("status")).to_contain_text("only with a key")
+    page.get_by_role("button", name="Search", exact=True).click()
+    page.get_by_label("Key", exact=True).fill("wrong")
+    page.keyboard.press("Enter")
+    expect(dialog.get_by_role("alert")).to_have_text("send the API key")
+    page.get_by_label("Key", exact=True).fill("the-key")
+    page.get_by_role("button", name="Open", exact=True).click()
+    answered(page)
+    expect(dialog).to_be_hidden()
+    assert names(page)[0] == wanted["name"]
+    assert given == ["Bearer wrong", "Bearer the-key"]
+    kept = "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, history.state, location.href])"
+    assert "the-key" not in page.evaluate(kept)
+    assert page.locator("#key-text").input_value() == ""
+
+
+def test_several_models(visitor: Visitor, browser: Browser) -> None:
+    def add(body: dict[str, Any]) -> None:
+        body["data"] += [
+            body["data"][0] | {"id": "other"},
+            body["data"][0] | {"id": "no-index", "index": None},
+        ]
+
+    page = browser.new_context(**WIDE).new_page()
+    visitor.watch(page)
+    page.route("**/v1/models", answering(add))
+    page.goto(visitor.url)
+    choice = page.get_by_label("Model")
+    expect(choice.locator("option")).to_have_text(["demo", "other"])
+    asked: list[str] = []
+    page.on(
+        "request", lambda one: asked.append(one.post_data or "") if one.url.endswith("/v1/search") else None
+    )
+    page.route("**/v1/search", answering(lambda body: None))
+    search(page, "a red ball")
+    assert 'name="model"' not in asked[0]
+    visitor.refused = {"/v1/search"}
+    choice.select_option("other")
+    expect(page.get_by_role("status")).to_contain_text("model 'other': not served here; use demo")
+    assert query_of(page) == {"text": "a red ball", "model": "other"}
+
+
+def test_words_of_the_server_are_never_markup(visitor: Visitor) -> None:
+    markup = "<img src=x onerror=alert(1)><b>bold</b>"
+
+    def soil(body: dict[str, Any]) -> None:
+        body["data"][0]["uri"] = f"videos/{markup}".replace("/b", "b")
+        body["data"][0]["metadata"] |= {"caption": markup, "note": markup, f"{markup}": 1}
+
+    page = visitor.open()
+    page.route("**/v1/search", answering(soil))
+    search(page, "a red ball")
+    expect(page.locator(".card .caption").first).to_have_text(markup)
+    page.locator(".card .open").first.click()
+    expect(page.locator("#facts dt", has_text=markup)).to_have_count(1)
+    expect(page.locator("#facts dd", has_text=markup)).to_have_count(1)
+    assert page.locator("b", has_text="bold").count() == 0
+
+
+def test_less_motion(visitor: Visitor, wanted: dict[str, Any]) -> None:
+    """Nothing plays by itself; where the pointer is, the strip shows that part of the moment."""
+    page = visitor.open(context={**WIDE, "reduced_motion": "reduce"})
+    search(page, wanted["text"])
+    picture = page.locator(".card .picture").first
+    box = picture.bounding_box()
+    assert box is not None
+    seen = []
+    for share in (0.05, 0.95):
+        page.mouse.move(box["x"] + share * box["width"] - 4, box["y"] + 40)
+        page.wait_for_timeout(300)
+        page.mouse.move(box["x"] + share * box["width"], box["y"] + 40)
+        page.wait_for_selector(".card.scrubbing")
+        seen.append(page.evaluate("document.querySelector('.card .strip').toDataURL()"))
+    assert seen[0] != seen[1]
+    assert page.locator(".card video").count() == 0
+    page.locator(".card .open").nth(1).focus()
+    page.wait_for_timeout(300)
+    assert page.locator(".card video").count() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", ["wide", "phone"])
+def test_looks(visitor: Visitor, wanted: dict[str, Any], tmp_path: Path, scheme: str, size: str) -> None:
+    """Readable in both schemes and on a phone. The pictures are for people: see them in tmp_path."""
+    page = visitor.open(context={**(WIDE if size == "wide" else PHONE), "color_scheme": scheme})
+    page.screenshot(path=tmp_path / f"start-{size}-{scheme}.png")
+    page.get_by_role("button", name="Filter", exact=True).click()
+    search(page, wanted["text"])
+    until(page, "document.querySelector('.card .poster').naturalWidth > 0")
+    page.screenshot(path=tmp_path / f"results-{size}-{scheme}.png")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    behind = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert behind == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 26)"}[scheme]
+    for selector in ("#status", "#fields", ".options label", ".go", ".attach", ".card .file", ".card .caption",
+                     ".card .score", ".card .more", ".card .time"):  # fmt: skip
+        assert page.locator(selector).first.evaluate(CONTRAST) >= 4.5, selector
+    page.locator(".card .open").first.click()
+    film = "document.querySelector('#stage video')"
+    until(page, f"{film}.readyState >= 2 && {film}.currentTime > 0.3")
+    page.screenshot(path=tmp_path / f"moment-{size}-{scheme}.png")
+    for selector in ("#moment-file", "#facts dt", "#facts dd", "#moment-more"):
+        assert page.locator(selector).first.evaluate(CONTRAST) >= 4.5, selector
+    assert len(list(tmp_path.iterdir())) == 3
