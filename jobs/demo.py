@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=REPOSITORY / "runs", help="holds demo-raw/ and demo/")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an orderly end, as with Ctrl-C
     try:
         run_demo(REPOSITORY, args.folder.resolve(), videos=args.videos, seed=args.seed)

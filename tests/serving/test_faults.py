@@ -270,7 +270,7 @@ def test_a_replica_killed_under_load(http: httpx.Client, server: Service) -> Non
 
 
 def test_the_decoder_killed(http: httpx.Client, server: Service, video: bytes) -> None:
-    """A clip that kills its decoder takes nothing else along."""
+    """Whoever meets it dying is told that it crashed; the next clip is read by a new one."""
     clip = data_url("video/mp4", video)
     body = {"content": [{"type": "video_url", "video_url": {"url": clip}}], "top_k": 1}
     expected = http.post("/v1/search", json=body).json()["data"][0]["id"]
@@ -279,4 +279,7 @@ def test_the_decoder_killed(http: httpx.Client, server: Service, video: bytes) -
     assert readers
     for one in readers:
         one.send_signal(signal.SIGKILL)
-    assert http.post("/v1/search", json=body).json()["data"][0]["id"] == expected
+    answers = [http.post("/v1/search", json=body) for _ in range(3)]
+    found = [one.json()["data"][0]["id"] if one.is_success else error_of(one)[:2] for one in answers]
+    assert set(found) <= {expected, (500, "crashed")}
+    assert found[-1] == expected
