@@ -2,7 +2,7 @@
 
     info + frames   decode(source, [FrameRequest(k=8)]) -> Decoded      one strict pass, damage refused
     frames only     read_frames(source, k=8) -> Frames                  sparse access, decord first
-    in a child      DecodeProcess(limits).decode(...)                   may crash or hang without harm
+    in a child      DecodeProcess(limits).decode, .read_image(...)      may crash or hang without harm
 
 Refusals are MediaError with a `reason` from `Reason`.
 """
