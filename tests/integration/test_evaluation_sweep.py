@@ -57,6 +57,7 @@ def write_world(root: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_sweep_over_a_classification(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(write_world(tmp_path)))
     command = [sys.executable, "-m", "gve_ray.cli", "evaluate", "--config", str(tmp_path / "config.yaml")]

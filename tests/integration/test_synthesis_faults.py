@@ -28,7 +28,8 @@ from tests.integration import drivers
 
 VIDEOS = 9
 BATCH = 3
-SEEDS = (0, 1)
+# Of the moments of the kills: one kill by default, two in one run with -m slow.
+SEEDS = pytest.mark.parametrize("seeds", [(0,), pytest.param((1, 2), marks=pytest.mark.slow)], ids=str)
 DEADLINE = 300.0  # seconds for any one wait; a fifth of it on two idle cores
 NEVER = 3600.0  # a commit interval longer than the test
 
@@ -165,10 +166,11 @@ def test_the_undisturbed_run_has_all_tasks(world: World) -> None:
     assert captioned > VIDEOS // 2
 
 
-def test_a_killed_captioner_is_replaced(world: World, tmp_path: Path) -> None:
+@SEEDS
+def test_a_killed_captioner_is_replaced(world: World, tmp_path: Path, seeds: tuple[int, ...]) -> None:
     output = world.copy(tmp_path)
     with driver(world, output) as process:
-        for seed in SEEDS:
+        for seed in seeds:
             wait_for_batches(output, 1, process)
             time.sleep(random.Random(seed).uniform(0.0, 1.0))
             (captioner,) = captioners()
@@ -179,9 +181,12 @@ def test_a_killed_captioner_is_replaced(world: World, tmp_path: Path) -> None:
     assert_same(world, output)
 
 
-def test_a_driver_killed_mid_caption_goes_on_where_it_was(world: World, tmp_path: Path) -> None:
+@SEEDS
+def test_a_driver_killed_mid_caption_goes_on_where_it_was(
+    world: World, tmp_path: Path, seeds: tuple[int, ...]
+) -> None:
     output = world.copy(tmp_path)
-    for seed in SEEDS:
+    for seed in seeds:
         with driver(world, output) as process:
             wait(captioners, process)
             wait_for_batches(output, 1, process)
@@ -193,9 +198,12 @@ def test_a_driver_killed_mid_caption_goes_on_where_it_was(world: World, tmp_path
     assert_same(world, output)
 
 
-def test_a_driver_killed_between_write_and_commit_writes_again(world: World, tmp_path: Path) -> None:
+@SEEDS
+def test_a_driver_killed_between_write_and_commit_writes_again(
+    world: World, tmp_path: Path, seeds: tuple[int, ...]
+) -> None:
     output = world.copy(tmp_path)
-    for seed in SEEDS:
+    for seed in seeds:
         with driver(world, output, commit_seconds=NEVER) as process:
             wait(captioners, process)
             wait_for_batches(output, 1 + seed, process)
