@@ -169,6 +169,7 @@ class _Reader:
         self._seen: dict[tuple[str, str], Sequence[str]] = {}
 
     def show(self, name: str, item: Item) -> Shown:
+        """An item's words and pictures; what cannot be read is said in their place."""
         words = (item.text or "").split()
         pictures: list[str] = []
         faults = []

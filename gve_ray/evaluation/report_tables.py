@@ -112,6 +112,8 @@ def dataset_rows(
     away: Mapping[str, str],
     baselines: Sequence[ResultRow],
 ) -> list[DatasetRow]:
+    """A row a data set of `results` (results.json). rows: of per_query.parquet. subject: the model reported on.
+    away: by data set, how it departs from the published one. baselines: columns beside the run's models."""
     found = []
     for name, facts in results["datasets"].items():
         mine = [row for row in rows if (row["model"], row["dataset"]) == (subject, name)]
@@ -147,6 +149,7 @@ def dataset_rows(
 def ability_rows(
     models: Mapping[str, Any], baselines: Sequence[ResultRow], chances: Mapping[str, float | None]
 ) -> list[AbilityRow]:
+    """A row an ability that any model has a score in. models: of results.json. chances: by data set."""
     found = []
     for name in ABILITIES:
         if all(name not in one["abilities"] for one in models.values()):
