@@ -126,16 +126,22 @@ function stopPreview() {
 function scrub(card, url, frames) {
   const [open, canvas] = [card.querySelector(".open"), card.querySelector(".strip")];
   const strip = new Image();
-  open.addEventListener("pointermove", ({ pointerType, clientX }) => {
-    if (pointerType === "touch") return;
-    if (!strip.src) strip.src = url;
-    if (!strip.complete || !strip.naturalWidth) return;
+  let pointer = 0;
+  const draw = () => {
+    if (!strip.complete || !strip.naturalWidth || !open.matches(":hover")) return;
     const { left, width } = canvas.getBoundingClientRect();
-    const frame = Math.min(frames - 1, Math.max(0, Math.floor(((clientX - left) / width) * frames)));
+    const frame = Math.min(frames - 1, Math.max(0, Math.floor(((pointer - left) / width) * frames)));
     const [wide, high] = [strip.naturalWidth / frames, strip.naturalHeight];
     Object.assign(canvas, { width: wide, height: high });
     canvas.getContext("2d").drawImage(strip, frame * wide, 0, wide, high, 0, 0, wide, high);
     card.classList.add("scrubbing");
+  };
+  strip.onload = draw;
+  open.addEventListener("pointermove", ({ pointerType, clientX }) => {
+    if (pointerType === "touch") return;
+    if (!strip.src) strip.src = url;
+    pointer = clientX;
+    draw();
   });
   open.addEventListener("pointerleave", () => card.classList.remove("scrubbing"));
 }

@@ -57,6 +57,7 @@ function askForKey() {
     tell("");
     try {
       const [answer, body] = await send("/v1/session", { method: "POST", headers });
+      if (answer.status === 401) throw new Refused("This is not the server's key. Check it and try again.");
       if (!answer.ok) throw refusal(answer, body);
       opened = true;
       dialog.close();
