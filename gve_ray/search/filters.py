@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gve_ray.search.index import Filter, IndexSpec, SearchError, Value, fits
+from gve_ray.search.index import FITTING, Filter, IndexSpec, SearchError, Value, fits
 
 SIGNS = {"eq": "=", "ne": "!=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _RANGES = ("gt", "gte", "lt", "lte")
@@ -71,7 +71,7 @@ def _value(name: str, value: Any, spec: IndexSpec) -> Value:
     if kind == "int" and isinstance(value, float) and value.is_integer():
         value = int(value)
     if value is None or not fits(value, kind):
-        raise SearchError(f"filter {name!r}: {value!r}; the field is {kind}, and so must the value be")
+        raise SearchError(f"filter {name!r}: {value!r}; the field is {kind}, give {FITTING[kind]}")
     return float(value) if kind == "float" else value
 
 

@@ -8,6 +8,7 @@
 Scores are inner products, computed anew in float64 over what an index found: all kinds give the same numbers.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,14 @@ RESERVED = frozenset({"id", "vector", "score"})
 LONGEST_ID = 256  # bytes
 _ROUNDING = 1e-5  # of an engine's scores
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# What `fits` asks of a value, for messages.
+FITTING = {
+    "string": "a text of whole characters",
+    "int": "a whole number of 64 bits",
+    "float": "a finite number (a whole one: of 64 bits)",
+    "bool": "true or false",
+}
 
 
 class SearchError(ValueError):
@@ -164,7 +173,7 @@ def table_of(
     if not len(ids) == len(vectors) == len(metadata):
         raise SearchError(f"{len(ids)} ids, {len(vectors)} vectors, {len(metadata)} metadata: one each")
     for one in ids:
-        if not isinstance(one, str) or not 0 < len(one.encode()) <= LONGEST_ID:
+        if one is None or not fits(one, "string") or not 0 < len(one.encode()) <= LONGEST_ID:
             raise SearchError(f"id {one!r}: a text of 1 to {LONGEST_ID} bytes")
     if len(set(ids)) < len(ids):
         raise SearchError(f"ids repeat: {sorted({one for one in ids if ids.count(one) > 1})[:3]}")
@@ -177,8 +186,9 @@ def table_of(
     ]
     for name, kind in spec.fields.items():
         values = [row.get(name) for row in metadata]
-        if bad := next((one for one in values if not fits(one, kind)), None):
-            raise SearchError(f"metadata {name}={bad!r}: the field is {kind}")
+        for one in values:
+            if not fits(one, kind):
+                raise SearchError(f"metadata {name}={one!r}: the field is {kind}; give {FITTING[kind]}")
         columns.append(pa.array(values, ARROW_TYPES[kind]))
     return pa.Table.from_arrays(columns, schema=spec.schema)
 
@@ -188,12 +198,13 @@ def fits(value: object, kind: FieldType) -> bool:
     if value is None:
         return True
     if kind == "string":
-        return isinstance(value, str)
+        # Half of a surrogate pair, as JSON may hold, cannot be written as UTF-8.
+        return isinstance(value, str) and not _SURROGATE.search(value)
     if kind == "bool" or isinstance(value, bool):
         return kind == "bool" and isinstance(value, bool)
-    if kind == "int":
-        return isinstance(value, int) and -(2**63) <= value < 2**63
-    return isinstance(value, (int, float)) and bool(np.isfinite(value))
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return kind == "float" and isinstance(value, float) and math.isfinite(value)
 
 
 def check_vectors(spec: IndexSpec, vectors: np.ndarray) -> np.ndarray:
