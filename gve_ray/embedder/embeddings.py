@@ -31,5 +31,10 @@ class Embeddings:
         """Write a part's rows to these places."""
         self.vectors[where], self.tokens[where], self.cut[where] = part.vectors, part.tokens, part.cut
 
+    @classmethod
+    def joined(cls, parts: Sequence["Embeddings"]) -> "Embeddings":
+        """The rows of all parts, in order."""
+        return cls(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])})
+
     def __len__(self) -> int:
         return len(self.vectors)

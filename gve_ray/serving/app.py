@@ -17,9 +17,10 @@ from gve_ray import __version__
 from gve_ray.search import Hit
 from gve_ray.serving.bodies import Asked, EmbeddingBody, SearchBody, of_form, parsed, validated
 from gve_ray.serving.errors import ApiError
-from gve_ray.serving.files import ChangedFileError, NotAFileError, file_response
+from gve_ray.serving.files import ChangedFileError, NotAFileError, TooLargeError, file_response
 from gve_ray.serving.guard import COOKIE, Guard, session_of
 from gve_ray.serving.metrics import agents, collect
+from gve_ray.serving.retriever import Described
 
 if TYPE_CHECKING:
     from gve_ray.serving.gateway import Entry, Gateway
@@ -35,7 +36,11 @@ _PAGE_HEADERS = {
     "Cache-Control": "no-cache",
 }
 _FORM_FILES, _FORM_FIELDS = 2, 6
-_JPEG_HEADERS = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
+_JPEG_HEADERS = {
+    "Cache-Control": "private, max-age=3600",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -77,19 +82,19 @@ class _Routes:
         app.post("/v1/session", tags=["page"], status_code=204)(self.session)
         app.api_route("/media/{model}/{segment}", methods=["GET", "HEAD"], tags=["api"])(self.media)
         app.get("/previews/{model}/{segment}/{picture}.jpg", tags=["api"])(self.preview)
-        app.get("/healthz", tags=["operation"])(self.healthz)
-        app.get("/readyz", tags=["operation"])(self.readyz)
+        for path, endpoint in (("/healthz", self.healthz), ("/readyz", self.readyz)):
+            app.api_route(path, methods=["GET", "HEAD"], tags=["operation"])(endpoint)
         app.get("/metrics", tags=["operation"])(self.metrics)
         app.get("/", include_in_schema=False)(self.page)
         app.get("/page/{name}", include_in_schema=False)(self.page)
 
     async def embeddings(self, request: Request) -> Response:
         """OpenAI's embeddings of texts, and vLLM's of chat messages with pictures and clips."""
-        body: EmbeddingBody = validated(EmbeddingBody, parsed(await request.body()))
-        entry, asked = self._gateway.entry(body.model), body.asked()
+        body: EmbeddingBody = await asyncio.to_thread(_read, EmbeddingBody, await request.body())
         most = self._gateway.config.limits.max_inputs
-        if len(asked) > most:
-            raise ApiError(400, f"input: {len(asked)} texts; the limit is {most} a request", "input")
+        if isinstance(body.input, list) and len(body.input) > most:
+            raise ApiError(400, f"input: {len(body.input)} texts; the limit is {most} a request", "input")
+        entry, asked = self._gateway.entry(body.model), body.asked()
         if body.dimensions is not None and body.dimensions not in entry.dimensions:
             known = ", ".join(map(str, entry.dimensions)) or "none; leave it out"
             raise ApiError(
@@ -132,9 +137,14 @@ class _Routes:
         return JSONResponse({"object": "list", "model": entry.name, "data": data})
 
     async def models(self) -> Response:
-        """What can be asked, the one that is taken without a name first."""
+        """What can be asked; a model that does not answer at the moment is not among them."""
         entries = list(self._gateway.entries.values())
-        described = await asyncio.gather(*(self._gateway.describe(entry) for entry in entries))
+        found = await asyncio.gather(
+            *(self._gateway.describe(entry) for entry in entries), return_exceptions=True
+        )
+        described = [
+            (entry, one) for entry, one in zip(entries, found, strict=True) if isinstance(one, Described)
+        ]
         data = [
             {
                 "id": entry.name,
@@ -148,7 +158,7 @@ class _Routes:
                 if one.segments is None
                 else {"segments": one.segments, "fields": one.fields, "strip_frames": one.strip_frames},
             }
-            for entry, one in zip(entries, described, strict=True)
+            for entry, one in described
         ]
         return JSONResponse({"object": "list", "data": data})
 
@@ -166,7 +176,7 @@ class _Routes:
         return answer
 
     async def media(self, request: Request, model: str, segment: str) -> Response:
-        """The video that a segment is of, whole, with Range."""
+        """The video that a segment is of; large ones in parts, by Range."""
         record = await self._gateway.record(self._gateway.entry(model), segment)
         try:
             return await asyncio.to_thread(
@@ -185,6 +195,8 @@ class _Routes:
             ) from error
         except NotAFileError as error:
             raise ApiError(404, f"{segment}: {error}", code="no_file") from error
+        except TooLargeError as error:
+            raise ApiError(400, f"{segment}: {error}", "Range", "range_needed") from error
 
     async def preview(self, model: str, segment: str, picture: str) -> Response:
         """A segment's poster.jpg, or strip.jpg: frames of it side by side."""
@@ -225,8 +237,13 @@ async def _search_body(request: Request) -> tuple[SearchBody, Asked | None]:
             if len(fields) + len(uploads) < len(form.multi_items()):
                 raise ApiError(400, "a field comes twice; give each once", code="invalid_body")
             return of_form(fields, {name: await one.read() for name, one in uploads.items()})
-    body: SearchBody = validated(SearchBody, parsed(await request.body()))
+    body: SearchBody = await asyncio.to_thread(_read, SearchBody, await request.body())
     return body, body.asked()
+
+
+def _read(kind: type[Any], data: bytes) -> Any:
+    """In a thread: a large body takes a while."""
+    return validated(kind, parsed(data))
 
 
 def _hit(entry: "Entry", hit: Hit) -> dict[str, Any]:
@@ -237,7 +254,7 @@ def _hit(entry: "Entry", hit: Hit) -> dict[str, Any]:
     return {
         "id": hit.id,
         "score": hit.score,
-        "uri": uri,
+        "uri": _shown(str(uri)),
         "start": start,
         "end": end,
         "metadata": metadata,
@@ -247,6 +264,15 @@ def _hit(entry: "Entry", hit: Hit) -> dict[str, Any]:
             "strip": f"{previews}/strip.jpg",
         },
     }
+
+
+def _shown(uri: str) -> str:
+    """A URI without what may be a key in it; a path as it is."""
+    scheme, found, rest = uri.partition("://")
+    if not found:
+        return uri
+    place, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}://{place.rpartition('@')[2]}{slash}{path}"
 
 
 def _base64(vector: np.ndarray) -> str:

@@ -32,8 +32,8 @@ class _Group:
 class TokenBatcher:
     """Embeds requests' items by `run`, one call at a time, each of about `max_tokens` at most.
 
-    A request is never divided: `run` has to cope with one that is larger. Where `run` raises ValueError on
-    several requests together, each is tried alone, so that only the bad one fails.
+    A request of more is divided, so that others need not wait for all of it; one item never is. Where `run` raises
+    on several requests together, each is tried alone, so that only the bad one fails.
     """
 
     def __init__(self, run: Callable[[Sequence[Item]], Embeddings], *, max_tokens: int) -> None:
@@ -43,12 +43,26 @@ class TokenBatcher:
         self._worker: asyncio.Task[None] | None = None
 
     async def embed(self, items: Sequence[Item]) -> Embeddings:
-        """Of one request's items, in order. Raises what `run` raises. Cancelled in time, it costs nothing."""
-        group = _Group(items, sum(map(estimated_tokens, items)), asyncio.get_running_loop().create_future())
-        self._waiting.append(group)
+        """Of one request's items, in order. Raises what `run` raises. What waits when it is cancelled costs nothing."""
+        groups = self._divided(items)
+        self._waiting += groups
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
-        return await group.found
+        try:
+            found = [await group.found for group in groups]
+        finally:
+            for group in groups:
+                group.found.cancel()
+        return found[0] if len(found) == 1 else Embeddings.joined(found)
+
+    def _divided(self, items: Sequence[Item]) -> list[_Group]:
+        loop, groups, start, tokens = asyncio.get_running_loop(), [], 0, 0
+        for i, one in enumerate(map(estimated_tokens, items)):
+            if i > start and tokens + one > self._max_tokens:
+                groups.append(_Group(items[start:i], tokens, loop.create_future()))
+                start, tokens = i, 0
+            tokens += one
+        return [*groups, _Group(items[start:], tokens, loop.create_future())]
 
     async def _work(self) -> None:
         while groups := self._next():
@@ -72,16 +86,12 @@ class TokenBatcher:
         items = [item for group in groups for item in group.items]
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
-        except ValueError as error:
+        except Exception as error:  # noqa: BLE001 (whoever asked is told; the next batch may do)
             if len(groups) == 1:
                 _settle(groups[0], error)
             else:
                 for group in groups:
                     await self._embed([group])
-            return
-        except Exception as error:  # noqa: BLE001 (whoever asked is told; the next batch may do)
-            for group in groups:
-                _settle(group, error)
             return
         start = 0
         for group in groups:

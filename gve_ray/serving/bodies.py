@@ -4,15 +4,16 @@ asked = EmbeddingBody.model_validate(json).asked()      # list[Asked], one an em
 asked = SearchBody.model_validate(json).asked()         # one
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from gve_ray.serving.errors import ApiError
 
+MOST_PARTS = 1_000_000  # commas and brackets of a body; what is between them takes far more memory than bytes
 NO_CONTENT = "empty: give a text, an image or a video"
 
 
@@ -64,7 +65,8 @@ class VideoPart(_Body):
 
 
 Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
-Content = str | list[Part]
+# Without fail_fast a list of a million wrong items would be a million errors.
+Content = str | Annotated[list[Part], Field(fail_fast=True)]
 
 
 class Message(_Body):
@@ -78,8 +80,8 @@ class EmbeddingBody(_Body):
     """POST /v1/embeddings: `input` (OpenAI), or `messages` (vLLM's chat form)."""
 
     model: str | None = None
-    input: str | list[str] | None = None
-    messages: list[Message] | None = None
+    input: str | Annotated[list[str], Field(fail_fast=True)] | None = None
+    messages: Annotated[list[Message], Field(fail_fast=True)] | None = None
     instruction: str | None = Field(None, description="What is looked for, for queries; none for a corpus.")
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, description="Only for models trained with Matryoshka dimensions.")
@@ -130,7 +132,8 @@ def validated(kind: type[Any], values: Any) -> Any:
     except ValidationError as error:
         # Where several forms are possible there is an error for each: the one that got furthest is meant.
         furthest = max(
-            error.errors(include_url=False, include_context=False), key=lambda one: len(one["loc"])
+            error.errors(include_url=False, include_context=False, include_input=False),
+            key=lambda one: len(one["loc"]),
         )
         where = _path(furthest["loc"]) or "body"
         raise ApiError(400, f"{where}: {furthest['msg']}", param=where, code="invalid_body") from error
@@ -149,9 +152,13 @@ def _path(loc: Sequence[int | str]) -> str:
 
 def parsed(data: bytes, param: str | None = None) -> Any:
     """A JSON body, or a field of a form. Raises ApiError(400)."""
+    if sum(data.count(sign) for sign in (b",", b"[", b"{")) > MOST_PARTS:
+        raise ApiError(
+            400, f"{param or 'the body'} has more than {MOST_PARTS} parts; send less", param, "too_many_parts"
+        )
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
+        return from_json(data)  # refuses halves of surrogate pairs, which no tokenizer takes
+    except ValueError as error:
         raise ApiError(400, f"{param or 'the body'} is not JSON: {error}", param, "invalid_json") from error
 
 

@@ -22,7 +22,8 @@ from gve_ray.serving.retriever import Described
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0  # what a client is told to wait when all are busy
-READY_SECONDS = 5.0  # for all retrievers to say that they are there
+READY_SECONDS = 5.0  # for a retriever to say that it is there
+READY_EVERY = 1.0  # seconds between looks
 T = TypeVar("T")
 
 
@@ -54,11 +55,17 @@ class Gateway:
         }
         limits = config.limits
         self._settings: dict[str, EmbedderSettings] = {}
+        self._looking, self._looked, self._is_ready = asyncio.Lock(), float("-inf"), False
         self._fetcher = Fetcher(
             config.url_hosts, max_bytes=limits.max_body_bytes, seconds=limits.fetch_seconds
         )
         self._reader = MediaReader(config.gateway.readers, media_limits(limits))
         self.metrics = Metrics()
+
+    def __del__(self) -> None:
+        """Ray Serve calls it when a replica is to go."""
+        if hasattr(self, "_reader"):
+            self._reader.close()
 
     def __serve_build_asgi_app__(self) -> Any:
         from gve_ray.serving.app import build_app
@@ -66,7 +73,7 @@ class Gateway:
         return build_app(self)
 
     def entry(self, name: str | None, *, searched: bool = False) -> Entry:
-        """The model of a request; without a name the first (that can be searched with). Raises ApiError(404)."""
+        """The model of a request; without a name the first (that can be searched with). Raises ApiError: 404, 400."""
         if name is None:
             chosen = next((one for one in self.entries.values() if one.takes_index or not searched), None)
             if chosen is None:
@@ -83,12 +90,21 @@ class Gateway:
         return found
 
     async def ready(self) -> bool:
-        """Whether every retriever answers."""
+        """Whether every retriever is there; one that is busy is. Asked once in a while, however often clients ask."""
+        async with self._looking:
+            if time.monotonic() - self._looked > READY_EVERY:
+                found = await asyncio.gather(*map(self._is_there, self.entries.values()))
+                self._is_ready, self._looked = all(found), time.monotonic()
+        return self._is_ready
+
+    async def _is_there(self, entry: Entry) -> bool:
         try:
             async with asyncio.timeout(READY_SECONDS):
-                await asyncio.gather(*(self.describe(entry) for entry in self.entries.values()))
-        except (ApiError, TimeoutError):
-            return False
+                await self.describe(entry)
+        except ApiError as error:
+            return error.code == "busy"
+        except TimeoutError:  # in a long queue, which is where it is if it has been seen before
+            return self._is_ready
         return True
 
     async def embed(self, entry: Entry, asked: Sequence[Asked], *, cut: bool) -> Embeddings:
@@ -200,13 +216,16 @@ def media_limits(limits: RequestLimits) -> Limits:
     )
 
 
-async def ask(response: Awaitable[T]) -> T:
-    """A retriever's answer. Raises ApiError: its own, or 503 when it is busy or has died."""
-    from ray.exceptions import RayActorError, RayTaskError
+async def ask(response: Any) -> Any:
+    """What Ray Serve's DeploymentResponse brings. Raises ApiError: the retriever's own, or 503 where that is busy."""
+    from ray.exceptions import RayActorError, RayError
     from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
     try:
         return await response
+    except asyncio.CancelledError:
+        response.cancel()  # awaiting alone would leave it to work for nobody
+        raise
     except ApiError as error:
         # Ray wraps it in a class of its own that holds a whole traceback.
         raise ApiError(error.status, error.message, error.param, error.code, error.retry_after) from None
@@ -219,6 +238,6 @@ async def ask(response: Awaitable[T]) -> T:
         raise ApiError(
             503, "the model is not there at the moment; try again", None, "unavailable", RETRY_SECONDS
         ) from None
-    except RayTaskError as error:
+    except RayError as error:
         log.exception("a retriever failed")
         raise ApiError(500, "the model failed on this request; the log says why", None, "internal") from error

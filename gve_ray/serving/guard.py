@@ -7,20 +7,23 @@ import asyncio
 import hashlib
 import hmac
 import json
+import logging
 import time
 from collections.abc import Callable
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gve_ray.serving.config import RequestLimits, is_loopback
 from gve_ray.serving.errors import ApiError
 
+log = logging.getLogger(__name__)
+
 COOKIE = "gve_session"
 # These tell nothing of models and indexes.
-PUBLIC = ("/healthz", "/readyz", "/favicon.ico")
+PUBLIC = ("/", "/healthz", "/readyz", "/favicon.ico")
 PUBLIC_FOLDER = "/page/"
 STREAMED = "/media/"  # a film takes as long as it takes to watch
 
@@ -64,26 +67,32 @@ class Guard:
             )
         except ApiError as error:  # from here or from the body; the application's own are answered within
             await answer.refuse(error)
+        except ClientDisconnect:
+            log.info("a client left before its request was read")
+        except Exception:
+            log.exception("a request failed")
+            await answer.refuse(
+                ApiError(500, "the service failed on this request; its log says why", code="internal")
+            )
         finally:
             self._observe(scope["path"], answer.status, time.monotonic() - begun)
 
     def _admit(self, scope: Scope) -> None:
-        headers = Headers(scope=scope)
+        headers, path = Headers(scope=scope), scope["path"]
+        is_public = path in PUBLIC or path.startswith(PUBLIC_FOLDER)
         if self._key_digest is None:
-            # A page of another site must not reach this service through its reader's browser, under a name
-            # that it has made to point here.
+            # A page of another site must not reach this service through its reader's browser, neither under a name
+            # that it has made to point here nor under ours.
             client = scope.get("client")
-            if not is_loopback(_host(headers.get("host", ""))) or (client and not is_loopback(client[0])):
+            here = is_loopback(_host(headers.get("host", ""))) and not (client and not is_loopback(client[0]))
+            elsewhere = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+            if not here or (elsewhere and not is_public):
                 raise ApiError(
                     403,
                     "without an API key only this machine is answered, as localhost or 127.0.0.1",
                     code="no_key",
                 )
-            return
-        path = scope["path"]
-        if path in PUBLIC or path == "/" or path.startswith(PUBLIC_FOLDER):
-            return
-        if not (self._has_key(headers) or self._has_session(headers)):
+        elif not (is_public or self._has_key(headers) or self._has_session(headers)):
             raise ApiError(401, "send the API key: Authorization: Bearer KEY", code="invalid_api_key")
 
     def _has_key(self, headers: Headers) -> bool:
@@ -93,13 +102,8 @@ class Guard:
 
     def _has_session(self, headers: Headers) -> bool:
         assert self._key_digest is not None
-        try:
-            found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        except CookieError:
-            return False
-        return found is not None and hmac.compare_digest(
-            found.value.encode(), session_of(self._key_digest).encode()
-        )
+        found = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+        return hmac.compare_digest(found.encode(), session_of(self._key_digest).encode())
 
 
 class _Body:

@@ -7,11 +7,11 @@ replicas are replaced.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -39,6 +39,7 @@ from gve_ray.serving.errors import ApiError
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 1.0  # between looks at whether an indexing run has finished
+T = TypeVar("T")
 _SETTINGS = ("frames", "max_pixels", "min_pixels", "max_tokens")
 
 
@@ -85,30 +86,42 @@ class Retriever:
             self._identity = identify(model, self._settings, on_gpu=on_gpu)
         self._model = open_model(model, self._settings, self._identity)
         # The first call is slow (kernels, threads, memory): it is ours, not a client's.
-        self._dimension = self._model.embed([Item(text="warm up")]).vectors.shape[1]
+        self._dimension = int(self._model.embed([Item(text="warm up")]).vectors.shape[1])
+        if any(one > self._dimension for one in served.dimensions):
+            raise ValueError(
+                f"models.{served.name}.dimensions={served.dimensions}: its vectors have {self._dimension}"
+            )
         self._batcher = TokenBatcher(self._model.embed, max_tokens=served.max_batch_tokens)
+
+    def __del__(self) -> None:
+        """Ray Serve calls it when a replica is to go: vLLM has processes of its own."""
+        if hasattr(self, "_model"):
+            self._model.close()
 
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises: the index has come to need another model."""
         if self._library is None:
             return
-        facts = await asyncio.to_thread(read_library, self._library.folder)
+        try:
+            facts = await asyncio.to_thread(read_library, self._library.folder)
+        except IndexFileError as error:  # gone or out of reach; what is open goes on
+            log.warning("%s", error)
+            return
         if dict(facts.identity) != self._identity:
             raise RuntimeError(f"{self._library.folder} was made anew with another model")
 
     async def describe(self) -> Described:
         """What it serves, now."""
         if self._library is None:
-            return self._described(None)
-        async with self._current() as library:
-            return self._described(library)
+            return self._described(None, None)
+        return await self._use(lambda library: self._described(library, library.index.count()))
 
-    def _described(self, library: Library | None) -> Described:
+    def _described(self, library: Library | None, segments: int | None) -> Described:
         return Described(
             dimension=self._dimension,
             settings=self._settings,
             identity=self._identity,
-            segments=library.index.count() if library else None,
+            segments=segments,
             fields=dict(library.index.spec.fields) if library else {},
             strip_frames=library.facts.strip_frames if library else 0,
         )
@@ -147,51 +160,52 @@ class Retriever:
         self, item: Item, top_k: int, filter: Filter | None, settings: EmbedderSettings | None = None
     ) -> list[Hit]:
         """The best segments for a query, best first. Raises ApiError."""
-        found = await self.embed([item], settings)
-        async with self._searching() as library:
-            (hits,) = await asyncio.to_thread(library.index.search, found.vectors, top_k, filter=filter)
-        return hits
+        vectors = (await self.embed([item], settings)).vectors
+        return await self._use(lambda library: library.index.search(vectors, top_k, filter=filter)[0])
 
     async def similar(self, segment: str, top_k: int, filter: Filter | None) -> list[Hit]:
         """The segments that are like one of the index, without itself. Raises ApiError: 404 unknown_segment."""
-        async with self._searching() as library:
-            vectors, _ = await asyncio.to_thread(library.index.get, [segment])
-            (hits,) = await asyncio.to_thread(library.index.search, vectors, top_k + 1, filter=filter)
-        return [hit for hit in hits if hit.id != segment][:top_k]
+
+        def find(library: Library) -> list[Hit]:
+            vectors, _ = library.index.get([segment])
+            (hits,) = library.index.search(vectors, top_k + 1, filter=filter)
+            return [hit for hit in hits if hit.id != segment][:top_k]
+
+        return await self._use(find)
 
     async def record(self, segment: str) -> dict[str, Any]:
         """A segment's metadata. Raises ApiError: 404 unknown_segment."""
-        async with self._searching() as library:
-            _, (metadata,) = await asyncio.to_thread(library.index.get, [segment])
-        return metadata
+        return await self._use(lambda library: library.index.get([segment])[1][0])
 
     async def pictures(self, segment: str) -> Pictures:
         """A segment's poster and strip. Raises ApiError: 404 unknown_segment."""
-        async with self._searching() as library:
-            try:
-                return await asyncio.to_thread(library.pictures, segment)
-            except KeyError as error:
-                raise UnknownIdError(f"{segment} is not in the index") from error
+        return await self._use(lambda library: library.pictures(segment))
+
+    async def _use(self, work: Callable[[Library], T]) -> T:
+        """What `work` makes of the library, in a thread; the library's refusals as ApiError."""
+        for again in (False, True):
+            async with self._current(look=again) as library:
+                try:
+                    return await asyncio.to_thread(work, library)
+                except SearchError as error:
+                    raise ApiError(400, str(error), None, "invalid_search") from error
+                except (UnknownIdError, KeyError) as error:
+                    raise ApiError(404, f"no such segment: {error}", "id", "unknown_segment") from error
+                except Exception:
+                    # An indexing run may delete the files of an index that it has replaced while we read them.
+                    if again or await asyncio.to_thread(library.is_current):
+                        raise
+        raise AssertionError("the second round returns or raises")
 
     @asynccontextmanager
-    async def _searching(self) -> AsyncIterator[Library]:
-        """The library, its errors as ApiError."""
-        try:
-            async with self._current() as library:
-                yield library
-        except SearchError as error:
-            raise ApiError(400, str(error), param="filter", code="invalid_search") from error
-        except UnknownIdError as error:
-            raise ApiError(404, f"{error}", "id", "unknown_segment") from error
-
-    @asynccontextmanager
-    async def _current(self) -> AsyncIterator[Library]:
-        """The library as the last finished indexing run left it, open until the block is left."""
+    async def _current(self, *, look: bool) -> AsyncIterator[Library]:
+        """The library as the last finished indexing run left it, open until the block is left. look: whether there
+        is a new one, though that has been asked a moment ago."""
         if self._library is None:
             raise ApiError(
                 400, f"{self._served.name}: has no index to search in", param="model", code="no_index"
             )
-        await self._renew()
+        await self._renew(look)
         library = self._library
         self._users[id(library)] = self._users.get(id(library), 0) + 1
         try:
@@ -200,14 +214,13 @@ class Retriever:
             self._users[id(library)] -= 1
             self._close_unused(library)
 
-    async def _renew(self) -> None:
+    async def _renew(self, look: bool) -> None:
         """Open the index anew if an indexing run has finished; requests under way keep the one they have."""
-        old = self._library
-        assert old is not None
-        if time.monotonic() - self._looked < CHECK_SECONDS or self._opening.locked():
+        if not look and (time.monotonic() - self._looked < CHECK_SECONDS or self._opening.locked()):
             return
         async with self._opening:
-            self._looked = time.monotonic()
+            self._looked, old = time.monotonic(), self._library
+            assert old is not None
             try:
                 if await asyncio.to_thread(old.is_current):
                     return
@@ -219,7 +232,7 @@ class Retriever:
                 new.close()  # check_health has this replica replaced
                 return
             self._library = new
-            log.info("index opened anew: generation %d, %d segments", new.facts.generation, new.index.count())
+            log.info("index opened anew: generation %d", new.facts.generation)
             self._close_unused(old)
 
     def _close_unused(self, library: Library) -> None:

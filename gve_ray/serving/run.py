@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.inputs.model import check_embedder
-from gve_ray.job import JobError, PreflightError, check_fit, check_path, live_nodes
+from gve_ray.job import JobError, PreflightError, check_path, live_nodes
 from gve_ray.search import IndexFileError, read_library
 from gve_ray.serving.config import ServeConfig
 from gve_ray.serving.deploy import application, key_digest_of
@@ -30,8 +30,17 @@ def serve(config: ServeConfig, *, connect: Callable[[], object] = lambda: None) 
     """
     config = check(config)
     connect()
-    # After connecting, for Ray puts handlers of its own in their place: those end the program at once.
-    with stopped_by_signal() as stop, running(config) as url:
+    # After connecting, for Ray puts a handler of its own in its place: that one ends the program at once. Until the
+    # service runs, SIGTERM is what Ctrl-C is; then both are a word to stop.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _serve(config)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _serve(config: ServeConfig) -> str:
+    with running(config) as url, stopped_by_signal() as stop:
         keyed = "with the API key" if key_digest_of(config) else "from this machine"
         print(f"serving  {url}  ({keyed})", *config.described(), sep="\n", flush=True)
         print(f"page     {url}/\nstop     Ctrl-C, or SIGTERM", flush=True)
@@ -116,12 +125,30 @@ def _port(config: ServeConfig) -> int:
 
 
 def _check_room(config: ServeConfig) -> None:
-    for where, wanted in [
-        *((f"models.{one.name}.replicas", one.replicas) for one in config.models),
-        ("gateway.replicas", config.gateway.replicas),
-    ]:
-        demands = {"CPU": wanted.num_cpus, "GPU": wanted.num_gpus, "memory": wanted.memory}
-        check_fit(where, wanted.replicas, demands, live_nodes(), count_option="replicas")
+    """Every replica finds a node with room beside the others; Serve itself would wait for ever."""
+    nodes = [dict(node) for node in live_nodes()]
+    wanted = [(f"models.{one.name}.replicas", one.replicas) for one in config.models]
+    wanted.append(("gateway.replicas", config.gateway.replicas))
+    for where, one in sorted(wanted, key=lambda pair: -pair[1].num_gpus):
+        demands = {"CPU": one.num_cpus, "GPU": one.num_gpus, "memory": one.memory}
+        for _ in range(one.replicas):
+            node = next(
+                (
+                    n
+                    for n in nodes
+                    if all(n.get(kind, 0) + 1e-9 >= amount for kind, amount in demands.items())
+                ),
+                None,
+            )
+            if node is None:
+                left = "; ".join(f"{n.get('CPU', 0):g} CPU, {n.get('GPU', 0):g} GPU" for n in nodes)
+                raise PreflightError(
+                    f"{where}: {one.replicas} x ({one.num_cpus:g} CPU, {one.num_gpus:g} GPU, {one.memory} bytes) do "
+                    f"not fit beside the others; the nodes have left: {left}. Add nodes, or lower replicas, num_cpus "
+                    "or num_gpus"
+                )
+            for kind, amount in demands.items():
+                node[kind] = node.get(kind, 0) - amount
 
 
 def _check_alone() -> None:

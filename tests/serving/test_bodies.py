@@ -99,9 +99,19 @@ def test_bad_forms(fields: dict[str, str], files: dict[str, bytes], said: str) -
 
 
 def test_what_is_not_json() -> None:
-    for data in (b"", b"{", b"\xff", b"[" * 10**6):
+    for data in (b"", b"{", b"\xff", b"[" * 10**5, b'"\\ud800"'):
         with pytest.raises(ApiError, match="not JSON"):
             parsed(data)
+
+
+def test_bodies_of_many_parts_cost_little() -> None:
+    with pytest.raises(ApiError, match="more than 1000000 parts"):
+        parsed(b"[" + b"1," * 10**6 + b"1]")
+    with pytest.raises(ApiError, match=r"input\[0\]") as caught:
+        embedding(input=[1] * 10**5)
+    cause = caught.value.__cause__
+    assert cause is not None
+    assert cause.error_count() < 5  # type: ignore[attr-defined]
 
 
 def test_errors_travel() -> None:

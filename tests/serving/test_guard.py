@@ -93,6 +93,7 @@ def test_the_pages_cookie() -> None:
     session = session_of(digest(KEY))
     assert KEY not in session
     assert call(key=KEY, headers={"cookie": f"a=b; {COOKIE}={session}"})[0] == 200
+    assert call(key=KEY, headers={"cookie": f'strange={{"b":1}}; {COOKIE}={session}'})[0] == 200
     for bad in (f"{COOKIE}=x", f"{COOKIE}=ü", session, "", f"{COOKIE}={session_of(digest('other key'))}"):
         assert call(key=KEY, headers={"cookie": bad})[0] == 401
 
@@ -115,6 +116,21 @@ def test_without_a_key_this_machine_is_answered(host: str) -> None:
 def test_without_a_key_nobody_else_is(host: str, client: str) -> None:
     status, body, _ = call(headers={"host": host}, client=client)
     assert (status, body["error"]["code"]) == (403, "no_key")
+
+
+def test_without_a_key_pages_of_other_sites_are_refused() -> None:
+    for site, status in (("none", 200), ("same-origin", 200), ("cross-site", 403), ("same-site", 403)):
+        assert call(headers={"sec-fetch-site": site})[0] == status
+        assert call("/", headers={"sec-fetch-site": site})[0] == 200  # a link to the page is a link
+
+
+def test_what_fails_unseen_is_an_error_in_our_form() -> None:
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        raise PermissionError("/secret/path")
+
+    status, body, _ = call(app=broken)
+    assert (status, body["error"]["code"]) == (500, "internal")
+    assert "secret" not in str(body)
 
 
 def test_bodies_within_their_limits() -> None:

@@ -1,0 +1,51 @@
+"""How the gateway asks: who has gone is not worked for, and what went wrong is told in our words."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gve_ray.serving.errors import ApiError
+from gve_ray.serving.gateway import ask
+
+
+class Response:
+    """As Ray Serve's: awaiting it does not cancel what it stands for."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error, self.cancelled = error, False
+
+    def __await__(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return asyncio.sleep(60).__await__()
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+def test_who_has_gone_is_not_worked_for() -> None:
+    async def scenario() -> Response:
+        response = Response()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await ask(response)
+        return response
+
+    assert asyncio.run(scenario()).cancelled
+
+
+def test_failures_in_our_words() -> None:
+    from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError
+    from ray.serve.exceptions import BackPressureError
+
+    expected = {
+        (503, "busy", 1.0): BackPressureError(num_queued_requests=5, max_queued_requests=5),
+        (503, "unavailable", 1.0): RayActorError(),
+        (500, "internal", None): ObjectLostError("a", None, ""),
+        (404, "gone", None): ApiError(404, "no", None, "gone"),
+    }
+    for found, error in {**expected, (503, "unavailable", 1.0): ActorUnavailableError("away", None)}.items():
+        with pytest.raises(ApiError) as caught:
+            asyncio.run(ask(Response(error)))
+        assert (caught.value.status, caught.value.code, caught.value.retry_after) == found

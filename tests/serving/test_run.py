@@ -1,0 +1,94 @@
+"""What is refused before anything listens."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gve_ray.config import ModelConfig, config_of
+from gve_ray.job import PreflightError
+from gve_ray.serving import run
+from gve_ray.serving.config import GatewayConfig, ReplicasConfig, ServeConfig, ServedModel
+from gve_ray.serving.deploy import key_digest_of
+from gve_ray.serving.retriever import settings_of
+
+TINY = ModelConfig(
+    name="tiny", model="package://demo/tiny_vl/model", adapter="package://demo/tiny_vl/adapter"
+)
+MODEL = ServedModel(name="tiny", model=TINY)
+CONFIG = ServeConfig(models=[MODEL], port=0)
+
+
+def test_a_free_port_is_chosen_and_a_taken_one_refused() -> None:
+    import socket
+
+    assert run.check(CONFIG).port > 0
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PreflightError, match=f"port={port}: cannot listen there"):
+            run.check(replace(CONFIG, port=port))
+
+
+def test_beyond_the_loopback_a_key_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GVE_API_KEY", raising=False)
+    assert key_digest_of(CONFIG) is None
+    open_to_all = replace(CONFIG, host="0.0.0.0")
+    with pytest.raises(PreflightError, match=r"GVE_API_KEY: not set, and host=0\.0\.0\.0"):
+        run.check(open_to_all)
+    monkeypatch.setenv("GVE_API_KEY", "short")
+    with pytest.raises(PreflightError, match="5 characters"):
+        run.check(open_to_all)
+    monkeypatch.setenv("GVE_API_KEY", "0123456789abcdef")
+    assert run.check(open_to_all).host == "0.0.0.0"
+    digest = key_digest_of(open_to_all)
+    assert digest is not None
+    assert "0123456789abcdef" not in digest
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PreflightError, match=r"models\.a: .*library\.json: no index of videos"):
+        run.check(ServeConfig(models=[ServedModel(name="a", index=str(tmp_path))]))
+    nowhere = ServedModel(name="b", model=replace(TINY, model="/nowhere"))
+    with pytest.raises(PreflightError, match="/nowhere"):
+        run.check(ServeConfig(models=[nowhere]))
+
+
+@pytest.mark.parametrize(
+    "values,said",
+    [
+        ({"models": []}, "name at least one"),
+        ({"models": [{"name": "a"}]}, "name either an index or a model"),
+        ({"models": [{"name": "a/b", "index": "x"}]}, "name='a/b'"),
+        ({"models": [{"name": "a", "index": "x", "frames": 8}]}, "frames: leave out"),
+        ({"models": [{"name": "a", "index": "x"}] * 2}, "names repeat"),
+        ({"models": [{"name": "a", "index": "x"}], "prot": 1}, "prot"),
+        ({"models": [{"name": "a", "index": "x", "replicas": {"replicas": 2, "max_replicas": 1}}]}, "max_replicas=1"),
+        ({"models": [{"name": "a", "index": "x"}], "limits": {"max_inputs": 0}}, "limits.max_inputs=0"),
+    ],
+)  # fmt: skip
+def test_bad_configs(values: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        config_of(ServeConfig, values)
+
+
+def test_replicas_must_fit_beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "live_nodes", lambda: [{"CPU": 2.0, "memory": 1e9}])
+    one = ReplicasConfig(num_cpus=1)
+    fits = replace(CONFIG, gateway=GatewayConfig(replicas=one))
+    run._check_room(fits)
+    two = replace(fits, models=[MODEL, replace(MODEL, name="other")])
+    with pytest.raises(PreflightError, match=r"gateway\.replicas: 1 x \(1 CPU, 0 GPU.*left: 0 CPU"):
+        run._check_room(two)
+    with pytest.raises(PreflightError, match=r"models\.tiny\.replicas: 1 x \(1 CPU, 1 GPU"):
+        run._check_room(replace(fits, models=[replace(MODEL, replicas=ReplicasConfig(num_gpus=1))]))
+
+
+def test_settings_come_from_the_weights_unless_they_disagree() -> None:
+    saved = settings_of(MODEL)
+    assert (saved.frames, saved.max_pixels) == (8, 12544)
+    assert settings_of(replace(MODEL, frames=8)) == saved
+    with pytest.raises(ValueError, match="frames"):
+        settings_of(replace(MODEL, frames=4))
+    assert settings_of(replace(MODEL, frames=4, model=replace(TINY, rescale=True))).frames == 4
