@@ -22,17 +22,19 @@ def exact(
     corpus: np.ndarray,
     k: int,
     *,
+    among: np.ndarray | None = None,
     tie_break: np.ndarray | None = None,
     chunk: int = 16_384,
     longest: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k rows of `corpus` with the largest inner products, best first.
 
-    queries: float32 [n, d]. corpus: float32 [m, d]. tie_break: int [m]; of equal float32 scores the smaller
-    number comes first; None: the lower row. chunk: vectors searched at a time. longest: the largest norm in a
-    corpus that is known to be finite; None: measured, which reads the corpus once more. Gives rows int64 [n, k]
-    and scores float32 [n, k]; NONE and -inf at the end where m < k. Raises ValueError on shapes that do not
-    fit and on vectors that are not finite.
+    queries: float32 [n, d]. corpus: float32 [m, d]. among: distinct rows int [a], the only ones to be found; None:
+    all. tie_break: int [m]; of equal float32 scores the smaller number comes first; None: the lower row. chunk:
+    vectors searched, and of `among` copied, at a time. longest: the largest norm in a corpus that is known to be
+    finite; None: measured, which reads the corpus once more. Gives rows int64 [n, k] and scores float32 [n, k];
+    NONE and -inf at the end where fewer than k can be found. Raises ValueError on shapes that do not fit and on
+    vectors that are not finite.
     """
     _check(queries, corpus, chunk)
     if k < 1:
@@ -40,25 +42,26 @@ def exact(
     places = _places(tie_break, len(corpus))
     rows = np.full((len(queries), k), NONE, dtype=np.int64)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-    if not len(corpus):
+    most = len(corpus) if among is None else len(among)
+    if not most:
         return rows, scores
-    kept = min(k, len(corpus))
+    kept = min(k, most)
     longest = _longest(corpus, chunk) if longest is None else longest
     slack = _ROUNDING * _longest(queries, chunk) * longest
     for start in range(0, len(queries), chunk):
         todo = np.arange(start, min(start + chunk, len(queries)))
-        depth = min(k + max(16, k // 4), len(corpus))
+        depth = min(k + max(16, k // 4), most)
         while len(todo):
-            near, reach = _nearest(queries[todo], corpus, depth, chunk)
+            near, reach = _nearest(queries[todo], corpus, among, depth, chunk)
             found = _scored(queries[todo], corpus, near)
             order = np.lexsort((places[near], -found), axis=1)[:, :kept]
             rows[todo, :kept] = np.take_along_axis(near, order, axis=1)
             scores[todo, :kept] = np.take_along_axis(found, order, axis=1)
-            if depth == len(corpus):
+            if depth == most:
                 break
             # Something beyond FAISS's reach may be as good as the k-th: look deeper for those queries.
             todo = todo[scores[todo, kept - 1] <= reach + slack]
-            depth = min(4 * depth, len(corpus))
+            depth = min(4 * depth, most)
     return rows, scores
 
 
@@ -96,11 +99,11 @@ def within(
 
 
 def _nearest(
-    queries: np.ndarray, corpus: np.ndarray, depth: int, chunk: int
+    queries: np.ndarray, corpus: np.ndarray, among: np.ndarray | None, depth: int, chunk: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """FAISS's rows int64 [n, depth], and its score of the last one, float32 [n]."""
     best: tuple[np.ndarray, np.ndarray] | None = None
-    for scores, rows in nearest_by_chunk(queries, corpus, depth, chunk):
+    for scores, rows in nearest_by_chunk(queries, corpus, depth, chunk, among=among):
         if best is not None:
             scores, rows = np.hstack([best[0], scores]), np.hstack([best[1], rows])
         order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
@@ -110,16 +113,24 @@ def _nearest(
 
 
 def nearest_by_chunk(
-    queries: np.ndarray, corpus: np.ndarray, depth: int, chunk: int
+    queries: np.ndarray, corpus: np.ndarray, depth: int, chunk: int, *, among: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """FAISS's nearest of each `chunk` rows of the corpus: scores float32 and rows int64, [n, at most depth]."""
+    """FAISS's nearest of each `chunk` rows of the corpus, or of `among` its rows: scores float32 and rows int64,
+    [n, at most depth]."""
     import faiss
 
     queries = np.ascontiguousarray(queries)
-    for start in range(0, len(corpus), chunk):
-        part = np.ascontiguousarray(corpus[start : start + chunk])
-        scores, rows = faiss.knn(queries, part, min(depth, len(part)), metric=faiss.METRIC_INNER_PRODUCT)
-        yield scores, rows + start
+    size = len(corpus) if among is None else len(among)
+    for start in range(0, size, chunk):
+        end = min(start + chunk, size)
+        scores, rows = faiss.knn(
+            queries,
+            # Not named: a copy would stay until the next one is made.
+            np.ascontiguousarray(corpus[start:end] if among is None else corpus[among[start:end]]),
+            min(depth, end - start),
+            metric=faiss.METRIC_INNER_PRODUCT,
+        )
+        yield scores, rows + start if among is None else among[start + rows]
 
 
 def _scored(queries: np.ndarray, corpus: np.ndarray, near: np.ndarray) -> np.ndarray:

@@ -81,15 +81,14 @@ class FlatIndex:
         check_depth(k)
         conditions = filters.parse(filter, self.spec)
         self._merge()
-        vectors, places, chosen = self._vectors, self._places, None
+        among = None
         if conditions:
-            chosen = np.flatnonzero(filters.mask(conditions, self._table).to_numpy())
-            vectors, places = vectors[chosen], places[chosen]
-        rows, scores = exact(queries, vectors, k, tie_break=places, longest=self._longest)
-        return [
-            self._hits(near[near != NONE] if chosen is None else chosen[near[near != NONE]], found)
-            for near, found in zip(rows, scores, strict=True)
-        ]
+            passing = filters.mask(conditions, self._table).to_numpy()
+            among = None if passing.all() else np.flatnonzero(passing)  # all: nothing need be copied
+        rows, scores = exact(
+            queries, self._vectors, k, among=among, tie_break=self._places, longest=self._longest
+        )
+        return [self._hits(near[near != NONE], found) for near, found in zip(rows, scores, strict=True)]
 
     def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[dict[str, Value]]]:
         check_known(ids, self._row)

@@ -186,9 +186,9 @@ def table_of(
     ]
     for name, kind in spec.fields.items():
         values = [row.get(name) for row in metadata]
-        for one in values:
-            if not fits(one, kind):
-                raise SearchError(f"metadata {name}={one!r}: the field is {kind}; give {FITTING[kind]}")
+        for value in values:
+            if not fits(value, kind):
+                raise SearchError(f"metadata {name}={value!r}: the field is {kind}; give {FITTING[kind]}")
         columns.append(pa.array(values, ARROW_TYPES[kind]))
     return pa.Table.from_arrays(columns, schema=spec.schema)
 

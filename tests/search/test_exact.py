@@ -46,6 +46,24 @@ def test_ties_by_the_order_that_is_given() -> None:
     assert rows.tolist() == [one[:10] for one in expected]
 
 
+@pytest.mark.parametrize("chunk", [3, 50, 10_000])
+@pytest.mark.parametrize("k", [1, 7, 90])
+def test_only_the_rows_that_may_be_found(k: int, chunk: int) -> None:
+    queries, corpus = grid(21, 4, seed=1), grid(200, 4, seed=2)
+    places = np.random.default_rng(3).permutation(200)
+    among = np.random.default_rng(4).permutation(200)[:80]
+    expected = [
+        [row for row in one if row in set(among)] for one in sorted_by_hand(queries, corpus, places.tolist())
+    ]
+    rows, scores = exact(queries, corpus, k, among=among, tie_break=places, chunk=chunk)
+    assert rows[:, :80].tolist() == [one[:k] for one in expected]
+    assert (rows[:, 80:] == NONE).all()
+    assert scores[:, :80].tolist() == [
+        [float(query @ corpus[row]) for row in one[:k]] for query, one in zip(queries, expected, strict=True)
+    ]
+    assert (exact(queries, corpus, k, among=among[:0])[0] == NONE).all()
+
+
 def test_the_tie_beyond_the_first_reach_is_found() -> None:
     """5000 equal vectors: the winner by tie_break is wherever FAISS does not look first."""
     corpus = np.tile(np.array([[0.6, 0.8]], dtype=np.float32), (5000, 1))

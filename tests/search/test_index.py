@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -141,6 +142,25 @@ def test_filters(
     expected = sorted_by_hand([1, 2, 0, 0], passes)
     assert found(full, [1, 2, 0, 0], N, filter=filter) == expected
     assert full.count(filter=filter) == len(expected)
+
+
+@pytest.mark.parametrize("filter,most", [({"n": {"gte": 0}}, 2**20), ({"n": {"gte": 1}}, 1.5 * 2**23)])
+def test_a_filter_copies_no_more_than_it_needs(filter: Any, most: float, tmp_path: Path) -> None:
+    """50,000 vectors of 512 bytes are 24 MiB. All pass: none is copied. All but one: 16,384, 8 MiB, at a time."""
+    index = create_index(tmp_path, IndexSpec(dimension=128, fields={"n": "int"}), IndexOptions())
+    vectors = np.random.default_rng(0).normal(size=(50_000, 128)).astype(np.float32)
+    index.add([f"{i:05d}" for i in range(50_000)], vectors, [{"n": i} for i in range(50_000)])
+    index.count()
+    tracemalloc.start()
+    try:
+        (hits,) = index.search(vectors[:1], 5, filter=filter)
+        copied = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    scores = vectors @ vectors[0]
+    first = filter["n"]["gte"]
+    assert [hit.metadata["n"] for hit in hits] == (np.argsort(-scores[first:])[:5] + first).tolist()
+    assert copied < most
 
 
 @pytest.mark.parametrize(
