@@ -11,11 +11,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gve_ray.doctor import Needs
 
 USAGE = """usage: gve VERB --config FILE [--section.option VALUE ...]
        gve evaluate --config FILE --check
        gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--filter JSON] [--url URL]
        gve diagnose [results.csv ...] [--models a,b] [--baselines] [--json]
+       gve doctor [VERB --config FILE [--section.option VALUE ...]] [--json] [--timeout SECONDS]
 
 verbs:
   synthesize   raw videos with noisy captions -> assets, annotations and training pairs
@@ -26,6 +31,7 @@ verbs:
   serve        models and indexes -> an HTTP service with a search page
   search       ask a running service; the key, where it has one, is in GVE_API_KEY
   diagnose     result tables -> abilities, how they correlate, which of the paper's findings hold
+  doctor       what the cluster has, what VERB needs, what is missing, and whether all nodes see the same
 
 FILE is a YAML file or the name of one of the verb's recipes: {recipes}.
 `gve VERB --help` lists a verb's options; `gve VERB --config FILE --print_config` shows the whole config."""
@@ -42,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "serve": serve,
         "search": search,
         "diagnose": diagnose,
+        "doctor": doctor,
     }
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
@@ -173,6 +180,75 @@ def diagnose(args: Sequence[str]) -> int:
         return 2
     print(json.dumps(found.to_dict(), indent=2) if options.json else found)
     return 0
+
+
+def doctor(args: Sequence[str]) -> int:
+    """`gve doctor`: findings on the cluster, and on what a job needs of it. 0: enough, 1: something is missing."""
+    import argparse
+
+    from gve_ray.doctor import SECONDS
+    from gve_ray.doctor import doctor as work
+
+    parser = argparse.ArgumentParser(
+        prog="gve doctor",
+        description="What the cluster has, what a job needs, what is missing, and whether all nodes see the same.",
+        epilog="A VERB takes its own --config FILE and options, as in `gve VERB`.",
+        allow_abbrev=False,
+    )
+    verbs = ("synthesize", "train", "evaluate", "index", "serve")
+    parser.add_argument("verb", nargs="?", metavar="VERB", choices=verbs, help=", ".join(verbs))
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument(
+        "--timeout", type=float, default=SECONDS, help="seconds for a node to answer (default %(default)g)"
+    )
+    options, rest = parser.parse_known_args(args)
+    if options.timeout <= 0:
+        parser.error(f"--timeout {options.timeout:g}: use positive seconds")
+    if options.verb is None and rest:
+        parser.error(f"{' '.join(rest)}: name the VERB first")
+    needs = _needs_of(options.verb, rest) if options.verb else None
+    try:
+        connect()
+    except (OSError, RuntimeError) as error:
+        where = os.environ.get("RAY_ADDRESS", "this machine")
+        print(
+            f"error: no cluster at {where}: {error}; look at RAY_ADDRESS and RAY_AUTH_TOKEN", file=sys.stderr
+        )
+        return 1
+    report = work(needs, seconds=options.timeout)
+    print(report.to_json() if options.json else report)
+    return 0 if report.is_enough else 1
+
+
+def _needs_of(verb: str, args: Sequence[str]) -> "Needs":
+    """What a job with these arguments needs of the cluster."""
+    from gve_ray.config import load_config
+
+    prog = f"gve doctor {verb}"
+    if verb == "synthesize":
+        from gve_ray.config import SynthesisConfig
+        from gve_ray.synthesis import preflight as synthesis
+
+        return synthesis.needs_of(load_config(SynthesisConfig, args, prog=prog))
+    if verb == "train":
+        from gve_ray.training import preflight as training
+        from gve_ray.training.config import TrainingJobConfig
+
+        return training.needs_of(load_config(TrainingJobConfig, args, prog=prog))
+    if verb == "evaluate":
+        from gve_ray.evaluation import preflight as evaluation
+        from gve_ray.evaluation.config import EvaluationJobConfig
+
+        return evaluation.needs_of(load_config(EvaluationJobConfig, args, prog=prog))
+    if verb == "index":
+        from gve_ray.indexing import preflight as indexing
+        from gve_ray.indexing.config import IndexConfig
+
+        return indexing.needs_of(load_config(IndexConfig, args, prog=prog))
+    from gve_ray.serving import preflight as serving
+    from gve_ray.serving.config import ServeConfig
+
+    return serving.needs_of(load_config(ServeConfig, args, prog=prog))
 
 
 def connect() -> None:

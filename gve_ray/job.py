@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gve_ray.config import resolve_model
+from gve_ray.config import GIB, resolve_model
 from gve_ray.stage import StageError
 from gve_ray.store import RunFolderError, StoreError
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+ACCELERATOR = "accelerator_type:"  # before a type of GPU, in Ray's name of the resource
 UPLOADED_FOLDER = "working_dir_files"  # Ray unpacks a job's --working-dir below a folder of this name
 
 
@@ -94,23 +95,56 @@ def check_fit(
     nodes: Sequence[Mapping[str, Any]],
     *,
     count_option: str,
+    may_wait: bool = True,
 ) -> None:
     """`count` workers fit on the cluster; Ray itself would wait for ever for what is not there.
 
     demands: what one worker holds, e.g. {"CPU": 1, "GPU": 1}; zeros are left out. nodes: one mapping of
-    resources a live node. count_option: the config's name for `count`; `option` holds it and wait_for_nodes.
+    resources a live node. count_option: the config's name for `count`; `option` holds it, and wait_for_nodes if
+    the config has one there (may_wait).
     """
     demands = {kind: amount for kind, amount in demands.items() if amount > 0}
-    fit = sum(_room_on(node, demands, count) for node in nodes)
+    fit = room(demands, nodes, count)
     if fit >= count:
         return
-    have = ", ".join(f"{sum(node.get(kind, 0) for node in nodes):g} {kind}" for kind in demands)
-    each = ", ".join(f"{amount:g} {kind}" for kind, amount in demands.items())
-    fix = f"set --{option}.{count_option} {fit}" if fit else f"lower --{option}.num_*"
+    have = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in demands}
+    fixes = ["add nodes", f"set --{option}.{count_option} {fit}" if fit else f"lower --{option}.num_*"]
+    if may_wait:
+        fixes.append(f"set --{option}.wait_for_nodes true on an autoscaling cluster")
     raise PreflightError(
-        f"{option}: needs {count} x ({each}), cluster has {have} in {len(nodes)} nodes, which is room for "
-        f"{fit}: add nodes, {fix}, or set --{option}.wait_for_nodes true on an autoscaling cluster"
+        f"{option}: needs {count} x ({told_amounts(demands)}), cluster has {told_amounts(have)} in {len(nodes)} "
+        f"nodes, which is room for {fit}; {', '.join(fixes[:-1])}, or {fixes[-1]}"
     )
+
+
+def demands_of(
+    *, num_cpus: float, num_gpus: float, memory: float = 0, accelerator_type: str | None = None
+) -> dict[str, float]:
+    """What one worker holds, as Ray names it."""
+    demands = {"CPU": num_cpus, "GPU": num_gpus, "memory": memory}
+    if accelerator_type:
+        demands[f"{ACCELERATOR}{accelerator_type}"] = (
+            0.001  # a node has 1 of its own type, for all its workers
+        )
+    return {kind: amount for kind, amount in demands.items() if amount > 0}
+
+
+def told_amounts(amounts: Mapping[str, float]) -> str:
+    """`4 CPU, 1 GPU, 2.0 GiB memory, H100`: amounts of resources for people; all of them are told."""
+    return ", ".join(_told(kind, amount) for kind, amount in amounts.items()) or "nothing"
+
+
+def _told(kind: str, amount: float) -> str:
+    if kind in ("memory", "object_store_memory"):
+        return f"{amount / GIB:.1f} GiB {kind.removesuffix('_memory').replace('_', ' ')}"
+    if kind.startswith(ACCELERATOR):
+        return kind.removeprefix(ACCELERATOR) if amount else f"no {kind.removeprefix(ACCELERATOR)}"
+    return f"{amount:g} {kind}"
+
+
+def room(demands: Mapping[str, float], nodes: Sequence[Mapping[str, Any]], count: int) -> int:
+    """How many workers of these demands, none of them zero, the nodes hold; `count` a node if they hold nothing."""
+    return sum(_room_on(node, demands, count) for node in nodes)
 
 
 def _room_on(node: Mapping[str, Any], demands: Mapping[str, float], count: int) -> int:

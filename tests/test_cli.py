@@ -30,7 +30,7 @@ def test_nothing_to_do_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> Non
 def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["synthesise", "--config", "demo.yaml"]) == 2
     assert (
-        "verb 'synthesise': unknown; use synthesize, train, evaluate, index, diagnose"
+        "verb 'synthesise': unknown; use synthesize, train, evaluate, index, serve, search, diagnose, doctor"
         in capsys.readouterr().err
     )
 

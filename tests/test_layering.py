@@ -18,6 +18,7 @@ ROWS = (
     {"demo"},
     {"synthesis", "training", "evaluation", "indexing", "serving"},
     {"inputs"},
+    {"doctor"},
     {"embedder", "search", "job", "report"},
     {"stage", "media"},
     {"store", "config"},

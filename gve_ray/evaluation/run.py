@@ -18,18 +18,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gve_ray.embedder import EmbedderSettings
+from gve_ray.doctor import check_cluster
 from gve_ray.embedder.models import identify
-from gve_ray.evaluation import metrics
 from gve_ray.evaluation.classes import told as told_classes
 from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig
 from gve_ray.evaluation.embed import Embedded, ItemIndex, embed, pending_table
 from gve_ray.evaluation.guard import Guard, open_training
-from gve_ray.evaluation.report import REPORT_FILE, check_baselines, write_report
+from gve_ray.evaluation.preflight import check, needs_of, settings_of
+from gve_ray.evaluation.report import REPORT_FILE, write_report
 from gve_ray.evaluation.scoring import Scored, comparisons, left_out, score, summary
 from gve_ray.evaluation.sources import Source, find_sources, open_sources
-from gve_ray.inputs.model import check_embedder
-from gve_ray.job import PreflightError, check_fit, check_path, live_nodes
+from gve_ray.job import live_nodes
 from gve_ray.store import RunFolder
 from gve_ray.store.runfolder import filesystem, seconds_of, write_atomically
 
@@ -94,7 +93,7 @@ def evaluate(
     Raises PreflightError or RunFolderError before any work, StageError when embedding failed for good; the
     same call then embeds only what is missing.
     """
-    _check(config)
+    check(config)
     output = Path(config.output).resolve()
     config = dataclasses.replace(config, output=str(output))
     run = RunFolder(config.output, job=config.job, config=config.identity())
@@ -102,42 +101,11 @@ def evaluate(
         return dataclasses.replace(read_result(output), was_finished=True)
     sources = find_sources(config)
     connect()
-    needs = config.resources
-    if not needs.wait_for_nodes:
-        demands = {"CPU": needs.num_cpus, "GPU": needs.num_gpus, "memory": needs.memory}
-        check_fit("resources", needs.actors, demands, live_nodes(), count_option="actors")
+    check_cluster(needs_of(config), live_nodes())
     with run:
         _run(config, sources, output, run)
         run.record(finished=True)
     return read_result(output)
-
-
-def _check(config: EvaluationJobConfig) -> None:
-    paths = {"output": config.output, "cache": config.cache, "root": config.root}
-    paths["contamination.training"] = config.contamination.training
-    for option, value in (paths | {f"data.{one.name}.folder": one.folder for one in config.data}).items():
-        if value is not None:
-            check_path(option, value)
-    open_training(config.contamination)
-    check_baselines(config)
-    try:
-        settings = settings_of(config)
-        for metric in [*config.metrics, *(one.metric for one in config.data if one.metric)]:
-            metrics.per_query(metric, {}, {})
-        for model in config.models:
-            check_embedder(f"models.{model.name}", model, settings)
-    except ValueError as error:
-        raise PreflightError(str(error)) from error
-
-
-def settings_of(config: EvaluationJobConfig) -> EmbedderSettings:
-    """What all models embed with. Raises ValueError for settings that no model can have."""
-    return EmbedderSettings(
-        frames=config.frames,
-        max_pixels=config.max_pixels,
-        min_pixels=config.min_pixels,
-        max_tokens=config.max_tokens,
-    )
 
 
 def _run(config: EvaluationJobConfig, found: Sequence[DataConfig], output: Path, run: RunFolder) -> None:

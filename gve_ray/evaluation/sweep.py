@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from gve_ray.evaluation.config import EvaluationJobConfig, SweepConfig
-from gve_ray.evaluation.run import RESULTS_FILE, EvaluationResult, evaluate, settings_of
+from gve_ray.evaluation.preflight import settings_of
+from gve_ray.evaluation.run import RESULTS_FILE, EvaluationResult, evaluate
 from gve_ray.job import PreflightError, check_path
 from gve_ray.media import FACTOR
 from gve_ray.store.runfolder import filesystem, write_atomically

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from gve_ray.doctor import check_cluster
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.embedder.models import identify
 from gve_ray.indexing.catalog import (
@@ -40,11 +41,11 @@ from gve_ray.indexing.catalog import (
 )
 from gve_ray.indexing.config import IndexConfig
 from gve_ray.indexing.embed import SegmentWorker
+from gve_ray.indexing.preflight import check, needs_of
 from gve_ray.indexing.probe import PENDING_VIDEOS, VIDEO_SCHEMA, ProbeWorker
 from gve_ray.indexing.segments import PENDING_SEGMENTS, pending_segments, segment_id
 from gve_ray.inputs.manifest import read_manifest
-from gve_ray.inputs.model import check_embedder
-from gve_ray.job import JobError, PreflightError, check_fit, check_path, live_nodes
+from gve_ray.job import JobError, live_nodes
 from gve_ray.media.digest import media_stamp
 from gve_ray.search import IndexFileError, IndexSpec, VectorIndex, create_index, open_index
 from gve_ray.search.folder import FILE as INDEX_FILE
@@ -99,7 +100,7 @@ def index(config: IndexConfig, *, connect: Callable[[], object] = lambda: None) 
     PreflightError or RunFolderError before any work, StageError or JobError when it failed on the way; the
     same call then goes on.
     """
-    settings = _check(config)
+    settings = check(config)
     output = Path(config.output).resolve()
     manifest = read_manifest(config.input, metadata=True).to_pylist()
     fields = user_fields(config.input, (json.loads(row["metadata"]) for row in manifest))
@@ -107,34 +108,10 @@ def index(config: IndexConfig, *, connect: Callable[[], object] = lambda: None) 
     identity = config.identity() | {"model": facts}
     with RunFolder(str(output), job=config.job, config=identity) as run:
         connect()
-        _check_room(config)
+        check_cluster(needs_of(config, lambda: [row["uri"] for row in manifest]), live_nodes())
         result = _Run(config, settings, facts, fields, output).update(manifest)
         run.record(result=asdict(result))
     return result
-
-
-def _check(config: IndexConfig) -> EmbedderSettings:
-    check_path("input", config.input)
-    check_path("output", config.output)
-    try:
-        settings = EmbedderSettings(
-            frames=config.frames,
-            max_pixels=config.max_pixels,
-            min_pixels=config.min_pixels,
-            max_tokens=config.max_tokens,
-        )
-        check_embedder("model", config.model, settings)
-    except ValueError as error:
-        raise PreflightError(str(error)) from error
-    return settings
-
-
-def _check_room(config: IndexConfig) -> None:
-    for name in ("probe", "embed"):
-        needs = getattr(config.resources, name)
-        if not needs.wait_for_nodes:
-            demands = {"CPU": needs.num_cpus, "GPU": needs.num_gpus, "memory": needs.memory}
-            check_fit(f"resources.{name}", needs.actors, demands, live_nodes(), count_option="actors")
 
 
 class _Run:

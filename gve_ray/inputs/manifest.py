@@ -51,6 +51,12 @@ def read_manifest(source: str, *, metadata: bool = False) -> pa.Table:
     return table if metadata else table.drop_columns(["metadata"])
 
 
+def video_uris(source: str) -> list[str]:
+    """URI of each video that the job is given. Raises as `read_manifest`."""
+    found: list[str] = read_manifest(source).column("uri").to_pylist()
+    return found
+
+
 def video_id_of(uri: str) -> str:
     """The id of a video that was given none: 16 hex digits of its URI's sha256."""
     return hashlib.sha256(uri.encode()).hexdigest()[:16]

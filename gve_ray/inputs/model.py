@@ -1,9 +1,17 @@
 """Whether the model that a job names can be loaded as the config says, without loading it."""
 
 from gve_ray.config import ModelConfig, resolve_model
+from gve_ray.doctor import Weights, weights_of
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.embedder.checkpoint import resolve_settings
-from gve_ray.job import check_model
+
+
+def loads_of(where: str, model: ModelConfig) -> list[Weights]:
+    """What workers load of it; nothing of an endpoint. where: the config's name for it."""
+    if model.engine == "openai":
+        return []
+    file = "modules.json" if model.engine == "sentence-transformers" else "config.json"
+    return weights_of(where, model.model, model.adapter, revision=model.revision, file=file)
 
 
 def check_embedder(where: str, model: ModelConfig, settings: EmbedderSettings) -> None:
@@ -11,13 +19,9 @@ def check_embedder(where: str, model: ModelConfig, settings: EmbedderSettings) -
 
     Raises PreflightError where a file is not there, ValueError where settings disagree.
     """
-    if model.engine == "openai":
-        return
-    file = "modules.json" if model.engine == "sentence-transformers" else "config.json"
-    check_model(f"{where}.model", model.model, model.revision, file)
-    if model.adapter is not None:
-        check_model(f"{where}.adapter", model.adapter, None, "adapter_config.json")
-    if model.engine == "sentence-transformers" or model.rescale:
+    for one in loads_of(where, model):
+        one.check()
+    if model.engine in ("openai", "sentence-transformers") or model.rescale:
         return
     adapter = resolve_model(model.adapter) if model.adapter else None
     try:

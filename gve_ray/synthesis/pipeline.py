@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 
 from gve_ray.config import SynthesisConfig
+from gve_ray.doctor import check_cluster
 from gve_ray.inputs.manifest import read_manifest
 from gve_ray.job import live_nodes
 from gve_ray.schema import ANNOTATION_SCHEMA
@@ -19,7 +20,7 @@ from gve_ray.synthesis.annotate import build_annotations
 from gve_ray.synthesis.assemble import assemble
 from gve_ray.synthesis.assets import build_assets, open_assets
 from gve_ray.synthesis.job import SynthesisResult, finished_before, manifest_fingerprint, stage_facts
-from gve_ray.synthesis.preflight import check_models, check_paths, check_resources
+from gve_ray.synthesis.preflight import check_models, check_paths, needs_of
 from gve_ray.synthesis.report import write_report
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def synthesize(config: SynthesisConfig, *, connect: Callable[[], object] = lambd
         return earlier
     check_models(config)
     connect()
-    check_resources(config, live_nodes())
+    check_cluster(needs_of(config, lambda: manifest.column("uri").to_pylist()), live_nodes())
     assets, rejects = open_assets(config.output)
     annotations = Store(f"{config.output}/annotations.lance", ANNOTATION_SCHEMA)
     with RunFolder(config.output, job=config.job, config=config.identity()) as run:

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gve_ray.job import JobError, PreflightError, check_fit, check_model, check_path, live_nodes
+from gve_ray.doctor import check_cluster
+from gve_ray.job import JobError, live_nodes
 from gve_ray.store import RunFolder
 from gve_ray.store.runfolder import seconds_of
 from gve_ray.training.config import TrainingJobConfig, TrainingResources
 from gve_ray.training.curriculum import History
-from gve_ray.training.mixture import check_sources
+from gve_ray.training.preflight import check, needs_of
 from gve_ray.training.runlog import read_log
-from gve_ray.training.trackers import check_trackers
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -61,42 +61,19 @@ def train(config: TrainingJobConfig, *, connect: Callable[[], object] = lambda: 
     Raises PreflightError or RunFolderError before any work, JobError when the ranks failed for good; the
     same call then goes on from the newest checkpoint.
     """
-    _check(config)
+    check(config)
     output = Path(config.output).resolve()
     config = dataclasses.replace(config, output=str(output))
     run = RunFolder(config.output, job=config.job, config=config.identity())
     if run.finished():
         return dataclasses.replace(read_result(output), was_finished=True)
     connect()
-    needs = config.resources
-    if not needs.wait_for_nodes:
-        count = needs.min_workers or needs.workers
-        option = "min_workers" if needs.min_workers else "workers"
-        with_feed = {**needs.demands, "CPU": needs.num_cpus + needs.feed_workers}
-        check_fit("resources", count, with_feed, live_nodes(), count_option=option)
+    check_cluster(needs_of(config), live_nodes())
     with run:
-        log.info("train: %s on %d ranks, to %s", config.model, needs.workers, config.output)
+        log.info("train: %s on %d ranks, to %s", config.model, config.resources.workers, config.output)
         _run_ranks(config)
         run.record(finished=True)
     return read_result(output)
-
-
-def _check(config: TrainingJobConfig) -> None:
-    check_path("output", config.output)
-    check_model("model", config.model, config.revision)
-    if config.prober.model is not None:
-        check_model("prober.model", config.prober.model, config.prober.revision)
-    if config.prober.adapter is not None:
-        check_model("prober.adapter", config.prober.adapter, None, "adapter_config.json")
-    if config.assets is not None:
-        check_path("assets", config.assets)
-    for one in config.data:
-        check_path(f"data.{one.name}.uri", one.uri)
-    try:
-        check_trackers(config.trackers)
-        check_sources(config.data)
-    except ValueError as error:
-        raise PreflightError(str(error)) from error
 
 
 def _run_ranks(config: TrainingJobConfig) -> None:

@@ -1,5 +1,6 @@
 """What is refused before any work is done."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from gve_ray.config import (
     SynthesisConfig,
     SynthesisResources,
 )
+from gve_ray.doctor import check_workers
 from gve_ray.job import PreflightError
-from gve_ray.synthesis.preflight import check_models, check_paths, check_resources
+from gve_ray.synthesis.preflight import check_models, check_paths, needs_of
 
 
 def config(
@@ -30,6 +32,10 @@ def config(
         quality=QualityConfig(consistency=embedder or ConsistencyConfig()),
         resources=SynthesisResources(**resources),
     )
+
+
+def check_resources(config: SynthesisConfig, nodes: Sequence[Mapping[str, float]]) -> None:
+    check_workers(needs_of(config), nodes)
 
 
 def test_a_missing_gpu_is_named_with_the_fix() -> None:

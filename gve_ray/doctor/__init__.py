@@ -1,0 +1,19 @@
+"""What the cluster has, what a job needs, what is missing, and whether every node sees the same."""
+
+from gve_ray.doctor.needs import Needs, Read, Weights, Workers, check_workers, pool_of, weights_of
+from gve_ray.doctor.report import Report
+from gve_ray.doctor.run import SECONDS, check_cluster, doctor
+
+__all__ = [
+    "SECONDS",
+    "Needs",
+    "Read",
+    "Report",
+    "Weights",
+    "Workers",
+    "check_cluster",
+    "check_workers",
+    "doctor",
+    "pool_of",
+    "weights_of",
+]

