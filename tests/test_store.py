@@ -2,6 +2,9 @@
 
 import os
 import pickle
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +141,59 @@ def test_take_gives_rows_in_the_order_asked_also_new_ones(store: Store) -> None:
     assert store.take([], ["n"]).num_rows == 0
     with pytest.raises(KeyError, match=r"2 keys not committed.*nope"):
         store.take(["a", "nope", "neither"])
+
+
+def reads_of_keys(monkeypatch: pytest.MonkeyPatch, waits: Callable[[], object]) -> list[int]:
+    """Grows by one at each whole reading of a data set, which calls `waits` first."""
+    import lance
+
+    found: list[int] = []
+    read = lance.LanceDataset.to_table
+
+    def reading(self: Any, **how: Any) -> pa.Table:
+        found.append(1)
+        waits()
+        return read(self, **how)
+
+    monkeypatch.setattr(lance.LanceDataset, "to_table", reading)
+    return found
+
+
+def test_unknown_keys_are_looked_for_only_in_newer_versions(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append(rows("a", "bb"))
+    reads = reads_of_keys(monkeypatch, waits=lambda: None)
+    for _ in range(3):
+        assert store.take(["bb"], ["n"])["n"].to_pylist() == [2]
+        with pytest.raises(KeyError, match="nope"):
+            store.take(["nope"])
+    assert len(reads) == 1
+    Store(store.uri, SCHEMA).append(rows("nope"))
+    assert store.take(["nope"], ["n"])["n"].to_pylist() == [4]
+    assert len(reads) == 2
+
+
+def test_a_thread_reads_on_while_another_finds_new_rows(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append(rows("a", "bb", "ccc"))
+    assert store.take(["bb"], ["n"])["n"].to_pylist() == [2]
+    writer = Store(store.uri, SCHEMA)
+    writer.delete(["a"])  # all rows move up
+    writer.append(rows("dddd"))
+    begun, go_on = threading.Event(), threading.Event()
+    reads = reads_of_keys(monkeypatch, waits=lambda: begun.set() or go_on.wait(60))
+    with ThreadPoolExecutor() as pool:
+        try:
+            new = [pool.submit(store.take, ["dddd"], ["video_id"]) for _ in range(3)]
+            assert begun.wait(60)
+            old = store.take(["ccc", "bb"], ["video_id"])
+        finally:
+            go_on.set()
+    assert old["video_id"].to_pylist() == ["ccc", "bb"]
+    assert [one.result()["video_id"].to_pylist() for one in new] == [["dddd"]] * 3
+    assert len(reads) == 1
 
 
 def test_keys_and_counts_by_filter(store: Store) -> None:

@@ -8,6 +8,7 @@ library.json is replaced last, when everything it names is there; a new `generat
 """
 
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,17 +86,20 @@ class Library:
         self.facts = facts
         self.index = index
         self._segments = segment_store(folder)
+        self._reopening = threading.Lock()
 
     def pictures(self, segment: str) -> Pictures:
-        """Of a segment by its id. Raises KeyError if there is none, or no longer."""
-        columns = ["poster", "strip"]
+        """Of a segment by its id; threads may ask at the same time. Raises KeyError if there is none, or no
+        longer."""
+        store = self._segments
         try:
-            (row,) = self._segments.take([segment], columns).to_pylist()
+            return _pictures(store, segment)
         except (OSError, ValueError):
             # An indexing run has meanwhile rewritten files that this reader had open.
-            self._segments = segment_store(self.folder)
-            (row,) = self._segments.take([segment], columns).to_pylist()
-        return Pictures(**row)
+            with self._reopening:
+                if self._segments is store:
+                    self._segments = segment_store(self.folder)
+            return _pictures(self._segments, segment)
 
     def is_current(self) -> bool:
         """False once an indexing run has finished since this was opened."""
@@ -104,6 +108,13 @@ class Library:
     def close(self) -> None:
         """Close the index."""
         self.index.close()
+
+
+def _pictures(store: Store, segment: str) -> Pictures:
+    (row,) = store.take([segment], ["segment", "poster", "strip"]).to_pylist()
+    if row["segment"] != segment:  # never another one's pictures
+        raise ValueError(f"{store.uri}: {row['segment']} is in the place of {segment}")
+    return Pictures(poster=row["poster"], strip=row["strip"])
 
 
 def open_library(folder: Path) -> Library:

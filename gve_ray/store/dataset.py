@@ -11,7 +11,9 @@ Trade-off: one writer (driver) a store. A second one is refused by a file lock o
 import bisect
 import json
 import logging
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +39,8 @@ class Store:
     """One Lance data set of a known schema, addressed by a string key column.
 
     uri: path or object-store URI of the data set. storage_options go to Lance as they are (for example
-    `aws_endpoint`, `aws_access_key_id`). The object is cheap, picklable and opens nothing until used.
+    `aws_endpoint`, `aws_access_key_id`). The object is cheap, picklable and opens nothing until used. Threads may
+    read from one object at the same time; one that writes has it to itself.
     """
 
     def __init__(
@@ -70,9 +73,8 @@ class Store:
 
     def _forget(self) -> None:
         self._writing: lance.LanceDataset | None = None
-        self._reading: lance.LanceDataset | None = None
-        self._sorted_keys: pa.Array | None = None
-        self._positions: np.ndarray | None = None
+        self._sorted: _Sorted | None = None
+        self._sorting = threading.Lock()
         self._version: int | None = None
         self._commits = 0
 
@@ -247,34 +249,46 @@ class Store:
 
     def take(self, keys: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
         """Rows by key, in the order of `keys`. Raises KeyError naming the keys that are not committed."""
-        positions = [self._position(key) for key in keys]
+        found = self._sorted or self._latest()
+        positions = [found.position(key) for key in keys]
         if any(at is None for at in positions):
-            self._index()  # rows may have been committed since the last look
-            positions = [self._position(key) for key in keys]
+            found = self._latest()  # rows may have been committed since the last look
+            positions = [found.position(key) for key in keys]
         missing = [key for key, at in zip(keys, positions, strict=True) if at is None]
         if missing:
             raise KeyError(f"{self.uri}: {len(missing)} keys not committed, first {missing[:3]}")
-        if self._reading is None:
-            self._reading = self._existing()
         chosen = None if columns is None else list(columns)
         if not positions:
             return self.table(chosen).slice(0, 0)
-        return self._reading.take(positions, columns=chosen)
+        return found.dataset.take(positions, columns=chosen)
 
-    def _index(self) -> None:
-        """Sort the keys once: 30 bytes a row in Arrow, where a dict of 1.55 M keys takes 0.25 GB."""
-        self._reading = self._existing()
-        keys = self._reading.to_table(columns=[self.key]).column(0).combine_chunks()
+    def _latest(self) -> "_Sorted":
+        """The keys of the newest version; they are read only if it is newer than the one known."""
+        with self._sorting:  # the threads that wait need not read them again
+            dataset = self._existing()
+            if self._sorted is None or self._sorted.dataset.version != dataset.version:
+                self._sorted = _Sorted.read(dataset, self.key)
+            return self._sorted
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sorted:
+    """One version and where its rows are: 30 bytes a row in Arrow, where a dict of 1.55 M keys takes 0.25 GB."""
+
+    dataset: "lance.LanceDataset"
+    keys: pa.Array
+    positions: np.ndarray  # int64, of each key's row
+
+    @classmethod
+    def read(cls, dataset: "lance.LanceDataset", key: str) -> "_Sorted":
+        keys = dataset.to_table(columns=[key]).column(0).combine_chunks()
         order = pc.sort_indices(keys)
-        self._positions = order.to_numpy()
-        self._sorted_keys = keys.take(order)
+        return cls(dataset=dataset, keys=keys.take(order), positions=order.to_numpy())
 
-    def _position(self, key: str) -> int | None:
-        keys, positions = self._sorted_keys, self._positions
-        if keys is None or positions is None:
-            return None
-        at = bisect.bisect_left(range(len(keys)), key, key=lambda i: keys[i].as_py())
-        return int(positions[at]) if at < len(keys) and keys[at].as_py() == key else None
+    def position(self, key: str) -> int | None:
+        at = bisect.bisect_left(range(len(self.keys)), key, key=lambda i: self.keys[i].as_py())
+        found = at < len(self.keys) and self.keys[at].as_py() == key
+        return int(self.positions[at]) if found else None
 
 
 def _schema_difference(have: pa.Schema, want: pa.Schema) -> str:
