@@ -4,7 +4,8 @@ Below `IndexOptions.approximate_from` vectors a search reads them all and is exa
 an approximate index, and later adds to it what is new. benchmarks/search.py measures what it misses.
 
 Lance commits every change; `index.json` (see folder.py) names the version that was last saved. Readers open
-that one, and a writer that finds later ones, left by a crash, returns to it.
+that one, and a writer that finds later ones, left by a crash, returns to it. What an older version needs stays
+until the next writer's first change: those who read it have that long to open the new one.
 """
 
 import logging
@@ -41,7 +42,6 @@ log = logging.getLogger(__name__)
 
 FOLDER = "vectors.lance"
 _IDS_AT_ONCE = 1000  # in one SQL filter
-_READERS_KEEP = timedelta(hours=1)  # what older versions need stays that long for those who read them
 _MOST_FRAGMENTS = 16
 
 
@@ -60,6 +60,7 @@ class LanceIndex:
         self._dataset = dataset
         self._saved = saved
         self._known: set[str] | None = None
+        self._has_changed = False  # once it is a writer's
 
     @classmethod
     def create(
@@ -146,7 +147,6 @@ class LanceIndex:
             else:
                 self._build(count)
         self._saved(self._dataset.version)
-        self._dataset.cleanup_old_versions(older_than=_READERS_KEEP)
 
     def close(self) -> None:
         """Nothing is open between calls."""
@@ -174,9 +174,14 @@ class LanceIndex:
         self._dataset.create_scalar_index("id", "BTREE")
 
     def _to_write(self) -> None:
-        """Before a change: away with versions that were committed after the last save, and then a crash."""
+        """Before a change: away with versions that were committed after the last save, and then a crash; or, if
+        there was none, with those before it, which nobody reads any more."""
         if self._dataset.version < self._dataset.latest_version:
+            # The saved version is now among the older ones: they stay for this time.
             self._dataset.restore()
+        elif not self._has_changed:
+            self._dataset.cleanup_old_versions(older_than=timedelta(0))
+        self._has_changed = True
 
     def _ids(self) -> set[str]:
         if self._known is None:

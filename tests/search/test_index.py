@@ -7,6 +7,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -369,6 +370,51 @@ def test_readers_see_what_was_saved_and_nothing_else(kind: Any, tmp_path: Path) 
     after.add(["x"], np.ones((1, 4), np.float32), [{}])
     after.save()
     assert open_index(tmp_path).ids() == {"x"} | {key(i) for i in range(1, 20)}
+
+
+def test_a_reader_on_disk_reads_on_while_new_versions_are_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long ago the version was saved that a reader has open: it can be read until the run after next."""
+    import lance
+
+    clean = lance.LanceDataset.cleanup_old_versions
+    monkeypatch.setattr(  # all versions are as if saved long ago
+        lance.LanceDataset, "cleanup_old_versions", lambda self, older_than: clean(self, timedelta(0))
+    )
+    create_index(tmp_path, SPEC, IndexOptions(kind="lance")).close()
+
+    def files() -> list[str]:
+        return sorted(path.name for path in (tmp_path / "vectors.lance" / "data").iterdir())
+
+    def run(numbers: range) -> VectorIndex:
+        """Rows are replaced, so that no file is needed by the version after; returns a reader of the new one."""
+        writer = open_index(tmp_path)
+        writer.delete(sorted(writer.ids()))
+        writer.add(*rows(numbers))
+        writer.save()
+        return open_index(tmp_path)
+
+    first = run(range(10))
+    old = files()
+    second = run(range(10, 20))
+    for reader, numbers in ((first, range(10)), (second, range(10, 20))):
+        assert sorted(reader.get([key(i) for i in numbers])[1], key=str) == sorted(
+            (metadata(i) for i in numbers), key=str
+        )
+        assert {hit.id for hit in reader.search(np.ones((1, 4), np.float32), 20)[0]} == {
+            key(i) for i in numbers
+        }
+    assert set(old) < set(files())
+
+    crashed = open_index(tmp_path)
+    crashed.delete([key(10)])
+    third = run(range(20, 30))  # returns to what was saved, and that is read, too
+    assert second.get([key(10)])[1] == [metadata(10)]
+    fourth = run(range(30, 40))
+    assert third.get([key(20)])[1] == [metadata(20)]
+    assert fourth.count() == open_index(tmp_path).count() == 10
+    assert not set(old) & set(files())
 
 
 def test_an_approximate_index_finds_nearly_all_and_scores_alike(tmp_path: Path) -> None:
