@@ -106,7 +106,8 @@ def service(folder: Path, manifest: Path) -> Iterator[str]:
     """The running service over an index of the videos; gives its URL."""
     from gve_ray.cli import connect
     from gve_ray.indexing.run import index
-    from gve_ray.serving.run import check, running
+    from gve_ray.serving.preflight import check
+    from gve_ray.serving.run import running
 
     small = StageResources(num_cpus=0.5)
     index(

@@ -1,17 +1,60 @@
-"""What a service needs of a cluster."""
+"""What can be known to go wrong before anything listens: its indexes, models, key, port and resources."""
 
+import socket
+from dataclasses import replace
 from pathlib import Path
 
 from gve_ray.doctor import Needs, Read, Weights, Workers
-from gve_ray.inputs.model import loads_of
-from gve_ray.job import demands_of
+from gve_ray.embedder import EmbedderSettings
+from gve_ray.inputs.model import check_embedder, loads_of
+from gve_ray.job import PreflightError, check_path, demands_of
 from gve_ray.search import IndexFileError, read_library
 from gve_ray.serving.config import ReplicasConfig, ServeConfig, ServedModel
-from gve_ray.serving.run import check
+from gve_ray.serving.deploy import key_digest_of
+from gve_ray.serving.retriever import settings_of
+
+
+def check(config: ServeConfig) -> ServeConfig:
+    """The config with its port decided and its folders absolute. Raises PreflightError for what cannot work."""
+    models = []
+    for served in config.models:
+        where = f"models.{served.name}"
+        try:
+            if served.index is not None:
+                check_path(f"{where}.index", served.index)
+                facts = read_library(Path(served.index))
+                check_embedder(where, facts.model_config, EmbedderSettings(**facts.settings))
+                served = replace(served, index=str(Path(served.index).resolve()))
+            else:
+                assert served.model is not None
+                check_embedder(where, served.model, settings_of(served))
+        except (ValueError, IndexFileError) as error:
+            raise PreflightError(f"{where}: {error}") from error
+        models.append(served)
+    try:
+        key_digest_of(config)
+    except ValueError as error:
+        raise PreflightError(str(error)) from error
+    return replace(config, models=models, port=_port(config))
+
+
+def _port(config: ServeConfig) -> int:
+    """The port, or a free one for 0. Raises PreflightError if it cannot be had."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((config.host, config.port))
+        except OSError as error:
+            raise PreflightError(
+                f"host={config.host}, port={config.port}: cannot listen there ({error}); use another, or 0 for a "
+                "free port"
+            ) from error
+        return int(probe.getsockname()[1])
 
 
 def needs_of(config: ServeConfig) -> Needs:
-    """A pool for each model and one for the gateway, all at the same time, and the indexes."""
+    """What a service needs of a cluster: a pool for each model and one for the gateway, at the same time."""
     indexes = {one.name: str(Path(one.index).resolve()) for one in config.models if one.index is not None}
     return Needs(
         job=config.job,

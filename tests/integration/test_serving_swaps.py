@@ -15,7 +15,8 @@ import pytest
 from gve_ray.indexing.run import index
 from gve_ray.serving.config import GatewayConfig, ReplicasConfig, ServeConfig, ServedModel
 from gve_ray.serving.deploy import application
-from gve_ray.serving.run import APPLICATION, check, running
+from gve_ray.serving.preflight import check
+from gve_ray.serving.run import APPLICATION, running
 from tests.integration.test_index_job import MODEL, config_of, write_video
 
 DEADLINE = 120.0

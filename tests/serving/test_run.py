@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from gve_ray.config import ModelConfig, config_of
+from gve_ray.doctor import check_workers
 from gve_ray.job import PreflightError
-from gve_ray.serving import run
 from gve_ray.serving.config import GatewayConfig, ReplicasConfig, ServeConfig, ServedModel
 from gve_ray.serving.deploy import key_digest_of
+from gve_ray.serving.preflight import check, needs_of
 from gve_ray.serving.retriever import settings_of
 
 TINY = ModelConfig(
@@ -22,13 +23,13 @@ CONFIG = ServeConfig(models=[MODEL], port=0)
 def test_a_free_port_is_chosen_and_a_taken_one_refused() -> None:
     import socket
 
-    assert run.check(CONFIG).port > 0
+    assert check(CONFIG).port > 0
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(PreflightError, match=f"port={port}: cannot listen there"):
-            run.check(replace(CONFIG, port=port))
+            check(replace(CONFIG, port=port))
 
 
 def test_beyond_the_loopback_a_key_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,12 +37,12 @@ def test_beyond_the_loopback_a_key_is_needed(monkeypatch: pytest.MonkeyPatch) ->
     assert key_digest_of(CONFIG) is None
     open_to_all = replace(CONFIG, host="0.0.0.0")
     with pytest.raises(PreflightError, match=r"GVE_API_KEY: not set, and host=0\.0\.0\.0"):
-        run.check(open_to_all)
+        check(open_to_all)
     monkeypatch.setenv("GVE_API_KEY", "short")
     with pytest.raises(PreflightError, match="5 characters"):
-        run.check(open_to_all)
+        check(open_to_all)
     monkeypatch.setenv("GVE_API_KEY", "0123456789abcdef")
-    assert run.check(open_to_all).host == "0.0.0.0"
+    assert check(open_to_all).host == "0.0.0.0"
     digest = key_digest_of(open_to_all)
     assert digest is not None
     assert "0123456789abcdef" not in digest
@@ -49,10 +50,10 @@ def test_beyond_the_loopback_a_key_is_needed(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(PreflightError, match=r"models\.a: .*library\.json: no index of videos"):
-        run.check(ServeConfig(models=[ServedModel(name="a", index=str(tmp_path))]))
+        check(ServeConfig(models=[ServedModel(name="a", index=str(tmp_path))]))
     nowhere = ServedModel(name="b", model=replace(TINY, model="/nowhere"))
     with pytest.raises(PreflightError, match="/nowhere"):
-        run.check(ServeConfig(models=[nowhere]))
+        check(ServeConfig(models=[nowhere]))
 
 
 @pytest.mark.parametrize(
@@ -73,16 +74,19 @@ def test_bad_configs(values: dict[str, object], said: str) -> None:
         config_of(ServeConfig, values)
 
 
-def test_replicas_must_fit_beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "live_nodes", lambda: [{"CPU": 2.0, "memory": 1e9}])
+def test_replicas_must_fit_beside_each_other() -> None:
+    nodes = [{"CPU": 2.0, "memory": 1e9}]
     one = ReplicasConfig(num_cpus=1)
     fits = replace(CONFIG, gateway=GatewayConfig(replicas=one))
-    run._check_room(fits)
+    check_workers(needs_of(fits), nodes)
     two = replace(fits, models=[MODEL, replace(MODEL, name="other")])
-    with pytest.raises(PreflightError, match=r"gateway\.replicas: 1 x \(1 CPU, 0 GPU.*left: 0 CPU"):
-        run._check_room(two)
-    with pytest.raises(PreflightError, match=r"models\.tiny\.replicas: 1 x \(1 CPU, 1 GPU"):
-        run._check_room(replace(fits, models=[replace(MODEL, replicas=ReplicasConfig(num_gpus=1))]))
+    with pytest.raises(PreflightError, match=r"gateway\.replicas: 1 x \(1 CPU\) do not fit.* leave .* 0 CPU"):
+        check_workers(needs_of(two), nodes)
+    with pytest.raises(PreflightError, match=r"models\.tiny\.replicas: needs 1 x \(1 CPU, 1 GPU\)") as told:
+        check_workers(
+            needs_of(replace(fits, models=[replace(MODEL, replicas=ReplicasConfig(num_gpus=1))])), nodes
+        )
+    assert "wait_for_nodes" not in str(told.value)  # a service has no such option
 
 
 def test_settings_come_from_the_weights_unless_they_disagree() -> None:
