@@ -7,7 +7,7 @@ from typing import Any
 
 from gve_ray.evaluation.ranking import read_places
 from gve_ray.evaluation.verdicts import RetrievalSet
-from gve_ray.media import DecodeProcess, FrameRequest, MediaError, encode_jpeg, read_image
+from gve_ray.media import DecodeProcess, FrameRequest, MediaError, encode_jpeg
 from gve_ray.report import picture
 from gve_ray.schema import Item
 
@@ -82,7 +82,7 @@ def examples(
         if (key := (row["dataset"], row["query_id"])) in ranks:
             ranks[key].append((row["model"], row["first_rank"]))
     pairs = {id(row): _pair(row, runs) for row in chosen}
-    with DecodeProcess() as process:  # a video that kills its decoder does not take the run with it
+    with DecodeProcess() as process:  # a file that kills its decoder does not take the run with it
         reader = _Reader(process, frames)
         return [
             Example(
@@ -193,7 +193,7 @@ class _Reader:
     def _pictures(self, part: str, path: str) -> Sequence[str]:
         if (part, path) not in self._seen:
             if part == "image":
-                pixels = read_image(path, max_pixels=_DECODED, min_pixels=_LEAST).pixels
+                pixels = self._process.read_image(path, max_pixels=_DECODED, min_pixels=_LEAST).pixels
             else:
                 decoded = self._process.decode(
                     path, self._plan, max_pixels=_DECODED, min_pixels=_LEAST, strict=False

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,11 +36,9 @@ State = Literal["added", "changed", "unchanged", "rejected", "removed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What a run does to the videos. state: by video_id, those removed included. edited: ids whose metadata or
-    place is another than at the last run, though the file may be the same."""
+    """What a run does to the videos. state: by video_id, those removed included."""
 
     state: Mapping[str, State]
-    edited: frozenset[str]
 
     def counts(self) -> dict[str, int]:
         """How many videos are in each state: added + changed + unchanged + rejected are the input."""
@@ -57,23 +56,20 @@ def compare(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]
     """Two catalogs, rows of `CATALOG_SCHEMA`. A video that was rejected before counts as added once it is not."""
     known = {row["video_id"]: row for row in before}
     state: dict[str, State] = {}
-    edited = set()
     for row in now:
         video_id, old = row["video_id"], known.get(row["video_id"])
-        if old is not None and any(old[name] != row[name] for name in ("metadata", "uri")):
-            edited.add(video_id)
         if row["reason"] is not None:
             state[video_id] = "rejected"
         elif old is None or old["reason"] is not None:
             state[video_id] = "added"
-        elif video_id in edited or any(old[name] != row[name] for name in ("fingerprint", "segments")):
+        elif any(old[name] != row[name] for name in ("metadata", "uri", "fingerprint", "segments")):
             state[video_id] = "changed"
         else:
             state[video_id] = "unchanged"
     state |= {
         row["video_id"]: "removed" for row in before if row["video_id"] not in state and row["reason"] is None
     }
-    return Change(state=state, edited=frozenset(edited))
+    return Change(state=state)
 
 
 def read_catalog(folder: Path) -> list[dict[str, Any]]:
@@ -127,12 +123,12 @@ def _type_of(value: Any) -> FieldType:
 
 
 def field_values(row: Mapping[str, Any], fields: Mapping[str, FieldType]) -> dict[str, Value]:
-    """A manifest row's own columns as values of their fields."""
+    """A manifest row's own columns as values of their fields; what is not finite is None."""
     return {name: _as(row.get(name), kind) for name, kind in fields.items()}
 
 
 def _as(value: Any, kind: FieldType) -> Value:
-    if value is None or (isinstance(value, float) and value != value):
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
     if kind == "string":
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

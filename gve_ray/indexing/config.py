@@ -7,6 +7,9 @@ from gve_ray.config import LimitsConfig, ModelConfig, StageResources
 from gve_ray.search import IndexOptions
 
 
+_MOST_OVERLAP = 0.9  # of a window: ten windows for each length of one; close to 1, it is millions
+
+
 def _check(ok: bool, message: str) -> None:
     if not ok:
         raise ValueError(message)
@@ -30,8 +33,10 @@ class SegmentsConfig:
     def __post_init__(self) -> None:
         _check(self.seconds > 0, f"segments.seconds={self.seconds}: use a positive number")
         _check(
-            0 <= self.overlap < self.seconds,
-            f"segments.overlap={self.overlap}: use 0 or more, below segments.seconds={self.seconds}",
+            0 <= self.overlap <= _MOST_OVERLAP * self.seconds,
+            f"segments.overlap={self.overlap}: use 0 to {_MOST_OVERLAP * self.seconds:g}, {_MOST_OVERLAP:.0%} of "
+            f"segments.seconds={self.seconds:g}; each second of video is embedded "
+            f"seconds / (seconds - overlap) times",
         )
         _check(0 < self.threshold < 100, f"segments.threshold={self.threshold}: use above 0, below 100")
         _check(

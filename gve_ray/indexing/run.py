@@ -9,7 +9,7 @@ output/library.json      what searches it begins with (gve_ray.search.library)
 
 Rows are keyed by the files' content or time of change, so a killed run goes on where it was. The index is made
 to hold what the stores say; then library.json and the catalog are replaced, and last of all what is no longer
-wanted is deleted.
+wanted is deleted, but for the index that was searched until then.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -31,7 +31,6 @@ from gve_ray.doctor import check_cluster
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.embedder.models import identify
 from gve_ray.indexing.catalog import (
-    Change,
     compare,
     field_values,
     read_catalog,
@@ -47,7 +46,7 @@ from gve_ray.indexing.segments import PENDING_SEGMENTS, pending_segments, segmen
 from gve_ray.inputs.manifest import read_manifest
 from gve_ray.job import JobError, live_nodes
 from gve_ray.media.digest import media_stamp
-from gve_ray.search import IndexFileError, IndexSpec, VectorIndex, create_index, open_index
+from gve_ray.search import IndexFileError, IndexSpec, SearchError, VectorIndex, create_index, open_index
 from gve_ray.search.folder import FILE as INDEX_FILE
 from gve_ray.search.index import FieldType, Value, matrix_of
 from gve_ray.search.library import FIELDS, LibraryFacts, read_library, segment_store
@@ -157,10 +156,10 @@ class _Run:
         now = [self._catalog_row(file, videos.get(file["version"]), there, why) for file in files]
         change = compare(read_catalog(self._output), now)
         entries = self._entries(files, videos, there)
-        name, seconds = self._fill(entries, change)
-        self._publish(name)
+        name, seconds = self._fill(entries)
+        before_it = self._publish(name)
         write_catalog(self._output, now)
-        self._sweep(files, entries, wanted, name)
+        self._sweep(files, entries, wanted, {name, before_it})
         return IndexResult(
             output=str(self._output),
             videos={"in": len(files), **change.counts()},
@@ -261,23 +260,28 @@ class _Run:
                     found[key] = {**shared, "segment": number, "start": start, "end": end}
         return found
 
-    def _fill(self, entries: Mapping[str, dict[str, Value]], change: Change) -> tuple[str, float]:
-        """Make the index hold exactly the entries, and save it; returns its folder's name, and seconds."""
+    def _fill(self, entries: Mapping[str, dict[str, Value]]) -> tuple[str, float]:
+        """Make the index hold exactly the entries, and save it; returns its folder's name, and seconds.
+
+        What it holds is asked of itself: the catalog knows nothing of a run that was killed after it had saved.
+        """
         begun = time.monotonic()
         fields = {**FIELDS, **self._fields}
         # By what it is, so that a killed run finds the one it began.
         name = f"index-{fingerprint({'fields': fields, 'search': self._config.search})[:12]}"
         found = self._open(self._output / name, fields, sorted(entries))
         try:
-            have = found.ids()
-            stale = have - set(entries)
-            stale |= {key for key, row in entries.items() if key in have and row["video_id"] in change.edited}
+            right, stale = set(), []
+            for key, row in found.metadata():
+                if row == entries.get(key):
+                    right.add(key)
+                else:
+                    stale.append(key)
             if stale:
                 found.delete(sorted(stale))
-            new = sorted(set(entries) - (have - stale))
+            new = sorted(set(entries) - right)
             for at in range(0, len(new), _ROWS_AT_ONCE):
-                part = new[at : at + _ROWS_AT_ONCE]
-                found.add(part, self._vectors(part), [entries[key] for key in part])
+                self._add(found, new[at : at + _ROWS_AT_ONCE], entries)
             if stale or new:
                 found.save()
             if found.count() != len(entries):
@@ -305,15 +309,30 @@ class _Run:
         except IndexFileError as error:
             raise JobError(str(error)) from error
 
+    def _add(self, found: VectorIndex, keys: Sequence[str], entries: Mapping[str, dict[str, Value]]) -> None:
+        """Raises JobError, naming the video, for a row that the index does not take."""
+        try:
+            found.add(keys, self._vectors(keys), [entries[key] for key in keys])
+        except SearchError as error:
+            if len(keys) > 1:
+                for key in keys:  # which one it is, is seen alone
+                    self._add(found, [key], entries)
+            row = entries[keys[0]]
+            raise JobError(
+                f"video {row['video_id']!r}, {row['uri']}: not taken by the index: {error}; correct its row "
+                "in the manifest"
+            ) from error
+
     def _vectors(self, keys: Sequence[str]) -> np.ndarray:
         column = self._segments.take(keys, ["vector"]).column("vector")
         return matrix_of(column, len(column[0]))
 
-    def _publish(self, name: str) -> None:
+    def _publish(self, name: str) -> str | None:
+        """Name the index to those who search; returns the one that was named before."""
         path = self._output / LIBRARY_FILE
-        generation = read_library(self._output).generation + 1 if path.exists() else 1
+        before = read_library(self._output) if path.exists() else None
         facts = LibraryFacts(
-            generation=generation,
+            generation=1 if before is None else before.generation + 1,
             index=name,
             model=_findable(plain(self._config.model)),
             settings=asdict(self._settings),
@@ -322,25 +341,29 @@ class _Run:
         )
         files, where = filesystem(str(path))
         write_atomically(files, where, (json.dumps(asdict(facts), indent=2) + "\n").encode())
+        return None if before is None else before.index
 
     def _sweep(
         self,
         files: Sequence[Mapping[str, Any]],
         entries: Mapping[str, object],
         wanted: Sequence[Mapping[str, Any]],
-        name: str,
+        kept: Collection[str | None],
     ) -> None:
-        """Delete what no video of this run needs."""
+        """Delete what no video of this run needs, and all indexes but those kept.
+
+        That of the run before is: whoever searches in it has until the next run to open the new one.
+        """
         versions = {file["version"] for file in files}
         self._videos.delete(self._videos.keys() - versions)
         self._segments.delete(self._segments.keys() - set(entries))
         self._rejects.delete(self._rejects.keys() - versions - {row["segment"] for row in wanted})
         for folder in self._output.glob("index-*"):
-            if folder.name != name:
+            if folder.name not in kept:
                 try:
                     if (folder / INDEX_FILE).is_file():
                         open_index(folder).drop()
-                except IndexFileError as error:
+                except Exception as error:  # noqa: BLE001 - a client's own kinds; the run is published, and good
                     log.warning("%s: what it kept elsewhere is left there: %s", folder, error)
                 shutil.rmtree(folder)
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from gve_ray.media.source import file_facts, folder_blobs, is_folder
 
 UNREADABLE = "unreadable"  # the stamp of what is not there
+# ValueError: no path (a NUL in it) or URI. ImportError: nothing installed speaks its scheme.
+_NOT_READ = (OSError, ValueError, ImportError)
 
 
 def media_digest(path: str) -> str:
@@ -19,17 +21,18 @@ def media_digest(path: str) -> str:
             return hashlib.sha256("".join(parts).encode()).hexdigest()
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except _NOT_READ:
         return hashlib.sha256(f"name\0{path}".encode()).hexdigest()
 
 
 def media_stamp(path: str) -> str:
-    """Changes when the file, local or behind a URI, or a picture of the folder, is written anew."""
+    """Changes when the file, local or behind a URI, or a picture of the folder, is written anew. UNREADABLE where
+    that cannot be told: reading the file will say why."""
     try:
         if not is_folder(path):
             return " ".join(map(str, file_facts(path)))
         stats = [Path(blob.path).stat() for blob in folder_blobs(path) if blob.path is not None]
         newest = max((one.st_mtime_ns for one in stats), default=0)
         return f"{len(stats)} {sum(one.st_size for one in stats)} {newest}"
-    except OSError:
+    except _NOT_READ:
         return UNREADABLE

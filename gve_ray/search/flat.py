@@ -5,7 +5,7 @@ Every search reads every vector: 100,000 of 2,048 numbers are 0.8 GB. benchmarks
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from gve_ray.search.index import (
     check_vectors,
     hit,
     matrix_of,
+    rows_of,
     table_of,
 )
 
@@ -98,6 +99,10 @@ class FlatIndex:
 
     def ids(self) -> set[str]:
         return set(self._row)
+
+    def metadata(self) -> Iterator[tuple[str, dict[str, Value]]]:
+        self._merge()
+        return rows_of(self._table.to_batches(max_chunksize=_ROWS))
 
     def count(self, *, filter: Filter | None = None) -> int:
         conditions = filters.parse(filter, self.spec)

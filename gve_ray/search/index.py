@@ -10,7 +10,7 @@ Scores are inner products, computed anew in float64 over what an index found: al
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -153,6 +153,9 @@ class VectorIndex(Protocol):
     def ids(self) -> set[str]:
         """All ids."""
 
+    def metadata(self) -> Iterator[tuple[str, dict[str, Value]]]:
+        """Id and metadata of every row, in any order, without reading the vectors."""
+
     def count(self, *, filter: Filter | None = None) -> int:
         """Number of rows that pass the filter."""
 
@@ -244,6 +247,13 @@ def matrix_of(column: pa.ChunkedArray, dimension: int) -> np.ndarray:
     parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
     flat = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.float32), *parts])
     return flat.reshape(-1, dimension)
+
+
+def rows_of(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, dict[str, Value]]]:
+    """Id and metadata of each row of batches of `IndexSpec.schema` without vectors."""
+    for batch in batches:
+        for row in batch.to_pylist():
+            yield row.pop("id"), row
 
 
 def best_hits(

@@ -6,7 +6,7 @@ no versions, so after a crash before `save` some of them are there; `VectorIndex
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,10 @@ class MilvusIndex:
     def ids(self) -> set[str]:
         return set(self._ids())
 
+    def metadata(self) -> Iterator[tuple[str, dict[str, Value]]]:
+        for row in self._rows([*self.spec.fields]):
+            yield row["id"], {name: row.get(name) for name in self.spec.fields}
+
     def count(self, *, filter: Filter | None = None) -> int:
         where = filters.to_milvus(filters.parse(filter, self.spec))
         (row,) = self._client.query(self._collection, filter=where, output_fields=["count(*)"])
@@ -151,14 +155,19 @@ class MilvusIndex:
 
     def _ids(self) -> set[str]:
         if self._known is None:
-            self._known = set()
-            rows = self._client.query_iterator(
-                self._collection, batch_size=_ROWS_AT_ONCE, output_fields=["id"]
-            )
-            while part := rows.next():
-                self._known.update(row["id"] for row in part)
-            rows.close()
+            self._known = {row["id"] for row in self._rows([])}
         return self._known
+
+    def _rows(self, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Every row with some of its fields."""
+        found = self._client.query_iterator(
+            self._collection, batch_size=_ROWS_AT_ONCE, output_fields=["id", *fields]
+        )
+        try:
+            while part := found.next():
+                yield from part
+        finally:
+            found.close()
 
 
 def _connect(folder: Path, options: IndexOptions) -> Any:

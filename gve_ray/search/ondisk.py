@@ -9,7 +9,7 @@ until the next writer's first change: those who read it have that long to open t
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from gve_ray.search.index import (
     check_new,
     check_vectors,
     matrix_of,
+    rows_of,
     table_of,
 )
 
@@ -132,6 +133,9 @@ class LanceIndex:
 
     def ids(self) -> set[str]:
         return set(self._ids())
+
+    def metadata(self) -> Iterator[tuple[str, dict[str, Value]]]:
+        return rows_of(self._dataset.to_batches(columns=["id", *self.spec.fields]))
 
     def count(self, *, filter: Filter | None = None) -> int:
         where = filters.to_sql(filters.parse(filter, self.spec))

@@ -188,7 +188,8 @@ class Retriever:
                 try:
                     return await asyncio.to_thread(work, library)
                 except SearchError as error:
-                    raise ApiError(400, str(error), None, "invalid_search") from error
+                    field = "filter" if str(error).startswith("filter") else None
+                    raise ApiError(400, str(error), field, "invalid_search") from error
                 except (UnknownIdError, KeyError) as error:
                     raise ApiError(404, f"no such segment: {error}", "id", "unknown_segment") from error
                 except Exception:

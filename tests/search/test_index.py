@@ -268,6 +268,15 @@ def test_rows_by_id_in_the_order_asked(full: VectorIndex) -> None:
     assert values == [metadata(9), metadata(2), metadata(9)]
 
 
+def test_metadata_of_every_row(index: VectorIndex) -> None:
+    assert dict(index.metadata()) == {key(i): metadata(i) for i in range(N)}
+    index.delete([key(i) for i in range(1, N)])
+    index.add(*rows(range(5, 6)))
+    assert sorted(index.metadata()) == sorted([(key(0), metadata(0)), (key(5), metadata(5))])
+    index.delete([key(0), key(5)])
+    assert list(index.metadata()) == []
+
+
 def test_what_was_saved_is_opened(index: VectorIndex, tmp_path: Path) -> None:
     index.delete([key(0)])
     index.save()
