@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal
 from gve_ray.config import LimitsConfig, ModelConfig, StageResources
 from gve_ray.search import IndexOptions
 
-
 _MOST_OVERLAP = 0.9  # of a window: ten windows for each length of one; close to 1, it is millions
 
 
@@ -33,10 +32,9 @@ class SegmentsConfig:
     def __post_init__(self) -> None:
         _check(self.seconds > 0, f"segments.seconds={self.seconds}: use a positive number")
         _check(
-            0 <= self.overlap <= _MOST_OVERLAP * self.seconds,
+            0 <= self.overlap <= _MOST_OVERLAP * self.seconds + 1e-9,
             f"segments.overlap={self.overlap}: use 0 to {_MOST_OVERLAP * self.seconds:g}, {_MOST_OVERLAP:.0%} of "
-            f"segments.seconds={self.seconds:g}; each second of video is embedded "
-            f"seconds / (seconds - overlap) times",
+            f"segments.seconds={self.seconds:g}; nearer to it, every second of video is in a great many windows",
         )
         _check(0 < self.threshold < 100, f"segments.threshold={self.threshold}: use above 0, below 100")
         _check(

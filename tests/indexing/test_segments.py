@@ -62,7 +62,12 @@ def test_segments_cover_the_video(mode, duration: float) -> None:  # type: ignor
     "options,says",
     [
         ({"seconds": 0.0}, "segments.seconds=0"),
-        ({"seconds": 5.0, "overlap": 5.0}, "below segments.seconds"),
+        ({"seconds": 5.0, "overlap": 5.0}, "segments.overlap=5.0: use 0 to 4.5, 90% of segments.seconds=5;"),
+        (
+            {"seconds": 10.0, "overlap": 9.999},
+            "segments.overlap=9.999: use 0 to 9, 90% of segments.seconds=10;",
+        ),
+        ({"overlap": -1.0}, "segments.overlap=-1.0: use 0 to 9"),
         ({"threshold": 0.0}, "segments.threshold"),
         ({"shortest": 4.0, "longest": 6.0}, "at most half"),
     ],
@@ -70,3 +75,9 @@ def test_segments_cover_the_video(mode, duration: float) -> None:  # type: ignor
 def test_settings_that_cannot_be(options: dict[str, float], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         SegmentsConfig(**options)  # type: ignore[arg-type]
+
+
+def test_the_largest_overlap_makes_ten_windows_for_each() -> None:
+    assert len(spans_of(SegmentsConfig(seconds=10.0, overlap=9.0), 100.0, [])) == 91
+    assert 0.9 * 3.3 < 2.97
+    SegmentsConfig(seconds=3.3, overlap=2.97)
