@@ -102,8 +102,9 @@ def test_broken_files_have_reasons(tmp_path: Path, clip: str) -> None:
     for name, data in files.items():
         (tmp_path / f"{name}.mp4").write_bytes(data)
     rows = [{"version": name, "uri": str(tmp_path / f"{name}.mp4")} for name in [*files, "unreadable"]]
+    rows += [{"version": uri, "uri": uri} for uri in ("foo://clips/a.mp4", "/nul\0in/it.mp4")]
     found = ProbeWorker(SegmentsConfig(), ReadingConfig())(rows)
-    assert [one.reason for one in found if isinstance(one, Reject)] == [*files, "unreadable"]
+    assert [one.reason for one in found if isinstance(one, Reject)] == [*files, *["unreadable"] * 3]
 
 
 def test_damage_in_the_middle_is_seen_unless_nobody_looks(tmp_path: Path) -> None:
