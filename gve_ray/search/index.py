@@ -125,7 +125,7 @@ class VectorIndex(Protocol):
     """Vectors with metadata, in a folder. One process may change it at a time; any number may search.
 
     What was changed but not saved may be lost in a crash, or be there: whoever goes on after one compares
-    `ids`. What was saved is whole. Equal scores come in the order of the ids. An approximate index may miss
+    `metadata`. What was saved is whole. Equal scores come in the order of the ids. An approximate index may miss
     some of the nearest rows; what it finds is scored and ordered like all others.
     """
 
