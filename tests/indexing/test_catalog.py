@@ -59,10 +59,12 @@ def test_fields_are_what_all_values_are() -> None:
         "huge": None,
     }  # fmt: skip
     for number in ("NaN", "Infinity", "-Infinity", "1e999"):  # as JSON has them
-        row = json.loads(f'{{"score": {number}}}')
-        assert user_fields("m.jsonl", [row]) == {"score": "float"}
+        row = json.loads(f'{{"rating": {number}}}')
+        assert user_fields("m.jsonl", [row]) == {"rating": "float"}
         assert (
-            field_values(row, {"score": "float"}) == field_values(row, {"score": "string"}) == {"score": None}
+            field_values(row, {"rating": "float"})
+            == field_values(row, {"rating": "string"})
+            == {"rating": None}
         )
 
 

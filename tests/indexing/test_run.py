@@ -1,0 +1,128 @@
+"""The index of a run by itself, over stores that are written here; whole runs are in tests/integration."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from gve_ray.config import ModelConfig
+from gve_ray.embedder import EmbedderSettings
+from gve_ray.indexing.config import IndexConfig
+from gve_ray.indexing.run import _Run
+from gve_ray.job import JobError
+from gve_ray.search import IndexOptions, open_index, open_library
+from gve_ray.search.flat import FlatIndex
+from gve_ray.search.library import SEGMENT_SCHEMA
+
+N = 6
+
+
+def entries(**more: Any) -> dict[str, dict[str, Any]]:
+    """Two segments a video. more: of the metadata, by name, of the video v1."""
+    return {
+        f"s{i}": {
+            "video_id": f"v{i // 2}", "uri": f"/v{i // 2}.mp4", "segment": i % 2, "start": 2.0 * (i % 2),
+            "end": 2.0 * (i % 2) + 2, "duration": 4.0, "width": 32, "height": 32, "size": 1000,
+            "fingerprint": "f", "caption": None, "year": 2024, "note": "",
+            **(more if i // 2 == 1 else {}),
+        }
+        for i in range(N)
+    }  # fmt: skip
+
+
+def run_over(output: Path, **search: Any) -> _Run:
+    config = IndexConfig(
+        input="m.jsonl", output=str(output), model=ModelConfig(name="m", model="m"),
+        search=IndexOptions(**search),
+    )  # fmt: skip
+    return _Run(config, EmbedderSettings(frames=8), {}, {"year": "int", "note": "string"}, output)
+
+
+def held(output: Path, name: str) -> Mapping[str, Mapping[str, Any]]:
+    index = open_index(output / name)
+    try:
+        return dict(index.metadata())
+    finally:
+        index.close()
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    run = run_over(tmp_path)
+    for store in (run._videos, run._rejects, run._segments):
+        store.create()
+    rows = [
+        {"segment": f"s{i}", "vector": np.eye(N)[i].tolist(), "poster": b"p", "strip": b"s"} for i in range(N)
+    ]
+    run._segments.append(pa.Table.from_pylist(rows, schema=SEGMENT_SCHEMA))
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["faiss", "lance"])
+def test_a_killed_run_whose_metadata_was_never_published(output: Path, kind: str) -> None:
+    """Metadata is edited, the run saves the index and is killed; the edit is taken back: so does the index."""
+    run = run_over(output, kind=kind)
+    name, _ = run._fill(entries())
+    assert held(output, name) == entries()
+    assert run._fill(entries(year=1999, note="edited"))[0] == name
+    assert held(output, name) == entries(year=1999, note="edited")
+    run._fill(entries())
+    assert held(output, name) == entries()
+
+
+@pytest.mark.parametrize("kind", ["faiss", "lance"])
+def test_an_index_that_is_right_is_not_written(output: Path, kind: str) -> None:
+    run = run_over(output, kind=kind)
+    name, _ = run._fill(entries())
+    files = {path: path.stat().st_mtime_ns for path in (output / name).rglob("*")}
+    run._fill(entries())
+    assert {path: path.stat().st_mtime_ns for path in (output / name).rglob("*")} == files
+
+
+def test_a_row_that_the_index_does_not_take_is_named(output: Path) -> None:
+    with pytest.raises(JobError, match=r"video 'v1', /v1\.mp4: .* metadata note='half \\ud83d': .* manifest"):
+        run_over(output)._fill(entries(note="half \ud83d"))
+
+
+def publish(output: Path, **search: Any) -> list[str]:
+    """What a run does once all is embedded, with an index of its own; returns the folders that are left."""
+    run = run_over(output, **search)
+    name, _ = run._fill(entries())
+    run._sweep([], entries(), [], {name, run._publish(name)})
+    assert open_library(output).facts.index == name
+    return sorted(path.name for path in output.glob("index-*"))
+
+
+def test_the_index_of_the_run_before_stays_for_those_who_search_in_it(output: Path) -> None:
+    (first,) = publish(output)
+    reader = open_library(output)
+    both = publish(output, kind="lance")
+    assert len(both) == 2
+    assert first in both
+    assert open_library(output).index.ids() == reader.index.ids() == set(entries())
+    assert open_index(output / first).ids() == set(entries())
+    assert publish(output, kind="lance") == sorted({*both} - {first})
+    again = publish(output)
+    assert len(again) == 2
+    assert held(output, first) == entries()
+
+
+def test_a_published_run_does_not_fail_on_what_it_cannot_delete(
+    output: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class ServerError(Exception):
+        """As a client's own errors, of no class that is known here."""
+
+    def drop(self: FlatIndex) -> None:
+        raise ServerError("the server is gone")
+
+    (first,) = publish(output)
+    publish(output, kind="lance")
+    monkeypatch.setattr(FlatIndex, "drop", drop)
+    with caplog.at_level(logging.WARNING):
+        assert first not in publish(output, kind="lance")
+    assert f"{first}: what it kept elsewhere is left there: the server is gone" in caplog.text
