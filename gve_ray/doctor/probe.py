@@ -148,9 +148,10 @@ def _read(uri: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """Files of random names in the nearest folder of `uri` that exists, one for each who can write there.
+    """Files of random names in a folder that is to be written, one for each who can write there.
 
-    up: steps from `uri` to that folder; it is found anew on each node, so a relative path is that node's own.
+    up: steps from `uri` to the nearest local folder that exists: none is made. It is found anew on each node, so
+    a relative path is that node's own. An object store may keep an empty marker of the folder.
     """
 
     uri: str
@@ -159,14 +160,12 @@ class Mark:
 
     @classmethod
     def at(cls, uri: str, token: str) -> "Mark":
-        """Where the driver finds the nearest folder. Raises FileNotFoundError if there is not even a bucket."""
+        """Where the driver finds the folder."""
         files, path = filesystem(uri)
         up = 0
-        while files.get_file_info(path).type != fs.FileType.Directory:
-            above, slash, _ = path.rpartition("/")
-            if not slash:
-                raise FileNotFoundError(f"{uri}: no such bucket")
-            path, up = above or "/", up + 1
+        if isinstance(files, fs.LocalFileSystem):
+            while files.get_file_info(path or "/").type != fs.FileType.Directory:
+                path, up = path.rpartition("/")[0], up + 1
         return cls(uri=uri, up=up, token=token)
 
     def write(self, who: str) -> None:

@@ -50,7 +50,8 @@ class Report:
         counts = {
             state: sum(one.state == state for one in self.findings) for state in ("missing", "warning", "ok")
         }
-        told = f"{counts['missing']} missing, {counts['warning']} warnings, {counts['ok']} ok"
+        warnings = "1 warning" if counts["warning"] == 1 else f"{counts['warning']} warnings"
+        told = f"{counts['missing']} missing, {warnings}, {counts['ok']} ok"
         if self.job is None:
             return told
         return f"{self.job}: {'can start' if self.is_enough else 'cannot start'}: {told}"
