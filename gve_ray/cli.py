@@ -186,7 +186,7 @@ def doctor(args: Sequence[str]) -> int:
     """`gve doctor`: findings on the cluster, and on what a job needs of it. 0: enough, 1: something is missing."""
     import argparse
 
-    from gve_ray.doctor import SECONDS
+    from gve_ray.doctor import SECONDS, check_address
     from gve_ray.doctor import doctor as work
 
     parser = argparse.ArgumentParser(
@@ -207,13 +207,14 @@ def doctor(args: Sequence[str]) -> int:
     if options.verb is None and rest:
         parser.error(f"{' '.join(rest)}: name the VERB first")
     needs = _needs_of(options.verb, rest) if options.verb else None
+    address = os.environ.get("RAY_ADDRESS", "")
     try:
+        check_address(address, options.timeout)
         connect()
-    except (OSError, RuntimeError) as error:
-        where = os.environ.get("RAY_ADDRESS", "this machine")
-        print(
-            f"error: no cluster at {where}: {error}; look at RAY_ADDRESS and RAY_AUTH_TOKEN", file=sys.stderr
-        )
+    except Exception as error:  # noqa: BLE001 - Ray raises all kinds, bare ones too, when there is no way in
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        print(f"error: no way into the cluster at {address or 'this machine'}: {said}", file=sys.stderr)
+        print("look at RAY_ADDRESS, and at RAY_AUTH_MODE and RAY_AUTH_TOKEN", file=sys.stderr)
         return 1
     report = work(needs, seconds=options.timeout)
     print(report.to_json() if options.json else report)

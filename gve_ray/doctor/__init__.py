@@ -1,6 +1,7 @@
 """What the cluster has, what a job needs, what is missing, and whether every node sees the same."""
 
 from gve_ray.doctor.needs import Needs, Read, Weights, Workers, check_workers, pool_of, weights_of
+from gve_ray.doctor.nodes import check_address
 from gve_ray.doctor.report import Report
 from gve_ray.doctor.run import SECONDS, check_cluster, doctor
 
@@ -11,6 +12,7 @@ __all__ = [
     "Report",
     "Weights",
     "Workers",
+    "check_address",
     "check_cluster",
     "check_workers",
     "doctor",

@@ -72,12 +72,12 @@ def told_of(some: int, nodes: int) -> str:
     return f"{some} of {nodes} nodes" if nodes != 1 else f"{some} of 1 node"
 
 
-def judged(section: str, name: str, value: str, message: str) -> Finding:
-    """Missing if there is a message of one."""
+def judged(section: str, name: str, value: str, message: str, fix: str = "") -> Finding:
+    """Missing if there is a message, as `split` takes it; fix: where the message has none."""
     if not message:
         return Finding(section=section, name=name, state="ok", value=value)
-    problem, fix = split(message)
-    return Finding(section=section, name=name, state="missing", value=value, problem=problem, fix=fix)
+    problem, own = split(message)
+    return Finding(section=section, name=name, state="missing", value=value, problem=problem, fix=own or fix)
 
 
 def by_value(values: Mapping[str, str]) -> dict[str, list[str]]:
@@ -86,3 +86,8 @@ def by_value(values: Mapping[str, str]) -> dict[str, list[str]]:
     for name, value in values.items():
         groups.setdefault(value, []).append(name)
     return dict(sorted(groups.items(), key=lambda one: (-len(one[1]), one[0])))
+
+
+def told_groups(groups: Mapping[str, Sequence[str]]) -> str:
+    """`2.0 (a, b), 1.9 (c)`, of what `by_value` gives."""
+    return ", ".join(f"{value} ({names(who)})" for value, who in groups.items())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,6 +45,14 @@ class Cluster:
 
 
 Answers = Mapping[str, Outcome]  # by probe
+
+
+def check_address(address: str, seconds: float) -> None:
+    """Something listens at host:port, which Ray would wait for for minutes. Raises OSError. `auto`, `local` and
+    whatever else is no host:port is Ray's to judge."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
 
 
 def look() -> Cluster:

@@ -12,8 +12,8 @@ from gve_ray.doctor.finding import (
     Finding,
     State,
     by_value,
-    names,
     split,
+    told_groups,
     told_of,
 )
 from gve_ray.doctor.nodes import Answers, Node
@@ -114,22 +114,25 @@ def _gpu(node: Node, outcome: Outcome) -> Finding:
 
 
 def _versions(facts: Facts) -> Iterator[Finding]:
-    answered = [(node, outcome.value) for node, outcome in facts.of("facts") if not outcome.problem]
-    if not answered:
-        return
-    installed = {node.name: _by_package(value["versions"]) for node, value in answered}
+    """Of all nodes that answer and of the driver, which may have an environment of its own."""
+    asked = [(node.name, outcome) for node, outcome in facts.of("facts")]
+    answered = {name: outcome.value for name, outcome in asked if not outcome.problem}
+    where = told_of(len(answered), len(facts.cluster.nodes))
+    if (mine := facts.driver.get("facts")) and not mine.problem:
+        answered["the driver"] = mine.value
+    installed = {name: _by_package(value["versions"]) for name, value in answered.items()}
     for package, name in MUST_AGREE.items():
-        groups = by_value({node: found.get(package, "none") for node, found in installed.items()})
+        groups = by_value({who: found.get(package, "none") for who, found in installed.items()})
         # Builds for CPU and for GPUs of one version agree: a cluster has nodes of both kinds.
-        agree = len({version.partition("+")[0] for version in groups}) == 1
-        yield _agreement(name, groups, agree, "missing", len(facts.cluster.nodes))
-    sources = by_value({node.name: value["source"] for node, value in answered})
-    yield _agreement("source", sources, len(sources) == 1, "missing", len(facts.cluster.nodes))
+        agree = len({version.partition("+")[0] for version in groups}) <= 1
+        yield _agreement(name, groups, agree, "missing", where)
+    sources = by_value({who: value["source"] for who, value in answered.items()})
+    yield _agreement("source", sources, len(sources) <= 1, "missing", where)
     others = sorted({package for found in installed.values() for package in found} - set(MUST_AGREE))
     for package in others:
-        groups = by_value({node: found.get(package, "none") for node, found in installed.items()})
+        groups = by_value({who: found.get(package, "none") for who, found in installed.items()})
         if len(groups) > 1:
-            yield _agreement(package, groups, False, "warning", len(facts.cluster.nodes))
+            yield _agreement(package, groups, False, "warning", where)
 
 
 def _by_package(versions: Mapping[str, str]) -> dict[str, str]:
@@ -138,13 +141,12 @@ def _by_package(versions: Mapping[str, str]) -> dict[str, str]:
 
 
 def _agreement(
-    name: str, groups: Mapping[str, Sequence[str]], agree: bool, otherwise: State, nodes: int
+    name: str, groups: Mapping[str, Sequence[str]], agree: bool, otherwise: State, where: str
 ) -> Finding:
-    answered = sum(map(len, groups.values()))
     if len(groups) == 1:
-        value = f"{next(iter(groups))} on {told_of(answered, nodes)}"
+        value = f"{next(iter(groups))} on {where}"
     else:
-        value = ", ".join(f"{version} on {names(who)}" for version, who in groups.items())
+        value = told_groups(groups)
     if agree:
         return Finding(section=VERSIONS, name=name, state="ok", value=value)
     what = "the Python files of gve_ray" if name == "source" else name
@@ -187,7 +189,7 @@ def _security(facts: Facts) -> Iterator[Finding]:
         }
     )
     has_token = set(modes) == {"token"}
-    told = "RAY_AUTH_MODE " + ", ".join(f"{mode} on {names(who)}" for mode, who in modes.items())
+    told = f"RAY_AUTH_MODE {told_groups(modes)}"
     if has_token:
         yield Finding(section=SECURITY, name="token", state="ok", value="RAY_AUTH_MODE=token everywhere")
     else:

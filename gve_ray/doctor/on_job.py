@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from gve_ray.doctor.finding import Facts, Finding, by_value, judged, names, split, told_of
+from gve_ray.doctor.finding import Facts, Finding, by_value, judged, names, split, told_groups, told_of
 from gve_ray.doctor.needs import Needs, Weights, Workers, check_pool, check_together, demands_together
 from gve_ray.doctor.nodes import Cluster, Node
 from gve_ray.job import ACCELERATOR, PreflightError, room, told_amounts
@@ -87,7 +87,8 @@ def _reads(facts: Facts, needs: Needs) -> Iterator[Finding]:
         if mine.problem:
             own = _is_about(mine.problem, read.option)
             message = mine.problem if own else f"{read.option}={read.uri!r}: cannot be read: {mine.problem}"
-            yield judged(needs.job, read.option, read.uri, message)
+            fix = "name what is there, or let this machine read it"
+            yield judged(needs.job, read.option, read.uri, message, fix)
             continue
         sizes: Mapping[str, int] = mine.value
         bad: dict[str, str] = {}
@@ -108,7 +109,8 @@ def _writes(facts: Facts, needs: Needs) -> Iterator[Finding]:
         probe = f"write {option}"
         mine = facts.driver[probe]
         if mine.problem:
-            yield judged(needs.job, option, uri, f"{option}={uri!r}: {mine.problem}")
+            fix = "let the user that runs the job write there, or name another place"
+            yield judged(needs.job, option, uri, f"{option}={uri!r}: {mine.problem}", fix)
             continue
         bad: dict[str, str] = {}
         for node, outcome in facts.of(probe):
@@ -173,7 +175,7 @@ def _model(facts: Facts, section: str, weights: Weights, where: int) -> Finding:
             fix=fix or "copy it to the same path on every node, or name a hub id",
         )
     if len(found) > 1:
-        told = ", ".join(f"{identity} on {names(who)}" for identity, who in found.items())
+        told = told_groups(found)
         return Finding(
             section=section,
             name=weights.option,

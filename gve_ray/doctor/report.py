@@ -43,7 +43,8 @@ class Report:
         if bad:
             lines.append("problems")
         for one in bad:
-            lines += [f"  {_SIGNS[one.state]:<{sign}}  {one.problem}", f"  {'':<{sign}}  fix: {one.fix}", ""]
+            lines.append(f"  {_SIGNS[one.state]:<{sign}}  {one.problem}")
+            lines += [f"  {'':<{sign}}  fix: {one.fix}", ""] if one.fix else [""]
         return "\n".join([*lines, self._verdict()])
 
     def _verdict(self) -> str:

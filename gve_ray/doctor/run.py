@@ -58,18 +58,15 @@ def check_cluster(needs: Needs, nodes: Sequence[Mapping[str, Any]], *, seconds: 
             log.warning("%s", one.sentence)
     log.info("cluster: %d nodes asked, %d without an answer", len(cluster.nodes), len(silent))
     if faults:
-        raise PreflightError("\n".join([f"{len(faults)} things are missing:", *faults]))
+        told = f"the cluster is not ready; `gve doctor {needs.job}` with the same arguments says all of it:"
+        raise PreflightError("\n".join([told, *faults]))
 
 
 def gather(cluster: Cluster, needs: Needs | None, seconds: float) -> Facts:
     """Ask the driver, then all nodes, then the driver for what the nodes wrote."""
-    marks: dict[str, Mark] = {}
-    mine: dict[str, Outcome] = {}
-    if needs is not None:
-        token = secrets.token_hex(8)
-        mine = _ask_driver(needs, token, seconds)
-        written = {name: mine[f"write {name}"] for name in needs.writes}
-        marks = {name: outcome.value for name, outcome in written.items() if not outcome.problem}
+    mine = _ask_driver(needs, secrets.token_hex(8), seconds)
+    written = {name: mine[f"write {name}"] for name in (needs.writes if needs else ())}
+    marks: dict[str, Mark] = {name: one.value for name, one in written.items() if not one.problem}
     try:
         answers = ask(
             {node.id: _probes(cluster, node.id, needs, mine, marks) for node in cluster.nodes}, seconds
@@ -86,13 +83,13 @@ def gather(cluster: Cluster, needs: Needs | None, seconds: float) -> Facts:
     )
 
 
-def _ask_driver(needs: Needs, token: str, seconds: float) -> dict[str, Outcome]:
-    return examine(
-        {"check": partial(_silently, needs)}
-        | {f"read {read.option}": partial(_samples, read) for read in needs.reads}
-        | {f"write {option}": partial(_mark, uri, token) for option, uri in needs.writes.items()},
-        seconds,
-    )
+def _ask_driver(needs: Needs | None, token: str, seconds: float) -> dict[str, Outcome]:
+    probes: dict[str, Probe] = {"facts": probe.node_facts}
+    if needs is not None:
+        probes["check"] = partial(_silently, needs)
+        probes |= {f"read {read.option}": partial(_samples, read) for read in needs.reads}
+        probes |= {f"write {option}": partial(_mark, uri, token) for option, uri in needs.writes.items()}
+    return examine(probes, seconds)
 
 
 def _silently(needs: Needs) -> None:

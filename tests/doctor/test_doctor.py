@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from gve_ray import cli
+from gve_ray.doctor import Needs, Workers, check_cluster
+from gve_ray.job import PreflightError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -175,8 +180,8 @@ def test_versions_that_differ(doctor: Doctor, other_transformers: None) -> None:
     assert told.status == 1
     assert told.missing == ["transformers"]
     value = told.findings["transformers"]["value"]
-    assert "4.0.0 on second" in value
-    assert value.endswith("on first")
+    assert "4.0.0 (second)" in value
+    assert "(first, the driver)" in value
 
 
 def test_a_model_that_is_not_there(doctor: Doctor) -> None:
@@ -240,6 +245,28 @@ def test_wrong_arguments(doctor: Doctor, args: list[str], said: str) -> None:
     told = doctor(*args)
     assert told.status == 2
     assert said in told.err
+
+
+def test_a_cluster_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert cli.main(["doctor"]) == 1
+    assert f"no way into the cluster at {address}: " in capsys.readouterr().err
+
+
+def test_one_node_alone_is_not_asked() -> None:
+    """Nor is Ray: the job's own checks have seen all that there is."""
+    pool = Workers(option="resources", count=2, demands={"CPU": 1.0})
+    one = Needs(
+        job="train", check=lambda: pytest.fail("asked"), workers=[pool], writes={"output": "/nowhere"}
+    )
+    check_cluster(one, [{"CPU": 2.0}])
+    with pytest.raises(PreflightError, match=r"resources: needs 2 x \(1 CPU\)"):
+        check_cluster(one, [{"CPU": 1.0}])
 
 
 def test_a_node_that_does_not_answer_is_a_line(doctor: Doctor) -> None:

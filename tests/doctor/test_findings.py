@@ -153,8 +153,16 @@ def test_another_version_is_missing(package: str, name: str, other: str) -> None
     bad = {one.name for one in found.values() if one.state != "ok"}
     assert bad == {name}
     assert found[name].state == "missing"
-    assert found[name].value == f"{VERSIONS[package]} on a, ccc, {other} on bb"
+    assert found[name].value == f"{VERSIONS[package]} (a, ccc), {other} (bb)"
     assert found[name].fix.startswith("install the same on every node")
+
+
+def test_the_driver_may_have_an_environment_of_its_own() -> None:
+    same = facts(driver={"facts": told()})
+    assert on_cluster(same)["Python"].value == "3.11.7 on 2 of 2 nodes"
+    other = facts(driver={"facts": told(versions=VERSIONS | {"ray": "2.59.0"})})
+    found = on_cluster(other)["Ray"]
+    assert (found.state, found.value) == ("missing", "2.60.0 (a, bb), 2.59.0 (the driver)")
 
 
 def test_builds_of_one_version_agree() -> None:
@@ -163,23 +171,23 @@ def test_builds_of_one_version_agree() -> None:
     gpu |= {"torch": "2.13.0", "vllm": "0.32.0"}
     found = on_cluster(facts(answers={"bb": {"facts": told(versions=gpu)}}))
     assert {found["torch"].state, found["vllm"].state} == {"ok"}
-    assert found["torch"].value == "2.13.0 on bb, 2.13.0+cpu on a"
+    assert found["torch"].value == "2.13.0 (bb), 2.13.0+cpu (a)"
 
 
 def test_a_package_that_is_not_there_differs() -> None:
     without = {name: version for name, version in VERSIONS.items() if name != "transformers"}
     found = on_cluster(facts(answers={"bb": {"facts": told(versions=without)}}))["transformers"]
-    assert (found.state, found.value) == ("missing", "5.19.0 on a, none on bb")
+    assert (found.state, found.value) == ("missing", "5.19.0 (a), none (bb)")
 
 
 def test_other_packages_are_a_warning() -> None:
     found = on_cluster(facts(answers={"bb": {"facts": told(versions=VERSIONS | {"av": "17.0"})}}))["av"]
-    assert (found.state, found.value) == ("warning", "17.0 on bb, 18.0 on a")
+    assert (found.state, found.value) == ("warning", "17.0 (bb), 18.0 (a)")
 
 
 def test_other_code_of_one_version_is_missing() -> None:
     found = on_cluster(facts(answers={"bb": {"facts": told(source="deadbeef")}}))["source"]
-    assert (found.state, found.value) == ("missing", "0badcafe on a, deadbeef on bb")
+    assert (found.state, found.value) == ("missing", "0badcafe (a), deadbeef (bb)")
     assert "--working-dir" in found.fix
 
 
@@ -193,7 +201,7 @@ def listening(cluster: list[str], dashboard: list[str]) -> dict[str, Mapping[str
 def test_no_token_on_a_cluster_that_others_reach_is_missing() -> None:
     found = on_cluster(facts(answers={"bb": {"facts": told(auth="disabled")}}))["token"]
     assert found.state == "missing"
-    assert found.value == "RAY_AUTH_MODE token on the driver, a, disabled on bb"
+    assert found.value == "RAY_AUTH_MODE token (the driver, a), disabled (bb)"
     assert "10.0.0.1:6379 is open to other machines" in found.problem
     assert "RAY_AUTH_TOKEN" in found.fix
 
@@ -202,7 +210,7 @@ def test_no_token_on_the_loopback_is_a_warning() -> None:
     open_to_none = listening(["127.0.0.1"], ["127.0.0.1", "::1"])
     found = on_cluster(facts(auth="", answers=open_to_none))
     assert (found["token"].state, found["dashboard"].state) == ("warning", "ok")
-    assert "not set on the driver" in found["token"].value
+    assert "not set (the driver)" in found["token"].value
 
 
 @pytest.mark.parametrize("auth,state", [("token", "warning"), ("disabled", "missing")])
@@ -348,7 +356,7 @@ def test_a_model_is_needed_where_its_workers_run() -> None:
     )  # fmt: skip
     assert (lacking.problem, lacking.fix) == ("captioner.model='org/model': not here (on bb)", "copy it")
     other = models(there, Outcome(value="def"), GPU=1.0)
-    assert (other.state, other.value) == ("missing", "org/model: abc on a, def on bb")
+    assert (other.state, other.value) == ("missing", "org/model: abc (a), def (bb)")
 
 
 def test_what_the_job_says_itself_stands_in_its_options_line() -> None:
