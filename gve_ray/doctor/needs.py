@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
@@ -147,6 +148,11 @@ def demands_together(needs: Needs) -> dict[str, float]:
     kinds = dict.fromkeys(kind for pool in needs.workers for kind in pool.demands)
     found = {kind: sum(pool.count * pool.demands.get(kind, 0.0) for pool in needs.workers) for kind in kinds}
     return {kind: amount for kind, amount in found.items() if amount > 0}
+
+
+def absolute(place: str) -> str:
+    """A path as a driver that resolves it gives it to its workers; a URI as it is."""
+    return place if "://" in place else str(Path(place).resolve())
 
 
 def first_files(uri: str) -> list[str]:

@@ -167,62 +167,58 @@ def _agreement(
 
 def _security(facts: Facts) -> Iterator[Finding]:
     """Whoever reaches Ray's ports without a token runs code of his own there."""
-    listens = {
-        port: addresses
-        for _, outcome in facts.of("listening")
-        if not outcome.problem
-        for port, addresses in outcome.value.items()
-    }
-    doors = {"dashboard": facts.cluster.dashboard, "cluster": facts.cluster.address}
-    open_doors = {
-        name: address
-        for name, address in doors.items()
-        if address
-        and not all(map(_is_loopback, listens.get(port_of(address)) or [address.rpartition(":")[0]]))
-    }
     modes = by_value(
         {"the driver": facts.auth or "not set"}
-        | {
-            node.name: outcome.value["auth"] or "not set"
-            for node, outcome in facts.of("facts")
-            if outcome.value
-        }
+        | {node.name: one.value["auth"] or "not set" for node, one in facts.of("facts") if one.value}
     )
     has_token = set(modes) == {"token"}
-    told = f"RAY_AUTH_MODE {told_groups(modes)}"
     if has_token:
         yield Finding(section=SECURITY, name="token", state="ok", value="RAY_AUTH_MODE=token everywhere")
     else:
-        where = (
-            f"{open_doors['cluster']} is open to other machines"
-            if "cluster" in open_doors
-            else "only this machine"
-        )
-        yield Finding(
-            section=SECURITY,
-            name="token",
-            state="missing" if "cluster" in open_doors else "warning",
-            value=told,
-            problem=f"token authentication is off ({told}; {where}): whoever reaches the cluster runs code on it",
-            fix="set RAY_AUTH_MODE=token and one RAY_AUTH_TOKEN (openssl rand -hex 32) for every `ray start`, and "
-            "for who submits jobs",
-        )
+        yield _no_token(f"RAY_AUTH_MODE {told_groups(modes)}", facts)
     if not facts.cluster.dashboard:
         yield Finding(section=SECURITY, name="dashboard", state="ok", value="none")
-    elif "dashboard" not in open_doors:
-        value = f"{facts.cluster.dashboard}, for its own machine alone"
-        yield Finding(section=SECURITY, name="dashboard", state="ok", value=value)
     else:
-        at = ", ".join(listens.get(port_of(facts.cluster.dashboard), [])) or facts.cluster.dashboard
-        yield Finding(
-            section=SECURITY,
-            name="dashboard",
-            state="warning" if has_token else "missing",
-            value=f"{facts.cluster.dashboard}, listens on {at}",
-            problem=f"the dashboard listens on {at}, beyond the loopback; "
-            + ("the token alone protects it" if has_token else "nothing protects it"),
-            fix="start the head with --dashboard-host=127.0.0.1 and reach it through ssh -L or kubectl port-forward",
-        )
+        yield _dashboard(facts, has_token=has_token)
+
+
+def _no_token(told: str, facts: Facts) -> Finding:
+    address = facts.cluster.address
+    is_open = not all(map(_is_loopback, _listens(facts, address)))
+    where = f"{address} is open to other machines" if is_open else "only this machine reaches it"
+    return Finding(
+        section=SECURITY,
+        name="token",
+        state="missing" if is_open else "warning",
+        value=told,
+        problem=f"token authentication is off ({told}; {where}): whoever reaches the cluster runs code on it",
+        fix="set RAY_AUTH_MODE=token and one RAY_AUTH_TOKEN (openssl rand -hex 32) for every `ray start`, and for "
+        "who submits jobs",
+    )
+
+
+def _dashboard(facts: Facts, *, has_token: bool) -> Finding:
+    address = facts.cluster.dashboard
+    listens = _listens(facts, address)
+    if all(map(_is_loopback, listens)):
+        value = f"{address}, for its own machine alone"
+        return Finding(section=SECURITY, name="dashboard", state="ok", value=value)
+    at = ", ".join(listens)
+    return Finding(
+        section=SECURITY,
+        name="dashboard",
+        state="warning" if has_token else "missing",
+        value=f"{address}, listens on {at}",
+        problem=f"the dashboard listens on {at}, beyond the loopback; "
+        + ("the token alone protects it" if has_token else "nothing protects it"),
+        fix="start the head with --dashboard-host=127.0.0.1 and reach it through ssh -L or kubectl port-forward",
+    )
+
+
+def _listens(facts: Facts, address: str) -> list[str]:
+    """Where the head listens for host:port; the host itself where the head does not tell."""
+    told = [one.value.get(port_of(address)) for _, one in facts.of("listening") if one.value]
+    return next(filter(None, told), [address.rpartition(":")[0]])
 
 
 def port_of(address: str) -> int:

@@ -1,8 +1,6 @@
 """What can be known to go wrong before an evaluation begins: its paths, models, metrics and resources."""
 
-from pathlib import Path
-
-from gve_ray.doctor import Needs, Read, pool_of
+from gve_ray.doctor import Needs, Read, absolute, pool_of
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.evaluation import metrics
 from gve_ray.evaluation.config import EvaluationJobConfig
@@ -53,7 +51,7 @@ def needs_of(config: EvaluationJobConfig) -> Needs:
         sources = find_sources(config)
     except PreflightError:  # which `check` tells
         sources = []
-    reads = [Read(option=f"data.{one.name}.folder", uri=str(Path(one.folder).resolve())) for one in sources]
+    reads = [Read(option=f"data.{one.name}.folder", uri=absolute(one.folder)) for one in sources]
     if config.contamination.training is not None:
         reads.append(Read(option="contamination.training", uri=config.contamination.training))
     folders = {"output": config.output, "cache": config.cache}
@@ -63,5 +61,5 @@ def needs_of(config: EvaluationJobConfig) -> Needs:
         check=check_all,
         workers=[pool_of("resources", config.resources, models)],
         reads=reads,
-        writes={name: str(Path(folder).resolve()) for name, folder in folders.items() if folder is not None},
+        writes={name: absolute(folder) for name, folder in folders.items() if folder is not None},
     )

@@ -1,9 +1,8 @@
 """What can be known to go wrong before an index is made: its paths, model and resources."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from gve_ray.doctor import Needs, Read, pool_of
+from gve_ray.doctor import Needs, Read, absolute, pool_of
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.indexing.config import IndexConfig
 from gve_ray.inputs.manifest import video_uris
@@ -41,5 +40,5 @@ def needs_of(config: IndexConfig, videos: Callable[[], Sequence[str]] | None = N
             pool_of("resources.embed", config.resources.embed, loads_of("model", config.model)),
         ],
         reads=[Read(option="input", uri=config.input, files=videos or (lambda: video_uris(config.input)))],
-        writes={"output": str(Path(config.output).resolve())},
+        writes={"output": absolute(config.output)},
     )

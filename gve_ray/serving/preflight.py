@@ -4,7 +4,7 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
-from gve_ray.doctor import Needs, Read, Weights, Workers
+from gve_ray.doctor import Needs, Read, Weights, Workers, absolute
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.inputs.model import check_embedder, loads_of
 from gve_ray.job import PreflightError, check_path, demands_of
@@ -55,7 +55,7 @@ def _port(config: ServeConfig) -> int:
 
 def needs_of(config: ServeConfig) -> Needs:
     """What a service needs of a cluster: a pool for each model and one for the gateway, at the same time."""
-    indexes = {one.name: str(Path(one.index).resolve()) for one in config.models if one.index is not None}
+    indexes = {one.name: absolute(one.index) for one in config.models if one.index is not None}
     return Needs(
         job=config.job,
         check=lambda: check(config),

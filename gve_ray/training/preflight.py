@@ -1,6 +1,6 @@
 """What can be known to go wrong before training begins: its paths, models, data sets and resources."""
 
-from gve_ray.doctor import Needs, Read, Weights, Workers, weights_of
+from gve_ray.doctor import Needs, Read, Weights, Workers, absolute, weights_of
 from gve_ray.job import PreflightError, check_path, demands_of
 from gve_ray.training.config import TrainingJobConfig
 from gve_ray.training.mixture import check_sources
@@ -47,7 +47,7 @@ def needs_of(config: TrainingJobConfig) -> Needs:
         check=lambda: check(config),
         workers=[ranks],
         reads=reads,
-        writes={"output": config.output},
+        writes={"output": absolute(config.output)},
     )
 
 

@@ -207,6 +207,24 @@ def test_a_model_that_one_node_lacks(doctor: Doctor) -> None:
     assert "not the same model everywhere" in told.findings["captioner.model"]["problem"]
 
 
+@pytest.mark.parametrize(
+    "verb,missing",
+    [
+        ("train", {"data.described.uri", "data.described.root", "data.uvrd.uri", "assets"}),
+        ("evaluate", {"models.trained.adapter", "contamination.training"}),
+        ("index", {"input", "model.adapter"}),
+        ("serve", {"models.demo.index", "config"}),
+    ],
+)
+def test_each_job_says_what_it_lacks(doctor: Doctor, verb: str, missing: set[str]) -> None:
+    """Of the demo's recipes where no demo has run. config: what a job's own check says of no other line."""
+    told = doctor(verb, "--config", "demo.yaml", "--json")
+    assert told.status == 1
+    assert set(told.missing) == missing
+    assert all(told.findings[name]["problem"] for name in missing)
+    assert leftovers(doctor) == []
+
+
 def test_the_text_has_a_line_a_finding_and_the_problems_last(doctor: Doctor) -> None:
     told = doctor(
         "synthesize", "--config", "demo.yaml", "--input", "/nowhere", "--output", str(doctor.folder)
