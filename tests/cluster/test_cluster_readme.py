@@ -1,4 +1,4 @@
-"""cluster/README.md: its commands, what it says is missing, and its arithmetic."""
+"""cluster/README.md: its commands, and those of the project's README; what it says is missing; its arithmetic."""
 
 import os
 import re
@@ -15,10 +15,9 @@ from gve_ray.evaluation.datasets import UVRB
 from tests.cluster.files import CLUSTER, IN_IMAGE, JOBS, README, ROOT, job_of, kuberay_job, ray_options
 
 
-def commands() -> list[list[str]]:
-    """Words of every command of README's `sh` blocks, those in $( ) and behind | too, without their assignments."""
-    text = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
-    text = text.replace("$PWD", "/here")
+def commands(blocks: str) -> list[list[str]]:
+    """Words of every command in it, those in $( ) and behind | too, without their assignments."""
+    text = blocks.replace("\\\n", " ").replace("$PWD", "/here")
     inner = re.findall(r"\$\(([^)]*)\)", text)
     found = []
     for line in [*re.sub(r"\$\([^)]*\)", "value", text).splitlines(), *inner]:
@@ -32,11 +31,20 @@ def commands() -> list[list[str]]:
     return found
 
 
-COMMANDS = commands()
+def front_commands() -> list[list[str]]:
+    """Of the project's README: lines that begin with a program of ours or of Ray's; other lines show other things."""
+    blocks = "\n".join(re.findall(r"(?ms)^```\n(.*?)^```", (ROOT / "README.md").read_text())).replace(
+        "\\\n", " "
+    )
+    return commands("\n".join(re.findall(r"(?m)^(?:gve|ray|serve|make) .*$", blocks)))
+
+
+COMMANDS = commands("\n".join(re.findall(r"(?ms)^```sh\n(.*?)^```", README)))
+FRONT = front_commands()
 OTHERS = {"export", "umask", "mkdir", "openssl", ".", "python3.11", "helm"}
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words)[:60])
+@pytest.mark.parametrize("words", [*COMMANDS, *FRONT], ids=lambda words: " ".join(words)[:60])
 def test_readme_commands(words: list[str]) -> None:
     """Programs and options are known to who would read them, files are there. A new program needs a line here."""
     program = words[0]
@@ -72,6 +80,12 @@ def test_readme_commands(words: list[str]) -> None:
         assert "apply" not in words or files
     else:
         assert program in OTHERS, program
+
+
+def test_commands_are_found() -> None:
+    assert {"gve", "make", "ray"} <= {words[0] for words in FRONT}
+    assert {"docker", "gve", "helm", "kubectl", "make", "pip", "ray"} <= {words[0] for words in COMMANDS}
+    assert {words[1] for words in COMMANDS if words[0] == "gve"} >= set(JOBS) | {"doctor", "search"}
 
 
 def test_readme_commands_that_can_run_here_do(tmp_path: Path) -> None:

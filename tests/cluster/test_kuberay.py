@@ -17,6 +17,7 @@ from tests.cluster.files import (
     lock_of,
     ray_cluster,
     ray_objects,
+    ray_options,
 )
 
 # Field names of ray.io/v1 (KubeRay 1.6), and of those parts of Kubernetes that are used here. A value that is no
@@ -133,6 +134,17 @@ def test_kuberay_clusters_are_of_the_locked_ray_with_a_token(name: str) -> None:
     assert spec["authOptions"] == {"mode": "token", "secretName": "gve-ray-token"}
     assert "create secret generic gve-ray-token --from-file=auth_token=" in README
     assert spec["enableInTreeAutoscaling"] is True
+
+
+@pytest.mark.parametrize("name", ["ray-cluster.yaml", "serve.yaml"])
+def test_kuberay_start_parameters_are_rays(name: str) -> None:
+    """KubeRay makes options of `ray start` of them, all texts."""
+    spec = clusters()[name]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        options = [f"--{key}={value}" for key, value in group["rayStartParams"].items()]
+        found = ray_options(["ray", "start", *options])
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+        assert all(found[key.replace("-", "_")] is not None for key in group["rayStartParams"])
 
 
 @pytest.mark.parametrize("name", ["ray-cluster.yaml", "serve.yaml"])
