@@ -33,7 +33,7 @@ def commands(blocks: str) -> list[list[str]]:
 
 def front_commands() -> list[list[str]]:
     """Of the project's README: lines that begin with a program of ours or of Ray's; other lines show other things."""
-    blocks = "\n".join(re.findall(r"(?ms)^```\n(.*?)^```", (ROOT / "README.md").read_text())).replace(
+    blocks = "\n".join(re.findall(r"(?ms)^```\w*\n(.*?)^```", (ROOT / "README.md").read_text())).replace(
         "\\\n", " "
     )
     return commands("\n".join(re.findall(r"(?m)^(?:gve|ray|serve|make) .*$", blocks)))
