@@ -136,7 +136,7 @@ def test_the_worker_gives_a_row_or_a_reason(tmp_path: Path, monkeypatch: pytest.
     assert found["0"] == {KEY: "0", "vector": [9.0, 1.0], "cut": True, **NO_VIDEO}
     assert found["4"] == {KEY: "4", "vector": [2.0, 1.0], "cut": False, **NO_VIDEO}
     reasons = {key: one.reason for key, one in found.items() if isinstance(one, Reject)}
-    assert reasons == {"1": "unsupported", "2": "corrupt", "3": "not_finite"}
+    assert reasons == {"1": "unsupported", "2": "not_a_picture", "3": "not_finite"}
     assert model.asked == [3]
 
 
