@@ -351,7 +351,7 @@ def test_media_that_do_not_decode_are_told_by_check_alone(root):
     write(root, queries=queries, corpus=[*VIDEOS, {"id": "v3", "video": "v1"}])
     assert load(root).skipped == []
     image, frame, file = told(root, workers=2)
-    assert image.startswith(f"SET: query id 'q2': image '{root}/images/a.jpg': corrupt: ")
+    assert image.startswith(f"SET: query id 'q2': image '{root}/images/a.jpg': truncated: ")
     assert frame.startswith(f"SET: corpus id 'v1' and 1 more: video '{root}/videos_frames/v1': corrupt: ")
     assert "001.jpg" in frame
     assert file.startswith(f"SET: corpus id 'v2': video '{video}': not_a_video: ")

@@ -135,7 +135,8 @@ def test_an_undisturbed_run_leaves_what_it_promises(world: World) -> None:
     assert "finished before; nothing was done" in log_of(world.finished)
 
 
-@pytest.mark.parametrize("at", [SAVE + 3, pytest.param(STEPS + 20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [SAVE + 3, STEPS + 20])
 def test_a_killed_rank_is_started_again(world: World, tmp_path: Path, at: int) -> None:
     output = tmp_path / "run"
     with driver(world, output) as process:
