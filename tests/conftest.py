@@ -33,11 +33,3 @@ def pytest_configure(config: pytest.Config) -> None:
     # Ray actors and vLLM add processes of their own; one thread each keeps a small machine responsive.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For --dist loadgroup: a file's tests stay in one process, and so do all that share the running service."""
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        shares = "server" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("service" if shares else file))
