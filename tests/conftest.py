@@ -1,9 +1,13 @@
-"""Settings every test runs under, so that none depends on the home directory, the network or the shell."""
+"""Settings every test runs under, so that none depends on the home directory, the network or the shell.
+
+Under pytest-xdist a file of tests is one process's, and so are all files of tests/serving: they share a service.
+"""
 
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,3 +37,16 @@ def pytest_configure(config: pytest.Config) -> None:
     # Ray actors and vLLM add processes of their own; one thread each keeps a small machine responsive.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Files as `--dist loadfile` hands them out, but for those that share what takes long to start."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "tests/serving" if file.startswith("tests/serving/") else file
+
+    return Scheduling(config, log)

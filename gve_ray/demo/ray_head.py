@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import psutil
@@ -45,6 +45,7 @@ class LocalHead:
         self.num_cpus = num_cpus
         self.object_store_bytes = object_store_bytes
         self.address = ""  # of the job server, http://127.0.0.1:port
+        self.gcs_address = ""  # that other nodes join, 127.0.0.1:port
         self.token = secrets.token_hex(32)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -54,6 +55,7 @@ class LocalHead:
         self.log_path = self.folder / "ray_start.log"
         ports = _free_ports()
         self.address = f"http://{LOOPBACK}:{ports['dashboard']}"
+        self.gcs_address = f"{LOOPBACK}:{ports['gcs']}"
         self.env = self._environment(ports)
         command = [
             str(Path(sys.executable).with_name("ray")),
@@ -115,7 +117,7 @@ class LocalHead:
             if self._process.poll() is not None:
                 break
             try:
-                self._get("/api/version")
+                self.get("/api/version")
                 return
             except OSError:  # refused until the server listens, or slow
                 time.sleep(0.2)
@@ -129,12 +131,13 @@ class LocalHead:
     def _log_tail(self) -> str:
         return self.log_path.read_text(errors="replace")[-2000:]
 
-    def _get(self, path: str) -> dict[str, object]:
+    def get(self, path: str) -> dict[str, Any]:
+        """What the job server answers to GET, a JSON object. Raises OSError while it does not."""
         request = urllib.request.Request(
             self.address + path, headers={"Authorization": f"Bearer {self.token}"}
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
-            found: dict[str, object] = json.load(answer)
+            found: dict[str, Any] = json.load(answer)
         return found
 
     def submit(self, entrypoint: Sequence[str], *, working_dir: Path) -> None:
@@ -145,15 +148,20 @@ class LocalHead:
         if code != 0 or state != "SUCCEEDED":
             raise HeadError(f"job {name}: {state}, `ray job submit` exited with {code}; see its log above")
 
+    def start(self, entrypoint: Sequence[str], *, working_dir: Path) -> str:
+        """Submit one job and do not wait for it; gives its name, for `state`. Raises HeadError."""
+        name, code = self._call_submit(["--no-wait"], entrypoint, working_dir)
+        if code != 0:
+            raise HeadError(f"job {name}: `ray job submit` exited with {code}; see its words above")
+        return name
+
     @contextmanager
     def running(self, entrypoint: Sequence[str], *, working_dir: Path) -> Iterator[str]:
         """A job that goes on until it is stopped, at the end of the block; gives its name, for `state`.
 
         Raises HeadError when it cannot be submitted, or does not stop.
         """
-        name, code = self._call_submit(["--no-wait"], entrypoint, working_dir)
-        if code != 0:
-            raise HeadError(f"job {name}: `ray job submit` exited with {code}; see its words above")
+        name = self.start(entrypoint, working_dir=working_dir)
         try:
             yield name
         finally:
@@ -170,11 +178,11 @@ class LocalHead:
         assert self._process is not None
         if self._process.poll() is not None:
             raise HeadError(f"job {name}: the Ray head has ended by itself:\n{self._log_tail()}")
-        return str(self._get(f"/api/jobs/{name}").get("status"))
+        return str(self.get(f"/api/jobs/{name}").get("status"))
 
     def log_of(self, name: str) -> str:
         """What a job has written so far."""
-        return str(self._get(f"/api/jobs/{name}/logs").get("logs"))
+        return str(self.get(f"/api/jobs/{name}/logs").get("logs"))
 
     def _ray_job(self, verb: str) -> list[str]:
         return [str(Path(sys.executable).with_name("ray")), "job", verb, "--address", self.address]

@@ -230,6 +230,7 @@ class TrainingResources:
     0: threads of the rank itself, enough where the model is the slower part.
     max_failures: times that the ranks are started again after one died; -1: without limit.
     timeout_s: a collective that hangs longer ends the rank; the prober works while others wait.
+    resize_seconds: how often an elastic run looks whether the cluster has room for more ranks.
     """
 
     workers: int = 1
@@ -240,6 +241,7 @@ class TrainingResources:
     accelerator_type: str | None = None  # as Ray names it, e.g. H100
     max_failures: int = 3
     timeout_s: int = 7200
+    resize_seconds: float = 60.0
     wait_for_nodes: bool = False  # on an autoscaling cluster: do not fail at once when no node fits
 
     def __post_init__(self) -> None:
@@ -259,6 +261,8 @@ class TrainingResources:
             raise ValueError(f"resources.max_failures={self.max_failures}: use 0 or more, or -1 for no limit")
         if self.timeout_s < 1:
             raise ValueError(f"resources.timeout_s={self.timeout_s}: use positive seconds, e.g. 7200")
+        if self.resize_seconds < 0:
+            raise ValueError(f"resources.resize_seconds={self.resize_seconds:g}: use seconds, e.g. 60")
 
     @property
     def demands(self) -> dict[str, float]:

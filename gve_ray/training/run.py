@@ -111,6 +111,7 @@ def _trainer(config: TrainingJobConfig) -> "TorchTrainer":
             use_gpu=needs.num_gpus > 0,
             resources_per_worker=needs.demands,
             accelerator_type=needs.accelerator_type,
+            elastic_resize_monitor_interval_s=needs.resize_seconds,
         ),
         run_config=RunConfig(
             name="ray", storage_path=config.output, failure_config=FailureConfig(max_failures=0)

@@ -1,8 +1,8 @@
 """Killed at any point, the job ends with the same pairs: real videos, the real pipeline, the shipped captioner.
 
 Everything is killed from outside with SIGKILL, at moments that are read off the files: fragments of
-annotations.lance that are written, and rows of it that are committed. A seed says after how many fragments,
-and how long after. One Ray cluster outlives all drivers, as under a job server.
+annotations.lance that are written, and rows of it that are committed. A seed says how long after. One Ray
+cluster outlives all drivers, as under a job server.
 """
 
 import random
@@ -26,10 +26,8 @@ from gve_ray.stage import REJECT_SCHEMA
 from gve_ray.store import Store
 from tests.integration import drivers
 
-VIDEOS = 9
+VIDEOS = 12
 BATCH = 3
-# Of the moments of the kills: one kill by default, two in one run with -m slow.
-SEEDS = pytest.mark.parametrize("seeds", [(0,), pytest.param((1, 2), marks=pytest.mark.slow)], ids=str)
 DEADLINE = 300.0  # seconds for any one wait; a fifth of it on two idle cores
 NEVER = 3600.0  # a commit interval longer than the test
 
@@ -166,50 +164,63 @@ def test_the_undisturbed_run_has_all_tasks(world: World) -> None:
     assert captioned > VIDEOS // 2
 
 
-@SEEDS
-def test_a_killed_captioner_is_replaced(world: World, tmp_path: Path, seeds: tuple[int, ...]) -> None:
-    output = world.copy(tmp_path)
+def kill_captioner(world: World, output: Path, seed: int) -> None:
+    """The captioner dies, and the driver soon after its replacement has begun."""
     with driver(world, output) as process:
-        for seed in seeds:
-            wait_for_batches(output, 1, process)
-            time.sleep(random.Random(seed).uniform(0.0, 1.0))
-            (captioner,) = captioners()
-            captioner.kill()
-            captioner.wait(DEADLINE)
+        wait_for_batches(output, 1, process)
+        pause(seed)
+        (captioner,) = captioners()
+        captioner.kill()
+        captioner.wait(DEADLINE)
         assert done(output) < VIDEOS
-        assert process.wait(DEADLINE) == 0
-    assert_same(world, output)
+        wait(captioners, process)
+        kill(process)
 
 
-@SEEDS
-def test_a_driver_killed_mid_caption_goes_on_where_it_was(
-    world: World, tmp_path: Path, seeds: tuple[int, ...]
-) -> None:
-    output = world.copy(tmp_path)
-    for seed in seeds:
-        with driver(world, output) as process:
-            wait(captioners, process)
-            wait_for_batches(output, 1, process)
-            time.sleep(random.Random(seed).uniform(0.0, 1.0))
-            kill(process)
-        assert done(output) < VIDEOS
+def kill_mid_caption(world: World, output: Path, seed: int) -> None:
     with driver(world, output) as process:
-        assert process.wait(DEADLINE) == 0
-    assert_same(world, output)
+        wait(captioners, process)
+        wait_for_batches(output, 1, process)
+        pause(seed)
+        kill(process)
 
 
-@SEEDS
-def test_a_driver_killed_between_write_and_commit_writes_again(
-    world: World, tmp_path: Path, seeds: tuple[int, ...]
-) -> None:
+def kill_before_commit(world: World, output: Path, seed: int) -> None:
+    """The driver dies between write and commit: what it has written stays invisible."""
+    before = done(output)
+    with driver(world, output, commit_seconds=NEVER) as process:
+        wait(captioners, process)
+        wait_for_batches(output, 1, process)
+        pause(seed)
+        kill(process)
+    assert done(output) == before
+
+
+def pause(seed: int) -> None:
+    time.sleep(random.Random(seed).uniform(0.0, 0.5))
+
+
+Kill = Callable[[World, Path, int], None]
+ONE_EACH = ((kill_before_commit, 0), (kill_captioner, 0), (kill_mid_caption, 0))
+
+
+def twice(kill: Kill) -> Any:
+    """The same kill at two moments more."""
+    return pytest.param(((kill, 1), (kill, 2)), marks=pytest.mark.slow, id=kill.__name__)
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param(ONE_EACH, id="one of each"),
+        *map(twice, (kill_captioner, kill_mid_caption, kill_before_commit)),
+    ],
+)
+def test_killed_and_started_again(world: World, tmp_path: Path, kills: tuple[tuple[Kill, int], ...]) -> None:
     output = world.copy(tmp_path)
-    for seed in seeds:
-        with driver(world, output, commit_seconds=NEVER) as process:
-            wait(captioners, process)
-            wait_for_batches(output, 1 + seed, process)
-            time.sleep(random.Random(seed).uniform(0.0, 1.0))
-            kill(process)
-        assert done(output) == 0
+    for kill_it, seed in kills:
+        kill_it(world, output, seed)
+        assert done(output) < VIDEOS
     with driver(world, output) as process:
         assert process.wait(DEADLINE) == 0
     assert_same(world, output)

@@ -22,12 +22,19 @@ from gve_ray.demo.render import encode_mp4
 from gve_ray.media import read_frames
 from tests.serving.conftest import VIDEOS, Service
 
-pytestmark = pytest.mark.timeout(600)
-
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 WIDE = {"viewport": {"width": 1280, "height": 900}}
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 WANTED = 3  # the video that is looked for
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(
+        BROWSER is None,
+        reason=f"no {', '.join(BROWSERS)} on the PATH; install one that plays H.264, such as Debian's",
+    ),
+]
 
 # A real File, handed over as the system does it. [event, name, type, base64]
 HAND_OVER = """([event, name, type, data]) => {
@@ -60,13 +67,10 @@ CONTRAST = """(element) => {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"no {', '.join(BROWSERS)} on the PATH; install one that plays H.264, such as Debian's")
     args = ["--no-sandbox"] if os.geteuid() == 0 else []
     expect.set_options(timeout=30_000)  # the service shares the machine with other tests
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=args)
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=args)
         yield browser
         browser.close()
 
