@@ -1,11 +1,15 @@
 """Settings every test runs under, so that none depends on the home directory, the network or the shell."""
 
 import os
+import secrets
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.s3 import S3Server
 
 _FOLDERS = ("HF_HOME", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT")
 _SETTINGS = {
@@ -33,3 +37,18 @@ def pytest_configure(config: pytest.Config) -> None:
     # Ray actors and vLLM add processes of their own; one thread each keeps a small machine responsive.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """One S3-compatible server for all tests of a process that ask for it."""
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of a new bucket; the environment says where its server is, to child processes, too."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server.make_bucket(f"bucket-{secrets.token_hex(4)}")
