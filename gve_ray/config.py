@@ -5,7 +5,7 @@
 `--config` takes a path or the name of one of the job's recipes (gve_ray/recipes/<job>); `--print_config`
 shows the result.
 A config travels to Ray workers and into run.json, so it holds plain values only; a model's name may start
-with `package://` (a folder inside gve_ray) and stays so until `resolve_model`, where it is loaded.
+with `package://` (a folder inside gve_ray) or be another URI and stays so until `resolve_model`, where it is loaded.
 """
 
 import re
@@ -412,11 +412,24 @@ def _find_recipes(args: Sequence[str], job: str) -> list[str]:
     return found
 
 
-def resolve_model(name: str) -> str:
-    """A model's name as a loader wants it: `package://a/b` becomes that folder of the installed package.
+def is_uri(name: str) -> bool:
+    """Whether a model's name is the URI of a folder, outside the package."""
+    return "://" in name and not name.startswith(PACKAGE_SCHEME)
 
-    Raises FileNotFoundError when the package has no such folder. Other names are returned unchanged.
+
+def resolve_model(name: str) -> str:
+    """A model's name as a loader wants it: `package://a/b` becomes that folder of the installed package, another
+    URI its copy on this node, which is made if there is none (gve_ray.store.copies).
+
+    Raises FileNotFoundError when there is no such folder, OSError when it cannot be read. Other names are returned
+    unchanged.
     """
+    if is_uri(name):
+        from gve_ray.store.copies import (
+            local_copy,  # here: most names are none, and this module loads in a moment
+        )
+
+        return str(local_copy(name))
     if not name.startswith(PACKAGE_SCHEME):
         return name
     folder = Path(str(files("gve_ray"))) / name.removeprefix(PACKAGE_SCHEME)

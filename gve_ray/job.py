@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gve_ray.config import GIB, resolve_model
+from gve_ray.config import GIB, is_uri, resolve_model
 from gve_ray.stage import StageError
 from gve_ray.store import RunFolderError, StoreError
+from gve_ray.store.copies import holdings
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 ACCELERATOR = "accelerator_type:"  # before a type of GPU, in Ray's name of the resource
@@ -57,7 +58,10 @@ def check_path(option: str, value: str) -> None:
 
 
 def check_model(option: str, name: str, revision: str | None, file: str = "config.json") -> None:
-    """A model's name is a folder with `file` in it, or can be had from the hub."""
+    """A model's name is a folder with `file` in it, here or behind a URI, or can be had from the hub."""
+    if is_uri(name):
+        _check_remote(option, name, file)
+        return
     try:
         folder = Path(resolve_model(name)).expanduser()
     except FileNotFoundError as error:
@@ -82,6 +86,20 @@ def check_model(option: str, name: str, revision: str | None, file: str = "confi
             f"cache, and the hub did not give it ({type(error).__name__}: {_first_line(error)}); "
             "check the name, log in if it is gated, or name a local folder"
         ) from error
+
+
+def _check_remote(option: str, uri: str, file: str) -> None:
+    """Look, and fetch nothing: weights are large."""
+    try:
+        held = holdings(uri)
+    except (OSError, ValueError, ImportError) as error:
+        raise PreflightError(
+            f"{option}={uri!r}: cannot be read ({_first_line(error)}); name a model folder or a hub id"
+        ) from error
+    if file not in held:
+        raise PreflightError(
+            f"{option}={uri!r}: has no {file}; point it to a model in the Hugging Face layout"
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gve_ray.store import FolderLock, RunFolder, RunFolderError, fingerprint
+from gve_ray.store import FolderLock, RunFolder, RunFolderError, SharedFolder, fingerprint
+from gve_ray.store.runfolder import filesystem, write_atomically
 
 
 @dataclass(frozen=True)
@@ -133,3 +134,40 @@ def test_fingerprints_ignore_order_and_see_values() -> None:
     assert fingerprint({"a": 1}) != fingerprint({"a": "1"})
     with pytest.raises(TypeError, match="object"):
         fingerprint({"a": object()})
+
+
+def test_on_an_object_store_it_is_the_same(s3: str) -> None:
+    uri = f"{s3}/runs/r"
+    with pytest.raises(RuntimeError), RunFolder(uri, job="j", config=Config()) as folder:  # noqa: PT012
+        assert folder.path("a", "b") == f"{uri}/a/b"
+        folder.record(kept=7)
+        raise RuntimeError("boom")
+    with RunFolder(f"{uri}/", job="j", config=Config()) as folder:
+        assert folder.facts["kept"] == 7
+        folder.record(finished=True)
+    assert RunFolder(uri, job="j", config=Config()).finished()
+    store = SharedFolder(uri)
+    record = json.loads(store.fetch("run.json").read_text())
+    assert [run["error"] for run in record["runs"]] == ["RuntimeError: boom", None]
+    with (
+        pytest.raises(RunFolderError, match=r"differ in seed \(1, now 2\)"),
+        RunFolder(uri, job="j", config=Config(seed=2)),
+    ):
+        pass
+    strange = SharedFolder(f"{s3}/runs/s")
+    (strange.path / "notes.txt").write_text("mine")
+    strange.publish("notes.txt")
+    with (
+        pytest.raises(RunFolderError, match=r"has files \(notes.txt\)"),
+        RunFolder(strange.uri, job="j", config=Config()),
+    ):
+        pass
+
+
+def test_a_scheme_that_nothing_speaks_is_told() -> None:
+    with pytest.raises(ValueError, match="nosuch"):
+        RunFolder("nosuch://bucket/r", job="j", config=Config())
+    files, path = filesystem("memory://bucket/r")  # fsspec's
+    assert path == "/bucket/r"
+    write_atomically(files, f"{path}/x", b"1")
+    assert files.get_file_info(f"{path}/x").size == 1

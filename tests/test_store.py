@@ -14,7 +14,7 @@ import pytest
 
 from gve_ray.media import decode_jpeg, encode_jpeg
 from gve_ray.schema import ASSET_SCHEMA, AssetRef
-from gve_ray.store import AssetReader, Store, StoreError
+from gve_ray.store import AssetReader, SharedFolder, Store, StoreError
 
 SCHEMA = pa.schema([("video_id", pa.string()), ("n", pa.int64()), ("blobs", pa.list_(pa.binary()))])
 
@@ -280,3 +280,45 @@ def test_deleted_rows_are_gone_and_others_stay(tmp_path: Path) -> None:
         store.take(["it's"])
     store.append(pa.table({"video_id": ["it's"], "n": [4]}))
     assert store.take(["it's", "a"], ["n"]).to_pylist() == [{"n": 4}, {"n": 1}]
+
+
+def test_on_an_object_store_it_is_the_same(s3: str) -> None:
+    import lance
+
+    store = Store(f"{s3}/run/a.lance", SCHEMA)
+    assert not store.exists()
+    assert store.keys() == set()
+    store.create()
+    written = pickle.loads(pickle.dumps(store)).write(rows("a", "bb"))  # a worker's
+    assert store.keys() == set()
+    assert store.commit([written]) == 2
+    assert store.take(["bb", "a"]).to_pylist() == rows("bb", "a").to_pylist()
+    for i in range(20):
+        store.append(rows(str(i)))
+    store.delete(["a", "7"])
+    store.write(rows("lost"))
+    store.compact()
+    store.clean()
+    dataset = lance.dataset(store.uri, storage_options={"allow_http": "true"})
+    assert len(dataset.get_fragments()) == 1
+    files = SharedFolder(f"{s3}/run/a.lance").names("data")
+    assert len(files) == 1, "those of before the compaction, and the lost one, are gone"
+    assert store.keys() == {"bb", *map(str, range(20))} - {"7"}
+    store.append(rows("c"))
+
+    Store(store.uri, SCHEMA).append(rows("d"))
+    with pytest.raises(StoreError, match="another run writes"):
+        store.append(rows("e"))
+    with pytest.raises(StoreError, match="columns differ"):
+        Store(store.uri, pa.schema([("video_id", pa.string())])).create()
+    store.drop()
+    assert not Store(store.uri, SCHEMA).exists()
+
+
+def test_dropped_it_is_as_before_it_was_created(store: Store) -> None:
+    store.append(rows("a"))
+    store.drop()
+    assert not store.exists()
+    store.drop()
+    store.create().append(rows("b"))
+    assert store.keys() == {"b"}

@@ -172,7 +172,7 @@ def _model(facts: Facts, section: str, weights: Weights, where: int) -> Finding:
             state="missing",
             value=f"{value}, not on {names([name for some in bad.values() for name in some])}",
             problem=f"{problem} (on {names(who)})",
-            fix=fix or "copy it to the same path on every node, or name a hub id",
+            fix=fix or "copy it to the same path on every node, or name a URI or hub id",
         )
     if len(found) > 1:
         told = told_groups(found)

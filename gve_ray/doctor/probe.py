@@ -21,9 +21,10 @@ from typing import Any
 from pyarrow import fs
 
 import gve_ray
-from gve_ray.config import resolve_model
+from gve_ray.config import is_uri, resolve_model
 from gve_ray.job import check_model
 from gve_ray.media.source import file_facts, folder_blobs, is_folder, local_path, open_remote
+from gve_ray.store.copies import holdings
 from gve_ray.store.runfolder import filesystem, versions
 
 DRIVER = "driver"  # whose probe file comes first
@@ -219,9 +220,11 @@ def model_identity(option: str, name: str, revision: str | None, file: str) -> s
     """What tells a model from another one of its name. Raises PreflightError where it is not to be had.
 
     Of a hub's the commit. Of a folder 8 hex digits of its files' names, sizes, beginnings and ends: it may be too
-    large to be read whole.
+    large to be read whole. Of one behind a URI those of names, sizes and times.
     """
     check_model(option, name, revision, file)
+    if is_uri(name):
+        return hashlib.sha256(json.dumps(holdings(name)).encode()).hexdigest()[:8]
     folder = Path(resolve_model(name)).expanduser()
     if not folder.is_dir():
         from huggingface_hub import hf_hub_download

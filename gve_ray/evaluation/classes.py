@@ -8,18 +8,19 @@ and label, paths from its own folder or absolute. Each video has one right label
 """
 
 import csv
+import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from gve_ray.evaluation import metrics
 from gve_ray.evaluation.faults import Faults, shown
-from gve_ray.evaluation.rows import has_pictures
+from gve_ray.evaluation.place import Place, is_file, place_of
 from gve_ray.evaluation.statistics import bootstrap_mean
 from gve_ray.evaluation.verdicts import RetrievalSet
 from gve_ray.media.source import VIDEO_SUFFIXES
@@ -36,9 +37,11 @@ def load_classes(place: str | Path, *, name: str, template: str = "{label}") -> 
     `BrushHair` are brush hair and Brush Hair; labels of a csv are taken as they are. What is wrong is left out
     and told in `skipped`; does not raise on bad data.
     """
-    root = Path(os.path.abspath(place))
     faults = Faults(name)
-    rows = _of_csv(root, faults) if root.is_file() else _of_folder(root, faults)
+    folder, _, file = str(place).rpartition("/")
+    is_table = is_file(str(place))
+    root = place_of((folder or ".") if is_table else place)
+    rows = _of_csv(root, file, faults) if is_table else _of_folder(root, faults)
     labels: dict[str, str] = {}  # text by label
     videos: dict[str, tuple[str, str]] = {}  # path and label by id
     for where, video, path, label in rows:
@@ -47,11 +50,11 @@ def load_classes(place: str | Path, *, name: str, template: str = "{label}") -> 
                 where,
                 f"video {shown(video)}: there twice; {shown(videos[video][1])}, its first label, counts",
             )
-        elif not (os.path.isfile(path) or has_pictures(path)):
+        elif not (root.is_file(path) or root.has_pictures(path)):
             faults.add(where, f"video {shown(video)}: no such file or folder of frames")
         else:
-            videos[video] = str(path), label
-            labels[label] = label if root.is_file() else words(label)
+            videos[video] = root.media(path), label
+            labels[label] = label if is_table else words(label)
     if not videos:
         faults.add(str(place), "no videos; give a folder of <class>/<video>, or a csv with video and label")
     return RetrievalSet(
@@ -101,43 +104,38 @@ def told(facts: Mapping[str, Any]) -> str:
     return f"{', '.join(parts)} of {facts['n_labels']} labels"
 
 
-_Row = tuple[str, str, Path, str]  # where it stands, the video as it is named there, its path, its label
+_Row = tuple[
+    str, str, str, str
+]  # where it stands, the video as it is named there and in the place, its label
 
 
-def _of_folder(root: Path, faults: Faults) -> Iterator[_Row]:
-    for folder in _visible(root):
-        if not folder.is_dir():
+def _of_folder(root: Place, faults: Faults) -> Iterator[_Row]:
+    for folder in root.names():
+        if not root.is_folder(folder):
             continue
         others = 0
-        for one in _visible(folder):
-            if one.is_dir() or one.suffix.lower() in VIDEO_SUFFIXES:
-                yield folder.name, f"{folder.name}/{one.name}", one, folder.name
+        for one in root.names(folder):
+            inner = f"{folder}/{one}"
+            if root.is_folder(inner) or PurePosixPath(one).suffix.lower() in VIDEO_SUFFIXES:
+                yield folder, inner, inner, folder
             else:
                 others += 1
         if others:
-            faults.add(folder.name, f"{others} files are no videos ({' '.join(sorted(VIDEO_SUFFIXES))})")
+            faults.add(folder, f"{others} files are no videos ({' '.join(sorted(VIDEO_SUFFIXES))})")
 
 
-def _visible(folder: Path) -> Sequence[Path]:
+def _of_csv(root: Place, file: str, faults: Faults) -> Iterator[_Row]:
     try:
-        return sorted(one for one in folder.iterdir() if not one.name.startswith("."))
-    except OSError:
-        return []
-
-
-def _of_csv(path: Path, faults: Faults) -> Iterator[_Row]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = csv.DictReader(file)
-            if missing := {"video", "label"} - set(lines.fieldnames or ()):
-                faults.add(path.name, f"no column {', '.join(sorted(missing))}; a csv has video and label")
-                return
-            for line in lines:
-                where = f"{path.name} line {lines.line_num}"
-                video, label = (line["video"] or "").strip(), (line["label"] or "").strip()
-                if video and label:
-                    yield where, video, path.parent / video, label
-                else:
-                    faults.add(where, "empty video" if not video else f"video {shown(video)}: empty label")
+        lines = csv.DictReader(io.StringIO(root.read(file).decode("utf-8-sig"), newline=""))
+        if missing := {"video", "label"} - set(lines.fieldnames or ()):
+            faults.add(file, f"no column {', '.join(sorted(missing))}; a csv has video and label")
+            return
+        for line in lines:
+            where = f"{file} line {lines.line_num}"
+            video, label = (line["video"] or "").strip(), (line["label"] or "").strip()
+            if video and label:
+                yield where, video, os.path.normpath(video), label
+            else:
+                faults.add(where, "empty video" if not video else f"video {shown(video)}: empty label")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        faults.add(path.name, f"cannot be read: {error}")
+        faults.add(file, f"cannot be read: {error}")

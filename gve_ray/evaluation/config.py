@@ -150,8 +150,8 @@ class SweepConfig:
 class EvaluationJobConfig(EvaluationConfig):
     """jobs/evaluate.py: retrieval data sets and models in, scores and rankings out.
 
-    output: the run's folder, on a disk that the driver sees: run.json, results.json, runs/, per_query.parquet,
-    skipped.jsonl and report.html. cache: embeddings by item and model, on a disk that all nodes see; several runs may
+    output: the run's folder, on a disk that all nodes see or as a URI: run.json, results.json, runs/,
+    per_query.parquet, skipped.jsonl and report.html. cache: embeddings by item and model, likewise; several runs may
     use it, one after the other; None: a folder in `output`. commit_seconds: how often embeddings are
     committed, the most that a killed run does again. sweep: `output` then holds one run for each pair.
     """
@@ -168,8 +168,8 @@ class EvaluationJobConfig(EvaluationConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for option, value in (("output", self.output), ("cache", self.cache)):
-            if value is not None and (not value or "://" in value):
-                raise ValueError(f"{option}={value!r}: name a folder on a disk that all nodes see")
+            if value == "":
+                raise ValueError(f"{option}='': name a folder, on a disk that all nodes see or as a URI")
         if self.commit_seconds <= 0:
             raise ValueError(f"commit_seconds={self.commit_seconds}: use a positive number")
         names = [one.name for one in self.models]

@@ -11,18 +11,18 @@ item's text, instruction and the sha256 of its media: a copy of a video under an
 import hashlib
 import json
 import logging
-import shutil
+import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from gve_ray.config import ModelConfig, StageResources
 from gve_ray.embedder import EmbedderSettings
@@ -61,14 +61,15 @@ _SAY_SECONDS = 5.0
 
 
 class ItemIndex:
-    """Fingerprints of items by content. Digests of media are kept in `folder` and read again only when a
-    file's size or time has changed."""
+    """Fingerprints of items by content. Digests of media are kept in `folder`, a path or URI, and read again only
+    when a file's size or time has changed."""
 
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "media.parquet"
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._files, self._folder = filesystem(str(folder))
+        self._file = f"{self._folder}/media.parquet"
         self._known: dict[str, tuple[str, str]] = {}
-        if self._file.is_file():
-            table = pq.read_table(self._file, schema=_MEDIA_SCHEMA)
+        if self._files.get_file_info(self._file).type == fs.FileType.File:
+            table = pq.read_table(self._file, schema=_MEDIA_SCHEMA, filesystem=self._files)
             self._known = {row["path"]: (row["stamp"], row["digest"]) for row in table.to_pylist()}
 
     def keys(self, items: Sequence[Item]) -> list[str]:
@@ -117,9 +118,8 @@ class ItemIndex:
         ]
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(rows, schema=_MEDIA_SCHEMA), sink)
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        files, path = filesystem(str(self._file))
-        write_atomically(files, path, sink.getvalue().to_pybytes())
+        self._files.create_dir(self._folder, recursive=True)
+        write_atomically(self._files, self._file, sink.getvalue().to_pybytes())
 
 
 def pending_table(items: Iterable[Item], keys: Iterable[str]) -> pa.Table:
@@ -197,27 +197,28 @@ def embed(
     settings: EmbedderSettings,
     facts: Mapping[str, Any],
     *,
-    cache: Path,
-    rejects: Path,
+    cache: str,
+    rejects: str,
     resources: StageResources,
     commit_seconds: float = 5.0,
 ) -> Embedded:
     """Embed what the cache does not have yet, on Ray actors.
 
-    rejects: a Lance data set of this run's, not of the cache's: another run tries such an item again.
+    cache: a folder, by its path or URI. rejects: a Lance data set of this run's, not of the cache's: another run
+    tries such an item again.
     Raises RunFolderError while another run writes to the same model's cache, StageError as `run_stage`.
     """
-    folder = cache / cache_name(facts)
-    store = Store(str(folder / "embeddings.lance"), EMBEDDING_SCHEMA, key=KEY)
-    refused = Store(str(rejects), REJECT_SCHEMA)
+    folder = f"{cache}/{cache_name(facts)}"
+    store = Store(f"{folder}/embeddings.lance", EMBEDDING_SCHEMA, key=KEY)
+    refused = Store(rejects, REJECT_SCHEMA)
     stage = f"embed {config.name}"
-    with FolderLock(str(folder)):
-        files, path = filesystem(str(folder / "model.json"))
+    with FolderLock(folder):
+        files, path = filesystem(f"{folder}/model.json")
         write_atomically(files, path, (json.dumps(dict(facts), indent=2) + "\n").encode())
         present = store.keys()
         n_found = len(present & set(pending.column(KEY).to_pylist()))
         if present & refused.keys():  # another run with this cache could embed them: then this one can, too
-            shutil.rmtree(rejects)
+            refused.drop()
         log.info("%s: %d distinct items, %d of them in %s", stage, pending.num_rows, n_found, folder)
         counts = run_stage(
             stage,

@@ -12,7 +12,6 @@ model that takes no videos), and that once a cache.
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,7 +79,7 @@ class Guard:
         if self._config.on_hit == "refuse":
             self._judge(self._find(self._bytes_alone(), threshold=0.0))
 
-    def check(self, embedded: Embedded, *, cache: Path, workers: int) -> dict[str, Any]:
+    def check(self, embedded: Embedded, *, cache: str, workers: int) -> dict[str, Any]:
         """Look for near copies, too; what results.json says of it. Raises PreflightError to refuse.
 
         embedded: of any model. cache: keeps signatures that were made here. workers: decoding processes.
@@ -99,7 +98,7 @@ class Guard:
     def _find(self, prints: Mapping[str, Fingerprint], *, threshold: float) -> list[Overlap]:
         return overlap(self._training, list(self._keys), threshold=threshold, known=prints)
 
-    def _signed(self, embedded: Embedded, cache: Path, workers: int) -> dict[str, Fingerprint]:
+    def _signed(self, embedded: Embedded, cache: str, workers: int) -> dict[str, Fingerprint]:
         """Fingerprints by path with as many frames as the training set's."""
         frames = signature_frames(self._training)
         stored = read_signatures(embedded.store, list(self._keys.values()))
@@ -109,7 +108,7 @@ class Guard:
             if key in stored and len(stored[key][0]) == frames * FRAME_BYTES
         }
         missing = {self._digests[path]: path for path in self._keys if self._digests[path] not in found}
-        found |= _decoded(missing, cache / f"signatures-{frames}", frames=frames, workers=workers)
+        found |= _decoded(missing, f"{cache}/signatures-{frames}", frames=frames, workers=workers)
         return {
             path: Fingerprint(content_hash=digest, signature=found[digest][0], duration=found[digest][1])
             for path, digest in self._digests.items()
@@ -151,13 +150,13 @@ class Guard:
 
 
 def _decoded(
-    videos: Mapping[str, str], folder: Path, *, frames: int, workers: int
+    videos: Mapping[str, str], folder: str, *, frames: int, workers: int
 ) -> dict[str, tuple[bytes, float]]:
     """(signature, duration) by digest of videos by digest; what does not decode has an empty signature."""
     if not videos:
         return {}
-    store = Store(str(folder / "signatures.lance"), _SIGNATURE_SCHEMA, key=_DIGEST)
-    with FolderLock(str(folder)):
+    store = Store(f"{folder}/signatures.lance", _SIGNATURE_SCHEMA, key=_DIGEST)
+    with FolderLock(folder):
         store.create()
         there = store.keys()
         todo = [digest for digest in videos if digest not in there]

@@ -1,4 +1,4 @@
-"""Data sets on disk: the layout UVRB is published in, mteb's, and a validator that opens every medium.
+"""Data sets in folders: the layout UVRB is published in, mteb's, and a validator that opens every medium.
 
     check("uvrb/MSRVTT")        # [Fault(...)]: print them before anything is embedded
     load("uvrb/MSRVTT")         # RetrievalSet: what is sound, and in `skipped` what is not
@@ -15,13 +15,13 @@ A set whose queries rank only some of the corpus lists them: `candidates` are th
 among them; either, or both, and the positives always belong. Fields left empty in all lines are no lists.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from gve_ray.evaluation.faults import Fault, Faults, shown
+from gve_ray.evaluation.place import Place, place_of
 from gve_ray.evaluation.rows import Rows, id_of, json_lines, read_rows, text_lines
 from gve_ray.evaluation.verdicts import RetrievalSet, Verdicts
 from gve_ray.media import FACTOR, DecodeProcess, FrameRequest, MediaError, VideoInfo, read_image
@@ -35,7 +35,7 @@ _BAD_MEDIUM = (MediaError, OSError, ValueError, MemoryError)
 
 
 def load(folder: str | Path, *, name: str | None = None) -> RetrievalSet:
-    """A data set of the published layout. name: default the folder's.
+    """A data set of the published layout, in a folder or behind a URI. name: default the folder's.
 
     Media must be there, but none is decoded. What is wrong is left out and told in `skipped`: every line of
     the queries' file is a query, or the place of one fault, or in the `queries` of one fault. Does not
@@ -137,12 +137,11 @@ def _first_of(users: Sequence[str]) -> str:
     return users[0] if len(users) == 1 else f"{users[0]} and {len(users) - 1} more"
 
 
-def _open(folder: str | Path, name: str | None, files: Sequence[str]) -> tuple[Path | None, Faults]:
+def _open(folder: str | Path, name: str | None, files: Sequence[str]) -> tuple[Place | None, Faults]:
     """The data set's folder, None if one of its files is not there, and its list of faults."""
-    # Absolute: the paths in items are opened by workers that stand in other folders.
-    root = Path(os.path.abspath(folder))
+    root = place_of(folder)
     faults = Faults(name or root.name)
-    missing = [file for file in files if not (root / file).is_file()]
+    missing = [file for file in files if not root.is_file(file)]
     for file in missing:
         faults.add(file, f"no such file in {shown(str(folder))}; a data set has {', '.join(files)}")
     return None if missing else root, faults

@@ -83,8 +83,8 @@ class RayEncoder(AbsEncoder):
             self._config,
             self._settings,
             self._facts,
-            cache=self._folder / "embeddings",
-            rejects=self._folder / "rejects" / f"{cache_name(self._facts)}.lance",
+            cache=str(self._folder / "embeddings"),
+            rejects=str(self._folder / "rejects" / f"{cache_name(self._facts)}.lance"),
             resources=self._resources,
         )
         lost = [key for key in keys if key in embedded.rejects]

@@ -92,15 +92,16 @@ def check_baselines(config: EvaluationJobConfig) -> None:
         )
 
 
-def write_report(config: EvaluationJobConfig, sets: Sequence[RetrievalSet], facts: Mapping[str, Any]) -> str:
+def write_report(
+    config: EvaluationJobConfig, output: Path, sets: Sequence[RetrievalSet], facts: Mapping[str, Any]
+) -> str:
     """Write all files of the report into the run's folder; returns the page's path.
 
-    sets: the data sets of the run. facts: those of run.json.
+    output: where the run's folder is worked on. sets: the data sets of the run. facts: those of run.json.
     """
-    output = Path(config.output)
     results = json.loads((output / "results.json").read_text(encoding="utf-8"))
     _write(output / RESULTS_TABLE, _csv(results).encode())
-    page = collect(config, results, sets, facts)
+    page = collect(config, output, results, sets, facts)
     _write(output / REPORT_FILE, render(page).encode())
     told = json.dumps(figures(page), indent=1, ensure_ascii=False)
     _write(output / FIGURES_FILE, f"{told}\n".encode())
@@ -151,6 +152,7 @@ def figures(page: Page) -> dict[str, Any]:
 
 def collect(
     config: EvaluationJobConfig,
+    output: Path,
     results: Mapping[str, Any],
     sets: Sequence[RetrievalSet],
     facts: Mapping[str, Any],
@@ -159,7 +161,6 @@ def collect(
     models: Mapping[str, Any] = results["models"]
     subject = config.report.model or list(models)[-1]
     others = [name for name in models if name != subject]
-    output = Path(config.output)
     rows = pq.read_table(output / "per_query.parquet").to_pylist()
     by_name = {one.name: one for one in sets}
     away = departures(results, by_name)
@@ -186,7 +187,7 @@ def collect(
         correlations=correlations(
             output / RESULTS_TABLE, own, pooled=pooled, resamples=min(config.resamples, CORRELATION_RESAMPLES)
         ),
-        queries=_queries(config, rows, by_name, subject),
+        queries=_queries(config, output, rows, by_name, subject),
         skipped=skipped_rows(results),
         skipped_lines=_first_lines(output / "skipped.jsonl"),
         models=[(name, run_facts(config, name, one)) for name, one in models.items()],
@@ -237,12 +238,13 @@ def _headline(models: Mapping[str, Any], results: Mapping[str, Any]) -> list[tup
 
 def _queries(
     config: EvaluationJobConfig,
+    output: Path,
     rows: Sequence[Mapping[str, Any]],
     sets: Mapping[str, RetrievalSet],
     subject: str,
 ) -> list[AbilityExamples]:
     """By the abilities that data sets stand for directly; TXT and FG are made of these. Other data sets last."""
-    runs = Path(config.output) / "runs" / subject
+    runs = output / "runs" / subject
     chosen: list[tuple[str, str, list[Mapping[str, Any]]]] = []
     for ability in (*MEASURED, ""):
         mine = [

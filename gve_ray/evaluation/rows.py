@@ -4,14 +4,13 @@ A line that gives no item is told as a fault and left out; nothing here raises o
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from gve_ray.evaluation.faults import Faults, shown
-from gve_ray.media.source import PICTURE_SUFFIXES
+from gve_ray.evaluation.place import Place
 from gve_ray.schema import Item
 
 IMAGES, FRAMES, VIDEOS = "images", "videos_frames", "videos"
@@ -34,7 +33,7 @@ class Rows:
 
 
 def read_rows(
-    folder: Path,
+    place: Place,
     file: str,
     faults: Faults,
     *,
@@ -46,7 +45,7 @@ def read_rows(
     fill that field; where none does (`"text": ""` all through a set of image queries) it is no field.
     """
     rows = Rows(file=file)
-    found = [(number, adapt(fields)) for number, fields in json_lines(folder, file, faults)]
+    found = [(number, adapt(fields)) for number, fields in json_lines(place, file, faults)]
     used = {part for _, fields in found for part in _PARTS if _is_filled(fields.get(part))}
     for number, fields in found:
         where = f"{file} line {number}"
@@ -58,7 +57,7 @@ def read_rows(
             faults.add(where, f"duplicate id {shown(key)}; line {rows.lines[key]} has it and counts")
             continue
         rows.lines[key] = number
-        item = _item(folder, fields, used)
+        item = _item(place, fields, used)
         if isinstance(item, Item):
             rows.items[key] = item
         else:
@@ -66,9 +65,9 @@ def read_rows(
     return rows
 
 
-def json_lines(folder: Path, file: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_lines(place: Place, file: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number from 1, object) of a JSON lines file; blank lines are passed over."""
-    for number, raw in text_lines(folder, file, faults):
+    for number, raw in text_lines(place, file, faults):
         try:
             value = json.loads(raw.decode("utf-8"))
         except (ValueError, RecursionError) as error:
@@ -80,12 +79,12 @@ def json_lines(folder: Path, file: str, faults: Faults) -> Iterator[tuple[int, d
             faults.add(f"{file} line {number}", f"{shown(value)}: not a JSON object")
 
 
-def text_lines(folder: Path, file: str, faults: Faults) -> list[tuple[int, bytes]]:
+def text_lines(place: Place, file: str, faults: Faults) -> list[tuple[int, bytes]]:
     """(line number from 1, bytes) of the lines that are not blank. An unreadable or empty file is a fault."""
     try:
-        data = (folder / file).read_bytes()
+        data = place.read(file)
     except OSError as error:
-        faults.add(file, f"cannot be read: {error.strerror}")
+        faults.add(file, f"cannot be read: {error.strerror or error}")
         return []
     # Texts may hold other characters that Python calls line ends, so only "\n" ends a line here.
     lines = enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1)
@@ -115,7 +114,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _item(folder: Path, fields: Mapping[str, Any], used: set[str]) -> Item | str:
+def _item(place: Place, fields: Mapping[str, Any], used: set[str]) -> Item | str:
     """The item of one line, or what is wrong with it."""
     parts: dict[str, str] = {}
     for part in _PARTS:
@@ -136,15 +135,15 @@ def _item(folder: Path, fields: Mapping[str, Any], used: set[str]) -> Item | str
         return f"empty {empty[0]}" if empty else "no text, image or video"
     for part in ("image", "video"):
         if part in parts:
-            path, fault = _media(folder, part, parts[part])
+            path, fault = _media(place, part, parts[part])
             if fault:
                 return fault
             parts[part] = path
     return Item(text=parts.get("text"), image=parts.get("image"), video=parts.get("video"))
 
 
-def _media(folder: Path, part: str, name: str) -> tuple[str, str]:
-    """(path, "") of a media file or folder of frames, or ("", what is wrong).
+def _media(place: Place, part: str, name: str) -> tuple[str, str]:
+    """(path or URI, "") of a media file or folder of frames, or ("", what is wrong).
 
     Frames are looked for before the video itself: they are what the published scores were made from.
     """
@@ -152,31 +151,22 @@ def _media(folder: Path, part: str, name: str) -> tuple[str, str]:
     if relative.is_absolute() or ".." in relative.parts or not relative.parts:
         return "", f"{part}={shown(name)}: not a path inside the data set's folder"
     if part == "image":
-        for path in (folder / IMAGES / relative, folder / relative):
-            if os.path.isfile(path):
-                return str(path), ""
+        for path in (f"{IMAGES}/{relative}", str(relative)):
+            if place.is_file(path):
+                return place.media(path), ""
         return "", f"image {shown(name)}: no such file in {IMAGES}/"
     # The published folders are named without the extension, but "street.2" may be a name that has none.
-    frames = [folder / FRAMES / relative, folder / FRAMES / relative.with_suffix("")]
+    frames = [f"{FRAMES}/{relative}", f"{FRAMES}/{relative.with_suffix('')}"]
     for path in frames:
-        if has_pictures(path):
-            return str(path), ""
-    for path in (folder / VIDEOS / relative, folder / relative):
-        if os.path.isfile(path):
-            return str(path), ""
-    place = f"{FRAMES}/{relative.with_suffix('')}/"
-    if any(os.path.isdir(path) for path in frames):
-        return "", f"video {shown(name)}: missing frames; {shown(place)} has no pictures"
+        if place.has_pictures(path):
+            return place.media(path), ""
+    for path in (f"{VIDEOS}/{relative}", str(relative)):
+        if place.is_file(path):
+            return place.media(path), ""
+    wanted = f"{FRAMES}/{relative.with_suffix('')}/"
+    if any(place.is_folder(path) for path in frames):
+        return "", f"video {shown(name)}: missing frames; {shown(wanted)} has no pictures"
     return (
         "",
-        f"video {shown(name)}: missing frames; there is no {shown(place)} and no such file in {VIDEOS}/",
+        f"video {shown(name)}: missing frames; there is no {shown(wanted)} and no such file in {VIDEOS}/",
     )
-
-
-def has_pictures(folder: Path) -> bool:
-    """Whether this is a folder with pictures. False, too, for names that no file system can hold."""
-    try:
-        with os.scandir(folder) as entries:
-            return any(os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES for entry in entries)
-    except (OSError, ValueError):
-        return False

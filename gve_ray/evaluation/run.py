@@ -10,6 +10,7 @@ output/report.html                all of it to look at (report.py says what else
 import dataclasses
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gve_ray.doctor import check_cluster
+from gve_ray.doctor import absolute, check_cluster
 from gve_ray.embedder.models import identify
 from gve_ray.evaluation.classes import told as told_classes
 from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig
@@ -29,8 +30,8 @@ from gve_ray.evaluation.report import REPORT_FILE, write_report
 from gve_ray.evaluation.scoring import Scored, comparisons, left_out, score, summary
 from gve_ray.evaluation.sources import Source, find_sources, open_sources
 from gve_ray.job import live_nodes
-from gve_ray.store import RunFolder
-from gve_ray.store.runfolder import filesystem, seconds_of, write_atomically
+from gve_ray.store import RunFolder, SharedFolder
+from gve_ray.store.runfolder import RUN_FILE, filesystem, seconds_of, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -94,22 +95,23 @@ def evaluate(
     same call then embeds only what is missing.
     """
     check(config)
-    output = Path(config.output).resolve()
-    config = dataclasses.replace(config, output=str(output))
+    config = dataclasses.replace(config, output=absolute(config.output))
     run = RunFolder(config.output, job=config.job, config=config.identity())
     if run.finished():
-        return dataclasses.replace(read_result(output), was_finished=True)
+        return dataclasses.replace(read_result(config.output), was_finished=True)
     sources = find_sources(config)
     connect()
     check_cluster(needs_of(config), live_nodes())
     with run:
-        _run(config, sources, output, run)
+        _run(config, sources, run)
         run.record(finished=True)
-    return read_result(output)
+    return read_result(config.output)
 
 
-def _run(config: EvaluationJobConfig, found: Sequence[DataConfig], output: Path, run: RunFolder) -> None:
-    cache = Path(config.cache).resolve() if config.cache else output / "embeddings"
+def _run(config: EvaluationJobConfig, found: Sequence[DataConfig], run: RunFolder) -> None:
+    shared = SharedFolder(config.output)
+    output = shared.path
+    cache = absolute(config.cache) if config.cache else run.path("embeddings")
     index = ItemIndex(cache)
     sources = open_sources(found, index)
     training = open_training(config.contamination)
@@ -136,7 +138,7 @@ def _run(config: EvaluationJobConfig, found: Sequence[DataConfig], output: Path,
             settings_of(config),
             facts,
             cache=cache,
-            rejects=output / "rejects" / f"{model.name}.lance",
+            rejects=run.path("rejects", f"{model.name}.lance"),
             resources=config.resources,
             commit_seconds=config.commit_seconds,
         )
@@ -161,7 +163,8 @@ def _run(config: EvaluationJobConfig, found: Sequence[DataConfig], output: Path,
         "contamination": contamination,
     }
     _write(output / RESULTS_FILE, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    write_report(config, [one.data for one in sources], run.facts)
+    write_report(config, output, [one.data for one in sources], run.facts)
+    shared.publish(last=RESULTS_FILE)
 
 
 def _source_facts(source: Source) -> dict[str, Any]:
@@ -197,12 +200,13 @@ def _write(path: Path, text: str) -> None:
     write_atomically(files, where, text.encode())
 
 
-def read_result(output: Path) -> EvaluationResult:
+def read_result(output: str | os.PathLike[str]) -> EvaluationResult:
     """What the finished run in folder `output` found."""
-    facts = json.loads((output / "run.json").read_text(encoding="utf-8"))
+    folder = SharedFolder(output)
+    facts = json.loads(folder.fetch(RUN_FILE).read_text(encoding="utf-8"))
     return EvaluationResult(
-        output=str(output),
-        results=json.loads((output / RESULTS_FILE).read_text(encoding="utf-8")),
+        output=folder.uri,
+        results=json.loads(folder.fetch(RESULTS_FILE).read_text(encoding="utf-8")),
         seconds=seconds_of(facts),
     )
 

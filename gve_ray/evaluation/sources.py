@@ -3,13 +3,13 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from gve_ray.evaluation.classes import load_classes
 from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig
 from gve_ray.evaluation.datasets import UVRB
 from gve_ray.evaluation.embed import ItemIndex
 from gve_ray.evaluation.layout import Fault, RetrievalSet, check_media, load, load_mteb
+from gve_ray.evaluation.place import is_file, is_folder
 from gve_ray.job import PreflightError
 from gve_ray.schema import Item
 from gve_ray.store import fingerprint
@@ -53,16 +53,16 @@ def find_sources(config: EvaluationJobConfig) -> list[DataConfig]:
     named = {one.name for one in config.data}
     below: list[DataConfig] = []
     if config.root is not None:
-        folders = {name: Path(config.root) / name for name in UVRB if name not in named}
-        below = [DataConfig(name=name, folder=str(one)) for name, one in folders.items() if one.is_dir()]
+        root = config.root.rstrip("/")
+        folders = {name: f"{root}/{name}" for name in UVRB if name not in named}
+        below = [DataConfig(name=name, folder=one) for name, one in folders.items() if is_folder(one)]
         if not below:
             raise PreflightError(
                 f"root={config.root!r}: holds no data set of UVRB; name the folder that has "
                 f"{', '.join(UVRB)} in it"
             )
     for one in config.data:
-        place = Path(one.folder)
-        if not (place.is_dir() or (one.format == "classes" and place.is_file())):
+        if not (is_folder(one.folder) or (one.format == "classes" and is_file(one.folder))):
             raise PreflightError(f"data.{one.name}.folder={one.folder!r}: no such folder")
     return [*below, *config.data]
 

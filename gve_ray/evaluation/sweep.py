@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
-from pathlib import Path
 from typing import Any
 
+from gve_ray.doctor import absolute
 from gve_ray.evaluation.config import EvaluationJobConfig, SweepConfig
 from gve_ray.evaluation.preflight import settings_of
 from gve_ray.evaluation.run import RESULTS_FILE, EvaluationResult, evaluate
@@ -70,7 +70,7 @@ def run(
 def sweep(config: EvaluationJobConfig, *, connect: Callable[[], object] = lambda: None) -> SweepResult:
     """Evaluate at every pair, one after the other. Raises as `evaluate`, for a bad pair before any of them."""
     check_path("output", config.output)
-    output = Path(config.output).resolve()
+    output = absolute(config.output)
     configs = [_at(config, output, *pair) for pair in pairs(config)]
     for one in configs:
         try:
@@ -83,9 +83,9 @@ def sweep(config: EvaluationJobConfig, *, connect: Callable[[], object] = lambda
         log.info("sweep: %d of %d, %d frames, %d pixels", i, len(configs), one.frames, one.max_pixels)
         points.append(_point(one, evaluate(one, connect=once)))
     found = {"frames": _distinct(points, "frames"), "max_pixels": _distinct(points, "max_pixels")}
-    files, path = filesystem(str(output / SWEEP_FILE))
+    files, path = filesystem(f"{output}/{SWEEP_FILE}")
     write_atomically(files, path, (json.dumps({**found, "points": points}, indent=2) + "\n").encode())
-    return SweepResult(output=str(output), points=points)
+    return SweepResult(output=output, points=points)
 
 
 def pairs(config: EvaluationJobConfig) -> list[tuple[int, int]]:
@@ -95,15 +95,15 @@ def pairs(config: EvaluationJobConfig) -> list[tuple[int, int]]:
     )
 
 
-def _at(config: EvaluationJobConfig, output: Path, frames: int, max_pixels: int) -> EvaluationJobConfig:
+def _at(config: EvaluationJobConfig, output: str, frames: int, max_pixels: int) -> EvaluationJobConfig:
     return replace(
         config,
         sweep=SweepConfig(),
         frames=frames,
         max_pixels=max_pixels,
         models=tuple(replace(one, rescale=one.engine == "torch") for one in config.models),
-        output=str(output / f"frames{frames}-pixels{max_pixels}"),
-        cache=config.cache or str(output / "embeddings"),
+        output=f"{output}/frames{frames}-pixels{max_pixels}",
+        cache=config.cache or f"{output}/embeddings",
     )
 
 
@@ -112,7 +112,7 @@ def _point(config: EvaluationJobConfig, result: EvaluationResult) -> dict[str, A
         "frames": config.frames,
         "max_pixels": config.max_pixels,
         "tokens": config.max_pixels / FACTOR**2,
-        "results": str(Path(result.output) / RESULTS_FILE),
+        "results": f"{result.output}/{RESULTS_FILE}",
         "models": {name: _scores(one) for name, one in result.results["models"].items()},
     }
 

@@ -3,14 +3,15 @@
 import hashlib
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from gve_ray.job import PreflightError
 from gve_ray.search.index import RESERVED, FieldType, IndexSpec, Value
@@ -72,17 +73,19 @@ def compare(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]
     return Change(state=state)
 
 
-def read_catalog(folder: Path) -> list[dict[str, Any]]:
-    """Rows of the last finished run; none before the first."""
-    path = folder / FILE
-    return pq.read_table(path, schema=CATALOG_SCHEMA).to_pylist() if path.is_file() else []
+def read_catalog(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Rows of the last finished run in a folder, by its path or URI; none before the first."""
+    files, path = filesystem(f"{folder}/{FILE}")
+    if files.get_file_info(path).type != fs.FileType.File:
+        return []
+    return pq.read_table(path, schema=CATALOG_SCHEMA, filesystem=files).to_pylist()
 
 
-def write_catalog(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_catalog(folder: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Replace the catalog as a whole."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=CATALOG_SCHEMA), sink)
-    files, path = filesystem(str(folder / FILE))
+    files, path = filesystem(f"{folder}/{FILE}")
     write_atomically(files, path, sink.getvalue().to_pybytes())
 
 

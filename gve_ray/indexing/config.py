@@ -85,7 +85,7 @@ class IndexConfig:
     """jobs/index.py: a folder, glob or manifest of videos in, an index of their segments out.
 
     input: as of jobs/synthesize.py; further columns of a manifest can be filtered by. output: the index's
-    folder, on a disk that all nodes see; a second run does only what has changed since. frames, max_pixels,
+    folder, on a disk that all nodes see or as a URI; a second run does only what has changed since. frames, max_pixels,
     min_pixels, max_tokens: as gve_ray.embedder.EmbedderSettings. Another model, other settings, segments,
     pictures or reading need another folder; `search` may change, the index is then built anew.
     """
@@ -108,8 +108,12 @@ class IndexConfig:
     def __post_init__(self) -> None:
         _check(bool(self.input), "input='': name a folder, a glob or a manifest of videos")
         _check(
-            bool(self.output) and "://" not in self.output,
-            f"output={self.output!r}: name a folder on a disk that all nodes see",
+            bool(self.output), "output='': name the index's folder, on a disk that all nodes see or as a URI"
+        )
+        _check(
+            self.search.kind != "milvus" or self.search.uri is not None or "://" not in self.output,
+            f"search.kind=milvus, output={self.output!r}: without a server it keeps a file that only a local disk can "
+            "hold; give search.uri, or another kind",
         )
         _check(self.commit_seconds > 0, f"commit_seconds={self.commit_seconds}: use a positive number")
 

@@ -15,7 +15,6 @@ wanted is deleted, but for the index that was searched until then.
 import dataclasses
 import json
 import logging
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,7 +26,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gve_ray.doctor import check_cluster
+from gve_ray.doctor import absolute, check_cluster
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.embedder.models import identify
 from gve_ray.indexing.catalog import (
@@ -52,7 +51,7 @@ from gve_ray.search.index import FieldType, Value, matrix_of
 from gve_ray.search.library import FIELDS, LibraryFacts, read_library, segment_store
 from gve_ray.search.library import FILE as LIBRARY_FILE
 from gve_ray.stage import REJECT_SCHEMA, StageCounts, run_stage
-from gve_ray.store import RunFolder, Store, fingerprint
+from gve_ray.store import RunFolder, SharedFolder, Store, fingerprint
 from gve_ray.store.runfolder import filesystem, plain, write_atomically
 
 log = logging.getLogger(__name__)
@@ -100,12 +99,12 @@ def index(config: IndexConfig, *, connect: Callable[[], object] = lambda: None) 
     same call then goes on.
     """
     settings = check(config)
-    output = Path(config.output).resolve()
+    output = absolute(config.output)
     manifest = read_manifest(config.input, metadata=True).to_pylist()
     fields = user_fields(config.input, (json.loads(row["metadata"]) for row in manifest))
     facts = identify(config.model, settings, on_gpu=config.resources.embed.num_gpus > 0)
     identity = config.identity() | {"model": facts}
-    with RunFolder(str(output), job=config.job, config=identity) as run:
+    with RunFolder(output, job=config.job, config=identity) as run:
         connect()
         check_cluster(needs_of(config, lambda: [row["uri"] for row in manifest]), live_nodes())
         result = _Run(config, settings, facts, fields, output).update(manifest)
@@ -122,13 +121,14 @@ class _Run:
         settings: EmbedderSettings,
         facts: Mapping[str, Any],
         fields: Mapping[str, FieldType],
-        output: Path,
+        output: str,
     ) -> None:
         self._config, self._settings, self._facts = config, settings, facts
         self._fields, self._output = fields, output
-        self._videos = Store(str(output / "videos.lance"), VIDEO_SCHEMA, key="version")
+        self._folder = SharedFolder(output)
+        self._videos = Store(f"{output}/videos.lance", VIDEO_SCHEMA, key="version")
         self._segments = segment_store(output)
-        self._rejects = Store(str(output / "rejects.lance"), REJECT_SCHEMA)
+        self._rejects = Store(f"{output}/rejects.lance", REJECT_SCHEMA)
 
     def update(self, manifest: Sequence[Mapping[str, Any]]) -> IndexResult:
         """Everything, in the order that makes it safe to be killed anywhere."""
@@ -161,7 +161,7 @@ class _Run:
         write_catalog(self._output, now)
         self._sweep(files, entries, wanted, {name, before_it})
         return IndexResult(
-            output=str(self._output),
+            output=self._output,
             videos={"in": len(files), **change.counts()},
             segments={
                 "in": embedded.n_in,
@@ -269,7 +269,7 @@ class _Run:
         fields = {**FIELDS, **self._fields}
         # By what it is, so that a killed run finds the one it began.
         name = f"index-{fingerprint({'fields': fields, 'search': self._config.search})[:12]}"
-        found = self._open(self._output / name, fields, sorted(entries))
+        found = self._open(name, fields, sorted(entries))
         try:
             right, stale = set(), []
             for key, row in found.metadata():
@@ -286,25 +286,26 @@ class _Run:
                 found.save()
             if found.count() != len(entries):
                 raise JobError(
-                    f"{self._output / name}: {found.count()} segments, not {len(entries)}; delete it"
+                    f"{self._output}/{name}: {found.count()} segments, not {len(entries)}; delete it"
                 )
         finally:
             found.close()
         return name, time.monotonic() - begun
 
-    def _open(self, folder: Path, fields: Mapping[str, FieldType], keys: Sequence[str]) -> VectorIndex:
+    def _open(self, name: str, fields: Mapping[str, FieldType], keys: Sequence[str]) -> VectorIndex:
         try:
-            if (folder / INDEX_FILE).is_file():
-                return open_index(folder)
+            if self._folder.exists(f"{name}/{INDEX_FILE}"):
+                return open_index(f"{self._output}/{name}")
             if not keys:
                 raise JobError(
                     "no segment of any video could be embedded; catalog.parquet and the log say why"
                 )
-            if folder.exists():  # a run was killed while it made it
-                shutil.rmtree(folder)
+            self._folder.remove(name)  # a run was killed while it made it
             dimension = self._vectors(keys[:1]).shape[1]
             return create_index(
-                folder, IndexSpec(dimension=dimension, fields=dict(fields)), self._config.search
+                f"{self._output}/{name}",
+                IndexSpec(dimension=dimension, fields=dict(fields)),
+                self._config.search,
             )
         except IndexFileError as error:
             raise JobError(str(error)) from error
@@ -329,8 +330,7 @@ class _Run:
 
     def _publish(self, name: str) -> str | None:
         """Name the index to those who search; returns the one that was named before."""
-        path = self._output / LIBRARY_FILE
-        before = read_library(self._output) if path.exists() else None
+        before = read_library(self._output) if self._folder.exists(LIBRARY_FILE) else None
         facts = LibraryFacts(
             generation=1 if before is None else before.generation + 1,
             index=name,
@@ -339,7 +339,7 @@ class _Run:
             identity=dict(self._facts),
             strip_frames=self._config.pictures.strip_frames,
         )
-        files, where = filesystem(str(path))
+        files, where = filesystem(f"{self._output}/{LIBRARY_FILE}")
         write_atomically(files, where, (json.dumps(asdict(facts), indent=2) + "\n").encode())
         return None if before is None else before.index
 
@@ -358,14 +358,14 @@ class _Run:
         self._videos.delete(self._videos.keys() - versions)
         self._segments.delete(self._segments.keys() - set(entries))
         self._rejects.delete(self._rejects.keys() - versions - {row["segment"] for row in wanted})
-        for folder in self._output.glob("index-*"):
-            if folder.name not in kept:
+        for name in self._folder.names():
+            if name.startswith("index-") and name not in kept:
                 try:
-                    if (folder / INDEX_FILE).is_file():
-                        open_index(folder).drop()
+                    if self._folder.exists(f"{name}/{INDEX_FILE}"):
+                        open_index(f"{self._output}/{name}").drop()
                 except Exception as error:  # noqa: BLE001 - a client's own kinds; the run is published, and good
-                    log.warning("%s: what it kept elsewhere is left there: %s", folder, error)
-                shutil.rmtree(folder)
+                    log.warning("%s: what it kept elsewhere is left there: %s", name, error)
+                self._folder.remove(name)
 
 
 def _findable(model: dict[str, Any]) -> dict[str, Any]:

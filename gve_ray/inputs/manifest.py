@@ -21,6 +21,7 @@ from pyarrow import fs
 
 from gve_ray.job import PreflightError
 from gve_ray.media.source import VIDEO_SUFFIXES
+from gve_ray.store.runfolder import filesystem
 
 log = logging.getLogger(__name__)
 
@@ -210,16 +211,8 @@ def _glob_pattern(glob: str) -> re.Pattern[str]:
 
 
 def _filesystem(source: str) -> tuple[fs.FileSystem, str]:
-    """pyarrow's file system for a path or URI, fsspec's for the schemes that pyarrow lacks."""
-    if not _SCHEME.match(source):
-        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(source))
-    try:
-        return fs.FileSystem.from_uri(source)
-    except pa.ArrowInvalid:
-        import fsspec
-
-        remote, path = fsspec.core.url_to_fs(source)
-        return fs.PyFileSystem(fs.FSSpecHandler(remote)), path
+    """The file system of a path, in which ~ is the home folder, or of a URI."""
+    return filesystem(source if _SCHEME.match(source) else os.path.expanduser(source))
 
 
 def _uri(base: str, path: str, name: str) -> str:

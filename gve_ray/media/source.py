@@ -1,13 +1,16 @@
-"""Where bytes come from: a local path, any pyarrow or fsspec URI, bytes, or a folder of frames."""
+"""Where bytes come from: a local path, any pyarrow or fsspec URI, bytes, or a folder of frames.
+
+A URI of another file system that ends in a slash is a folder of frames: that costs no request to find out.
+"""
 
 import hashlib
 import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from gve_ray.media.limits import Limits, MediaError, Reason
 from gve_ray.schema import ASSET_SCHEME
@@ -24,47 +27,65 @@ VIDEO_SUFFIXES = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Blob:
-    """One file's bytes, on disk or in memory. `name` is for messages only."""
+    """One file's bytes: on disk, in memory, or behind a URI, where each call reads them anew. `name` is for
+    messages only. changed: time of the last change in ns; -1 where it is not known."""
 
     name: str
     size: int
     path: Path | None = None
     data: bytes | None = None
+    uri: str | None = None
+    changed: int = -1
 
     def open(self) -> BinaryIO:
-        if self.path is not None:
-            return open(self.path, "rb")
-        assert self.data is not None
-        return io.BytesIO(self.data)
+        return open(self.path, "rb") if self.path is not None else io.BytesIO(self.read())
 
     def read(self) -> bytes:
         if self.data is not None:
             return self.data
-        with self.open() as file:
-            return file.read()
+        if self.path is not None:
+            return self.path.read_bytes()
+        assert self.uri is not None
+        with open_remote(self.uri) as file:
+            return _read_at_most(file, self.size)
 
     def sha256(self) -> str:
         """Hex digest of the bytes, without holding a file on disk in memory."""
-        if self.data is not None:
-            return hashlib.sha256(self.data).hexdigest()
-        assert self.path is not None
+        if self.path is None:
+            return hashlib.sha256(self.read()).hexdigest()
         with open(self.path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_folder(source: Source) -> bool:
-    """True for a local path (or file:// URI) that is a directory."""
+    """True for a local path (or file:// URI) that is a directory, and for another URI that ends in a slash."""
     path = local_path(source)
-    return path is not None and path.is_dir()
+    if path is not None:
+        return path.is_dir()
+    return isinstance(source, str) and source.endswith("/")
 
 
 def folder_blobs(source: Source) -> Iterator[Blob]:
-    """The pictures of a folder of frames, sorted by name."""
+    """The pictures of a folder of frames, sorted by name. Raises OSError if it is not there."""
     folder = local_path(source)
-    assert folder is not None
+    if folder is None:
+        yield from _remote_blobs(str(source))
+        return
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in PICTURE_SUFFIXES:
-            yield Blob(name=str(path), size=path.stat().st_size, path=path)
+            facts = path.stat()
+            yield Blob(name=str(path), size=facts.st_size, path=path, changed=facts.st_mtime_ns)
+
+
+def _remote_blobs(uri: str) -> Iterator[Blob]:
+    """As `folder_blobs`, by one listing."""
+    from pyarrow.fs import FileSelector, FileType
+
+    files, path = _filesystem(uri)
+    for info in sorted(files.get_file_info(FileSelector(path)), key=lambda one: one.base_name):
+        if info.type == FileType.File and PurePosixPath(info.base_name).suffix.lower() in PICTURE_SUFFIXES:
+            own = f"{uri}{quote(info.base_name)}"
+            yield Blob(name=own, size=info.size, uri=own, changed=info.mtime_ns or -1)
 
 
 def open_source(source: Source, limits: Limits) -> Blob:
@@ -101,8 +122,8 @@ def file_facts(source: str) -> tuple[int, int]:
     if path is not None:
         facts = path.stat()
         return facts.st_size, facts.st_mtime_ns
-    filesystem, name = _file_system(source)
-    info = filesystem.get_file_info(name)
+    files, name = _filesystem(source)
+    info = files.get_file_info(name)
     if info.type.name == "NotFound":
         raise FileNotFoundError(source)
     return -1 if info.size is None else info.size, -1 if info.mtime_ns is None else info.mtime_ns
@@ -111,8 +132,8 @@ def file_facts(source: str) -> tuple[int, int]:
 def open_remote(uri: str) -> BinaryIO:
     """The file behind a URI, to be read from any place in it. Raises OSError if it is not there, ValueError or
     ImportError on a scheme that nothing here speaks."""
-    filesystem, name = _file_system(uri)
-    opened: BinaryIO = filesystem.open_input_file(name)
+    files, name = _filesystem(uri)
+    opened: BinaryIO = files.open_input_file(name)
     return opened
 
 
@@ -126,24 +147,17 @@ def local_path(source: Source) -> Path | None:
     return None if _SCHEME.match(text) else Path(source)
 
 
-def _file_system(uri: str) -> tuple[Any, str]:
-    """(file system, path in it) of a URI: pyarrow's own first, fsspec for the schemes pyarrow lacks."""
-    import fsspec
-    import pyarrow as pa
-    from pyarrow import fs
+def _filesystem(uri: str) -> tuple[Any, str]:
+    """(file system, path in it) of a URI."""
+    from gve_ray.store.runfolder import filesystem  # here: a decoder that reads local files starts sooner
 
-    try:
-        filesystem, path = fs.FileSystem.from_uri(uri)
-    except pa.ArrowInvalid:  # a scheme pyarrow has no file system for
-        remote, path = fsspec.core.url_to_fs(uri)
-        filesystem = fs.PyFileSystem(fs.FSSpecHandler(remote))
-    return filesystem, path
+    return filesystem(uri)
 
 
 def _fetch(uri: str, limits: Limits) -> bytes:
     try:
-        filesystem, path = _file_system(uri)
-        with filesystem.open_input_stream(path) as stream:
+        files, path = _filesystem(uri)
+        with files.open_input_stream(path) as stream:
             data = _read_at_most(stream, limits.max_bytes + 1)
     except (OSError, ValueError, ImportError) as error:
         raise MediaError(Reason.UNREADABLE, f"{uri}: {error}") from error

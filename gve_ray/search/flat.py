@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +28,7 @@ from gve_ray.search.index import (
     rows_of,
     table_of,
 )
+from gve_ray.store import SharedFolder
 
 FILE = "vectors.arrow"
 _SPEC = b"gve_ray.index"
@@ -38,29 +38,28 @@ _ROWS = 65_536  # a record batch
 class FlatIndex:
     """`VectorIndex` in memory; see the Protocol."""
 
-    def __init__(self, folder: Path, spec: IndexSpec, table: pa.Table) -> None:
+    def __init__(self, folder: SharedFolder, spec: IndexSpec, table: pa.Table) -> None:
         self.spec = spec
         self._folder = folder
         self._set(matrix_of(table.column("vector"), spec.dimension), table.drop_columns(["vector"]))
         self._new: list[pa.Table] = []
 
     @classmethod
-    def create(cls, folder: Path, spec: IndexSpec) -> "FlatIndex":
+    def create(cls, folder: SharedFolder, spec: IndexSpec) -> "FlatIndex":
         """An empty one, saved."""
         index = cls(folder, spec, spec.schema.empty_table())
         index.save()
         return index
 
     @classmethod
-    def load(cls, folder: Path) -> "FlatIndex":
+    def load(cls, folder: SharedFolder) -> "FlatIndex":
         """The one last saved. Raises IndexFileError."""
-        path = folder / FILE
         try:
-            with pa.memory_map(str(path)) as file:
+            with pa.memory_map(str(folder.fetch(FILE))) as file:
                 table = pa.ipc.open_file(file).read_all()
             spec = IndexSpec(**json.loads((table.schema.metadata or {})[_SPEC]))
         except (OSError, pa.ArrowInvalid, KeyError, ValueError, TypeError) as error:
-            raise IndexFileError(f"{path}: no index of ours ({error}); make it again") from error
+            raise IndexFileError(f"{folder.uri}/{FILE}: no index of ours ({error}); make it again") from error
         return cls(folder, spec, table.replace_schema_metadata(None))
 
     def add(self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[Mapping[str, Value]]) -> None:
@@ -111,16 +110,17 @@ class FlatIndex:
 
     def save(self) -> None:
         self._merge()
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.path.mkdir(parents=True, exist_ok=True)
         schema = self.spec.schema.with_metadata({_SPEC: json.dumps(asdict(self.spec)).encode()})
-        part = self._folder / f"{FILE}.{os.getpid()}.part"
+        part = self._folder.path / f"{FILE}.{os.getpid()}.part"
         with open(part, "wb") as file:
             with pa.ipc.new_file(file, schema) as writer:
                 for start in range(0, len(self._vectors), _ROWS):
                     writer.write_table(self._slice(start, schema))
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, self._folder / FILE)
+        os.replace(part, self._folder.path / FILE)
+        self._folder.publish(FILE)
 
     def close(self) -> None:
         """Nothing is open."""

@@ -4,22 +4,23 @@
     hits = library.index.search(vectors, 10)            # of queries embedded as library.facts.model says
     pictures = library.pictures(hits[0].id)             # JPEG: a poster, and a strip of frames
 
-library.json is replaced last, when everything it names is there; a new `generation` says to open it again.
+A folder is a path or a URI. library.json is replaced last, when everything it names is there; a new `generation` says
+to open it again.
 """
 
 import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from gve_ray.config import ModelConfig
-from gve_ray.search.folder import open_index
+from gve_ray.search.folder import Place, open_index
 from gve_ray.search.index import FieldType, IndexFileError, VectorIndex
 from gve_ray.store import Store
+from gve_ray.store.runfolder import filesystem
 
 FILE = "library.json"
 SEGMENTS = "segments.lance"
@@ -81,7 +82,7 @@ class Pictures:
 class Library:
     """An index, and the pictures of what is in it. Make one with `open_library`."""
 
-    def __init__(self, folder: Path, facts: LibraryFacts, index: VectorIndex) -> None:
+    def __init__(self, folder: Place, facts: LibraryFacts, index: VectorIndex) -> None:
         self.folder = folder
         self.facts = facts
         self.index = index
@@ -117,24 +118,26 @@ def _pictures(store: Store, segment: str) -> Pictures:
     return Pictures(poster=row["poster"], strip=row["strip"])
 
 
-def open_library(folder: Path) -> Library:
+def open_library(folder: Place) -> Library:
     """What the last finished indexing run left in `folder`. Raises IndexFileError."""
     facts = read_library(folder)
-    return Library(folder, facts, open_index(folder / facts.index))
+    return Library(folder, facts, open_index(f"{folder}/{facts.index}"))
 
 
-def read_library(folder: Path) -> LibraryFacts:
+def read_library(folder: Place) -> LibraryFacts:
     """library.json. Raises IndexFileError if there is none, or one of another version."""
-    path = folder / FILE
+    uri = f"{folder}/{FILE}"
     try:
-        facts = LibraryFacts(**json.loads(path.read_text(encoding="utf-8")))
+        files, path = filesystem(uri)
+        with files.open_input_stream(path) as stream:
+            facts = LibraryFacts(**json.loads(stream.read()))
         if facts.format != FORMAT:
             raise ValueError(f"format {facts.format}, not {FORMAT}")
-    except (OSError, ValueError, TypeError) as error:
-        raise IndexFileError(f"{path}: no index of videos ({error}); make one with gve index") from error
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        raise IndexFileError(f"{uri}: no index of videos ({error}); make one with gve index") from error
     return facts
 
 
-def segment_store(folder: Path) -> Store:
+def segment_store(folder: Place) -> Store:
     """Vectors and pictures by segment."""
-    return Store(str(folder / SEGMENTS), SEGMENT_SCHEMA, key="segment")
+    return Store(f"{folder}/{SEGMENTS}", SEGMENT_SCHEMA, key="segment")

@@ -1,4 +1,4 @@
-"""Search on disk, by Lance, for millions of vectors: memory holds none of them.
+"""Search on disk or in an object store, by Lance, for millions of vectors: memory holds none of them.
 
 Below `IndexOptions.approximate_from` vectors a search reads them all and is exact. From there on `save` builds
 an approximate index, and later adds to it what is new. benchmarks/search.py measures what it misses.
@@ -12,7 +12,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +34,8 @@ from gve_ray.search.index import (
     rows_of,
     table_of,
 )
+from gve_ray.store import SharedFolder
+from gve_ray.store.runfolder import lance_options
 
 if TYPE_CHECKING:
     import lance
@@ -65,27 +66,36 @@ class LanceIndex:
 
     @classmethod
     def create(
-        cls, folder: Path, spec: IndexSpec, options: IndexOptions, saved: Callable[[int], None]
+        cls, folder: SharedFolder, spec: IndexSpec, options: IndexOptions, saved: Callable[[int], None]
     ) -> "LanceIndex":
         """An empty one, saved."""
         import lance
 
-        dataset = lance.write_dataset(spec.schema.empty_table(), str(folder / FOLDER), mode="create")
+        uri = f"{folder.uri}/{FOLDER}"
+        dataset = lance.write_dataset(
+            spec.schema.empty_table(), uri, mode="create", storage_options=lance_options(uri)
+        )
         index = cls(dataset, spec, options, saved)
         saved(dataset.version)
         return index
 
     @classmethod
     def load(
-        cls, folder: Path, spec: IndexSpec, options: IndexOptions, saved: Callable[[int], None], version: int
+        cls,
+        folder: SharedFolder,
+        spec: IndexSpec,
+        options: IndexOptions,
+        saved: Callable[[int], None],
+        version: int,
     ) -> "LanceIndex":
         """The version that was saved. Raises IndexFileError."""
         import lance
 
+        uri = f"{folder.uri}/{FOLDER}"
         try:
-            dataset = lance.dataset(str(folder / FOLDER), version=version)
+            dataset = lance.dataset(uri, version=version, storage_options=lance_options(uri))
         except (ValueError, OSError) as error:
-            raise IndexFileError(f"{folder / FOLDER}: version {version}: {error}; make it again") from error
+            raise IndexFileError(f"{uri}: version {version}: {error}; make it again") from error
         return cls(dataset, spec, options, saved)
 
     def add(self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[Mapping[str, Value]]) -> None:
@@ -96,7 +106,8 @@ class LanceIndex:
         if not len(ids):
             return
         self._to_write()
-        self._dataset = lance.write_dataset(table, self._dataset.uri, mode="append")
+        uri = self._dataset.uri
+        self._dataset = lance.write_dataset(table, uri, mode="append", storage_options=lance_options(uri))
         self._ids().update(ids)
 
     def delete(self, ids: Sequence[str]) -> None:

@@ -73,11 +73,11 @@ class ReplicasConfig:
 class ServedModel:
     """One model by the name that requests call it.
 
-    index: folder of jobs/index.py; what embedded its segments then embeds the queries, and `model` and the four
-    settings are left out. model: without an index, for /v1/embeddings alone; frames, max_pixels, min_pixels and
-    max_tokens are those saved with the weights, or gve_ray.embedder's own, where they are None. dimensions:
-    Matryoshka sizes that it was trained for. max_batch_tokens: requests that wait for the model go into it
-    together, about so many tokens at a time. A replica has max_ongoing requests at a time, and max_queued more
+    index: folder of jobs/index.py, by its path or URI; what embedded its segments then embeds the queries, and
+    `model` and the four settings are left out. model: without an index, for /v1/embeddings alone; frames,
+    max_pixels, min_pixels and max_tokens are those saved with the weights, or gve_ray.embedder's own, where they are
+    None. dimensions: Matryoshka sizes that it was trained for. max_batch_tokens: requests that wait for the model
+    go into it together, about so many tokens at a time. A replica has max_ongoing requests at a time, and max_queued more
     wait for it; others are refused with 503.
     """
 

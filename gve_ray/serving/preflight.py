@@ -2,7 +2,6 @@
 
 import socket
 from dataclasses import replace
-from pathlib import Path
 
 from gve_ray.doctor import Needs, Read, Weights, Workers, absolute
 from gve_ray.embedder import EmbedderSettings
@@ -22,9 +21,9 @@ def check(config: ServeConfig) -> ServeConfig:
         try:
             if served.index is not None:
                 check_path(f"{where}.index", served.index)
-                facts = read_library(Path(served.index))
+                facts = read_library(served.index)
                 check_embedder(where, facts.model_config, EmbedderSettings(**facts.settings))
-                served = replace(served, index=str(Path(served.index).resolve()))
+                served = replace(served, index=absolute(served.index))
             else:
                 assert served.model is not None
                 check_embedder(where, served.model, settings_of(served))
@@ -88,7 +87,7 @@ def _loads(served: ServedModel) -> list[Weights]:
     model = served.model
     if served.index is not None:
         try:
-            model = read_library(Path(served.index)).model_config
+            model = read_library(served.index).model_config
         except IndexFileError:  # which `check` tells
             return []
     assert model is not None

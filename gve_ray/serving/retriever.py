@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -69,7 +68,7 @@ class Retriever:
         self._looked = time.monotonic()
         on_gpu = served.replicas.num_gpus > 0
         if served.index is not None:
-            self._library = open_library(Path(served.index))
+            self._library = open_library(served.index)
             facts = self._library.facts
             model, self._settings = facts.model_config, EmbedderSettings(**facts.settings)
             self._identity = dict(facts.identity)

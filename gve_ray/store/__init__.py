@@ -3,12 +3,14 @@
 from gve_ray.store.assets import AssetReader, frames_of_row
 from gve_ray.store.dataset import Store, StoreError
 from gve_ray.store.runfolder import FolderLock, RunFolder, RunFolderError, fingerprint
+from gve_ray.store.shared import SharedFolder
 
 __all__ = [
     "AssetReader",
     "FolderLock",
     "RunFolder",
     "RunFolderError",
+    "SharedFolder",
     "Store",
     "StoreError",
     "fingerprint",

@@ -20,6 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import fs
+
+from gve_ray.store.runfolder import filesystem, lance_options
 
 if TYPE_CHECKING:
     import lance
@@ -39,8 +42,9 @@ class Store:
     """One Lance data set of a known schema, addressed by a string key column.
 
     uri: path or object-store URI of the data set. storage_options go to Lance as they are (for example
-    `aws_endpoint`, `aws_access_key_id`). The object is cheap, picklable and opens nothing until used. Threads may
-    read from one object at the same time; one that writes has it to itself.
+    `aws_endpoint`, `aws_access_key_id`); what they do not say, it takes from the environment. The object is cheap,
+    picklable and opens nothing until used. Threads may read from one object at the same time; one that writes has
+    it to itself.
     """
 
     def __init__(
@@ -78,6 +82,9 @@ class Store:
         self._version: int | None = None
         self._commits = 0
 
+    def _options(self) -> dict[str, str] | None:
+        return lance_options(self.uri, self.storage_options)
+
     # ---- opening
 
     def exists(self) -> bool:
@@ -96,7 +103,10 @@ class Store:
         if dataset is None:
             try:
                 lance.write_dataset(
-                    self.schema.empty_table(), self.uri, mode="create", storage_options=self.storage_options
+                    self.schema.empty_table(),
+                    self.uri,
+                    mode="create",
+                    storage_options=self._options(),
                 )
             except OSError as error:
                 if "already exists" not in str(error):  # another process was first: then its schema counts
@@ -114,7 +124,7 @@ class Store:
         import lance
 
         try:
-            return lance.dataset(self.uri, storage_options=self.storage_options)
+            return lance.dataset(self.uri, storage_options=self._options())
         except ValueError as error:
             if "was not found" in str(error):
                 return None
@@ -145,7 +155,7 @@ class Store:
             self._writing,
             schema=self.schema,
             mode="append",
-            storage_options=self.storage_options,
+            storage_options=self._options(),
         )
         return json.dumps([fragment.to_json() for fragment in fragments])
 
@@ -173,7 +183,7 @@ class Store:
             dataset,
             lance.LanceOperation.Append(fragments),
             read_version=dataset.version,
-            storage_options=self.storage_options,
+            storage_options=self._options(),
         )
         self._version = committed.version
         self._commits += 1
@@ -195,6 +205,13 @@ class Store:
         for at in range(0, len(todo), _KEYS_AT_ONCE):
             quoted = ", ".join("'" + key.replace("'", "''") + "'" for key in todo[at : at + _KEYS_AT_ONCE])
             dataset.delete(f"`{self.key}` in ({quoted})")
+        self._forget()
+
+    def drop(self) -> None:
+        """Delete the whole data set, if it is there (driver only)."""
+        files, path = filesystem(self.uri, self.storage_options)
+        if files.get_file_info(path).type != fs.FileType.NotFound:
+            files.delete_dir(path)
         self._forget()
 
     def clean(self) -> None:

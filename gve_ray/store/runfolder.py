@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+import pyarrow as pa
 from pyarrow import fs
 
 RUN_FILE = "run.json"
@@ -214,12 +215,16 @@ def seconds_of(facts: Mapping[str, Any]) -> float:
 
 
 def filesystem(uri: str, storage_options: Mapping[str, str] | None = None) -> tuple[fs.FileSystem, str]:
-    """pyarrow's file system and path of a URI; Lance's S3 options are understood."""
+    """The file system and path of a path or URI: pyarrow's own, or fsspec's for the schemes that pyarrow lacks.
+
+    S3's endpoint and credentials are those of the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID ...) unless
+    Lance's options give them. Raises ValueError or ImportError for a URI that nothing here speaks.
+    """
     if "://" not in uri:
         return fs.LocalFileSystem(), os.path.abspath(uri)
     options = {key.lower().removeprefix("aws_"): value for key, value in (storage_options or {}).items()}
     if not uri.startswith("s3://") or not options:
-        return fs.FileSystem.from_uri(uri)
+        return _of_uri(uri)
     endpoint = options.get("endpoint") or options.get("endpoint_url")
     scheme = "http" if endpoint and endpoint.startswith("http://") else "https"
     s3 = fs.S3FileSystem(
@@ -231,6 +236,27 @@ def filesystem(uri: str, storage_options: Mapping[str, str] | None = None) -> tu
         scheme=scheme,
     )
     return s3, uri.removeprefix("s3://")
+
+
+def _of_uri(uri: str) -> tuple[fs.FileSystem, str]:
+    try:
+        found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(uri)
+    except pa.ArrowInvalid as error:
+        if "Unrecognized filesystem type" not in str(error):
+            raise
+        import fsspec
+
+        remote, path = fsspec.core.url_to_fs(uri)
+        found = fs.PyFileSystem(fs.FSSpecHandler(remote)), path
+    return found
+
+
+def lance_options(uri: str, options: Mapping[str, str] | None = None) -> dict[str, str] | None:
+    """Lance's storage options for a URI. Lance reads the variables that pyarrow does, but asks to be told that the
+    endpoint among them may be one without TLS."""
+    if options or not uri.startswith("s3://"):
+        return dict(options) if options else None
+    return {"allow_http": "true"} if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://") else None
 
 
 def write_atomically(files: fs.FileSystem, path: str, data: bytes) -> None:

@@ -27,6 +27,7 @@ from gve_ray.config import AssembleConfig
 from gve_ray.schema import PAIR_SCHEMA, AssetRef, Task
 from gve_ray.stage import StageCounts
 from gve_ray.store import Store
+from gve_ray.store.runfolder import filesystem
 from gve_ray.synthesis.prompts import rng_for
 
 INSTRUCTIONS: Mapping[Task, str] = {
@@ -215,10 +216,7 @@ class _Parts:
     """Parquet parts of all tasks. A file has its name only when it is whole."""
 
     def __init__(self, out: str, part_rows: int) -> None:
-        self._fs: Any = fs.LocalFileSystem()
-        self._root: str = out
-        if "://" in out:
-            self._fs, self._root = fs.FileSystem.from_uri(out)
+        self._fs, self._root = filesystem(out)
         self._part_rows = part_rows
         self._rows: dict[Task, list[dict[str, Any]]] = {task: [] for task in Task}
         self._names: dict[Task, list[str]] = {task: [] for task in Task}

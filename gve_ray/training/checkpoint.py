@@ -2,7 +2,8 @@
 
 A checkpoint is the folder `step-00000120` with the trained weights, the optimiser's state and state.json.
 Its digest file is written last into a folder of another name, which is then renamed: what is there under
-its name is whole, and what a disk lost afterwards shows in the digests. Random states are not stored: the
+its name is whole, and what a disk lost afterwards shows in the digests. On an object store, which renames
+nothing, the digests are uploaded last. Random states are not stored: the
 loop seeds each step from (seed, epoch, step, rank), and schedules follow from the step's number.
 """
 
@@ -18,6 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from gve_ray.store import SharedFolder
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +48,12 @@ def trained_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save(
-    folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, position: Position, *, keep: int
+    folder: SharedFolder, model: nn.Module, optimiser: torch.optim.Optimizer, position: Position, *, keep: int
 ) -> Path:
     """Write a checkpoint (call it on one rank) and drop all but the newest `keep`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / _NAME.format(position.total)
-    part = folder / f".{target.name}.part"
+    folder.path.mkdir(parents=True, exist_ok=True)
+    target = folder.path / _NAME.format(position.total)
+    part = folder.path / f".{target.name}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     torch.save(trained_weights(model), part / "weights.pt")
@@ -60,19 +63,21 @@ def save(
     (part / _DIGESTS).write_text(json.dumps(digests, indent=2) + "\n")
     for path in part.iterdir():
         _flush(path)
-    shutil.rmtree(target, ignore_errors=True)  # a torn one, or the run would have gone on from it
+    folder.remove(target.name)  # a torn one, or the run would have gone on from it
     os.replace(part, target)
+    folder.publish(target.name, last=_DIGESTS)
     for old in _all(folder)[keep:]:
-        shutil.rmtree(old)
+        folder.remove(old)
     return target
 
 
-def newest(folder: Path) -> Path | None:
-    """The newest whole checkpoint, None without one. Says which torn ones were passed over."""
-    for path in _all(folder):
+def newest(folder: SharedFolder) -> Path | None:
+    """The newest whole checkpoint, None without one, on this node. Says which torn ones were passed over."""
+    for name in _all(folder):
+        path = folder.fetch(name)
         if (wrong := _torn(path)) is None:
             return path
-        log.warning("%s is torn (%s); going back to the checkpoint before it", path, wrong)
+        log.warning("%s/%s is torn (%s); going back to the checkpoint before it", folder.uri, name, wrong)
     return None
 
 
@@ -92,9 +97,9 @@ def load(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> Posi
     return Position(**json.loads((path / "state.json").read_text()))
 
 
-def _all(folder: Path) -> list[Path]:
-    """Checkpoints, newest first."""
-    return sorted(folder.glob("step-*"), reverse=True)
+def _all(folder: SharedFolder) -> list[str]:
+    """Names of checkpoints, newest first."""
+    return sorted((name for name in folder.names() if name.startswith("step-")), reverse=True)
 
 
 def _torn(path: Path) -> str | None:

@@ -274,7 +274,7 @@ class TrainingResources:
 class TrainingJobConfig(TrainingConfig):
     """jobs/train.py: pairs and a base model in, a LoRA adapter out.
 
-    output: the run's folder, on a disk that all nodes see: run.json, pairs/, probes/, checkpoints/,
+    output: the run's folder, on a disk that all nodes see or as a URI: run.json, probes/, checkpoints/,
     steps.jsonl, adapter/ and the curves. A run started again with the same folder goes on.
     """
 
@@ -285,9 +285,9 @@ class TrainingJobConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.output or "://" in self.output:
+        if not self.output:
             raise ValueError(
-                f"output={self.output!r}: name a folder on a disk that all nodes see; ranks write there"
+                "output='': name the run's folder, on a disk that all nodes see or as a URI; ranks write there"
             )
 
     def identity(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from gve_ray.store.runfolder import filesystem, write_atomically
 
+HISTORY_FILE = "curriculum.json"  # in the folder of an adapter
 Kind = Literal["pyramid", "uniform", "proportional", "easy_to_hard"]
 
 

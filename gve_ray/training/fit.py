@@ -1,15 +1,16 @@
 """A training run on one rank, from its config to the adapter folder. Ray, torchrun or nobody starts the ranks.
 
-    fit(config, Path("runs/x"))      # under a process group of any size, or none
+    fit(config, "runs/x")      # under a process group of any size, or none
 
 Writes below the run's folder: pairs/, checkpoints/, probes/, steps.jsonl, the trackers' files and, at the
 end, adapter/ with the curriculum's history, and pictures of both. Called again with the same config and
-folder, it goes on.
+folder, it goes on. Where the folder is no local one, pairs/ stays on the rank's node, and the logs are
+uploaded before each checkpoint: steps after the last one are done again anyway.
 """
 
 import logging
+import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,10 @@ from gve_ray.embedder import (
     save_adapter,
 )
 from gve_ray.schema import Item
-from gve_ray.store import AssetReader
+from gve_ray.store import AssetReader, SharedFolder
 from gve_ray.store.runfolder import plain
 from gve_ray.training.config import TrainingConfig
-from gve_ray.training.curriculum import History
+from gve_ray.training.curriculum import HISTORY_FILE, History
 from gve_ray.training.encoder import Encoder, GveCollate, with_lora
 from gve_ray.training.feed import ahead
 from gve_ray.training.gather import world_size
@@ -40,23 +41,26 @@ from gve_ray.training.mixture import load_mixture
 from gve_ray.training.pairs import check_references
 from gve_ray.training.plots import save_plots
 from gve_ray.training.prober import Embed, EpochProber
-from gve_ray.training.runlog import RunLog
+from gve_ray.training.runlog import STEPS_FILE, RunLog
 from gve_ray.training.trackers import Trackers
 
 log = logging.getLogger(__name__)
 
 
-def fit(config: TrainingConfig, folder: Path, *, device: str | None = None, feed: Feed = ahead) -> History:
-    """Train to the end of the last epoch and write `folder`/adapter. Returns the curriculum's history.
+def fit(
+    config: TrainingConfig, output: str | os.PathLike[str], *, device: str | None = None, feed: Feed = ahead
+) -> History:
+    """Train to the end of the last epoch and write `output`/adapter. Returns the curriculum's history.
 
-    folder: one all ranks see. device: of this rank; None takes the accelerator if there is one. feed:
-    prepares the steps, by default in threads of this process.
+    output: the run's folder, a path or URI that all ranks see. device: of this rank; None takes the
+    accelerator if there is one. feed: prepares the steps, by default in threads of this process.
     Raises ValueError when pairs, references, model or settings do not fit, before the first step.
     """
     ranks = world_size()
     rank = dist.get_rank() if ranks > 1 else 0
+    folder = SharedFolder(output)
     trackers = Trackers(config.trackers, folder, plain(config))
-    tasks = load_mixture(config.data, folder / "pairs" / f"rank-{rank}", seed=config.loop.seed)
+    tasks = load_mixture(config.data, folder.path / "pairs" / f"rank-{rank}", seed=config.loop.seed)
     assets = AssetReader(config.assets) if config.assets else None
     check_references((task.pairs for task in tasks.values()), assets.store.keys() if assets else set())
     settings = EmbedderSettings(
@@ -77,18 +81,25 @@ def fit(config: TrainingConfig, folder: Path, *, device: str | None = None, feed
     prober = EpochProber(
         _Probers(config, model, processor, settings, assets, device),
         tasks,
-        folder / "probes",
+        folder.below("probes"),
         config.prober,
         score_tasks=config.curriculum.needs_scores,
         seed=config.loop.seed,
     )
     outlets: list[Callable[[StepLog], None]] = []
     if rank == 0:
-        outlets = [RunLog(folder / "steps.jsonl"), trackers]
+        if folder.exists(STEPS_FILE):
+            folder.fetch(STEPS_FILE)
+        outlets = [RunLog(folder.path / STEPS_FILE), trackers]
 
     def tell(step: StepLog) -> None:
         for outlet in outlets:
             outlet(step)
+
+    def publish_logs() -> None:
+        trackers.publish()
+        if (folder.path / STEPS_FILE).exists():
+            folder.publish(STEPS_FILE)
 
     history = Trainer(
         wrapped,
@@ -96,16 +107,19 @@ def fit(config: TrainingConfig, folder: Path, *, device: str | None = None, feed
         tasks,
         config.curriculum,
         config.loop,
-        folder / "checkpoints",
+        folder.below("checkpoints"),
         prepare=prober,
         feed=feed,
         on_step=tell,
+        on_save=publish_logs,
     ).run()
     trackers.close()
     if rank == 0:
-        adapter = save_adapter(model, folder / "adapter", settings)
-        history.save(str(adapter / "curriculum.json"))
-        save_plots(folder, history)
+        adapter = save_adapter(model, folder.path / "adapter", settings)
+        history.save(str(adapter / HISTORY_FILE))
+        folder.publish("adapter", last=HISTORY_FILE)
+        for picture in save_plots(folder.path, history):
+            folder.publish(picture)
     if ranks > 1:
         dist.barrier()
     return history

@@ -14,7 +14,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +21,7 @@ import torch.distributed as dist
 from torch import nn
 
 from gve_ray.schema import Item
+from gve_ray.store import SharedFolder
 from gve_ray.training import checkpoint
 from gve_ray.training.checkpoint import Position
 from gve_ray.training.config import LoopConfig
@@ -110,9 +110,9 @@ class Trainer:
     """One rank's run over all epochs.
 
     model: a list of chunks' batches -> unit-norm embeddings [rows, d]; under DDP where there are ranks.
-    collate: items with their references -> chunks that cover them. folder: of the checkpoints, seen by all
+    collate: items with their references -> chunks that cover them. folder: of the checkpoints, the same for all
     ranks. feed: prepares the steps, in threads of this process unless another is given. on_step: called by
-    every rank after each step.
+    every rank after each step; on_save: by rank 0 before each checkpoint.
     """
 
     def __init__(
@@ -122,16 +122,18 @@ class Trainer:
         tasks: Mapping[str, MixtureTask],
         curriculum: Curriculum,
         config: LoopConfig,
-        folder: Path,
+        folder: SharedFolder,
         *,
         prepare: Prepare = no_probe,
         feed: Feed = ahead,
         on_step: Callable[[StepLog], None] | None = None,
+        on_save: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
         self.inner: nn.Module = getattr(model, "module", model)  # without DDP
         self.collate, self.tasks, self.curriculum, self.config = collate, tasks, curriculum, config
-        self.folder, self.prepare, self.feed, self.on_step = folder, prepare, feed, on_step
+        self.folder, self.prepare, self.feed = folder, prepare, feed
+        self.on_step, self.on_save = on_step, on_save
         self.world_size = world_size()
         self.rank = dist.get_rank() if self.world_size > 1 else 0
         self.optimiser = make_optimiser(self.inner, config.optimiser)
@@ -215,9 +217,10 @@ class Trainer:
         norm = float(nn.utils.clip_grad_norm_(trained, self.config.optimiser.clip))
         if not (math.isfinite(norm) and math.isfinite(float(loss.value))):
             kept = checkpoint.newest(self.folder)
+            told = f"{self.folder.uri}/{kept.name}" if kept else "none yet"
             raise FloatingPointError(
                 f"step {at.total + 1} ({items.step.task}): loss {float(loss.value)}, gradient norm {norm}; "
-                f"stopped before the weights were touched. The last good checkpoint is {kept or 'none yet'}; "
+                f"stopped before the weights were touched. The last good checkpoint is {told}; "
                 "lower optimiser.learning_rate, or look at this step's pairs"
             )
         self.optimiser.step()
@@ -271,11 +274,14 @@ class Trainer:
                 step=round(at.step * share),
                 total=round(at.total * share),
             )
-        log.info("continuing from %s: epoch %d, %d steps done", path, at.epoch, at.total)
+        log.info(
+            "continuing from %s/%s: epoch %d, %d steps done", self.folder.uri, path.name, at.epoch, at.total
+        )
         return at, History.from_plain(at.history)
 
     def _save(self, at: Position) -> None:
         if self.rank == 0:
+            self.on_save()
             checkpoint.save(self.folder, self.inner, self.optimiser, at, keep=self.config.keep)
         if self.world_size > 1:
             dist.barrier()

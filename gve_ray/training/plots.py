@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gve_ray.training.curriculum import History
-from gve_ray.training.runlog import read_log
+from gve_ray.training.runlog import STEPS_FILE, read_log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,10 +18,12 @@ _CURVES = {
 }
 
 
-def save_plots(run: Path, history: History) -> None:
-    """Write `run`/training.png from `run`/steps.jsonl, and `run`/curriculum.png."""
-    curves(list(read_log(run / "steps.jsonl"))).savefig(run / "training.png", dpi=120)
-    pyramid(history).savefig(run / "curriculum.png", dpi=120)
+def save_plots(run: Path, history: History) -> tuple[str, str]:
+    """Write `run`/training.png from `run`/steps.jsonl, and `run`/curriculum.png; returns the files' names."""
+    steps, epochs = "training.png", "curriculum.png"
+    curves(list(read_log(run / STEPS_FILE))).savefig(run / steps, dpi=120)
+    pyramid(history).savefig(run / epochs, dpi=120)
+    return steps, epochs
 
 
 def curves(steps: Sequence[Mapping[str, Any]]) -> "Figure":

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch.distributed as dist
+from pyarrow import fs
 
 from gve_ray.schema import Item
-from gve_ray.store.runfolder import filesystem, write_atomically
+from gve_ray.store import SharedFolder
+from gve_ray.store.runfolder import write_atomically
 from gve_ray.training.config import ProberConfig
 from gve_ray.training.curriculum import alignment
 from gve_ray.training.feed import Mined
@@ -82,15 +84,15 @@ class EpochProber:
     """Scores and mines before each epoch, tasks shared out among the ranks, results kept in `folder`.
 
     embed_for: epoch -> name of its prober and its embed function; called only when something is to be done.
-    score_tasks: whether the curriculum needs scores. folder: the run's, seen by all ranks. What it holds is
-    not computed again, so that a run that continues within an epoch has the epoch's own negatives.
+    score_tasks: whether the curriculum needs scores. folder: the same for all ranks. What it holds is not
+    computed again, so that a run that continues within an epoch has the epoch's own negatives.
     """
 
     def __init__(
         self,
         embed_for: Callable[[int], tuple[str, Embed]],
         tasks: Mapping[str, MixtureTask],
-        folder: Path,
+        folder: SharedFolder,
         config: ProberConfig,
         *,
         score_tasks: bool,
@@ -102,7 +104,7 @@ class EpochProber:
     def __call__(self, epoch: int) -> Probe:
         ranks = world_size()
         rank = dist.get_rank() if ranks > 1 else 0
-        folder = self.folder / f"epoch-{epoch}"
+        folder = self.folder.below(f"epoch-{epoch}")
         for name in sorted(self.tasks)[rank::ranks]:
             self._work(folder, epoch, name)
         if ranks > 1:
@@ -113,7 +115,7 @@ class EpochProber:
             prober=next((note["prober"] for note in known.values()), None),
             scores={name: note["score"] for name, note in known.items() if self.score_tasks},
             mined={
-                name: load_mined(task, folder / f"{name}.npy")
+                name: load_mined(task, folder.fetch(f"{name}.npy"))
                 for name, task in self.tasks.items()
                 if self._mines(task)
             },
@@ -122,7 +124,7 @@ class EpochProber:
     def _mines(self, task: MixtureTask) -> bool:
         return self.config.mine and task.negatives > 0 and not task.brings_negatives
 
-    def _work(self, folder: Path, epoch: int, name: str) -> None:
+    def _work(self, folder: SharedFolder, epoch: int, name: str) -> None:
         """Score and mine one task, unless that is done or not wanted. The note is written last."""
         task = self.tasks[name]
         if self._note(folder, name) is not None or not (self.score_tasks or self._mines(task)):
@@ -132,14 +134,15 @@ class EpochProber:
         if self.score_tasks:
             note |= {"score": score(embed, {name: task}, pairs=self.config.pairs, seed=self.seed)[name]}
         if self._mines(task):
-            save_mined(mine_task(embed, task, margin=self.config.margin), folder / f"{name}.npy")
-        folder.mkdir(parents=True, exist_ok=True)
-        files, path = filesystem(str(folder / f"{name}.json"))
-        write_atomically(files, path, json.dumps(note).encode())
+            save_mined(mine_task(embed, task, margin=self.config.margin), folder.path / f"{name}.npy")
+            folder.publish(f"{name}.npy")
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(fs.LocalFileSystem(), f"{folder.path}/{name}.json", json.dumps(note).encode())
+        folder.publish(f"{name}.json")
 
-    def _note(self, folder: Path, name: str) -> dict[str, Any] | None:
-        path = folder / f"{name}.json"
-        return json.loads(path.read_text()) if path.exists() else None
+    def _note(self, folder: SharedFolder, name: str) -> dict[str, Any] | None:
+        file = f"{name}.json"
+        return json.loads(folder.fetch(file).read_text()) if folder.exists(file) else None
 
 
 def _all(task: MixtureTask) -> list[Pair]:

@@ -3,18 +3,18 @@
 import dataclasses
 import json
 import logging
+import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gve_ray.doctor import check_cluster
+from gve_ray.doctor import absolute, check_cluster
 from gve_ray.job import JobError, live_nodes
-from gve_ray.store import RunFolder
-from gve_ray.store.runfolder import seconds_of
+from gve_ray.store import RunFolder, SharedFolder
+from gve_ray.store.runfolder import RUN_FILE, seconds_of
 from gve_ray.training.config import TrainingJobConfig, TrainingResources
-from gve_ray.training.curriculum import History
+from gve_ray.training.curriculum import HISTORY_FILE, History
 from gve_ray.training.preflight import check, needs_of
-from gve_ray.training.runlog import read_log
+from gve_ray.training.runlog import STEPS_FILE, read_log
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -62,18 +62,17 @@ def train(config: TrainingJobConfig, *, connect: Callable[[], object] = lambda: 
     same call then goes on from the newest checkpoint.
     """
     check(config)
-    output = Path(config.output).resolve()
-    config = dataclasses.replace(config, output=str(output))
+    config = dataclasses.replace(config, output=absolute(config.output))
     run = RunFolder(config.output, job=config.job, config=config.identity())
     if run.finished():
-        return dataclasses.replace(read_result(output), was_finished=True)
+        return dataclasses.replace(read_result(config.output), was_finished=True)
     connect()
     check_cluster(needs_of(config), live_nodes())
     with run:
         log.info("train: %s on %d ranks, to %s", config.model, config.resources.workers, config.output)
         _run_ranks(config)
         run.record(finished=True)
-    return read_result(output)
+    return read_result(config.output)
 
 
 def _run_ranks(config: TrainingJobConfig) -> None:
@@ -136,7 +135,7 @@ def _rank(loop: dict[str, Any]) -> None:
     workers = config.resources.feed_workers
     fit(
         config,
-        Path(config.output),
+        config.output,
         device=str(get_device()),
         feed=RayFeed(workers=workers) if workers else ahead,
     )
@@ -148,17 +147,18 @@ def _first_failure(error: Exception) -> tuple[int, BaseException]:
     return min(failures.items(), key=lambda one: one[0])
 
 
-def read_result(output: Path) -> TrainingResult:
+def read_result(output: str | os.PathLike[str]) -> TrainingResult:
     """What the finished run in folder `output` made."""
-    facts = json.loads((output / "run.json").read_text(encoding="utf-8"))
-    steps = list(read_log(output / "steps.jsonl"))
+    folder = SharedFolder(output)
+    facts = json.loads(folder.fetch(RUN_FILE).read_text(encoding="utf-8"))
+    steps = list(read_log(folder.fetch(STEPS_FILE)))
     later = steps[1:] or steps
     return TrainingResult(
-        output=str(output),
-        adapter=str(output / "adapter"),
+        output=folder.uri,
+        adapter=f"{folder.uri}/adapter",
         steps=len(steps),
         seconds=seconds_of(facts),
         loss=steps[-1]["loss"],
         data_wait=sum(one["data_wait"] for one in later) / sum(one["seconds"] for one in later),
-        history=History.load(output / "adapter" / "curriculum.json"),
+        history=History.load(folder.fetch(f"adapter/{HISTORY_FILE}")),
     )

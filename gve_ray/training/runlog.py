@@ -12,6 +12,7 @@ from gve_ray.training.loop import StepLog
 
 log = logging.getLogger(__name__)
 
+STEPS_FILE = "steps.jsonl"
 CONSOLE_SECONDS = 10.0
 
 

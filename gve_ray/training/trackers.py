@@ -8,14 +8,15 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
+from gve_ray.store import SharedFolder
 from gve_ray.training.config import TrackerName
 from gve_ray.training.loop import StepLog
 
 _PACKAGES: dict[TrackerName, str] = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
+_ID = "{}.id"  # the file of a tracker that names runs itself
 _LEFT_OUT = ("step", "of", "task")  # the axis, a constant, and a text
 
 Send = Callable[[int, Mapping[str, float]], None]
@@ -38,10 +39,11 @@ class Trackers:
     names: of trackers; config: what they show as the run's settings; folder: the run's.
     """
 
-    def __init__(self, names: Sequence[TrackerName], folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, names: Sequence[TrackerName], folder: SharedFolder, config: Mapping[str, Any]) -> None:
         check_trackers(names)
         self.names, self.folder, self.config = names, folder, config
         self._senders: list[Send] | None = None
+        self._flushers: list[Callable[[], object]] = []
         self._closers: list[Callable[[], object]] = []
 
     def __call__(self, step: StepLog) -> None:
@@ -53,6 +55,13 @@ class Trackers:
         for send in self._senders:
             send(step.step, values)
 
+    def publish(self) -> None:
+        """Show others what is known by now, where the folder is not on a disk that they see."""
+        for flush in self._flushers:
+            flush()
+        if self._flushers:
+            self.folder.publish("tensorboard")
+
     def close(self) -> None:
         """Flush and end the records; a run that continues opens them again."""
         for close in self._closers:
@@ -60,11 +69,12 @@ class Trackers:
 
     def _tensorboard(self, first: int) -> Send:
         writer = _import("tensorboardX").SummaryWriter(
-            str(self.folder / "tensorboard"),
+            str(self.folder.path / "tensorboard"),
             purge_step=first,
             filename_suffix=f".from-{first}",  # a file's name has whole seconds, and would be overwritten
             flush_secs=10,
         )
+        self._flushers.append(writer.flush)
         self._closers.append(writer.close)
 
         def send(step: int, values: Mapping[str, float]) -> None:
@@ -77,7 +87,7 @@ class Trackers:
         wandb = _import("wandb")
         known = self._kept("wandb")
         run = wandb.init(
-            id=known, resume="allow" if known else None, name=self.folder.name, dir=str(self.folder),
+            id=known, resume="allow" if known else None, name=self.folder.name, dir=str(self.folder.path),
             config=dict(self.config),
         )  # fmt: skip
         self._keep("wandb", run.id)
@@ -95,11 +105,13 @@ class Trackers:
         return lambda step, values: mlflow.log_metrics(dict(values), step=step)
 
     def _kept(self, name: str) -> str | None:
-        path = self.folder / f"{name}.id"
-        return path.read_text().strip() if path.exists() else None
+        file = _ID.format(name)
+        return self.folder.fetch(file).read_text().strip() if self.folder.exists(file) else None
 
     def _keep(self, name: str, run_id: str) -> None:
-        (self.folder / f"{name}.id").write_text(run_id + "\n")
+        file = _ID.format(name)
+        (self.folder.path / file).write_text(run_id + "\n")
+        self.folder.publish(file)
 
 
 def _import(name: str) -> ModuleType:

@@ -163,8 +163,8 @@ def test_an_item_that_another_run_could_embed_is_no_longer_rejected(
             ModelConfig(name="m", model="m"),
             SETTINGS,
             facts,
-            cache=tmp_path,
-            rejects=tmp_path / "rejects.lance",
+            cache=str(tmp_path),
+            rejects=str(tmp_path / "rejects.lance"),
             resources=StageResources(),
         )
 

@@ -38,7 +38,7 @@ def test_where_and_on_what_machines_is_not_part_of_the_identity(tmp_path: Path) 
         ({"depth": 1001}, "depth=1001: use 1 to 1000"),
         ({"depth": 5}, "hit@10, ndcg@10, recall@10 looks at more neighbours"),
         ({"data": (DataConfig(name="x", folder="x", metric="hit@200"),)}, "hit@200 looks at more"),
-        ({"output": "s3://bucket/out"}, "output='s3://bucket/out': name a folder on a disk"),
+        ({"output": ""}, "output='': name a folder, on a disk"),
     ],
 )
 def test_what_is_refused(changes: dict[str, Any], message: str) -> None:

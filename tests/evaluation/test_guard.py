@@ -113,7 +113,7 @@ def test_frames_that_were_embedded_tell_near_copies(
     embedded = world.embedded(tmp_path, 8, monkeypatch)
     monkeypatch.setattr(guard, "fingerprints", refuse)
     with caplog.at_level(logging.WARNING):
-        found = world.guard(on_hit="flag").check(embedded, cache=tmp_path, workers=1)
+        found = world.guard(on_hit="flag").check(embedded, cache=str(tmp_path), workers=1)
     copy, again = found["hits"]
     assert copy == {
         "dataset": "one",
@@ -130,7 +130,7 @@ def test_frames_that_were_embedded_tell_near_copies(
     (told,) = caplog.messages
     assert "2 hits among 3 videos" in told
     assert f"one: {world.copy}: is training video 't0' (the same bytes)" in told
-    only_bytes = world.guard(on_hit="flag", threshold=0.0).check(embedded, cache=tmp_path, workers=1)
+    only_bytes = world.guard(on_hit="flag", threshold=0.0).check(embedded, cache=str(tmp_path), workers=1)
     assert [hit["how"] for hit in only_bytes["hits"]] == ["exact"]
 
 
@@ -146,7 +146,7 @@ def test_another_number_of_frames_is_decoded_once(
         return real(videos, **options)
 
     monkeypatch.setattr(guard, "fingerprints", counted)
-    found = [world.guard(on_hit="flag").check(embedded, cache=tmp_path, workers=1) for _ in range(2)]
+    found = [world.guard(on_hit="flag").check(embedded, cache=str(tmp_path), workers=1) for _ in range(2)]
     assert [hit["how"] for hit in found[0]["hits"]] == ["exact", "near"]
     assert found[0] == found[1]
     assert len(decoded) == len(set(decoded)) == 3  # one for each content, not for each name
@@ -163,7 +163,7 @@ def test_a_run_is_refused_before_and_after_embedding(
     world.guard(on_hit="flag").check_bytes()
     embedded = world.embedded(tmp_path, 8, monkeypatch)
     with pytest.raises(PreflightError, match="2 hits among 3 videos") as refused:
-        world.guard().check(embedded, cache=tmp_path, workers=1)
+        world.guard().check(embedded, cache=str(tmp_path), workers=1)
     assert len(str(refused.value).splitlines()) == 3
 
 

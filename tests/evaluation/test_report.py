@@ -146,7 +146,9 @@ class Run:
         """The page, after writing it."""
         (self.folder / "out/results.json").write_text(json.dumps(self.results))
         facts = {"config_hash": "c0ffee", "versions": {"python": "3.11"}, "runs": [{"started": 0.0}]}
-        path = write_report(self.job(**report), [one.data for one in self.sources], facts)
+        path = write_report(
+            self.job(**report), self.folder / "out", [one.data for one in self.sources], facts
+        )
         return Path(path).read_text(encoding="utf-8")
 
     def file(self, name: str) -> bytes:
@@ -322,7 +324,7 @@ def whole_page(run: Run, config: EvaluationJobConfig, results: dict[str, Any]) -
         writer.writerow(["model", *UVRB])
         for name, one in results["models"].items():
             writer.writerow([name, *(one["datasets"][dataset]["score"] for dataset in UVRB)])
-    return collect(config, results, [replace(empty, name=name) for name in UVRB], {})
+    return collect(config, run.folder / "out", results, [replace(empty, name=name) for name in UVRB], {})
 
 
 def test_at_published_sizes_the_run_is_put_beside_the_published_models(run: Run) -> None:
@@ -457,7 +459,7 @@ def test_data_sets_of_ones_own_and_a_model_without_scores(run: Run, tmp_path: Pa
         (tmp_path / "runs/seeing").mkdir(parents=True, exist_ok=True)
         (tmp_path / f"runs/seeing/{one}.trec").touch()
     sets = [replace(one.data, name=names[one.data.name]) for one in run.sources]
-    found = collect(replace(run.job(queries=1), output=str(tmp_path)), results, sets, {})
+    found = collect(run.job(queries=1), tmp_path, results, sets, {})
     assert (found.abilities, found.radar, [one.name for one in found.queries]) == ([], [], [""])
     assert found.datasets[0].scores[0] is None
     told = words(render(found))

@@ -14,9 +14,10 @@ from gve_ray.embedder import EmbedderSettings
 from gve_ray.indexing.config import IndexConfig
 from gve_ray.indexing.run import _Run
 from gve_ray.job import JobError
-from gve_ray.search import IndexOptions, open_index, open_library
+from gve_ray.search import IndexOptions, Pictures, open_index, open_library
 from gve_ray.search.flat import FlatIndex
 from gve_ray.search.library import SEGMENT_SCHEMA
+from gve_ray.store import SharedFolder
 
 N = 6
 
@@ -34,12 +35,12 @@ def entries(**more: Any) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def run_over(output: Path, **search: Any) -> _Run:
+def run_over(output: Path | str, **search: Any) -> _Run:
     config = IndexConfig(
         input="m.jsonl", output=str(output), model=ModelConfig(name="m", model="m"),
         search=IndexOptions(**search),
     )  # fmt: skip
-    return _Run(config, EmbedderSettings(frames=8), {}, {"year": "int", "note": "string"}, output)
+    return _Run(config, EmbedderSettings(frames=8), {}, {"year": "int", "note": "string"}, str(output))
 
 
 def held(output: Path, name: str) -> Mapping[str, Mapping[str, Any]]:
@@ -52,14 +53,19 @@ def held(output: Path, name: str) -> Mapping[str, Mapping[str, Any]]:
 
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
-    run = run_over(tmp_path)
+    embedded(tmp_path)
+    return tmp_path
+
+
+def embedded(output: Path | str) -> None:
+    """What the stages leave for the index."""
+    run = run_over(output)
     for store in (run._videos, run._rejects, run._segments):
         store.create()
     rows = [
         {"segment": f"s{i}", "vector": np.eye(N)[i].tolist(), "poster": b"p", "strip": b"s"} for i in range(N)
     ]
     run._segments.append(pa.Table.from_pylist(rows, schema=SEGMENT_SCHEMA))
-    return tmp_path
 
 
 @pytest.mark.parametrize("kind", ["faiss", "lance"])
@@ -126,3 +132,34 @@ def test_a_published_run_does_not_fail_on_what_it_cannot_delete(
     with caplog.at_level(logging.WARNING):
         assert first not in publish(output, kind="lance")
     assert f"{first}: what it kept elsewhere is left there: the server is gone" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["faiss", "lance"])
+def test_in_an_object_store(s3: str, kind: str) -> None:
+    """An index is made, edited, published and left for another kind; who searches in it sees each once it is there."""
+    uri = f"{s3}/index"
+    embedded(uri)
+    run = run_over(uri, kind=kind)
+    name, _ = run._fill(entries(year=1999))
+    assert run._publish(name) is None
+    reader = open_library(uri)
+    assert reader.is_current()
+    assert run._fill(entries())[0] == name
+    run._sweep([], entries(), [], {name, run._publish(name)})
+    assert not reader.is_current()
+    now = open_library(uri)
+    assert dict(now.index.metadata()) == entries()
+    assert now.index.search(np.eye(N, dtype=np.float32)[2:3], 1)[0][0].id == "s2"
+    assert now.pictures("s2") == Pictures(poster=b"p", strip=b"s")
+    assert dict(reader.index.metadata())["s2"]["year"] == 1999
+
+    other = run_over(uri, kind="lance" if kind == "faiss" else "faiss")
+    second, _ = other._fill(entries())
+    other._sweep([], entries(), [], {second, other._publish(second)})
+    folder = SharedFolder(uri)
+    assert [one for one in folder.names() if one.startswith("index-")] == sorted([name, second])
+    third = run_over(uri, kind=kind, approximate_from=300)
+    last, _ = third._fill(entries())
+    third._sweep([], entries(), [], {last, third._publish(last)})
+    assert [one for one in folder.names() if one.startswith("index-")] == sorted([second, last])
+    assert open_library(uri).facts.generation == 4

@@ -326,10 +326,9 @@ def test_a_torn_file_is_said(tmp_path: Path) -> None:
 
 GROW = """
 import sys
-from pathlib import Path
 import numpy as np
 from gve_ray.search import IndexOptions, IndexSpec, create_index
-index = create_index(Path(sys.argv[1]), IndexSpec(dimension=64), IndexOptions(kind=sys.argv[2]))
+index = create_index(sys.argv[1], IndexSpec(dimension=64), IndexOptions(kind=sys.argv[2]))
 for turn in range(10_000):
     index.add([f"{turn}-{i}" for i in range(50)], np.ones((50, 64), np.float32), [{}] * 50)
     index.save()
@@ -339,8 +338,17 @@ for turn in range(10_000):
 
 @pytest.mark.parametrize("after", [2, 7])
 def test_killed_while_it_saves(options: IndexOptions, tmp_path: Path, after: int) -> None:
+    _kill_while_it_saves(str(tmp_path / "index"), options, after)
+
+
+@pytest.mark.parametrize("kind", ["faiss", "lance"])
+def test_killed_while_it_saves_to_an_object_store(kind: Any, s3: str) -> None:
+    _kill_while_it_saves(f"{s3}/index", IndexOptions(kind=kind), after=3)
+
+
+def _kill_while_it_saves(folder: str, options: IndexOptions, after: int) -> None:
     """What was reported as saved is there, whole; and the index goes on from it."""
-    command = [sys.executable, "-c", GROW, str(tmp_path / "index"), options.kind]
+    command = [sys.executable, "-c", GROW, folder, options.kind]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -349,7 +357,7 @@ def test_killed_while_it_saves(options: IndexOptions, tmp_path: Path, after: int
         time.sleep(0.003 * after)  # somewhere in the next turns
         os.kill(process.pid, signal.SIGKILL)
         saved = max([after, *(int(line) for line in process.stdout)])
-    index = open_index(tmp_path / "index")
+    index = open_index(folder)
     turns = index.count() // 50
     assert index.count() == 50 * turns
     assert turns in (saved + 1, saved + 2)
@@ -357,7 +365,35 @@ def test_killed_while_it_saves(options: IndexOptions, tmp_path: Path, after: int
     index.add(["next"], np.ones((1, 64), np.float32), [{}])
     index.save()
     index.close()
-    assert open_index(tmp_path / "index").count() == 50 * turns + 1
+    assert open_index(folder).count() == 50 * turns + 1
+
+
+@pytest.mark.parametrize("kind", ["faiss", "lance"])
+def test_in_an_object_store_it_is_the_same(kind: Any, tmp_path: Path, s3: str) -> None:
+    options = IndexOptions(kind=kind)
+    here, there = (create_index(folder, SPEC, options) for folder in (tmp_path / "index", f"{s3}/a/index"))
+    for index in (here, there):
+        index.add(*rows(range(N)))
+        index.save()
+        index.delete([key(3)])
+        index.save()
+        index.delete([key(4)])  # not saved
+    again = open_index(f"{s3}/a/index")
+    expected = open_index(tmp_path / "index")
+    assert again.ids() == {key(i) for i in range(N)} - {key(3)}
+    queries = np.eye(4, dtype=np.float32)
+    where = {"year": {"gte": 2000}}
+    assert again.search(queries, 7, filter=where) == expected.search(queries, 7, filter=where)
+    assert dict(again.metadata()) == dict(expected.metadata())
+    with pytest.raises(IndexFileError, match=rf"{s3}/a/index: holds an index"):
+        create_index(f"{s3}/a/index", SPEC, options)
+    with pytest.raises(IndexFileError, match=rf"{s3}/none/index.json: no index"):
+        open_index(f"{s3}/none")
+
+
+def test_an_embedded_milvus_needs_a_disk(s3: str) -> None:
+    with pytest.raises(IndexFileError, match="only a local disk can hold"):
+        create_index(f"{s3}/index", SPEC, IndexOptions(kind="milvus"))
 
 
 @pytest.mark.parametrize("kind", ["faiss", "lance"])

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gve_ray.store import SharedFolder
 from gve_ray.training.checkpoint import trained_weights
 from gve_ray.training.config import LoopConfig, OptimiserConfig
 from gve_ray.training.curriculum import Curriculum
@@ -108,7 +109,7 @@ def whole_run(folder: Path, size: int) -> tuple[list[tuple[str, float]], dict[st
         tiny.tasks(folder, ranks=size, batches=(12, 6)),
         Curriculum(kind="proportional", epochs=2),
         LoopConfig(optimiser=OptimiserConfig(learning_rate=0.01), gradcache=True, save_steps=5),
-        folder / "checkpoints",
+        SharedFolder(folder / "checkpoints"),
         on_step=logs.append,
     )
     trainer.run()

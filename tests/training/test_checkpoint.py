@@ -1,14 +1,20 @@
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from gve_ray.store import SharedFolder
 from gve_ray.training import checkpoint
 from gve_ray.training.checkpoint import Position
 from gve_ray.training.config import OptimiserConfig
 from gve_ray.training.optimiser import check_frozen, learning_rate, make_optimiser
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def parts(seed: int = 0) -> tuple[nn.Sequential, torch.optim.AdamW]:
@@ -28,7 +34,7 @@ def position(total: int) -> Position:
 
 def test_weights_moments_and_position_come_back(tmp_path: Path) -> None:
     model, optimiser = parts()
-    path = checkpoint.save(tmp_path, model, optimiser, position(7), keep=2)
+    path = checkpoint.save(SharedFolder(tmp_path), model, optimiser, position(7), keep=2)
     other, its_optimiser = parts(seed=1)
     frozen = other[0].weight.clone()
     assert checkpoint.load(path, other, its_optimiser) == position(7)
@@ -43,16 +49,16 @@ def test_weights_moments_and_position_come_back(tmp_path: Path) -> None:
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     model, optimiser = parts()
     for total in (1, 2, 10, 9):
-        checkpoint.save(tmp_path, model, optimiser, position(total), keep=2)
+        checkpoint.save(SharedFolder(tmp_path), model, optimiser, position(total), keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000009", "step-00000010"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "undigested", "garbled"])
 def test_a_torn_one_is_passed_over(tmp_path: Path, damage: str) -> None:
     model, optimiser = parts()
-    first = checkpoint.save(tmp_path, model, optimiser, position(1), keep=2)
-    second = checkpoint.save(tmp_path, model, optimiser, position(2), keep=2)
-    assert checkpoint.newest(tmp_path) == second
+    first = checkpoint.save(SharedFolder(tmp_path), model, optimiser, position(1), keep=2)
+    second = checkpoint.save(SharedFolder(tmp_path), model, optimiser, position(2), keep=2)
+    assert checkpoint.newest(SharedFolder(tmp_path)) == second
     if damage == "cut":
         file = second / "optimiser.pt"
         file.write_bytes(file.read_bytes()[:-1])
@@ -62,25 +68,25 @@ def test_a_torn_one_is_passed_over(tmp_path: Path, damage: str) -> None:
         (second / "digests.json").unlink()
     else:
         (second / "digests.json").write_text("{")
-    assert checkpoint.newest(tmp_path) == first
+    assert checkpoint.newest(SharedFolder(tmp_path)) == first
 
 
 def test_half_written_ones_are_not_seen(tmp_path: Path) -> None:
     (tmp_path / ".step-00000005.part").mkdir()
-    assert checkpoint.newest(tmp_path) is None
-    assert checkpoint.newest(tmp_path / "nowhere") is None
+    assert checkpoint.newest(SharedFolder(tmp_path)) is None
+    assert checkpoint.newest(SharedFolder(tmp_path / "nowhere")) is None
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
     model, optimiser = parts()
-    path = checkpoint.save(tmp_path, model, optimiser, position(1), keep=2)
+    path = checkpoint.save(SharedFolder(tmp_path), model, optimiser, position(1), keep=2)
     model[0].requires_grad_(True)
     with pytest.raises(ValueError, match=r"2 differ, e\.g\. 0\.bias"):
         checkpoint.load(path, model, optimiser)
 
 
 def test_files_hold_nothing_that_runs(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, *parts(), position(1), keep=2)
+    path = checkpoint.save(SharedFolder(tmp_path), *parts(), position(1), keep=2)
     assert json.loads((path / "state.json").read_text())["total"] == 1
     for name in ("weights.pt", "optimiser.pt"):
         torch.load(path / name, weights_only=True)
@@ -112,3 +118,46 @@ def test_what_must_be_frozen_is_checked() -> None:
     check_frozen(model, ["0."])
     with pytest.raises(ValueError, match=r"2 weights of 1\. are trainable, e\.g\. 1\.weight"):
         check_frozen(model, ["1."])
+
+
+# Saves step 2, and is killed after the weights were uploaded, before the rest.
+KILLED = """
+import os, signal, sys
+from gve_ray.store import SharedFolder
+from gve_ray.training import checkpoint
+from tests.training.test_checkpoint import parts, position
+folder = SharedFolder(sys.argv[1])
+send = folder._send
+def die(source, name):
+    if name.endswith("state.json"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    send(source, name)
+folder._send = die
+checkpoint.save(folder, *parts(), position(2), keep=2)
+"""
+
+
+def test_a_killed_upload_falls_back_to_the_one_before_and_the_next_save_heals(
+    s3: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = f"{s3}/run/checkpoints"
+    model, optimiser = parts()
+    checkpoint.save(SharedFolder(uri), model, optimiser, position(1), keep=2)
+    killed = subprocess.run([sys.executable, "-c", KILLED, uri], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert SharedFolder(uri).names("step-00000002") == ["optimiser.pt"]
+
+    rank = SharedFolder(uri)  # another node's: nothing is there but what was published
+    found = checkpoint.newest(rank)
+    assert found == rank.path / "step-00000001"
+    assert "step-00000002 is torn" in caplog.text
+    other, its_optimiser = parts(seed=1)
+    assert checkpoint.load(found, other, its_optimiser) == position(1)
+    assert torch.equal(other[1].weight, model[1].weight)
+
+    checkpoint.save(rank, model, optimiser, position(2), keep=2)
+    again = SharedFolder(uri)
+    assert checkpoint.newest(again) == again.path / "step-00000002"
+    checkpoint.save(rank, model, optimiser, position(3), keep=2)
+    assert SharedFolder(uri).names() == ["step-00000002", "step-00000003"]
+    assert sorted(path.name for path in rank.path.iterdir()) == ["step-00000002", "step-00000003"]

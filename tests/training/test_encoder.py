@@ -16,6 +16,7 @@ from gve_ray.embedder import (
     save_adapter,
 )
 from gve_ray.schema import Item
+from gve_ray.store import SharedFolder
 from gve_ray.training.checkpoint import trained_weights
 from gve_ray.training.config import LoopConfig, OptimiserConfig
 from gve_ray.training.curriculum import Curriculum
@@ -81,7 +82,7 @@ def test_a_run_changes_lora_alone_and_leaves_an_adapter(folder: Path, processor:
         tiny.tasks(tmp_path),
         Curriculum(kind="proportional", epochs=1),
         LoopConfig(steps=3, optimiser=OptimiserConfig(learning_rate=1e-2, warmup=0.0)),
-        tmp_path / "checkpoints",
+        SharedFolder(tmp_path / "checkpoints"),
         on_step=lambda log: losses.append(log.loss),
     ).run()
     changed = {name for name, weight in one.named_parameters() if not torch.equal(weight, before[name])}

@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gve_ray.embedder import Embedder, EmbedderSettings
 from gve_ray.schema import Item
+from gve_ray.store import SharedFolder
+from gve_ray.training import checkpoint
 from gve_ray.training.config import (
     DataSetConfig,
     LoopConfig,
@@ -83,6 +86,40 @@ def test_from_config_to_adapter_and_on_after_the_end(base: Path, tmp_path: Path)
 
     assert fit(config, run, device="cpu") == history
     assert len(list(read_log(run / "steps.jsonl"))) == 4
+
+
+def test_on_an_object_store_a_run_is_the_same_and_goes_on_where_it_was_killed(
+    base: Path, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call has a scratch of its own, as a rank on another node: what it knows came from the store."""
+    config = config_for(base, tmp_path)
+    history = fit(config, tmp_path / "run", device="cpu")
+    store = SharedFolder(f"{s3}/run")
+
+    save = checkpoint.save
+
+    def die(*args: Any, **options: Any) -> Path:
+        if args[3].total == 3:  # the logs of step 3 were published, its checkpoint was not
+            raise KeyboardInterrupt
+        return save(*args, **options)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(checkpoint, "save", die)
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, store.uri, device="cpu")
+    assert [line["step"] for line in read_log(store.fetch("steps.jsonl"))] == [1, 2, 3]
+    assert fit(config, store.uri, device="cpu") == history
+
+    found = store.fetch("")
+    for name in ("adapter/adapter_model.safetensors", "probes/epoch-2/mined.npy", "adapter/curriculum.json"):
+        assert (found / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    steps = [list(read_log(folder / "steps.jsonl")) for folder in (found, tmp_path / "run")]
+    losses = [[(one["step"], one["loss"]) for one in some] for some in steps]
+    assert losses[0] == losses[1]
+    assert len(list((found / "tensorboard").iterdir())) == 2
+    assert store.names() == [
+        "adapter", "checkpoints", "curriculum.png", "probes", "steps.jsonl", "tensorboard", "training.png"
+    ]  # fmt: skip
 
 
 def test_asset_references_without_assets_are_refused_before_the_model_loads(tmp_path: Path) -> None:

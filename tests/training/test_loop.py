@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from gve_ray.store import SharedFolder
 from gve_ray.training import checkpoint
 from gve_ray.training.config import LoopConfig, LossConfig, OptimiserConfig
 from gve_ray.training.curriculum import Curriculum
@@ -26,7 +27,9 @@ def trainer(folder: Path, logs: list[StepLog], **options: Any) -> Trainer:
     settings: dict[str, Any] = {"curriculum": UNIFORM, "config": FAST, "on_step": logs.append} | options
     curriculum, config = settings.pop("curriculum"), settings.pop("config")
     tasks = tiny.tasks(folder)
-    return Trainer(model, tiny.collate, tasks, curriculum, config, folder / "checkpoints", **settings)
+    return Trainer(
+        model, tiny.collate, tasks, curriculum, config, SharedFolder(folder / "checkpoints"), **settings
+    )
 
 
 def weights(one: Trainer) -> dict[str, torch.Tensor]:
@@ -92,7 +95,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, at: int, gra
 
 def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
     interrupted(tmp_path, 10)
-    newest = checkpoint.newest(tmp_path / "checkpoints")
+    newest = checkpoint.newest(SharedFolder(tmp_path / "checkpoints"))
     assert newest is not None
     assert newest.name == "step-00000008"
     (newest / "weights.pt").write_bytes(b"torn")

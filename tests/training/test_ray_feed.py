@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gve_ray.store import SharedFolder
 from gve_ray.training import checkpoint, ray_feed
 from gve_ray.training.config import LoopConfig, LossConfig
 from gve_ray.training.curriculum import Curriculum
@@ -58,7 +59,7 @@ def test_a_run_is_the_same_as_with_threads(tmp_path: Path) -> None:
             tiny.tasks(folder),
             Curriculum(kind="uniform", epochs=1),
             LoopConfig(seed=3, loss=LossConfig(temperature=0.1)),
-            folder / "checkpoints",
+            SharedFolder(folder / "checkpoints"),
             on_step=logs.append,
             **feed,
         )

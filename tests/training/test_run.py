@@ -119,8 +119,8 @@ def test_wrong_resources_are_refused(change: dict[str, Any], message: str) -> No
 
 
 def test_a_run_writes_to_a_disk_not_to_an_object_store(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="output='s3://bucket/run'"):
-        config_of(base, tmp_path, output="s3://bucket/run")
+    with pytest.raises(ValueError, match="output='': name the run's folder"):
+        config_of(base, tmp_path, output="")
 
 
 def test_resources_and_trackers_do_not_make_another_run(base: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from gve_ray.store import SharedFolder
 from gve_ray.training.loop import StepLog
 from gve_ray.training.trackers import Trackers, check_trackers
 
@@ -34,11 +35,11 @@ def events(folder: Path) -> Iterator[Event]:
 
 
 def test_tensorboard_gets_every_number_and_a_continued_run_purges(tmp_path: Path) -> None:
-    first = Trackers(("tensorboard",), tmp_path, {})
+    first = Trackers(("tensorboard",), SharedFolder(tmp_path), {})
     for step in (1, 2, 3):
         first(log_of(step, loss=float(step)))
     first.close()
-    again = Trackers(("tensorboard",), tmp_path, {})
+    again = Trackers(("tensorboard",), SharedFolder(tmp_path), {})
     again(log_of(3, loss=30.0, hardest_gap=0.2))
     again.close()
     found = list(events(tmp_path / "tensorboard"))
@@ -76,7 +77,7 @@ def test_an_interrupted_run_goes_on_in_the_same_record(
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, __spec__=object()))
     for step in (1, 2):
-        tracker = Trackers(("wandb",), tmp_path, {"seed": 7})
+        tracker = Trackers(("wandb",), SharedFolder(tmp_path), {"seed": 7})
         tracker(log_of(step))
         tracker.close()
     assert [one["id"] for one in opened] == [None, "abc"]

@@ -1,0 +1,57 @@
+"""An S3-compatible server of this machine, over HTTP: moto's, which keeps everything in memory.
+
+with S3Server() as server:
+    server.make_bucket("runs")
+    os.environ.update(server.environment)       # also for Ray's processes, which inherit it
+"""
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from types import TracebackType
+
+_SECONDS = 60.0  # to start
+
+
+class S3Server:
+    """A context manager around the server, which listens on the loopback. environment: what its clients need."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def __enter__(self) -> "S3Server":
+        command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(self.port)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + _SECONDS
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return self
+            except OSError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    self.__exit__(None, None, None)
+                    raise RuntimeError("moto's server did not start; see python -m moto.server") from None
+                time.sleep(0.05)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def make_bucket(self, name: str) -> str:
+        """Make an empty bucket; returns its URI."""
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/{name}", method="PUT"), timeout=30).close()
+        return f"s3://{name}"

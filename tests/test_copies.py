@@ -1,0 +1,137 @@
+"""A folder behind a URI is copied to a node once, again when it has changed, and never by halves."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+from pyarrow import fs
+
+from gve_ray.config import resolve_model
+from gve_ray.demo.tiny_vl import ADAPTER, MODEL
+from gve_ray.doctor.probe import model_identity
+from gve_ray.embedder import EmbedderSettings
+from gve_ray.embedder.models import ModelConfig, identify
+from gve_ray.job import PreflightError, check_model
+from gve_ray.store import SharedFolder, copies
+from gve_ray.store.copies import holdings, local_copy
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where copies are kept."""
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    return tmp_path / "hf" / "gve_ray"
+
+
+def publish(uri: str, **files: str) -> str:
+    folder = SharedFolder(uri)
+    for name, text in files.items():
+        place = folder.path / name.replace("__", "/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+    folder.publish()
+    return uri
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def test_it_is_copied_once_and_again_after_a_change(
+    s3: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = publish(f"{s3}/models/adapter", config="1", deep__weights="22", **{".hidden": "3"})
+    first = local_copy(uri)
+    assert contents(first) == {"config": "1", "deep/weights": "22"}
+    assert first.parent == home
+    assert first.name.startswith("adapter-")
+    with monkeypatch.context() as patched:
+        patched.setattr(fs, "copy_files", None)
+        assert local_copy(f"{uri}/") == first
+    time.sleep(1.1)  # the store tells whole seconds
+    publish(uri, deep__weights="33")
+    second = local_copy(uri)
+    assert second != first
+    assert contents(second) == {"config": "1", "deep/weights": "33"}
+    assert contents(first)["deep/weights"] == "22"
+    assert sorted(home.iterdir()) == sorted([first, second])
+
+
+def test_a_folder_that_changes_while_it_is_copied_is_copied_again(
+    s3: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = publish(f"{s3}/m", a="1", b="1")
+    copy = fs.copy_files
+    turns: list[int] = []
+
+    def meddle(source: str, *args: object, **options: object) -> None:
+        copy(source, *args, **options)
+        if source.endswith("/a") and len(turns) < limit:
+            monkeypatch.setattr(copies.fs, "copy_files", copy)
+            publish(uri, b="2" * (len(turns) + 1 + limit))  # another size each time
+            monkeypatch.setattr(copies.fs, "copy_files", meddle)
+            turns.append(1)
+
+    limit = 1
+    monkeypatch.setattr(copies.fs, "copy_files", meddle)
+    assert contents(local_copy(uri)) == {"a": "1", "b": "22"}
+    turns, limit = [], 99
+    publish(uri, b="other")
+    with pytest.raises(OSError, match="was written while it was copied, 3 times"):
+        local_copy(uri)
+    assert len(list(home.iterdir())) == 1
+
+
+def test_processes_of_a_node_may_race(s3: str, home: Path) -> None:
+    uri = publish(f"{s3}/m", **{f"f{i}": str(i) for i in range(20)})
+    program = f"from gve_ray.store.copies import local_copy; print(local_copy({uri!r}))"
+    racing = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    told = {process.communicate(timeout=60)[0].strip() for process in racing}
+    (only,) = told
+    assert list(home.iterdir()) == [Path(only)]
+    assert len(contents(Path(only))) == 20
+
+
+def test_a_model_behind_a_uri_is_that_model(s3: str, home: Path) -> None:
+    shared = SharedFolder(f"{s3}/adapter")
+    for path in ADAPTER.iterdir():
+        if path.is_file():
+            (shared.path / path.name).write_bytes(path.read_bytes())
+    shared.publish()
+    check_model("adapter", shared.uri, None, "adapter_config.json")
+    identity = model_identity("adapter", shared.uri, None, "adapter_config.json")
+    assert len(identity) == 8
+    assert not home.exists(), "to look is not to fetch"
+    settings = EmbedderSettings.from_file(ADAPTER / "embedder.json")
+    facts = [
+        identify(ModelConfig(name="m", model=str(MODEL), adapter=one), settings, on_gpu=False)
+        for one in (shared.uri, str(ADAPTER))
+    ]
+    assert facts[0] == facts[1]
+    assert json.loads((Path(resolve_model(shared.uri)) / "adapter_config.json").read_text())
+    assert resolve_model("Qwen/Qwen2.5-VL-3B-Instruct") == "Qwen/Qwen2.5-VL-3B-Instruct"
+    assert resolve_model(ADAPTER.as_uri()) == str(ADAPTER)
+
+
+def test_what_is_not_there_is_told(s3: str) -> None:
+    with pytest.raises(FileNotFoundError, match="no files there"):
+        local_copy(f"{s3}/none")
+    with pytest.raises(
+        PreflightError, match=rf"model='{s3}/none': cannot be read \({s3}/none: no files there\)"
+    ):
+        check_model("model", f"{s3}/none", None)
+    with pytest.raises(PreflightError, match="model='nosuch://x/y': cannot be read"):
+        check_model("model", "nosuch://x/y", None)
+    publish(f"{s3}/m", weights="1")
+    with pytest.raises(PreflightError, match=r"has no config\.json"):
+        check_model("model", f"{s3}/m", None)
+    assert list(holdings(f"{s3}/m")) == ["weights"]

@@ -1,0 +1,127 @@
+"""A folder that is worked on as local files is the same for all who see it, on a disk and on an object store."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from gve_ray.store import SharedFolder
+
+# Publishes a tree of three files, and says so before each of them; the last one it waits with.
+SLOW = """
+import sys, time
+from gve_ray.store import SharedFolder
+folder = SharedFolder(sys.argv[1])
+(folder.path / "tree").mkdir()
+for name in ("a", "b", "whole"):
+    (folder.path / "tree" / name).write_text("new " + name)
+send = folder._send
+def slow(source, name):
+    print(name, folder.path, flush=True)
+    if name == "tree/b":
+        time.sleep(600)
+    send(source, name)
+folder._send = slow
+folder.publish("tree", last="whole")
+"""
+
+
+def test_on_a_local_disk_it_is_the_folder_itself(tmp_path: Path) -> None:
+    folder = SharedFolder(tmp_path / "run")
+    assert folder.path == tmp_path / "run"
+    assert not folder.path.exists()
+    assert folder.names() == []
+    folder.path.mkdir()
+    (folder.path / "a.txt").write_text("1")
+    folder.publish("a.txt")
+    assert folder.fetch("a.txt") == tmp_path / "run" / "a.txt"
+    assert folder.names() == ["a.txt"]
+    with pytest.raises(FileNotFoundError, match=r"run/none: no such file"):
+        folder.fetch("none")
+    folder.remove("a.txt")
+    folder.remove("a.txt")
+    assert list(folder.path.iterdir()) == []
+
+
+def test_what_one_publishes_another_fetches(s3: str) -> None:
+    mine, other = SharedFolder(f"{s3}/run"), SharedFolder(f"{s3}/run/")
+    assert mine.path != other.path
+    assert other.names() == []
+    assert not other.exists("tree")
+    (mine.path / "tree" / "deep").mkdir(parents=True)
+    (mine.path / "tree" / "deep" / "x y#%.bin").write_bytes(bytes(range(256)))
+    (mine.path / "tree" / "empty").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="nothing was made"):
+        mine.publish("none")
+    mine.publish("tree")
+    assert other.names() == ["tree"]
+    assert other.names("tree") == ["deep", "empty"]
+    found = other.fetch("tree")
+    assert found == other.path / "tree"
+    assert (found / "deep" / "x y#%.bin").read_bytes() == bytes(range(256))
+    assert (found / "empty").read_bytes() == b""
+    assert other.below("tree").fetch("empty") == found / "empty"
+
+    (mine.path / "tree" / "empty").write_text("no longer")
+    assert other.fetch("tree/empty").read_text() == ""
+    mine.publish("tree/empty")
+    assert other.fetch("tree/empty").read_text() == "no longer"
+    assert sorted(path.name for path in other.path.rglob("*")) == ["deep", "empty", "tree", "x y#%.bin"]
+
+    mine.below("tree").remove("deep")
+    assert not (mine.path / "tree" / "deep").exists()
+    assert other.names("tree") == ["empty"]
+    mine.remove("tree")
+    assert not other.exists("tree/empty")
+    with pytest.raises(FileNotFoundError, match=rf"{s3}/run/tree: no such"):
+        other.fetch("tree")
+
+
+def test_a_bucket_that_is_not_there_is_an_error(s3: str) -> None:
+    folder = SharedFolder("s3://no-such-bucket-here/run")
+    (folder.path / "a").write_text("1")
+    with pytest.raises(OSError, match="no-such-bucket-here"):
+        folder.publish("a")
+
+
+def test_of_a_killed_upload_the_last_file_is_not_there(s3: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, f"{s3}/run"], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    told = [process.stdout.readline().split() for _ in range(2)]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert [name for name, _ in told] == ["tree/a", "tree/b"]
+    other = SharedFolder(f"{s3}/run")
+    assert other.names("tree") == ["a"]
+    # The next process on that node cleans up behind the killed one.
+    left = Path(told[0][1])
+    assert left.parent == tmp_path
+    assert (left / "tree" / "whole").exists()
+    program = f"from gve_ray.store import SharedFolder; SharedFolder('{s3}/run')"
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scratch_goes_with_the_folder_and_not_before(s3: str) -> None:
+    outer = SharedFolder(f"{s3}/run")
+    scratch, inner = outer.path, outer.below("inner")
+    other = SharedFolder(f"{s3}/run")  # does not take what is in use
+    assert scratch.parent == Path(tempfile.gettempdir())
+    del outer
+    inner.path.mkdir()
+    (inner.path / "a").write_text(json.dumps(time.time()))
+    inner.publish()
+    assert other.names("inner") == ["a"]
+    del inner
+    assert not scratch.exists()
+    assert not scratch.with_suffix(".lock").exists()
