@@ -180,4 +180,6 @@ def test_signatures_may_stream_by_in_any_order_among_others() -> None:
     found = find_duplicates(light, stored.to_batches(max_chunksize=2))
     assert [(one.video_id, one.kept, one.kind) for one in found] == [("c", "a", "near")]
     assert found == find_duplicates(table(*rows))
-    assert find_duplicates(light, stored.slice(0, 2).to_batches()) == []  # a and b have no signature: not near
+    assert (
+        find_duplicates(light, stored.slice(0, 2).to_batches()) == []
+    )  # a and b have no signature: not near
