@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 MANIFEST_SCHEMA = pa.schema([("video_id", pa.string()), ("uri", pa.string()), ("caption", pa.string())])
 MANIFEST_SUFFIXES = (".parquet", ".jsonl", ".csv")
+_ROWS = 8192  # of an Arrow batch
 _WILD = re.compile(r"[*?\[]")
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -65,8 +66,10 @@ def video_id_of(uri: str) -> str:
 
 def _table(source: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     schema = MANIFEST_SCHEMA.append(pa.field("metadata", pa.string()))
-    found: dict[str, dict[str, str | None]] = {}
-    again: Counter[str] = Counter()
+    found: dict[str, str] = {}  # uri by id
+    waiting: list[dict[str, str | None]] = []
+    batches: list[pa.RecordBatch] = []
+    again = 0
     for number, row in enumerate(rows, 1):
         uri = row.get("uri")
         if not isinstance(uri, str) or not uri.strip():
@@ -77,27 +80,32 @@ def _table(source: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
         caption = row.get("caption")
         text = caption.strip() if isinstance(caption, str) else ""
         if video_id in found:
-            if found[video_id]["uri"] != uri:
+            if found[video_id] != uri:
                 raise PreflightError(
                     f"input={source!r}: row {number}: video_id {video_id!r} is given to {uri} and to "
-                    f"{found[video_id]['uri']}; ids must be unique"
+                    f"{found[video_id]}; ids must be unique"
                 )
-            again[video_id] += 1
+            again += 1
             continue
+        found[video_id] = uri
         more = {name: value for name, value in row.items() if name not in MANIFEST_SCHEMA.names}
-        found[video_id] = {
-            "video_id": video_id,
-            "uri": uri,
-            "caption": text or None,
-            "metadata": json.dumps(more, ensure_ascii=False, sort_keys=True, default=str),
-        }
-    if again:
-        log.warning(
-            "input=%r: %d rows repeat an earlier row's video; the first counts", source, again.total()
+        waiting.append(
+            {
+                "video_id": video_id,
+                "uri": uri,
+                "caption": text or None,
+                "metadata": json.dumps(more, ensure_ascii=False, sort_keys=True, default=str),
+            }
         )
+        if len(waiting) == _ROWS:  # as dicts a row takes 1 kB, in Arrow what is in it
+            batches.append(pa.RecordBatch.from_pylist(waiting, schema=schema))
+            waiting = []
+    if again:
+        log.warning("input=%r: %d rows repeat an earlier row's video; the first counts", source, again)
     if not found:
         raise PreflightError(f"input={source!r}: no rows; there is no video to work on")
-    return pa.Table.from_pylist([found[key] for key in sorted(found)], schema=schema)
+    batches.append(pa.RecordBatch.from_pylist(waiting, schema=schema))
+    return pa.Table.from_batches(batches).sort_by("video_id")
 
 
 def _anchored(uri: str, source: str) -> str:
@@ -109,7 +117,7 @@ def _anchored(uri: str, source: str) -> str:
     return os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(source)), uri))
 
 
-def _read_rows(source: str, *, metadata: bool) -> list[dict[str, Any]]:
+def _read_rows(source: str, *, metadata: bool) -> Iterable[Mapping[str, Any]]:
     files, path = _filesystem(source)
     if source.lower().endswith(".parquet"):
         import pyarrow.parquet as pq
@@ -117,7 +125,7 @@ def _read_rows(source: str, *, metadata: bool) -> list[dict[str, Any]]:
         table = pq.read_table(path, filesystem=files)
         _need_uri(source, table.column_names)
         wanted = [name for name in table.column_names if metadata or name in MANIFEST_SCHEMA.names]
-        return table.select(wanted).to_pylist()
+        return (row for batch in table.select(wanted).to_batches(_ROWS) for row in batch.to_pylist())
     with files.open_input_stream(path) as stream:
         text = stream.read().decode("utf-8-sig")
     if source.lower().endswith(".csv"):

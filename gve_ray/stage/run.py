@@ -64,16 +64,16 @@ def run_stage(
     _check_pending(name, pending, out.key)
     out.create().clean()
     rejects.create().clean()
-    done, rejected = _committed(name, out, rejects)
-    keys = set(pending.column(out.key).to_pylist())
-    todo = _anti_join(pending, out.key, done | rejected)
+    keys = pending.column(out.key)
+    done, rejected = _committed(name, out, rejects, keys)
+    todo = pending.filter(pc.invert(pc.or_(done, rejected)))
     sink = Sink(
         name,
         out,
         rejects,
         total=pending.num_rows,
-        done=len(keys & done),
-        rejected=len(keys & rejected),
+        done=_true(done),
+        rejected=_true(rejected),
         commit_seconds=commit_seconds,
         on_progress=on_progress,
     )
@@ -81,12 +81,13 @@ def run_stage(
         check_resources(name, resources)
         _execute(name, todo, worker, worker_args, out, rejects, resources, unit, sink)
         out.compact()
-        done, rejected = _committed(name, out, rejects)
+        rejects.compact()
+        done, rejected = _committed(name, out, rejects, keys)
     return StageCounts(
         name=name,
         n_in=pending.num_rows,
-        n_out=len(keys & done),
-        n_rejected=len(keys & rejected),
+        n_out=_true(done),
+        n_rejected=_true(rejected),
         seconds=time.monotonic() - begun,
     )
 
@@ -103,14 +104,21 @@ def _check_pending(name: str, pending: pa.Table, key: str) -> None:
         )
 
 
-def _committed(name: str, out: Store, rejects: Store) -> tuple[set[str], set[str]]:
+def _committed(
+    name: str, out: Store, rejects: Store, keys: pa.ChunkedArray
+) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """Which of the keys are committed to `out`, and which to `rejects` by this stage: two columns of bool.
+
+    In Arrow from end to end: as Python sets, 1.55 M keys take 0.2 GB each time they are looked at.
+    """
     quoted = name.replace("'", "''")
-    return out.keys(), rejects.keys(f"stage = '{quoted}'")
+    found = out.table([out.key]), rejects.table([rejects.key], f"stage = '{quoted}'")
+    done, rejected = (pc.is_in(keys, value_set=one.column(0).combine_chunks()) for one in found)
+    return done, rejected
 
 
-def _anti_join(pending: pa.Table, key: str, done: set[str]) -> pa.Table:
-    known = pa.array(sorted(done), type=pending.schema.field(key).type)
-    return pending.filter(pc.invert(pc.is_in(pending.column(key), value_set=known)))
+def _true(column: pa.ChunkedArray) -> int:
+    return int(pc.sum(column).as_py() or 0)
 
 
 def check_resources(name: str, resources: StageResources) -> None:

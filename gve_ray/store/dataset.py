@@ -12,6 +12,7 @@ import bisect
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -173,6 +174,7 @@ class Store:
         ]
         if not fragments:
             return 0
+        begun = time.monotonic()
         dataset = self._existing()
         if self._version is not None and dataset.version != self._version:
             raise StoreError(
@@ -187,6 +189,7 @@ class Store:
         )
         self._version = committed.version
         self._commits += 1
+        log.debug("%s: %d fragments in %.2f s", self.uri, len(fragments), time.monotonic() - begun)
         if self._commits % _COMMITS_BETWEEN_CLEANING == 0:
             # Each version's manifest lists every fragment: without this they grow quadratically.
             committed.cleanup_old_versions(older_than=timedelta(0))

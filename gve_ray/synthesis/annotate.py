@@ -108,17 +108,19 @@ def build_annotations(
     rejects: Store,
     on_progress: Callable[[StageProgress], None] | None = None,
     make_generator: Callable[..., Generator] = VllmGenerator,
+    annotator: type = Annotator,
 ) -> list[StageCounts]:
     """Run stages captions, frame_captions, composed_image, composed_clip; goes on where a run stopped.
 
-    Each of the counts is of videos: those asked, those with at least one good answer, those without. Seconds
-    are those of the one pass, on `captions`. Raises what `run_stage` raises.
+    annotator: a class that takes and gives what `Annotator` does. Each of the counts is of videos: those asked,
+    those with at least one good answer, those without. Seconds are those of the one pass, on `captions`. Raises
+    what `run_stage` raises.
     """
     resources = config.resources.captioner
     counts = run_stage(
         "captions",
         pending=assets.table(["video_id"]),
-        worker=Annotator,
+        worker=annotator,
         worker_args={
             "assets": AssetReader(assets.uri, storage_options=assets.storage_options),
             "captioner": config.captioner,

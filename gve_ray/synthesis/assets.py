@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gve_ray.config import ConsistencyConfig, MediaConfig, QualityConfig, SynthesisResources
 from gve_ray.schema import ASSET_SCHEMA
@@ -43,7 +44,7 @@ from gve_ray.synthesis.quality import (
 
 log = logging.getLogger(__name__)
 
-_SCORE_COLUMNS = ["video_id", "uri", "content_hash", "signature", "width", "height", "duration", "motion"]
+_SCORE_COLUMNS = ["video_id", "uri", "content_hash", "width", "height", "duration", "motion"]
 OnProgress = Callable[[StageProgress], None]
 
 
@@ -59,12 +60,15 @@ def build_assets(
     work: str,
     commit_seconds: float = 5.0,
     on_progress: OnProgress | None = None,
+    ingest_worker: type = IngestWorker,
+    consistency_worker: type = ConsistencyWorker,
 ) -> list[StageCounts]:
     """Run the five filters and commit what passed to `assets` and what did not to `rejects`.
 
     manifest: video_id (unique), uri, caption (null where there is none). work: folder of the stage stores;
-    it may be shared by runs of other thresholds. Counts come back in the order of the stages, in = out +
-    rejected in each. A killed run is continued by calling again.
+    it may be shared by runs of other thresholds. ingest_worker, consistency_worker: classes that take and give
+    what the default ones do. Counts come back in the order of the stages, in = out + rejected in each. A killed
+    run is continued by calling again.
 
     Raises StageError or ValueError of `run_stage`; StoreError if the stores hold other verdicts already;
     RunFolderError if another run is using the work folder.
@@ -79,17 +83,27 @@ def build_assets(
         integrity = run(
             "integrity",
             pending=manifest.select(["video_id", "uri"]),
-            worker=IngestWorker,
+            worker=ingest_worker,
             worker_args={"media": media, "seed": seed},
             out=ingest,
             rejects=broken,
             resources=resources.media,
         )
         videos = _videos_of(manifest, ingest)
-        copies = drop_duplicates(videos, threshold=quality.near_duplicate_threshold)
+        copies = drop_duplicates(
+            videos,
+            ingest.batches(["video_id", "signature"]),
+            threshold=quality.near_duplicate_threshold,
+        )
         static = drop_static(_select(videos, copies.kept), threshold=quality.motion_threshold)
         scores, failed, seconds = _score(
-            static.kept, captions, quality.consistency, resources.consistency, ingest, work, run
+            static.kept,
+            captions,
+            quality.consistency,
+            resources.consistency,
+            ingest,
+            work,
+            partial(run, worker=consistency_worker),
         )
         threshold = threshold_of(quality.consistency, list(scores.values())) if scores else -1.0
         inconsistent = drop_inconsistent(static.kept, scores, failed, threshold=threshold, seconds=seconds)
@@ -115,20 +129,21 @@ def _rejects_of(store: Store) -> Store:
 
 def _videos_of(manifest: pa.Table, ingest: Store) -> pa.Table:
     """Scores of the manifest's sound videos, by id. Raises StoreError if an id now means another file."""
-    uris = dict(zip(manifest["video_id"].to_pylist(), manifest["uri"].to_pylist(), strict=True))
-    videos = _select(ingest.table(_SCORE_COLUMNS), list(uris)).sort_by("video_id")
-    for video_id, uri in zip(videos["video_id"].to_pylist(), videos["uri"].to_pylist(), strict=True):
-        if uris[video_id] != uri:
-            raise StoreError(
-                f"{ingest.uri}: {video_id!r} was decoded from {uri}, the manifest now says {uris[video_id]}; "
-                "give it another video_id, or use a new work folder"
-            )
-    return videos
+    uri = manifest["uri"].combine_chunks()
+    videos = ingest.table(_SCORE_COLUMNS)
+    at = pc.index_in(videos["video_id"], value_set=manifest["video_id"].combine_chunks())
+    videos = videos.append_column("asked", uri.take(at.combine_chunks())).filter(pc.is_valid(at))
+    videos = videos.sort_by("video_id")
+    other = videos.filter(pc.not_equal(videos["uri"], videos["asked"])).slice(0, 1).to_pylist()
+    if other:
+        raise StoreError(
+            f"{ingest.uri}: {other[0]['video_id']!r} was decoded from {other[0]['uri']}, the manifest now says "
+            f"{other[0]['asked']}; give it another video_id, or use a new work folder"
+        )
+    return videos.drop_columns(["asked"])
 
 
 def _select(table: pa.Table, ids: Sequence[str]) -> pa.Table:
-    import pyarrow.compute as pc
-
     return table.filter(pc.is_in(table["video_id"], value_set=pa.array(ids, pa.string())))
 
 
@@ -151,7 +166,6 @@ def _score(
     counts = run(
         "consistency",
         pending=pa.table({"video_id": [one for one, _ in pairs], "caption": [text for _, text in pairs]}),
-        worker=ConsistencyWorker,
         worker_args={"config": config, "ingest": ingest},
         out=out,
         rejects=unscored,

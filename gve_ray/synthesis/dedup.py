@@ -5,12 +5,15 @@ their signature (gve_ray.media.signature) and their length.
 
 Candidates come from a nearest-neighbour search over a 128-dimensional mean of the signature (FAISS: exact
 up to 20,000 videos, an inverted file above), so that 1.55 M videos need no quadratic pass; the decision is
-always made on the whole signature.
+always made on the whole signature. Signatures are 3 kB each and wait in a file: 1.55 M of them are more than
+an Arrow array of binaries may hold.
 """
 
-from collections.abc import Iterator
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -42,68 +45,116 @@ class Duplicate:
     distance: float
 
 
-def find_duplicates(videos: pa.Table, *, threshold: float = THRESHOLD) -> list[Duplicate]:
+def find_duplicates(
+    videos: pa.Table, signatures: Iterable[pa.RecordBatch] | None = None, *, threshold: float = THRESHOLD
+) -> list[Duplicate]:
     """The videos to drop, sorted by id. Groups are closed under "is a copy of".
 
-    videos: columns video_id, content_hash, signature, width, height, duration (seconds). Of each group the
-    copy with the largest picture stays, then the one with the smallest id: the same for any order of rows.
-    threshold: largest `distance` of near copies; 0 finds exact ones only. Takes about 5 kB a video.
+    videos: columns video_id, content_hash, width, height, duration (seconds). signatures: batches of video_id and
+    signature, in any order, others than those of `videos` among them; None: a column of `videos`. Of each group
+    the copy with the largest picture stays, then the one with the smallest id: the same for any order of rows.
+    threshold: largest `distance` of near copies; 0 finds exact ones only. Takes about 1.5 kB of memory a video,
+    and its signature in a temporary file.
     """
+    if signatures is None:
+        signatures = videos.select(["video_id", "signature"]).to_batches()
     videos = videos.sort_by("video_id").combine_chunks()
-    ids, hashes = videos["video_id"].to_pylist(), videos["content_hash"].to_pylist()
-    area = pc.multiply(videos["width"].cast(pa.int64()), videos["height"].cast(pa.int64())).to_pylist()
+    ids = videos["video_id"]
+    area = pc.multiply(videos["width"].cast(pa.int64()), videos["height"].cast(pa.int64())).to_numpy()
+    # Of each row the first row with the same bytes: codes count up in the order of their first rows.
+    codes = videos["content_hash"].combine_chunks().dictionary_encode().indices.to_numpy()
+    _, first = np.unique(codes, return_index=True)
+    same = first[codes]
     groups = _Groups(videos.num_rows)
-    first: dict[str, int] = {}
-    for i, content in enumerate(hashes):
-        groups.join(i, first.setdefault(content, i))
-    if threshold > 0:
-        for a, b in _near_pairs(videos, np.array(sorted(first.values()), dtype=np.int64), threshold):
-            groups.join(a, b)
-    found = []
-    signatures = videos["signature"]
-    for members in groups.sets():
-        kept = min(members, key=lambda i: (-area[i], ids[i]))
-        for i in members:
-            if i == kept:
-                continue
-            exact = hashes[i] == hashes[kept]
-            apart = 0.0 if exact else distance(signatures[i].as_py(), signatures[kept].as_py())
-            kind = "exact" if exact else "near"
-            found.append(Duplicate(video_id=ids[i], kept=ids[kept], kind=kind, distance=apart))
+    for i in np.flatnonzero(same != np.arange(videos.num_rows)).tolist():
+        groups.join(i, int(same[i]))
+    with _Signatures(signatures, ids) as stored:
+        if threshold > 0:
+            for a, b in _near_pairs(stored, videos["duration"].to_numpy(), np.sort(first), threshold):
+                groups.join(a, b)
+        found = []
+        for members in groups.sets():
+            kept = min(members, key=lambda i: (-area[i], i))
+            for i in members:
+                if i == kept:
+                    continue
+                exact = codes[i] == codes[kept]
+                apart = 0.0 if exact else distance(*stored.read(np.array([i, kept])))
+                kind = "exact" if exact else "near"
+                found.append(
+                    Duplicate(video_id=ids[i].as_py(), kept=ids[kept].as_py(), kind=kind, distance=apart)
+                )
     return sorted(found, key=lambda one: one.video_id)
 
 
-def _near_pairs(videos: pa.Table, rows: np.ndarray, threshold: float) -> Iterator[tuple[int, int]]:
-    """Row pairs of near copies, among videos with as many frames each."""
-    sizes = pc.binary_length(videos["signature"]).to_numpy()[rows]
-    durations = videos["duration"].to_numpy()
+class _Signatures:
+    """Signatures in a temporary file, by row of `ids`. sizes: int64 [n], bytes of each, 0 for one not given."""
+
+    def __init__(self, batches: Iterable[pa.RecordBatch], ids: pa.ChunkedArray) -> None:
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="gve-signatures-")  # noqa: SIM115
+        given, lengths = [], [np.zeros(0, dtype=np.int64)]
+        for batch in batches:
+            column = batch.column("signature").fill_null(b"")
+            self._file.write(b"".join(column.to_pylist()))
+            given.append(batch.column("video_id"))
+            lengths.append(pc.binary_length(column).to_numpy().astype(np.int64))
+        self._file.flush()
+        sizes = np.concatenate(lengths)
+        at = pc.index_in(ids, value_set=pa.chunked_array(given, pa.string()).combine_chunks())
+        there = at.fill_null(-1).to_numpy()
+        self.sizes = np.where(there < 0, 0, np.append(sizes, 0)[there])
+        self._starts = np.append(np.cumsum(sizes) - sizes, 0)[there]
+
+    def __enter__(self) -> "_Signatures":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, rows: np.ndarray) -> list[bytes]:
+        """The signatures of some rows, in their order."""
+        file = self._file.fileno()
+        return [
+            os.pread(file, size, start)
+            for size, start in zip(self.sizes[rows].tolist(), self._starts[rows].tolist(), strict=True)
+        ]
+
+
+def _near_pairs(
+    signatures: _Signatures, durations: np.ndarray, rows: np.ndarray, threshold: float
+) -> Iterator[tuple[int, int]]:
+    """Row pairs of near copies, among videos with as many frames each. durations: of all rows, seconds."""
+    sizes = signatures.sizes[rows]
     for size in np.unique(sizes[sizes > 0]):
         members = rows[sizes == size]
         if len(members) < 2:
             continue
-        signatures = videos["signature"].take(pa.array(members)).combine_chunks()
-        for pairs in _candidates(signatures, threshold):  # int64 [m, 2], into members
-            lengths = durations[members[pairs]]
+        for pairs in _candidates(signatures.read, members, threshold):  # int64 [m, 2], into members
+            pairs = members[pairs]
+            lengths = durations[pairs]
             pairs = pairs[lengths_agree(lengths[:, 0], lengths[:, 1])]
             if not len(pairs):
                 continue
             for part in np.array_split(pairs, len(pairs) // _CHUNK + 1):
-                a, b = (normalised(signatures.take(pa.array(side)).to_pylist()) for side in part.T)
+                a, b = (normalised(signatures.read(side)) for side in part.T)
                 for x, y in part[distances(a, b) <= threshold]:
-                    yield int(members[x]), int(members[y])
+                    yield int(x), int(y)
 
 
-def _candidates(signatures: pa.Array, threshold: float) -> Iterator[np.ndarray]:
+def _candidates(
+    read: Callable[[np.ndarray], list[bytes]], members: np.ndarray, threshold: float
+) -> Iterator[np.ndarray]:
     """Index pairs, int64 [m, 2] with a < b, that may be within the threshold, from nearest neighbours.
 
-    Pairs whose 4x4 block means are far apart are left out before their signatures are looked at.
+    read: gives the signatures of members, which are as long each. Pairs whose 4x4 block means are far apart are
+    left out before their signatures are looked at.
     """
     import faiss
 
-    n = len(signatures)
-    spots = np.concatenate(
-        [points(normalised(signatures[i : i + _CHUNK].to_pylist())) for i in range(0, n, _CHUNK)]
-    )  # float32 [n, 128]
+    n = len(members)
+    spots = np.empty((n, 128), dtype=np.float32)
+    for i in range(0, n, _CHUNK):
+        spots[i : i + _CHUNK] = points(normalised(read(members[i : i + _CHUNK])))
     if n <= _EXACT_SEARCH:
         index: Any = faiss.IndexFlatL2(spots.shape[1])
     else:
@@ -141,5 +192,6 @@ class _Groups:
         """Groups of two or more, in order of their first members."""
         found: dict[int, list[int]] = {}
         for i in range(len(self._parent)):
-            found.setdefault(self.root(i), []).append(i)
-        return [members for members in found.values() if len(members) > 1]
+            if (root := self.root(i)) != i:
+                found.setdefault(root, [root]).append(i)  # a root is the smallest of its group
+        return [found[root] for root in sorted(found)]

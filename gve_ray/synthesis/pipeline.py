@@ -9,6 +9,7 @@ Every stage leaves out what is already committed, so a run that was killed is st
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from gve_ray.config import SynthesisConfig
 from gve_ray.doctor import check_cluster
@@ -16,9 +17,11 @@ from gve_ray.inputs.manifest import read_manifest
 from gve_ray.job import live_nodes
 from gve_ray.schema import ANNOTATION_SCHEMA
 from gve_ray.store import RunFolder, Store
-from gve_ray.synthesis.annotate import build_annotations
+from gve_ray.synthesis.annotate import Annotator, build_annotations
 from gve_ray.synthesis.assemble import assemble
 from gve_ray.synthesis.assets import build_assets, open_assets
+from gve_ray.synthesis.consistency import ConsistencyWorker
+from gve_ray.synthesis.ingest import IngestWorker
 from gve_ray.synthesis.job import SynthesisResult, finished_before, manifest_fingerprint, stage_facts
 from gve_ray.synthesis.preflight import check_models, check_paths, needs_of
 from gve_ray.synthesis.report import write_report
@@ -26,14 +29,30 @@ from gve_ray.synthesis.report import write_report
 log = logging.getLogger(__name__)
 
 
-def synthesize(config: SynthesisConfig, *, connect: Callable[[], object] = lambda: None) -> SynthesisResult:
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Who decodes, scores and captions. Others take the same arguments and give such rows, e.g. recorded ones."""
+
+    ingest: type = IngestWorker
+    consistency: type = ConsistencyWorker
+    annotator: type = Annotator
+
+
+def synthesize(
+    config: SynthesisConfig,
+    *,
+    connect: Callable[[], object] = lambda: None,
+    workers: Workers | None = None,
+) -> SynthesisResult:
     """Run the whole job, or what is left of it; a finished run is left as it is.
 
-    connect: called once the checks that need no cluster have passed, to see that Ray is connected.
+    connect: called once the checks that need no cluster have passed, to see that Ray is connected. workers: the
+    real ones unless a benchmark brings its own.
     Raises PreflightError or RunFolderError before any work; StageError or StoreError from a stage, after
     which the same call goes on where it ended.
     """
     check_paths(config)
+    workers = workers or Workers()
     manifest = read_manifest(config.input)
     if earlier := finished_before(config, manifest):
         return earlier
@@ -54,9 +73,17 @@ def synthesize(config: SynthesisConfig, *, connect: Callable[[], object] = lambd
             rejects=rejects,
             work=config.work or run.path("work"),
             commit_seconds=config.commit_seconds,
+            ingest_worker=workers.ingest,
+            consistency_worker=workers.consistency,
         )
         run.record(stages=stage_facts(counts))
-        counts += build_annotations(config, assets=assets, annotations=annotations, rejects=rejects)
+        counts += build_annotations(
+            config,
+            assets=assets,
+            annotations=annotations,
+            rejects=rejects,
+            annotator=workers.annotator,
+        )
         run.record(stages=stage_facts(counts))
         assembled = assemble(annotations, run.path("uvrd"), config=config.assemble, seed=config.seed)
         stages = stage_facts([*counts, assembled.counts])

@@ -6,7 +6,7 @@ who goes and why. Running them again with another threshold costs seconds.
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,10 +74,13 @@ def rectify_captions(manifest: pa.Table, *, on: bool = True) -> tuple[dict[str, 
     return captions, Verdict(stage="rectify", kept=list(captions), rejects=rejects, seconds=seconds)
 
 
-def drop_duplicates(videos: pa.Table, *, threshold: float) -> Verdict:
+def drop_duplicates(
+    videos: pa.Table, signatures: Iterable[pa.RecordBatch] | None = None, *, threshold: float
+) -> Verdict:
     """Copies go, the best of each group stays (`dedup.find_duplicates`, which names the columns)."""
     begun = time.monotonic()
-    gone = {one.video_id: one for one in find_duplicates(videos, threshold=threshold)}
+    log.info("duplicates: looking for copies among %d videos", videos.num_rows)
+    gone = {one.video_id: one for one in find_duplicates(videos, signatures, threshold=threshold)}
     rejects = [
         Reject(f"{one.kind}_duplicate", f"copy of {one.kept}", {"distance": one.distance}).row(
             one.video_id, stage="duplicates", unit="video"

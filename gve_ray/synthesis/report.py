@@ -1,14 +1,19 @@
 """The report of a run: one HTML file with its pictures inside, and the funnel as PNG.
 
-`collect` reads the stores once; `render` is pure.
+`collect` reads the stores once, a batch of rows at a time; `render` is pure.
 """
 
 import hashlib
+import heapq
 import json
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from gve_ray import report
 from gve_ray.config import SynthesisConfig
@@ -30,6 +35,7 @@ TEXT_NAMES = {
     "composed_image": "query with image",
     "composed_clip": "query with clip",
 }
+_COUNTED = 5_000  # videos, about, whose captions' words are counted
 # score -> the stage that cuts by it, title, note; a rejected video's score stands in its row of rejects.lance
 SCORES = {
     "motion": ("dynamics", "Motion", "videos below the cut are static"),
@@ -122,7 +128,7 @@ def score_charts(scores: Mapping[str, Sequence[float]], cuts: Mapping[str, float
     return found
 
 
-def word_charts(annotations: Sequence[Mapping[str, Any]]) -> list[Chart]:
+def word_charts(annotations: Iterable[Mapping[str, Any]]) -> list[Chart]:
     """Words of the captions by style, and of the rich ones by information profile."""
     by_style: dict[str, list[int]] = {style.name: [] for style in VIDEO_STYLES.values()}
     by_profile: dict[str, list[int]] = {profile: [] for profile in PROFILES}
@@ -145,33 +151,35 @@ def collect(config: SynthesisConfig, facts: Mapping[str, Any]) -> Page:
     """Read the stores of a run into a page. facts: those of run.json, with `stages` and `pairs`."""
     assets = Store(f"{config.output}/assets.lance", ASSET_SCHEMA)
     annotations = Store(f"{config.output}/annotations.lance", ANNOTATION_SCHEMA)
-    rejected = Store(f"{config.output}/rejects.lance", REJECT_SCHEMA).table().to_pylist()
-    texts = annotations.table(["video_id", *TEXT_COLUMNS]).to_pylist()
-    kept = assets.table(["motion", "consistency"])
-    scores = {name: [v for v in kept[name].to_pylist() if v is not None] for name in kept.column_names}
-    reasons: dict[str, Counter[str]] = {}
-    for row in rejected:
-        reasons.setdefault(row["stage"], Counter())[row["reason"]] += 1
-        measured = json.loads(row["scores"] or "{}")
-        for name, (stage, _, _) in SCORES.items():
-            if row["stage"] == stage and measured.get(name) is not None:
-                scores[name].append(measured[name])
+    rejects = Store(f"{config.output}/rejects.lance", REJECT_SCHEMA)
+    kept = assets.table(list(SCORES))
+    scores = {name: array("d", kept[name].drop_null().to_numpy()) for name in SCORES}
+    refused = _Refused(config, scores)
+    for batch in rejects.batches():
+        refused.add(batch)
+    captioned: list[Mapping[str, Any]] = []
+    annotated, written = annotations.count(), 0
+    every = max(1, annotated // _COUNTED)
+    for batch in annotations.batches(TEXT_COLUMNS):
+        written += sum(pc.sum(pc.list_value_length(column)).as_py() or 0 for column in batch.columns)
+        some = pa.array(range(0, batch.num_rows, every), pa.int64())
+        captioned += batch.select(["captions"]).take(some).to_pylist()
     pairs = facts["pairs"]
     cuts = {"motion": config.quality.motion_threshold}
     if scores["consistency"]:
         cuts["consistency"] = threshold_of(config.quality.consistency, scores["consistency"])
-    drawn = [*score_charts(scores, cuts), *word_charts(texts)]
+    drawn = [*score_charts(scores, cuts), *word_charts(captioned)]
     if pairs:
         svg = charts.bars(pairs, label="Pairs by task")
         drawn.append(Chart(title="Pairs by task", svg=svg, note=f"{sum(pairs.values()):,} pairs"))
-    steps = funnel(facts["stages"], reasons)
+    steps = funnel(facts["stages"], refused.reasons)
     return Page(
         title=f"{config.input}",
-        headline=_headline(steps, texts, pairs),
+        headline=_headline(steps, annotated, written, pairs),
         funnel=steps,
         charts=drawn,
-        samples=_sample_cards(config, assets, texts),
-        rejects=_reject_cards(config, rejected),
+        samples=_sample_cards(config, assets, annotations),
+        rejects=_reject_cards(config, refused.chosen()),
         facts=_facts(config, facts),
     )
 
@@ -195,27 +203,62 @@ def decoded_store(config: SynthesisConfig) -> Store:
 
 
 def _headline(
-    steps: Sequence[Step], texts: Sequence[Mapping[str, Any]], pairs: Mapping[str, int]
+    steps: Sequence[Step], annotated: int, written: int, pairs: Mapping[str, int]
 ) -> list[tuple[str, str]]:
     videos = [step for step in steps if step.unit == "videos"]
-    written = sum(len(row[column]) for row in texts for column in TEXT_COLUMNS)
     return [
         ("videos given", f"{videos[0].n_in:,}" if videos else "0"),
-        ("videos annotated", f"{len(texts):,}"),
+        ("videos annotated", f"{annotated:,}"),
         ("texts written", f"{written:,}"),
         ("training pairs", f"{sum(pairs.values()):,}"),
         ("minutes", f"{sum(step.seconds for step in steps) / 60:.1f}"),
     ]
 
 
-def _draw(config: SynthesisConfig, ids: Sequence[str], n: int) -> list[str]:
+class _Refused:
+    """Rejects as they stream by: counts by stage and reason, scores that filters cut, and a few rows to show."""
+
+    def __init__(self, config: SynthesisConfig, scores: Mapping[str, "array[float]"]) -> None:
+        self.reasons: dict[str, Counter[str]] = {}
+        self._config, self._scores = config, scores
+        self._rows: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Count the rows of a batch, add their scores to `scores`, and keep those that may be shown."""
+        for row in batch.to_pylist():
+            self.reasons.setdefault(row["stage"], Counter())[row["reason"]] += 1
+            self._rows.setdefault((row["stage"], row["reason"]), {})[row["video_id"]] = row
+            measured = json.loads(row["scores"] or "{}")
+            for name, (stage, _, _) in SCORES.items():
+                if row["stage"] == stage and measured.get(name) is not None:
+                    self._scores[name].append(measured[name])
+        for reason, rows in self._rows.items():
+            ids = _draw(self._config, rows, self._config.report.rejects)
+            self._rows[reason] = {one: rows[one] for one in ids}
+
+    def chosen(self) -> list[Mapping[str, Any]]:
+        """Refusals of every reason in turn, until there are enough; by stage and reason."""
+        queues = [list(rows.values()) for _, rows in sorted(self._rows.items())]
+        chosen: list[Mapping[str, Any]] = []
+        while any(queues) and len(chosen) < self._config.report.rejects:
+            chosen += [queue.pop(0) for queue in queues if queue]
+        return sorted(chosen[: self._config.report.rejects], key=lambda row: (row["stage"], row["reason"]))
+
+
+def _draw(config: SynthesisConfig, ids: Iterable[str], n: int) -> list[str]:
     """n ids that look random and are the same for the same seed."""
-    return sorted(ids, key=lambda one: hashlib.sha256(f"{config.seed}/report/{one}".encode()).digest())[:n]
+
+    def rank(one: str) -> bytes:
+        return hashlib.sha256(f"{config.seed}/report/{one}".encode()).digest()
+
+    return heapq.nsmallest(n, ids, key=rank)
 
 
-def _sample_cards(config: SynthesisConfig, assets: Store, texts: Sequence[Mapping[str, Any]]) -> list[Card]:
+def _sample_cards(config: SynthesisConfig, assets: Store, annotations: Store) -> list[Card]:
+    named = (one.as_py() for one in annotations.table(["video_id"])["video_id"])
+    ids = _draw(config, named, config.report.samples)
+    texts = annotations.take(ids, ["video_id", *TEXT_COLUMNS]).to_pylist() if ids else []
     by_id = {row["video_id"]: row for row in texts}
-    ids = _draw(config, sorted(by_id), config.report.samples)
     columns = [
         "video_id",
         "uri",
@@ -253,20 +296,11 @@ def _texts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _reject_cards(config: SynthesisConfig, rejected: Sequence[Mapping[str, Any]]) -> list[Card]:
-    """Refusals of every reason in turn, until there are enough."""
-    by_reason: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
-    for row in rejected:
-        by_reason.setdefault((row["stage"], row["reason"]), {})[row["video_id"]] = row
-    queues = [
-        [rows[i] for i in _draw(config, sorted(rows), len(rows))] for _, rows in sorted(by_reason.items())
-    ]
-    chosen: list[Mapping[str, Any]] = []
-    while any(queues) and len(chosen) < config.report.rejects:
-        chosen += [queue.pop(0) for queue in queues if queue]
-    chosen = sorted(chosen[: config.report.rejects], key=lambda row: (row["stage"], row["reason"]))
+def _reject_cards(config: SynthesisConfig, chosen: Sequence[Mapping[str, Any]]) -> list[Card]:
     decoded = decoded_store(config)
-    ids = sorted({row["video_id"] for row in chosen} & decoded.keys())
+    asked = pa.array(sorted({row["video_id"] for row in chosen}), pa.string())
+    there = decoded.table(["video_id"])["video_id"].combine_chunks()
+    ids = asked.filter(pc.is_in(asked, value_set=there)).to_pylist()
     stored = decoded.take(ids, ["video_id", "frames"]).to_pylist() if ids else []
     frames = {row["video_id"]: row["frames"] for row in stored}
     return [

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gve_ray.inputs import manifest
 from gve_ray.inputs.manifest import read_manifest
 from gve_ray.job import PreflightError
 
@@ -145,3 +146,13 @@ def test_other_columns_are_metadata(tmp_path: Path) -> None:
         assert found["/a.mp4"] == {"year": 2024, "tags": ["x"]}
         assert found["/b.mp4"]["year"] is None
         assert "metadata" not in read_manifest(path).column_names
+
+
+def test_batches_of_rows_are_one_sorted_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "_ROWS", 2)
+    path = tmp_path / "m.parquet"
+    ids = ["d", "b", "e", "a", "b", "c"]  # b twice, in other batches
+    pq.write_table(pa.table({"video_id": ids, "uri": [f"/{one}.mp4" for one in ids]}), path)
+    found = read_manifest(str(path))
+    assert found.column("video_id").to_pylist() == ["a", "b", "c", "d", "e"]
+    assert found.column("uri").to_pylist() == ["/a.mp4", "/b.mp4", "/c.mp4", "/d.mp4", "/e.mp4"]

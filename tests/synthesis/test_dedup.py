@@ -166,3 +166,20 @@ def test_a_group_of_more_copies_than_neighbours_is_still_one_group() -> None:
     found = find_duplicates(table(*rows))
     assert len(found) == 99
     assert {one.kept for one in found} == {"v000"}
+
+
+def test_signatures_may_stream_by_in_any_order_among_others() -> None:
+    rows = [
+        {"video_id": "a", "signature": signature(ORIGINAL)},
+        {"video_id": "b", "signature": signature(video(lambda t: (80 - 55 * t, 90)))},
+        {"video_id": "c", "signature": signature(encoded_again(ORIGINAL, size=(56, 56)))},
+    ]
+    stranger = {"video_id": "aa", "signature": signature(ORIGINAL)}
+    light = table(*rows).drop_columns(["signature"])
+    stored = table(rows[2], stranger, rows[1], rows[0]).select(["video_id", "signature"])
+    found = find_duplicates(light, stored.to_batches(max_chunksize=2))
+    assert [(one.video_id, one.kept, one.kind) for one in found] == [("c", "a", "near")]
+    assert found == find_duplicates(table(*rows))
+    assert (
+        find_duplicates(light, stored.slice(0, 2).to_batches()) == []
+    )  # a and b have no signature: not near

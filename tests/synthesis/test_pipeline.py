@@ -96,7 +96,7 @@ class Stages:
         ]
 
     def build_annotations(
-        self, config: SynthesisConfig, *, assets: Store, annotations: Store, rejects: Store
+        self, config: SynthesisConfig, *, assets: Store, annotations: Store, rejects: Store, **_: Any
     ) -> list[StageCounts]:
         self.called.append("annotations")
         if self.fail:
