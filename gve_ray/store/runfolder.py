@@ -71,7 +71,12 @@ class RunFolder:
         self.uri = str(uri).rstrip("/")
         self._job = job
         self._config = plain(config)
-        self._files, self._root = filesystem(self.uri, storage_options)
+        try:
+            self._files, self._root = filesystem(self.uri, storage_options)
+        except (ValueError, ImportError) as error:
+            raise RunFolderError(
+                f"{self.uri}: nothing here can write there ({error}); name another place"
+            ) from error
         self._lock = FolderLock(self.uri, storage_options=storage_options)
         self._record: dict[str, Any] = {}
 
@@ -174,7 +179,7 @@ class FolderLock:
     """A context manager that keeps two drivers out of one folder; it goes with its process.
 
     Local disks only: object stores have no locks, there `Store.commit` notices a second driver. Entering
-    makes the folder and raises RunFolderError if another process is in it.
+    makes the folder and raises RunFolderError if that fails or another process is in it.
     """
 
     def __init__(self, uri: str, *, storage_options: Mapping[str, str] | None = None) -> None:
@@ -183,7 +188,12 @@ class FolderLock:
         self._file: IO[str] | None = None
 
     def __enter__(self) -> "FolderLock":
-        self._files.create_dir(self._root, recursive=True)
+        try:
+            self._files.create_dir(self._root, recursive=True)
+        except OSError as error:  # no such bucket, no right to write
+            raise RunFolderError(
+                f"{self._uri}: cannot be made ({error}); make its bucket, or name another folder"
+            ) from error
         if isinstance(self._files, fs.LocalFileSystem):
             self._file = self._take()
         return self

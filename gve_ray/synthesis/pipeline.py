@@ -7,6 +7,7 @@
 Every stage leaves out what is already committed, so a run that was killed is started again as it was.
 """
 
+import dataclasses
 import logging
 from collections.abc import Callable
 
@@ -34,6 +35,7 @@ def synthesize(config: SynthesisConfig, *, connect: Callable[[], object] = lambd
     which the same call goes on where it ended.
     """
     check_paths(config)
+    config = dataclasses.replace(config, output=config.output.rstrip("/") or "/")
     manifest = read_manifest(config.input)
     if earlier := finished_before(config, manifest):
         return earlier
