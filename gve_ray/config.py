@@ -208,9 +208,9 @@ class AssembleConfig:
 class ModelConfig:
     """One model of the comparison.
 
-    name: in results and file names. model: a folder, a hub id, `package://` folder, or the name that an
-    endpoint knows it by. adapter: a LoRA folder for it (torch, vllm). engine: torch and vllm take GVE and
-    every checkpoint of its kind; sentence-transformers its own folders and ids; openai an endpoint `url`
+    name: in results and file names. model: a folder by its path or URI, a hub id, `package://` folder, or the name
+    that an endpoint knows it by. adapter: a LoRA folder for it (torch, vllm), likewise. engine: torch and vllm take
+    GVE and every checkpoint of its kind; sentence-transformers its own folders and ids; openai an endpoint `url`
     (ending in /v1) whose key is in the environment variable `key_variable`. dtype: None takes bfloat16 on
     GPU, float32 on CPU. rescale: evaluate weights at other frames and pixels than they were trained with, on
     purpose (test-time scaling; torch only). engine_args: passed to vllm.LLM or SentenceTransformer.

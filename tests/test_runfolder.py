@@ -154,6 +154,11 @@ def test_on_an_object_store_it_is_the_same(s3: str) -> None:
         RunFolder(uri, job="j", config=Config(seed=2)),
     ):
         pass
+    with (
+        pytest.raises(RunFolderError, match=r"cannot be made \(.*no-such-bucket-here"),
+        RunFolder("s3://no-such-bucket-here/r", job="j", config=Config()),
+    ):
+        pass
     strange = SharedFolder(f"{s3}/runs/s")
     (strange.path / "notes.txt").write_text("mine")
     strange.publish("notes.txt")
@@ -165,7 +170,7 @@ def test_on_an_object_store_it_is_the_same(s3: str) -> None:
 
 
 def test_a_scheme_that_nothing_speaks_is_told() -> None:
-    with pytest.raises(ValueError, match="nosuch"):
+    with pytest.raises(RunFolderError, match=r"nosuch://bucket/r: nothing here can write there"):
         RunFolder("nosuch://bucket/r", job="j", config=Config())
     files, path = filesystem("memory://bucket/r")  # fsspec's
     assert path == "/bucket/r"

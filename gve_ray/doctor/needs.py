@@ -151,8 +151,8 @@ def demands_together(needs: Needs) -> dict[str, float]:
 
 
 def absolute(place: str) -> str:
-    """A path as a driver that resolves it gives it to its workers; a URI as it is."""
-    return place if "://" in place else str(Path(place).resolve())
+    """A path as a driver that resolves it gives it to its workers; a URI without slashes at its end."""
+    return place.rstrip("/") if "://" in place else str(Path(place).resolve())
 
 
 def first_files(uri: str) -> list[str]:

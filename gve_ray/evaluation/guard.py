@@ -41,7 +41,13 @@ def open_training(config: ContaminationConfig) -> Store | None:
     if config.training is None:
         return None
     store = Store(config.training, ASSET_SCHEMA)
-    if not store.exists():
+    try:
+        there = store.exists()
+    except (OSError, ValueError) as error:
+        raise PreflightError(
+            f"contamination.training={config.training!r}: cannot be read ({error}); name an assets.lance"
+        ) from error
+    if not there:
         raise PreflightError(
             f"contamination.training={config.training!r}: no assets there; name the assets.lance that the models "
             "were trained on, or leave the option out"

@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import quote
 
 from pyarrow import fs
 
 from gve_ray.media.source import PICTURE_SUFFIXES
-from gve_ray.store.runfolder import filesystem
+from gve_ray.store.runfolder import filesystem, in_uri
 
 
 class Place(Protocol):
@@ -140,7 +139,7 @@ class RemotePlace:
         return sorted(one for one in self._folders.get(name, {}) if not one.startswith("."))
 
     def media(self, name: str) -> str:
-        return f"{self._uri}/{quote(name)}" + ("/" if self.is_folder(name) else "")
+        return f"{self._uri}/{in_uri(self._files, name)}" + ("/" if self.is_folder(name) else "")
 
     def read(self, name: str) -> bytes:
         with self._files.open_input_stream(f"{self._path}/{name}") as stream:

@@ -50,6 +50,13 @@ class Source:
 
 def find_sources(config: EvaluationJobConfig) -> list[DataConfig]:
     """The data sets of a config, those below `root` first. Raises PreflightError where there are none."""
+    try:
+        return _find_sources(config)
+    except (OSError, ValueError, ImportError) as error:
+        raise PreflightError(f"root={config.root!r}, data: cannot be read: {error}") from error
+
+
+def _find_sources(config: EvaluationJobConfig) -> list[DataConfig]:
     named = {one.name for one in config.data}
     below: list[DataConfig] = []
     if config.root is not None:

@@ -21,7 +21,7 @@ from pyarrow import fs
 
 from gve_ray.job import PreflightError
 from gve_ray.media.source import VIDEO_SUFFIXES
-from gve_ray.store.runfolder import filesystem
+from gve_ray.store.runfolder import filesystem, in_uri
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ def _find_videos(source: str) -> list[str]:
     if info.type == fs.FileType.NotFound:
         raise PreflightError(f"input={source!r}: no such file or folder; name a folder, a glob or a manifest")
     if info.type == fs.FileType.File:
-        return [_uri(base, path, info.path)]
+        return [_uri(files, base, path, info.path)]
     listed = files.get_file_info(fs.FileSelector(path, recursive=True))
     names = sorted(one.path for one in listed if one.type == fs.FileType.File)
     if wild:
@@ -191,7 +191,7 @@ def _find_videos(source: str) -> list[str]:
         )
     if others:
         log.info("input=%r: %d videos; left out by their ending: %s", source, len(videos), beside)
-    return [_uri(base, path, name) for name in videos]
+    return [_uri(files, base, path, name) for name in videos]
 
 
 def _hidden(path: str) -> bool:
@@ -223,9 +223,11 @@ def _filesystem(source: str) -> tuple[fs.FileSystem, str]:
     return filesystem(source if _SCHEME.match(source) else os.path.expanduser(source))
 
 
-def _uri(base: str, path: str, name: str) -> str:
+def _uri(files: fs.FileSystem, base: str, path: str, name: str) -> str:
     """The URI of a listed file: as the base was given, so with its scheme, host and query."""
     if not _SCHEME.match(base):
         return name
-    before, _, after = base.partition(path)
-    return before + name + after
+    place, mark, query = base.partition("?")
+    place = place.rstrip("/")
+    given = next((one for one in (path, in_uri(files, path)) if place.endswith(one)), "")
+    return place.removesuffix(given) + in_uri(files, name) + mark + query

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from gve_ray.media.limits import Limits, MediaError, Reason
 from gve_ray.schema import ASSET_SCHEME
@@ -81,10 +81,12 @@ def _remote_blobs(uri: str) -> Iterator[Blob]:
     """As `folder_blobs`, by one listing."""
     from pyarrow.fs import FileSelector, FileType
 
+    from gve_ray.store.runfolder import in_uri
+
     files, path = _filesystem(uri)
     for info in sorted(files.get_file_info(FileSelector(path)), key=lambda one: one.base_name):
         if info.type == FileType.File and PurePosixPath(info.base_name).suffix.lower() in PICTURE_SUFFIXES:
-            own = f"{uri}{quote(info.base_name)}"
+            own = uri + in_uri(files, info.base_name)
             yield Blob(name=own, size=info.size, uri=own, changed=info.mtime_ns or -1)
 
 

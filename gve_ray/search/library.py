@@ -121,12 +121,12 @@ def _pictures(store: Store, segment: str) -> Pictures:
 def open_library(folder: Place) -> Library:
     """What the last finished indexing run left in `folder`. Raises IndexFileError."""
     facts = read_library(folder)
-    return Library(folder, facts, open_index(f"{folder}/{facts.index}"))
+    return Library(folder, facts, open_index(_inside(folder, facts.index)))
 
 
 def read_library(folder: Place) -> LibraryFacts:
     """library.json. Raises IndexFileError if there is none, or one of another version."""
-    uri = f"{folder}/{FILE}"
+    uri = _inside(folder, FILE)
     try:
         files, path = filesystem(uri)
         with files.open_input_stream(path) as stream:
@@ -140,4 +140,8 @@ def read_library(folder: Place) -> LibraryFacts:
 
 def segment_store(folder: Place) -> Store:
     """Vectors and pictures by segment."""
-    return Store(f"{folder}/{SEGMENTS}", SEGMENT_SCHEMA, key="segment")
+    return Store(_inside(folder, SEGMENTS), SEGMENT_SCHEMA, key="segment")
+
+
+def _inside(folder: Place, name: str) -> str:
+    return f"{str(folder).rstrip('/')}/{name}"

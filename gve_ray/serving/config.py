@@ -77,8 +77,8 @@ class ServedModel:
     `model` and the four settings are left out. model: without an index, for /v1/embeddings alone; frames,
     max_pixels, min_pixels and max_tokens are those saved with the weights, or gve_ray.embedder's own, where they are
     None. dimensions: Matryoshka sizes that it was trained for. max_batch_tokens: requests that wait for the model
-    go into it together, about so many tokens at a time. A replica has max_ongoing requests at a time, and max_queued more
-    wait for it; others are refused with 503.
+    go into it together, about so many tokens at a time. A replica has max_ongoing requests at a time, and max_queued
+    more wait for it; others are refused with 503.
     """
 
     name: str

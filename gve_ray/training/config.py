@@ -183,7 +183,7 @@ class ProberConfig:
 class TrainingConfig:
     """jobs/train.py: a base model and pairs in, a LoRA adapter out. Defaults are the paper's.
 
-    model: folder or hub id of the base. data: the mixture. assets: assets.lance of its asset references.
+    model: folder (path or URI) or hub id of the base. data: the mixture. assets: assets.lance of its asset references.
     frames, max_pixels, min_pixels, max_tokens: as gve_ray.embedder.EmbedderSettings. dtype: None takes
     bfloat16 on GPU, float32 on CPU. token_budget: padded tokens of one forward pass's chunk. trackers:
     tensorboard, wandb, mlflow; steps.jsonl, the console and the curves are always written.

@@ -12,8 +12,10 @@ import pytest
 
 import gve_ray
 from gve_ray.doctor import probe
+from gve_ray.doctor.needs import first_files
 from gve_ray.doctor.probe import DRIVER, Mark, Outcome, examine
 from gve_ray.job import PreflightError
+from gve_ray.store import SharedFolder
 
 
 def test_probes_run_at_the_same_time_and_each_is_told() -> None:
@@ -55,6 +57,29 @@ def test_a_mark_is_left_seen_and_removed(tmp_path: Path) -> None:
     for who in (DRIVER, "n1", "n2"):
         mark.remove(who)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_marks_and_files_in_a_bucket(s3: str) -> None:
+    mark = Mark.at(f"{s3}/runs/new", "token")
+    assert not mark.answer("node")
+    mark.write(DRIVER)
+    assert mark.answer("node")
+    assert mark.sees("node")
+    for who in ("node", DRIVER, "nobody"):
+        mark.remove(who)
+    bucket = SharedFolder(s3)
+    assert bucket.names("runs/new") == []
+    (bucket.path / "data/frames").mkdir(parents=True)
+    for name, size in {"data/a.csv": 3, "data/frames/0.jpg": 2, "data/frames/1.jpg": 2}.items():
+        (bucket.path / name).write_bytes(bytes(size))
+    bucket.publish()
+    assert first_files(f"{s3}/data/") == [f"{s3}/data/a.csv", f"{s3}/data/frames/0.jpg"]
+    sizes = {f"{s3}/data/a.csv": 3, f"{s3}/data/frames/": 2}  # bytes of a file, pictures of a folder
+    assert probe.sizes(list(sizes)) == sizes
+    with pytest.raises(FileNotFoundError):
+        first_files(f"{s3}/none")
+    with pytest.raises(OSError, match=r"cannot be written: .*no-such-bucket"):
+        Mark.at("s3://no-such-bucket-here/run", "token").write(DRIVER)
 
 
 def test_a_mark_is_found_anew_from_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

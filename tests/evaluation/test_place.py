@@ -158,6 +158,8 @@ def test_the_data_sets_below_a_root(root: Path, s3: str) -> None:
     assert found(data=(DataConfig(name="x", folder=f"{s3}/uvrb/MSRVTT"),)) == [f"{s3}/uvrb/MSRVTT"]
     with pytest.raises(PreflightError, match="holds no data set"):
         found(root=f"{s3}/none")
+    with pytest.raises(PreflightError, match=r"root='nosuch://x', data: cannot be read"):
+        found(root="nosuch://x")
     with pytest.raises(PreflightError, match=r"data.x.folder='s3://.*/none': no such folder"):
         found(data=(DataConfig(name="x", folder=f"{s3}/none"),))
 

@@ -4,13 +4,16 @@ import hashlib
 import json
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from gve_ray.inputs import manifest
-from gve_ray.inputs.manifest import read_manifest
+from gve_ray.inputs.manifest import read_manifest, video_uris
 from gve_ray.job import PreflightError
+from gve_ray.media.source import open_remote
+from gve_ray.store import SharedFolder
 
 ROWS = [
     {"video_id": "b", "uri": "/videos/b.mp4", "caption": " a red ball "},
@@ -156,3 +159,30 @@ def test_batches_of_rows_are_one_sorted_table(tmp_path: Path, monkeypatch: pytes
     found = read_manifest(str(path))
     assert found.column("video_id").to_pylist() == ["a", "b", "c", "d", "e"]
     assert found.column("uri").to_pylist() == ["/a.mp4", "/b.mp4", "/c.mp4", "/d.mp4", "/e.mp4"]
+
+
+ODD = "50% of it #2 ü.mp4"  # what a URI has to quote
+
+
+@pytest.mark.parametrize("folder", ["raw/a b", "raw/a%20b/", "raw"])
+def test_videos_in_a_bucket(s3: str, folder: str) -> None:
+    bucket = SharedFolder(s3)
+    place = bucket.path / "raw" / "a b" / ODD
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"1")
+    bucket.publish()
+    if " " in folder:
+        with pytest.raises(PreflightError, match="cannot be read"):
+            read_manifest(f"{s3}/{folder}")
+        return
+    (uri,) = video_uris(f"{s3}/{folder}")
+    assert uri == f"{s3}/raw/a%20b/50%25%20of%20it%20%232%20%C3%BC.mp4"
+    with open_remote(uri) as file:
+        assert file.read() == b"1"
+
+
+def test_videos_of_a_file_system_of_fsspec() -> None:
+    fsspec.filesystem("memory").pipe(f"/odd names/{ODD}", b"1")
+    (uri,) = video_uris("memory://odd names")
+    with open_remote(uri) as file:
+        assert file.read() == b"1"

@@ -56,9 +56,11 @@ def test_tensorboard_gets_every_number_and_a_continued_run_purges(tmp_path: Path
     assert not {"step", "of", "task"} & tags
 
 
+@pytest.mark.parametrize("on", ["disk", "store"])
 def test_an_interrupted_run_goes_on_in_the_same_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    on: str, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "run").mkdir()
     opened: list[dict[str, Any]] = []
     logged: list[tuple[int, float]] = []
 
@@ -76,12 +78,14 @@ def test_an_interrupted_run_goes_on_in_the_same_record(
         return Run()
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, __spec__=object()))
+    place = tmp_path / "run" if on == "disk" else f"{s3}/run"
     for step in (1, 2):
-        tracker = Trackers(("wandb",), SharedFolder(tmp_path), {"seed": 7})
+        tracker = Trackers(("wandb",), SharedFolder(place), {"seed": 7})
         tracker(log_of(step))
         tracker.close()
     assert [one["id"] for one in opened] == [None, "abc"]
     assert opened[0]["config"] == {"seed": 7}
+    assert opened[0]["name"] == "run"
     assert logged == [(1, 2.0), (-1, 0.0), (2, 2.0), (-1, 0.0)]
 
 
