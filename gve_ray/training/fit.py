@@ -46,11 +46,18 @@ from gve_ray.training.trackers import Trackers
 log = logging.getLogger(__name__)
 
 
-def fit(config: TrainingConfig, folder: Path, *, device: str | None = None, feed: Feed = ahead) -> History:
+def fit(
+    config: TrainingConfig,
+    folder: Path,
+    *,
+    device: str | None = None,
+    feed: Feed = ahead,
+    outlets: Sequence[Callable[[StepLog], None]] = (),
+) -> History:
     """Train to the end of the last epoch and write `folder`/adapter. Returns the curriculum's history.
 
     folder: one all ranks see. device: of this rank; None takes the accelerator if there is one. feed:
-    prepares the steps, by default in threads of this process.
+    prepares the steps, by default in threads of this process. outlets: rank 0 tells them, too, of every step.
     Raises ValueError when pairs, references, model or settings do not fit, before the first step.
     """
     ranks = world_size()
@@ -82,12 +89,12 @@ def fit(config: TrainingConfig, folder: Path, *, device: str | None = None, feed
         score_tasks=config.curriculum.needs_scores,
         seed=config.loop.seed,
     )
-    outlets: list[Callable[[StepLog], None]] = []
+    told: list[Callable[[StepLog], None]] = []
     if rank == 0:
-        outlets = [RunLog(folder / "steps.jsonl"), trackers]
+        told = [RunLog(folder / "steps.jsonl"), trackers, *outlets]
 
     def tell(step: StepLog) -> None:
-        for outlet in outlets:
+        for outlet in told:
             outlet(step)
 
     history = Trainer(
