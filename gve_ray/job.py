@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from gve_ray.config import GIB, is_uri, resolve_model
+from gve_ray.logs import is_json, set_up_logging
 from gve_ray.stage import StageError
 from gve_ray.store import RunFolderError, StoreError
 from gve_ray.store.copies import holdings
+
+log = logging.getLogger(__name__)
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 ACCELERATOR = "accelerator_type:"  # before a type of GPU, in Ray's name of the resource
@@ -30,21 +33,29 @@ class JobError(RuntimeError):
 
 def run_job(work: Callable[[], object]) -> int:
     """Call `work`, print its result and tell its errors in one line; returns the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    set_up_logging()
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells which builds of itself it tries
     try:
         result = work()
     except (PreflightError, RunFolderError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        _tell(f"error: {error}")
         return WRONG
     except (JobError, StageError, StoreError) as error:
-        print(f"error: {error}\nwhat was committed is kept: start again to go on", file=sys.stderr)
+        _tell(f"error: {error}\nwhat was committed is kept: start again to go on")
         return FAILED
     except KeyboardInterrupt:
-        print("interrupted; what was committed is kept: start again to go on", file=sys.stderr)
+        _tell("interrupted; what was committed is kept: start again to go on")
         return INTERRUPTED
     print(result)
     return DONE
+
+
+def _tell(words: str) -> None:
+    """The last words of a job that failed, in the form of its log."""
+    if is_json():
+        log.error("%s", words)
+    else:
+        print(words, file=sys.stderr)
 
 
 def check_path(option: str, value: str) -> None:

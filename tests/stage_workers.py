@@ -3,6 +3,7 @@
 python stage_workers.py FOLDER N COMMIT_SECONDS     runs `Slow` over N rows until it is done
 """
 
+import logging
 import os
 import signal
 import sys
@@ -15,6 +16,8 @@ import pyarrow as pa
 
 from gve_ray.stage import REJECT_SCHEMA, BrokenWorker, Reject, StageResources, run_stage
 from gve_ray.store import Store
+
+log = logging.getLogger(__name__)
 
 SCHEMA = pa.schema([("video_id", pa.string()), ("square", pa.int64())])
 Row = dict[str, Any]
@@ -73,6 +76,28 @@ class Troubled(Squares):
             raise OSError("the disk was away")
         if kind == 77 and self.first_time(row):
             raise BrokenWorker("engine dead")
+        return super().one(row)
+
+
+class Talking(Squares):
+    """Says in the log what it does; row 7 raises."""
+
+    def __call__(self, rows: Sequence[Row]) -> list[Row | Reject]:
+        log.info("%d rows from %s", len(rows), rows[0]["video_id"])
+        return super().__call__(rows)
+
+    def one(self, row: Row) -> Row | Reject:
+        if row["n"] == 7:
+            raise ValueError("seven")
+        return super().one(row)
+
+
+class Ailing(Talking):
+    """The first try of row 3 kills its process, too."""
+
+    def one(self, row: Row) -> Row | Reject:
+        if row["n"] == 3 and self.first_time(row):
+            die()
         return super().one(row)
 
 

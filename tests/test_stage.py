@@ -333,7 +333,7 @@ def test_a_batch_that_comes_back_is_committed_once(tmp_path: Path) -> None:
 
     def record(keys: list[str]) -> dict[str, Any]:
         rows = pa.Table.from_pylist([{"video_id": key, "square": 1} for key in keys], schema=workers.SCHEMA)
-        return {"keys": keys, "out": [out.write(rows)], "rejects": [], "rejected": 0, "errors": 0}
+        return {"keys": keys, "out": [out.write(rows)], "rejects": [], "reasons": [], "errors": 0}
 
     def sink() -> Sink:
         return Sink("s", out, rejects, total=4, done=0, rejected=0, commit_seconds=3600.0, on_progress=None)
@@ -354,9 +354,9 @@ def test_rejects_by_exception_wait_for_a_row_that_works(tmp_path: Path) -> None:
     def failed(key: str) -> dict[str, Any]:
         row = Reject("error").row(key, stage="s", unit="video")
         written = rejects.write(pa.Table.from_pylist([row], schema=REJECT_SCHEMA))
-        return {"keys": [key], "out": [], "rejects": [written], "rejected": 1, "errors": 1}
+        return {"keys": [key], "out": [], "rejects": [written], "reasons": ["error"], "errors": 1}
 
-    worked = {"keys": ["w"], "out": [], "rejects": [], "rejected": 0, "errors": 0}
+    worked = {"keys": ["w"], "out": [], "rejects": [], "reasons": [], "errors": 0}
 
     def sink() -> Sink:
         return Sink("s", out, rejects, total=4, done=0, rejected=0, commit_seconds=3600.0, on_progress=None)
@@ -375,7 +375,7 @@ def test_rejects_by_exception_wait_for_a_row_that_works(tmp_path: Path) -> None:
 
 def test_a_failing_commit_fails_the_stage(tmp_path: Path) -> None:
     out, rejects = workers.stores(tmp_path)
-    bad = {"keys": ["a"], "out": ["[{}]"], "rejects": [], "rejected": 0, "errors": 0}
+    bad = {"keys": ["a"], "out": ["[{}]"], "rejects": [], "reasons": [], "errors": 0}
     sink = Sink("s", out, rejects, total=1, done=0, rejected=0, commit_seconds=0.01, on_progress=None)
     with pytest.raises(StageError, match="commit failed"), sink:  # noqa: PT012
         sink.add(bad)

@@ -5,10 +5,12 @@ that makes many small ones. Here nothing waits for the clock: a lone request sta
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -29,6 +31,14 @@ class _Group:
     found: asyncio.Future[Embeddings] = field(repr=False)
 
 
+class Watch(Protocol):
+    """Is told how many requests wait whenever that changes, and of each call: its tokens, its seconds."""
+
+    def waiting(self, count: int) -> None: ...
+
+    def batch(self, tokens: int, seconds: float) -> None: ...
+
+
 class TokenBatcher:
     """Embeds requests' items by `run`, one call at a time, each of about `max_tokens` at most.
 
@@ -36,8 +46,10 @@ class TokenBatcher:
     on several requests together, each is tried alone, so that only the bad one fails.
     """
 
-    def __init__(self, run: Callable[[Sequence[Item]], Embeddings], *, max_tokens: int) -> None:
-        self._run, self._max_tokens = run, max_tokens
+    def __init__(
+        self, run: Callable[[Sequence[Item]], Embeddings], *, max_tokens: int, watch: Watch | None = None
+    ) -> None:
+        self._run, self._max_tokens, self._watch = run, max_tokens, watch
         self._waiting: deque[_Group] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gve-model")
         self._worker: asyncio.Task[None] | None = None
@@ -46,6 +58,7 @@ class TokenBatcher:
         """Of one request's items, in order. Raises what `run` raises. What waits when it is cancelled costs nothing."""
         groups = self._divided(items)
         self._waiting += groups
+        self._tell_waiting()
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         try:
@@ -80,12 +93,16 @@ class TokenBatcher:
                 chosen.append(group)
                 tokens += group.tokens
             self._waiting.popleft()
+        self._tell_waiting()
         return chosen
 
+    def _tell_waiting(self) -> None:
+        if self._watch is not None:
+            self._watch.waiting(len(self._waiting))
+
     async def _embed(self, groups: Sequence[_Group]) -> None:
-        items = [item for group in groups for item in group.items]
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
+            found = await self._called(groups)
         except Exception as error:  # noqa: BLE001 (whoever asked is told; the next batch may do)
             if len(groups) == 1:
                 _settle(groups[0], error)
@@ -98,6 +115,14 @@ class TokenBatcher:
             where = slice(start, start + len(group.items))
             _settle(group, Embeddings(**{name: part[where] for name, part in vars(found).items()}))
             start = where.stop
+
+    async def _called(self, groups: Sequence[_Group]) -> Embeddings:
+        items, begun = [item for group in groups for item in group.items], time.monotonic()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
+        finally:
+            if self._watch is not None:
+                self._watch.batch(sum(group.tokens for group in groups), time.monotonic() - begun)
 
 
 def _settle(group: _Group, result: Embeddings | Exception) -> None:

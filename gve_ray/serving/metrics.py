@@ -13,6 +13,7 @@ AGENT_SECONDS = 5.0
 _PREFIXES = ("ray_gve_", "ray_serve_")
 _COMMENT = re.compile(r"# (?:HELP|TYPE) (\S+)")
 _SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
+_TOKENS = [64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072]
 _ROUTES = ("/v1/embeddings", "/v1/search", "/v1/models", "/v1/session", "/media", "/previews", "/page", "/metrics",
            "/healthz", "/readyz")  # fmt: skip
 
@@ -33,6 +34,32 @@ class Metrics:
         route = next((one for one in _ROUTES if path == one or path.startswith(f"{one}/")), "other")
         self._requests.inc(tags={"route": route, "status": str(status)})
         self._seconds.observe(seconds, tags={"route": route})
+
+
+class ModelMetrics:
+    """What a replica of a model counts; `gve_ray.serving.batcher.Watch`."""
+
+    def __init__(self) -> None:
+        from ray.serve.metrics import Gauge, Histogram
+
+        self._waiting = Gauge(
+            "gve_model_waiting", "Requests, or parts of large ones, that wait for the model"
+        )
+        self._seconds = Histogram(
+            "gve_model_batch_seconds", "Time of a batch in the model", boundaries=_SECONDS
+        )
+        self._tokens = Histogram(
+            "gve_model_batch_tokens", "Tokens of a batch, about, before padding", boundaries=_TOKENS
+        )
+
+    def waiting(self, count: int) -> None:
+        """Note how many wait now."""
+        self._waiting.set(count)
+
+    def batch(self, tokens: int, seconds: float) -> None:
+        """Count one call of the model, whether or not it did."""
+        self._tokens.observe(tokens)
+        self._seconds.observe(seconds)
 
 
 def agents() -> list[str]:

@@ -34,6 +34,7 @@ from gve_ray.search.index import FieldType
 from gve_ray.serving.batcher import TokenBatcher
 from gve_ray.serving.config import ServedModel
 from gve_ray.serving.errors import ApiError
+from gve_ray.serving.metrics import ModelMetrics
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,9 @@ class Retriever:
             raise ValueError(
                 f"models.{served.name}.dimensions={served.dimensions}: its vectors have {self._dimension}"
             )
-        self._batcher = TokenBatcher(self._model.embed, max_tokens=served.max_batch_tokens)
+        self._batcher = TokenBatcher(
+            self._model.embed, max_tokens=served.max_batch_tokens, watch=ModelMetrics()
+        )
 
     def __del__(self) -> None:
         """Ray Serve calls it when a replica is to go: vLLM has processes of its own."""

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gve_ray.config import StageResources
+from gve_ray.logs import marked, marks
 from gve_ray.stage.ledger import make_ledger
 from gve_ray.stage.sink import Sink, StageProgress
 from gve_ray.stage.worker import StageActor, StageError, StageJob
@@ -167,9 +168,10 @@ def _execute(
         max_attempts=resources.max_attempts,
         max_errors_in_a_row=resources.max_errors_in_a_row,
         ledger=ledger,
+        marks=marks(),
     )
     try:
-        with sink:
+        with marked(stage=name), sink:
             for batch in _records(job, todo, resources):
                 for record in batch.to_pylist():
                     sink.add(record)

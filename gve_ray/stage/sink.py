@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gve_ray.stage.metrics import StageMetrics
 from gve_ray.stage.worker import StageError
 from gve_ray.store import Store
 
@@ -65,6 +66,7 @@ class Sink:
         self._error: Exception | None = None
         self._begun = self._reported = self._committed = time.monotonic()
         self._pause = commit_seconds
+        self._metrics = StageMetrics(name)
         self._thread = threading.Thread(target=self._tick, name=f"{name}-commits", daemon=True)
 
     def __enter__(self) -> "Sink":
@@ -92,7 +94,8 @@ class Sink:
         with self._lock:
             self._seen.update(new)
             self._done += len(new)
-            self._rejected += record["rejected"]
+            self._rejected += len(record["reasons"])
+            self._metrics.rejected(record["reasons"], record["errors"])
             if record["errors"] == len(new):
                 # Perhaps the worker is broken and not the rows: wait for a row that works.
                 self._waiting["held"] += record["rejects"]
@@ -127,6 +130,7 @@ class Sink:
         self._out.commit(out)
         self._rejects.commit(rejects)
         self._committed = time.monotonic()
+        self._metrics.committed(self._committed - begun)
         self._pause = max(self._commit_seconds, (self._committed - begun) / _COMMIT_SHARE)
 
     def _report(self) -> None:
@@ -141,5 +145,11 @@ class Sink:
             eta_seconds=(self._total - self._done) / rate if rate else math.inf,
         )
         log.info("%s", progress)
+        self._metrics.progress(
+            out=self._done - self._rejected,
+            rejected=self._rejected,
+            waiting=self._total - self._done,
+            rate=rate,
+        )
         if self._on_progress:
             self._on_progress(progress)

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from gve_ray.logs import Marks, mark
 from gve_ray.stage.ledger import History
+from gve_ray.stage.metrics import WorkerMetrics
 from gve_ray.store import Store
 
 log = logging.getLogger(__name__)
@@ -78,6 +81,7 @@ class StageJob:
     max_attempts: int
     max_errors_in_a_row: int
     ledger: Any  # handle of a `Ledger` actor
+    marks: Marks = field(default_factory=dict)  # what the log of its workers carries
 
 
 class StageActor:
@@ -86,7 +90,9 @@ class StageActor:
     def __init__(self, job: StageJob) -> None:
         import ray
 
+        mark({**job.marks, "stage": job.name})
         self._job = job
+        self._metrics = WorkerMetrics(job.name)
         self._lock = _IsolationLock()
         actor = ray.get_runtime_context().get_actor_id()
         failed = ray.get(job.ledger.starting.remote(actor))
@@ -112,10 +118,13 @@ class StageActor:
     def _batch(self, batch: pa.Table) -> pa.Table:
         import ray
 
+        begun = time.monotonic()
         rows = batch.to_pylist()
         keys = [row[self._job.out.key] for row in rows]
         with self._lock.shared():
             earlier, history = ray.get(self._job.ledger.begin.remote(keys))
+            if earlier:
+                self._metrics.retry()
             self._bound(earlier, keys)
             if not history:
                 records = [self._record(rows, self._run(rows))]
@@ -128,6 +137,7 @@ class StageActor:
             raise StageError(
                 f"{in_a_row} rows in a row raised an exception, the last: {records[-1]['error']}"
             )
+        self._metrics.batch(time.monotonic() - begun)
         return _merge(keys, records)
 
     def _bound(self, earlier: int, keys: Sequence[str]) -> None:
@@ -207,7 +217,7 @@ class StageActor:
         return {
             "out": self._write(job.out, good),
             "rejects": self._write(job.rejects, bad),
-            "rejected": len(bad),
+            "reasons": [row["reason"] for row in bad],
             "errors": len(errors),
             "error": errors[-1].detail if errors and isinstance(errors[-1], Reject) else "",
         }
@@ -252,7 +262,7 @@ RECORD_SCHEMA = pa.schema(
         ("keys", pa.list_(pa.string())),
         ("out", pa.list_(pa.string())),
         ("rejects", pa.list_(pa.string())),
-        ("rejected", pa.int64()),
+        ("reasons", pa.list_(pa.string())),  # of the rejected, one each
         ("errors", pa.int64()),
     ]
 )
@@ -263,7 +273,7 @@ def _merge(keys: Sequence[str], records: Sequence[Mapping[str, Any]]) -> pa.Tabl
         "keys": list(keys),
         "out": [text for one in records for text in one["out"]],
         "rejects": [text for one in records for text in one["rejects"]],
-        "rejected": sum(one["rejected"] for one in records),
+        "reasons": [reason for one in records for reason in one["reasons"]],
         "errors": sum(one["errors"] for one in records),
     }
     return pa.Table.from_pylist([record], schema=RECORD_SCHEMA)

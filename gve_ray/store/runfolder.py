@@ -23,6 +23,8 @@ from urllib.parse import quote
 
 from pyarrow import fs
 
+from gve_ray.logs import mark, new_run
+
 RUN_FILE = "run.json"
 _LOCK_FILE = ".lock"
 _SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")  # that pyarrow speaks
@@ -62,7 +64,7 @@ class RunFolder:
     uri: local path or object-store URI. config: only what decides the rows; whoever calls leaves out
     resources and the like, so that a run may be resumed on other machines. Entering raises RunFolderError
     if the folder belongs to another config, holds files of something else, or is in use. Leaving notes
-    when and how the run ended.
+    when and how the run ended. From entering on the log carries the job and the id of this run.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class RunFolder:
         except BaseException:
             self._lock.__exit__()
             raise
+        mark({"job": self._job, "run": self._record["runs"][-1]["id"]})
         return self
 
     def __exit__(
@@ -136,7 +139,8 @@ class RunFolder:
             versions=versions(),
             git=git_revision(),
         )
-        self._record.setdefault("runs", []).append({"started": time.time(), "ended": None, "error": None})
+        this = {"id": new_run(), "started": time.time(), "ended": None, "error": None}
+        self._record.setdefault("runs", []).append(this)
         self._save()
 
     def _refuse_others(self, mine: str) -> None:

@@ -48,12 +48,18 @@ log = logging.getLogger(__name__)
 
 
 def fit(
-    config: TrainingConfig, output: str | os.PathLike[str], *, device: str | None = None, feed: Feed = ahead
+    config: TrainingConfig,
+    output: str | os.PathLike[str],
+    *,
+    device: str | None = None,
+    feed: Feed = ahead,
+    outlets: Sequence[Callable[[StepLog], None]] = (),
 ) -> History:
     """Train to the end of the last epoch and write `output`/adapter. Returns the curriculum's history.
 
     output: the run's folder, a path or URI that all ranks see. device: of this rank; None takes the
-    accelerator if there is one. feed: prepares the steps, by default in threads of this process.
+    accelerator if there is one. feed: prepares the steps, by default in threads of this process. outlets:
+    rank 0 tells them, too, of every step.
     Raises ValueError when pairs, references, model or settings do not fit, before the first step.
     """
     ranks = world_size()
@@ -86,14 +92,14 @@ def fit(
         score_tasks=config.curriculum.needs_scores,
         seed=config.loop.seed,
     )
-    outlets: list[Callable[[StepLog], None]] = []
+    told: list[Callable[[StepLog], None]] = []
     if rank == 0:
         if folder.exists(STEPS_FILE):
             folder.fetch(STEPS_FILE)
-        outlets = [RunLog(folder.path / STEPS_FILE), trackers]
+        told = [RunLog(folder.path / STEPS_FILE), trackers, *outlets]
 
     def tell(step: StepLog) -> None:
-        for outlet in outlets:
+        for outlet in told:
             outlet(step)
 
     def publish_logs() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gve_ray.doctor import absolute, check_cluster
 from gve_ray.job import JobError, live_nodes
+from gve_ray.logs import is_json, mark, marks, set_up_rank
 from gve_ray.store import RunFolder, SharedFolder
 from gve_ray.store.runfolder import RUN_FILE, seconds_of
 from gve_ray.training.config import TrainingJobConfig, TrainingResources
@@ -103,7 +104,7 @@ def _trainer(config: TrainingJobConfig) -> "TorchTrainer":
     needs = config.resources
     return TorchTrainer(
         _rank,
-        train_loop_config={"config": config},
+        train_loop_config={"config": config, "marks": marks(), "as_json": is_json()},
         torch_config=TorchConfig(timeout_s=needs.timeout_s),
         scaling_config=ScalingConfig(
             num_workers=_workers(needs),
@@ -124,13 +125,16 @@ def _workers(needs: TrainingResources) -> int | tuple[int, int]:
 
 def _rank(loop: dict[str, Any]) -> None:
     """What every rank runs, under a process group that Ray Train has made."""
+    from ray.train import get_context
     from ray.train.torch import get_device
 
     from gve_ray.training.feed import ahead
     from gve_ray.training.fit import fit
+    from gve_ray.training.metrics import StepMetrics
     from gve_ray.training.ray_feed import RayFeed
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    set_up_rank(loop["as_json"])
+    mark({**loop["marks"], "rank": get_context().get_world_rank()})
     config: TrainingJobConfig = loop["config"]
     workers = config.resources.feed_workers
     fit(
@@ -138,6 +142,7 @@ def _rank(loop: dict[str, Any]) -> None:
         config.output,
         device=str(get_device()),
         feed=RayFeed(workers=workers) if workers else ahead,
+        outlets=[StepMetrics()],
     )
 
 

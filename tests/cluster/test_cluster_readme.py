@@ -42,7 +42,7 @@ def front_commands() -> list[list[str]]:
 
 COMMANDS = commands("\n".join(re.findall(r"(?ms)^```sh\n(.*?)^```", README)))
 FRONT = front_commands()
-OTHERS = {"export", "umask", "mkdir", "openssl", ".", "python3.11", "helm"}
+OTHERS = {"export", "umask", "mkdir", "openssl", ".", "python3.11", "helm", "prometheus", "grafana"}
 
 
 @pytest.mark.parametrize("words", [*COMMANDS, *FRONT], ids=lambda words: " ".join(words)[:60])

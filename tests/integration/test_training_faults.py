@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
+from gve_ray.logs import SWITCH
+from gve_ray.serving.metrics import agents
 from gve_ray.training.runlog import read_log
 from tests.embedder.conftest import save_tiny
 from tests.integration import drivers
@@ -158,6 +161,32 @@ def test_a_killed_driver_is_started_again(world: World, tmp_path: Path, at: int)
     with driver(world, output) as process:
         assert process.wait(DEADLINE) == 0, log_of(output)
     same_run(output, world.finished)
+
+
+@pytest.mark.slow
+def test_what_ranks_tell_programs(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their log as JSON under the run's name, and the figures that they leave with their node's agent."""
+    monkeypatch.setenv(SWITCH, "JSON")
+    monkeypatch.setenv("RAY_DEDUP_LOGS", "0")
+    output = tmp_path / "run"
+    with driver(world, output, "--loop.steps", "4") as process:
+        assert process.wait(DEADLINE) == 0, log_of(output)
+    pages = "".join(httpx.get(url, trust_env=False).text for url in agents())
+    run = json.loads((output / "run.json").read_text())["runs"][0]["id"]
+    records = [json.loads(line) for line in log_of(output).splitlines() if line.startswith("{")]
+    (last,) = (one for one in records if "step 8/8" in one["message"])
+    assert (last["logger"], last["job"], last["run"], last["rank"]) == (
+        "gve_ray.training.runlog",
+        "train",
+        run,
+        0,
+    )
+    assert {"asctime", "levelname", "worker_id", "actor_id"} <= set(last)
+    ours = [one for one in records if one["logger"].startswith("gve_ray.training")]
+    assert all((one["job"], one["run"]) == ("train", run) for one in ours)
+    assert "rank" not in next(one for one in ours if one["logger"] == "gve_ray.training.run")
+    steps = [line for line in pages.splitlines() if line.startswith("ray_gve_training_step{") and run in line]
+    assert [float(line.split()[-1]) for line in steps] == [8.0]  # of rank 0 alone
 
 
 @pytest.mark.slow

@@ -62,6 +62,39 @@ def test_what_waits_goes_together_up_to_the_budget() -> None:
     asyncio.run(scenario())
 
 
+class Watch:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.waited: list[int] = []
+        self.calls: list[int] = []
+
+    def waiting(self, count: int) -> None:
+        self.waited.append(count)
+
+    def batch(self, tokens: int, seconds: float) -> None:
+        assert 0 <= seconds < 30
+        self.calls.append(tokens)
+
+
+@pytest.mark.parametrize("bad", ["", "bad"])
+def test_who_watches_sees_the_queue_and_each_call(bad: str) -> None:
+    async def scenario() -> None:
+        engine, watch = Engine(), Watch()
+        batcher = TokenBatcher(engine, max_tokens=1000, watch=watch)
+        tasks = await begun(batcher, words("a"), words("bb", "cc"), words(bad or "dd"))
+        engine.go.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        one = estimated_tokens(Item(text="bb"))
+        # The first goes at once; the others wait until it is done, then go together, and alone if that fails.
+        assert watch.waited == [1, 0, 1, 2, 0, 0]
+        last = estimated_tokens(Item(text=bad or "dd"))
+        together = 2 * one + last
+        assert watch.calls == [estimated_tokens(Item(text="a")), together, *([2 * one, last] if bad else [])]
+
+    asyncio.run(scenario())
+
+
 def test_a_large_request_is_divided_and_lets_others_in() -> None:
     async def scenario() -> None:
         engine = Engine()

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from gve_ray.schema import Item
 from tests.serving.conftest import VIDEOS, Service
 
 pytestmark = pytest.mark.timeout(600)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -242,14 +244,20 @@ def test_operation(http: httpx.Client) -> None:
 
 
 def test_metrics_of_all_nodes(http: httpx.Client) -> None:
-    """The agents publish every few seconds."""
+    """The agents publish every few seconds; all that the dashboard asks for of a service is there in time."""
     import time
 
+    assert http.post("/v1/search", json={"content": "a red ball"}).status_code == 200
+    dashboard = (ROOT / "cluster" / "grafana" / "gve_ray.json").read_text()
+    wanted = set(re.findall(r"\bray_(?:serve|gve_request|gve_model)\w+", dashboard))
     deadline = time.monotonic() + 60
-    text = ""
-    while "ray_gve_requests" not in text and time.monotonic() < deadline:
+    text, published = "", set[str]()
+    while not wanted <= published and time.monotonic() < deadline:
         text = http.get("/metrics").text
+        published = set(re.findall(r"(?m)^(\w+)", text))
         time.sleep(0.5)
+    assert wanted <= published
+    assert len(wanted) == 7
     assert "# TYPE ray_gve_request_seconds histogram" in text
     assert any(
         line.startswith("ray_gve_requests") and 'route="/v1/' in line and 'status="200"' in line
