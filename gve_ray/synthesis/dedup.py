@@ -135,11 +135,19 @@ def _near_pairs(
                 continue
             for part in np.array_split(members[pairs], len(pairs) // _CHUNK + 1):
                 a, b = (normalised(signatures.read(side)) for side in part.T)
-                # Most are not copies, which their first frames tell at an eighth of the price.
-                begin_alike = distances(a[:, :1], b[:, :1]) <= threshold
-                part, a, b = part[begin_alike], a[begin_alike], b[begin_alike]
-                for x, y in part[distances(a, b) <= threshold]:
+                for x, y in part[_are_near(a, b, threshold)]:
                     yield int(x), int(y)
+
+
+def _are_near(a: np.ndarray, b: np.ndarray, threshold: float) -> np.ndarray:
+    """bool [n]: whether `distances` of n pairs, float32 [n, T, 384] each, are within the threshold.
+
+    Most pairs are no copies, which their first frames tell at an eighth of the price.
+    """
+    near = distances(a[:, :1], b[:, :1]) <= threshold
+    if near.any():
+        near[near] = distances(a[near], b[near]) <= threshold
+    return near
 
 
 def _candidates(
