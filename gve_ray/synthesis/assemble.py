@@ -10,13 +10,13 @@ that the corpus cannot fill stays below its quota, which the counts say.
 """
 
 import hashlib
-import json
 import logging
 import math
 import time
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring as _quoted
 from typing import Any
 
 import numpy as np
@@ -199,9 +199,17 @@ def caption_domain(caption: Mapping[str, Any], *, long: bool) -> str:
 
 
 def pair_id(task: Task, query: Mapping[str, Any], target: Mapping[str, Any]) -> str:
-    """32 hex digits of the hash of task, query and target."""
-    text = json.dumps([task.value, query, target], sort_keys=True, ensure_ascii=False)
+    """32 hex digits of the hash of [task, query, target] as JSON with sorted keys. Both have all keys of an item."""
+    text = f'["{task.value}", {_json(query)}, {_json(target)}]'
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _json(item: Mapping[str, Any]) -> str:
+    """What `json.dumps` gives, which would take half of an assembly's time."""
+    image, text, video = (
+        "null" if item[name] is None else _quoted(item[name]) for name in ("image", "text", "video")
+    )
+    return f'{{"image": {image}, "text": {text}, "video": {video}}}'
 
 
 def _pair(

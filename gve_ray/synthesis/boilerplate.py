@@ -5,7 +5,7 @@ weak words of which several must come together.
 """
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 
 # A phrase that by itself makes a text a site's own.
 _STRONG = (
@@ -191,19 +191,30 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’/][^\W\d_]+)*")
 
 
 @cache
-def _compiled(which: str) -> re.Pattern[str]:
-    return re.compile("|".join(_STRONG if which == "strong" else _CALLS), re.I)
+def _compiled(which: str) -> tuple[re.Pattern[str], ...]:
+    """The lines of a table, each a pattern of lower-case letters.
+
+    Joined into one, or told to ignore case, `re` no longer knows how a match begins: seven times as slow.
+    """
+    return tuple(re.compile(line) for line in (_STRONG if which == "strong" else _CALLS))
 
 
+def _says(which: str, text: str) -> bool:
+    lower = text.lower().replace("i\u0307", "i")  # what lower() makes of the Turkish capital İ
+    return any(pattern.search(lower) for pattern in _compiled(which))
+
+
+@lru_cache(maxsize=64)  # a caption of one sentence is asked about as a part, then as a whole
 def site_text(text: str) -> bool:
     """Whether a text is a site's own: consent, rights, menus, errors, shops. Any of a dozen languages."""
-    if _compiled("strong").search(text):
+    if _says("strong", text):
         return True
     words = _WORD.findall(text.lower())
     weak = sum(word in _WEAK for word in words)
     return weak >= 2 and weak >= 0.5 * len(words)
 
 
+@lru_cache(maxsize=64)
 def call_to_action(text: str) -> bool:
     """Whether a text asks its reader for something: to click, subscribe, buy, share."""
-    return _compiled("calls").search(text) is not None
+    return _says("calls", text)

@@ -9,7 +9,7 @@ in all of them. A language is added by adding a paragraph.
 import math
 import unicodedata
 from collections import Counter
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 
 PARAGRAPHS = {
@@ -150,6 +150,7 @@ _KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _NEIGHBOURS = frozenset(pair for row in _KEYBOARD for a, b in pairwise(row) for pair in (a + b, b + a))
 
 
+@lru_cache(maxsize=65_536)  # a caption's words are asked for four times, and most are those of the one before
 def plain_letters(word: str) -> str:
     """Lower-case a-z of a word: accents dropped, ligatures resolved, everything else removed."""
     text = word.lower().replace("ß", "ss").replace("æ", "ae").replace("ø", "o").replace("œ", "oe")

@@ -6,11 +6,13 @@ who goes and why. Running them again with another threshold costs seconds.
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gve_ray.stage import Reject, StageCounts
 from gve_ray.synthesis.dedup import find_duplicates
@@ -20,6 +22,7 @@ from gve_ray.synthesis.rectify import Rectified, rectify
 log = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 10.0
+_PART = 10_000  # captions judged at a time, some seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,28 +53,51 @@ def rectify_captions(manifest: pa.Table, *, on: bool = True) -> tuple[dict[str, 
     begun = last = time.monotonic()
     captions: dict[str, str] = {}
     rejects = []
-    ids, raw = manifest["video_id"].to_pylist(), manifest["caption"].to_pylist()
-    for done, (video_id, caption) in enumerate(zip(ids, raw, strict=True)):
-        if caption is None:
-            continue
-        verdict = rectify(caption) if on else Rectified(caption, None)
-        if verdict.text is None:
-            reject = Reject(str(verdict.reason), detail=caption[:500])
-            rejects.append(reject.row(video_id, stage="rectify", unit="caption"))
-        else:
-            captions[video_id] = verdict.text
+    given = manifest.select(["video_id", "caption"]).filter(pc.is_valid(manifest["caption"]))
+    done = 0
+    for part, verdicts in _rectified(given.to_batches(_PART), on=on):
+        for video_id, caption, verdict in zip(
+            *(one.to_pylist() for one in part.columns), verdicts, strict=True
+        ):
+            if verdict.text is None:
+                reject = Reject(str(verdict.reason), detail=caption[:500])
+                rejects.append(reject.row(video_id, stage="rectify", unit="caption"))
+            else:
+                captions[video_id] = verdict.text
+        done += len(verdicts)
         if time.monotonic() - last > _PROGRESS_SECONDS:
             last = time.monotonic()
             rate = done / (last - begun)
-            log.info(
-                "rectify: %d/%d rows, %.0f rows/s, %.0f s left",
-                done,
-                len(ids),
-                rate,
-                (len(ids) - done) / rate,
-            )
+            left = (given.num_rows - done) / rate
+            log.info("rectify: %d/%d rows, %.0f rows/s, %.0f s left", done, given.num_rows, rate, left)
     seconds = time.monotonic() - begun
     return captions, Verdict(stage="rectify", kept=list(captions), rejects=rejects, seconds=seconds)
+
+
+def _rectified(
+    parts: Sequence[pa.RecordBatch], *, on: bool
+) -> Iterator[tuple[pa.RecordBatch, Sequence[Rectified]]]:
+    """Each part (video_id, caption) with its verdicts, in order. Several parts are judged by the whole cluster."""
+    import ray
+
+    if not on or len(parts) < 2 or not ray.is_initialized():
+        yield from ((part, _judge(part, on=on)) for part in parts)
+        return
+    judge = ray.remote(_judge)
+    running: deque[tuple[pa.RecordBatch, Any]] = deque()
+    window = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # what is in flight is in memory
+    for part in parts:
+        running.append((part, judge.remote(part)))
+        if len(running) == window:
+            first, verdicts = running.popleft()
+            yield first, ray.get(verdicts)
+    while running:
+        first, verdicts = running.popleft()
+        yield first, ray.get(verdicts)
+
+
+def _judge(part: pa.RecordBatch, *, on: bool = True) -> list[Rectified]:
+    return [rectify(one) if on else Rectified(one, None) for one in part["caption"].to_pylist()]
 
 
 def drop_duplicates(

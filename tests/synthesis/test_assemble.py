@@ -1,6 +1,7 @@
 """Seven tasks out of annotations: quotas, pairs, files that are the same bytes again."""
 
 import hashlib
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -168,6 +169,12 @@ class TestCandidates:
         }
         assert len(ids) == 4
         assert pair_id(Task.T2V, dict(reversed(query.items())), target) in ids
+
+    def test_the_id_is_a_hash_of_json(self):
+        query = {"text": 'für "A"\\\n\x01\u2028', "image": None, "video": None}
+        target = {"text": None, "image": "asset://v/frame/0", "video": None}
+        written = json.dumps(["T2I", query, target], sort_keys=True, ensure_ascii=False)
+        assert pair_id(Task.T2I, query, target) == hashlib.sha256(written.encode()).hexdigest()[:32]
 
 
 class TestAssemble:

@@ -15,6 +15,7 @@ from gve_ray.config import MediaConfig, QualityConfig, StageResources, Synthesis
 from gve_ray.demo.render import encode_mp4
 from gve_ray.stage import StageCounts
 from gve_ray.store import AssetReader, StoreError
+from gve_ray.synthesis import quality
 from gve_ray.synthesis.assets import build_assets, open_assets
 from gve_ray.synthesis.ingest import ingest_fingerprint
 
@@ -157,3 +158,22 @@ def test_from_a_manifest_to_assets_and_rejects_and_again(
     moved = manifest.set_column(1, "uri", pa.array([f"/elsewhere/{i}.mp4" for i in range(6)]))
     with pytest.raises(StoreError, match="the manifest now says /elsewhere/"):
         build(tmp_path / "three", moved, work=work)
+
+
+def test_many_captions_are_judged_by_the_cluster_in_their_order(
+    cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [
+        "a dog runs on a beach",
+        None,
+        "IMG_2034.MOV",
+        "two cats sleep",
+        "http://x.com/a",
+        "rain falls on a road",
+    ]
+    table = pa.table({"video_id": list("abcdef"), "caption": texts})
+    monkeypatch.setattr(quality, "_PART", 1)
+    captions, verdict = quality.rectify_captions(table)
+    assert list(captions.items()) == [("a", texts[0]), ("d", texts[3]), ("f", texts[5])]
+    assert [(row["video_id"], row["reason"]) for row in verdict.rejects] == [("c", "file_name"), ("e", "url")]
+    assert verdict.counts.n_in == 5
