@@ -24,6 +24,7 @@ from gve_ray.stage import (
     run_stage,
 )
 from gve_ray.stage.ledger import Ledger
+from gve_ray.stage.metrics import StageMetrics
 from gve_ray.stage.sink import Sink
 from gve_ray.stage.worker import _IsolationLock, check_result, to_table
 from gve_ray.store import Store
@@ -380,6 +381,29 @@ def test_a_failing_commit_fails_the_stage(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="commit failed"), sink:  # noqa: PT012
         sink.add(bad)
         sink._thread.join(10)
+
+
+def test_a_worker_that_makes_up_reasons_does_not_fill_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: Counter[str] = Counter()
+
+    class Series:
+        def __init__(self, *args: Any, **options: Any) -> None: ...
+
+        def set_default_tags(self, tags: dict[str, str]) -> "Series":
+            return self
+
+        def inc(self, count: int = 1, tags: dict[str, str] | None = None) -> None:
+            counted[(tags or {}).get("reason", "errors")] += count
+
+    for name in ("Counter", "Gauge", "Histogram"):
+        monkeypatch.setattr(f"ray.util.metrics.{name}", Series)
+    metrics = StageMetrics("s")
+    metrics.rejected(["static", "static", "short"], errors=1)
+    metrics.rejected([f"row {i}" for i in range(100)], errors=0)
+    metrics.rejected(["static", "row 99"], errors=0)
+    assert (counted["static"], counted["short"], counted["errors"]) == (3, 1, 1)
+    assert counted["other"] == 71  # of 102 reasons 32 have a name
+    assert len(counted) == 32 + 2
 
 
 def test_counts_that_do_not_add_up_are_an_error() -> None:
