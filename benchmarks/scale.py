@@ -1,6 +1,6 @@
 """Synthesis at full size on one machine: 1,550,000 manifest rows through the real graph, answers from a recording.
 
-    python benchmarks/scale.py [--rows 1550000] [--part all|synthesis|resume|commits|schedule] [--folder DIR]
+    python benchmarks/scale.py [--rows 1550000] [--part all] [--folder DIR] [--plot PNG]
 
 Everything is the job's own code (`gve_ray.synthesis.synthesize`, Ray, Lance) but the three classes that decode,
 score and caption; those answer from a small real run (scale_replay.py), with frames of one pixel, for full ones
@@ -8,7 +8,8 @@ are 660 kB a video. So the figures are those of the control plane: manifest, sta
 report. Batches are larger than a real run's, whose rows take seconds each; what its many small fragments cost
 is a part of its own. Parts: synthesis (with the pairs: Table 7's quotas, scaled by rows), resume (of the run
 that synthesis left in --folder), commits (a store of as many fragments as the recipes' batches of 16 give),
-schedule (12.55 M training instances on two ranks). Prints one JSON object.
+batches (what the engine takes for one, whatever is in it), schedule (12.55 M training instances on two ranks).
+Prints one JSON object.
 """
 
 import argparse
@@ -30,6 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scale_replay import (
     RECORDING,
+    Nothing,
     ReplayedAnnotator,
     ReplayedConsistency,
     ReplayedIngest,
@@ -43,6 +45,7 @@ from gve_ray.config import TABLE_7, MediaConfig, SynthesisConfig, load_config
 from gve_ray.schema import Task
 from gve_ray.stage import REJECT_SCHEMA, StageResources, run_stage
 from gve_ray.store import Store, dataset
+from gve_ray.synthesis.consistency import CONSISTENCY_SCHEMA
 from gve_ray.synthesis.ingest import INGEST_SCHEMA
 from gve_ray.synthesis.pipeline import Workers, synthesize
 from gve_ray.synthesis.report import decoded_store
@@ -50,10 +53,11 @@ from gve_ray.training.config import BATCH_SIZES
 from gve_ray.training.curriculum import Curriculum
 from gve_ray.training.schedule import Schedule
 
+PARTS = ("synthesis", "resume", "commits", "batches", "schedule")
 FULL = 1_550_000
 REAL_BYTES, TINY_BYTES = 660_000, 8_000  # of a decoded video, in a real run and here
 WORKERS = Workers(ingest=ReplayedIngest, consistency=ReplayedConsistency, annotator=ReplayedAnnotator)
-REAL_BATCH, FRAGMENTS_A_COMMIT = 16, 500
+REAL_BATCH, FRAGMENTS_A_COMMIT, MOST_BATCHES = 16, 500, 10_000
 RANKS = 32
 # Instances by kind (METHOD 5), in as many equal data sets; UVRD's are those of Table 7.
 OTHERS = {"text": (380_000, 2, 64), "image": (1_820_000, 6, 32), "video": (8_800_000, 12, 64)}
@@ -163,6 +167,32 @@ def measure_resume(config: SynthesisConfig, rows: int, batch: int) -> dict[str, 
         "first_new_row_s": round(min(new) - clock, 2),
         "end_s": round(seconds, 2),
         **took,
+    }
+
+
+def measure_batches(folder: Path, rows: int) -> dict[str, Any]:
+    """The engine's own cost of a batch, whatever is in it: batches a second, and bytes the driver keeps of each.
+
+    A recipe's batch of 16 is a 97,000th of 1.55 M rows; here batches of one row, at most 10,000 of them.
+    """
+    n = min(rows, MOST_BATCHES)
+    out = Store(str(folder / f"batches-{n}.lance"), CONSISTENCY_SCHEMA)
+    rejects = Store(str(folder / f"batches-{n}-rejects.lance"), REJECT_SCHEMA)
+    with Watch() as watch:
+        counts = run_stage(
+            "batches",
+            pending=pa.table({"video_id": [video_id_at(i) for i in range(n)]}),
+            worker=Nothing,
+            worker_args={},
+            out=out,
+            rejects=rejects,
+            resources=StageResources(actors=2, num_cpus=0.5, batch_size=1),
+        )
+    return {
+        "batches": n,
+        "batches_per_s": round(n / counts.seconds, 1),
+        "rows_per_s_in_batches_of_16": round(n * REAL_BATCH / counts.seconds, 1),
+        "memory": watch.memory()["by_phase"]["batches"],
     }
 
 
@@ -328,9 +358,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=FULL)
-    parser.add_argument(
-        "--part", choices=["all", "synthesis", "resume", "commits", "schedule"], default="all"
-    )
+    parser.add_argument("--part", choices=["all", *PARTS], default="all")
     parser.add_argument("--folder", type=Path, help="kept, and gone on with; else a temporary one")
     parser.add_argument("--batch", type=int, default=256, help="videos a batch of the integrity stage")
     parser.add_argument("--plot", type=Path, help="PNG of the memory by rows")
@@ -361,9 +389,11 @@ def main() -> None:
             found["projection"] = project(found["synthesis"], args.rows)
         if args.part in ("all", "resume"):
             found["resume"] = measure_resume(config, args.rows, args.batch)
-        ray.shutdown()
         if args.part in ("all", "commits"):
             found["commits"] = measure_commits(folder, args.rows)
+        if args.part in ("all", "batches"):
+            found["batches"] = measure_batches(folder, args.rows)
+        ray.shutdown()
         if args.part in ("all", "schedule"):
             found["schedule"] = measure_schedule()
     print(json.dumps(found, indent=1))

@@ -33,6 +33,7 @@ def test_all_parts_of_a_small_run(tmp_path: Path) -> None:
     assert found["synthesis"]["pairs"]["quotas_met"]
     assert found["resume"]["committed"] == 1000
     assert found["commits"]["fragments"] == 1000 // 16
+    assert found["batches"]["batches_per_s"] > 0
     assert found["schedule"]["ranks_agree"]
     assert found["projection"]["8"]["synthesis_hours"] > 0
     assert plot.read_bytes()[:4] == b"\x89PNG"
