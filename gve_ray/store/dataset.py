@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _COMMITS_BETWEEN_CLEANING = 100
 _KEYS_AT_ONCE = 1000  # in one SQL filter
+_CACHE_BYTES = 32 * 2**20  # of what fragments say of themselves; Lance's own limit is 1 GB, in each process
 _COMPACT_BELOW_BYTES = 4 * 2**20
 
 
@@ -125,7 +126,12 @@ class Store:
         import lance
 
         try:
-            return lance.dataset(self.uri, storage_options=self._options())
+            return lance.dataset(
+                self.uri,
+                storage_options=self._options(),
+                metadata_cache_size_bytes=_CACHE_BYTES,
+                index_cache_size_bytes=_CACHE_BYTES,
+            )
         except ValueError as error:
             if "was not found" in str(error):
                 return None

@@ -92,7 +92,7 @@ def build_assets(
         videos = _videos_of(manifest, ingest)
         copies = drop_duplicates(
             videos,
-            ingest.batches(["video_id", "signature"]),
+            ingest.batches(["video_id", "signature"], rows=1024),  # 3 MB; some dozen are read ahead
             threshold=quality.near_duplicate_threshold,
         )
         static = drop_static(_select(videos, copies.kept), threshold=quality.motion_threshold)

@@ -1,0 +1,403 @@
+"""Synthesis at full size on one machine: 1,550,000 manifest rows through the real graph, answers from a recording.
+
+    python benchmarks/scale.py [--rows 1550000] [--part all] [--folder DIR] [--plot PNG]
+
+Everything is the job's own code (`gve_ray.synthesis.synthesize`, Ray, Lance) but the three classes that decode,
+score and caption; those answer from a small real run (scale_replay.py), with frames of one pixel, for full ones
+are 660 kB a video. So the figures are those of the control plane: manifest, stages, commits, filters, pairs,
+report. Batches are larger than a real run's, whose rows take seconds each; what its many small fragments cost
+is a part of its own. Parts: synthesis (with the pairs: Table 7's quotas, scaled by rows), resume (of the run
+that synthesis left in --folder), commits (a store of as many fragments as the recipes' batches of 16 give),
+batches (what the engine takes for one, whatever is in it), schedule (12.55 M training instances on two ranks).
+Prints one JSON object.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import math
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scale_replay import (
+    RECORDING,
+    Nothing,
+    ReplayedAnnotator,
+    ReplayedConsistency,
+    ReplayedIngest,
+    record,
+    video_id_at,
+    write_manifest,
+)
+from scale_watch import Watch
+
+from gve_ray.config import TABLE_7, MediaConfig, SynthesisConfig, load_config
+from gve_ray.schema import Task
+from gve_ray.stage import REJECT_SCHEMA, StageResources, run_stage
+from gve_ray.store import Store, dataset
+from gve_ray.synthesis.consistency import CONSISTENCY_SCHEMA
+from gve_ray.synthesis.ingest import INGEST_SCHEMA
+from gve_ray.synthesis.pipeline import Workers, synthesize
+from gve_ray.synthesis.report import decoded_store
+from gve_ray.training.config import BATCH_SIZES
+from gve_ray.training.curriculum import Curriculum
+from gve_ray.training.schedule import Schedule
+
+PARTS = ("synthesis", "resume", "commits", "batches", "schedule")
+FULL = 1_550_000
+REAL_BYTES, TINY_BYTES = 660_000, 8_000  # of a decoded video, in a real run and here
+WORKERS = Workers(ingest=ReplayedIngest, consistency=ReplayedConsistency, annotator=ReplayedAnnotator)
+REAL_BATCH, FRAGMENTS_A_COMMIT, MOST_BATCHES = 16, 500, 10_000
+RANKS = 32
+# Instances by kind (METHOD 5), in as many equal data sets; UVRD's are those of Table 7.
+OTHERS = {"text": (380_000, 2, 64), "image": (1_820_000, 6, 32), "video": (8_800_000, 12, 64)}
+
+# Of a video, from cluster/README.md: decoding was measured, the others are bounds from FLOPs.
+DECODE_CPU_S, CONSISTENCY_GPU_S, CAPTIONS_GPU_S, TRAINING_GPU_S = 2.05, 1 / 55, 0.209, 0.300
+CORES_A_GPU = 16
+STAGES = ("integrity", "consistency", "captions")  # what workers do; the rest is the driver alone
+
+
+def config_of(folder: Path, rows: int, batch: int) -> SynthesisConfig:
+    """The demo's recipe with the paper's shares, in batches of one size, which is the cost of all bookkeeping."""
+    options = {
+        "input": str(folder / f"manifest-{rows}.parquet"),
+        "output": str(folder / f"run-{rows}"),
+        "quality.consistency.threshold": "null",
+        "quality.consistency.percentile": "20",
+        "assemble.scale": str(rows / FULL),
+        "assemble.captions_per_video": "1",
+        "resources.media": json.dumps({"actors": 2, "num_cpus": 0.5, "batch_size": batch}),
+        "resources.consistency": json.dumps({"actors": 2, "num_cpus": 0.5, "batch_size": 2 * batch}),
+        "resources.captioner": json.dumps({"actors": 2, "num_cpus": 0.5, "batch_size": batch}),
+        "commit_seconds": "10",
+    }
+    return load_config(
+        SynthesisConfig, ["--config", "demo.yaml", *(f"--{k}={v}" for k, v in options.items())]
+    )
+
+
+def measure_synthesis(config: SynthesisConfig, rows: int, plot: Path | None) -> dict[str, Any]:
+    """The whole job, from the manifest to the report; then the same call again, which finds it finished."""
+    begun = time.monotonic()
+    with Watch() as watch:
+        result = synthesize(config, workers=WORKERS)
+    seconds = time.monotonic() - begun
+    if plot:
+        watch.plot(plot, f"{rows:,} videos through synthesis, answers from a recording: memory")
+    begun = time.monotonic()
+    assert synthesize(config, workers=WORKERS).was_finished
+    again = time.monotonic() - begun
+    stages = {
+        one["name"]: {
+            **{name: one[name] for name in ("in", "out", "rejected", "seconds")},
+            "rows_per_s": round(one["in"] / one["seconds"], 1) if one["seconds"] else None,
+        }
+        for one in result.stages
+    }
+    return {
+        "seconds": round(seconds, 1),
+        "videos_per_s": round(rows / seconds, 1),
+        "stages": stages,
+        "finished_again_s": round(again, 2),
+        "memory": watch.memory(),
+        "commits": watch.commits(),
+        "pairs": pairs_of(config, result.pairs),
+    }
+
+
+def pairs_of(config: SynthesisConfig, told: Mapping[str, int]) -> dict[str, Any]:
+    """Pairs by task as counted in the files, beside the quota; bytes of all of them."""
+    found, size = {}, 0
+    for task in Task:
+        parts = sorted(Path(config.output, "uvrd", f"task={task.value}").glob("part-*.parquet"))
+        size += sum(part.stat().st_size for part in parts)
+        there = sum(pq.read_metadata(part).num_rows for part in parts)
+        assert there == told[task.value], (task, there, told)
+        quota = math.ceil(TABLE_7[task.value] * (config.assemble.scale or 1) - 1e-9)
+        found[task.value] = {"quota": quota, "pairs": there}
+    return {
+        "by_task": found,
+        "quotas_met": all(one["pairs"] == one["quota"] for one in found.values()),
+        "pairs": sum(told.values()),
+        "bytes": size,
+    }
+
+
+def measure_resume(config: SynthesisConfig, rows: int, batch: int) -> dict[str, Any]:
+    """Seconds from the start of a stage that is all but done (1 % more rows) to its first new row, and to its end.
+
+    The parts of the wait are measured once more, one by one.
+    """
+    ingest = decoded_store(config)
+    broken = Store(ingest.uri.removesuffix(".lance") + "-rejects.lance", REJECT_SCHEMA)
+    took = {}
+    for name, part in {"clean": ingest.clean, "keys": lambda: ingest.table([ingest.key])}.items():
+        begun = time.monotonic()
+        part()
+        took[f"{name}_s"] = round(time.monotonic() - begun, 2)
+    more = max(batch, rows // 100)
+    ids = [video_id_at(i) for i in range(rows + more)]
+    before = {entry.name for entry in os.scandir(Path(ingest.uri, "data"))}
+    begun, clock = time.monotonic(), time.time()
+    counts = run_stage(
+        "integrity",
+        pending=pa.table({"video_id": ids, "uri": [f"s3://crawl/{one}.mp4" for one in ids]}),
+        worker=ReplayedIngest,
+        worker_args={"media": config.media, "seed": config.seed},
+        out=ingest,
+        rejects=broken,
+        resources=StageResources(actors=2, num_cpus=0.5, batch_size=batch),
+    )
+    seconds = time.monotonic() - begun
+    new = [e.stat().st_mtime for e in os.scandir(Path(ingest.uri, "data")) if e.name not in before]
+    return {
+        "committed": counts.n_in - more,
+        "more": more,
+        "first_new_row_s": round(min(new) - clock, 2),
+        "end_s": round(seconds, 2),
+        **took,
+    }
+
+
+def measure_batches(folder: Path, rows: int) -> dict[str, Any]:
+    """The engine's own cost of a batch, whatever is in it: batches a second, and bytes the driver keeps of each.
+
+    A recipe's batch of 16 is a 97,000th of 1.55 M rows; here batches of one row, at most 10,000 of them.
+    """
+    n = min(rows, MOST_BATCHES)
+    out = Store(str(folder / f"batches-{n}.lance"), CONSISTENCY_SCHEMA)
+    rejects = Store(str(folder / f"batches-{n}-rejects.lance"), REJECT_SCHEMA)
+    with Watch() as watch:
+        counts = run_stage(
+            "batches",
+            pending=pa.table({"video_id": [video_id_at(i) for i in range(n)]}),
+            worker=Nothing,
+            worker_args={},
+            out=out,
+            rejects=rejects,
+            resources=StageResources(actors=2, num_cpus=0.5, batch_size=1),
+        )
+    return {
+        "batches": n,
+        "batches_per_s": round(n / counts.seconds, 1),
+        "rows_per_s_in_batches_of_16": round(n * REAL_BATCH / counts.seconds, 1),
+        "memory": watch.memory()["by_phase"]["batches"],
+    }
+
+
+def measure_commits(folder: Path, rows: int) -> dict[str, Any]:
+    """A store that grows by fragments of 16 decoded videos: what one more commit takes, and what a start takes.
+
+    At the end: `clean` and the keys, with which a resumed run begins; the first read by key of a worker, which
+    looks up all keys, and the next ones.
+    """
+    store = Store(str(folder / f"commits-{rows}.lance"), INGEST_SCHEMA).create()
+    ids = [video_id_at(i) for i in range(rows)]
+    worker = ReplayedIngest(MediaConfig(), 0)
+    found = worker([{"video_id": one, "uri": "s3://crawl/video.mp4"} for one in ids[:64]])
+    rest = pa.Table.from_pylist(
+        [one for one in found if isinstance(one, dict)][:REAL_BATCH], schema=INGEST_SCHEMA
+    )
+    waiting, sizes, seconds = [], [], []
+    for start in range(0, rows - rows % REAL_BATCH, REAL_BATCH):
+        some = pa.array(ids[start : start + REAL_BATCH])
+        waiting.append(store.write(rest.set_column(0, INGEST_SCHEMA.field(0), some)))
+        if len(waiting) == FRAGMENTS_A_COMMIT or start + 2 * REAL_BATCH > rows:
+            begun = time.monotonic()
+            store.commit(waiting)
+            seconds.append(time.monotonic() - begun)
+            sizes.append((sizes[-1] if sizes else 0) + len(waiting))
+            waiting = []
+    took = {}
+    chosen = ids[:: max(1, rows // REAL_BATCH)][:REAL_BATCH]
+    parts = {
+        "clean": store.clean,
+        "keys": lambda: store.table([store.key]),
+        "first_take": lambda: store.take(chosen),
+        "next_take": lambda: store.take(chosen),
+    }
+    for name, part in parts.items():
+        begun = time.monotonic()
+        part()
+        took[f"{name}_s"] = round(time.monotonic() - begun, 3)
+    manifests = Path(store.uri, "_versions").glob("*.manifest")
+    return {
+        "fragments": sizes[-1],
+        "fragments_a_commit": FRAGMENTS_A_COMMIT,
+        "commit_s": {
+            f"{sizes[i]} fragments": round(seconds[i], 3)
+            for i in sorted({round(share * (len(sizes) - 1)) for share in (0, 0.1, 0.25, 0.5, 1)})
+        },
+        "manifest_bytes": max(path.stat().st_size for path in manifests),
+        **took,
+    }
+
+
+def sizes_of() -> tuple[dict[str, int], dict[str, int]]:
+    """Pairs and batch sizes by task of the paper's 12.55 M instances."""
+    sizes = {f"uvrd-{task}": count for task, count in TABLE_7.items()}
+    batches = {f"uvrd-{task.value}": size for task, size in BATCH_SIZES.items()}
+    for kind, (instances, sets, batch) in OTHERS.items():
+        for i in range(sets):
+            sizes[f"{kind}-{i:02d}"] = instances // sets
+            batches[f"{kind}-{i:02d}"] = batch
+    return sizes, batches
+
+
+def _one_rank(rank: int) -> dict[str, Any]:
+    """Three epochs as one rank sees them: seconds, memory, and a digest of all steps and of the rank's own rows."""
+    sizes, batches = sizes_of()
+    curriculum = Curriculum()
+    rng = [hashlib.sha256(task.encode()).digest()[0] / 255 for task in sizes]
+    scores = {task: 0.3 + 0.5 * one for task, one in zip(sizes, rng, strict=True)}  # R_k: 0.3 to 0.8
+    process = psutil.Process()
+    before, peak, steps, pairs = process.memory_info().rss, 0, 0, 0
+    everyone, mine = hashlib.sha256(), hashlib.sha256()
+    begun = time.monotonic()
+    for epoch in range(1, curriculum.epochs + 1):
+        schedule = _schedule(curriculum, epoch, sizes, batches, scores)
+        for step in schedule.steps():
+            everyone.update(step.task.encode() + step.rows.tobytes())
+            mine.update(step.slice(rank).tobytes())
+            steps, pairs = steps + 1, pairs + len(step.rows)
+            if steps % 100 == 0:
+                peak = max(peak, process.memory_info().rss)
+    seconds = time.monotonic() - begun
+    begun = time.monotonic()
+    next(_schedule(curriculum, curriculum.epochs, sizes, batches, scores).steps(start=len(schedule) - 1))
+    return {
+        "all": everyone.hexdigest(),
+        "mine": mine.hexdigest(),
+        "steps": steps,
+        "pairs": pairs,
+        "seconds": seconds,
+        "to_last_step": time.monotonic() - begun,
+        "mb": (peak - before) / 1e6,
+    }
+
+
+def _schedule(
+    curriculum: Curriculum,
+    epoch: int,
+    sizes: Mapping[str, int],
+    batches: Mapping[str, int],
+    scores: Mapping[str, float],
+) -> Schedule:
+    shares = curriculum.probabilities(epoch, sizes, scores=scores)
+    return Schedule(
+        seed=42, epoch=epoch, probabilities=shares, sizes=sizes, batch_sizes=batches, world_size=RANKS
+    )
+
+
+def measure_schedule() -> dict[str, Any]:
+    """The first and the last of 32 ranks, each in a process of its own: they must draw the same steps."""
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        first, last = pool.map(_one_rank, (0, RANKS - 1))
+    sizes, _ = sizes_of()
+    return {
+        "instances": sum(sizes.values()),
+        "tasks": len(sizes),
+        "ranks": RANKS,
+        "epochs": Curriculum().epochs,
+        "steps": first["steps"],
+        "pairs_drawn": first["pairs"],
+        "seconds_for_all_epochs": round(max(first["seconds"], last["seconds"]), 2),
+        "seconds_to_resume_at_the_last_step": round(max(first["to_last_step"], last["to_last_step"]), 2),
+        "memory_mb": round(max(first["mb"], last["mb"]), 1),
+        "ranks_agree": first["all"] == last["all"] and first["mine"] != last["mine"],
+    }
+
+
+def project(synthesis: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    """Hours for 1.55 M videos on N GPUs and 16 cores each: work / machines, or the bookkeeping if that is slower.
+
+    Bookkeeping is measured here, where two cores are driver and workers in one: a stage's seconds, and those in
+    which the driver works alone (manifest, filters, copying the assets, pairs, report); both scaled by rows.
+    """
+    stages, scale = synthesis["stages"], FULL / rows
+    kept = (
+        stages["integrity"]["in"] / rows,
+        stages["consistency"]["in"] / rows,
+        stages["captions"]["in"] / rows,
+    )
+    work = dict(zip(STAGES, (DECODE_CPU_S, CONSISTENCY_GPU_S, CAPTIONS_GPU_S), strict=True))
+    books = {name: stages[name]["seconds"] * scale for name in STAGES}
+    alone = (synthesis["seconds"] - sum(stages[name]["seconds"] for name in STAGES)) * scale
+    found: dict[str, Any] = {}
+    for gpus in (8, 32, 64, 512):
+        machines = {"integrity": gpus * CORES_A_GPU, "consistency": gpus, "captions": gpus}
+        needs = {
+            name: FULL * share * work[name] / machines[name] for name, share in zip(STAGES, kept, strict=True)
+        }
+        hours = {name: max(needs[name], books[name]) / 3600 for name in STAGES} | {
+            "driver alone": alone / 3600
+        }
+        found[str(gpus)] = {
+            "cores": gpus * CORES_A_GPU,
+            "hours": {name: round(value, 2) for name, value in hours.items()},
+            "synthesis_hours": round(sum(hours.values()), 2),
+            "bound_by_bookkeeping": [name for name in STAGES if books[name] > needs[name]],
+            "training_hours": round(FULL * TRAINING_GPU_S / gpus / 3600, 2),
+        }
+    return found
+
+
+def main() -> None:
+    import ray
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=FULL)
+    parser.add_argument("--part", choices=["all", *PARTS], default="all")
+    parser.add_argument("--folder", type=Path, help="kept, and gone on with; else a temporary one")
+    parser.add_argument("--batch", type=int, default=256, help="videos a batch of the integrity stage")
+    parser.add_argument("--plot", type=Path, help="PNG of the memory by rows")
+    args = parser.parse_args()
+    logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("gve_ray").setLevel(logging.INFO)
+    # Copying small fragments together is right for small rows; real ones are not small.
+    dataset._COMPACT_BELOW_BYTES = dataset._COMPACT_BELOW_BYTES * TINY_BYTES // REAL_BYTES
+    found: dict[str, Any] = {"rows": args.rows, "batch": args.batch, "cores": os.cpu_count()}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (args.folder or Path(temporary)).resolve()
+        if args.part != "schedule":
+            folder.mkdir(parents=True, exist_ok=True)
+            os.environ[RECORDING] = str(folder / "recorded" / "recording.json")
+            ray.init(
+                num_cpus=2,
+                include_dashboard=False,
+                object_store_memory=2 * 2**30,
+                log_to_driver=False,
+                runtime_env={"env_vars": {RECORDING: os.environ[RECORDING]}},
+            )
+            recording = record(folder / "recorded")
+            config = config_of(folder, args.rows, args.batch)
+            if not Path(config.input).exists():
+                write_manifest(Path(config.input), args.rows, recording)
+        if args.part in ("all", "synthesis"):
+            found["synthesis"] = measure_synthesis(config, args.rows, args.plot)
+            found["projection"] = project(found["synthesis"], args.rows)
+        if args.part in ("all", "resume"):
+            found["resume"] = measure_resume(config, args.rows, args.batch)
+        if args.part in ("all", "commits"):
+            found["commits"] = measure_commits(folder, args.rows)
+        if args.part in ("all", "batches"):
+            found["batches"] = measure_batches(folder, args.rows)
+        ray.shutdown()
+        if args.part in ("all", "schedule"):
+            found["schedule"] = measure_schedule()
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

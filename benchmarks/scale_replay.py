@@ -1,0 +1,247 @@
+"""A small real run of synthesis, recorded, and workers that answer for any number of videos from it.
+
+`record` renders a few videos and runs the whole job on them with the real decoder, embedder and captioner.
+The workers take and give what the real ones do: video number i gets the outcome (a row, or a reject) of one of
+the recorded videos, drawn by a hash of its id, under its own id. So that 1.55 M videos are not 60 over and
+over, each has a signature, length, cosine and caption of its own; two of a hundred are copies of the video
+before them, half of those exact. Frames are one pixel: what no disk here could hold is not what is measured.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from gve_ray.config import ConsistencyConfig, MediaConfig, SynthesisConfig, load_config
+from gve_ray.inputs.manifest import read_manifest
+from gve_ray.media.signature import CHROMA, FRAME_BYTES, LUMA
+from gve_ray.schema import ANNOTATION_SCHEMA
+from gve_ray.stage import REJECT_SCHEMA, Reject
+from gve_ray.store import AssetReader, Store
+from gve_ray.synthesis.consistency import CONSISTENCY_SCHEMA, caption_hash
+from gve_ray.synthesis.ingest import INGEST_SCHEMA
+
+RECORDING = "GVE_SCALE_RECORDING"  # the file's path, in the environment of Ray's workers
+_MANIFEST_ROWS = 100_000  # written at a time
+_ID = "@@video@@"  # where a recorded text has its video's id
+# What the real workers read of a video.
+SCORED_COLUMNS = ["video_id", "frames", "timestamps", "indices", "fps", "duration", "total_frames"]
+ASKED_COLUMNS = [
+    *SCORED_COLUMNS, "caption", "content_hash", "reference_frames", "reference_timestamps", "clips",
+]  # fmt: skip
+
+Row = dict[str, Any]
+
+
+def record(folder: Path, *, videos: int = 60, seed: int = 7) -> Path:
+    """Run synthesis for real on `videos` rendered files, unless it was done; returns the recording, one JSON file.
+
+    Ray must be connected, or connects by itself.
+    """
+    from gve_ray.demo.corpus import write_corpus
+    from gve_ray.synthesis.pipeline import synthesize
+
+    path = folder / "recording.json"
+    if path.exists():
+        return path
+    source = write_corpus(folder / "raw", n=videos, seed=seed, workers=len(os.sched_getaffinity(0)))
+    config = load_config(
+        SynthesisConfig,
+        ["--config", "demo.yaml", "--input", str(source), "--output", str(folder / "run")],
+    )
+    synthesize(config)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(_recorded(Path(config.output), read_manifest(str(source)))))
+    part.replace(path)
+    return path
+
+
+def _recorded(run: Path, manifest: pa.Table) -> Row:
+    """What each stage gave for each video, in JSON; annotations as texts with `_ID` for the video's id."""
+    (ingest,) = (p for p in (run / "work").glob("ingest-*.lance") if not p.stem.endswith("-rejects"))
+    (scores,) = (p for p in (run / "work").glob("consistency-*.lance") if not p.stem.endswith("-rejects"))
+    broken = Store(str(ingest.with_name(f"{ingest.stem}-rejects.lance")), REJECT_SCHEMA).table().to_pylist()
+    refused = Store(str(run / "rejects.lance"), REJECT_SCHEMA).table(filter="stage = 'captions'").to_pylist()
+    annotated = Store(str(run / "annotations.lance"), ANNOTATION_SCHEMA).table().to_pylist()
+    decoded = [_without_pixels(row) for row in Store(str(ingest), INGEST_SCHEMA).table().to_pylist()]
+    return {
+        "captions": manifest["caption"].drop_null().to_pylist(),
+        "decoded": [*decoded, *(_as_reject(row) for row in broken)],
+        "scores": Store(str(scores), CONSISTENCY_SCHEMA).table()["consistency"].to_pylist(),
+        "annotated": [
+            *(json.dumps(row).replace(row["video_id"], _ID) for row in annotated),
+            *(json.dumps(_as_reject(row)) for row in refused),
+        ],
+    }
+
+
+def _as_reject(row: Row) -> Row:
+    return {name: row[name] for name in ("reason", "detail", "attempts")}
+
+
+def _without_pixels(row: Row) -> Row:
+    clips = [clip | {"frames": len(clip["frames"])} for clip in row["clips"]]
+    counts = {name: len(row[name]) for name in ("frames", "reference_frames")}
+    return row | counts | {"clips": clips, "signature": base64.b64encode(row["signature"]).decode()}
+
+
+def video_id_at(number: int) -> str:
+    """The id of one video of the manifest: its number behind a hash, so that no order is given away."""
+    return hashlib.blake2b(number.to_bytes(8), digest_size=4).hexdigest() + f"{number:08x}"
+
+
+def number_of(video_id: str) -> int:
+    return int(video_id[8:], 16)
+
+
+def write_manifest(path: Path, rows: int, recording: Path) -> None:
+    """A manifest of `rows` videos that nobody has, with recorded captions, each with a word of its own."""
+    captions = json.loads(recording.read_text())["captions"]
+    schema = pa.schema([("video_id", pa.string()), ("uri", pa.string()), ("caption", pa.string())])
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, rows, _MANIFEST_ROWS):
+            ids = [video_id_at(i) for i in range(start, min(start + _MANIFEST_ROWS, rows))]
+            uris = [f"s3://crawl/videos/{one[:2]}/{one}.mp4" for one in ids]
+            texts = [_caption(captions, one) for one in ids]
+            writer.write_table(pa.table([ids, uris, texts], schema=schema))
+
+
+def _caption(captions: Sequence[str], video_id: str) -> str | None:
+    draw = _draw(video_id, "caption")
+    if draw % 20 == 0:
+        return None
+    return f"{captions[draw % len(captions)]} {_word(draw)}"
+
+
+def _word(draw: int) -> str:
+    """Three syllables: 125,000 words."""
+    return "".join("bdfgklmnpr"[draw // 50**i % 10] + "aeiou"[draw // 50**i // 10 % 5] for i in range(3))
+
+
+def _draw(video_id: str, purpose: str) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{purpose}/{video_id}".encode(), digest_size=8).digest())
+
+
+def _recording() -> Row:
+    found: Row = json.loads(Path(os.environ[RECORDING]).read_text())
+    return found
+
+
+def _reject(outcome: Mapping[str, Any]) -> Reject:
+    return Reject(outcome["reason"], outcome["detail"], attempts=outcome["attempts"])
+
+
+class ReplayedIngest:
+    """In the place of `IngestWorker`: a recorded row under the id, with a signature and a length of its own."""
+
+    def __init__(self, media: MediaConfig, seed: int) -> None:
+        self._outcomes = _recording()["decoded"]
+        out = io.BytesIO()
+        Image.new("L", (1, 1)).save(out, "JPEG", optimize=True)
+        self._jpeg = out.getvalue()
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[Row | Reject]:
+        return [self._one(row["video_id"], row["uri"]) for row in rows]
+
+    def _one(self, video_id: str, uri: str) -> Row | Reject:
+        shown, copy = source_of(video_id)
+        draw = _draw(shown, "ingest")
+        outcome = self._outcomes[draw % len(self._outcomes)]
+        if "reason" in outcome:
+            return _reject(outcome)
+        rng = np.random.default_rng(draw)
+        signature = perturbed(base64.b64decode(outcome["signature"]), rng)
+        content = shown
+        if copy == "near":
+            content = video_id
+            noise = np.random.default_rng(_draw(video_id, "copy")).integers(-2, 3, len(signature))
+            signature = np.clip(signature + noise, 0, 255)
+        return outcome | {
+            "video_id": video_id,
+            "uri": uri,
+            "content_hash": hashlib.sha256(content.encode()).hexdigest(),
+            "duration": 3.0 * 100.0 ** rng.random(),  # 3 s to 5 minutes
+            "frames": [self._jpeg] * outcome["frames"],
+            "reference_frames": [self._jpeg] * outcome["reference_frames"],
+            "clips": [clip | {"frames": [self._jpeg] * clip["frames"]} for clip in outcome["clips"]],
+            "signature": signature.astype(np.uint8).tobytes(),
+        }
+
+
+def source_of(video_id: str) -> tuple[str, str | None]:
+    """The video that this one shows, itself if it is no copy; and what kind of copy it is."""
+    number, kind = number_of(video_id), None
+    while number and (draw := _draw(video_id_at(number), "copy") % 100) < 2:
+        kind = kind or ("exact", "near")[draw]
+        number -= 1
+    return video_id_at(number), kind
+
+
+def perturbed(signature: bytes, rng: np.random.Generator) -> np.ndarray:
+    """int64 [T * 384]: another video of the kind: its 4x4 luma blocks moved by 40 grey levels or so, colours by 15."""
+    cells = np.frombuffer(signature, dtype=np.uint8).reshape(-1, FRAME_BYTES).astype(np.int64)
+    blocks = rng.normal(0, 40, (4, 4)).repeat(LUMA // 4, axis=0).repeat(LUMA // 4, axis=1)
+    colours = rng.normal(0, 15, 2).repeat(CHROMA * CHROMA)
+    return np.clip(cells + np.concatenate([blocks.ravel(), colours]).astype(np.int64), 0, 255).ravel()
+
+
+class ReplayedConsistency:
+    """In the place of `ConsistencyWorker`: reads the frames as it does, and gives a recorded cosine, a little off."""
+
+    def __init__(self, config: ConsistencyConfig, ingest: Store) -> None:
+        self._scores = _recording()["scores"]
+        self._ingest = ingest
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+        self._ingest.take([row["video_id"] for row in rows], SCORED_COLUMNS).to_pylist()
+        return [
+            {
+                "video_id": row["video_id"],
+                "caption_hash": caption_hash(row["caption"]),
+                "consistency": self._score(row["video_id"]),
+            }
+            for row in rows
+        ]
+
+    def _score(self, video_id: str) -> float:
+        draw = _draw(video_id, "consistency")
+        return self._scores[draw % len(self._scores)] + 1e-3 * (draw >> 32) / 2**32
+
+
+class ReplayedAnnotator:
+    """In the place of `Annotator`: reads the assets as it does, and gives a recorded row under the id."""
+
+    def __init__(self, *, assets: AssetReader, **_: Any) -> None:
+        self._assets = assets
+        self._outcomes = _recording()["annotated"]
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[Row | Reject]:
+        stored = self._assets.store.take([row["video_id"] for row in rows], ASKED_COLUMNS).to_pylist()
+        return [self._one(row) for row in stored]
+
+    def _one(self, asset: Row) -> Row | Reject:
+        draw = _draw(asset["video_id"], "annotation")
+        # One pass over the text gives the row and all its references the id.
+        outcome = json.loads(self._outcomes[draw % len(self._outcomes)].replace(_ID, asset["video_id"]))
+        if "reason" in outcome:
+            return _reject(outcome)
+        for column in ("captions", "frame_captions", "composed_image", "composed_clip"):
+            for text in outcome[column]:
+                text["text"] += f" {_word(draw)} {asset['video_id']}"
+        return outcome | {"duration": asset["duration"]}
+
+
+class Nothing:
+    """Gives each row back."""
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+        return [dict(row) for row in rows]

@@ -1,0 +1,206 @@
+"""Memory and commits of a job while it runs: what the driver and Ray's processes hold, by rows done.
+
+    with Watch() as watch:
+        synthesize(...)
+    watch.memory(); watch.commits()
+
+A thread looks twice a second. Memory is what a process holds by itself: shared pages (the object store, mapped
+files) are not in it. Rows done come from the stages' own log lines.
+"""
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from gve_ray.stage import StageProgress
+
+_SECONDS = 0.5
+_LOOK_FOR_PROCESSES = 10  # samples
+
+
+@dataclass(frozen=True)
+class Sample:
+    """bytes of the driver, of the largest worker, and of all of Ray's shared memory that was ever touched.
+
+    rows: done in `phase` by this run; phase: the stage, or the last one that said something.
+    """
+
+    seconds: float
+    phase: str
+    rows: int
+    driver: int
+    worker: int
+    shared: int
+
+
+class Watch(logging.Handler):
+    """A context manager. It reads the logs of gve_ray while it is open."""
+
+    def __init__(self) -> None:
+        super().__init__(level=logging.DEBUG)
+        self.samples: list[Sample] = []
+        self.committed: dict[str, list[tuple[int, float]]] = {}  # by store: fragments, seconds
+        self._phase, self._rows = "start", 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._workers: list[psutil.Process] = []
+        self._store: psutil.Process | None = None
+
+    def __enter__(self) -> "Watch":
+        self._log = logging.getLogger("gve_ray")
+        self._level = self._log.level
+        self._log.setLevel(logging.DEBUG)
+        self._log.addHandler(self)
+        self._begun = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._log.removeHandler(self)
+        self._log.setLevel(self._level)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._begun
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """A stage's progress, a filter's first words, or a commit."""
+        args = record.args if isinstance(record.args, tuple) else ()
+        if len(args) == 1 and isinstance(args[0], StageProgress):
+            self._phase, self._rows = args[0].name, args[0].done
+        elif record.name == "gve_ray.store.dataset" and record.levelno == logging.DEBUG:
+            uri, fragments, seconds = args
+            name = re.sub(
+                "-[0-9a-f]{16}", "", Path(str(uri)).stem
+            )  # of a work store, without its fingerprint
+            self.committed.setdefault(name, []).append((fragments, seconds))
+        elif (name := str(record.msg).partition(":")[0]).isidentifier() and name != self._phase:
+            self._phase, self._rows = name, 0
+
+    def _look(self) -> None:
+        me = psutil.Process()
+        while not self._stop.wait(_SECONDS):
+            if len(self.samples) % _LOOK_FOR_PROCESSES == 0:
+                self._find(me)
+            sizes = [_private(one) for one in self._workers]
+            shared = 0 if self._store is None else self._store.memory_info().shared
+            self.samples.append(
+                Sample(self.seconds, self._phase, self._rows, _private(me), max(sizes, default=0), shared)
+            )
+
+    def _find(self, me: psutil.Process) -> None:
+        found = []
+        for one in me.children(recursive=True):
+            try:
+                line = one.cmdline()
+            except psutil.Error:
+                continue
+            if line and line[0].startswith("ray::"):
+                found.append(one)
+            elif line and line[0].endswith("raylet"):
+                self._store = one
+        self._workers = found
+
+    def memory(self) -> dict[str, Any]:
+        """MB of driver and largest worker, by phase: at 10, 50 and 100 % of its rows, and bytes a row between."""
+        phases = list(dict.fromkeys(one.phase for one in self.samples))
+        told = {name: _of_phase([one for one in self.samples if one.phase == name]) for name in phases}
+        peak = {
+            name: max(getattr(one, name) for one in self.samples) for name in ("driver", "worker", "shared")
+        }
+        where = {
+            name: next(one.phase for one in self.samples if getattr(one, name) == peak[name]) for name in peak
+        }
+        return {
+            "peak_mb": {name: _mb(size) for name, size in peak.items()},
+            "peak_in": where,
+            "by_phase": told,
+        }
+
+    def commits(self) -> dict[str, Any]:
+        """By store: how many, their fragments, and seconds of the first three, the last three and the longest."""
+        return {
+            name: {
+                "commits": len(found),
+                "fragments": sum(fragments for fragments, _ in found),
+                "first_s": _seconds(found[:3]),
+                "last_s": _seconds(found[-3:]),
+                "longest_s": round(max(seconds for _, seconds in found), 3),
+            }
+            for name, found in self.committed.items()
+        }
+
+    def plot(self, path: Path, title: str) -> None:
+        """Memory by rows through the stages, one after the other."""
+        from gve_ray.report import new_figure, png
+
+        at, before, last = [], 0, ("", 0)
+        marks: dict[str, float] = {}
+        for one in self.samples:
+            if one.phase != last[0]:
+                before, last = before + last[1], (one.phase, 0)
+            last = (one.phase, max(last[1], one.rows))
+            at.append((before + last[1]) / 1e6)
+            marks.setdefault(one.phase, at[-1])
+        figure = new_figure(9, 3.6)
+        axes = figure.add_subplot()
+        for name, colour in (("driver", "#2f6f8f"), ("worker", "#d98032")):
+            sizes = [getattr(one, name) / 1e9 for one in self.samples]
+            axes.plot(at, sizes, color=colour, label={"driver": "driver", "worker": "largest worker"}[name])
+        for i, (name, x) in enumerate(marks.items()):
+            axes.axvline(x, color="#bbbbbb", linewidth=0.6)
+            axes.annotate(name, (x, 0.98 - 0.055 * (i % 6)), xycoords=("data", "axes fraction"), fontsize=7)
+        axes.set_xlabel("million rows through the stages")
+        axes.set_ylabel("GB")
+        axes.set_ylim(0)
+        axes.set_title(title, fontsize=9)
+        axes.legend(frameon=False, fontsize=8, loc="center left")
+        axes.spines[["top", "right"]].set_visible(False)
+        path.write_bytes(png(figure))
+
+
+def _private(process: psutil.Process) -> int:
+    try:
+        found = process.memory_info()
+    except psutil.Error:  # it ended
+        return 0
+    return int(found.rss - found.shared)
+
+
+def _of_phase(samples: Sequence[Sample]) -> dict[str, Any]:
+    most = max(one.rows for one in samples)
+    told: dict[str, Any] = {
+        "seconds": round(samples[-1].seconds - samples[0].seconds, 1),
+        "peak_driver_mb": _mb(max(one.driver for one in samples)),
+        "peak_worker_mb": _mb(max(one.worker for one in samples)),
+    }
+    if not most:
+        return told
+    rows = np.array([one.rows for one in samples])
+    late = rows >= 0.1 * most
+    for name in ("driver", "worker"):
+        sizes = np.array([getattr(one, name) for one in samples])
+        told[f"{name}_mb"] = {
+            f"{share:.0%}": _mb(int(sizes[int(np.argmax(rows >= share * most))])) for share in (0.1, 0.5, 1.0)
+        }
+        if len(set(rows[late])) > 2:
+            told[f"{name}_bytes_a_row"] = round(float(np.polyfit(rows[late], sizes[late], 1)[0]), 1)
+    return {"rows": most, **told}
+
+
+def _seconds(found: Sequence[tuple[int, float]]) -> list[float]:
+    return [round(seconds, 3) for _, seconds in found]
+
+
+def _mb(size: int) -> float:
+    return round(size / 1e6, 1)
