@@ -26,6 +26,7 @@ from gve_ray.training.config import TrainingJobConfig
 
 log = logging.getLogger(__name__)
 
+READY_SECONDS = 600.0  # 20 s on an idle machine
 CORES = 2  # the recipes' pools fit on two cores; more are used by what runs beside them
 
 
@@ -103,8 +104,9 @@ def _serve(
 
 
 def _wait_until_ready(head: LocalHead, job: str, url: str) -> None:
-    """Until the service answers. Raises HeadError if its job ends before."""
-    while True:
+    """Until the service answers. Raises HeadError if its job ends before, or takes too long."""
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
         if (state := head.state(job)) not in ("PENDING", "RUNNING"):
             raise HeadError(f"job {job}: {state}\n{head.log_of(job)[-3000:]}")
         try:
@@ -113,6 +115,7 @@ def _wait_until_ready(head: LocalHead, job: str, url: str) -> None:
         except httpx.TransportError:  # refused until it listens
             pass
         time.sleep(0.5)
+    raise HeadError(f"job {job}: no answer at {url} after {READY_SECONDS:g} s\n{head.log_of(job)[-3000:]}")
 
 
 def _mixture(folder: Path) -> str:

@@ -44,12 +44,12 @@ def read_manifest(source: str, *, metadata: bool = False) -> pa.Table:
             rows = _read_rows(source, metadata=metadata)
         else:
             rows = [{"uri": uri} for uri in _find_videos(source)]
+        table = _table(source, rows)  # which reads them
     except (OSError, ValueError, pa.ArrowException, ImportError, csv.Error) as error:
         raise PreflightError(
             f"input={source!r}: cannot be read ({type(error).__name__}: {error}); name a folder, a glob, "
             f"or a manifest ({', '.join(MANIFEST_SUFFIXES)})"
         ) from error
-    table = _table(source, rows)
     return table if metadata else table.drop_columns(["metadata"])
 
 
@@ -74,6 +74,11 @@ def _table(source: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
         uri = row.get("uri")
         if not isinstance(uri, str) or not uri.strip():
             raise PreflightError(f"input={source!r}: row {number} has uri={uri!r}; give a path or a URI")
+        if half := next((name for name, value in row.items() if not _is_text(value)), None):
+            raise PreflightError(
+                f"input={source!r}: row {number} has {half}={row[half]!r}: a half of a surrogate pair is no "
+                "character; write the file as UTF-8"
+            )
         uri = _anchored(uri.strip(), source)
         given = row.get("video_id")
         video_id = video_id_of(uri) if given is None or given == "" else str(given)
@@ -106,6 +111,14 @@ def _table(source: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
         raise PreflightError(f"input={source!r}: no rows; there is no video to work on")
     batches.append(pa.RecordBatch.from_pylist(waiting, schema=schema))
     return pa.Table.from_batches(batches).sort_by("video_id")
+
+
+def _is_text(value: object) -> bool:
+    """False for a str that no file can hold, as JSON's \\ud800 makes one; others are not looked into."""
+    try:
+        return not isinstance(value, str) or value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _anchored(uri: str, source: str) -> str:

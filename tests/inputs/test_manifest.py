@@ -107,6 +107,7 @@ def test_globs(glob: str, found: set[str], folder: Path, monkeypatch: pytest.Mon
         ("m.jsonl", '{"path": "a.mp4"}\n', r"\['path'\] without 'uri'"),
         ("m.jsonl", '{"uri": ""}\n', "row 1 has uri=''"),
         ("m.jsonl", '{"uri": 5}\n', "row 1 has uri=5"),
+        ("m.jsonl", '{"uri": "a.mp4", "caption": "\\ud800"}\n', "row 1 has caption='.*surrogate"),
         ("m.jsonl", "", "no rows"),
         (
             "m.jsonl",
