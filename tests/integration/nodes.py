@@ -29,7 +29,10 @@ class Node:
 
     def __init__(self, head: LocalHead, name: str, num_cpus: int) -> None:
         self.name = name
-        command = [sys.executable, "-m", "tests.integration.nodes", head.gcs_address, name, str(num_cpus)]
+        command = [
+            *(sys.executable, "-m", "tests.integration.nodes", head.gcs_address, name),
+            *(str(num_cpus), str(head.folder / name)),
+        ]
         with (head.folder / f"{name}.log").open("wb") as log:
             self.process = subprocess.Popen(
                 command,
@@ -101,7 +104,7 @@ class Nodes:
         return {one["node_name"] for one in answer["data"]["result"]["result"] if one["state"] == "ALIVE"}
 
 
-def run(gcs_address: str, name: str, num_cpus: int) -> None:
+def run(gcs_address: str, name: str, num_cpus: int, folder: str) -> None:
     """Start a node in this process' name, as `ray.cluster_utils.Cluster.add_node` does, and wait for the end."""
     from ray._private.node import Node as RayNode
     from ray._private.parameter import RayParams
@@ -117,7 +120,7 @@ def run(gcs_address: str, name: str, num_cpus: int) -> None:
             max_worker_port=0,
             node_manager_port=0,
             dashboard_agent_listen_port=0,
-            include_log_monitor=False,  # the head's sees the files of all: they lie in one folder
+            temp_dir=folder,  # of its own, or the nodes unpack jobs' code over each other's
         ),
         head=False,
         shutdown_at_exit=True,
@@ -127,4 +130,4 @@ def run(gcs_address: str, name: str, num_cpus: int) -> None:
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    run(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])
