@@ -9,7 +9,7 @@ report. Batches are larger than a real run's, whose rows take seconds each; what
 is a part of its own. Parts: synthesis (with the pairs: Table 7's quotas, scaled by rows), resume (of the run
 that synthesis left in --folder), commits (a store of as many fragments as the recipes' batches of 16 give),
 batches (what the engine takes for one, whatever is in it), schedule (12.55 M training instances on two ranks).
-Prints one JSON object.
+Prints one JSON object, with what other parts left in --folder.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import logging
 import math
 import multiprocessing
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -65,7 +66,13 @@ OTHERS = {"text": (380_000, 2, 64), "image": (1_820_000, 6, 32), "video": (8_800
 # Of a video, from cluster/README.md: decoding was measured, the others are bounds from FLOPs.
 DECODE_CPU_S, CONSISTENCY_GPU_S, CAPTIONS_GPU_S, TRAINING_GPU_S = 2.05, 1 / 55, 0.209, 0.300
 CORES_A_GPU = 16
-STAGES = ("integrity", "consistency", "captions")  # what workers do; the rest is the driver alone
+# Seconds of a core or a GPU a video, and the rows of a batch in gve-7b.yaml; the rest is the driver's.
+STAGES = {
+    "integrity": DECODE_CPU_S,
+    "consistency": CONSISTENCY_GPU_S,
+    "captions": CAPTIONS_GPU_S,
+}
+RECIPE_BATCHES = {"integrity": 16, "consistency": 64, "captions": 128}
 
 
 def config_of(folder: Path, rows: int, batch: int) -> SynthesisConfig:
@@ -147,7 +154,7 @@ def measure_resume(config: SynthesisConfig, rows: int, batch: int) -> dict[str, 
         part()
         took[f"{name}_s"] = round(time.monotonic() - begun, 2)
     more = max(batch, rows // 100)
-    ids = [video_id_at(i) for i in range(rows + more)]
+    ids = [video_id_at(i) for i in range(ingest.count() + broken.count() + more)]
     before = {entry.name for entry in os.scandir(Path(ingest.uri, "data"))}
     begun, clock = time.monotonic(), time.time()
     counts = run_stage(
@@ -176,6 +183,7 @@ def measure_batches(folder: Path, rows: int) -> dict[str, Any]:
     A recipe's batch of 16 is a 97,000th of 1.55 M rows; here batches of one row, at most 10,000 of them.
     """
     n = min(rows, MOST_BATCHES)
+    shutil.rmtree(folder / f"batches-{n}.lance", ignore_errors=True)
     out = Store(str(folder / f"batches-{n}.lance"), CONSISTENCY_SCHEMA)
     rejects = Store(str(folder / f"batches-{n}-rejects.lance"), REJECT_SCHEMA)
     with Watch() as watch:
@@ -202,6 +210,7 @@ def measure_commits(folder: Path, rows: int) -> dict[str, Any]:
     At the end: `clean` and the keys, with which a resumed run begins; the first read by key of a worker, which
     looks up all keys, and the next ones.
     """
+    shutil.rmtree(folder / f"commits-{rows}.lance", ignore_errors=True)
     store = Store(str(folder / f"commits-{rows}.lance"), INGEST_SCHEMA).create()
     ids = [video_id_at(i) for i in range(rows)]
     worker = ReplayedIngest(MediaConfig(), 0)
@@ -319,27 +328,28 @@ def measure_schedule() -> dict[str, Any]:
     }
 
 
-def project(synthesis: Mapping[str, Any], rows: int) -> dict[str, Any]:
+def project(synthesis: Mapping[str, Any], rows: int, batch: int, batches_per_s: float) -> dict[str, Any]:
     """Hours for 1.55 M videos on N GPUs and 16 cores each: work / machines, or the bookkeeping if that is slower.
 
     Bookkeeping is measured here, where two cores are driver and workers in one: a stage's seconds, and those in
-    which the driver works alone (manifest, filters, copying the assets, pairs, report); both scaled by rows.
+    which the driver works alone (manifest, filters, copying the assets, pairs, report), both scaled by rows; and
+    a stage's further batches, for a recipe's are smaller than those here.
     """
     stages, scale = synthesis["stages"], FULL / rows
-    kept = (
-        stages["integrity"]["in"] / rows,
-        stages["consistency"]["in"] / rows,
-        stages["captions"]["in"] / rows,
-    )
-    work = dict(zip(STAGES, (DECODE_CPU_S, CONSISTENCY_GPU_S, CAPTIONS_GPU_S), strict=True))
-    books = {name: stages[name]["seconds"] * scale for name in STAGES}
+    share = {name: stages[name]["in"] / rows for name in STAGES}
+    used = {"integrity": batch, "consistency": 2 * batch, "captions": batch}
+    books = {
+        name: stages[name]["seconds"] * scale
+        + FULL * share[name] * (1 / RECIPE_BATCHES[name] - 1 / used[name]) / batches_per_s
+        for name in STAGES
+    }
     alone = (synthesis["seconds"] - sum(stages[name]["seconds"] for name in STAGES)) * scale
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {
+        "bookkeeping_hours": {name: round(value / 3600, 2) for name, value in books.items()}
+    }
     for gpus in (8, 32, 64, 512):
         machines = {"integrity": gpus * CORES_A_GPU, "consistency": gpus, "captions": gpus}
-        needs = {
-            name: FULL * share * work[name] / machines[name] for name, share in zip(STAGES, kept, strict=True)
-        }
+        needs = {name: FULL * share[name] * STAGES[name] / machines[name] for name in STAGES}
         hours = {name: max(needs[name], books[name]) / 3600 for name in STAGES} | {
             "driver alone": alone / 3600
         }
@@ -367,36 +377,50 @@ def main() -> None:
     logging.getLogger("gve_ray").setLevel(logging.INFO)
     # Copying small fragments together is right for small rows; real ones are not small.
     dataset._COMPACT_BELOW_BYTES = dataset._COMPACT_BELOW_BYTES * TINY_BYTES // REAL_BYTES
-    found: dict[str, Any] = {"rows": args.rows, "batch": args.batch, "cores": os.cpu_count()}
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.folder or Path(temporary)).resolve()
-        if args.part != "schedule":
-            folder.mkdir(parents=True, exist_ok=True)
-            os.environ[RECORDING] = str(folder / "recorded" / "recording.json")
-            ray.init(
-                num_cpus=2,
-                include_dashboard=False,
-                object_store_memory=2 * 2**30,
-                log_to_driver=False,
-                runtime_env={"env_vars": {RECORDING: os.environ[RECORDING]}},
-            )
-            recording = record(folder / "recorded")
-            config = config_of(folder, args.rows, args.batch)
-            if not Path(config.input).exists():
-                write_manifest(Path(config.input), args.rows, recording)
-        if args.part in ("all", "synthesis"):
-            found["synthesis"] = measure_synthesis(config, args.rows, args.plot)
-            found["projection"] = project(found["synthesis"], args.rows)
-        if args.part in ("all", "resume"):
-            found["resume"] = measure_resume(config, args.rows, args.batch)
-        if args.part in ("all", "commits"):
-            found["commits"] = measure_commits(folder, args.rows)
-        if args.part in ("all", "batches"):
-            found["batches"] = measure_batches(folder, args.rows)
-        ray.shutdown()
-        if args.part in ("all", "schedule"):
-            found["schedule"] = measure_schedule()
-    print(json.dumps(found, indent=1))
+        folder.mkdir(parents=True, exist_ok=True)
+        figures = folder / f"figures-{args.rows}.json"
+        found: dict[str, Any] = json.loads(figures.read_text()) if figures.exists() else {}
+        for part in PARTS if args.part == "all" else [args.part]:
+            if part != "schedule" and not ray.is_initialized():
+                config = prepare(folder, args.rows, args.batch)
+            if part == "synthesis":
+                found["batch"] = args.batch
+                found[part] = measure_synthesis(config, args.rows, args.plot)
+            elif part == "resume":
+                found[part] = measure_resume(config, args.rows, args.batch)
+            elif part == "commits":
+                found[part] = measure_commits(folder, args.rows)
+            elif part == "batches":
+                found[part] = measure_batches(folder, args.rows)
+            else:
+                ray.shutdown()
+                found[part] = measure_schedule()
+            figures.write_text(json.dumps(found))
+    if {"synthesis", "batches"} <= set(found):
+        rate = found["batches"]["batches_per_s"]
+        found["projection"] = project(found["synthesis"], args.rows, found["batch"], rate)
+    print(json.dumps({"rows": args.rows, "cores": os.cpu_count(), **found}, indent=1))
+
+
+def prepare(folder: Path, rows: int, batch: int) -> SynthesisConfig:
+    """Ray, the recording and the manifest."""
+    import ray
+
+    os.environ[RECORDING] = str(folder / "recorded" / "recording.json")
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=2 * 2**30,
+        log_to_driver=False,
+        runtime_env={"env_vars": {RECORDING: os.environ[RECORDING]}},
+    )
+    recording = record(folder / "recorded")
+    config = config_of(folder, rows, batch)
+    if not Path(config.input).exists():
+        write_manifest(Path(config.input), rows, recording)
+    return config
 
 
 if __name__ == "__main__":
