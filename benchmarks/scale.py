@@ -13,11 +13,9 @@ Prints one JSON object, with what other parts left in --folder.
 """
 
 import argparse
-import hashlib
 import json
 import logging
 import math
-import multiprocessing
 import os
 import shutil
 import sys
@@ -27,7 +25,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from scale_replay import (
@@ -40,6 +37,7 @@ from scale_replay import (
     video_id_at,
     write_manifest,
 )
+from scale_schedule import measure_schedule
 from scale_watch import Watch
 
 from gve_ray.config import TABLE_7, MediaConfig, SynthesisConfig, load_config
@@ -50,19 +48,12 @@ from gve_ray.synthesis.consistency import CONSISTENCY_SCHEMA
 from gve_ray.synthesis.ingest import INGEST_SCHEMA
 from gve_ray.synthesis.pipeline import Workers, synthesize
 from gve_ray.synthesis.report import decoded_store
-from gve_ray.training.config import BATCH_SIZES
-from gve_ray.training.curriculum import Curriculum
-from gve_ray.training.schedule import Schedule
 
 PARTS = ("synthesis", "resume", "commits", "batches", "schedule")
 FULL = 1_550_000
 REAL_BYTES, TINY_BYTES = 660_000, 8_000  # of a decoded video, in a real run and here
 WORKERS = Workers(ingest=ReplayedIngest, consistency=ReplayedConsistency, annotator=ReplayedAnnotator)
 REAL_BATCH, FRAGMENTS_A_COMMIT, MOST_BATCHES = 16, 500, 10_000
-RANKS = 32
-# Instances by kind (METHOD 5), in as many equal data sets; UVRD's are those of Table 7.
-OTHERS = {"text": (380_000, 2, 64), "image": (1_820_000, 6, 32), "video": (8_800_000, 12, 64)}
-
 # Of a video, from cluster/README.md: decoding was measured, the others are bounds from FLOPs.
 DECODE_CPU_S, CONSISTENCY_GPU_S, CAPTIONS_GPU_S, TRAINING_GPU_S = 2.05, 1 / 55, 0.209, 0.300
 CORES_A_GPU = 16
@@ -250,81 +241,6 @@ def measure_commits(folder: Path, rows: int) -> dict[str, Any]:
         },
         "manifest_bytes": max(path.stat().st_size for path in manifests),
         **took,
-    }
-
-
-def sizes_of() -> tuple[dict[str, int], dict[str, int]]:
-    """Pairs and batch sizes by task of the paper's 12.55 M instances."""
-    sizes = {f"uvrd-{task}": count for task, count in TABLE_7.items()}
-    batches = {f"uvrd-{task.value}": size for task, size in BATCH_SIZES.items()}
-    for kind, (instances, sets, batch) in OTHERS.items():
-        for i in range(sets):
-            sizes[f"{kind}-{i:02d}"] = instances // sets
-            batches[f"{kind}-{i:02d}"] = batch
-    return sizes, batches
-
-
-def _one_rank(rank: int) -> dict[str, Any]:
-    """Three epochs as one rank sees them: seconds, memory, and a digest of all steps and of the rank's own rows."""
-    sizes, batches = sizes_of()
-    curriculum = Curriculum()
-    rng = [hashlib.sha256(task.encode()).digest()[0] / 255 for task in sizes]
-    scores = {task: 0.3 + 0.5 * one for task, one in zip(sizes, rng, strict=True)}  # R_k: 0.3 to 0.8
-    process = psutil.Process()
-    before, peak, steps, pairs = process.memory_info().rss, 0, 0, 0
-    everyone, mine = hashlib.sha256(), hashlib.sha256()
-    begun = time.monotonic()
-    for epoch in range(1, curriculum.epochs + 1):
-        schedule = _schedule(curriculum, epoch, sizes, batches, scores)
-        for step in schedule.steps():
-            everyone.update(step.task.encode() + step.rows.tobytes())
-            mine.update(step.slice(rank).tobytes())
-            steps, pairs = steps + 1, pairs + len(step.rows)
-            if steps % 100 == 0:
-                peak = max(peak, process.memory_info().rss)
-    seconds = time.monotonic() - begun
-    begun = time.monotonic()
-    next(_schedule(curriculum, curriculum.epochs, sizes, batches, scores).steps(start=len(schedule) - 1))
-    return {
-        "all": everyone.hexdigest(),
-        "mine": mine.hexdigest(),
-        "steps": steps,
-        "pairs": pairs,
-        "seconds": seconds,
-        "to_last_step": time.monotonic() - begun,
-        "mb": (peak - before) / 1e6,
-    }
-
-
-def _schedule(
-    curriculum: Curriculum,
-    epoch: int,
-    sizes: Mapping[str, int],
-    batches: Mapping[str, int],
-    scores: Mapping[str, float],
-) -> Schedule:
-    shares = curriculum.probabilities(epoch, sizes, scores=scores)
-    return Schedule(
-        seed=42, epoch=epoch, probabilities=shares, sizes=sizes, batch_sizes=batches, world_size=RANKS
-    )
-
-
-def measure_schedule() -> dict[str, Any]:
-    """The first and the last of 32 ranks, each in a process of its own: they must draw the same steps."""
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        first, last = pool.map(_one_rank, (0, RANKS - 1))
-    sizes, _ = sizes_of()
-    return {
-        "instances": sum(sizes.values()),
-        "tasks": len(sizes),
-        "ranks": RANKS,
-        "epochs": Curriculum().epochs,
-        "steps": first["steps"],
-        "pairs_drawn": first["pairs"],
-        "seconds_for_all_epochs": round(max(first["seconds"], last["seconds"]), 2),
-        "seconds_to_resume_at_the_last_step": round(max(first["to_last_step"], last["to_last_step"]), 2),
-        "memory_mb": round(max(first["mb"], last["mb"]), 1),
-        "ranks_agree": first["all"] == last["all"] and first["mine"] != last["mine"],
     }
 
 
