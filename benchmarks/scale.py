@@ -9,16 +9,15 @@ report. Batches are larger than a real run's, whose rows take seconds each; what
 is a part of its own. Parts: synthesis (with the pairs: Table 7's quotas, scaled by rows), resume (of the run
 that synthesis left in --folder), commits (a store of as many fragments as the recipes' batches of 16 give),
 batches (what the engine takes for one, whatever is in it), schedule (12.55 M training instances on two ranks).
-Prints one JSON object.
+Prints one JSON object, with what other parts left in --folder.
 """
 
 import argparse
-import hashlib
 import json
 import logging
 import math
-import multiprocessing
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -26,7 +25,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from scale_replay import (
@@ -39,6 +37,7 @@ from scale_replay import (
     video_id_at,
     write_manifest,
 )
+from scale_schedule import measure_schedule
 from scale_watch import Watch
 
 from gve_ray.config import TABLE_7, MediaConfig, SynthesisConfig, load_config
@@ -49,23 +48,22 @@ from gve_ray.synthesis.consistency import CONSISTENCY_SCHEMA
 from gve_ray.synthesis.ingest import INGEST_SCHEMA
 from gve_ray.synthesis.pipeline import Workers, synthesize
 from gve_ray.synthesis.report import decoded_store
-from gve_ray.training.config import BATCH_SIZES
-from gve_ray.training.curriculum import Curriculum
-from gve_ray.training.schedule import Schedule
 
 PARTS = ("synthesis", "resume", "commits", "batches", "schedule")
 FULL = 1_550_000
 REAL_BYTES, TINY_BYTES = 660_000, 8_000  # of a decoded video, in a real run and here
 WORKERS = Workers(ingest=ReplayedIngest, consistency=ReplayedConsistency, annotator=ReplayedAnnotator)
 REAL_BATCH, FRAGMENTS_A_COMMIT, MOST_BATCHES = 16, 500, 10_000
-RANKS = 32
-# Instances by kind (METHOD 5), in as many equal data sets; UVRD's are those of Table 7.
-OTHERS = {"text": (380_000, 2, 64), "image": (1_820_000, 6, 32), "video": (8_800_000, 12, 64)}
-
 # Of a video, from cluster/README.md: decoding was measured, the others are bounds from FLOPs.
 DECODE_CPU_S, CONSISTENCY_GPU_S, CAPTIONS_GPU_S, TRAINING_GPU_S = 2.05, 1 / 55, 0.209, 0.300
 CORES_A_GPU = 16
-STAGES = ("integrity", "consistency", "captions")  # what workers do; the rest is the driver alone
+# Seconds of a core or a GPU a video, and the rows of a batch in gve-7b.yaml; the rest is the driver's.
+STAGES = {
+    "integrity": DECODE_CPU_S,
+    "consistency": CONSISTENCY_GPU_S,
+    "captions": CAPTIONS_GPU_S,
+}
+RECIPE_BATCHES = {"integrity": 16, "consistency": 64, "captions": 128}
 
 
 def config_of(folder: Path, rows: int, batch: int) -> SynthesisConfig:
@@ -147,7 +145,7 @@ def measure_resume(config: SynthesisConfig, rows: int, batch: int) -> dict[str, 
         part()
         took[f"{name}_s"] = round(time.monotonic() - begun, 2)
     more = max(batch, rows // 100)
-    ids = [video_id_at(i) for i in range(rows + more)]
+    ids = [video_id_at(i) for i in range(ingest.count() + broken.count() + more)]
     before = {entry.name for entry in os.scandir(Path(ingest.uri, "data"))}
     begun, clock = time.monotonic(), time.time()
     counts = run_stage(
@@ -176,6 +174,7 @@ def measure_batches(folder: Path, rows: int) -> dict[str, Any]:
     A recipe's batch of 16 is a 97,000th of 1.55 M rows; here batches of one row, at most 10,000 of them.
     """
     n = min(rows, MOST_BATCHES)
+    shutil.rmtree(folder / f"batches-{n}.lance", ignore_errors=True)
     out = Store(str(folder / f"batches-{n}.lance"), CONSISTENCY_SCHEMA)
     rejects = Store(str(folder / f"batches-{n}-rejects.lance"), REJECT_SCHEMA)
     with Watch() as watch:
@@ -202,6 +201,7 @@ def measure_commits(folder: Path, rows: int) -> dict[str, Any]:
     At the end: `clean` and the keys, with which a resumed run begins; the first read by key of a worker, which
     looks up all keys, and the next ones.
     """
+    shutil.rmtree(folder / f"commits-{rows}.lance", ignore_errors=True)
     store = Store(str(folder / f"commits-{rows}.lance"), INGEST_SCHEMA).create()
     ids = [video_id_at(i) for i in range(rows)]
     worker = ReplayedIngest(MediaConfig(), 0)
@@ -244,102 +244,28 @@ def measure_commits(folder: Path, rows: int) -> dict[str, Any]:
     }
 
 
-def sizes_of() -> tuple[dict[str, int], dict[str, int]]:
-    """Pairs and batch sizes by task of the paper's 12.55 M instances."""
-    sizes = {f"uvrd-{task}": count for task, count in TABLE_7.items()}
-    batches = {f"uvrd-{task.value}": size for task, size in BATCH_SIZES.items()}
-    for kind, (instances, sets, batch) in OTHERS.items():
-        for i in range(sets):
-            sizes[f"{kind}-{i:02d}"] = instances // sets
-            batches[f"{kind}-{i:02d}"] = batch
-    return sizes, batches
-
-
-def _one_rank(rank: int) -> dict[str, Any]:
-    """Three epochs as one rank sees them: seconds, memory, and a digest of all steps and of the rank's own rows."""
-    sizes, batches = sizes_of()
-    curriculum = Curriculum()
-    rng = [hashlib.sha256(task.encode()).digest()[0] / 255 for task in sizes]
-    scores = {task: 0.3 + 0.5 * one for task, one in zip(sizes, rng, strict=True)}  # R_k: 0.3 to 0.8
-    process = psutil.Process()
-    before, peak, steps, pairs = process.memory_info().rss, 0, 0, 0
-    everyone, mine = hashlib.sha256(), hashlib.sha256()
-    begun = time.monotonic()
-    for epoch in range(1, curriculum.epochs + 1):
-        schedule = _schedule(curriculum, epoch, sizes, batches, scores)
-        for step in schedule.steps():
-            everyone.update(step.task.encode() + step.rows.tobytes())
-            mine.update(step.slice(rank).tobytes())
-            steps, pairs = steps + 1, pairs + len(step.rows)
-            if steps % 100 == 0:
-                peak = max(peak, process.memory_info().rss)
-    seconds = time.monotonic() - begun
-    begun = time.monotonic()
-    next(_schedule(curriculum, curriculum.epochs, sizes, batches, scores).steps(start=len(schedule) - 1))
-    return {
-        "all": everyone.hexdigest(),
-        "mine": mine.hexdigest(),
-        "steps": steps,
-        "pairs": pairs,
-        "seconds": seconds,
-        "to_last_step": time.monotonic() - begun,
-        "mb": (peak - before) / 1e6,
-    }
-
-
-def _schedule(
-    curriculum: Curriculum,
-    epoch: int,
-    sizes: Mapping[str, int],
-    batches: Mapping[str, int],
-    scores: Mapping[str, float],
-) -> Schedule:
-    shares = curriculum.probabilities(epoch, sizes, scores=scores)
-    return Schedule(
-        seed=42, epoch=epoch, probabilities=shares, sizes=sizes, batch_sizes=batches, world_size=RANKS
-    )
-
-
-def measure_schedule() -> dict[str, Any]:
-    """The first and the last of 32 ranks, each in a process of its own: they must draw the same steps."""
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        first, last = pool.map(_one_rank, (0, RANKS - 1))
-    sizes, _ = sizes_of()
-    return {
-        "instances": sum(sizes.values()),
-        "tasks": len(sizes),
-        "ranks": RANKS,
-        "epochs": Curriculum().epochs,
-        "steps": first["steps"],
-        "pairs_drawn": first["pairs"],
-        "seconds_for_all_epochs": round(max(first["seconds"], last["seconds"]), 2),
-        "seconds_to_resume_at_the_last_step": round(max(first["to_last_step"], last["to_last_step"]), 2),
-        "memory_mb": round(max(first["mb"], last["mb"]), 1),
-        "ranks_agree": first["all"] == last["all"] and first["mine"] != last["mine"],
-    }
-
-
-def project(synthesis: Mapping[str, Any], rows: int) -> dict[str, Any]:
+def project(synthesis: Mapping[str, Any], rows: int, batch: int, batches_per_s: float) -> dict[str, Any]:
     """Hours for 1.55 M videos on N GPUs and 16 cores each: work / machines, or the bookkeeping if that is slower.
 
     Bookkeeping is measured here, where two cores are driver and workers in one: a stage's seconds, and those in
-    which the driver works alone (manifest, filters, copying the assets, pairs, report); both scaled by rows.
+    which the driver works alone (manifest, filters, copying the assets, pairs, report), both scaled by rows; and
+    a stage's further batches, for a recipe's are smaller than those here.
     """
     stages, scale = synthesis["stages"], FULL / rows
-    kept = (
-        stages["integrity"]["in"] / rows,
-        stages["consistency"]["in"] / rows,
-        stages["captions"]["in"] / rows,
-    )
-    work = dict(zip(STAGES, (DECODE_CPU_S, CONSISTENCY_GPU_S, CAPTIONS_GPU_S), strict=True))
-    books = {name: stages[name]["seconds"] * scale for name in STAGES}
+    share = {name: stages[name]["in"] / rows for name in STAGES}
+    used = {"integrity": batch, "consistency": 2 * batch, "captions": batch}
+    books = {
+        name: stages[name]["seconds"] * scale
+        + FULL * share[name] * (1 / RECIPE_BATCHES[name] - 1 / used[name]) / batches_per_s
+        for name in STAGES
+    }
     alone = (synthesis["seconds"] - sum(stages[name]["seconds"] for name in STAGES)) * scale
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {
+        "bookkeeping_hours": {name: round(value / 3600, 2) for name, value in books.items()}
+    }
     for gpus in (8, 32, 64, 512):
         machines = {"integrity": gpus * CORES_A_GPU, "consistency": gpus, "captions": gpus}
-        needs = {
-            name: FULL * share * work[name] / machines[name] for name, share in zip(STAGES, kept, strict=True)
-        }
+        needs = {name: FULL * share[name] * STAGES[name] / machines[name] for name in STAGES}
         hours = {name: max(needs[name], books[name]) / 3600 for name in STAGES} | {
             "driver alone": alone / 3600
         }
@@ -367,36 +293,50 @@ def main() -> None:
     logging.getLogger("gve_ray").setLevel(logging.INFO)
     # Copying small fragments together is right for small rows; real ones are not small.
     dataset._COMPACT_BELOW_BYTES = dataset._COMPACT_BELOW_BYTES * TINY_BYTES // REAL_BYTES
-    found: dict[str, Any] = {"rows": args.rows, "batch": args.batch, "cores": os.cpu_count()}
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.folder or Path(temporary)).resolve()
-        if args.part != "schedule":
-            folder.mkdir(parents=True, exist_ok=True)
-            os.environ[RECORDING] = str(folder / "recorded" / "recording.json")
-            ray.init(
-                num_cpus=2,
-                include_dashboard=False,
-                object_store_memory=2 * 2**30,
-                log_to_driver=False,
-                runtime_env={"env_vars": {RECORDING: os.environ[RECORDING]}},
-            )
-            recording = record(folder / "recorded")
-            config = config_of(folder, args.rows, args.batch)
-            if not Path(config.input).exists():
-                write_manifest(Path(config.input), args.rows, recording)
-        if args.part in ("all", "synthesis"):
-            found["synthesis"] = measure_synthesis(config, args.rows, args.plot)
-            found["projection"] = project(found["synthesis"], args.rows)
-        if args.part in ("all", "resume"):
-            found["resume"] = measure_resume(config, args.rows, args.batch)
-        if args.part in ("all", "commits"):
-            found["commits"] = measure_commits(folder, args.rows)
-        if args.part in ("all", "batches"):
-            found["batches"] = measure_batches(folder, args.rows)
-        ray.shutdown()
-        if args.part in ("all", "schedule"):
-            found["schedule"] = measure_schedule()
-    print(json.dumps(found, indent=1))
+        folder.mkdir(parents=True, exist_ok=True)
+        figures = folder / f"figures-{args.rows}.json"
+        found: dict[str, Any] = json.loads(figures.read_text()) if figures.exists() else {}
+        for part in PARTS if args.part == "all" else [args.part]:
+            if part != "schedule" and not ray.is_initialized():
+                config = prepare(folder, args.rows, args.batch)
+            if part == "synthesis":
+                found["batch"] = args.batch
+                found[part] = measure_synthesis(config, args.rows, args.plot)
+            elif part == "resume":
+                found[part] = measure_resume(config, args.rows, args.batch)
+            elif part == "commits":
+                found[part] = measure_commits(folder, args.rows)
+            elif part == "batches":
+                found[part] = measure_batches(folder, args.rows)
+            else:
+                ray.shutdown()
+                found[part] = measure_schedule()
+            figures.write_text(json.dumps(found))
+    if {"synthesis", "batches"} <= set(found):
+        rate = found["batches"]["batches_per_s"]
+        found["projection"] = project(found["synthesis"], args.rows, found["batch"], rate)
+    print(json.dumps({"rows": args.rows, "cores": os.cpu_count(), **found}, indent=1))
+
+
+def prepare(folder: Path, rows: int, batch: int) -> SynthesisConfig:
+    """Ray, the recording and the manifest."""
+    import ray
+
+    os.environ[RECORDING] = str(folder / "recorded" / "recording.json")
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=2 * 2**30,
+        log_to_driver=False,
+        runtime_env={"env_vars": {RECORDING: os.environ[RECORDING]}},
+    )
+    recording = record(folder / "recorded")
+    config = config_of(folder, rows, batch)
+    if not Path(config.input).exists():
+        write_manifest(Path(config.input), rows, recording)
+    return config
 
 
 if __name__ == "__main__":

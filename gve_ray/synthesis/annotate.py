@@ -147,7 +147,7 @@ def settle_parts(annotations: Store, rejects: Store) -> list[StageCounts]:
     answered = dict.fromkeys(PARTS, 0)
     known = {stage: rejects.keys(f"stage = '{stage}'") for stage in PARTS}
     missing: list[dict[str, Any]] = []
-    for batch in annotations.batches(["video_id", "generations"]):
+    for batch in annotations.batches(["video_id", "generations"], rows=1024):
         # In Arrow: as Python objects the questions of a million videos are minutes of the driver's time.
         row_of = pc.list_parent_indices(batch["generations"])
         generations = pc.list_flatten(batch["generations"])

@@ -96,7 +96,8 @@ class _Signatures:
         for batch in batches:
             column = batch.column("signature").fill_null(b"")
             self._file.write(b"".join(column.to_pylist()))
-            given.append(batch.column("video_id"))
+            # A copy: a column of a batch keeps all columns of it in memory.
+            given.append(pa.array(batch.column("video_id").to_pylist(), pa.string()))
             lengths.append(pc.binary_length(column).to_numpy().astype(np.int64))
         self._file.flush()
         sizes = np.concatenate(lengths)

@@ -160,7 +160,7 @@ def collect(config: SynthesisConfig, facts: Mapping[str, Any]) -> Page:
     captioned: list[Mapping[str, Any]] = []
     annotated, written = annotations.count(), 0
     every = max(1, annotated // _COUNTED)
-    for batch in annotations.batches(TEXT_COLUMNS):
+    for batch in annotations.batches(TEXT_COLUMNS, rows=1024):
         written += sum(pc.sum(pc.list_value_length(column)).as_py() or 0 for column in batch.columns)
         some = pa.array(range(0, batch.num_rows, every), pa.int64())
         captioned += batch.select(["captions"]).take(some).to_pylist()
