@@ -136,6 +136,7 @@ def test_poison_crashes_and_exceptions_hurt_only_their_own_rows(cluster: None, t
     assert times["v0009"] == 2
 
 
+@pytest.mark.slow
 def test_with_several_calls_an_actor_a_poison_row_does_not_take_innocent_ones_along(
     cluster: None, tmp_path: Path
 ) -> None:
@@ -220,6 +221,7 @@ def fragments(folder: Path) -> set[str]:
     return set(os.listdir(data)) if data.exists() else set()
 
 
+@pytest.mark.slow
 def test_a_driver_killed_amid_a_stage_loses_and_repeats_nothing(cluster: None, tmp_path: Path) -> None:
     process = driver(tmp_path, 0.2)
     try:

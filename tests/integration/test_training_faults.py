@@ -27,7 +27,7 @@ from tests.embedder.conftest import save_tiny
 from tests.integration import drivers
 from tests.integration.drivers import log_of
 
-STEPS, EPOCHS, SAVE = 40, 2, 15
+STEPS, EPOCHS, SAVE = 24, 2, 10
 DEADLINE = 300.0  # seconds for any one wait; a fifth of it on two idle cores
 
 pytestmark = pytest.mark.timeout(600)
@@ -125,7 +125,7 @@ def same_run(output: Path, finished: Path) -> None:
 
 def test_an_undisturbed_run_leaves_what_it_promises(world: World) -> None:
     told = log_of(world.finished)
-    assert "steps    80 in" in told
+    assert f"steps    {STEPS * EPOCHS} in" in told
     assert "left" in told  # progress with the time left
     facts = json.loads((world.finished / "run.json").read_text())
     assert (facts["finished"], facts["job"], len(facts["runs"])) == (True, "train", 1)
@@ -139,7 +139,7 @@ def test_an_undisturbed_run_leaves_what_it_promises(world: World) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", [SAVE + 3, STEPS + 20])
+@pytest.mark.parametrize("at", [SAVE + 3, STEPS + 12])
 def test_a_killed_rank_is_started_again(world: World, tmp_path: Path, at: int) -> None:
     output = tmp_path / "run"
     with driver(world, output) as process:
@@ -151,7 +151,7 @@ def test_a_killed_rank_is_started_again(world: World, tmp_path: Path, at: int) -
     same_run(output, world.finished)
 
 
-@pytest.mark.parametrize("at", [pytest.param(SAVE + 3, marks=pytest.mark.slow), STEPS + 20])
+@pytest.mark.parametrize("at", [pytest.param(SAVE + 3, marks=pytest.mark.slow), STEPS + 12])
 def test_a_killed_driver_is_started_again(world: World, tmp_path: Path, at: int) -> None:
     output = tmp_path / "run"
     with driver(world, output) as process:

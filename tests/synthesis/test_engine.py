@@ -186,6 +186,8 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict:
     return found
 
 
+# By default the kills in tests/integration show the same of the pipeline: its batches differ, its answers do not.
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # seconds; half a minute on two idle cores
 class TestInTheEngine:
     def test_answers_do_not_depend_on_what_else_is_in_the_batch(self, result):

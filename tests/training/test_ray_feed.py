@@ -28,7 +28,7 @@ def cluster() -> Iterator[None]:
 
 
 def test_steps_come_in_order_from_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_feed, "WINDOW", 5)  # 12 steps in windows of 5, 5 and 2
+    monkeypatch.setattr(ray_feed, "WINDOW", 7)  # 12 steps in windows of 7 and 5
     found = [made for made, waited in RayFeed(workers=2)(lambda n: (n * n, os.getpid()), range(12))]
     assert [square for square, _ in found] == [n * n for n in range(12)]
     processes = {process for _, process in found}
