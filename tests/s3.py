@@ -13,6 +13,13 @@ import urllib.request
 from types import TracebackType
 
 _SECONDS = 60.0  # to start
+# Its standard input ends with whoever started it, however that ends: so does the server.
+_PROGRAM = """
+import os, sys, threading
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+from moto.server import main
+main(sys.argv[1:])
+"""
 
 
 class S3Server:
@@ -32,8 +39,10 @@ class S3Server:
         }
 
     def __enter__(self) -> "S3Server":
-        command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(self.port)]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [sys.executable, "-c", _PROGRAM, "--host", "127.0.0.1", "--port", str(self.port)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + _SECONDS
         while True:
             try:
@@ -42,14 +51,14 @@ class S3Server:
             except OSError:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     self.__exit__(None, None, None)
-                    raise RuntimeError("moto's server did not start; see python -m moto.server") from None
+                    raise RuntimeError("moto's server did not start; try python -m moto.server") from None
                 time.sleep(0.05)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
     def make_bucket(self, name: str) -> str:
         """Make an empty bucket; returns its URI."""

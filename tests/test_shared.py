@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ import pytest
 
 from gve_ray.store import SharedFolder
 
+ROOT = Path(__file__).resolve().parents[1]
 # Publishes a tree of three files, and says so before each of them; the last one it waits with.
 SLOW = """
 import sys, time
@@ -125,3 +127,19 @@ def test_scratch_goes_with_the_folder_and_not_before(s3: str) -> None:
     del inner
     assert not scratch.exists()
     assert not scratch.with_suffix(".lock").exists()
+
+
+def test_the_tests_server_ends_with_whoever_started_it() -> None:
+    program = "from tests.s3 import S3Server; s = S3Server().__enter__(); print(s.port, flush=True); s._process.wait()"
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    port = int(process.stdout.readline())
+    process.kill()
+    process.communicate()
+    for _ in range(100):
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"something listens at port {port} still")
