@@ -1,6 +1,7 @@
 """Settings every test runs under, so that none depends on the home directory, the network or the shell.
 
 Under pytest-xdist a file of tests is one process's, and so are all files of tests/serving: they share a service.
+Files that are named on the command line run whole, their slow tests, too.
 """
 
 import os
@@ -15,6 +16,7 @@ import pytest
 
 from tests.s3 import S3Server
 
+_BY_DEFAULT = "not slow and not gpu"  # as in pyproject.toml
 _FOLDERS = ("HF_HOME", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT")
 _SETTINGS = {
     "HF_HUB_OFFLINE": "1",
@@ -34,6 +36,9 @@ _SETTINGS = {
 
 def pytest_configure(config: pytest.Config) -> None:
     """Set the environment before any test module, and so any library, is imported."""
+    named = config.invocation_params.args
+    if config.option.markexpr == _BY_DEFAULT and any(".py" in str(one) for one in named):
+        config.option.markexpr = "not gpu"
     scratch = Path(tempfile.mkdtemp(prefix="gve-tests-"))
     config.add_cleanup(lambda: shutil.rmtree(scratch, ignore_errors=True))
     os.environ.update(_SETTINGS)

@@ -58,6 +58,7 @@ def run(*words: str, **env: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.slow
 def test_the_log_of_a_run_as_json(tmp_path: Path) -> None:
     """Of the driver before and after it has connected, of its commits' thread, of workers, and of its end."""
     done = run(str(HERE / "logging_job.py"), str(tmp_path), **{SWITCH: "JSON", "RAY_DEDUP_LOGS": "0"})

@@ -152,7 +152,7 @@ def test_with_several_calls_an_actor_a_poison_row_does_not_take_innocent_ones_al
     ("worker", "message"),
     [
         (workers.Unstartable, "cannot start: FileNotFoundError: model 'nowhere/to-be-found'"),
-        (workers.DiesAtStart, "died 3 times in a row while starting"),
+        pytest.param(workers.DiesAtStart, "died 3 times in a row while starting", marks=pytest.mark.slow),
         (workers.TooFew, "TooFew gave 7 results for 8 rows"),
     ],
 )
@@ -236,6 +236,7 @@ def test_a_driver_killed_amid_a_stage_loses_and_repeats_nothing(cluster: None, t
     assert all(seen(tmp_path)[one] == 1 for one in before)  # what was committed is not done again
 
 
+@pytest.mark.slow
 def test_a_driver_killed_between_write_and_commit_leaves_only_invisible_files(
     cluster: None, tmp_path: Path
 ) -> None:

@@ -182,6 +182,7 @@ def test_what_a_run_leaves(world: World) -> None:
     assert f"base: {DISTINCT} distinct items, {DISTINCT - 1} embedded now" in log
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_embedding(world: World, tmp_path: Path) -> None:
     output = tmp_path / "run"
     with driver(world, output, *ONE) as process:

@@ -260,6 +260,7 @@ def test_one_of_each_of_a_hundred(address: str, embedder: Embedder, tmp_path: Pa
         assert nearest(library, embedder, Item(video=write_video(tmp_path / "gone.mp4", seed)))[1] < 0.9999
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_run_again(address: str, tmp_path: Path) -> None:
     import yaml
 

@@ -1,12 +1,13 @@
 """The jobs under a real job server, on rendered mp4 whose truth is known; `gve synthesize` on other videos.
 
-jobs/train.py trains on what jobs/synthesize.py wrote; that it can be killed: test_training_faults.py.
+jobs/train.py trains on what jobs/synthesize.py wrote. More kills: test_synthesis_faults.py, test_training_faults.py.
 """
 
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from gve_ray.demo.corpus import CorpusShares, Entry, read_truth, write_corpus
 from gve_ray.demo.ray_head import HeadError, LocalHead
 from gve_ray.demo.tiny_vl import MODEL
 from gve_ray.embedder import Embedder
-from gve_ray.schema import ASSET_SCHEMA, Item, Task
+from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA, Item, Task
 from gve_ray.stage import REJECT_SCHEMA
 from gve_ray.store import AssetReader, Store
 from gve_ray.training.runlog import read_log
@@ -30,6 +31,8 @@ MEDIA = Path(os.environ.get("GVE_MEDIA_DIR", REPOSITORY.parent / "shared" / "med
 DIRT = {"static": 0.1, "not_a_video": 0.1, "exact_duplicate": 0.1, "junk_caption": 0.1}
 SHARES = CorpusShares(**{name: DIRT.get(name, 0.0) for name in vars(CorpusShares())})
 # A cosine that every pair passes: four captions say nothing about a filter, tests/synthesis does.
+CAPTIONS_BY_TWO = ["--resources.captioner.batch_size", "2", "--commit_seconds", "0.1"]
+DEADLINE = 300.0  # seconds for the first captions; a fifth of it on two idle cores
 OPTIONS = ["--config", "demo.yaml", "--quality.consistency.threshold", "-1"]
 
 pytestmark = pytest.mark.timeout(600)  # seconds on two idle cores: about a fifth of it
@@ -50,10 +53,27 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def output(head: LocalHead, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a job that ran on the corpus; `submit` has checked that it SUCCEEDED."""
+    """The folder of a job whose driver was killed amid its captions, and that was submitted again and SUCCEEDED."""
     folder = tmp_path_factory.mktemp("runs") / "job"
-    head.submit(job(corpus / "manifest.jsonl", folder), working_dir=REPOSITORY)
+    command = job(corpus / "manifest.jsonl", folder, *CAPTIONS_BY_TWO)
+    name = head.start(command, working_dir=REPOSITORY)
+    annotations = Store(f"{folder}/annotations.lance", ANNOTATION_SCHEMA)
+    deadline = time.monotonic() + DEADLINE
+    while not annotations.count():
+        assert time.monotonic() < deadline, head.log_of(name)
+        assert head.state(name) in ("PENDING", "RUNNING"), head.log_of(name)
+        time.sleep(0.02)
+    driver_of(head, "jobs/synthesize.py").kill()
+    head.submit(command, working_dir=REPOSITORY)
     return folder
+
+
+def driver_of(head: LocalHead, script: str) -> psutil.Process:
+    """The process of a job that runs, not the shell that has started it."""
+    (found,) = (
+        one for one in head.processes() if script in one.cmdline() and "python" in Path(one.cmdline()[0]).name
+    )
+    return found
 
 
 def job(source: Path, output: Path, *more: str) -> list[str]:
@@ -86,6 +106,14 @@ def test_the_job_finds_the_dirt_and_loses_nothing(corpus: Path, output: Path) ->
     kept = Store(f"{output}/assets.lance", ASSET_SCHEMA).keys()
     assert kept | refused == {entry.video_id for entry in truth}
     assert not kept & refused
+
+
+def test_a_killed_job_goes_on_where_it_was(output: Path) -> None:
+    assert [run["ended"] is None for run in facts(output)["runs"]] == [True, False]
+    captions = Store(f"{output}/annotations.lance", ANNOTATION_SCHEMA).table(["video_id"])[0].to_pylist()
+    assert len(set(captions)) == len(captions)  # none twice
+    failed = Store(f"{output}/rejects.lance", REJECT_SCHEMA).keys("stage = 'captions'")
+    assert set(captions) | failed == Store(f"{output}/assets.lance", ASSET_SCHEMA).keys()  # none lost
 
 
 def test_all_tasks_have_pairs_whose_references_resolve(output: Path) -> None:

@@ -31,7 +31,7 @@ BATCH = 3
 DEADLINE = 300.0  # seconds for any one wait; a fifth of it on two idle cores
 NEVER = 3600.0  # a commit interval longer than the test
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ ONE_EACH = ((kill_before_commit, 0), (kill_captioner, 0), (kill_mid_caption, 0))
 
 def twice(kill: Kill) -> Any:
     """The same kill at two moments more."""
-    return pytest.param(((kill, 1), (kill, 2)), marks=pytest.mark.slow, id=kill.__name__)
+    return pytest.param(((kill, 1), (kill, 2)), id=kill.__name__)
 
 
 @pytest.mark.parametrize(

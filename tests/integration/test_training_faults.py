@@ -30,7 +30,7 @@ from tests.integration.drivers import log_of
 STEPS, EPOCHS, SAVE = 24, 2, 10
 DEADLINE = 300.0  # seconds for any one wait; a fifth of it on two idle cores
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,6 @@ def test_an_undisturbed_run_leaves_what_it_promises(world: World) -> None:
     assert "finished before; nothing was done" in log_of(world.finished)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("at", [SAVE + 3, STEPS + 12])
 def test_a_killed_rank_is_started_again(world: World, tmp_path: Path, at: int) -> None:
     output = tmp_path / "run"
@@ -151,7 +150,7 @@ def test_a_killed_rank_is_started_again(world: World, tmp_path: Path, at: int) -
     same_run(output, world.finished)
 
 
-@pytest.mark.parametrize("at", [pytest.param(SAVE + 3, marks=pytest.mark.slow), STEPS + 12])
+@pytest.mark.parametrize("at", [SAVE + 3, STEPS + 12])
 def test_a_killed_driver_is_started_again(world: World, tmp_path: Path, at: int) -> None:
     output = tmp_path / "run"
     with driver(world, output) as process:
@@ -163,7 +162,6 @@ def test_a_killed_driver_is_started_again(world: World, tmp_path: Path, at: int)
     same_run(output, world.finished)
 
 
-@pytest.mark.slow
 def test_what_ranks_tell_programs(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their log as JSON under the run's name, and the figures that they leave with their node's agent."""
     monkeypatch.setenv(SWITCH, "JSON")
@@ -189,7 +187,6 @@ def test_what_ranks_tell_programs(world: World, tmp_path: Path, monkeypatch: pyt
     assert [float(line.split()[-1]) for line in steps] == [8.0]  # of rank 0 alone
 
 
-@pytest.mark.slow
 def test_an_error_that_would_come_again_is_told_once(world: World, tmp_path: Path) -> None:
     output = tmp_path / "run"
     with driver(world, output, "--loop.optimiser.learning_rate", "1e30") as process:
@@ -208,7 +205,6 @@ def test_more_ranks_than_the_cluster_holds(world: World, tmp_path: Path) -> None
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_an_elastic_run_takes_the_ranks_there_are(world: World, tmp_path: Path) -> None:
     output = tmp_path / "run"
     options = ("--resources.workers", "4", "--resources.min_workers", "1")
