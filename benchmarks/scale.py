@@ -51,6 +51,7 @@ from gve_ray.synthesis.report import decoded_store
 
 PARTS = ("synthesis", "resume", "commits", "batches", "schedule")
 FULL = 1_550_000
+FEWEST = 100_000  # for a projection: of fewer rows the start of the actors would be most of the time
 REAL_BYTES, TINY_BYTES = 660_000, 8_000  # of a decoded video, in a real run and here
 WORKERS = Workers(ingest=ReplayedIngest, consistency=ReplayedConsistency, annotator=ReplayedAnnotator)
 REAL_BATCH, FRAGMENTS_A_COMMIT, MOST_BATCHES = 16, 500, 10_000
@@ -314,7 +315,7 @@ def main() -> None:
                 ray.shutdown()
                 found[part] = measure_schedule()
             figures.write_text(json.dumps(found))
-    if {"synthesis", "batches"} <= set(found):
+    if {"synthesis", "batches"} <= set(found) and args.rows >= FEWEST:
         rate = found["batches"]["batches_per_s"]
         found["projection"] = project(found["synthesis"], args.rows, found["batch"], rate)
     print(json.dumps({"rows": args.rows, "cores": os.cpu_count(), **found}, indent=1))

@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_all_parts_of_a_small_run(tmp_path: Path) -> None:
-    """Two minutes on two idle cores, most of it for the recording."""
+    """Three minutes on two idle cores, most of it for the recording and the starts of actors."""
     plot = tmp_path / "memory.png"
     done = subprocess.run(
         [sys.executable, "benchmarks/scale.py", "--rows", "1000", "--plot", str(plot)],
@@ -35,5 +35,5 @@ def test_all_parts_of_a_small_run(tmp_path: Path) -> None:
     assert found["commits"]["fragments"] == 1000 // 16
     assert found["batches"]["batches_per_s"] > 0
     assert found["schedule"]["ranks_agree"]
-    assert found["projection"]["8"]["synthesis_hours"] > 0
+    assert "projection" not in found  # of so few rows
     assert plot.read_bytes()[:4] == b"\x89PNG"
