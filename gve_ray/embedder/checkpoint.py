@@ -95,6 +95,7 @@ def load_torch_model(
         model.language_model = PeftModel.from_pretrained(
             model.language_model, str(adapter), is_trainable=trainable
         )
+        _leave_inputs(model)
     return model.eval()
 
 
@@ -118,7 +119,15 @@ def add_lora(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model.language_model = get_peft_model(model.language_model, config)
+    _leave_inputs(model)
     return model
+
+
+def _leave_inputs(model: GveModel) -> None:
+    """Stop PEFT from widening the input of each LoRA layer to float32; `GveModel.forward` takes care of types."""
+    for module in model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False
 
 
 def save_adapter(model: GveModel, folder: PathOrId, settings: EmbedderSettings) -> Path:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-VISUAL_WINDOW = 64  # items held decoded at a time: 8 frames at the default budget are 3.8 MB
+VISUAL_WINDOW = 64  # items held at a time, as frames and as patches: 8 at the default budget are 3.8 MB each
 TEXT_WINDOW = 4096
 PROGRESS_SECONDS = 5.0
 
@@ -37,15 +37,18 @@ EngineName = Literal["torch", "vllm"]
 
 
 class Engine(Protocol):
-    """What runs the model."""
+    """What runs the model. What `prepare` gives is for the same engine's `encode` only."""
 
     collator: Collator
 
     @property
     def dimension(self) -> int: ...
 
-    def encode(self, items: Sequence[Item]) -> Embeddings:
-        """Of items whose media are in memory, in order."""
+    def prepare(self, items: Sequence[Item]) -> Any:
+        """The CPU's part, of items whose media are in memory. Called by another thread than `encode`."""
+
+    def encode(self, prepared: Any) -> Embeddings:
+        """Of the prepared items, in order."""
 
     def close(self) -> None:
         """Give back what the engine holds outside this process."""
@@ -151,12 +154,12 @@ class Embedder:
         """Vectors in the order of the items, how long each item was, and whether it was cut.
 
         assets: where `asset://` references are read. progress: log rate and ETA every few seconds.
-        Media of the next window are read while the model works on this one.
+        The next window is read and prepared while the model works on this one.
         """
         out = Embeddings.empty(len(items), self.dimension)
         report = _Progress(len(items) if progress else 0)
-        for where, resolved in self._windows(items, assets):
-            out.put(where, self.engine.encode(resolved))
+        for where, prepared in self._windows(items, assets):
+            out.put(where, self.engine.encode(prepared))
             report.add(len(where))
         if cut := int(out.cut.sum()):
             log.warning("%d of %d texts were cut to %d tokens", cut, len(items), self.settings.max_tokens)
@@ -168,12 +171,16 @@ class Embedder:
 
     def _windows(
         self, items: Sequence[Item], assets: "AssetReader | None"
-    ) -> Iterator[tuple[list[int], list[Item]]]:
-        """Windows of (indices, resolved items); the next one is read in the background."""
+    ) -> Iterator[tuple[list[int], Any]]:
+        """Windows of (indices, prepared items); the next one is made in the background."""
+
+        def make(where: list[int]) -> Any:
+            return self.engine.prepare(resolve([items[i] for i in where], self.settings, assets))
+
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="gve-read") as pool:
-            waiting: tuple[list[int], Future[list[Item]]] | None = None
+            waiting: tuple[list[int], Future[Any]] | None = None
             for where in _window_indices(items):
-                future = pool.submit(resolve, [items[i] for i in where], self.settings, assets)
+                future = pool.submit(make, where)
                 if waiting is not None:
                     yield waiting[0], waiting[1].result()
                 waiting = where, future

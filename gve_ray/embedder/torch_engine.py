@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gve_ray.embedder.batching import plan_batches
-from gve_ray.embedder.collate import Collator, Encoded, facts_of
+from gve_ray.embedder.collate import Batch, Collator, Encoded, facts_of
 from gve_ray.embedder.embeddings import Embeddings
 from gve_ray.embedder.model import GveModel
 from gve_ray.schema import Item
@@ -17,6 +19,14 @@ log = logging.getLogger(__name__)
 CPU_TOKENS = 8_192
 GPU_TOKENS = 65_536
 MAX_ROWS = 256
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """Items as the model takes them: rows, and the batches that they make, by the rows' places."""
+
+    rows: list[Encoded]
+    batches: list[tuple[list[int], Batch]]
 
 
 class TorchEngine:
@@ -32,24 +42,32 @@ class TorchEngine:
     def dimension(self) -> int:
         return self.model.dimension
 
-    @torch.inference_mode()
-    def encode(self, items: Sequence[Item]) -> Embeddings:
-        """Of items whose media are in memory."""
+    def prepare(self, items: Sequence[Item]) -> Prepared:
+        """All that needs no accelerator. items: with their media in memory."""
         rows = self.collator.encode(items)
-        vectors = np.empty((len(rows), self.dimension), dtype=np.float32)
         visual = [row.image is not None or row.video is not None for row in rows]
         lengths = [len(row) for row in rows]
-        for batch in plan_batches(lengths, visual, token_budget=self.token_budget, max_rows=MAX_ROWS):
-            vectors[batch] = self._run([rows[i] for i in batch])
+        plan = plan_batches(lengths, visual, token_budget=self.token_budget, max_rows=MAX_ROWS)
+        return Prepared(
+            rows=rows, batches=[(where, self.collator.pad([rows[i] for i in where])) for where in plan]
+        )
+
+    @torch.inference_mode()
+    def encode(self, prepared: Prepared) -> Embeddings:
+        """Of the prepared items, in order."""
+        rows = prepared.rows
+        vectors = np.empty((len(rows), self.dimension), dtype=np.float32)
+        for where, batch in prepared.batches:
+            vectors[where] = self._run([rows[i] for i in where], batch).cpu().numpy()
         return Embeddings(vectors=vectors, **facts_of(rows))
 
     def close(self) -> None:
         """Nothing to stop: the model lives and dies with this object."""
 
-    def _run(self, rows: list[Encoded]) -> np.ndarray:
-        """Embed one batch; on out-of-memory, its halves, and smaller batches from then on."""
+    def _run(self, rows: list[Encoded], batch: Batch) -> Tensor:
+        """Embed one batch [B, d]; on out-of-memory, its halves, and smaller batches from then on."""
         try:
-            vectors = self.model(self.collator.pad(rows).to(self.model.device))
+            vectors: Tensor | None = self.model(batch.to(self.model.device))
         except torch.OutOfMemoryError as error:
             if len(rows) == 1:
                 raise torch.OutOfMemoryError(
@@ -58,7 +76,7 @@ class TorchEngine:
                 ) from error
             vectors = None
         if vectors is not None:
-            return np.asarray(vectors.cpu().numpy(), dtype=np.float32)
+            return vectors
         # Out of the handler, so that the traceback no longer holds the failed batch's activations.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -67,4 +85,5 @@ class TorchEngine:
         log.warning(
             "out of memory with %d rows; going on with %d tokens a batch", len(rows), self.token_budget
         )
-        return np.concatenate([self._run(rows[:half]), self._run(rows[half:])])
+        halves = (rows[:half], rows[half:])
+        return torch.cat([self._run(one, self.collator.pad(one)) for one in halves])

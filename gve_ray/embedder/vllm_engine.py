@@ -68,9 +68,12 @@ class VllmEngine:
     def dimension(self) -> int:
         return self._dimension
 
-    def encode(self, items: Sequence[Item]) -> Embeddings:
+    def prepare(self, items: Sequence[Item]) -> list[Encoded]:
         """Of items whose media are in memory."""
-        rows = self.collator.encode(items)
+        return self.collator.encode(items)
+
+    def encode(self, rows: list[Encoded]) -> Embeddings:
+        """Of the prepared items, in order."""
         outputs = self.llm.embed([self._prompt(row) for row in rows], use_tqdm=False)
         vectors = np.asarray([output.outputs.embedding for output in outputs], dtype=np.float32)
         return Embeddings(vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True), **facts_of(rows))

@@ -51,7 +51,7 @@ def with_lora(
     add_lora(model, r=r, alpha=alpha, dropout=dropout, seed=seed)
     check_frozen(model, FROZEN)
     if checkpointing:
-        model.plain.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.checkpoint_layers()
     return Encoder(model)
 
 

@@ -1,0 +1,327 @@
+"""What share of an accelerator's arithmetic embedding and training use.
+
+    python benchmarks/gpu.py [--shape 3b] [--peak 989] [--videos 512] [--pairs 16] [--profile]
+
+A Qwen2.5-VL of the given shape with random weights, in bfloat16; videos of 8 frames at the default budget
+(3,200 patches, 800 tokens) with the tokens of the template. Embedding goes through `Embedder.embed`, frames
+in memory; a training step is the package's own: items -> chunks ahead in a thread, LoRA, InfoNCE, AdamW.
+Prints one JSON object: each variant's rate, its TFLOP/s by the operations below, the share of --peak, and
+the ratio to the variant `transformers`, whose vision tower is left as the library has it.
+"""
+
+import argparse
+import dataclasses
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import gve_ray
+from gve_ray.config import resolve_model
+from gve_ray.embedder import Collator, Embedder, EmbedderSettings, GveModel, load_processor, merge
+from gve_ray.embedder.tower import quicken
+from gve_ray.embedder.vision import PatchSpec
+from gve_ray.schema import Frames, Item
+from gve_ray.training.config import LossConfig, OptimiserConfig
+from gve_ray.training.encoder import Encoder, GveCollate, with_lora
+from gve_ray.training.feed import StepItems, ahead
+from gve_ray.training.optimiser import make_optimiser
+from gve_ray.training.schedule import Step
+from gve_ray.training.step import backward
+
+PROCESSOR = "package://demo/tiny_vl/model"  # for its tokenizer and processor; all else is replaced
+WORDS = "a red circle moves slowly to the right and then a blue square appears behind it in the picture"
+HEIGHT, WIDTH, FRAMES = 280, 560, 8
+SHAPES: dict[str, dict[str, dict[str, Any]]] = {
+    "3b": {
+        "text": {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "heads": (16, 2)},
+        "vision": {"hidden_size": 1280, "intermediate_size": 3420, "depth": 32, "full": (7, 15, 23, 31)},
+    },
+    "7b": {
+        "text": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "heads": (28, 4)},
+        "vision": {"hidden_size": 1280, "intermediate_size": 3420, "depth": 32, "full": (7, 15, 23, 31)},
+    },
+    "tiny": {
+        "text": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "heads": (2, 1)},
+        "vision": {"hidden_size": 320, "intermediate_size": 512, "depth": 2, "full": (1,)},
+    },
+}
+
+
+def config_of(shape: str) -> Any:
+    """The Hugging Face config of a shape, with the demo's token ids."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(resolve_model(PROCESSOR))
+    text, vision = SHAPES[shape]["text"], SHAPES[shape]["vision"]
+    heads, kv_heads = text["heads"]
+    config.text_config.update(
+        {
+            **{name: text[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers")},
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "layer_types": ["full_attention"] * text["num_hidden_layers"],
+            "vocab_size": 151_936,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
+        }
+    )
+    config.vision_config.update(
+        {
+            **{name: vision[name] for name in ("hidden_size", "intermediate_size", "depth")},
+            "num_heads": vision["hidden_size"] // 80,
+            "fullatt_block_indexes": list(vision["full"]),
+            "out_hidden_size": text["hidden_size"],
+        }
+    )
+    return config
+
+
+def make_model(shape: str, device: str, processor: Any) -> GveModel:
+    """Random weights in bfloat16, on the device from the start."""
+    from transformers import AutoModelForImageTextToText
+
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForImageTextToText.from_config(config_of(shape), dtype=torch.bfloat16)
+    return GveModel(model, PatchSpec.from_processor(processor.image_processor)).eval()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work:
+    """Operations, in TFLOP: of the tower and of the language model for one video, and for a text."""
+
+    tower: float
+    language: float
+    text: float
+
+    @property
+    def embed(self) -> float:
+        """One video."""
+        return self.tower + self.language
+
+    def pair(self, *, recompute: bool) -> float:
+        """A text and a video, forward, backward through the language model alone, and recomputed if so."""
+        passes = 3 if recompute else 2
+        return self.tower + passes * (self.language + self.text)
+
+
+def work_of(shape: str, *, tokens: int, text_tokens: int) -> Work:
+    """Multiply-adds of products and attention, counted twice. What is not a product counts as nothing."""
+    text, vision = SHAPES[shape]["text"], SHAPES[shape]["vision"]
+    patches = FRAMES // 2 * (HEIGHT // 14) * (WIDTH // 14)
+    d, inner, layers, full = (vision[k] for k in ("hidden_size", "intermediate_size", "depth", "full"))
+    frame = patches / (FRAMES // 2)
+    attended = len(full) * frame + (layers - len(full)) * 64  # keys of one patch, over all layers
+    tower = (
+        2 * patches * (layers * (4 * d * d + 3 * d * inner) + 3 * 2 * 14 * 14 * d)
+        + 4 * patches * d * attended
+    )
+    tower += 2 * patches / 4 * (16 * d * d + 4 * d * text["hidden_size"])  # the merger
+    wide, mlp, depth = (text[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    heads, kv_heads = text["heads"]
+    weights = depth * (2 * wide * wide + 2 * wide * wide * kv_heads // heads + 3 * wide * mlp)
+
+    def language(length: int) -> float:
+        return 2 * length * weights + 2 * length * length * wide * depth  # causal: half of the square
+
+    return Work(tower=tower / 1e12, language=language(tokens) / 1e12, text=language(text_tokens) / 1e12)
+
+
+def videos(count: int) -> list[Item]:
+    """Noise of the default budget."""
+    rng = np.random.default_rng(0)
+    return [
+        Item(
+            video=Frames(
+                pixels=rng.integers(0, 256, (FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8),
+                timestamps=np.arange(FRAMES) * 1.0,
+                indices=np.arange(FRAMES) * 30,
+                fps=30.0,
+                duration=8.0,
+                total_frames=240,
+            )
+        )
+        for _ in range(count)
+    ]
+
+
+def steps_of(
+    pairs: int, pool: list[Item], collate: GveCollate
+) -> Callable[[int], tuple[StepItems, list[Any]]]:
+    """Step number -> its items and chunks, as the loop's feed makes them."""
+
+    def make(number: int) -> tuple[StepItems, list[Any]]:
+        chosen = [pool[(number * pairs + i) % len(pool)] for i in range(pairs)]
+        items = StepItems(
+            step=Step(index=number, task="T2V", rows=np.arange(pairs), world_size=1),
+            items=[Item(text=f"{WORDS} {i}") for i in range(pairs)] + chosen,
+            pair_ids=np.arange(pairs),
+            sources=np.arange(pairs),
+            negative_sources=np.zeros((pairs, 0), dtype=np.int64),
+        )
+        return items, collate(items.items)
+
+    return make
+
+
+class Clock:
+    """Wall-clock seconds of a block, and the most memory in it; the device is waited for at both ends."""
+
+    def __enter__(self) -> "Clock":
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.synchronize()
+        self.begun = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds = time.perf_counter() - self.begun
+        self.bytes = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+
+
+def measure_embedding(embedder: Embedder, count: int, pool: list[Item], work: Work) -> dict[str, float]:
+    """Videos a second from frames in memory to vectors, and of the model alone on a batch that is there."""
+    items = [pool[i % len(pool)] for i in range(count)]
+    with Clock() as first:
+        embedder.embed(items[:64])
+    with Clock() as whole:
+        embedder.embed(items)
+    model = embedder.engine.model
+    batch = embedder.engine.collator(items[:64]).to(model.device)
+    with torch.inference_mode(), Clock() as alone:
+        for _ in range(4):
+            model(batch)
+    return {
+        "first_batch_seconds": first.seconds,
+        "videos_per_second": count / whole.seconds,
+        "tflops": count * work.embed / whole.seconds,
+        "model_alone_videos_per_second": 4 * len(batch) / alone.seconds,
+        "model_alone_tflops": 4 * len(batch) * work.embed / alone.seconds,
+        "peak_bytes": whole.bytes,
+    }
+
+
+def measure_training(
+    encoder: Encoder, collate: GveCollate, pairs: int, steps: int, pool: list[Item], work: float
+) -> dict[str, float]:
+    """Pairs a second of whole steps, after two that are not counted."""
+    encoder.train()
+    optimiser = make_optimiser(encoder, OptimiserConfig())
+    trained = [weight for weight in encoder.parameters() if weight.requires_grad]
+    waits: list[float] = []
+
+    def run(numbers: Iterator[int]) -> None:
+        for (items, chunks), waited in ahead(steps_of(pairs, pool, collate), numbers):
+            optimiser.zero_grad(set_to_none=True)
+            loss = backward(encoder, chunks, items, LossConfig(), gradcache=False)
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimiser.step()
+            assert bool(torch.isfinite(loss.value))
+            waits.append(waited)
+
+    with Clock() as first:
+        run(iter(range(2)))
+    waits.clear()
+    with Clock() as clock:
+        run(iter(range(2, steps + 2)))
+    return {
+        "pairs": pairs,
+        "first_two_steps_seconds": first.seconds,
+        "pairs_per_second": pairs * steps / clock.seconds,
+        "tflops": pairs * steps * work / clock.seconds,
+        "data_wait": sum(waits) / clock.seconds,
+        "peak_bytes": clock.bytes,
+    }
+
+
+def kernels(run: Callable[[], Any]) -> dict[str, float]:
+    """Share of the device's time by kind of kernel."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
+        run()
+        torch.cuda.synchronize()
+    kinds = {"products": ("gemm", "nvjet", "cutlass", "xmma"), "attention": ("flash", "fmha", "attention")}
+    spent: dict[str, float] = {}
+    for event in found.key_averages():
+        if event.device_type != torch.autograd.DeviceType.CUDA:
+            continue
+        name = event.key.lower()
+        kind = next(
+            (k for k, words in kinds.items() if any(w in name for w in words)), "other: " + event.key[:60]
+        )
+        spent[kind] = spent.get(kind, 0.0) + event.self_device_time_total
+    total = sum(spent.values()) or 1.0
+    return {k: v / total for k, v in sorted(spent.items(), key=lambda one: -one[1])[:14]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="3b")
+    parser.add_argument("--peak", type=float, default=989.0, help="TFLOP/s; an H100's dense bfloat16")
+    parser.add_argument("--videos", type=int, default=512)
+    parser.add_argument("--pairs", type=int, default=16, help="a step, activations kept")
+    parser.add_argument(
+        "--more", type=int, default=4, help="times as many pairs where activations are recomputed"
+    )
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--profile", action="store_true", help="also the device's time by kind of kernel")
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    processor = load_processor(resolve_model(PROCESSOR))
+    settings = EmbedderSettings()
+    model = make_model(args.shape, device, processor)
+    embedder = Embedder.from_model(model, processor, settings)
+    collator = embedder.engine.collator
+    pool = videos(64)
+    row, text = collator.encode([pool[0], Item(text=f"{WORDS} 0")])
+    work = work_of(args.shape, tokens=len(row), text_tokens=len(text))
+    result: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
+        "versions": {"torch": torch.__version__, "gve_ray": gve_ray.__version__},
+        "shape": args.shape,
+        "tokens": [len(row), len(text)],
+        "tflop": {
+            "embed": work.embed,
+            "pair": work.pair(recompute=False),
+            "recomputed": work.pair(recompute=True),
+        },
+    }
+    print(json.dumps(result))
+    variants: dict[str, dict[str, float]] = {}
+
+    def tell(name: str, found: dict[str, float]) -> None:
+        found["share_of_peak"] = found["tflops"] / args.peak
+        variants[name] = found
+        print(json.dumps({name: found}), flush=True)
+
+    tell("embed, transformers", measure_embedding(embedder, args.videos // 4, pool, work))
+    quicken(model.plain.model.visual)
+    tell("embed", measure_embedding(embedder, args.videos, pool, work))
+    encoder = with_lora(model)
+    collate = GveCollate(collator)
+    few, many = args.pairs, args.pairs * args.more
+    once, twice = (work.pair(recompute=recompute) for recompute in (False, True))
+    tell("train", measure_training(encoder, collate, few, args.steps, pool, once))
+    model.compile_layers()
+    tell("train, compiled", measure_training(encoder, collate, few, args.steps, pool, once))
+    model.checkpoint_layers()
+    tell("train, compiled, recomputed", measure_training(encoder, collate, many, args.steps, pool, twice))
+    merge(model).eval()
+    tell("embed, compiled", measure_embedding(embedder, args.videos, pool, work))
+    if args.profile:
+        batch = collator(pool).to(model.device)
+        with torch.inference_mode():
+            print(json.dumps({"kernels": kernels(lambda: model(batch))}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
