@@ -213,7 +213,8 @@ class ModelConfig:
     GVE and every checkpoint of its kind; sentence-transformers its own folders and ids; openai an endpoint `url`
     (ending in /v1) whose key is in the environment variable `key_variable`. dtype: None takes bfloat16 on
     GPU, float32 on CPU. rescale: evaluate weights at other frames and pixels than they were trained with, on
-    purpose (test-time scaling; torch only). engine_args: passed to vllm.LLM or SentenceTransformer.
+    purpose (test-time scaling; torch only). compile: compile the layers, which pays on GPUs (torch only).
+    engine_args: passed to vllm.LLM or SentenceTransformer.
     """
 
     name: str
@@ -223,6 +224,7 @@ class ModelConfig:
     engine: Literal["torch", "vllm", "sentence-transformers", "openai"] = "torch"
     dtype: str | None = None
     rescale: bool = False
+    compile: bool = False
     url: str | None = None
     key_variable: str = "OPENAI_API_KEY"
     engine_args: dict[str, Any] = field(default_factory=dict)
@@ -237,6 +239,10 @@ class ModelConfig:
             raise ValueError(f"{where}.adapter: the engine {self.engine} takes none; export a merged model")
         if self.rescale and self.engine != "torch":
             raise ValueError(f"{where}.rescale: only the torch engine can change the settings of weights")
+        if self.compile and self.engine != "torch":
+            raise ValueError(
+                f"{where}.compile: the engine {self.engine} compiles as it sees fit; leave it out"
+            )
         if self.engine_args and self.engine not in ("vllm", "sentence-transformers"):
             raise ValueError(f"{where}.engine_args: the engine {self.engine} takes none; leave them out")
         if (self.url is not None) != (self.engine == "openai"):

@@ -73,6 +73,7 @@ class Embedder:
         attention: str | None = None,
         settings: EmbedderSettings | None = None,
         token_budget: int | None = None,
+        compile: bool = False,
         engine_args: dict[str, Any] | None = None,
     ) -> "Embedder":
         """Load a model folder or hub id, optionally with a PEFT adapter folder.
@@ -80,7 +81,8 @@ class Embedder:
         revision: of the model on the hub. dtype, device: bfloat16 on GPU, float32 on CPU by default.
         attention: a transformers attention implementation (torch engine). settings: what the caller
         expects; ValueError if other settings travel with the weights. token_budget: padded tokens a
-        batch (torch engine). engine_args: extra arguments of vllm.LLM (vllm engine).
+        batch (torch engine). compile: compile the layers: twice the speed on a GPU after a first batch that
+        takes a minute (torch engine). engine_args: extra arguments of vllm.LLM (vllm engine).
         """
         agreed_settings = resolve_settings(path_or_id, adapter, settings, revision=revision)
         processor = load_processor(path_or_id, revision=revision)
@@ -94,6 +96,8 @@ class Embedder:
                 attention=attention,
                 processor=processor,
             )
+            if compile:
+                model.compile_layers()
             return cls.from_model(model, processor, agreed_settings, token_budget=token_budget)
         if engine == "vllm":
             from gve_ray.embedder.vllm_engine import VllmEngine

@@ -77,6 +77,8 @@ class GveModel(nn.Module):
     def checkpoint_layers(self) -> None:
         """Recompute the activations of each layer in the backward pass instead of keeping them."""
         self.plain.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # Without re-entry no input needs a gradient; with one, the frozen tower would be run backward, too.
+        self.plain.disable_input_require_grads()
 
     def forward(self, batch: Batch) -> Tensor:
         """Unit-norm float32 embeddings [B, d] of a batch on the model's device."""

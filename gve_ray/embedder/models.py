@@ -135,6 +135,7 @@ class GveModel:
             engine=config.engine,
             dtype=dtype,
             settings=None if config.rescale else settings,
+            compile=config.compile,
             engine_args=dict(config.engine_args),
         )
         self._embedder = embedder.with_settings(**asdict(settings)) if config.rescale else embedder

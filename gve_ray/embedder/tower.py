@@ -1,8 +1,8 @@
-"""The vision towers of all families, made fast on accelerators without changing what they compute.
+"""The vision towers of all families, made fast on a GPU without changing what they compute.
 
-transformers' towers attend window by window in a Python loop unless FlashAttention is installed: 60 calls
-a video a layer at the default budget. And they embed patches by a convolution whose stride is its kernel,
-which is a matrix product. CPUs do not mind either (docs/LOG.md).
+transformers' towers attend window by window in a Python loop unless the package flash-attn is installed: 60
+calls a video a layer at the default budget. PyTorch has the same kernel. And they embed patches by a
+convolution whose stride is its kernel, which is a matrix product. CPUs do not mind either (docs/LOG.md).
 """
 
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 
-# transformers hands a tower's windows over in one call only to implementations with "flash" in the name.
+# transformers hands all windows over in one call only to implementations with "flash" in their name.
 ATTENTION = "gve_flash"
 
 
@@ -33,17 +34,17 @@ class PatchProjection(nn.Module):
 def quicken(tower: Any) -> None:
     """Change a `...VisionTransformer` of transformers in place.
 
-    Its attention is left alone where FlashAttention was asked for, which needs no help.
+    Its attention is left alone in float32, which the kernel does not take, and where another
+    implementation than the default was asked for.
     """
     from transformers import AttentionInterface
 
     tower.patch_embed = PatchProjection(tower.patch_embed.proj)
-    if "flash" not in tower.config._attn_implementation:
+    if tower.dtype in (torch.bfloat16, torch.float16) and tower.config._attn_implementation == "sdpa":
         AttentionInterface.register(ATTENTION, attend_windows)
         tower.config._attn_implementation = ATTENTION
 
 
-@torch.compiler.disable  # how many lengths there are is known only at run time
 def attend_windows(
     module: nn.Module,
     query: Tensor,
@@ -53,19 +54,14 @@ def attend_windows(
     *,
     scaling: float,
     cu_seq_lens_q: Tensor,
+    max_length_q: int,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Each window attends to itself; those of equal length in one call. An attention function of transformers.
+    """Each window attends to itself, all in one call. An attention function of transformers.
 
-    query, key, value: [1, heads, N, d]. cu_seq_lens_q: int [windows + 1], where windows begin and end.
-    Returns [N, heads, d].
+    query, key, value: [1, heads, N, d]. cu_seq_lens_q: int32 [windows + 1], where windows begin and end.
+    max_length_q: of the longest. Returns [N, heads, d].
     """
-    packed = torch.stack((query[0], key[0], value[0])).transpose(1, 2)  # [3, N, heads, d]
-    starts, lengths = cu_seq_lens_q[:-1], cu_seq_lens_q.diff()
-    out = torch.empty_like(packed[0])
-    for length in lengths.unique().tolist():
-        rows = (starts[lengths == length, None] + torch.arange(length, device=starts.device)).flatten()
-        q, k, v = packed[:, rows].unflatten(1, (-1, length)).transpose(2, 3)  # [windows, heads, length, d]
-        attended = F.scaled_dot_product_attention(q, k, v, scale=scaling)
-        out[rows] = attended.transpose(1, 2).flatten(0, 1)
-    return out, None
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [N, heads, d]
+    windows, longest = cu_seq_lens_q, max_length_q
+    return varlen_attn(q, k, v, windows, windows, longest, longest, scale=scaling), None

@@ -11,7 +11,7 @@ to open it again.
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -67,8 +67,8 @@ class LibraryFacts:
 
     @property
     def model_config(self) -> ModelConfig:
-        """The model, for `gve_ray.embedder.models.open_model`."""
-        return ModelConfig(**self.model)
+        """The model for queries, for `gve_ray.embedder.models.open_model`. Not compiled: the first would wait for it."""
+        return replace(ModelConfig(**self.model), compile=False)
 
 
 @dataclass(frozen=True, kw_only=True)

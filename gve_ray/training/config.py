@@ -185,7 +185,9 @@ class TrainingConfig:
 
     model: folder (path or URI) or hub id of the base. data: the mixture. assets: assets.lance of its asset references.
     frames, max_pixels, min_pixels, max_tokens: as gve_ray.embedder.EmbedderSettings. dtype: None takes
-    bfloat16 on GPU, float32 on CPU. token_budget: padded tokens of one forward pass's chunk. trackers:
+    bfloat16 on GPU, float32 on CPU. compile: compile the layers; on a GPU 1.8 times the speed, after two minutes.
+    checkpointing: recompute activations of the language model in the backward pass: a third of the memory and
+    less a pair, for a sixth of the speed. token_budget: padded tokens of one forward pass's chunk. trackers:
     tensorboard, wandb, mlflow; steps.jsonl, the console and the curves are always written.
     """
 
@@ -199,6 +201,7 @@ class TrainingConfig:
     max_tokens: int = 8192
     dtype: str | None = None
     attention: str | None = None
+    compile: bool = False
     checkpointing: bool = False
     token_budget: int = 32_768
     trackers: tuple[TrackerName, ...] = ("tensorboard",)

@@ -42,16 +42,19 @@ def with_lora(
     dropout: float = 0.1,
     seed: int = 0,
     checkpointing: bool = False,
+    compile: bool = False,
 ) -> Encoder:
     """Fresh LoRA on the language model (paper section 5), checked to be all that is trained.
 
-    checkpointing: recompute activations in the backward pass instead of keeping them.
+    checkpointing: recompute activations in the backward pass instead of keeping them. compile: the layers.
     Raises ValueError when a weight of the vision tower or of the token embeddings would be trained.
     """
     add_lora(model, r=r, alpha=alpha, dropout=dropout, seed=seed)
     check_frozen(model, FROZEN)
     if checkpointing:
         model.checkpoint_layers()
+    if compile:
+        model.compile_layers()
     return Encoder(model)
 
 

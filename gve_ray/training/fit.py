@@ -147,6 +147,7 @@ def _encoder(config: TrainingConfig, base: str, processor: Any, device: str | No
         dropout=config.lora.dropout,
         seed=config.loop.seed,
         checkpointing=config.checkpointing,
+        compile=config.compile,
     )
 
 
