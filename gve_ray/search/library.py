@@ -67,7 +67,7 @@ class LibraryFacts:
 
     @property
     def model_config(self) -> ModelConfig:
-        """The model for queries, for `gve_ray.embedder.models.open_model`. Not compiled: the first would wait for it."""
+        """The model for queries, for `gve_ray.embedder.models.open_model`; not compiled, or the first would wait."""
         return replace(ModelConfig(**self.model), compile=False)
 
 

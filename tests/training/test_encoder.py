@@ -102,15 +102,24 @@ def test_checkpointing_gives_the_same_gradients(folder: Path, processor: Any) ->
     for checkpointing in (False, True):
         one = encoder(folder, processor, dropout=0.0, checkpointing=checkpointing).train()
         calls = _count_forwards(one)
+        tower = _outputs(one.model.plain.model.visual.blocks[0])
         batches = [chunk.batch for chunk in collate_for(one, processor)(items)]
         vectors = one(batches)
         vectors[:, 0].sum().backward()
+        assert not any(output.requires_grad for output in tower), "the frozen tower would be run backward"
         found.append(([weight.grad for weight in one.parameters() if weight.requires_grad], calls[0]))
     (plain, once), (recomputed, twice) = found
     assert twice > once
     assert any(gradient.abs().max() > 1e-4 for gradient in plain)
     for mine, theirs in zip(plain, recomputed, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
+
+
+def _outputs(module: torch.nn.Module) -> list[torch.Tensor]:
+    """Filled with what the module gives."""
+    outputs: list[torch.Tensor] = []
+    module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    return outputs
 
 
 def _count_forwards(one: Encoder) -> list[int]:
