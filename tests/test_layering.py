@@ -22,7 +22,7 @@ ROWS = (
     {"embedder", "search", "job", "report"},
     {"stage", "media"},
     {"store", "config"},
-    {"schema", "logs"},
+    {"schema", "logs", "progress"},
 )
 OPEN = ({"store", "config"},)
 LEVEL = {room: height for height, row in enumerate(reversed(ROWS)) for room in row}

@@ -1,21 +1,16 @@
 """Folders of rendered files: made in parallel with progress, each file whole or not at all."""
 
 import json
-import logging
 import multiprocessing
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gve_ray.progress import Progress
 from gve_ray.store.runfolder import filesystem, write_atomically
-
-log = logging.getLogger(__name__)
-
-_PROGRESS_SECONDS = 5.0
 
 T = TypeVar("T")
 
@@ -43,24 +38,14 @@ def make_files(what: str, make: Callable[[T], object], todo: Sequence[T], *, wor
 
     what: names the lines. workers: processes (1: this one).
     """
-    start = last = time.monotonic()
-
-    def progress(done: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last > _PROGRESS_SECONDS or done == len(todo):
-            rate = done / (now - start)
-            left = (len(todo) - done) / rate
-            log.info("%s: %d/%d files, %.1f files/s, %.0f s left", what, done, len(todo), rate, left)
-            last = now
-
+    progress = Progress(what, len(todo), unit="files")
     if workers == 1:
         for done, one in enumerate(todo, 1):
             make(one)
-            progress(done)
+            progress.reach(done)
     else:
         # Spawned: the caller may have threads (Ray, torch) that a fork would freeze.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             for done, _ in enumerate(pool.map(make, todo, chunksize=2), 1):
-                progress(done)
+                progress.reach(done)

@@ -6,7 +6,6 @@ vectors = embedder.embed([Item(text="a dog runs"), Item(video="dog.mp4")])   # f
 
 import logging
 import os
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -22,6 +21,7 @@ from gve_ray.embedder.model import GveModel
 from gve_ray.embedder.resolve import resolve
 from gve_ray.embedder.settings import EmbedderSettings
 from gve_ray.embedder.torch_engine import TorchEngine
+from gve_ray.progress import Progress
 from gve_ray.schema import Item
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 
 VISUAL_WINDOW = 64  # items held at a time, as frames and as patches: 8 at the default budget are 3.8 MB each
 TEXT_WINDOW = 4096
-PROGRESS_SECONDS = 5.0
 
 EngineName = Literal["torch", "vllm"]
 
@@ -161,10 +160,11 @@ class Embedder:
         The next window is read and prepared while the model works on this one.
         """
         out = Embeddings.empty(len(items), self.dimension)
-        report = _Progress(len(items) if progress else 0)
+        report, done = Progress("embedded", len(items) if progress else 0, unit="items"), 0
         for where, prepared in self._windows(items, assets):
             out.put(where, self.engine.encode(prepared))
-            report.add(len(where))
+            done += len(where)
+            report.reach(done)
         if cut := int(out.cut.sum()):
             log.warning("%d of %d texts were cut to %d tokens", cut, len(items), self.settings.max_tokens)
         return out
@@ -199,23 +199,3 @@ def _window_indices(items: Sequence[Item]) -> Iterator[list[int]]:
         chosen = [i for i, visual in enumerate(is_visual) if visual is kind]
         for start in range(0, len(chosen), size):
             yield chosen[start : start + size]
-
-
-class _Progress:
-    """Logs a line every few seconds; silent for a total of 0."""
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.done = 0
-        self.started = self.said = time.monotonic()
-
-    def add(self, count: int) -> None:
-        """Count items as done, and say so now and then."""
-        self.done += count
-        now = time.monotonic()
-        if not self.total or (now - self.said < PROGRESS_SECONDS and self.done < self.total):
-            return
-        self.said = now
-        rate = self.done / max(now - self.started, 1e-9)
-        left = (self.total - self.done) / rate
-        log.info("embedded %d of %d, %.1f items/s, %.0f s left", self.done, self.total, rate, left)

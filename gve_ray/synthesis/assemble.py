@@ -10,7 +10,6 @@ that the corpus cannot fill stays below its quota, which the counts say.
 """
 
 import hashlib
-import logging
 import math
 import time
 from array import array
@@ -25,13 +24,12 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from gve_ray.config import AssembleConfig
+from gve_ray.progress import Progress
 from gve_ray.schema import PAIR_SCHEMA, AssetRef, Task
 from gve_ray.stage import StageCounts
 from gve_ray.store import Store
 from gve_ray.store.runfolder import filesystem
 from gve_ray.synthesis.prompts import rng_for
-
-log = logging.getLogger(__name__)
 
 INSTRUCTIONS: Mapping[Task, str] = {
     Task.T2T: "Find a text that says the same.",
@@ -48,7 +46,6 @@ COLUMNS = [
 ]  # fmt: skip
 _CHUNK = 1024
 _PART_ROWS = 20_000
-_PROGRESS_SECONDS = 10.0
 _NO_MEDIA = {"text": None, "image": None, "video": None}
 _PROFILE_DOMAINS = {"spatial": "FG-S", "temporal": "FG-T"}
 
@@ -78,7 +75,7 @@ def assemble(
     out: local folder or any URI of pyarrow's filesystems.
     """
     begun = time.monotonic()
-    tell = _Progress(2 * annotations.count())
+    progress = Progress("assemble, two passes", 2 * annotations.count())
     ids: list[str] = []
     ranks: dict[Task, array[int]] = {task: array("Q") for task in Task}
     for batch in annotations.batches(COLUMNS, rows=_CHUNK):
@@ -86,7 +83,7 @@ def assemble(
             ids.append(row["video_id"])
             for task, pair in candidates(row, seed, config):
                 ranks[task].append(_rank(seed, task, pair))
-        tell(len(ids))
+        progress.reach(len(ids))
     found = {task: len(ranks[task]) for task in Task}
     wanted = quotas(config, found)
     cuts = {task: _cut(ranks[task], wanted[task]) for task in Task}
@@ -99,7 +96,7 @@ def assemble(
                     if _rank(seed, task, pair) <= cuts[task]:
                         parts.add(task, pair)
                         written[task] += 1
-            tell(len(ids) + start)
+            progress.reach(min(start + _CHUNK, len(ids)) + len(ids))
     return Assembled(
         counts=StageCounts(
             name="assemble",
@@ -112,22 +109,6 @@ def assemble(
             task: TaskCounts(quota=wanted[task], candidates=found[task], pairs=written[task]) for task in Task
         },
     )
-
-
-class _Progress:
-    """Says now and then how much is done. total: rows of both passes."""
-
-    def __init__(self, total: int) -> None:
-        log.info("assemble: two passes over %d videos", total // 2)
-        self._total, self._begun = total, time.monotonic()
-        self._told = self._begun
-
-    def __call__(self, done: int) -> None:
-        now = time.monotonic()
-        if done and now - self._told >= _PROGRESS_SECONDS:
-            self._told = now
-            left = (self._total - done) * (now - self._begun) / done
-            log.info("assemble: %d/%d rows of both passes, %.0f s left", done, self._total, left)
 
 
 def quotas(config: AssembleConfig, found: Mapping[Task, int]) -> dict[Task, int]:

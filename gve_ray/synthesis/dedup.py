@@ -9,6 +9,7 @@ always made on the whole signature. Signatures are 3 kB each and wait in a file:
 an Arrow array of binaries may hold.
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,9 @@ from gve_ray.media.signature import (
     normalised,
     points,
 )
+from gve_ray.progress import Progress
+
+log = logging.getLogger(__name__)
 
 _CHUNK = 2048
 _NEIGHBOURS = 32
@@ -169,11 +173,13 @@ def _candidates(
         index: Any = faiss.IndexFlatL2(spots.shape[1])
     else:
         cells = int(4 * np.sqrt(n))
+        log.info("duplicates: dividing %d videos into %d cells", n, cells)
         index = faiss.IndexIVFFlat(faiss.IndexFlatL2(spots.shape[1]), spots.shape[1], cells)
         index.cp.seed = 1
         index.train(spots[:: max(1, n // (64 * cells))])
         index.nprobe = _PROBES
     index.add(spots)
+    progress = Progress("duplicates", n, unit="videos")
     for start in range(0, n, _CHUNK):
         _, near = index.search(spots[start : start + _CHUNK], min(_NEIGHBOURS, n))  # int64 [c, neighbours]
         a = np.repeat(np.arange(start, start + len(near)), near.shape[1])
@@ -181,6 +187,7 @@ def _candidates(
         pairs = pairs[(pairs[:, 1] >= 0) & (pairs[:, 0] != pairs[:, 1])]
         pairs = pairs[lengths_agree(lengths[pairs[:, 0]], lengths[pairs[:, 1]])]
         pairs = np.unique(np.sort(pairs, axis=1), axis=0)
+        progress.reach(start + len(near))
         yield pairs[may_be_near(spots[pairs[:, 0]], spots[pairs[:, 1]], threshold)]
 
 

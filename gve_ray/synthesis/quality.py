@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gve_ray.progress import Progress
 from gve_ray.stage import Reject, StageCounts
 from gve_ray.synthesis.dedup import find_duplicates
 from gve_ray.synthesis.motion import is_static
@@ -21,7 +22,6 @@ from gve_ray.synthesis.rectify import Rectified, rectify
 
 log = logging.getLogger(__name__)
 
-_PROGRESS_SECONDS = 10.0
 _PART = 10_000  # captions judged at a time, some seconds
 
 
@@ -50,11 +50,11 @@ def rectify_captions(manifest: pa.Table, *, on: bool = True) -> tuple[dict[str, 
 
     manifest: columns video_id and caption (null where there is none). on: False keeps all as they are.
     """
-    begun = last = time.monotonic()
+    begun = time.monotonic()
     captions: dict[str, str] = {}
     rejects = []
     given = manifest.select(["video_id", "caption"]).filter(pc.is_valid(manifest["caption"]))
-    done = 0
+    done, progress = 0, Progress("rectify", given.num_rows, unit="captions")
     for part, verdicts in _rectified(given.to_batches(_PART), on=on):
         for video_id, caption, verdict in zip(
             *(one.to_pylist() for one in part.columns), verdicts, strict=True
@@ -65,11 +65,7 @@ def rectify_captions(manifest: pa.Table, *, on: bool = True) -> tuple[dict[str, 
             else:
                 captions[video_id] = verdict.text
         done += len(verdicts)
-        if time.monotonic() - last > _PROGRESS_SECONDS:
-            last = time.monotonic()
-            rate = done / (last - begun)
-            left = (given.num_rows - done) / rate
-            log.info("rectify: %d/%d rows, %.0f rows/s, %.0f s left", done, given.num_rows, rate, left)
+        progress.reach(done)
     seconds = time.monotonic() - begun
     return captions, Verdict(stage="rectify", kept=list(captions), rejects=rejects, seconds=seconds)
 

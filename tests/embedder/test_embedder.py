@@ -67,10 +67,10 @@ def test_order_is_kept_over_windows_and_batches(embedder, items, monkeypatch, ca
     alone = np.concatenate([embedder.embed([item]) for item in rows])
     monkeypatch.setattr(embedder_module, "VISUAL_WINDOW", 3)
     monkeypatch.setattr(embedder_module, "TEXT_WINDOW", 2)
-    with caplog.at_level(logging.INFO, logger="gve_ray.embedder"):
+    with caplog.at_level(logging.INFO, logger="gve_ray"):
         together = embedder.embed(rows, progress=True)
     np.testing.assert_allclose(together, alone, atol=1e-5)
-    assert f"embedded {len(rows)} of {len(rows)}" in caplog.text
+    assert f"embedded: {len(rows)}/{len(rows)} items" in caplog.text
 
 
 def test_no_items_give_an_empty_matrix(embedder) -> None:
