@@ -1,5 +1,4 @@
 import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -8,11 +7,11 @@ from gve_ray.progress import Progress
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Its first element is the time."""
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    yield now
+    return now
 
 
 def test_a_line_every_few_seconds_and_one_at_the_end(
