@@ -264,6 +264,68 @@ def kernels(run: Callable[[], Any]) -> dict[str, float]:
     return {k: v / total for k, v in sorted(spent.items(), key=lambda one: -one[1])[:14]}
 
 
+def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What is run, then one variant after the other: what each changes stays for the next."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    processor = load_processor(resolve_model(PROCESSOR))
+    settings = EmbedderSettings()
+    model = make_model(args.shape, device, processor)
+    embedder = Embedder.from_model(model, processor, settings)
+    collator = embedder.engine.collator
+    pool = videos(args.pool)
+    row, text = collator.encode([pool[0], Item(text=f"{WORDS} 0")])
+    work = work_of(args.shape, tokens=len(row), text_tokens=len(text))
+    yield {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
+        "versions": {"torch": torch.__version__, "gve_ray": gve_ray.__version__},
+        "shape": args.shape,
+        "tokens": [len(row), len(text)],
+        "tflop": {
+            "embed": work.embed,
+            "pair": work.pair(recompute=False),
+            "recomputed": work.pair(recompute=True),
+        },
+    }
+    variants: dict[str, dict[str, float]] = {}
+
+    def told(name: str, found: dict[str, float], baseline: str) -> dict[str, Any]:
+        found["share_of_peak"] = found["tflops"] / args.peak
+        variants[name] = found
+        rate = "videos_per_second" if "videos_per_second" in found else "pairs_per_second"
+        found[f"speed_of_{baseline}"] = found[rate] / variants[baseline][rate]
+        return {name: found}
+
+    before = embedder.embed(pool)
+    one = len(pool)
+    yield told("embed_transformers", measure_embedding(embedder, one, pool, work, 1), "embed_transformers")
+    if device == "cuda":
+        quicken(model.plain.model.visual)
+    parity = float((embedder.embed(pool) * before).sum(axis=1).min())
+    yield {"least_cosine_to_transformers": parity}
+    yield told("embed", measure_embedding(embedder, args.videos, pool, work, 2), "embed_transformers")
+    encoder = with_lora(model)
+    collate = GveCollate(collator)
+    few, many = args.pairs, args.pairs * args.more
+    once, twice = (work.pair(recompute=recompute) for recompute in (False, True))
+    yield told("train", measure_training(encoder, collate, few, args.steps, pool, once), "train")
+    model.compile_layers()
+    yield told("train_compiled", measure_training(encoder, collate, few, args.steps, pool, once), "train")
+    model.checkpoint_layers()
+    yield told(
+        "train_compiled_recomputed",
+        measure_training(encoder, collate, many, args.steps, pool, twice),
+        "train",
+    )
+    merge(model).eval()
+    yield told(
+        "embed_compiled", measure_embedding(embedder, args.videos, pool, work, 4), "embed_transformers"
+    )
+    if args.profile:
+        batch = collator(pool).to(model.device)
+        with torch.inference_mode():
+            yield {"kernels": kernels(lambda: model(batch))}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=sorted(SHAPES), default="3b")
@@ -277,63 +339,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--profile", action="store_true", help="also the device's time by kind of kernel")
     args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    processor = load_processor(resolve_model(PROCESSOR))
-    settings = EmbedderSettings()
-    model = make_model(args.shape, device, processor)
-    embedder = Embedder.from_model(model, processor, settings)
-    collator = embedder.engine.collator
-    pool = videos(args.pool)
-    row, text = collator.encode([pool[0], Item(text=f"{WORDS} 0")])
-    work = work_of(args.shape, tokens=len(row), text_tokens=len(text))
-    result: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
-        "versions": {"torch": torch.__version__, "gve_ray": gve_ray.__version__},
-        "shape": args.shape,
-        "tokens": [len(row), len(text)],
-        "tflop": {
-            "embed": work.embed,
-            "pair": work.pair(recompute=False),
-            "recomputed": work.pair(recompute=True),
-        },
-    }
-    print(json.dumps(result))
-    variants: dict[str, dict[str, float]] = {}
-
-    def tell(name: str, found: dict[str, float], baseline: str) -> None:
-        found["share_of_peak"] = found["tflops"] / args.peak
-        variants[name] = found
-        rate = "videos_per_second" if "videos_per_second" in found else "pairs_per_second"
-        found[f"speed_of_{baseline}"] = found[rate] / variants[baseline][rate]
-        print(json.dumps({name: found}), flush=True)
-
-    before = embedder.embed(pool)
-    one = len(pool)
-    tell("embed_transformers", measure_embedding(embedder, one, pool, work, 1), "embed_transformers")
-    if device == "cuda":
-        quicken(model.plain.model.visual)
-    parity = float((embedder.embed(pool) * before).sum(axis=1).min())
-    print(json.dumps({"least_cosine_to_transformers": parity}), flush=True)
-    tell("embed", measure_embedding(embedder, args.videos, pool, work, 2), "embed_transformers")
-    encoder = with_lora(model)
-    collate = GveCollate(collator)
-    few, many = args.pairs, args.pairs * args.more
-    once, twice = (work.pair(recompute=recompute) for recompute in (False, True))
-    tell("train", measure_training(encoder, collate, few, args.steps, pool, once), "train")
-    model.compile_layers()
-    tell("train_compiled", measure_training(encoder, collate, few, args.steps, pool, once), "train")
-    model.checkpoint_layers()
-    tell(
-        "train_compiled_recomputed",
-        measure_training(encoder, collate, many, args.steps, pool, twice),
-        "train",
-    )
-    merge(model).eval()
-    tell("embed_compiled", measure_embedding(embedder, args.videos, pool, work, 4), "embed_transformers")
-    if args.profile:
-        batch = collator(pool).to(model.device)
-        with torch.inference_mode():
-            print(json.dumps({"kernels": kernels(lambda: model(batch))}), flush=True)
+    for line in measure(args):
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":
