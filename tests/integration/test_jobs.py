@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,14 @@ def output(head: LocalHead, corpus: Path, tmp_path_factory: pytest.TempPathFacto
 
 def driver_of(head: LocalHead, script: str) -> psutil.Process:
     """The process of a job that runs, not the shell that has started it."""
-    (found,) = (
-        one for one in head.processes() if script in one.cmdline() and "python" in Path(one.cmdline()[0]).name
-    )
-    return found
+    found = []
+    for one in head.processes():
+        with suppress(psutil.NoSuchProcess):  # it has ended since
+            line = one.cmdline()
+            if script in line and "python" in Path(line[0]).name:
+                found.append(one)
+    (driver,) = found
+    return driver
 
 
 def job(source: Path, output: Path, *more: str) -> list[str]:
