@@ -186,9 +186,9 @@ class TrainingConfig:
     model: folder (path or URI) or hub id of the base. data: the mixture. assets: assets.lance of its asset references.
     frames, max_pixels, min_pixels, max_tokens: as gve_ray.embedder.EmbedderSettings. dtype: None takes
     bfloat16 on GPU, float32 on CPU. compile: compile the layers; on a GPU 1.8 times the speed, after two minutes.
-    checkpointing: recompute activations of the language model in the backward pass: a third of the memory and
-    less a pair, for a sixth of the speed. token_budget: padded tokens of one forward pass's chunk. trackers:
-    tensorboard, wandb, mlflow; steps.jsonl, the console and the curves are always written.
+    checkpointing: recompute activations of the language model in the backward pass, which costs a sixth of the
+    speed there and saves most of the memory a pair takes. token_budget: padded tokens of one forward pass's
+    chunk. trackers: tensorboard, wandb, mlflow; steps.jsonl, the console and the curves are always written.
     """
 
     model: str
