@@ -32,9 +32,9 @@ class Task(StrEnum):
 class Frames:
     """Frames sampled from one video, with what a video processor needs to know of their source.
 
-    pixels: uint8 [T, H, W, 3], RGB, rotation applied. timestamps: float64 [T], seconds from the
-    start of the video. indices: int64 [T], frame numbers in display order. fps: frames a second of the source.
-    duration: seconds of the source. total_frames: frame count of the source.
+    pixels: uint8 [T, H, W, 3], RGB, as displayed. timestamps: float64 [T], seconds on the file's own
+    clock (`media.VideoInfo`). indices: int64 [T], frame numbers in display order. fps: frames a second of the source.
+    duration: seconds of the source, from its first frame on. total_frames: frame count of the source.
     A still picture is T = 1 with fps 0 and duration 0.
     """
 
@@ -140,7 +140,7 @@ ASSET_SCHEMA = pa.schema(
         ("repaired", pa.bool_()),
         ("container", pa.string()),
         ("codec", pa.string()),
-        ("width", pa.int32()),  # of the source, rotation applied
+        ("width", pa.int32()),  # of the source as displayed
         ("height", pa.int32()),
         ("fps", pa.float64()),
         ("duration", pa.float64()),  # seconds

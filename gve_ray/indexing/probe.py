@@ -20,11 +20,11 @@ VIDEO_SCHEMA = pa.schema(
         ("version", pa.string()),  # of a file: another one once it is written anew
         ("fingerprint", pa.string()),  # sha256 of its bytes
         ("size", pa.int64()),  # bytes
-        ("width", pa.int32()),  # rotation applied
+        ("width", pa.int32()),  # of the displayed picture
         ("height", pa.int32()),
         ("fps", pa.float64()),
-        ("duration", pa.float64()),  # seconds
-        ("starts", pa.list_(pa.float64())),  # of its segments, seconds
+        ("duration", pa.float64()),  # seconds from the first frame to the end of the last
+        ("starts", pa.list_(pa.float64())),  # of its segments, seconds on the file's own clock
         ("ends", pa.list_(pa.float64())),
     ]
 )
@@ -48,7 +48,8 @@ class ProbeWorker:
         except MediaError as error:
             return Reject(str(error.reason), error.detail)
         info = decoded.info
-        spans = spans_of(self._segments, info.duration, decoded.cuts)
+        cuts = [cut - info.start for cut in decoded.cuts]
+        spans = spans_of(self._segments, info.duration, cuts)
         return {
             "version": version,
             "fingerprint": decoded.content_hash,
@@ -57,6 +58,6 @@ class ProbeWorker:
             "height": info.height,
             "fps": info.fps,
             "duration": info.duration,
-            "starts": [start for start, _ in spans],
-            "ends": [end for _, end in spans],
+            "starts": [info.start + start for start, _ in spans],
+            "ends": [info.start + end for _, end in spans],
         }

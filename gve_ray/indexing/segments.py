@@ -24,7 +24,8 @@ PENDING_SEGMENTS = pa.schema(
 
 
 def spans_of(config: SegmentsConfig, duration: float, cuts: Sequence[float]) -> list[Span]:
-    """The segments of a video, in order; together they cover it. cuts: when each scene but the first begins."""
+    """The segments of a video, in order; together they cover it. cuts: when each scene but the first begins.
+    All seconds count from the first frame."""
     if config.mode == "windows":
         return windows(duration, config.seconds, config.overlap, config.shortest)
     if config.mode == "scenes":

@@ -1,7 +1,7 @@
 """A file, bytes, a folder of frames or a URI -> checked frames.
 
     info + frames   decode(source, [FrameRequest(k=8)]) -> Decoded      one strict pass, damage refused
-    frames only     read_frames(source, k=8) -> Frames                  sparse access, decord first
+    frames only     read_frames(source, k=8) -> Frames                  decodes only what it needs
     in a child      DecodeProcess(limits).decode, .read_image(...)      may crash or hang without harm
 
 Refusals are MediaError with a `reason` from `Reason`.

@@ -2,7 +2,7 @@
 
 `decode` with `strict=True` (the default, used at ingest) decodes the whole stream once: that one pass
 both proves the file sound and yields the sampled frames. `read_frames` (serving, evaluation) reads only
-the frames it needs, by decord where that is exact. Both give the same pixels.
+the frames it needs. Both give the same pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import av
 import numpy as np
 
+from gve_ray.media.animated_webp import animated_webp_frames, is_animated_webp, scan_animated_webp
 from gve_ray.media.budget import MAX_ASPECT, MAX_PIXELS, MIN_PIXELS, fit_pixels, resize
 from gve_ray.media.folder import read_picture, scan_folder
 from gve_ray.media.limits import Limits, MediaError, Reason
@@ -19,7 +20,14 @@ from gve_ray.media.probe import Scan, Timeline, VideoInfo, scan
 from gve_ray.media.repair import cut_leading_rubbish, has_broken_timestamps, remux
 from gve_ray.media.sampling import FrameRequest
 from gve_ray.media.scenes import SceneCuts
-from gve_ray.media.sequential import Deadline, Finish, lost_frames, observed_timeline, read_sequential
+from gve_ray.media.sequential import (
+    Deadline,
+    Finish,
+    check_doubtful_bytes,
+    lost_frames,
+    observed_timeline,
+    read_sequential,
+)
 from gve_ray.media.source import Blob, Source, is_folder, open_source
 from gve_ray.media.sparse import read_sparse
 from gve_ray.schema import Frames
@@ -79,7 +87,8 @@ def decode(
     source: local path, pyarrow/fsspec URI, bytes, or a folder of frames. plan: requests, or a function of
     the probed facts that returns them. max_pixels, min_pixels: area of a returned frame (see `fit_pixels`).
     strict: decode every frame and refuse damage anywhere; without it only what the wanted frames need is
-    decoded, and damage elsewhere goes unseen. Frames are RGB, upright, from the best video stream.
+    decoded, and damage elsewhere goes unseen. Frames are RGB, as displayed (upright, square pixels,
+    transparency on white), from the best video stream. All seconds are on the file's own clock (`VideoInfo`).
 
     scenes: find cuts whose score is above it (`scenes.SceneCuts`); needs the strict pass.
 
@@ -100,7 +109,10 @@ def decode(
         return _decode_folder(source, job)
     blob = open_source(source, limits)
     try:
-        found, repaired = _decode_or_mend(blob, job)
+        if is_animated_webp(blob):
+            found, repaired = _decode_animated_webp(blob, job), False
+        else:
+            found, repaired = _decode_or_mend(blob, job)
     except MemoryError as error:
         raise MediaError(Reason.OUT_OF_MEMORY, f"{blob.name}: {error}") from error
     except av.error.FFmpegError as error:  # no call of ours expected this one to fail
@@ -125,7 +137,8 @@ def read_frames(
     min_pixels: int = MIN_PIXELS,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Frames:
-    """k uniform frames over the whole video or over [start, end] seconds, first and last included.
+    """k uniform frames over the whole video or over [start, end] seconds of the file's clock, first and last
+    included.
 
     Reads only what it needs (`decode(..., strict=False)`). Fewer than k frames there: some repeat.
     Raises MediaError; ValueError for k < 1 or start >= end.
@@ -188,7 +201,7 @@ def _decode_or_mend(blob: Blob, job: _Job) -> tuple[_Found, bool]:
         # A remux that fails or mends nothing leaves the judgement to the file as it came.
         with suppress(MediaError):
             mended = remux(blob, job.limits)
-            rescanned = scan(mended, job.limits)
+            rescanned = scan(mended, job.limits, start=found.info.start)
             if not has_broken_timestamps(rescanned):
                 again = _decode_scanned(mended, rescanned, job)
                 return replace(again, info=replace(again.info, container=found.info.container)), True
@@ -196,6 +209,14 @@ def _decode_or_mend(blob: Blob, job: _Job) -> tuple[_Found, bool]:
 
 
 def _decode_scanned(blob: Blob, found: Scan, job: _Job) -> _Found:
+    job.limits.check_length(found.info.duration, found.info.total_frames)
+    decoded = _decode_frames(blob, found, job)
+    if job.strict and found.packets.doubtful:
+        check_doubtful_bytes(blob, found, limits=job.limits, deadline=job.deadline)
+    return decoded
+
+
+def _decode_frames(blob: Blob, found: Scan, job: _Job) -> _Found:
     info, timeline = found.info, found.timeline
     finish = job.finish(info)
     if timeline is not None and timeline.pts is not None:
@@ -233,8 +254,9 @@ def _decode_observed(blob: Blob, found: Scan, job: _Job, finish: Finish) -> _Fou
     info = replace(
         found.info,
         total_frames=len(timeline),
-        duration=timeline.end,
-        fps=found.info.fps or len(timeline) / timeline.end,
+        start=float(timeline.seconds[0]),
+        duration=timeline.duration,
+        fps=found.info.fps or len(timeline) / timeline.duration,
     )
     job.limits.check_length(info.duration, info.total_frames)
     wanted = job.indices(info, timeline)
@@ -246,6 +268,24 @@ def _decode_observed(blob: Blob, found: Scan, job: _Job, finish: Finish) -> _Fou
     return _Found(
         info=info, samples=_gather(info, timeline, wanted, seen.frames), cuts=_seconds(timeline, cuts)
     )
+
+
+def _decode_animated_webp(blob: Blob, job: _Job) -> _Found:
+    info, timeline = scan_animated_webp(blob, job.limits)
+    finish = job.finish(info)
+    wanted = job.indices(info, timeline)
+    numbers = {int(i) for indices in wanted for i in indices}
+    cuts = None if job.scenes is None else SceneCuts(job.scenes)
+    frames = {}
+    for number, pixels in enumerate(animated_webp_frames(blob)):
+        job.deadline.check()
+        if cuts is not None:
+            cuts.see(av.VideoFrame.from_ndarray(pixels, format="rgb24"))
+        if number in numbers:
+            frames[number] = finish(pixels)
+    if missing := numbers - frames.keys():
+        raise MediaError(Reason.CORRUPT, f"{len(missing)} of {len(timeline)} frames do not decode")
+    return _Found(info=info, samples=_gather(info, timeline, wanted, frames), cuts=_seconds(timeline, cuts))
 
 
 def _decode_folder(source: Source, job: _Job) -> Decoded:

@@ -53,7 +53,7 @@ def read_picture(blob: Blob, limits: Limits) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(blob.read()), formats=_FORMATS) as picture:
             limits.check_picture(*picture.size)
-            return _rgb(ImageOps.exif_transpose(picture))
+            return rgb_of(ImageOps.exif_transpose(picture))
     except (MediaError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -64,7 +64,8 @@ def read_picture(blob: Blob, limits: Limits) -> np.ndarray:
         raise MediaError(_damage(blob, str(error)), f"{blob.name}: {error}") from error
 
 
-def _rgb(picture: Image.Image) -> np.ndarray:
+def rgb_of(picture: Image.Image) -> np.ndarray:
+    """uint8 [H, W, 3] RGB of a Pillow picture, transparency on white."""
     if picture.mode.startswith("I;16"):  # Pillow's own conversion makes all above 255 white
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.has_transparency_data:

@@ -13,6 +13,7 @@ class Reason(StrEnum):
     NOT_A_PICTURE = "not_a_picture"  # no picture format we read
     NO_VIDEO_STREAM = "no_video_stream"  # audio or subtitles only; cover art does not count
     UNSUPPORTED_CODEC = "unsupported_codec"
+    ENCRYPTED = "encrypted"
     TRUNCATED = "truncated"  # the container promises more bytes than there are
     CORRUPT = "corrupt"  # bytes are there but do not decode to what they should
     TOO_FEW_FRAMES = "too_few_frames"

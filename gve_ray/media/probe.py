@@ -1,39 +1,41 @@
-"""Open a container safely and list its packets: facts, and the timeline of frames, before any decode.
+"""List the packets of a video: facts about it, and the time of every frame, before any decode.
 
 The timeline is what makes sampling exact: frame i is the packet with the i-th smallest presentation
-timestamp, and every engine must hand back the frame with that very timestamp.
+timestamp, and the decoder must hand back the frame with that very timestamp.
+
+All seconds are on the file's own presentation clock, the one that a player shows: a picture that starts
+3 s after the sound starts at 3.0 (`VideoInfo.start`). `_clock_zero` says where that clock starts.
 """
 
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 
 import av
 import numpy as np
-from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from gve_ray.media.container import is_fragmented, missing_bytes, structural_damage, why_not_opened
 from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.nal import is_valid, length_size
+from gve_ray.media.nal import doubtful_bytes, length_size
+from gve_ray.media.open_video import OpenVideo, open_video
+from gve_ray.media.orientation import Orientation
 from gve_ray.media.source import Blob
 
-# Containers of self-contained video. Playlists (HLS, DASH, concat) would make FFmpeg open other files,
-# and FFmpeg reads text as ANSI art ("tty") and any JPEG as a one-frame video.
-_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,live_flv,asf,ogg,mxf,nut,gif,apng,ivf,rm,dv,wtv"
+_OWN_TIMELINE = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "ogg"})
 _SHORT_NAMES = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
+_CODEC_NAMES = {"libdav1d": "av1", "libvpx": "vp8", "libvpx-vp9": "vp9"}  # decoder name -> codec name
+# Their pixel aspect ratio says nothing about display: browsers ignore it, and encoders fill it with noise.
+_SQUARE_PIXELS = frozenset({"gif", "apng"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
     """Facts about the best video stream of a file.
 
-    width, height: pixels as stored (no sample aspect ratio), rotation applied. fps: mean frames a second.
-    duration: seconds from the first frame's start to the last frame's end. rotation: degrees clockwise that
-    were applied (0, 90, 180, 270).
+    width, height: of the displayed picture: mirrored and rotated, and stretched in width where pixels are
+    not square. fps: mean frames a second. start: seconds on the file's clock at which the first frame is
+    shown. duration: seconds from there to the end of the last frame. mirrored, rotation: how the stored
+    picture was turned for display (see `Orientation`).
     """
 
     container: str
@@ -43,12 +45,23 @@ class VideoInfo:
     fps: float
     duration: float
     total_frames: int
+    start: float = 0.0
     rotation: int = 0
+    mirrored: bool = False
+
+    @property
+    def end(self) -> float:
+        """Seconds on the file's clock at which the last frame ends."""
+        return self.start + self.duration
+
+    @property
+    def orientation(self) -> Orientation:
+        return Orientation(rotation=self.rotation, mirrored=self.mirrored)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Timeline:
-    """When each frame is shown. seconds: float64 [n] from the first frame, ascending. pts: int64 [n], the
+    """When each frame is shown. seconds: float64 [n] on the file's clock, ascending. pts: int64 [n], the
     container's own ticks, unique and ascending; None where the container has no usable ones, and frames
     are then known by their number in decoding output alone. end: seconds at which the last frame ends."""
 
@@ -59,6 +72,11 @@ class Timeline:
     def __len__(self) -> int:
         return len(self.seconds)
 
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame's start to the last frame's end."""
+        return self.end - float(self.seconds[0]) if len(self) else 0.0
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Packets:
@@ -66,7 +84,8 @@ class Packets:
 
     pts, dts: int64 [n] in ticks of `time_base`, with `has_pts`/`has_dts` False where missing.
     keyframe, shown: bool [n]; shown is False for packets an edit list cuts away.
-    damage: what the container or the packets' syntax shows to be wrong; "" if nothing.
+    damage: what the container says is wrong; "" if nothing. doubtful: packet number -> byte ranges that
+    cannot belong to a coded picture by its syntax (see `nal.doubtful_bytes`).
     """
 
     pts: np.ndarray
@@ -78,6 +97,7 @@ class Packets:
     has_pts: bool
     has_dts: bool
     damage: str
+    doubtful: dict[int, list[slice]]
 
     def __len__(self) -> int:
         return len(self.pts)
@@ -85,151 +105,110 @@ class Packets:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scan:
-    """What one look at a file without decoding it (but for its first frame) tells."""
+    """What the packets of a file tell; only the first frame is decoded.
+
+    timeline: None where timestamps are missing or repeat. zero: ticks at which the file's clock reads 0.
+    """
 
     info: VideoInfo
     packets: Packets
-    timeline: Timeline | None  # None: timestamps are missing or repeat
+    timeline: Timeline | None
+    zero: int
 
 
-@contextmanager
-def open_video(
-    blob: Blob, limits: Limits, *, examine: bool = False
-) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its best video stream (av_find_best_stream), set to one thread. With `examine`,
-    the container's framing is checked first.
+def scan(blob: Blob, limits: Limits, *, start: float | None = None) -> Scan:
+    """List the packets, decode the first frame, check its size, the number of frames and completeness.
 
-    Raises MediaError: not_a_video, truncated, corrupt, no_video_stream, unsupported_codec, too_many_pixels.
+    How long the video is stays unchecked: a container's own statement, or a clock that jumps, may be wrong
+    by hours where the frames are not. start: seconds on the file's clock of the first frame, for a copy
+    that lost the other streams; None: as the container has it.
+
+    Raises MediaError: those of `open_video`, truncated, corrupt, encrypted, too_few_frames, too_many_frames.
     """
-    target = f"file:{blob.path.absolute()}" if blob.path is not None else io.BytesIO(blob.read())
-    options = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"}
-    try:
-        container = av.open(target, container_options=options, metadata_errors="replace")
-    except MemoryError:
-        raise
-    except (av.error.FFmpegError, ValueError) as error:
-        raise MediaError(why_not_opened(blob), f"{blob.name}: {error}") from error
-    with container:
-        if examine:
-            _check_complete(blob, container)
-        stream = _best_stream(container)
-        context = stream.codec_context
-        limits.check_picture(context.width, context.height)
-        context.thread_count = 1  # many processes with one thread each beat many threads a video
-        context.options = {"max_pixels": str(limits.max_side_pixels)} | _strictness(context.name)
-        yield container, stream
-
-
-def _strictness(codec: str) -> dict[str, str]:
-    """Decoder options that turn silent concealment into errors.
-
-    H.264, MPEG-4 and MPEG-2 mark concealed frames as corrupt by themselves; "aggressive" makes H.264 (CAVLC)
-    look at bits left over after a slice, while "explode" would refuse the stale reference commands of many
-    healthy cut-and-joined files. HEVC marks nothing; it checks picture hashes where the encoder wrote them.
-    """
-    if codec == "h264":
-        return {"err_detect": "aggressive"}
-    return {} if codec in ("mpeg4", "mpeg2video", "mpeg1video") else {"err_detect": "crccheck+explode"}
-
-
-def _best_stream(container: InputContainer) -> VideoStream:
-    pictures = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-    if not pictures:
-        kinds = sorted({s.type for s in container.streams})
-        raise MediaError(Reason.NO_VIDEO_STREAM, f"streams: {', '.join(kinds) or 'none'}")
-    best = container.streams.best("video")
-    if best is None or best.codec_context is None:
-        raise MediaError(Reason.UNSUPPORTED_CODEC, f"no decoder for codec tag {pictures[0].codec_tag!r}")
-    return best if best in pictures else pictures[0]
-
-
-def scan(blob: Blob, limits: Limits) -> Scan:
-    """List the packets, decode the first frame, check limits and completeness.
-
-    Raises MediaError: those of `open_video`, truncated, corrupt, too_few_frames, too_long, too_many_frames.
-    """
-    with open_video(blob, limits, examine=True) as (container, stream):
-        _check_stated(container, stream, limits)
-        packets, first = _read_packets(container, stream, limits)
-        container_name = _SHORT_NAMES.get(container.format.name, container.format.name)
-        rotation = 0 if first is None else round(-first.rotation / 90) * 90 % 360
-        context = stream.codec_context
+    with open_video(blob, limits, examine=True) as video:
+        packets, first = _read_packets(video, limits)
+        stream, context = video.stream, video.stream.codec_context
+        container = _SHORT_NAMES.get(video.container.format.name, video.container.format.name)
+        codec = _CODEC_NAMES.get(context.name, context.name)
         width, height = (first.width, first.height) if first else (context.width, context.height)
-        codec, stated_fps = context.name, float(stream.average_rate or 0)
-    codec = _CODEC_NAMES.get(codec, codec)
-    limits.check_picture(width, height)
+        limits.check_picture(width, height)
+        aspect = Fraction(stream.sample_aspect_ratio or 1) if container not in _SQUARE_PIXELS else Fraction(1)
+        stated_fps = float(stream.average_rate or 0)
+        zero = _clock_zero(video, packets, start)
+    orientation = Orientation() if first is None else Orientation.of_frame(first)
+    width = max(1, round(width * aspect)) if aspect > 0 else width
     total = int(packets.shown.sum())
     if total < limits.min_frames:
         raise MediaError(Reason.TOO_FEW_FRAMES, f"{total} frames; at least {limits.min_frames} are needed")
-    timeline = timeline_of(packets)
-    duration = timeline.end if timeline else (total / stated_fps if stated_fps else 0.0)
-    limits.check_length(duration, total)
+    timeline = timeline_of(packets, zero)
+    duration = timeline.duration if timeline else (total / stated_fps if stated_fps else 0.0)
     info = VideoInfo(
-        container=container_name,
+        container=container,
         codec=codec,
-        width=height if rotation % 180 else width,
-        height=width if rotation % 180 else height,
+        width=height if orientation.swaps_sides else width,
+        height=width if orientation.swaps_sides else height,
         fps=stated_fps or (total / duration if duration else 0.0),
+        start=_seconds_to_first(packets, zero) if packets.has_pts else start or 0.0,
         duration=duration,
         total_frames=total,
-        rotation=rotation,
+        rotation=orientation.rotation,
+        mirrored=orientation.mirrored,
     )
-    return Scan(info=info, packets=packets, timeline=timeline)
+    return Scan(info=info, packets=packets, timeline=timeline, zero=zero)
 
 
-_CODEC_NAMES = {"libdav1d": "av1", "libvpx": "vp8", "libvpx-vp9": "vp9"}  # decoder name -> codec name
+def _clock_zero(video: OpenVideo, packets: Packets, start: float | None) -> int:
+    """Ticks at which the file's clock reads 0.
+
+    MP4, Matroska and Ogg have a timeline of their own, and their ticks count from its start: browsers show
+    exactly that. The ticks of other containers (a transport stream, a live recording) start anywhere;
+    there the clock starts with the earliest sound or picture. The clock never shows less than 0.
+    """
+    if not packets.has_pts or not packets.shown.any():
+        return 0
+    first = int(packets.pts[packets.shown].min())
+    if start is None:
+        if video.container.format.name in _OWN_TIMELINE:
+            return min(0, first)
+        starts = {
+            s.index: float(s.start_time * s.time_base)
+            for s in video.container.streams
+            if s.type in ("audio", "video") and s.start_time is not None and s.time_base is not None
+        }
+        start = max(0.0, starts.get(video.stream.index, 0.0) - min(starts.values(), default=0.0))
+    return first - round(start / packets.time_base)
 
 
-def _check_stated(container: InputContainer, stream: VideoStream, limits: Limits) -> None:
-    """Refuse by what the header states, before reading on."""
-    if stream.duration is not None and stream.time_base is not None:
-        duration = float(stream.duration * stream.time_base)
-    else:
-        duration = (container.duration or 0) / av.time_base
-    limits.check_length(duration, stream.frames)
+def _seconds_to_first(packets: Packets, zero: int) -> float:
+    return float((packets.pts[packets.shown].min() - zero) * packets.time_base)
 
 
-def _check_complete(blob: Blob, container: InputContainer) -> None:
-    """Raises MediaError("truncated") where the index or the box sizes point beyond the end of the file."""
-    ends: list[int] = []
-    if container.format.name.startswith("mov"):
-        ends = [entry.pos + entry.size for s in container.streams for entry in s.index_entries]
-        if lost := sum(end > blob.size for end in ends):
-            raise MediaError(
-                Reason.TRUNCATED, f"{lost} of {len(ends)} samples lie beyond the file's {blob.size} bytes"
-            )
-    # The sample table outranks the size of the box around the samples: recorders that were interrupted,
-    # and then mended, leave that wrong while all samples are there. Fragments have no such table.
-    ignore = frozenset({b"mdat"}) if ends and not is_fragmented(blob) else frozenset()
-    if missing := missing_bytes(blob, ignore=ignore):
-        raise MediaError(Reason.TRUNCATED, f"{missing} bytes short of what its container states")
-    if damage := structural_damage(blob):
-        raise MediaError(Reason.CORRUPT, damage)
-
-
-def _read_packets(
-    container: InputContainer, stream: VideoStream, limits: Limits
-) -> tuple[Packets, VideoFrame | None]:
+def _read_packets(video: OpenVideo, limits: Limits) -> tuple[Packets, VideoFrame | None]:
     rows: list[tuple[int, int, int, bool, bool]] = []
     has_pts = has_dts = True
     damage = ""
+    doubtful: dict[int, list[slice]] = {}
     first: VideoFrame | None = None
+    stream = video.stream
+    codec = stream.codec_context.name
     indexed = sum(entry.size > 0 for entry in stream.index_entries)
-    nal_length = length_size(stream.codec_context.name, stream.codec_context.extradata)
+    nal_length = length_size(codec, stream.codec_context.extradata)
     try:
-        for packet in container.demux(stream):
+        for packet in video.packets():
             if packet.size == 0:  # end of stream, or a placeholder some writers use for a repeated frame
                 continue
+            if packet.has_sidedata("encryption_info"):
+                raise MediaError(Reason.ENCRYPTED, f"packet {len(rows)} is encrypted; decrypt the file first")
             if first is None:
-                first = _first_frame(packet)
+                first = _first_frame(video, packet)
             has_pts &= packet.pts is not None
             has_dts &= packet.dts is not None
             # A transport stream's counters also break where sound pieces were joined; there the decoder,
             # which sees what is missing, has the last word.
-            if packet.is_corrupt and container.format.name != "mpegts":
+            if packet.is_corrupt and video.container.format.name != "mpegts":
                 damage = damage or f"packet {len(rows)}: the demuxer marks it as corrupt"
-            if nal_length and not is_valid(bytes(packet), nal_length):
-                damage = damage or f"packet {len(rows)}: impossible bytes"
+            if nal_length and (ranges := doubtful_bytes(bytes(packet), codec, nal_length)):
+                doubtful[len(rows)] = ranges
             rows.append(
                 (
                     packet.pts or 0,
@@ -258,21 +237,22 @@ def _read_packets(
         has_pts=has_pts,
         has_dts=has_dts,
         damage=damage,
+        doubtful=doubtful,
     )
     return packets, first
 
 
-def _first_frame(packet: "av.Packet[VideoStream]") -> VideoFrame | None:
-    """The first decodable frame tells rotation and true size; damage is judged later, in the full pass."""
+def _first_frame(video: OpenVideo, packet: "av.Packet[VideoStream]") -> VideoFrame | None:
+    """The first decodable frame tells orientation and true size; damage is judged later, in the full pass."""
     try:
-        return next(iter(packet.decode()), None)
+        return next(iter(video.decode(packet)), None)
     except MemoryError:
         raise
     except av.error.FFmpegError:
         return None
 
 
-def timeline_of(packets: Packets) -> Timeline | None:
+def timeline_of(packets: Packets, zero: int) -> Timeline | None:
     """The timeline of the shown packets, or None where timestamps are missing or repeat."""
     if not packets.has_pts:
         return None
@@ -281,8 +261,8 @@ def timeline_of(packets: Packets) -> Timeline | None:
     if len(pts) == 0 or np.any(np.diff(pts) <= 0):
         return None
     tick = float(packets.time_base)
-    seconds = (pts - pts[0]) * tick
+    seconds = (pts - zero) * tick
     last = packets.duration[packets.shown][order][-1] * tick
     if last <= 0:  # some containers state no durations
-        last = seconds[-1] / (len(pts) - 1) if len(pts) > 1 else 0.0
+        last = (seconds[-1] - seconds[0]) / (len(pts) - 1) if len(pts) > 1 else 0.0
     return Timeline(seconds=seconds, pts=pts, end=float(seconds[-1] + last))

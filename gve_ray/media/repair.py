@@ -10,7 +10,8 @@ import av
 import numpy as np
 
 from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.probe import Scan, open_video
+from gve_ray.media.open_video import open_video
+from gve_ray.media.probe import Scan
 from gve_ray.media.source import Blob
 
 _SEARCHED = 1 << 16  # bytes at the start in which a container's magic is looked for
@@ -54,14 +55,15 @@ def remux(blob: Blob, limits: Limits) -> Blob:
     """
     out = io.BytesIO()
     try:
-        with open_video(blob, limits) as (container, stream):
+        with open_video(blob, limits) as video:
+            stream = video.stream
             gap = Fraction(1) / (stream.average_rate or stream.guessed_rate or Fraction(25))
             step = max(1, round(gap / (stream.time_base or Fraction(1, 1000))))
             limit = _GAP_SECONDS / float(stream.time_base or Fraction(1, 1000))
             with av.open(out, "w", format="matroska") as target:
                 copy = target.add_stream_from_template(stream)
                 shift, last = 0, None
-                for packet in container.demux(stream):
+                for packet in video.packets():
                     if packet.size == 0 or packet.dts is None or packet.pts is None:
                         continue
                     dts = packet.dts + shift

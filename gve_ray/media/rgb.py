@@ -1,8 +1,7 @@
-"""Decoded frames -> RGB arrays, by the same FFmpeg filters decord uses.
+"""Decoded frames to upright RGB pixels.
 
-libavfilter's automatic scaler (bicubic) reads matrix (BT.601, BT.709, BT.2020) and range (limited, full)
-from each frame and gives full-range RGB; untagged streams are taken as BT.601 limited. Rotation happens
-on the YUV planes, before conversion. The chain is decord's own, so both engines give the same bytes.
+The conversion is FFmpeg's own (libswscale, its defaults, through a filter graph), which honours the
+stream's colour matrix and range. Transparent pixels are composited on white, as for still pictures.
 """
 
 from fractions import Fraction
@@ -11,41 +10,56 @@ import av
 import numpy as np
 from av.video.frame import VideoFrame
 
-# Degrees clockwise -> transpose steps; decord builds the same strings.
-_TURNS = {0: (), 90: ("1",), 180: ("1", "1"), 270: ("2",)}
+from gve_ray.media.orientation import Orientation
 
 
 class RgbConverter:
     """Converts the frames of one stream. Rebuilds its filter graph where the stream changes format."""
 
-    def __init__(self, rotation: int) -> None:
-        self._turns = _TURNS[rotation]
+    def __init__(self, orientation: Orientation) -> None:
+        self._orientation = orientation
         self._layout: tuple[object, ...] = ()
         self._graph: av.filter.Graph | None = None
 
     def __call__(self, frame: VideoFrame) -> np.ndarray:
-        """uint8 [H, W, 3], rotation applied."""
+        """uint8 [H, W, 3], mirrored and rotated for display."""
         layout = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
         if self._graph is None or layout != self._layout:
-            self._graph, self._layout = self._build(frame), layout
+            self._graph, self._layout = _build(frame), layout
         pts, frame.pts = frame.pts, None  # a graph refuses timestamps that do not ascend
         self._graph.push(frame)
         frame.pts = pts
         out = self._graph.pull()
         assert isinstance(out, VideoFrame)
-        return out.to_ndarray()
+        pixels = out.to_ndarray()
+        return self._orientation.apply(_on_white(pixels) if pixels.shape[2] == 4 else pixels)
 
-    def _build(self, frame: VideoFrame) -> av.filter.Graph:
-        graph = av.filter.Graph()
-        graph.threads = 1
-        nodes = [
-            graph.add_buffer(
-                width=frame.width, height=frame.height, format=frame.format.name, time_base=Fraction(1, 1000)
-            ),
-            *(graph.add("transpose", turn) for turn in self._turns),
-            graph.add("format", "rgb24"),
-            graph.add("buffersink"),
-        ]
-        graph.link_nodes(*nodes)
-        graph.configure()
-        return graph
+
+def _has_alpha(frame: VideoFrame) -> bool:
+    """True if the pixel format carries transparency, which a palette (GIF) may too."""
+    return frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
+
+
+def _on_white(rgba: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 4] -> uint8 [H, W, 3]. A picture whose alpha is zero everywhere is taken as opaque:
+    encoders of 32-bit RGB often leave the fourth byte unused."""
+    alpha = rgba[..., 3:].astype(np.uint16)
+    if not alpha.any():
+        return rgba[..., :3]
+    blended = rgba[..., :3] * alpha + 255 * (255 - alpha)
+    return ((blended + 127) // 255).astype(np.uint8)
+
+
+def _build(frame: VideoFrame) -> av.filter.Graph:
+    graph = av.filter.Graph()
+    graph.threads = 1
+    nodes = [
+        graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format.name, time_base=Fraction(1, 1000)
+        ),
+        graph.add("format", "rgba" if _has_alpha(frame) else "rgb24"),
+        graph.add("buffersink"),
+    ]
+    graph.link_nodes(*nodes)
+    graph.configure()
+    return graph

@@ -22,8 +22,9 @@ def uniform_indices(total: int, k: int) -> np.ndarray:
 class FrameRequest:
     """Frames wanted from one video: k uniform ones over [start, end], or those on screen at given seconds.
 
-    `FrameRequest(k=8)` is the whole video; start and end are seconds from the first frame, either may be
-    None. A span shorter than one frame gives the frame on screen at `start`; a span with fewer than k
+    `FrameRequest(k=8)` is the whole video; start and end are seconds on the file's clock (which shows
+    `VideoInfo.start` at the first frame), either may be None. A moment or span before the first frame gives
+    the first frame. A span shorter than one frame gives the frame on screen at `start`; a span with fewer than k
     frames repeats some. `FrameRequest(at=(1.0, 2.5))` gives one frame for each moment; a moment after the
     end gives the last frame.
     """
@@ -44,12 +45,13 @@ class FrameRequest:
         if self.k is not None and self.k < 1:
             raise ValueError(f"k={self.k} frames: ask for at least 1")
         if self.start is not None and self.start < 0:
-            raise ValueError(f"start={self.start}: seconds from the first frame, at least 0")
+            raise ValueError(f"start={self.start}: seconds on the file's clock, at least 0")
         if self.end is not None and self.end <= (self.start or 0.0):
             raise ValueError(f"start={self.start}, end={self.end}: the end must come after the start")
 
     def indices(self, seconds: np.ndarray) -> np.ndarray:
-        """int64 [k]: frame numbers for this request. seconds: float64 [n], ascending from 0.
+        """int64 [k]: frame numbers for this request. seconds: float64 [n] on the file's
+        clock, ascending.
 
         Raises ValueError where `start` lies after the last frame.
         """

@@ -1,22 +1,26 @@
 """The strict engine: one pass over the whole stream that checks every frame and keeps the wanted ones.
 
 Decoders conceal damage; this pass does not let them. A file passes only if no packet or frame is marked
-corrupt, no decoder call fails, and every packet that ought to give a frame gives it. Damage inside one
-entropy-coded slice that still decodes to something of the right length cannot be seen by anyone, for
-H.264 and its kin carry no checksums; benchmarks/media.py measures how often that happens.
+corrupt, no decoder call fails, every packet that ought to give a frame gives it, and no picture depends on
+bytes that cannot belong to it. Damage inside one entropy-coded slice that still decodes to something of
+the right length cannot be seen, for H.264 and its kin carry no checksums; benchmarks/media.py measures how
+often that happens.
 """
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import av
 import numpy as np
 from av.video.frame import VideoFrame
+from av.video.plane import VideoPlane
 from av.video.stream import VideoStream
 
 from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.probe import Scan, Timeline, open_video
+from gve_ray.media.open_video import OpenVideo, open_video
+from gve_ray.media.probe import Scan, Timeline
 from gve_ray.media.rgb import RgbConverter
 from gve_ray.media.scenes import SceneCuts
 from gve_ray.media.source import Blob
@@ -24,6 +28,9 @@ from gve_ray.media.source import Blob
 # Every coded picture of these is shown, so a packet without a frame is damage. Others have packets that
 # show nothing by design (VP8's alternate references, MPEG-4's "not coded" pictures).
 _ALWAYS_SHOWN = frozenset({"h264", "hevc", "av1", "vp9", "mjpeg"})
+
+# Stands in for doubtful bytes: free of zeros, so it cannot form a start code.
+_FILLER = b"\xb5\x6b\xd3\x9a"
 
 
 Finish = Callable[[np.ndarray], np.ndarray]  # full-size RGB -> what is kept of it
@@ -73,12 +80,12 @@ def read_sequential(
     number_of: dict[int, int] | None = None
     if timeline is not None and timeline.pts is not None:
         number_of = {int(p): i for i, p in enumerate(timeline.pts)}
-    convert = RgbConverter(scan.info.rotation)
+    convert = RgbConverter(scan.info.orientation)
     frames: dict[int, np.ndarray] = {}
     pts: list[int | None] = []
     interlaced = False
-    with open_video(blob, limits) as (container, stream):
-        for frame in strict_frames(container.demux(stream)):
+    with open_video(blob, limits) as video:
+        for frame in strict_frames(video, video.packets()):
             deadline.check()
             if cuts is not None:
                 cuts.see(frame)
@@ -90,14 +97,14 @@ def read_sequential(
     return Pass(frames=frames, pts=pts, interlaced=interlaced)
 
 
-def strict_frames(packets: "Iterator[av.Packet[VideoStream]]") -> Iterator[VideoFrame]:
+def strict_frames(video: OpenVideo, packets: "Iterator[av.Packet[VideoStream]]") -> Iterator[VideoFrame]:
     """Decoded frames in output order. Raises MediaError("corrupt") at the first sign of damage."""
     n_packets = n_frames = 0
     try:
         for packet in packets:
             if packet.size == 0 and packet.dts is not None:
                 continue  # a placeholder inside the stream; to the decoder it would mean the end
-            for frame in packet.decode():
+            for frame in video.decode(packet):
                 if frame.is_corrupt:
                     raise MediaError(Reason.CORRUPT, f"frame {n_frames}: damaged, the decoder conceals it")
                 yield frame
@@ -107,6 +114,61 @@ def strict_frames(packets: "Iterator[av.Packet[VideoStream]]") -> Iterator[Video
         raise
     except av.error.FFmpegError as error:
         raise MediaError(Reason.CORRUPT, f"packet {n_packets}: {error}") from error
+
+
+def check_doubtful_bytes(blob: Blob, scan: Scan, *, limits: Limits, deadline: Deadline) -> None:
+    """Raises MediaError("corrupt") if a picture depends on bytes that cannot belong to a coded picture.
+
+    Decodes the file twice side by side, once as it is and once with those bytes replaced. A slice that ended
+    before them (padding, say) gives the same pictures; one with a hole of zeros does not.
+    """
+    doubtful = scan.packets.doubtful
+    with ExitStack() as stack:
+        original, altered = (stack.enter_context(open_video(blob, limits)) for _ in range(2))
+        number = 0
+        for left, right in zip(original.packets(), altered.packets(), strict=True):
+            if left.size == 0 and left.dts is not None:
+                continue
+            if ranges := doubtful.get(number):
+                right = _replaced(right, ranges)
+            number += 1
+            deadline.check()
+            if _pictures(original, left) != _pictures(altered, right):
+                at = min(doubtful)
+                raise MediaError(
+                    Reason.CORRUPT,
+                    f"packet {at}: a picture depends on bytes that cannot belong to it, such as a hole of zeros",
+                )
+
+
+def _replaced(packet: "av.Packet[VideoStream]", ranges: list[slice]) -> "av.Packet[VideoStream]":
+    """A copy of a packet with filler in these ranges."""
+    data = bytearray(bytes(packet))
+    for part in ranges:
+        n = part.stop - part.start
+        data[part] = (_FILLER * (n // len(_FILLER) + 1))[:n]
+    copy: av.Packet[VideoStream] = av.Packet(bytes(data))
+    copy.pts, copy.dts, copy.time_base, copy.stream = packet.pts, packet.dts, packet.time_base, packet.stream
+    copy.is_keyframe = packet.is_keyframe
+    return copy
+
+
+def _pictures(video: OpenVideo, packet: "av.Packet[VideoStream]") -> list[bytes] | str:
+    """The samples of the frames that come out for a packet, or what the decoder complains of."""
+    try:
+        frames = video.decode(packet)
+    except MemoryError:
+        raise
+    except av.error.FFmpegError as error:
+        return str(error)
+    return [_samples(plane, frame) for frame in frames for plane in frame.planes]
+
+
+def _samples(plane: VideoPlane, frame: VideoFrame) -> bytes:
+    """A plane without the padding at the end of its lines, which decoders leave undefined."""
+    width = plane.width * (1 if frame.format.components[0].bits <= 8 else 2)
+    lines = np.frombuffer(memoryview(plane), np.uint8)[: plane.height * plane.line_size]
+    return lines.reshape(plane.height, plane.line_size)[:, :width].tobytes()
 
 
 def lost_frames(seen: Pass, scan: Scan, timeline: Timeline) -> int:
@@ -126,13 +188,13 @@ def lost_frames(seen: Pass, scan: Scan, timeline: Timeline) -> int:
 def observed_timeline(seen: Pass, scan: Scan) -> Timeline:
     """The timeline of what was in fact decoded, in output order.
 
-    Timestamps are the decoder's where they ascend, else frame number / fps (25 where that is unknown).
+    Timestamps are the decoder's where they ascend, else frame number / fps (25 where that is unknown) from
+    the file's stated start on.
     """
     ticks = np.array([p for p in seen.pts if p is not None], dtype=np.int64)
     n = len(seen.pts)
-    tick = float(scan.packets.time_base)
     gap = 1.0 / (scan.info.fps or 25.0)
     if len(ticks) == n and n and np.all(np.diff(ticks) > 0):
-        seconds = (ticks - ticks[0]) * tick
+        seconds = (ticks - min(scan.zero, int(ticks[0]))) * float(scan.packets.time_base)
         return Timeline(seconds=seconds, pts=ticks, end=float(seconds[-1] + gap))
-    return Timeline(seconds=np.arange(n) * gap, pts=None, end=n * gap)
+    return Timeline(seconds=scan.info.start + np.arange(n) * gap, pts=None, end=scan.info.start + n * gap)

@@ -32,7 +32,7 @@ from gve_ray.store import fingerprint
 from gve_ray.synthesis.motion import motion_score
 
 INGEST_SCHEMA = pa.schema([field for field in ASSET_SCHEMA if field.name not in ("caption", "consistency")])
-_FORMAT = 1  # raise it when the same video and config give other rows
+_FORMAT = 2  # raise it when the same video and config give other rows
 _LONGEST_SHARE = 0.75  # of a video: a clip is not the video itself
 
 
@@ -48,8 +48,9 @@ def seeded(seed: int, video_id: str, purpose: str) -> random.Random:
 
 
 def reference_moments(info: VideoInfo, media: MediaConfig, rng: random.Random) -> tuple[float, ...]:
-    """Seconds of the reference frames, ascending: between the uniform frames, in different gaps if they last.
+    """Moments of the reference frames on the file's clock, ascending.
 
+    They lie between the uniform frames, in different gaps as long as there are any.
     A frame is named by the middle of the time it is shown. Where there are fewer frames off the grid than
     asked for there are fewer reference frames; a video with none off its grid gives one from on it.
     """
@@ -65,11 +66,15 @@ def reference_moments(info: VideoInfo, media: MediaConfig, rng: random.Random) -
     if not chosen:
         chosen = [rng.choice(grid)]
     frame_seconds = info.duration / info.total_frames
-    return tuple((index + 0.5) * frame_seconds for index in sorted(chosen))
+    return tuple(info.start + (index + 0.5) * frame_seconds for index in sorted(chosen))
 
 
-def clip_spans(duration: float, media: MediaConfig, rng: random.Random) -> list[tuple[float, float]]:
-    """(start, end) in seconds of the clips, ascending and apart from each other.
+def clip_spans(
+    duration: float, media: MediaConfig, rng: random.Random, *, start: float = 0.0
+) -> list[tuple[float, float]]:
+    """(start, end) of the clips in seconds on the file's clock, ascending and apart from each other.
+
+    duration: seconds of the video. start: what the clock shows at its first frame.
 
     A clip is as long as `media.clip_seconds` allows and at most three quarters of the video, so a video
     shorter than 4/3 of the shortest clip has none; one that cannot hold all of them side by side has one.
@@ -82,15 +87,15 @@ def clip_spans(duration: float, media: MediaConfig, rng: random.Random) -> list[
     spans = []
     for i in range(count):
         length = rng.uniform(shortest, min(longest, slot if count > 1 else duration * _LONGEST_SHARE))
-        start = i * slot + rng.uniform(0.0, slot - length)
-        spans.append((start, start + length))
+        begin = start + i * slot + rng.uniform(0.0, slot - length)
+        spans.append((begin, begin + length))
     return spans
 
 
 def sampling_plan(info: VideoInfo, *, video_id: str, media: MediaConfig, seed: int) -> list[FrameRequest]:
     """Everything wanted of one video: uniform frames, then reference frames if any, then the clips."""
     moments = reference_moments(info, media, seeded(seed, video_id, "reference frames"))
-    spans = clip_spans(info.duration, media, seeded(seed, video_id, "clips"))
+    spans = clip_spans(info.duration, media, seeded(seed, video_id, "clips"), start=info.start)
     return [
         FrameRequest(k=media.frames),
         *([FrameRequest(at=moments)] if moments else []),
@@ -127,7 +132,7 @@ class IngestWorker:
 def asset_row(video_id: str, uri: str, decoded: Decoded, *, media: MediaConfig, seed: int) -> dict[str, Any]:
     """A row of `INGEST_SCHEMA` from a video that was decoded by `sampling_plan`."""
     info, (uniform, *others) = decoded.info, decoded.samples
-    spans = clip_spans(info.duration, media, seeded(seed, video_id, "clips"))
+    spans = clip_spans(info.duration, media, seeded(seed, video_id, "clips"), start=info.start)
     references, clips = others[: len(others) - len(spans)], others[len(others) - len(spans) :]
 
     def jpegs(frames: Frames) -> list[bytes]:

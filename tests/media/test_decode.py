@@ -68,8 +68,14 @@ CLIPS = {
 }
 
 
-@pytest.mark.parametrize("settings", CLIPS.values(), ids=CLIPS)
-def test_both_paths_give_the_frames_asked_for(make, settings):
+# Seconds at which a browser shows the first frame, where that is not 0: an empty edit; and two frames of
+# reordering delay that this muxer writes no edit list for.
+START = {"h264, late start": 5.0, "h264, fragmented": 0.2}
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_both_paths_give_the_frames_asked_for(make, name):
+    settings = CLIPS[name]
     data = make(**settings)
     n = settings.get("frames", 30)
     fps = settings.get("fps", 10)
@@ -81,7 +87,7 @@ def test_both_paths_give_the_frames_asked_for(make, settings):
     assert np.array_equal(strict.samples[0].pixels, sparse.pixels)
     for frames in (strict.samples[0], sparse):
         assert frames.indices.tolist() == expected
-        assert frames.timestamps == pytest.approx(np.array(expected) / fps, abs=2e-3)
+        assert frames.timestamps == pytest.approx(START.get(name, 0.0) + np.array(expected) / fps, abs=2e-3)
         assert frames.total_frames == n
         assert frames.duration == pytest.approx(n / fps, abs=0.05)
         assert frames.fps == pytest.approx(fps, rel=0.01)
