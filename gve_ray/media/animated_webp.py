@@ -69,9 +69,12 @@ def animated_webp_frames(blob: Blob) -> Iterator[np.ndarray]:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """(type, start of its content) of the chunks inside a WebP file."""
+    """(type, start of its content) of the chunks inside a WebP file. Raises MediaError("corrupt")."""
     at = 12
     while at + 8 <= len(data):
-        yield data[at : at + 4], at + 8
+        kind = data[at : at + 4]
+        if not (kind.isascii() and kind.decode("ascii").isprintable()):
+            raise MediaError(Reason.CORRUPT, f"chunk at byte {at}: its type is {kind!r}")
+        yield kind, at + 8
         size = int.from_bytes(data[at + 4 : at + 8], "little")
         at += 8 + size + size % 2

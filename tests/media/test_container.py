@@ -7,7 +7,6 @@ import pytest
 
 from gve_ray.media.container import iso_boxes, missing_bytes, why_not_opened
 from gve_ray.media.ebml import first_misfit
-from gve_ray.media.nal import is_valid, length_size
 from gve_ray.media.source import Blob
 from gve_ray.media.transport import damage, layout
 
@@ -93,33 +92,6 @@ def test_matroska_says_how_long_it_is():
 
 def unit(content: bytes) -> bytes:
     return len(content).to_bytes(4, "big") + content
-
-
-@pytest.mark.parametrize(
-    "packet, valid",
-    [
-        (unit(b"\x65\x88\x84"), True),
-        (unit(b"\x06\x01") + unit(b"\x65\0\0\x03\x01"), True),  # emulation prevention
-        (unit(b"\x65\x88\0\0\0\0"), True),  # zeros a muxer left behind a unit
-        (unit(b"\x65\x88" + bytes(12)), False),
-        (unit(b"\x65\0\0\0\x01\x88"), False),
-        (unit(b"\x65\0\0\x02\x88"), False),
-        (unit(b"\xe5\x88"), False),  # forbidden_zero_bit
-        (unit(b"\x65\x88") + b"\0\0\0\x09\x41", False),  # longer than the packet
-        (unit(b"\x65\x88") + b"\0\0", False),
-        (unit(b"\x65\x88") + bytes(4), False),  # a unit of no bytes
-    ],
-)
-def test_nal_syntax(packet, valid):
-    assert is_valid(packet, 4) is valid
-
-
-def test_length_fields_are_read_from_the_decoder_configuration():
-    assert length_size("h264", bytes([1, 0x64, 0, 0x1F, 0xFF, 0xE1])) == 4
-    assert length_size("hevc", bytes([1]) + bytes(20) + bytes([0xFC | 1]) + bytes(4)) == 2
-    assert length_size("h264", b"\0\0\0\x01\x67") == 0  # a byte stream
-    assert length_size("vp9", bytes([1] * 30)) == 0
-    assert length_size("h264", None) == 0
 
 
 def transport(counters: list[int], starts: set[int], *, pid: int = 256) -> bytes:
