@@ -211,7 +211,7 @@ def _decode_or_mend(blob: Blob, job: _Job) -> tuple[_Found, bool]:
 def _decode_scanned(blob: Blob, found: Scan, job: _Job) -> _Found:
     job.limits.check_length(found.info.duration, found.info.total_frames)
     decoded = _decode_frames(blob, found, job)
-    if job.strict and found.packets.doubtful:
+    if found.packets.doubtful:
         check_doubtful_bytes(blob, found, limits=job.limits, deadline=job.deadline)
     return decoded
 
