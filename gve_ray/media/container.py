@@ -28,7 +28,7 @@ def missing_bytes(blob: Blob, *, ignore: frozenset[bytes] = frozenset()) -> int:
     """Bytes the container promises beyond the end of the file; 0 if none or if it does not say.
 
     Looks at the top level only: ISO boxes (but for the kinds in `ignore`), the Matroska segment, the RIFF
-    chunk, whole packets of a transport stream, the sizes ASF and FLV heads state, GIF's trailer.
+    chunk, whole packets of a transport stream, the sizes ASF and FLV heads state, GIF's blocks.
     """
     with blob.open() as file:
         head = file.read(4096)
@@ -45,8 +45,7 @@ def missing_bytes(blob: Blob, *, ignore: frozenset[bytes] = frozenset()) -> int:
         elif head.startswith(b"FLV"):
             end = int(_stated(head, b"filesize\0", 9, ">d"))
         elif head.startswith(b"GIF8"):
-            file.seek(max(0, blob.size - 4096))
-            end = blob.size + (not file.read().rstrip(b"\0").endswith(b";"))
+            end = gif_end(file)[0]
         else:
             end = _transport_end(file, head, blob.size)
     return max(0, end - blob.size)
@@ -78,6 +77,50 @@ def is_fragmented(blob: Blob) -> bool:
         return any(kind == b"moof" for kind, _, _ in iso_boxes(file, blob.size))
 
 
+def is_protected(blob: Blob) -> bool:
+    """True for an ISO file whose index declares an encrypted video track (Common Encryption, ISO/IEC 23001-7).
+
+    Whether its pictures are in fact encrypted, all or some, only the packets tell.
+    """
+    with blob.open() as file:
+        if file.read(8)[4:] not in _ISO_BOXES:
+            return False
+        for kind, start, length in iso_boxes(file, blob.size):
+            if kind == b"moov":
+                file.seek(start)
+                return b"encv" in file.read(length)
+    return False
+
+
+def gif_end(file: BinaryIO) -> tuple[int, bool]:
+    """(byte position at which the last block of a GIF ends, whether its trailer was there).
+
+    The position lies beyond the end of the file if that block is cut off. A missing trailer is no loss:
+    browsers show all pictures. See the GIF89a specification, section "The Grammar".
+    """
+    data = file.read() if file.seek(0) == 0 else b""
+    at = 13 + _colour_table(data[10:11])
+    while at < len(data):
+        kind = data[at]
+        if kind == 0x3B:  # trailer
+            return at + 1, True
+        if kind == 0x21:  # extension: label, sub-blocks
+            after = at + 2
+        elif kind == 0x2C:  # picture: descriptor, colour table, code size, sub-blocks
+            after = at + 11 + _colour_table(data[at + 9 : at + 10])
+        else:  # rubbish instead of a trailer
+            return at, False
+        while after < len(data) and data[after]:
+            after += 1 + data[after]
+        at = after + 1
+    return at, False
+
+
+def _colour_table(flags: bytes) -> int:
+    """Bytes of the colour table that a GIF's packed field announces."""
+    return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
+
+
 def structural_damage(blob: Blob) -> str:
     """What the container's own framing shows to be wrong inside a complete file, or "".
 
@@ -97,6 +140,8 @@ def why_not_opened(blob: Blob) -> Reason:
     with blob.open() as file:
         magic = file.read(16)
         boxes = iso_boxes(file, blob.size) if magic[4:8] in _ISO_BOXES else []
+    if is_protected(blob):
+        return Reason.ENCRYPTED
     if boxes and b"moov" not in [kind for kind, _, _ in boxes]:
         return Reason.TRUNCATED  # the index is written last, or was lost
     known = magic.startswith((_EBML_MAGIC, _ASF_MAGIC, b"FLV\x01", b"GIF8"))

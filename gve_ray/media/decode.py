@@ -16,8 +16,9 @@ from gve_ray.media.animated_webp import animated_webp_frames, is_animated_webp, 
 from gve_ray.media.budget import MAX_ASPECT, MAX_PIXELS, MIN_PIXELS, fit_pixels, resize
 from gve_ray.media.folder import read_picture, scan_folder
 from gve_ray.media.limits import Limits, MediaError, Reason
+from gve_ray.media.open_video import media_error
 from gve_ray.media.probe import Scan, Timeline, VideoInfo, scan
-from gve_ray.media.repair import cut_leading_rubbish, has_broken_timestamps, remux
+from gve_ray.media.repair import cut_leading_rubbish, has_broken_timestamps, remux, without_trailer
 from gve_ray.media.sampling import FrameRequest
 from gve_ray.media.scenes import SceneCuts
 from gve_ray.media.sequential import (
@@ -116,7 +117,7 @@ def decode(
     except MemoryError as error:
         raise MediaError(Reason.OUT_OF_MEMORY, f"{blob.name}: {error}") from error
     except av.error.FFmpegError as error:  # no call of ours expected this one to fail
-        raise MediaError(Reason.CORRUPT, f"{blob.name}: {error}") from error
+        raise media_error(error, blob.name) from error
     return Decoded(
         info=found.info,
         content_hash=blob.sha256(),
@@ -187,6 +188,7 @@ class _Found:
 
 def _decode_or_mend(blob: Blob, job: _Job) -> tuple[_Found, bool]:
     """(what was found, repaired). A file that is still broken after mending keeps its first reason."""
+    blob = without_trailer(blob)
     try:
         found = scan(blob, job.limits)
     except MediaError as error:
@@ -200,7 +202,7 @@ def _decode_or_mend(blob: Blob, job: _Job) -> tuple[_Found, bool]:
     if has_broken_timestamps(found) and not found.packets.damage:
         # A remux that fails or mends nothing leaves the judgement to the file as it came.
         with suppress(MediaError):
-            mended = remux(blob, job.limits)
+            mended = remux(blob, found, job.limits)
             rescanned = scan(mended, job.limits, start=found.info.start)
             if not has_broken_timestamps(rescanned):
                 again = _decode_scanned(mended, rescanned, job)
@@ -210,7 +212,12 @@ def _decode_or_mend(blob: Blob, job: _Job) -> tuple[_Found, bool]:
 
 def _decode_scanned(blob: Blob, found: Scan, job: _Job) -> _Found:
     job.limits.check_length(found.info.duration, found.info.total_frames)
-    decoded = _decode_frames(blob, found, job)
+    try:
+        decoded = _decode_frames(blob, found, job)
+    except MediaError as error:
+        if found.protected and error.reason == Reason.CORRUPT:
+            raise MediaError(Reason.ENCRYPTED, f"decrypt the file first ({error.detail})") from error
+        raise
     if found.packets.doubtful:
         check_doubtful_bytes(blob, found, limits=job.limits, deadline=job.deadline)
     return decoded

@@ -7,6 +7,8 @@ cameras and editors write the first two, so the syntax alone refuses nothing; `s
 finds out whether the decoder needs those bytes.
 """
 
+from collections.abc import Iterator
+
 _PADDING = 64  # zeros at the end of a unit; hardware encoders fill up to a multiple of 16 or 32 bytes
 
 
@@ -21,33 +23,40 @@ def length_size(codec: str, extradata: bytes | None) -> int:
     return 0
 
 
-def doubtful_bytes(packet: bytes, codec: str, size: int) -> list[slice]:
-    """Ranges of a packet that lie in a slice of a picture, after the end that its syntax gives it.
+def inspect(packet: bytes, codec: str, size: int) -> tuple[bool, list[slice]]:
+    """(whether a packet can hold a picture, ranges of doubtful bytes).
 
-    size: bytes of a length field. Not reported: up to 64 zeros at the end of a unit, units in byte-stream
-    form (a start code and a valid header), and anything outside slices, which the decoder does not need.
+    size: bytes of a length field. A packet of nothing but parameter sets, messages or an end of sequence
+    holds no picture. Doubtful bytes lie in a slice of a picture, after the end that its syntax gives it. Not
+    among them: up to 64 zeros at the end of a unit, units in byte-stream form (a start code and a valid
+    header), and anything outside slices, which the decoder does not need.
     """
     ranges: list[slice] = []
+    has_slice = False
     at = 0
     while at + size < len(packet):
         start = at + size
-        at = min(len(packet), start + int.from_bytes(packet[at:start], "big"))
-        ranges += _after_the_end(packet, codec, start, at)
-    return ranges
+        at = start + int.from_bytes(packet[at:start], "big")
+        if at > len(packet):  # lengths that do not fit are the decoder's to judge
+            return True, ranges
+        for unit, doubtful in _units(packet, codec, start, at):
+            if _is_slice(packet, codec, unit):
+                has_slice = True
+                ranges += [doubtful] if doubtful else []
+    return has_slice or at == 0, ranges
 
 
-def _after_the_end(packet: bytes, codec: str, start: int, end: int) -> list[slice]:
-    ranges: list[slice] = []
+def _units(packet: bytes, codec: str, start: int, end: int) -> Iterator[tuple[int, slice | None]]:
+    """(header, doubtful bytes after it) of the unit in [start, end), and of those in byte-stream form that
+    follow it there."""
     while start < end:
         stop = _forbidden(packet, start, end)
         following = _next_unit(packet, codec, stop, end)
         padding = end - stop <= _PADDING and not any(packet[stop:end])
         # Zeros in front of a start code belong to it.
         rest = stop < following and (following == end or any(packet[stop : following - 1]))
-        if rest and not padding and _is_slice(packet, codec, start):
-            ranges.append(slice(stop, following))
+        yield start, slice(stop, following) if rest and not padding else None
         start = following
-    return ranges
 
 
 def _forbidden(packet: bytes, start: int, end: int) -> int:

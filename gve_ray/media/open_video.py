@@ -5,6 +5,7 @@ with open_video(blob, limits) as video:
         for frame in video.decode(packet): ...
 """
 
+import errno
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,12 @@ from gve_ray.media.source import Blob
 # Containers of self-contained video. Playlists (HLS, DASH, concat) would make FFmpeg open other files,
 # and FFmpeg reads text as ANSI art ("tty") and any JPEG as a one-frame video.
 _DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,live_flv,asf,ogg,mxf,nut,gif,apng,ivf,rm,dv,wtv"
+_UNSUPPORTED = (
+    av.error.DecoderNotFoundError,
+    av.error.ExperimentalError,
+    av.error.NotImplementedError,
+    av.error.PatchWelcomeError,
+)
 # FFmpeg's own VP8 and VP9 decoders ignore the second picture that holds the transparency; libvpx reads it.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
@@ -84,6 +91,12 @@ def open_video(blob: Blob, limits: Limits, *, examine: bool = False) -> Iterator
         decoder.thread_count = 1  # many processes with one thread each beat many threads a video
         decoder.options = {"max_pixels": str(limits.max_side_pixels)} | _strictness(context.name)
         yield OpenVideo(container=container, stream=stream, decoder=decoder)
+
+
+def media_error(error: av.error.FFmpegError, where: str) -> MediaError:
+    """The refusal behind an FFmpeg error: damage, or a feature that this build of FFmpeg lacks."""
+    lacking = isinstance(error, _UNSUPPORTED) or error.errno == errno.EOPNOTSUPP
+    return MediaError(Reason.UNSUPPORTED_CODEC if lacking else Reason.CORRUPT, f"{where}: {error}")
 
 
 def _strictness(codec: str) -> dict[str, str]:

@@ -15,9 +15,10 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from gve_ray.media.container import is_protected
 from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.nal import doubtful_bytes, length_size
-from gve_ray.media.open_video import OpenVideo, open_video
+from gve_ray.media.nal import inspect, length_size
+from gve_ray.media.open_video import OpenVideo, media_error, open_video
 from gve_ray.media.orientation import Orientation
 from gve_ray.media.source import Blob
 
@@ -83,7 +84,7 @@ class Packets:
     """The video packets of a file in decoding order, one entry each.
 
     pts, dts: int64 [n] in ticks of `time_base`, with `has_pts`/`has_dts` False where missing.
-    keyframe, shown: bool [n]; shown is False for packets an edit list cuts away.
+    keyframe, shown: bool [n]; shown is False for packets that an edit list cuts away or that hold no picture.
     damage: what the container says is wrong; "" if nothing. doubtful: packet number -> byte ranges that
     cannot belong to a coded picture by its syntax (see `nal.doubtful_bytes`).
     """
@@ -108,12 +109,16 @@ class Scan:
     """What the packets of a file tell; only the first frame is decoded.
 
     timeline: None where timestamps are missing or repeat. zero: ticks at which the file's clock reads 0.
+    reordered: the decoder puts pictures into another order than the packets'. protected: the container
+    declares encryption, of all pictures or only some.
     """
 
     info: VideoInfo
     packets: Packets
     timeline: Timeline | None
     zero: int
+    reordered: bool
+    protected: bool
 
 
 def scan(blob: Blob, limits: Limits, *, start: float | None = None) -> Scan:
@@ -135,6 +140,7 @@ def scan(blob: Blob, limits: Limits, *, start: float | None = None) -> Scan:
         aspect = Fraction(stream.sample_aspect_ratio or 1) if container not in _SQUARE_PIXELS else Fraction(1)
         stated_fps = float(stream.average_rate or 0)
         zero = _clock_zero(video, packets, start)
+        reordered = bool(context.has_b_frames)
     orientation = Orientation() if first is None else Orientation.of_frame(first)
     width = max(1, round(width * aspect)) if aspect > 0 else width
     total = int(packets.shown.sum())
@@ -147,14 +153,21 @@ def scan(blob: Blob, limits: Limits, *, start: float | None = None) -> Scan:
         codec=codec,
         width=height if orientation.swaps_sides else width,
         height=width if orientation.swaps_sides else height,
-        fps=stated_fps or (total / duration if duration else 0.0),
+        fps=_mean_fps(stated_fps, total, duration),
         start=_seconds_to_first(packets, zero) if packets.has_pts else start or 0.0,
         duration=duration,
         total_frames=total,
         rotation=orientation.rotation,
         mirrored=orientation.mirrored,
     )
-    return Scan(info=info, packets=packets, timeline=timeline, zero=zero)
+    return Scan(
+        info=info,
+        packets=packets,
+        timeline=timeline,
+        zero=zero,
+        reordered=reordered,
+        protected=is_protected(blob),
+    )
 
 
 def _clock_zero(video: OpenVideo, packets: Packets, start: float | None) -> int:
@@ -177,6 +190,15 @@ def _clock_zero(video: OpenVideo, packets: Packets, start: float | None) -> int:
         }
         start = max(0.0, starts.get(video.stream.index, 0.0) - min(starts.values(), default=0.0))
     return first - round(start / packets.time_base)
+
+
+def _mean_fps(stated: float, total: int, duration: float) -> float:
+    """Frames a second. What the container states is exact where it is true, and far off where the writer
+    did not know (1000 in many FLV and Matroska files) or dropped frames."""
+    if duration <= 0:
+        return stated
+    mean = total / duration
+    return stated if abs(stated - mean) < 0.01 * mean else mean
 
 
 def _seconds_to_first(packets: Packets, zero: int) -> float:
@@ -207,15 +229,18 @@ def _read_packets(video: OpenVideo, limits: Limits) -> tuple[Packets, VideoFrame
             # which sees what is missing, has the last word.
             if packet.is_corrupt and video.container.format.name != "mpegts":
                 damage = damage or f"packet {len(rows)}: the demuxer marks it as corrupt"
-            if nal_length and (ranges := doubtful_bytes(bytes(packet), codec, nal_length)):
-                doubtful[len(rows)] = ranges
+            has_picture = True
+            if nal_length:
+                has_picture, ranges = inspect(bytes(packet), codec, nal_length)
+                if ranges:
+                    doubtful[len(rows)] = ranges
             rows.append(
                 (
                     packet.pts or 0,
                     packet.dts or 0,
                     packet.duration or 0,
                     packet.is_keyframe,
-                    not packet.is_discard,
+                    has_picture and not packet.is_discard,
                 )
             )
             if len(rows) > limits.max_frames:
@@ -223,7 +248,7 @@ def _read_packets(video: OpenVideo, limits: Limits) -> tuple[Packets, VideoFrame
     except MemoryError:
         raise
     except av.error.FFmpegError as error:
-        raise MediaError(Reason.CORRUPT, f"after {len(rows)} packets: {error}") from error
+        raise media_error(error, f"after {len(rows)} packets") from error
     if len(rows) < indexed:
         damage = damage or f"{indexed - len(rows)} of {indexed} indexed packets cannot be read"
     table = np.array(rows, dtype=np.int64).reshape(-1, 5)

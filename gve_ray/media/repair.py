@@ -4,11 +4,11 @@ A mended file is judged again by the same strict pass; nothing is ever mended by
 """
 
 import io
-from fractions import Fraction
 
 import av
 import numpy as np
 
+from gve_ray.media.container import gif_end
 from gve_ray.media.limits import Limits, MediaError, Reason
 from gve_ray.media.open_video import open_video
 from gve_ray.media.probe import Scan
@@ -30,24 +30,37 @@ def cut_leading_rubbish(blob: Blob) -> Blob | None:
     return Blob(name=blob.name, size=len(data) - start, data=data[start:])
 
 
+def without_trailer(blob: Blob) -> Blob:
+    """A GIF without what follows its last block, which FFmpeg would take for another picture; any other
+    file as it is."""
+    with blob.open() as file:
+        if not file.read(4).startswith(b"GIF8"):
+            return blob
+        end, complete = gif_end(file)
+    if not complete or end >= blob.size:
+        return blob
+    return Blob(name=blob.name, size=end, data=blob.read()[:end])
+
+
 def has_broken_timestamps(scan: Scan) -> bool:
     """True where the container has timestamps but they repeat, run backwards or jump.
 
-    Containers that by design have none for some frames (AVI) are not broken; MP4 and Matroska cannot run
-    backwards (FFmpeg only guesses Matroska's decoding times), and what jumps there was meant to.
+    Containers that by design have none for some frames (AVI) are not broken; MP4, Matroska and IVF cannot
+    run backwards (FFmpeg only guesses Matroska's decoding times), what jumps there was meant to, and what
+    repeats there is a hidden reference picture of VP8 or VP9, which the decoder leaves out.
     """
     packets = scan.packets
     if not (packets.has_pts and packets.has_dts) or len(packets) < 2:
         return False
+    if scan.info.container in ("mp4", "matroska", "ivf"):
+        return False
     if scan.timeline is None:
         return True
-    if scan.info.container in ("mp4", "matroska"):
-        return False
     steps = np.diff(packets.dts) * float(packets.time_base)
     return bool(steps.min() < 0 or (scan.info.container == "mpegts" and steps.max() > _GAP_SECONDS))
 
 
-def remux(blob: Blob, limits: Limits) -> Blob:
+def remux(blob: Blob, found: Scan, limits: Limits) -> Blob:
     """Copy the best video stream's packets into Matroska with timestamps that ascend without jumps.
 
     A break in decoding times is closed by shifting all that follows so that it continues one frame later.
@@ -57,9 +70,9 @@ def remux(blob: Blob, limits: Limits) -> Blob:
     try:
         with open_video(blob, limits) as video:
             stream = video.stream
-            gap = Fraction(1) / (stream.average_rate or stream.guessed_rate or Fraction(25))
-            step = max(1, round(gap / (stream.time_base or Fraction(1, 1000))))
-            limit = _GAP_SECONDS / float(stream.time_base or Fraction(1, 1000))
+            steps = np.diff(found.packets.dts)
+            step = int(np.median(steps[steps > 0])) if np.any(steps > 0) else 1
+            limit = _GAP_SECONDS / float(found.packets.time_base)
             with av.open(out, "w", format="matroska") as target:
                 copy = target.add_stream_from_template(stream)
                 shift, last = 0, None

@@ -19,7 +19,7 @@ from av.video.plane import VideoPlane
 from av.video.stream import VideoStream
 
 from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.open_video import OpenVideo, open_video
+from gve_ray.media.open_video import OpenVideo, media_error, open_video
 from gve_ray.media.probe import Scan, Timeline
 from gve_ray.media.rgb import RgbConverter
 from gve_ray.media.scenes import SceneCuts
@@ -113,7 +113,7 @@ def strict_frames(video: OpenVideo, packets: "Iterator[av.Packet[VideoStream]]")
     except MemoryError:
         raise
     except av.error.FFmpegError as error:
-        raise MediaError(Reason.CORRUPT, f"packet {n_packets}: {error}") from error
+        raise media_error(error, f"packet {n_packets}") from error
 
 
 def check_doubtful_bytes(blob: Blob, scan: Scan, *, limits: Limits, deadline: Deadline) -> None:
@@ -174,15 +174,17 @@ def _samples(plane: VideoPlane, frame: VideoFrame) -> bytes:
 def lost_frames(seen: Pass, scan: Scan, timeline: Timeline) -> int:
     """Frames the packets promise and the decoder did not give, where that can only be damage.
 
-    Not counted: frames before the first one decoded (a stream cut so that it starts in mid-GOP), and
-    interlaced streams, which may carry one field a packet.
+    Not counted: in a stream that starts in mid-GOP, frames before the first key frame; and interlaced
+    streams, which may carry one field a packet.
     """
     if timeline.pts is None or seen.interlaced or scan.info.codec not in _ALWAYS_SHOWN:
         return 0
     given = {p for p in seen.pts if p is not None}
     if not given:
         return len(timeline)
-    return int(sum(int(p) not in given and p > min(given) for p in timeline.pts))
+    keys = scan.packets.pts[scan.packets.keyframe & scan.packets.shown]
+    first = min(given) if scan.packets.keyframe[0] or not len(keys) else max(min(given), int(keys[0]))
+    return int(sum(int(p) not in given and p > first for p in timeline.pts))
 
 
 def observed_timeline(seen: Pass, scan: Scan) -> Timeline:

@@ -44,7 +44,7 @@ def read_sparse(
     that does not come out. Raises MediaError("timeout").
     """
     deadline.check()
-    if timeline.pts is None or scan.info.container not in _INDEXED:
+    if timeline.pts is None or not _can_seek(scan):
         return None
     convert = RgbConverter(scan.info.orientation)
     number_of = {int(timeline.pts[i]): i for i in wanted}
@@ -71,6 +71,20 @@ def read_sparse(
             if left:
                 return None
     return frames
+
+
+def _can_seek(scan: Scan) -> bool:
+    """True where a decoded picture's timestamp names it, wherever decoding starts.
+
+    Not so if the packets are reordered but carry the same presentation and decoding times (writers that
+    leave out composition offsets): the decoder then hands the times out in the wrong order. Nor in a stream
+    that starts without a key frame, or that may be encrypted.
+    """
+    packets = scan.packets
+    scrambled = scan.reordered and packets.has_dts and np.array_equal(packets.pts, packets.dts)
+    return (
+        scan.info.container in _INDEXED and not scrambled and bool(packets.keyframe[0]) and not scan.protected
+    )
 
 
 def _seek(video: OpenVideo, packets: Packets, key: int) -> "Iterator[av.Packet[VideoStream]]":

@@ -4,12 +4,16 @@ import struct
 
 import pytest
 
-from gve_ray.media.nal import doubtful_bytes, length_size
+from gve_ray.media.nal import inspect, length_size
 
 SLICE = b"\x41\x9a\x24\x6c\x41\xff"  # H.264: a slice of a non-key picture
 IDR = b"\x65\x88\x84\x21"
 SEI = b"\x06\x05\x04abcd\x80"
 HEVC_SLICE = b"\x02\x01\xd0\x29\x4b"
+
+
+def doubtful(packet: bytes, codec: str, size: int) -> list[slice]:
+    return inspect(packet, codec, size)[1]
 
 
 def unit(content: bytes) -> bytes:
@@ -33,40 +37,40 @@ def unit(content: bytes) -> bytes:
     ],
 )
 def test_what_cameras_and_editors_write_is_not_doubtful(packet):
-    assert doubtful_bytes(packet, "h264", 4) == []
+    assert doubtful(packet, "h264", 4) == []
 
 
 def test_a_hole_is_doubtful_from_its_first_zero_to_the_end_of_the_unit():
     packet = unit(SEI) + unit(SLICE + bytes(5) + b"\x77\x12") + unit(SLICE)
     start = len(unit(SEI)) + 4 + len(SLICE)
-    assert doubtful_bytes(packet, "h264", 4) == [slice(start, start + 7)]
+    assert doubtful(packet, "h264", 4) == [slice(start, start + 7)]
 
 
 def test_more_zeros_than_any_padding_are_doubtful():
-    assert doubtful_bytes(unit(SLICE + bytes(65)), "h264", 4) == [slice(4 + len(SLICE), 4 + len(SLICE) + 65)]
+    assert doubtful(unit(SLICE + bytes(65)), "h264", 4) == [slice(4 + len(SLICE), 4 + len(SLICE) + 65)]
 
 
 def test_a_start_code_without_a_valid_header_starts_no_unit():
     packet = unit(SLICE + b"\0\0\1\xff\x10")  # forbidden_zero_bit is set
-    assert doubtful_bytes(packet, "h264", 4) == [slice(4 + len(SLICE), len(packet))]
+    assert doubtful(packet, "h264", 4) == [slice(4 + len(SLICE), len(packet))]
 
 
 def test_a_start_code_ends_what_is_doubtful():
     packet = unit(SLICE + b"\0\0\2\x99" + b"\0\0\1" + IDR)
-    assert doubtful_bytes(packet, "h264", 4) == [slice(4 + len(SLICE), 4 + len(SLICE) + 7)]
+    assert doubtful(packet, "h264", 4) == [slice(4 + len(SLICE), 4 + len(SLICE) + 7)]
 
 
 def test_h265_has_headers_of_two_bytes():
-    assert doubtful_bytes(unit(HEVC_SLICE + bytes(12)), "hevc", 4) == []
-    assert doubtful_bytes(unit(HEVC_SLICE + b"\0\0\0\1\x4a\x01"), "hevc", 4) == []  # end of bitstream
-    assert doubtful_bytes(unit(b"\x4e\x01" + bytes(9) + b"\x80"), "hevc", 4) == []  # SEI
+    assert doubtful(unit(HEVC_SLICE + bytes(12)), "hevc", 4) == []
+    assert doubtful(unit(HEVC_SLICE + b"\0\0\0\1\x4a\x01"), "hevc", 4) == []  # end of bitstream
+    assert doubtful(unit(b"\x4e\x01" + bytes(9) + b"\x80"), "hevc", 4) == []  # SEI
     hole = unit(HEVC_SLICE + bytes(6) + b"\x55")
-    assert doubtful_bytes(hole, "hevc", 4) == [slice(4 + len(HEVC_SLICE), len(hole))]
+    assert doubtful(hole, "hevc", 4) == [slice(4 + len(HEVC_SLICE), len(hole))]
 
 
 def test_a_length_beyond_the_packet_is_left_to_the_decoder():
-    assert doubtful_bytes(struct.pack(">I", 900) + SLICE, "h264", 4) == []
-    assert doubtful_bytes(unit(SLICE)[:2], "h264", 4) == []
+    assert doubtful(struct.pack(">I", 900) + SLICE, "h264", 4) == []
+    assert doubtful(unit(SLICE)[:2], "h264", 4) == []
 
 
 def test_length_fields_are_read_from_the_decoder_configuration():
@@ -75,3 +79,12 @@ def test_length_fields_are_read_from_the_decoder_configuration():
     assert length_size("h264", b"\0\0\0\x01\x67") == 0  # a byte stream
     assert length_size("vp9", bytes([1] * 30)) == 0
     assert length_size("h264", None) == 0
+
+
+def test_a_packet_without_a_slice_holds_no_picture():
+    assert inspect(unit(SEI) + unit(b"\x0a"), "h264", 4) == (False, [])
+    assert inspect(unit(b"\x09\x10"), "h264", 4) == (False, [])
+    assert inspect(unit(b"\x4a\x01"), "hevc", 4) == (False, [])
+    assert inspect(unit(SEI) + unit(SLICE), "h264", 4) == (True, [])
+    assert inspect(unit(SEI + b"\0\0\1" + IDR), "h264", 4) == (True, [])
+    assert inspect(struct.pack(">I", 900) + SEI, "h264", 4) == (True, [])
