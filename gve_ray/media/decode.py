@@ -17,7 +17,7 @@ from gve_ray.media.budget import MAX_ASPECT, MAX_PIXELS, MIN_PIXELS, fit_pixels,
 from gve_ray.media.folder import read_picture, scan_folder
 from gve_ray.media.limits import Limits, MediaError, Reason
 from gve_ray.media.open_video import media_error
-from gve_ray.media.probe import Scan, Timeline, VideoInfo, scan
+from gve_ray.media.probe import Scan, Timeline, VideoInfo, mean_fps, scan
 from gve_ray.media.repair import cut_leading_rubbish, has_broken_timestamps, remux, without_trailer
 from gve_ray.media.sampling import FrameRequest
 from gve_ray.media.scenes import SceneCuts
@@ -39,9 +39,9 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decoded:
-    """One checked video. content_hash: sha256 hex of the file's bytes, `size` of them. repaired: frames come from a
-    remuxed copy. samples: one Frames for each request of the plan, in its order. cuts: seconds at which a
-    new scene begins, if they were asked for."""
+    """One checked video. content_hash: sha256 hex of the file's bytes, `size` of them. repaired: the frames
+    come from a remuxed copy. samples: one Frames for each request of the plan, in its order. cuts: seconds
+    on the file's clock at which a new scene begins, if they were requested."""
 
     info: VideoInfo
     content_hash: str
@@ -53,7 +53,7 @@ class Decoded:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What one decode call was asked for."""
+    """The arguments of one decode call."""
 
     plan: Plan
     max_pixels: int
@@ -68,7 +68,8 @@ class _Job:
         return [request.indices(timeline.seconds) for request in requests]
 
     def finish(self, info: VideoInfo) -> Finish:
-        """What resizes this video's pictures to the pixel budget. Raises MediaError on a shape out of bounds."""
+        """The function that resizes this video's pictures to the pixel budget. Raises MediaError on a shape out
+        of bounds."""
         height, width = _fit(info.height, info.width, self.max_pixels, self.min_pixels)
         return lambda pixels: resize(pixels, height, width)
 
@@ -87,7 +88,7 @@ def decode(
 
     source: local path, pyarrow/fsspec URI, bytes, or a folder of frames. plan: requests, or a function of
     the probed facts that returns them. max_pixels, min_pixels: area of a returned frame (see `fit_pixels`).
-    strict: decode every frame and refuse damage anywhere; without it only what the wanted frames need is
+    strict: decode every frame and refuse damage anywhere; without it only what the requested frames need is
     decoded, and damage elsewhere goes unseen. Frames are RGB, as displayed (upright, square pixels,
     transparency on white), from the best video stream. All seconds are on the file's own clock (`VideoInfo`).
 
@@ -96,7 +97,7 @@ def decode(
     Raises MediaError with one of `Reason`; ValueError for a request that makes no sense for this video.
     """
     if scenes is not None and not strict:
-        raise ValueError("scenes: cuts are found by decoding everything; leave strict=True")
+        raise ValueError("scenes: cuts are result by decoding everything; leave strict=True")
     job = _Job(
         plan=plan,
         max_pixels=max_pixels,
@@ -111,20 +112,20 @@ def decode(
     blob = open_source(source, limits)
     try:
         if is_animated_webp(blob):
-            found, repaired = _decode_animated_webp(blob, job), False
+            result, repaired = _decode_animated_webp(blob, job), False
         else:
-            found, repaired = _decode_or_mend(blob, job)
+            result, repaired = _decode_or_mend(blob, job)
     except MemoryError as error:
         raise MediaError(Reason.OUT_OF_MEMORY, f"{blob.name}: {error}") from error
     except av.error.FFmpegError as error:  # no call of ours expected this one to fail
         raise media_error(error, blob.name) from error
     return Decoded(
-        info=found.info,
+        info=result.info,
         content_hash=blob.sha256(),
         size=blob.size,
         repaired=repaired,
-        samples=found.samples,
-        cuts=tuple(found.cuts),
+        samples=result.samples,
+        cuts=tuple(result.cuts),
     )
 
 
@@ -178,19 +179,19 @@ def read_image(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Found:
-    """What one file gave."""
+class _Result:
+    """The frames of one file."""
 
     info: VideoInfo
     samples: list[Frames]
     cuts: Sequence[float] = ()
 
 
-def _decode_or_mend(blob: Blob, job: _Job) -> tuple[_Found, bool]:
-    """(what was found, repaired). A file that is still broken after mending keeps its first reason."""
+def _decode_or_mend(blob: Blob, job: _Job) -> tuple[_Result, bool]:
+    """(the result, repaired). A file that is still broken after mending keeps its first reason."""
     blob = without_trailer(blob)
     try:
-        found = scan(blob, job.limits)
+        scanned = scan(blob, job.limits)
     except MediaError as error:
         mended = cut_leading_rubbish(blob) if error.reason == Reason.NOT_A_VIDEO else None
         if mended is None:
@@ -199,89 +200,91 @@ def _decode_or_mend(blob: Blob, job: _Job) -> tuple[_Found, bool]:
             return _decode_scanned(mended, scan(mended, job.limits), job), True
         except MediaError as second:
             raise error from second
-    if has_broken_timestamps(found) and not found.packets.damage:
+    if has_broken_timestamps(scanned) and not scanned.packets.damage:
         # A remux that fails or mends nothing leaves the judgement to the file as it came.
         with suppress(MediaError):
-            mended = remux(blob, found, job.limits)
-            rescanned = scan(mended, job.limits, start=found.info.start)
+            mended = remux(blob, scanned, job.limits)
+            rescanned = scan(mended, job.limits, start=scanned.info.start)
             if not has_broken_timestamps(rescanned):
                 again = _decode_scanned(mended, rescanned, job)
-                return replace(again, info=replace(again.info, container=found.info.container)), True
-    return _decode_scanned(blob, found, job), False
+                return replace(again, info=replace(again.info, container=scanned.info.container)), True
+    return _decode_scanned(blob, scanned, job), False
 
 
-def _decode_scanned(blob: Blob, found: Scan, job: _Job) -> _Found:
-    job.limits.check_length(found.info.duration, found.info.total_frames)
+def _decode_scanned(blob: Blob, scanned: Scan, job: _Job) -> _Result:
+    job.limits.check_length(scanned.info.duration, scanned.info.total_frames)
     try:
-        decoded = _decode_frames(blob, found, job)
+        decoded = _decode_frames(blob, scanned, job)
     except MediaError as error:
-        if found.protected and error.reason == Reason.CORRUPT:
+        if scanned.protected and error.reason == Reason.CORRUPT:
             raise MediaError(Reason.ENCRYPTED, f"decrypt the file first ({error.detail})") from error
         raise
-    if found.packets.doubtful:
-        check_doubtful_bytes(blob, found, limits=job.limits, deadline=job.deadline)
+    if scanned.packets.doubtful:
+        check_doubtful_bytes(blob, scanned, limits=job.limits, deadline=job.deadline)
     return decoded
 
 
-def _decode_frames(blob: Blob, found: Scan, job: _Job) -> _Found:
-    info, timeline = found.info, found.timeline
+def _decode_frames(blob: Blob, scanned: Scan, job: _Job) -> _Result:
+    info, timeline = scanned.info, scanned.timeline
     finish = job.finish(info)
     if timeline is not None and timeline.pts is not None:
-        wanted = job.indices(info, timeline)
-        numbers = {int(i) for indices in wanted for i in indices}
+        requested = job.indices(info, timeline)
+        numbers = {int(i) for indices in requested for i in indices}
         if not job.strict:
             frames = read_sparse(
-                blob, found, timeline, numbers, finish, limits=job.limits, deadline=job.deadline
+                blob, scanned, timeline, numbers, finish, limits=job.limits, deadline=job.deadline
             )
             if frames is not None:
-                return _Found(info=info, samples=_gather(info, timeline, wanted, frames))
+                return _Result(info=info, samples=_gather(info, timeline, requested, frames))
         cuts = None if job.scenes is None else SceneCuts(job.scenes)
         seen = read_sequential(
-            blob, found, timeline, numbers, finish, limits=job.limits, deadline=job.deadline, cuts=cuts
+            blob, scanned, timeline, numbers, finish, limits=job.limits, deadline=job.deadline, cuts=cuts
         )
         if seen.pts == timeline.pts.tolist():
-            return _Found(
-                info=info, samples=_gather(info, timeline, wanted, seen.frames), cuts=_seconds(timeline, cuts)
+            return _Result(
+                info=info,
+                samples=_gather(info, timeline, requested, seen.frames),
+                cuts=_seconds(timeline, cuts),
             )
-        if lost := lost_frames(seen, found, timeline):
+        if lost := lost_frames(seen, scanned, timeline):
             raise MediaError(Reason.CORRUPT, f"{lost} of {len(timeline)} frames do not decode")
-    return _decode_observed(blob, found, job, finish)
+    return _decode_observed(blob, scanned, job, finish)
 
 
-def _decode_observed(blob: Blob, found: Scan, job: _Job, finish: Finish) -> _Found:
+def _decode_observed(blob: Blob, scanned: Scan, job: _Job, finish: Finish) -> _Result:
     """Two passes where packets and frames do not pair up (one field a packet, no timestamps, pictures that
     are not shown): the first learns the timeline from the decoder, the second takes the frames."""
-    first = read_sequential(blob, found, None, set(), finish, limits=job.limits, deadline=job.deadline)
+    first = read_sequential(blob, scanned, None, set(), finish, limits=job.limits, deadline=job.deadline)
     if len(first.pts) < job.limits.min_frames:
         raise MediaError(
             Reason.TOO_FEW_FRAMES,
             f"{len(first.pts)} frames decode; at least {job.limits.min_frames} are needed",
         )
-    timeline = observed_timeline(first, found)
+    timeline = observed_timeline(first, scanned)
     info = replace(
-        found.info,
+        scanned.info,
         total_frames=len(timeline),
         start=float(timeline.seconds[0]),
         duration=timeline.duration,
-        fps=found.info.fps or len(timeline) / timeline.duration,
+        fps=mean_fps(scanned.info.fps, len(timeline), timeline.duration),
     )
     job.limits.check_length(info.duration, info.total_frames)
-    wanted = job.indices(info, timeline)
-    numbers = {int(i) for indices in wanted for i in indices}
+    requested = job.indices(info, timeline)
+    numbers = {int(i) for indices in requested for i in indices}
     cuts = None if job.scenes is None else SceneCuts(job.scenes)
     seen = read_sequential(
-        blob, found, None, numbers, finish, limits=job.limits, deadline=job.deadline, cuts=cuts
+        blob, scanned, None, numbers, finish, limits=job.limits, deadline=job.deadline, cuts=cuts
     )
-    return _Found(
-        info=info, samples=_gather(info, timeline, wanted, seen.frames), cuts=_seconds(timeline, cuts)
+    return _Result(
+        info=info, samples=_gather(info, timeline, requested, seen.frames), cuts=_seconds(timeline, cuts)
     )
 
 
-def _decode_animated_webp(blob: Blob, job: _Job) -> _Found:
+def _decode_animated_webp(blob: Blob, job: _Job) -> _Result:
     info, timeline = scan_animated_webp(blob, job.limits)
     finish = job.finish(info)
-    wanted = job.indices(info, timeline)
-    numbers = {int(i) for indices in wanted for i in indices}
+    requested = job.indices(info, timeline)
+    numbers = {int(i) for indices in requested for i in indices}
     cuts = None if job.scenes is None else SceneCuts(job.scenes)
     frames = {}
     for number, pixels in enumerate(animated_webp_frames(blob)):
@@ -292,18 +295,20 @@ def _decode_animated_webp(blob: Blob, job: _Job) -> _Found:
             frames[number] = finish(pixels)
     if missing := numbers - frames.keys():
         raise MediaError(Reason.CORRUPT, f"{len(missing)} of {len(timeline)} frames do not decode")
-    return _Found(info=info, samples=_gather(info, timeline, wanted, frames), cuts=_seconds(timeline, cuts))
+    return _Result(
+        info=info, samples=_gather(info, timeline, requested, frames), cuts=_seconds(timeline, cuts)
+    )
 
 
 def _decode_folder(source: Source, job: _Job) -> Decoded:
     blobs, info, timeline, digest = scan_folder(source, job.limits)
-    wanted = job.indices(info, timeline)
+    requested = job.indices(info, timeline)
     finish = job.finish(info)
     frames = {}
-    for i in sorted({int(i) for indices in wanted for i in indices}):
+    for i in sorted({int(i) for indices in requested for i in indices}):
         job.deadline.check()
         frames[i] = finish(read_picture(blobs[i], job.limits))
-    samples = _gather(info, timeline, wanted, frames)
+    samples = _gather(info, timeline, requested, frames)
     return Decoded(
         info=info,
         content_hash=digest,
@@ -329,7 +334,7 @@ def _seconds(timeline: Timeline, cuts: SceneCuts | None) -> list[float]:
 
 
 def _gather(
-    info: VideoInfo, timeline: Timeline, wanted: list[np.ndarray], frames: dict[int, np.ndarray]
+    info: VideoInfo, timeline: Timeline, requested: list[np.ndarray], frames: dict[int, np.ndarray]
 ) -> list[Frames]:
     return [
         Frames(
@@ -340,5 +345,5 @@ def _gather(
             duration=info.duration,
             total_frames=info.total_frames,
         )
-        for indices in wanted
+        for indices in requested
     ]

@@ -153,7 +153,7 @@ def scan(blob: Blob, limits: Limits, *, start: float | None = None) -> Scan:
         codec=codec,
         width=height if orientation.swaps_sides else width,
         height=width if orientation.swaps_sides else height,
-        fps=_mean_fps(stated_fps, total, duration),
+        fps=mean_fps(stated_fps, total, duration),
         start=_seconds_to_first(packets, zero) if packets.has_pts else start or 0.0,
         duration=duration,
         total_frames=total,
@@ -192,7 +192,7 @@ def _clock_zero(video: OpenVideo, packets: Packets, start: float | None) -> int:
     return first - round(start / packets.time_base)
 
 
-def _mean_fps(stated: float, total: int, duration: float) -> float:
+def mean_fps(stated: float, total: int, duration: float) -> float:
     """Frames a second. What the container states is exact where it is true, and far off where the writer
     did not know (1000 in many FLV and Matroska files) or dropped frames."""
     if duration <= 0:

@@ -23,8 +23,8 @@ def cut_leading_rubbish(blob: Blob) -> Blob | None:
     no such magic after the start."""
     data = blob.read()
     head = data[:_SEARCHED]
-    found = [head.find(b"ftyp") - 4, head.find(b"\x1a\x45\xdf\xa3"), head.find(b"RIFF")]
-    start = min((at for at in found if at > 0), default=0)
+    magic_at = [head.find(b"ftyp") - 4, head.find(b"\x1a\x45\xdf\xa3"), head.find(b"RIFF")]
+    start = min((at for at in magic_at if at > 0), default=0)
     if not start:
         return None
     return Blob(name=blob.name, size=len(data) - start, data=data[start:])
@@ -60,7 +60,7 @@ def has_broken_timestamps(scan: Scan) -> bool:
     return bool(steps.min() < 0 or (scan.info.container == "mpegts" and steps.max() > _GAP_SECONDS))
 
 
-def remux(blob: Blob, found: Scan, limits: Limits) -> Blob:
+def remux(blob: Blob, scanned: Scan, limits: Limits) -> Blob:
     """Copy the best video stream's packets into Matroska with timestamps that ascend without jumps.
 
     A break in decoding times is closed by shifting all that follows so that it continues one frame later.
@@ -70,9 +70,9 @@ def remux(blob: Blob, found: Scan, limits: Limits) -> Blob:
     try:
         with open_video(blob, limits) as video:
             stream = video.stream
-            steps = np.diff(found.packets.dts)
+            steps = np.diff(scanned.packets.dts)
             step = int(np.median(steps[steps > 0])) if np.any(steps > 0) else 1
-            limit = _GAP_SECONDS / float(found.packets.time_base)
+            limit = _GAP_SECONDS / float(scanned.packets.time_base)
             with av.open(out, "w", format="matroska") as target:
                 copy = target.add_stream_from_template(stream)
                 shift, last = 0, None
