@@ -181,16 +181,17 @@ def _pillow() -> Iterator[Case]:
     (answer,) = shown(film)
     for kind in ("GIF", "WEBP", "PNG"):
         name = {"PNG": "apng"}.get(kind, kind.lower())
-        yield Case(name=f"{name}/pillow/plain", make=partial(_animation, kind, film), answers=(answer,))
+        yield Case(name=f"{name}/pillow/plain", make=partial(animation, kind, film), answers=(answer,))
         sides = "clear" if kind == "GIF" else "composited"
         yield Case(
             name=f"{name}/pillow/alpha",
-            make=partial(_animation, kind, film, alpha=True),
+            make=partial(animation, kind, film, alpha=True),
             answers=(answer.but(sides=sides),),
         )
 
 
-def _animation(kind: str, film: Film, *, alpha: bool = False) -> bytes:
+def animation(kind: str, film: Film, *, alpha: bool = False) -> bytes:
+    """The film's frames as GIF, WEBP or PNG, by Pillow."""
     frames = []
     for code in film.codes:
         pixels = draw(code, film.width, film.height, alpha=alpha)
