@@ -23,7 +23,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, this finds `tests` and `gve_ray`
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[2])
+)  # run as a script, this finds `tests` and `gve_ray`
 
 from gve_ray.media import DecodePool, DecodeProcess, FrameRequest, Limits, MediaError, Reason
 from tests.media.matrix.films import Film, render
@@ -137,12 +139,28 @@ def _set_field(rng: np.random.Generator, data: bytes, other: bytes) -> bytes:
 
 def _set_box_size(rng: np.random.Generator, data: bytes, other: bytes) -> bytes:
     """Another size in front of something that looks like the name of a box or chunk."""
-    names = [at for at in range(4, len(data) - 8) if data[at : at + 4].isalpha() and data[at : at + 4].isascii()]
+    names = [
+        at for at in range(4, len(data) - 8) if data[at : at + 4].isalpha() and data[at : at + 4].isascii()
+    ]
     if not names:
         return _set_field(rng, data, other)
     at = names[rng.integers(0, len(names))] - 4
     size = int.from_bytes(data[at : at + 4], "big")
-    sizes = (0, 1, 7, 8, 16, size - 1, size + 1, size * 2, size // 2, len(data), 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+    sizes = (
+        0,
+        1,
+        7,
+        8,
+        16,
+        size - 1,
+        size + 1,
+        size * 2,
+        size // 2,
+        len(data),
+        0x7FFFFFFF,
+        0x80000000,
+        0xFFFFFFFF,
+    )
     value = sizes[rng.integers(0, len(sizes))] & 0xFFFFFFFF
     return data[:at] + value.to_bytes(4, "big") + data[at + 4 :]
 
@@ -262,7 +280,9 @@ def summary(outcomes: list[Outcome], seconds: float) -> dict[str, object]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--n", type=int, default=10_000, help="mutants to try (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
@@ -276,7 +296,9 @@ def main() -> int:
     for outcome in run(numbers, seed=settings.seed, processes=settings.processes):
         outcomes.append(outcome)
         if settings.only:
-            print(f"{outcome.number} {outcome.path} {outcome.outcome} {outcome.seconds:.2f} s {outcome.detail}")
+            print(
+                f"{outcome.number} {outcome.path} {outcome.outcome} {outcome.seconds:.2f} s {outcome.detail}"
+            )
         if time.monotonic() - shown > 30:
             shown = time.monotonic()
             share = (outcome.number + 1) / len(numbers)

@@ -74,7 +74,7 @@ def _shapes() -> Iterator[Case]:
         ("mp4", "h264-b hevc mpeg4"),
         ("mov", "h264 prores"),
         ("mp4-fragments", "h264"),
-        ("matroska", "h264 hevc vp9 ffv1"),
+        ("matroska", "h264 hevc mpeg4"),
         ("ts", "h264-b hevc"),
         ("avi", "h264 mpeg4"),
         ("flv", "h264"),

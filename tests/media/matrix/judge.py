@@ -77,11 +77,12 @@ class Verdict:
 Decode = Callable[..., Decoded]  # gve_ray.media.decode or DecodeProcess.decode
 
 
-def examine(case: Case, data: bytes, decode: Decode, *, strict: bool) -> Verdict:
+def examine(case: Case, data: bytes, decode: Decode, *, strict: bool, thorough: bool = True) -> Verdict:
     """Decode a case by several plans and judge what comes: in one strict pass, or in a sparse one for each plan,
-    since what is read together hides where a seek leads."""
+    since what is read together hides where a seek leads. thorough: more than two sparse plans."""
     verdict = Verdict()
-    kinds = [tuple(_PLANS)] if strict else [(kind,) for kind in _PLANS if kind != "all"]
+    sparse = [kind for kind in _PLANS if kind != "all"] if thorough else ["span", "moment"]
+    kinds = [tuple(_PLANS)] if strict else [(kind,) for kind in sparse]
     for kind in kinds:
         plan = partial(_plan, case, kind)
         try:
@@ -182,7 +183,7 @@ def _all(case: Case, answer: Answer) -> tuple[FrameRequest, np.ndarray]:
 def _span(case: Case, answer: Answer) -> tuple[FrameRequest, np.ndarray]:
     n = len(answer.codes)
     first, last = n // 3, max(n // 3 + 1, 3 * n // 4)
-    slack = answer.gap / 4
+    slack = answer.gap / 2
     request = FrameRequest(
         k=5, start=max(0.0, answer.seconds[first] - slack), end=answer.seconds[min(last, n - 1)] + slack
     )

@@ -41,7 +41,9 @@ class Reading:
     sides: tuple[int, int]
 
 
-def draw(code: int, width: int = 160, height: int = 96, *, alpha: bool = False, noise: float = 0.0) -> np.ndarray:
+def draw(
+    code: int, width: int = 160, height: int = 96, *, alpha: bool = False, noise: float = 0.0
+) -> np.ndarray:
     """uint8 [height, width, 3], or 4 channels (RGBA) with `alpha`. noise: standard deviation of added grain."""
     pixels = np.full((height, width, 4), 255, np.uint8)
     pixels[..., :3] = _GROUND
@@ -71,7 +73,9 @@ def read(pixels: np.ndarray) -> Reading:
     return Reading(code=code, orientation=orientation, sides=(clear, half))
 
 
-def _part(pixels: np.ndarray, left: float, top: float, right: float, bottom: float, margin: float) -> np.ndarray:
+def _part(
+    pixels: np.ndarray, left: float, top: float, right: float, bottom: float, margin: float
+) -> np.ndarray:
     """A view of the part between these shares of width and height, less `margin` of its size at each side."""
     height, width = pixels.shape[:2]
     dx, dy = margin * (right - left), margin * (bottom - top)

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image
@@ -12,7 +13,17 @@ from tests.media.matrix.films import Film, render
 from tests.media.matrix.judge import Answer, Case
 from tests.media.matrix.pictures import draw
 
-_ALWAYS_INTRA = {"prores", "prores-alpha", "mjpeg", "png", "png-alpha", "rawvideo", "huffyuv", "ffv1", "ffv1-alpha"}
+_ALWAYS_INTRA = {
+    "prores",
+    "prores-alpha",
+    "mjpeg",
+    "png",
+    "png-alpha",
+    "rawvideo",
+    "huffyuv",
+    "ffv1",
+    "ffv1-alpha",
+}
 
 # Name of a container -> (muxer, its options, codecs).
 CONTAINERS: dict[str, tuple[str, dict[str, str], str]] = {
@@ -84,11 +95,11 @@ def film_in(container: str, codec: str, **settings: object) -> Film:
 def shown(film: Film) -> tuple[Answer, ...]:
     """The right answers for a film as it was encoded.
 
-    The file's clock is 0 where its first stream starts. ISO base media files have a clock of their own, so one
-    whose tracks all start late may also be shown to start late.
+    The file's clock is 0 where its first stream starts. ISO base media files and Matroska have a clock of their
+    own, so one whose streams all start late may also be shown to start late, as Chromium does.
     """
     times = film.times
-    steps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    steps = [after - before for before, after in pairwise(times)]
     answer = Answer(
         codes=film.codes,
         seconds=times,
@@ -98,7 +109,7 @@ def shown(film: Film) -> tuple[Answer, ...]:
     )
     zero = min(times[0], times[0] if film.sound is None else film.sound)
     answers = [answer.later(-zero)]
-    if film.container in ("mp4", "mov") and zero > 0:
+    if film.container in ("mp4", "mov", "matroska", "webm") and zero > 0:
         answers.append(answer)
     return tuple(answers)
 
@@ -133,7 +144,13 @@ def _index_first(film: Film) -> bytes:
 
 
 def _sizes() -> Iterator[Case]:
-    for container, codec in (("mp4", "h264-b"), ("mp4", "hevc"), ("webm", "vp9"), ("matroska", "h264"), ("ts", "h264")):
+    for container, codec in (
+        ("mp4", "h264-b"),
+        ("mp4", "hevc"),
+        ("webm", "vp9"),
+        ("matroska", "h264"),
+        ("ts", "h264"),
+    ):
         for width, height in ((162, 90), (98, 170), (320, 34)):
             film = film_in(container, codec, width=width, height=height)
             yield Case(
@@ -142,7 +159,9 @@ def _sizes() -> Iterator[Case]:
     for rate in (1, 60):
         for container, codec in (("mp4", "h264-b"), ("matroska", "hevc"), ("ts", "h264-b"), ("avi", "mpeg4")):
             film = film_in(container, codec, rate=film_in(container, codec).rate * rate / 25)
-            yield Case(name=f"{container}/{codec}/{rate} fps", make=partial(render, film), answers=shown(film))
+            yield Case(
+                name=f"{container}/{codec}/{rate} fps", make=partial(render, film), answers=shown(film)
+            )
 
 
 def _uneven() -> Iterator[Case]:
@@ -201,6 +220,12 @@ def animation(kind: str, film: Film, *, alpha: bool = False) -> bytes:
     out = io.BytesIO()
     settings = {"lossless": True} if kind == "WEBP" else {"disposal": 2} if kind == "GIF" else {}
     frames[0].save(
-        out, kind, save_all=True, append_images=frames[1:], duration=round(1000 / film.rate), loop=0, **settings
+        out,
+        kind,
+        save_all=True,
+        append_images=frames[1:],
+        duration=round(1000 / film.rate),
+        loop=0,
+        **settings,
     )
     return out.getvalue()
