@@ -84,7 +84,10 @@ def open_video(blob: Blob, limits: Limits, *, examine: bool = False) -> Iterator
             _check_complete(blob, container)
         stream = _best_stream(container)
         context = stream.codec_context
-        limits.check_picture(context.width, context.height)
+        if (
+            context.width and context.height
+        ):  # 0 where the picture starts too late for a first look at the file
+            limits.check_picture(context.width, context.height)
         decoder = context
         if stream.metadata.get("alpha_mode") == "1" and context.name in _ALPHA_DECODERS:
             decoder = cast(VideoCodecContext, av.CodecContext.create(_ALPHA_DECODERS[context.name], "r"))

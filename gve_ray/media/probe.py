@@ -183,12 +183,17 @@ def _clock_zero(video: OpenVideo, packets: Packets, start: float | None) -> int:
     if start is None:
         if video.container.format.name in _OWN_TIMELINE:
             return min(0, first)
-        starts = {
-            s.index: float(s.start_time * s.time_base)
+        # FFmpeg's start of this stream is a guess if its first picture comes late in the file.
+        own = float(first * packets.time_base)
+        others = (
+            float(s.start_time * s.time_base)
             for s in video.container.streams
-            if s.type in ("audio", "video") and s.start_time is not None and s.time_base is not None
-        }
-        start = max(0.0, starts.get(video.stream.index, 0.0) - min(starts.values(), default=0.0))
+            if s is not video.stream
+            and s.type in ("audio", "video")
+            and s.start_time is not None
+            and s.time_base is not None
+        )
+        start = own - min(own, *others)
     return first - round(start / packets.time_base)
 
 
