@@ -202,7 +202,7 @@ def mutant(seed: int, number: int) -> tuple[str, bytes]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one mutant fared on one path. outcome: "ok", one of `Reason`, or "unexpected"."""
+    """The result of one mutant on one path. outcome: "ok", one of `Reason`, or "unexpected"."""
 
     number: int
     made_of: str
@@ -214,7 +214,7 @@ class Outcome:
 
 def run(numbers: Iterable[int], *, seed: int = 0, processes: int = 2) -> Iterator[Outcome]:
     """The outcomes of these mutants, in order."""
-    seeds()
+    seeds()  # once, before the threads ask for them
     pool = DecodePool(LIMITS, processes)
     try:
         with ThreadPoolExecutor(processes) as threads:

@@ -96,7 +96,7 @@ def _late_pictures() -> Iterator[Case]:
 
 
 def _late_files() -> Iterator[Case]:
-    """All of the file starts at some second of its own clock."""
+    """The clock of the whole file starts at some other second than 0."""
     for container, codec in _CLOCKED:
         if container in ("asf", "ogg", "nut"):
             continue
@@ -174,7 +174,7 @@ def _jumps() -> Iterator[Case]:
             (0.0, 2 * HOUR, "jumps by 2 hours"),
             (0.0, 5 * HOUR, "jumps by 5 hours"),
             (HOUR + 1, 0.0, "jumps back by an hour"),
-            (0.0, 1.6, "goes on"),
+            (0.0, 1.6, "continues"),
         ):
             for sound in (False, True):
                 pieces = [

@@ -1,5 +1,5 @@
-"""Cases about files that are odd and sound, and others that are broken: padded units, indices that leave out key
-pictures or list too many, damage, encryption, codecs without a decoder, single frames."""
+"""Cases about files that are odd but intact, and files that are broken: padded units, indices that omit key pictures
+or list too many, damage, encryption, codecs without a decoder, single frames."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -102,7 +102,7 @@ def _padding() -> Iterator[Case]:
                 changes[f"{zeros} zeros after each picture"] = partial(_pad_last, zeros)
             ending = _END_OF_SEQUENCE[codec.split("-")[0]]
             changes["end of sequence at the end"] = partial(_end_sequences, ending, frozenset({film.frames}))
-            if codec in ("h264", "h264-slices"):  # in all others, pictures refer across a group's start
+            if codec in ("h264", "h264-slices"):  # in the others, pictures refer to the group before
                 keys = frozenset(range(0, film.frames + 1, 10))
                 changes["end of sequence in front of key pictures"] = partial(_end_sequences, ending, keys)
             for name, change in changes.items():
@@ -179,7 +179,7 @@ def _matroska_indices() -> Iterator[Case]:
     }
     for container, codecs in (("matroska", "h264 h264-b hevc hevc-p mpeg4-b av1"), ("webm", "vp8 vp9")):
         for codec in codecs.split():
-            # Clusters of half a second, so that there is something to seek between.
+            # Clusters of half a second, so that a reader has several to seek to.
             film = film_in(container, codec, frames=60, muxer={"cluster_time_limit": "500"})
             for name, change in changes.items():
                 make = partial(_rewritten, film, change)

@@ -1,4 +1,4 @@
-"""Encode short films whose frames can be told apart, by PyAV, the same bytes every time."""
+"""Encode short films with PyAV. Each frame shows its number, and each run gives the same bytes."""
 
 import io
 from collections.abc import Callable
@@ -68,8 +68,8 @@ CODECS: dict[str, tuple[str, dict[str, str], str]] = {
     "apng-alpha": ("apng", {}, "rgba"),
 }
 
-# Container -> (sound encoder, samples a second). Without an encoder's delay wherever there is such a one, so that
-# the sound's first sample is where it is said to start; AC-3 in transport streams starts 5 ms before.
+# Container -> (sound encoder, samples a second). Where a container allows, the encoder has no delay, so that the
+# first sample is exactly at the start that the film asks for; AC-3 in transport streams starts 5 ms earlier.
 _SOUND: dict[str, tuple[str, int]] = {
     "mp4": ("aac", 48000),
     "mov": ("alac", 48000),

@@ -79,12 +79,12 @@ Decode = Callable[..., Decoded]  # gve_ray.media.decode or DecodeProcess.decode
 
 def examine(case: Case, data: bytes, decode: Decode, *, strict: bool, thorough: bool = True) -> Verdict:
     """Decode a case by several plans and judge what comes: in one strict pass, or in a sparse one for each plan,
-    since what is read together hides where a seek leads. thorough: more than two sparse plans."""
+    since what is read together hides where a seek leads. thorough: more than one sparse plan."""
     verdict = Verdict()
-    sparse = [kind for kind in _PLANS if kind != "all"] if thorough else ["span", "moment"]
+    sparse = [kind for kind in _PLANS if kind != "all"] if thorough else ["span"]
     kinds = [tuple(_PLANS)] if strict else [(kind,) for kind in sparse]
     for kind in kinds:
-        plan = partial(_plan, case, kind)
+        plan = partial(_plan, case.name, case.answers, kind)
         try:
             decoded = decode(data, plan, strict=strict)
         except MediaError as error:
@@ -100,29 +100,30 @@ def examine(case: Case, data: bytes, decode: Decode, *, strict: bool, thorough: 
     return verdict
 
 
-def _plan(case: Case, kinds: Sequence[str], info: VideoInfo) -> list[FrameRequest]:
-    answer = _closest(case, info)
-    return [FrameRequest(k=2)] if answer is None else [_PLANS[kind](case, answer)[0] for kind in kinds]
+def _plan(name: str, answers: Sequence[Answer], kinds: Sequence[str], info: VideoInfo) -> list[FrameRequest]:
+    """The requests of some kinds. All arguments can be sent to another process, as a case's `make` cannot."""
+    answer = _closest(answers, info)
+    return [FrameRequest(k=2)] if answer is None else [_PLANS[kind](name, answer)[0] for kind in kinds]
 
 
-def _closest(case: Case, info: VideoInfo) -> Answer | None:
+def _closest(answers: Sequence[Answer], info: VideoInfo) -> Answer | None:
     """The answer that a decoder seems to give."""
 
     def distance(answer: Answer) -> tuple[int, float]:
         return abs(len(answer.codes) - info.total_frames), abs(answer.seconds[0] - info.start)
 
-    return min(case.answers, key=distance, default=None)
+    return min(answers, key=distance, default=None)
 
 
 def _judge(case: Case, kinds: Sequence[str], decoded: Decoded, strict: bool, verdict: Verdict) -> None:
     faults = verdict.faults
-    answer = _closest(case, decoded.info)
+    answer = _closest(case.answers, decoded.info)
     if answer is None or (case.damaged and strict):
         faults.append("read, and should be refused")
         return
     faults += _wrong_facts(answer, decoded.info)
     for kind, frames in zip(kinds, decoded.samples, strict=True):
-        _, expected = _PLANS[kind](case, answer)
+        _, expected = _PLANS[kind](case.name, answer)
         if frames.indices.tolist() != expected.tolist():
             faults.append(f"{kind}: frames {frames.indices.tolist()}, not {expected.tolist()}")
             verdict.wrong_frames += 1
@@ -171,16 +172,16 @@ def _spread(first: int, last: int, k: int) -> np.ndarray:
     return first + np.round(np.linspace(0, last - first, k)).astype(np.int64)
 
 
-def _whole(case: Case, answer: Answer) -> tuple[FrameRequest, np.ndarray]:
+def _whole(name: str, answer: Answer) -> tuple[FrameRequest, np.ndarray]:
     return FrameRequest(k=8), _spread(0, len(answer.codes) - 1, 8)
 
 
-def _all(case: Case, answer: Answer) -> tuple[FrameRequest, np.ndarray]:
+def _all(name: str, answer: Answer) -> tuple[FrameRequest, np.ndarray]:
     n = len(answer.codes)
     return FrameRequest(k=n), np.arange(n)
 
 
-def _span(case: Case, answer: Answer) -> tuple[FrameRequest, np.ndarray]:
+def _span(name: str, answer: Answer) -> tuple[FrameRequest, np.ndarray]:
     n = len(answer.codes)
     first, last = n // 3, max(n // 3 + 1, 3 * n // 4)
     slack = answer.gap / 2
@@ -190,19 +191,19 @@ def _span(case: Case, answer: Answer) -> tuple[FrameRequest, np.ndarray]:
     return request, _spread(first, min(last, n - 1), 5)
 
 
-def _moment(case: Case, answer: Answer, *, salt: int) -> tuple[FrameRequest, np.ndarray]:
+def _moment(name: str, answer: Answer, *, salt: int) -> tuple[FrameRequest, np.ndarray]:
     """One moment within a frame that is drawn by the case's name."""
-    number = zlib.crc32(f"{case.name} {salt}".encode()) % len(answer.codes)
+    number = zlib.crc32(f"{name} {salt}".encode()) % len(answer.codes)
     return FrameRequest(at=(answer.seconds[number] + 0.4 * answer.gap,)), np.array([number])
 
 
-_PLANS: dict[str, Callable[[Case, Answer], tuple[FrameRequest, np.ndarray]]] = {
+_PLANS: dict[str, Callable[[str, Answer], tuple[FrameRequest, np.ndarray]]] = {
     "all": _all,
     "whole": _whole,
     "span": _span,
     "moment": partial(_moment, salt=0),
     "other moment": partial(_moment, salt=1),
-    "last": lambda case, answer: (
+    "last": lambda name, answer: (
         FrameRequest(at=(answer.seconds[-1] + 0.4 * answer.gap,)),
         np.array([len(answer.codes) - 1]),
     ),

@@ -1,4 +1,4 @@
-"""Pictures that say which frame they are, which way up they were stored and whether alpha was applied.
+"""Pictures that show their frame number, how they were stored and whether alpha was applied.
 
 A picture has four coloured corners, eight black or white cells in the middle (the frame's code, 0..255) and
 two patches at the sides that are transparent where the codec has alpha. `read` finds all of it in RGB of any
