@@ -135,19 +135,26 @@ def structural_damage(blob: Blob) -> str:
     return "" if found is None else transport.damage(blob, *found)
 
 
-def why_not_opened(blob: Blob) -> Reason:
-    """The reason behind a file that no demuxer opens: cut off, damaged, or never a video."""
+def why_not_opened(blob: Blob) -> tuple[Reason, str]:
+    """The reason behind a file that no demuxer opens: cut off, damaged, encrypted, or never a video; and what
+    to do about it, "" where that is up to FFmpeg's own message."""
     with blob.open() as file:
         magic = file.read(16)
         boxes = iso_boxes(file, blob.size) if magic[4:8] in _ISO_BOXES else []
     if is_protected(blob):
-        return Reason.ENCRYPTED
+        return Reason.ENCRYPTED, "the video track is encrypted; decrypt the file first"
     if boxes and b"moov" not in [kind for kind, _, _ in boxes]:
-        return Reason.TRUNCATED  # the index is written last, or was lost
-    known = magic.startswith((_EBML_MAGIC, _ASF_MAGIC, b"FLV\x01", b"GIF8"))
-    if boxes or known or (magic[:4] == _RIFF and magic[8:12] == b"AVI "):
-        return Reason.TRUNCATED if missing_bytes(blob) else Reason.CORRUPT
-    return Reason.NOT_A_VIDEO
+        return Reason.TRUNCATED, ""  # the index is written last, or was lost
+    recognised = magic.startswith((_EBML_MAGIC, _ASF_MAGIC, b"FLV\x01", b"GIF8"))
+    if boxes or recognised or (magic[:4] == _RIFF and magic[8:12] == b"AVI "):
+        return (Reason.TRUNCATED if missing_bytes(blob) else Reason.CORRUPT), ""
+    start_code = magic.startswith((b"\0\0\0\x01", b"\0\0\x01")) and magic[3] != 0xBA  # BA: a program stream
+    if start_code or magic.startswith(b"YUV4MPEG2"):
+        return Reason.NOT_A_VIDEO, (
+            "a raw stream of pictures, which has no times; put it into a container, for example with "
+            "ffmpeg -i FILE -c copy FILE.mkv (raw YUV needs an encoder instead of copy)"
+        )
+    return Reason.NOT_A_VIDEO, ""
 
 
 def _matroska_end(head: bytes) -> int:

@@ -97,7 +97,7 @@ def decode(
     Raises MediaError with one of `Reason`; ValueError for a request that makes no sense for this video.
     """
     if scenes is not None and not strict:
-        raise ValueError("scenes: cuts are result by decoding everything; leave strict=True")
+        raise ValueError("scenes: cuts are found by decoding everything; leave strict=True")
     job = _Job(
         plan=plan,
         max_pixels=max_pixels,

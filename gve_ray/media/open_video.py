@@ -78,7 +78,8 @@ def open_video(blob: Blob, limits: Limits, *, examine: bool = False) -> Iterator
     except MemoryError:
         raise
     except (av.error.FFmpegError, ValueError) as error:
-        raise MediaError(why_not_opened(blob), f"{blob.name}: {error}") from error
+        reason, detail = why_not_opened(blob)
+        raise MediaError(reason, f"{blob.name}: {detail or error}") from error
     with container:
         if examine:
             _check_complete(blob, container)

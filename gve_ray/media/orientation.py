@@ -35,8 +35,13 @@ class Orientation:
     @classmethod
     def of_frame(cls, frame: VideoFrame) -> "Orientation":
         """The orientation that the container, or an SEI message of the stream, states for a frame."""
-        # PyAV's type stub knows only one of its two kinds of keys.
-        matrix = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]
+        try:
+            # PyAV's type stub knows only one of its two kinds of keys.
+            matrix = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]
+        except ValueError:
+            # PyAV 18 lists no side data at all if one kind of it is newer than PyAV (spatial video); the
+            # angle it reads without listing, so only a mirrored spatial video is shown unmirrored.
+            return cls(rotation=round(-frame.rotation / 90) * 90 % 360)
         if matrix is None:
             return cls()
         a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()

@@ -138,7 +138,7 @@ def scan(blob: Blob, limits: Limits, *, start: float | None = None) -> Scan:
         width, height = (first.width, first.height) if first else (context.width, context.height)
         limits.check_picture(width, height)
         aspect = Fraction(stream.sample_aspect_ratio or 1) if container not in _SQUARE_PIXELS else Fraction(1)
-        stated_fps = float(stream.average_rate or 0)
+        stated_fps = float(stream.average_rate or stream.guessed_rate or 0)
         zero = _clock_zero(video, packets, start)
         reordered = bool(context.has_b_frames)
     orientation = Orientation() if first is None else Orientation.of_frame(first)

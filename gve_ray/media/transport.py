@@ -5,6 +5,7 @@ FFmpeg skips what lost its sync byte and joins what is left, often without an er
 
 import numpy as np
 
+from gve_ray.media.limits import MediaError, Reason
 from gve_ray.media.source import Blob
 
 SYNC = 0x47
@@ -21,7 +22,7 @@ def layout(head: bytes) -> tuple[int, int] | None:
 
 
 def damage(blob: Blob, size: int, sync: int) -> str:
-    """What is wrong with the packets, or "".
+    """What is wrong with the packets, or "". Raises MediaError("encrypted") if any is scrambled.
 
     A packet without its sync byte or with its error bit set is damage. A jump of a continuity counter is
     lost data, except where a new unit starts: there two sound pieces were joined.
@@ -33,6 +34,12 @@ def damage(blob: Blob, size: int, sync: int) -> str:
     broken = (heads[:, 0] != SYNC) | (heads[:, 1] & 0x80 != 0)
     if broken.any():
         return f"{int(broken.sum())} of {len(packets)} transport packets are broken"
+    scrambled = heads[:, 3] & 0xC0 != 0
+    if scrambled.any():
+        raise MediaError(
+            Reason.ENCRYPTED,
+            f"{int(scrambled.sum())} of {len(packets)} transport packets are scrambled; decrypt the file first",
+        )
     pids = (heads[:, 1] & 0x1F) << 8 | heads[:, 2]
     unit_start = heads[:, 1] & 0x40 != 0
     adapted, payload = heads[:, 3] & 0x20 != 0, heads[:, 3] & 0x10 != 0

@@ -5,8 +5,9 @@ import struct
 
 import pytest
 
-from gve_ray.media.container import iso_boxes, missing_bytes, why_not_opened
+from gve_ray.media.container import gif_end, iso_boxes, missing_bytes, why_not_opened
 from gve_ray.media.ebml import first_misfit
+from gve_ray.media.limits import MediaError
 from gve_ray.media.source import Blob
 from gve_ray.media.transport import damage, layout
 
@@ -52,7 +53,7 @@ def test_long_and_open_boxes():
     ],
 )
 def test_reasons_for_files_no_demuxer_opens(data, reason):
-    assert why_not_opened(blob(data)) == reason
+    assert why_not_opened(blob(data))[0] == reason
 
 
 def element(kind: int, content: bytes, *, unknown: bool = False) -> bytes:
@@ -128,3 +129,31 @@ def test_time_coded_packets_are_known():
     assert missing_bytes(blob(coded)) == 0
     assert missing_bytes(blob(coded[:-40])) == 40
     assert layout(b"plain text" * 500) is None
+
+
+def test_scrambled_transport_packets_are_encrypted():
+    data = bytearray(transport(list(range(40)), {0, 20}))
+    data[188 * 7 + 3] |= 0x80
+    with pytest.raises(MediaError, match="encrypted: 1 of 40"):
+        damage(blob(bytes(data)), 188, 0)
+
+
+@pytest.mark.parametrize("head", [b"\0\0\0\1\x67\x64", b"\0\0\1\xb3\x14", b"YUV4MPEG2 W4 H4"])
+def test_raw_streams_are_told_what_to_do(head):
+    reason, detail = why_not_opened(blob(head + bytes(200)))
+    assert reason == "not_a_video"
+    assert "container" in detail
+
+
+# Four pixels, two pictures: header, colour table of two, then for each a control block and an image block.
+GIF_HEAD = b"GIF89a\x02\0\x02\0\x80\0\0" + b"\0\0\0\xff\xff\xff"
+GIF_PICTURE = b"\x21\xf9\x04\0\x0a\0\0\0" + b"\x2c\0\0\0\0\x02\0\x02\0\0" + b"\x02\x02\x4c\x01\0"
+
+
+def test_a_gif_ends_with_its_last_block_trailer_or_not():
+    whole = GIF_HEAD + GIF_PICTURE * 2
+    assert missing_bytes(blob(whole + b";")) == 0
+    assert missing_bytes(blob(whole)) == 0
+    assert missing_bytes(blob(whole[:-3])) > 0
+    assert gif_end(io.BytesIO(whole + b";rubbish")) == (len(whole) + 1, True)
+    assert gif_end(io.BytesIO(whole)) == (len(whole), False)
