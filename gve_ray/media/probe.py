@@ -23,6 +23,7 @@ from gve_ray.media.orientation import Orientation
 from gve_ray.media.source import Blob
 
 _OWN_TIMELINE = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "ogg"})
+_MAX_SPAN = 1e9  # seconds; beyond this a clock is no clock
 _SHORT_NAMES = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
 _CODEC_NAMES = {"libdav1d": "av1", "libvpx": "vp8", "libvpx-vp9": "vp9"}  # decoder name -> codec name
 # Their pixel aspect ratio says nothing about display: browsers ignore it, and encoders fill it with noise.
@@ -193,7 +194,7 @@ def _clock_zero(video: OpenVideo, packets: Packets, start: float | None) -> int:
             and s.start_time is not None
             and s.time_base is not None
         )
-        start = own - min(own, *others)
+        start = own - min([own, *others])
     return first - round(start / packets.time_base)
 
 
@@ -256,6 +257,10 @@ def _read_packets(video: OpenVideo, limits: Limits) -> tuple[Packets, VideoFrame
         raise media_error(error, f"after {len(rows)} packets") from error
     if len(rows) < indexed:
         damage = damage or f"{indexed - len(rows)} of {indexed} indexed packets cannot be read"
+    times = [row[0] for row in rows]
+    span = float((max(times, default=0) - min(times, default=0)) * (stream.time_base or 0))
+    if span > _MAX_SPAN:
+        raise MediaError(Reason.CORRUPT, f"the frames' timestamps are {span:.0f} s apart")
     table = np.array(rows, dtype=np.int64).reshape(-1, 5)
     packets = Packets(
         pts=table[:, 0],

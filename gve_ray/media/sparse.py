@@ -11,11 +11,11 @@ frames differs from the stream (open GOPs, incomplete sync tables, edit lists); 
 speed beside ours.
 """
 
-from collections.abc import Iterator
 from itertools import chain
 
 import av
 import numpy as np
+from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from gve_ray.media.limits import Limits, MediaError, Reason
@@ -26,6 +26,7 @@ from gve_ray.media.sequential import Deadline, Finish, strict_frames
 from gve_ray.media.source import Blob
 
 _INDEXED = frozenset({"mp4", "matroska"})
+_PREDICTED = frozenset({PictureType.P, PictureType.B, PictureType.S})
 
 
 def read_sparse(
@@ -53,8 +54,13 @@ def read_sparse(
         for key, targets in _runs(scan.packets, sorted(number_of)).items():
             left = set(targets)
             try:
-                for frame in strict_frames(video, _seek(video, scan.packets, key)):
+                first = _seek(video, scan.packets, key)
+                if first is None:
+                    return None
+                for frame in strict_frames(video, chain([first], video.packets())):
                     deadline.check()
+                    if frame.pts == first.pts and frame.pict_type in _PREDICTED:
+                        return None  # flagged as a key picture, but it needs what came before
                     if frame.pts in left:
                         left.remove(frame.pts)
                         frames[number_of[frame.pts]] = finish(convert(frame))
@@ -87,8 +93,8 @@ def _can_seek(scan: Scan) -> bool:
     )
 
 
-def _seek(video: OpenVideo, packets: Packets, key: int) -> "Iterator[av.Packet[VideoStream]]":
-    """The packets from key packet number `key` on, or from an earlier key frame; none if neither is found.
+def _seek(video: OpenVideo, packets: Packets, key: int) -> "av.Packet[VideoStream] | None":
+    """Go to key packet number `key`, or to an earlier key packet, and return it; None if neither is found.
 
     Indices go by presentation time (Matroska) or decoding time (MP4). Seeking to the former can lead past
     the key frame meant, which its timestamp shows; seeking to the latter never does, but may lead a group
@@ -96,16 +102,15 @@ def _seek(video: OpenVideo, packets: Packets, key: int) -> "Iterator[av.Packet[V
     """
     for moment in (int(packets.pts[key]), int(packets.dts[key])):
         video.seek(moment)
-        found = video.packets()
-        first = next(found, None)
+        first = next(video.packets(), None)
         if (
             first is not None
             and first.is_keyframe
             and first.pts is not None
             and first.pts <= packets.pts[key]
         ):
-            return chain([first], found)
-    return iter(())
+            return first
+    return None
 
 
 def _runs(packets: Packets, targets: list[int]) -> dict[int, list[int]]:
