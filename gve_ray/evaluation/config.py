@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
-from gve_ray.config import NAME, ModelConfig, StageResources
+from gve_ray.config import NAME, ModelConfig, StageResources, expand_paths
 from gve_ray.media.signature import THRESHOLD
 
 Format = Literal["uvrb", "mteb", "classes"]
@@ -30,6 +30,7 @@ class DataConfig:
     metric: str | None = None
 
     def __post_init__(self) -> None:
+        expand_paths(self, "folder")
         if not NAME.fullmatch(self.name):
             raise ValueError(f"data: name={self.name!r}: use letters, digits, '.', '-' and '_'")
         if not self.folder:
@@ -54,6 +55,7 @@ class ContaminationConfig:
     threshold: float = THRESHOLD
 
     def __post_init__(self) -> None:
+        expand_paths(self, "training")
         if self.training == "":
             raise ValueError("contamination.training='': name an assets.lance, or leave it out")
         if not 0 <= self.threshold <= 1:
@@ -108,6 +110,7 @@ class EvaluationConfig:
     contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
 
     def __post_init__(self) -> None:
+        expand_paths(self, "root")
         if not self.models:
             raise ValueError("models=[]: name at least one model")
         if not self.data and self.root is None:
@@ -166,6 +169,7 @@ class EvaluationJobConfig(EvaluationConfig):
     job: ClassVar[str] = "evaluate"
 
     def __post_init__(self) -> None:
+        expand_paths(self, "output", "cache")
         super().__post_init__()
         for option, value in (("output", self.output), ("cache", self.cache)):
             if value == "":

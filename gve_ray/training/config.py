@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
+from gve_ray.config import expand_paths
 from gve_ray.schema import Task
 from gve_ray.training.curriculum import Curriculum
 
@@ -57,6 +58,7 @@ class DataSetConfig:
     negatives: int | None = None
 
     def __post_init__(self) -> None:
+        expand_paths(self, "uri", "root")
         where = f"data.{self.name}"
         if not self.name or not self.uri:
             raise ValueError(f"data: name={self.name!r}, uri={self.uri!r}: give every data set both")
@@ -175,6 +177,7 @@ class ProberConfig:
     margin: float | None = 0.1
 
     def __post_init__(self) -> None:
+        expand_paths(self, "model", "adapter")
         if self.pairs < 1:
             raise ValueError(f"prober.pairs={self.pairs}: use 1 or more")
 
@@ -211,6 +214,7 @@ class TrainingConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
+        expand_paths(self, "model", "assets")
         if not self.model:
             raise ValueError("model='': name the folder or hub id of a base model")
         if not self.data:
@@ -287,6 +291,7 @@ class TrainingJobConfig(TrainingConfig):
     job: ClassVar[str] = "train"
 
     def __post_init__(self) -> None:
+        expand_paths(self, "output")
         super().__post_init__()
         if not self.output:
             raise ValueError(

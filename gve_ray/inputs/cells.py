@@ -1,0 +1,106 @@
+"""What the cell of a table means: some texts, or a name.
+
+    texts("['a dog', 'one dog']")    # ["a dog", "one dog"], as pandas writes a list into a CSV file
+    name(7.0)                        # "7", as pandas makes of a column of numbers with a gap in it
+
+A cell that holds nothing but a word for a missing value is missing, as for `pandas.read_csv`. Both raise ValueError for
+a value that is neither.
+"""
+
+import ast
+import io
+import json
+import math
+import re
+import tokenize
+from decimal import Decimal
+from typing import Any
+
+# What pandas, NumPy, R, SQL and Excel write for it.
+_MISSING = frozenset(
+    ["", "nan", "NaN", "NaT", "None", "<NA>", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "\\N"]
+)
+_WHOLE = re.compile(r"(-?\d+)\.0+")
+_EXACT = 2**53  # up to here a float tells whole numbers apart
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds no value: None, NaN, a blank text, or a word that stands for one."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (isinstance(value, str) and value.strip() in _MISSING)
+
+
+def texts(value: Any) -> list[str]:
+    """The texts of a cell, stripped: none, one, or those of a list, which may be written out as in Python or JSON."""
+    if is_missing(value):
+        return []
+    if isinstance(value, list | tuple):
+        return [text for part in value for text in texts(part)]
+    if not isinstance(value, bool) and isinstance(value, int | float | Decimal):
+        return [_digits(value)]
+    text = _decoded(value)
+    if text is None:
+        raise ValueError(f"{value!r}: not a text; give a text, or a list of texts")
+    parts = _written_list(text.strip())
+    return [text.strip()] if parts is None else texts(parts)
+
+
+def name(value: Any) -> str | None:
+    """An id or a path as a text, None where it is missing. Numbers keep their digits: 7.0 is "7"."""
+    if is_missing(value):
+        return None
+    if not isinstance(value, bool) and isinstance(value, int | float | Decimal):
+        return _digits(value)
+    text = _decoded(value)
+    if text is None:
+        raise ValueError(f"{value!r}: not a name; give a text or a whole number")
+    whole = _WHOLE.fullmatch(text.strip())
+    return whole[1] if whole else text.strip()
+
+
+def _decoded(value: Any) -> str | None:
+    """A text, also of the bytes that some programs write into Parquet for it; None for another kind of value."""
+    if isinstance(value, bytes):
+        return value.decode()  # whose UnicodeDecodeError is a ValueError
+    if not isinstance(value, str):
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{value!r}: half of a surrogate pair is no character; write the file as UTF-8"
+        ) from None
+    return value
+
+
+def _digits(number: int | float | Decimal) -> str:
+    if isinstance(number, int) or number % 1:
+        return str(number)
+    if isinstance(number, float) and abs(number) > _EXACT:
+        raise ValueError(
+            f"{number!r}: a floating-point number cannot hold so many digits; write it as a whole number or a text"
+        )
+    return str(int(number))
+
+
+def _written_list(text: str) -> list[str | None] | None:
+    """The list of texts that is written out in a cell; None for a text that only looks like one, as `[music]`.
+
+    JSON, Python's form, and NumPy's, which has no commas between the texts.
+    """
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    try:
+        value = json.loads(text)
+        return value if all(isinstance(part, str | None) for part in value) else None
+    except (ValueError, RecursionError):
+        pass
+    try:
+        tokens = [one for one in tokenize.generate_tokens(io.StringIO(text).readline) if one.string.strip()]
+        parts = [ast.literal_eval(one.string) for one in tokens if one.type == tokenize.STRING]
+    except (tokenize.TokenError, SyntaxError, ValueError):
+        return None
+    rest = {one.string for one in tokens[1:-1] if one.type != tokenize.STRING}
+    is_list = parts and rest <= {",", "nan", "None"} and all(isinstance(part, str) for part in parts)
+    return parts if is_list else None

@@ -1,0 +1,385 @@
+"""The one reader for tables of users' data: CSV, TSV, JSON, JSON Lines and Parquet, on disk or behind a URI.
+
+    table = open_table("s3://bucket/captions.csv.gz")
+    table.columns                       # ["uri", "caption"]
+    for row in table.rows:
+        row.place, row.cells            # "row 1 (line 2)", {"uri": "a.mp4", "caption": "a dog"}
+
+The ending of the name says which form it is; all but Parquet may be gzipped. Text is UTF-8, or has a byte order mark.
+Empty cells, null and NaN are None. What a cell means, as a text or as a name, is read by `gve_ray.inputs.cells`.
+"""
+
+import csv
+import gzip
+import io
+import json
+import math
+import re
+import reprlib
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Any, BinaryIO, TextIO
+
+import pyarrow as pa
+
+from gve_ray.media.source import local_path, open_remote
+from gve_ray.store.runfolder import filesystem
+
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
+FORMS = ".csv, .tsv, .json, .jsonl or .parquet, all but the last also with .gz"
+
+_GZIP = b"\x1f\x8b"
+_MARKS = (  # UTF-32's begins as UTF-16's does
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+)
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx is a zip archive, .xls an OLE file
+_BUFFER = 1 << 20  # bytes of one read; a remote file is asked for them one by one
+_LONGEST_CELL = 1 << 26  # characters; without a limit an open quote would take in the rest of the file
+_BATCH = 1024  # rows of Parquet at a time
+_HEAD = 1000  # rows of JSON that are looked through for the names of the columns
+_QUOTED = re.compile(r'"[^"]*"?')
+
+
+class TableError(ValueError):
+    """A table cannot be read, or a row of it is malformed. Says what is wrong and where, but not in which file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row. number: from 1, without header and blank rows. line: at which it begins in a text file, from 1; None in
+    Parquet and in a JSON array. cells: value by column; a column that is not there is missing."""
+
+    number: int
+    line: int | None = None
+    cells: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages."""
+        return f"row {self.number}" + ("" if self.line is None else f" (line {self.line})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """columns: names in the header; of JSON, those in the first 1,000 rows. rows: read on demand, once."""
+
+    columns: Sequence[str]
+    rows: Iterator[Row]
+
+
+OnFault = Callable[[Row, str], object]
+
+
+def form_of(source: str) -> str | None:
+    """The ending, one of `SUFFIXES`, by which a path or URI names a table; None for any other file."""
+    name = (source.partition("?")[0] if "://" in source else source).lower()
+    plain = name.removesuffix(".gz")
+    form = next((one for one in SUFFIXES if plain.endswith(one)), None)
+    return None if form == ".parquet" and plain != name else form
+
+
+def open_table(
+    source: str,
+    *,
+    header: bool = True,
+    columns: Collection[str] | None = None,
+    comment: str | None = None,
+    on_fault: OnFault | None = None,
+) -> Table:
+    """A table by its path or URI.
+
+    header: the first row of a CSV or TSV file names the columns; else they are "0", "1", ... columns: those of a
+    Parquet file to read; None: all. comment: what begins a line that is no row, in CSV and TSV. on_fault: called with
+    a malformed row, which has no cells and is left out, and what is wrong with it; without it TableError is raised.
+
+    Raises TableError, here or when the rows are read, OSError where the file cannot be, and ValueError or ImportError
+    for a URI that nothing here speaks.
+    """
+    form = form_of(source)
+    if form is None:
+        raise TableError(f"the name does not end in {FORMS}")
+    refuse = on_fault or _raise
+    with _as_table_errors():
+        if form == ".parquet":
+            return _open_parquet(source, columns)
+        text = _open_text(source)
+        if form == ".csv":
+            return _open_cells(_split_csv(text, comment), header, refuse)
+        if form == ".tsv":
+            return _open_cells(_split_tsv(_rows_of_text(text, comment)), header, refuse)
+        return _open_json(text, refuse, is_lines=form != ".json")
+
+
+def _raise(row: Row, fault: str) -> None:
+    raise TableError(f"{row.place}: {fault}")
+
+
+@contextmanager
+def _as_table_errors() -> Iterator[None]:
+    try:
+        yield
+    except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowInvalid) as error:
+        raise TableError(f"damaged ({type(error).__name__}: {error}); write the file anew") from error
+
+
+# ---- text
+
+
+def _open_text(source: str) -> TextIO:
+    """A text file's lines, unzipped; bytes that are not UTF-8 become the surrogates that `_bad_byte` finds."""
+    path = local_path(source)
+    raw = open_remote(source) if path is None else path.open("rb")
+    stream = _buffered(raw)
+    if stream.peek(2).startswith(_GZIP):
+        stream = _buffered(gzip.GzipFile(fileobj=stream))
+    head = stream.peek(_BUFFER)
+    encoding = next((name for mark, name in _MARKS if head.startswith(mark)), None)
+    if head.startswith(_WORKBOOKS):
+        raise TableError("an Excel workbook or a zip archive; save the sheet as CSV UTF-8")
+    if encoding is None and b"\0" in head:
+        raise TableError("bytes of value 0, so not UTF-8 (UTF-16 without a byte order mark?); save it as UTF-8")
+    errors = "surrogateescape" if encoding in (None, "utf-8-sig") else "strict"
+    return io.TextIOWrapper(stream, encoding or "utf-8", errors, newline="")
+
+
+def _buffered(stream: Any) -> io.BufferedReader:
+    return io.BufferedReader(stream, _BUFFER)
+
+
+def _bad_byte(text: str) -> str:
+    """The first byte of a text that is not UTF-8, in words; "" where all are."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        byte = bytes([ord(text[error.start]) - 0xDC00])
+        # cp1252 leaves five values without a character
+        return (
+            f"byte 0x{byte.hex()} after {text[: error.start][-20:]!r} is not UTF-8; if the file is Windows-1252 it is "
+            f"{byte.decode('cp1252', 'replace')!r}: save the file as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8)"
+        )
+    return ""
+
+
+def _rows_of_text(text: TextIO, comment: str | None) -> Iterator[tuple[int, str]]:
+    """(line number from 1, line) of the lines that are no comments."""
+    with text:
+        for number, line in enumerate(text, 1):
+            if comment is None or not line.startswith(comment):
+                yield number, line
+
+
+# ---- CSV and TSV
+
+# Line number, cells, and what is wrong with them.
+_Cells = tuple[int, list[str], str]
+
+
+def _split_csv(text: TextIO, comment: str | None) -> Iterator[_Cells]:
+    """The cells of a CSV file (RFC 4180), which may be separated by what Excel uses in the user's country."""
+    csv.field_size_limit(_LONGEST_CELL)  # the csv module keeps one limit for the process; its own is 128 KiB
+    lines = _rows_of_text(text, comment)
+    first = list(islice(lines, 1))
+    delimiter = _delimiter(first[0][1]) if first else ","
+    if first and _is_separator_line(first[0][1]):
+        first = []
+    begin, fault = 0, ""  # of the row that is being read
+
+    def counted() -> Iterator[str]:
+        nonlocal begin, fault
+        for number, line in chain(first, lines):
+            begin = begin or number
+            fault = fault or _bad_byte(line)
+            yield line
+
+    reader = csv.reader(counted(), delimiter=delimiter, strict=True, skipinitialspace=True)
+    while True:
+        begin, fault = 0, ""
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            why = "a quote is opened and not closed" if "end of data" in str(error) else str(error)
+            fault = fault or (
+                f"not CSV ({why}); put a text that holds commas, quotes or line breaks in double quotes, and write "
+                "each double quote in it twice"
+            )
+            cells = []
+        yield begin, cells, fault
+
+
+def _is_separator_line(line: str) -> bool:
+    """Whether this is the line `sep=;`, by which Excel is told the delimiter."""
+    return re.fullmatch(r"sep=.\r?\n?", line, re.IGNORECASE) is not None
+
+
+def _delimiter(line: str) -> str:
+    """The comma, unless the first line has none outside quotes and has another delimiter."""
+    if _is_separator_line(line):
+        return line[4]
+    bare = _QUOTED.sub("", line)
+    return next((one for one in ",;\t|" if one in bare), ",")
+
+
+def _split_tsv(lines: Iterable[tuple[int, str]]) -> Iterator[_Cells]:
+    """The cells between tabs. A quote is a character like any other, as data sets have it; a cell that is in quotes as
+    a whole, its own quotes doubled, is taken out of them."""
+    for number, line in lines:
+        yield number, [_unquoted(cell) for cell in line.rstrip("\r\n").split("\t")], _bad_byte(line)
+
+
+def _unquoted(cell: str) -> str:
+    if len(cell) < 2 or not (cell[0] == cell[-1] == '"'):
+        return cell
+    inner = cell[1:-1].replace('""', "")
+    return cell if '"' in inner else cell[1:-1].replace('""', '"')
+
+
+def _open_cells(records: Iterator[_Cells], header: bool, refuse: OnFault) -> Table:
+    filled = (one for one in records if one[2] or any(cell.strip() for cell in one[1]))
+    first = next(filled, None)
+    if first is None:
+        raise TableError("empty: it has no lines")
+    line, cells, fault = first
+    if header:
+        if fault:
+            raise TableError(f"line {line}: {fault}")
+        names = [cell.strip() for cell in cells]
+        if twice := next((name for name in names if name and names.count(name) > 1), None):
+            raise TableError(f"column {twice!r} is there twice; rename one of the two")
+    else:
+        names = [str(i) for i in range(len(cells))]
+        filled = chain([first], filled)
+    return Table(columns=[name for name in names if name], rows=_rows_of_cells(filled, names, refuse))
+
+
+def _rows_of_cells(records: Iterator[_Cells], names: Sequence[str], refuse: OnFault) -> Iterator[Row]:
+    with _as_table_errors():
+        for number, (line, cells, fault) in enumerate(records, 1):
+            if fault := fault or _misfit(names, cells):
+                refuse(Row(number=number, line=line), fault)
+                continue
+            named = {
+                name: cell if cell.strip() else None for name, cell in zip(names, cells, strict=False) if name
+            }
+            yield Row(number=number, line=line, cells=named)
+
+
+def _misfit(names: Sequence[str], cells: Sequence[str]) -> str:
+    """What is wrong with the number of cells. Empty ones at the end are no fault: spreadsheets add them."""
+    surplus = any(cell.strip() for cell in cells[len(names) :])
+    if surplus or len(cells) < len(names):
+        return (
+            f"{len(cells)} cells for {len(names)} columns ({', '.join(names)}); put a text that holds the delimiter in "
+            "double quotes"
+        )
+    # The first column without a name is the row number that pandas writes.
+    nameless = (i for i, name in enumerate(names) if i and not name and cells[i].strip())
+    if (at := next(nameless, None)) is not None:
+        return f"cell {at + 1} holds {cells[at]!r}, but its column has no name; name it in the header"
+    return ""
+
+
+# ---- JSON
+
+
+def _open_json(text: TextIO, refuse: OnFault, *, is_lines: bool) -> Table:
+    """JSON Lines, or a file that holds an array of objects or objects line by line."""
+    rows = _rows_of_lines(text, refuse) if is_lines else _rows_of_json(text, refuse)
+    head = list(islice(rows, _HEAD))
+    names = dict.fromkeys(name for row in head for name in row.cells)
+    return Table(columns=list(names), rows=chain(head, rows))
+
+
+def _rows_of_json(file: TextIO, refuse: OnFault) -> Iterator[Row]:
+    with _as_table_errors():
+        with file:
+            text = file.read()
+        try:
+            value = _parsed(text)
+        except (ValueError, RecursionError) as error:
+            if text.lstrip().startswith("["):
+                raise TableError(f"not JSON: {error}") from None
+            yield from _rows_of_lines(io.StringIO(text), refuse)
+            return
+        for line, part in enumerate(() if text.isascii() else text.split("\n"), 1):
+            if bad := _bad_byte(part):
+                raise TableError(f"line {line}: {bad}")
+        if not isinstance(value, list):
+            keys = f"the keys {', '.join(list(value)[:5])}" if isinstance(value, dict) and value else repr(value)
+            raise TableError(
+                f"not a table but one JSON value ({keys}); give an array of objects, one a row, or one object a line"
+            )
+        for number, cells in enumerate(value, 1):
+            if isinstance(cells, dict):
+                yield Row(number=number, cells=cells)
+            else:
+                refuse(Row(number=number), f"{reprlib.repr(cells)}: not a JSON object")
+
+
+def _rows_of_lines(text: TextIO, refuse: OnFault) -> Iterator[Row]:
+    number = 0
+    with _as_table_errors(), text:
+        for line, one in enumerate(text, 1):
+            if not one.strip():
+                continue
+            number += 1
+            row = Row(number=number, line=line)
+            if bad := _bad_byte(one):
+                refuse(row, bad)
+                continue
+            try:
+                cells = _parsed(one)
+            except (ValueError, RecursionError) as error:
+                refuse(row, f"not JSON: {error}")
+                continue
+            if isinstance(cells, dict):
+                yield Row(number=number, line=line, cells=cells)
+            else:
+                refuse(row, f"{reprlib.repr(cells)}: not a JSON object")
+    if not number:
+        raise TableError("empty: it has no lines")
+
+
+def _parsed(text: str) -> Any:
+    """A JSON value; NaN and Infinity, which JSON does not have but pandas writes, are None."""
+    return json.loads(text, parse_constant=lambda _: None)
+
+
+# ---- Parquet
+
+
+def _open_parquet(source: str, columns: Collection[str] | None) -> Table:
+    import pyarrow.dataset as ds
+
+    files, path = filesystem(source)
+    found = ds.dataset(path, filesystem=files, format="parquet")
+    names = found.schema.names
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise TableError(f"column {twice!r} is there twice; rename one of the two")
+    wanted = [name for name in names if columns is None or name in columns]
+    return Table(columns=names, rows=_rows_of_parquet(found.to_batches(columns=wanted, batch_size=_BATCH)))
+
+
+def _rows_of_parquet(batches: Iterable[pa.RecordBatch]) -> Iterator[Row]:
+    with _as_table_errors():
+        rows = (one for batch in batches for one in batch.to_pylist())
+        for number, cells in enumerate(rows, 1):
+            yield Row(number=number, cells={name: _without_nan(cell) for name, cell in cells.items()})
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, list):
+        return [_without_nan(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _without_nan(one) for name, one in value.items()}
+    return value
