@@ -16,7 +16,7 @@ class DataConfig:
     """One data set by its folder. name: one of UVRB's brings its prompt and metric along.
 
     format: uvrb, the published layout; mteb (corpus.jsonl, queries.jsonl, qrels/<split>.tsv); or classes, zero-shot
-    classification of a folder of <class>/<video> or a csv (video,label), which `folder` then names. template: of
+    classification of a folder of <class>/<video> or a table (video, label), which `folder` then names. template: of
     a class's text. prompt: the query side's instruction; None: the benchmark's own; '': none. metric: e.g.
     hit@1; None: the benchmark's own, hit@1 where there is none.
     """

@@ -126,7 +126,7 @@ def _as_table_errors() -> Iterator[None]:
     try:
         yield
     except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowInvalid) as error:
-        raise TableError(f"damaged ({type(error).__name__}: {error}); write the file anew") from error
+        raise TableError(f"cannot be read ({type(error).__name__}: {error}); write the file anew") from error
 
 
 # ---- text

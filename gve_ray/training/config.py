@@ -35,10 +35,11 @@ class DataSetConfig:
     """One entry of the mixture.
 
     name: of the set; a folder of several tasks becomes `<name>-<task>` each. uri: a folder of task=*/
-    Parquet parts in the pair schema (`pairs`), or a .csv, .tsv, .jsonl or .parquet file of
-      text_pairs      MSMARCO-style: query, positive, negative; the latter two texts or lists of texts
+    Parquet parts in the pair schema (`pairs`), or a table (gve_ray.inputs.table) of
+      text_pairs      MSMARCO-style: query, positive, negative
       image_captions  caption, image (text -> image)
       webvid          videoid, page_dir, name; the video is <root>/<page_dir>/<videoid>.mp4 (text -> video)
+    A cell of texts may hold a list of them: there is a pair for each.
     columns: other names for those; numbers are places in a file without a header. root: where relative
     paths of media start. tasks: of a `pairs` folder; empty takes all it has.
     sample: at most so many pairs a task, drawn by the seed. weight: factor on how often it is drawn.
