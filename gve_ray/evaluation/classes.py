@@ -127,11 +127,14 @@ def _of_folder(root: Place, faults: Faults) -> Iterator[_Row]:
 
 def _of_table(root: Place, file: str, faults: Faults) -> Iterator[_Row]:
     for row in table_rows(root, file, faults, columns=("video", "label")):
-        here, named = where(file, row), row.cells.get("video")
-        video, label = id_of(named), id_of(row.cells.get("label"))
+        here, cells = where(file, row), {column: row.cells.get(column) for column in ("video", "label")}
+        video, label = id_of(cells["video"]), id_of(cells["label"])
         if video is None:
-            faults.add(here, "empty video" if named is None else f"video={shown(named)}: give a path")
+            faults.add(
+                here, "empty video" if cells["video"] is None else f"video={shown(cells['video'])}: no path"
+            )
         elif label is None:
-            faults.add(here, f"video {shown(video)}: no label ({shown(row.cells.get('label'))}); give one")
+            what = "empty label" if cells["label"] is None else f"label={shown(cells['label'])}: no label"
+            faults.add(here, f"video {shown(video)}: {what}")
         else:
             yield here, video, os.path.normpath(video), label

@@ -80,7 +80,9 @@ def table_rows(
     try:
         table = open_table(place.media(file), header=header, on_fault=refuse)
         if missing := [column for column in columns if column not in table.columns]:
-            faults.add(file, f"no column {', '.join(missing)}; a table of this kind has {' and '.join(columns)}")
+            faults.add(
+                file, f"no column {', '.join(missing)}; a table of this kind has {' and '.join(columns)}"
+            )
             return
         yield from table.rows
     except OSError as error:

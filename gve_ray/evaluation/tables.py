@@ -37,7 +37,8 @@ def read_table(path: Path) -> list[ResultRow]:
     try:
         table = open_table(str(path), comment="#")
         rows = [
-            {column: "" if cell is None else str(cell) for column, cell in row.cells.items()} for row in table.rows
+            {column: "" if cell is None else str(cell) for column, cell in row.cells.items()}
+            for row in table.rows
         ]
     except TableError as error:
         raise ValueError(f"{path}: {error}") from error

@@ -40,8 +40,8 @@ class _Listing:
 
 
 def kind_of(source: str) -> fs.FileType:
-    """Whether a path or URI is a file, a folder or neither. Raises ValueError or ImportError for a URI that nothing here
-    speaks."""
+    """Whether a path or URI is a file, a folder or neither. Raises ValueError or ImportError for a URI that nothing
+    here speaks."""
     path = local_path(source)
     if path is None:
         files, name = filesystem(source)
@@ -72,8 +72,8 @@ def find_videos(source: str) -> list[str]:
     left_out = _left_out(found, bool(pattern))
     if not videos:
         raise PreflightError(
-            f"input={source!r}: no video in it ({left_out or 'nothing else'}); files must end in one of {_ENDINGS}, or be "
-            "named by a manifest"
+            f"input={source!r}: no video in it ({left_out or 'nothing else'}); files must end in one of {_ENDINGS}, "
+            "or be named by a manifest"
         )
     if left_out:
         log.warning("input=%r: %d videos; left out: %s", source, len(videos), left_out)
@@ -107,8 +107,8 @@ def _single(source: str) -> str:
     name = source.partition("?")[0] if path is None else path.name
     if not _is_video(name):
         raise PreflightError(
-            f"input={source!r}: neither a video ({_ENDINGS}) nor a manifest ({FORMS}); give a manifest whose column uri "
-            "names the videos"
+            f"input={source!r}: neither a video ({_ENDINGS}) nor a manifest ({FORMS}); give a manifest whose column "
+            "uri names the videos"
         )
     return source if "://" in source else _local_uri(os.path.abspath(source))
 
@@ -235,4 +235,6 @@ def _regex(glob: str) -> re.Pattern[str]:
     try:
         return re.compile(out, re.DOTALL)
     except re.error as error:
-        raise PreflightError(f"glob {glob!r}: {error}; write a character of a name as [*], [?] or [[]") from None
+        raise PreflightError(
+            f"glob {glob!r}: {error}; write a character of a name as [*], [?] or [[]"
+        ) from None

@@ -111,7 +111,9 @@ def _entry(row: Row, anchor: "_Anchor") -> tuple[_Entry, int]:
     more = {column: cell for column, cell in row.cells.items() if column not in MANIFEST_SCHEMA.names}
     words = json.dumps(more, ensure_ascii=False, sort_keys=True, default=str)
     if words != words.encode("utf-8", "replace").decode():
-        raise ValueError(f"half of a surrogate pair in {words!r}, which is no character; write the file as UTF-8")
+        raise ValueError(
+            f"half of a surrogate pair in {words!r}, which is no character; write the file as UTF-8"
+        )
     return {
         "video_id": cells["video_id"] or video_id_of(uri),
         "uri": uri,

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 import pyarrow as pa
 
@@ -111,9 +111,9 @@ def open_table(
             return _open_parquet(source, columns)
         text = _open_text(source)
         if form == ".csv":
-            return _open_cells(_split_csv(text, comment), header, refuse)
+            return _open_cells(_split_csv(text, comment), header, refuse, _FIX_CSV)
         if form == ".tsv":
-            return _open_cells(_split_tsv(_rows_of_text(text, comment)), header, refuse)
+            return _open_cells(_split_tsv(_rows_of_text(text, comment)), header, refuse, _FIX_TSV)
         return _open_json(text, refuse, is_lines=form != ".json")
 
 
@@ -144,7 +144,9 @@ def _open_text(source: str) -> TextIO:
     if head.startswith(_WORKBOOKS):
         raise TableError("an Excel workbook or a zip archive; save the sheet as CSV UTF-8")
     if encoding is None and b"\0" in head:
-        raise TableError("bytes of value 0, so not UTF-8 (UTF-16 without a byte order mark?); save it as UTF-8")
+        raise TableError(
+            "bytes of value 0, so not UTF-8 (UTF-16 without a byte order mark?); save it as UTF-8"
+        )
     errors = "surrogateescape" if encoding in (None, "utf-8-sig") else "strict"
     return io.TextIOWrapper(stream, encoding or "utf-8", errors, newline="")
 
@@ -177,6 +179,9 @@ def _rows_of_text(text: TextIO, comment: str | None) -> Iterator[tuple[int, str]
 
 # ---- CSV and TSV
 
+_FIX_CSV = "put a text with delimiters, quotes or line breaks in double quotes, and double each quote inside it"
+_FIX_TSV = "write a text that holds tabs or line breaks without them, or the file as CSV"
+
 # Line number, cells, and what is wrong with them.
 _Cells = tuple[int, list[str], str]
 
@@ -207,10 +212,7 @@ def _split_csv(text: TextIO, comment: str | None) -> Iterator[_Cells]:
             return
         except csv.Error as error:
             why = "a quote is opened and not closed" if "end of data" in str(error) else str(error)
-            fault = fault or (
-                f"not CSV ({why}); put a text that holds commas, quotes or line breaks in double quotes, and write "
-                "each double quote in it twice"
-            )
+            fault = fault or f"not CSV ({why}); {_FIX_CSV}"
             cells = []
         yield begin, cells, fault
 
@@ -242,49 +244,52 @@ def _unquoted(cell: str) -> str:
     return cell if '"' in inner else cell[1:-1].replace('""', '"')
 
 
-def _open_cells(records: Iterator[_Cells], header: bool, refuse: OnFault) -> Table:
-    filled = (one for one in records if one[2] or any(cell.strip() for cell in one[1]))
+def _open_cells(records: Iterator[_Cells], header: bool, refuse: OnFault, fix: str) -> Table:
+    filled: Iterator[_Cells] = (one for one in records if one[2] or any(cell.strip() for cell in one[1]))
     first = next(filled, None)
     if first is None:
         raise TableError("empty: it has no lines")
     line, cells, fault = first
+    if fault:
+        raise TableError(f"line {line}: {fault}")
     if header:
-        if fault:
-            raise TableError(f"line {line}: {fault}")
         names = [cell.strip() for cell in cells]
         if twice := next((name for name in names if name and names.count(name) > 1), None):
             raise TableError(f"column {twice!r} is there twice; rename one of the two")
+        expected = f"{len(names)} columns ({', '.join(names)})"
     else:
         names = [str(i) for i in range(len(cells))]
         filled = chain([first], filled)
-    return Table(columns=[name for name in names if name], rows=_rows_of_cells(filled, names, refuse))
+        expected = f"{len(names)} columns in the first row"
+
+    def fault_of(cells: Sequence[str]) -> str:
+        # Empty cells at the end are no fault: spreadsheets add them.
+        if any(cell.strip() for cell in cells[len(names) :]) or len(cells) < len(names):
+            return f"{len(cells)} cells for {expected}; {fix}"
+        if header and [cell.strip() for cell in cells] == names:
+            return "the header again, as files that were joined have it; remove the line"
+        # The first column without a name is the row number that pandas writes.
+        nameless = (i for i, name in enumerate(names) if i and not name and cells[i].strip())
+        at = next(nameless, None)
+        return "" if at is None else f"cell {at + 1} holds {cells[at]!r}, but its column has no name; {fix}"
+
+    return Table(
+        columns=[name for name in names if name], rows=_rows_of_cells(filled, names, fault_of, refuse)
+    )
 
 
-def _rows_of_cells(records: Iterator[_Cells], names: Sequence[str], refuse: OnFault) -> Iterator[Row]:
+def _rows_of_cells(
+    records: Iterator[_Cells], names: Sequence[str], fault_of: Callable[[Sequence[str]], str], refuse: OnFault
+) -> Iterator[Row]:
     with _as_table_errors():
         for number, (line, cells, fault) in enumerate(records, 1):
-            if fault := fault or _misfit(names, cells):
+            if fault := fault or fault_of(cells):
                 refuse(Row(number=number, line=line), fault)
                 continue
             named = {
                 name: cell if cell.strip() else None for name, cell in zip(names, cells, strict=False) if name
             }
             yield Row(number=number, line=line, cells=named)
-
-
-def _misfit(names: Sequence[str], cells: Sequence[str]) -> str:
-    """What is wrong with the number of cells. Empty ones at the end are no fault: spreadsheets add them."""
-    surplus = any(cell.strip() for cell in cells[len(names) :])
-    if surplus or len(cells) < len(names):
-        return (
-            f"{len(cells)} cells for {len(names)} columns ({', '.join(names)}); put a text that holds the delimiter in "
-            "double quotes"
-        )
-    # The first column without a name is the row number that pandas writes.
-    nameless = (i for i, name in enumerate(names) if i and not name and cells[i].strip())
-    if (at := next(nameless, None)) is not None:
-        return f"cell {at + 1} holds {cells[at]!r}, but its column has no name; name it in the header"
-    return ""
 
 
 # ---- JSON
@@ -313,7 +318,9 @@ def _rows_of_json(file: TextIO, refuse: OnFault) -> Iterator[Row]:
             if bad := _bad_byte(part):
                 raise TableError(f"line {line}: {bad}")
         if not isinstance(value, list):
-            keys = f"the keys {', '.join(list(value)[:5])}" if isinstance(value, dict) and value else repr(value)
+            keys = (
+                f"the keys {', '.join(list(value)[:5])}" if isinstance(value, dict) and value else repr(value)
+            )
             raise TableError(
                 f"not a table but one JSON value ({keys}); give an array of objects, one a row, or one object a line"
             )
@@ -336,7 +343,7 @@ def _rows_of_lines(text: TextIO, refuse: OnFault) -> Iterator[Row]:
                 refuse(row, bad)
                 continue
             try:
-                cells = _parsed(one)
+                cells = _parsed(one.rstrip("\r\n"))
             except (ValueError, RecursionError) as error:
                 refuse(row, f"not JSON: {error}")
                 continue
