@@ -26,9 +26,9 @@ _EXACT = 2**53  # up to here a float tells whole numbers apart
 
 def is_missing(value: Any) -> bool:
     """Whether a cell holds no value: None, NaN, a blank text, or a word that stands for one."""
-    if isinstance(value, float):
-        return math.isnan(value)
-    return value is None or (isinstance(value, str) and value.strip() in _MISSING)
+    if isinstance(value, str):
+        return value.strip() in _MISSING
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def texts(value: Any) -> list[str]:
@@ -37,41 +37,40 @@ def texts(value: Any) -> list[str]:
         return []
     if isinstance(value, list | tuple):
         return [text for part in value for text in texts(part)]
-    if not isinstance(value, bool) and isinstance(value, int | float | Decimal):
-        return [_digits(value)]
-    text = _decoded(value)
+    text = _text(value)
     if text is None:
         raise ValueError(f"{value!r}: not a text; give a text, or a list of texts")
-    parts = _written_list(text.strip())
-    return [text.strip()] if parts is None else texts(parts)
+    parts = _written_list(text) if text.startswith("[") else None
+    return [text] if parts is None else texts(parts)
 
 
 def name(value: Any) -> str | None:
     """An id or a path as a text, None where it is missing. Numbers keep their digits: 7.0 is "7"."""
     if is_missing(value):
         return None
-    if not isinstance(value, bool) and isinstance(value, int | float | Decimal):
-        return _digits(value)
-    text = _decoded(value)
+    text = _text(value)
     if text is None:
         raise ValueError(f"{value!r}: not a name; give a text or a whole number")
-    whole = _WHOLE.fullmatch(text.strip())
-    return whole[1] if whole else text.strip()
+    whole = _WHOLE.fullmatch(text) if text.endswith("0") else None
+    return whole[1] if whole else text
 
 
-def _decoded(value: Any) -> str | None:
-    """A text, also of the bytes that some programs write into Parquet for it; None for another kind of value."""
+def _text(value: Any) -> str | None:
+    """A text, stripped, also of a number and of the bytes that some programs write into Parquet for it; None for
+    another kind of value."""
+    if isinstance(value, str):
+        try:
+            _ = value.isascii() or value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"{value!r}: half of a surrogate pair is no character; write the file as UTF-8"
+            ) from None
+        return value.strip()
     if isinstance(value, bytes):
-        return value.decode()  # whose UnicodeDecodeError is a ValueError
-    if not isinstance(value, str):
-        return None
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError(
-            f"{value!r}: half of a surrogate pair is no character; write the file as UTF-8"
-        ) from None
-    return value
+        return value.decode().strip()  # whose UnicodeDecodeError is a ValueError
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        return _digits(value)
+    return None
 
 
 def _digits(number: int | float | Decimal) -> str:
@@ -89,7 +88,7 @@ def _written_list(text: str) -> list[str | None] | None:
 
     JSON, Python's form, and NumPy's, which has no commas between the texts.
     """
-    if not (text.startswith("[") and text.endswith("]")):
+    if not text.endswith("]"):
         return None
     try:
         value = json.loads(text)

@@ -190,17 +190,24 @@ def _mode(entry: "os.DirEntry[str]") -> int:
 def _left_out(found: _Listing, is_glob: bool) -> str:
     """What is in the folder, or matches the glob, and is not taken, in words; "" where there is nothing."""
     hidden = [] if is_glob else [name for name in found.names if _is_hidden(name)]
-    others = sorted({*found.names} - {*hidden})
-    kinds = (
-        ("without a video's ending", [repr(name) for name in others if not _is_video(name)]),
-        ("videos that are hidden by a dot", [repr(name) for name in hidden if _is_video(name)]),
-        ("that cannot be read", [f"{name!r} ({why})" for name, why in sorted(found.lost.items())]),
-    )
-    return "; ".join(f"{len(names)} {why}: {_first(names)}" for why, names in kinds if names)
+    endings: dict[str, list[str]] = {}
+    for name in sorted({*found.names} - {*hidden}):
+        if not _is_video(name):
+            ending = os.path.splitext(name)[1].lower() or "without one"
+            endings.setdefault(ending, []).append(repr(name))
+    unreadable = [f"{name!r}: {why}" for name, why in sorted(found.lost.items())]
+    kinds = {
+        "not a video's ending": ", ".join(_counted(names, ending) for ending, names in endings.items()),
+        "hidden by a dot": _counted([repr(name) for name in hidden if _is_video(name)]),
+        "cannot be read": _counted(unreadable),
+    }
+    return "; ".join(f"{why}: {names}" for why, names in kinds.items() if names)
 
 
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+def _counted(names: Sequence[str], kind: str = "") -> str:
+    """How many there are, and the first of them; "" for none."""
+    first = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    return f"{len(names)}{kind and ' '}{kind} ({first})" if names else ""
 
 
 def _is_video(name: str) -> bool:

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -20,7 +20,7 @@ from pyarrow import fs
 from gve_ray.config import expand_home
 from gve_ray.inputs.cells import name, texts
 from gve_ray.inputs.listing import find_videos, kind_of
-from gve_ray.inputs.table import FORMS, Row, TableError, form_of, open_table
+from gve_ray.inputs.table import FORMS, Row, RowError, TableError, form_of, open_table
 from gve_ray.job import PreflightError
 from gve_ray.media.source import local_path
 from gve_ray.store.runfolder import filesystem
@@ -28,6 +28,7 @@ from gve_ray.store.runfolder import filesystem
 log = logging.getLogger(__name__)
 
 MANIFEST_SCHEMA = pa.schema([("video_id", pa.string()), ("uri", pa.string()), ("caption", pa.string())])
+_COLUMNS = frozenset(MANIFEST_SCHEMA.names)
 _SCHEMA = MANIFEST_SCHEMA.append(pa.field("metadata", pa.string()))
 _LOOKS = "a manifest has a column uri, and video_id and caption if there are any"
 _ROWS = 8192  # of an Arrow batch
@@ -46,6 +47,8 @@ def read_manifest(source: str, *, metadata: bool = False) -> pa.Table:
     place = expand_home(source)
     try:
         table = _table(source, _entries(source, place, metadata=metadata))  # which reads them
+    except RowError as error:
+        raise PreflightError(f"input={source!r}: {error}") from error
     except TableError as error:
         raise PreflightError(f"input={source!r}: {error}; {_LOOKS}") from error
     except (OSError, ValueError, pa.ArrowException, ImportError) as error:
@@ -76,7 +79,7 @@ def _entries(source: str, place: str, *, metadata: bool) -> Iterator[tuple[str, 
         for uri in find_videos(place):
             yield uri, {"video_id": video_id_of(uri), "uri": uri, "caption": None, "metadata": "{}"}
         return
-    table = open_table(place, columns=None if metadata else MANIFEST_SCHEMA.names)
+    table = open_table(place, columns=None if metadata else _COLUMNS)
     if "uri" not in table.columns:
         raise TableError(f"columns {list(table.columns)} without 'uri'; rename the column of paths to uri")
     anchor = _Anchor(place)
@@ -85,7 +88,7 @@ def _entries(source: str, place: str, *, metadata: bool) -> Iterator[tuple[str, 
         try:
             entry, captions = _entry(row, anchor)
         except ValueError as error:
-            raise TableError(f"{row.place} has {error}") from error
+            raise RowError(f"{row.place} has {error}") from error
         several += captions > 1
         yield row.place, entry
     if several:
@@ -108,8 +111,8 @@ def _entry(row: Row, anchor: "_Anchor") -> tuple[_Entry, int]:
         raise ValueError(f"uri={row.cells.get('uri')!r}; give a path or a URI")
     uri = anchor.absolute(cells["uri"])
     captions = _read("caption", texts, row)
-    more = {column: cell for column, cell in row.cells.items() if column not in MANIFEST_SCHEMA.names}
-    words = json.dumps(more, ensure_ascii=False, sort_keys=True, default=str)
+    more = {column: cell for column, cell in row.cells.items() if column not in _COLUMNS}
+    words = json.dumps(more, ensure_ascii=False, sort_keys=True, default=str) if more else "{}"
     if words != words.encode("utf-8", "replace").decode():
         raise ValueError(
             f"half of a surrogate pair in {words!r}, which is no character; write the file as UTF-8"
@@ -122,7 +125,7 @@ def _entry(row: Row, anchor: "_Anchor") -> tuple[_Entry, int]:
     }, len(captions)
 
 
-def _read(column: str, read: Any, row: Row) -> Any:
+def _read(column: str, read: Callable[[Any], Any], row: Row) -> Any:
     try:
         return read(row.cells.get(column))
     except ValueError as error:

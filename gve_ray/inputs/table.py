@@ -19,9 +19,10 @@ import reprlib
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any, TextIO
+from types import MappingProxyType
+from typing import Any, NamedTuple, TextIO
 
 import pyarrow as pa
 
@@ -51,14 +52,17 @@ class TableError(ValueError):
     """A table cannot be read, or a row of it is malformed. Says what is wrong and where, but not in which file."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
+class RowError(TableError):
+    """A row is malformed, or a cell of it is not what it should be."""
+
+
+class Row(NamedTuple):
     """One row. number: from 1, without header and blank rows. line: at which it begins in a text file, from 1; None in
     Parquet and in a JSON array. cells: value by column; a column that is not there is missing."""
 
     number: int
     line: int | None = None
-    cells: Mapping[str, Any] = field(default_factory=dict)
+    cells: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def place(self) -> str:
@@ -97,7 +101,7 @@ def open_table(
 
     header: the first row of a CSV or TSV file names the columns; else they are "0", "1", ... columns: those of a
     Parquet file to read; None: all. comment: what begins a line that is no row, in CSV and TSV. on_fault: called with
-    a malformed row, which has no cells and is left out, and what is wrong with it; without it TableError is raised.
+    a malformed row, which has no cells and is left out, and what is wrong with it; without it RowError is raised.
 
     Raises TableError, here or when the rows are read, OSError where the file cannot be, and ValueError or ImportError
     for a URI that nothing here speaks.
@@ -118,7 +122,7 @@ def open_table(
 
 
 def _raise(row: Row, fault: str) -> None:
-    raise TableError(f"{row.place}: {fault}")
+    raise RowError(f"{row.place}: {fault}")
 
 
 @contextmanager
@@ -158,7 +162,7 @@ def _buffered(stream: Any) -> io.BufferedReader:
 def _bad_byte(text: str) -> str:
     """The first byte of a text that is not UTF-8, in words; "" where all are."""
     try:
-        text.encode()
+        _ = text.isascii() or text.encode()
     except UnicodeEncodeError as error:
         byte = bytes([ord(text[error.start]) - 0xDC00])
         # cp1252 leaves five values without a character
@@ -179,7 +183,9 @@ def _rows_of_text(text: TextIO, comment: str | None) -> Iterator[tuple[int, str]
 
 # ---- CSV and TSV
 
-_FIX_CSV = "put a text with delimiters, quotes or line breaks in double quotes, and double each quote inside it"
+_FIX_CSV = (
+    "put a text with delimiters, quotes or line breaks in double quotes, and double each quote inside it"
+)
 _FIX_TSV = "write a text that holds tabs or line breaks without them, or the file as CSV"
 
 # Line number, cells, and what is wrong with them.
@@ -249,28 +255,29 @@ def _open_cells(records: Iterator[_Cells], header: bool, refuse: OnFault, fix: s
     first = next(filled, None)
     if first is None:
         raise TableError("empty: it has no lines")
-    line, cells, fault = first
+    line, first_cells, fault = first
     if fault:
         raise TableError(f"line {line}: {fault}")
     if header:
-        names = [cell.strip() for cell in cells]
+        names = [cell.strip() for cell in first_cells]
         if twice := next((name for name in names if name and names.count(name) > 1), None):
             raise TableError(f"column {twice!r} is there twice; rename one of the two")
         expected = f"{len(names)} columns ({', '.join(names)})"
     else:
-        names = [str(i) for i in range(len(cells))]
+        names = [str(i) for i in range(len(first_cells))]
         filled = chain([first], filled)
         expected = f"{len(names)} columns in the first row"
 
+    # The first column without a name is the row number that pandas writes.
+    nameless = [i for i, name in enumerate(names) if i and not name]
+
     def fault_of(cells: Sequence[str]) -> str:
         # Empty cells at the end are no fault: spreadsheets add them.
-        if any(cell.strip() for cell in cells[len(names) :]) or len(cells) < len(names):
-            return f"{len(cells)} cells for {expected}; {fix}"
-        if header and [cell.strip() for cell in cells] == names:
+        if len(cells) != len(names) and (len(cells) < len(names) or any(map(str.strip, cells[len(names) :]))):
+            return f"{len(cells)} {'cell' if len(cells) == 1 else 'cells'} for {expected}; {fix}"
+        if header and cells[0] == first_cells[0] and cells == first_cells:
             return "the header again, as files that were joined have it; remove the line"
-        # The first column without a name is the row number that pandas writes.
-        nameless = (i for i, name in enumerate(names) if i and not name and cells[i].strip())
-        at = next(nameless, None)
+        at = next((i for i in nameless if cells[i].strip()), None)
         return "" if at is None else f"cell {at + 1} holds {cells[at]!r}, but its column has no name; {fix}"
 
     return Table(
@@ -329,6 +336,8 @@ def _rows_of_json(file: TextIO, refuse: OnFault) -> Iterator[Row]:
                 yield Row(number=number, cells=cells)
             else:
                 refuse(Row(number=number), f"{reprlib.repr(cells)}: not a JSON object")
+        if not value:
+            raise TableError("empty: it has no rows")
 
 
 def _rows_of_lines(text: TextIO, refuse: OnFault) -> Iterator[Row]:
@@ -350,14 +359,26 @@ def _rows_of_lines(text: TextIO, refuse: OnFault) -> Iterator[Row]:
             if isinstance(cells, dict):
                 yield Row(number=number, line=line, cells=cells)
             else:
-                refuse(row, f"{reprlib.repr(cells)}: not a JSON object")
+                refuse(row, f"{reprlib.repr(cells)}: not a JSON object; an array of them is named .json")
     if not number:
         raise TableError("empty: it has no lines")
 
 
 def _parsed(text: str) -> Any:
     """A JSON value; NaN and Infinity, which JSON does not have but pandas writes, are None."""
-    return json.loads(text, parse_constant=lambda _: None)
+    return _DECODER.decode(text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {twice!r} is there twice; rename one of the two")
+    return found
+
+
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None, object_pairs_hook=_object)
 
 
 # ---- Parquet

@@ -111,9 +111,9 @@ def open_source(source: Source, limits: Limits) -> Blob:
         with open(path, "rb"):  # say "unreadable" here, not "not a video" later
             pass
     except (OSError, ValueError) as error:
-        raise MediaError(Reason.UNREADABLE, f"{path}: {error}") from error
+        raise MediaError(Reason.UNREADABLE, f"{source}: {error}") from error
     limits.check_bytes(size)
-    return Blob(name=str(path), size=size, path=path)
+    return Blob(name=str(source), size=size, path=path)
 
 
 def file_facts(source: str) -> tuple[int, int]:
