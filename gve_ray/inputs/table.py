@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, dropwhile, islice
 from types import MappingProxyType
 from typing import Any, NamedTuple, TextIO
 
@@ -167,7 +167,7 @@ def _bad_byte(text: str) -> str:
         byte = bytes([ord(text[error.start]) - 0xDC00])
         # cp1252 leaves five values without a character
         return (
-            f"byte 0x{byte.hex()} after {text[: error.start][-20:]!r} is not UTF-8; if the file is Windows-1252 it is "
+            f"byte 0x{byte.hex()} after {text[: error.start][-22:]!r} is not UTF-8; if the file is Windows-1252 it is "
             f"{byte.decode('cp1252', 'replace')!r}: save the file as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8)"
         )
     return ""
@@ -195,7 +195,7 @@ _Cells = tuple[int, list[str], str]
 def _split_csv(text: TextIO, comment: str | None) -> Iterator[_Cells]:
     """The cells of a CSV file (RFC 4180), which may be separated by what Excel uses in the user's country."""
     csv.field_size_limit(_LONGEST_CELL)  # the csv module keeps one limit for the process; its own is 128 KiB
-    lines = _rows_of_text(text, comment)
+    lines = dropwhile(lambda one: not one[1].strip(), _rows_of_text(text, comment))
     first = list(islice(lines, 1))
     delimiter = _delimiter(first[0][1]) if first else ","
     if first and _is_separator_line(first[0][1]):
@@ -359,7 +359,7 @@ def _rows_of_lines(text: TextIO, refuse: OnFault) -> Iterator[Row]:
             if isinstance(cells, dict):
                 yield Row(number=number, line=line, cells=cells)
             else:
-                refuse(row, f"{reprlib.repr(cells)}: not a JSON object; an array of them is named .json")
+                refuse(row, f"{reprlib.repr(cells)}: not a JSON object; give one object a line, or name an array of objects .json")
     if not number:
         raise TableError("empty: it has no lines")
 
@@ -390,8 +390,6 @@ def _open_parquet(source: str, columns: Collection[str] | None) -> Table:
     files, path = filesystem(source)
     found = ds.dataset(path, filesystem=files, format="parquet")
     names = found.schema.names
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise TableError(f"column {twice!r} is there twice; rename one of the two")
     wanted = [name for name in names if columns is None or name in columns]
     return Table(columns=names, rows=_rows_of_parquet(found.to_batches(columns=wanted, batch_size=_BATCH)))
 

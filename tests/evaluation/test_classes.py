@@ -78,7 +78,7 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("path,label\n")
     assert "no column video" in str(load_classes(tmp_path / "bad.csv", name="s").skipped[0])
     (tmp_path / "binary.csv").write_bytes(b"video,label\n\xff\xfe,x\n")
-    assert "cannot be read" in str(load_classes(tmp_path / "binary.csv", name="s").skipped[0])
+    assert "line 2: byte 0xff" in str(load_classes(tmp_path / "binary.csv", name="s").skipped[0])
     assert "no videos" in str(load_classes(tmp_path / "nowhere", name="s").skipped[0])
     with pytest.raises(ValueError, match=r"data\.x\.template='a video': put \{label\}"):
         DataConfig(name="x", folder="x", format="classes", template="a video")

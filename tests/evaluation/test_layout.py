@@ -205,11 +205,13 @@ LINE_FAULTS = {
     ),
     "not UTF-8": (
         {"queries": [*TEXT_QUERIES, b'{"id": "q9", "text": "\xff"}']},
-        f"{QUERIES} line 4: not JSON: 'utf-8' codec can't decode byte 0xff in position 22: invalid start byte",
+        f"{QUERIES} line 4: byte 0xff after "
+        """'{"id": "q9", "text": "' is not UTF-8; if the file is Windows-1252 it is '\xff': """
+        "save the file as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8)",
     ),
     "not an object": (
         {"instances": [*ANSWERS, "[1, 2]"]},
-        f"{INSTANCES} line 4: [1, 2]: not a JSON object",
+        f"{INSTANCES} line 4: [1, 2]: not a JSON object; give one object a line, or name an array of objects .json",
     ),
     "unknown query": (
         {"instances": [*ANSWERS, {"qid": "q7", "pos": ["v0"]}]},
@@ -432,7 +434,8 @@ def test_mteb_faults(mteb):
         "BEIR: qrels/dev.tsv line 4: unknown corpus id 'd9' for query 'q3': corpus.jsonl does not have it; "
         "so query 'q3' is left out",
         "BEIR: qrels/dev.tsv line 5: unknown query id 'q8': queries.jsonl does not have it",
-        "BEIR: qrels/dev.tsv line 6: ['q4 d0 1']: give query id, corpus id and score between tabs",
+        "BEIR: qrels/dev.tsv line 6: 1 cell for 3 columns in the first row; write a text that holds tabs or line "
+        "breaks without them, or the file as CSV",
         "BEIR: qrels/dev.tsv line 7: ['q4', 'd0', 'yes']: give query id, corpus id and score between tabs",
         "BEIR: queries.jsonl line 3: query 'q2': nothing answers it",
     ]
