@@ -1,5 +1,6 @@
 """Zero-shot classification: folders and tables of labelled videos as retrieval sets, and what is scored."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,48 @@ def test_a_table_of_labels(tmp_path: Path) -> None:
         ["val.csv line 5", "empty video"],
         ["val.csv line 6", "video 'videos/a.mp4': empty label"],
         ["val.csv line 7", "video 'videos/gone.mp4': no such file or folder of frames"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("val.jsonl", '{"video": "a.mp4", "label": "waves"}\n{"video": "7.mp4", "label": 3.0}\n'),
+        ("val.json", '[{"video": "a.mp4", "label": "waves"}, {"video": "7.mp4", "label": 3}]'),
+        ("val.tsv", "video\tlabel\na.mp4\twaves\n7.mp4\t3\n"),
+        ("excel.csv", "\ufeffvideo;label\r\na.mp4;waves\r\n7.mp4;3\r\n"),
+    ],
+)
+def test_a_table_of_any_form(name: str, text: str, tmp_path: Path) -> None:
+    touch(tmp_path / "a.mp4"), touch(tmp_path / "7.mp4")
+    (tmp_path / name).write_text(text)
+    found = load_classes(tmp_path / name, name="set")
+    assert ([str(one) for one in found.skipped], found.query_ids) == ([], ["a.mp4", "7.mp4"])
+    assert found.positives == {"a.mp4": {"waves"}, "7.mp4": {"3"}}
+
+
+def test_rows_of_a_table_that_cannot_be_used(tmp_path: Path) -> None:
+    touch(tmp_path / "a.mp4")
+    rows = "a.mp4,opens, then closes\na.mp4\na.mp4,nan\nNone,waves\na.mp4,waves\n"
+    (tmp_path / "val.csv").write_text("video,label\n" + rows)
+    (tmp_path / "val.jsonl").write_text('{"video": "a.mp4", "label": ["waves", "runs"]}\n{"video": {}, "label": "waves"}\n')
+    found = load_classes(tmp_path / "val.csv", name="set")
+    assert (found.query_ids, found.corpus_ids) == (["a.mp4"], ["waves"])
+    assert [fault.where for fault in found.skipped] == [f"val.csv line {n}" for n in (2, 3, 4, 5)]
+    assert [str(one).split(": ", 2)[2] for one in load_classes(tmp_path / "val.jsonl", name="set").skipped[:2]] == [
+        "video 'a.mp4': label=['waves', 'runs']: no label",
+        "video={}: no path",
+    ]
+
+
+def test_a_name_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+    touch(tmp_path / "waves/a.mp4")
+    with open(os.fsencode(tmp_path) + b"/waves/caf\xe9.mp4", "wb"):
+        pass
+    found = load_classes(tmp_path, name="set")
+    assert found.query_ids == ["waves/a.mp4"]
+    assert [str(one) for one in found.skipped] == [
+        "set: waves: 'waves/caf\\udce9.mp4': the name is not UTF-8; rename it"
     ]
 
 

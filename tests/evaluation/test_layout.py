@@ -306,6 +306,20 @@ def test_all_at_once(root):
     adds_up(data, len(queries))
 
 
+def test_files_as_pandas_and_excel_write_them(root):
+    """Ids that became floats, NaN for what is missing, a byte order mark, and UTF-16."""
+    queries = [{"id": 0.0, "text": "scene 0", "image": float("nan")}, {"id": 1.0, "text": float("nan")}]
+    write(root, queries=queries, instances=[{"qid": 0, "pos": ["v0"]}, {"qid": 1.0, "pos": ["v1"]}])
+    assert told(root) == [
+        f"SET: {QUERIES} line 2: id '1': no text, image or video",
+    ]
+    assert load(root).positives == {"0": frozenset(["v0"])}
+    for encoding in ("utf-8-sig", "utf-16"):
+        write(root)
+        (root / CORPUS).write_bytes((root / CORPUS).read_text().encode(encoding))
+        assert told(root) == []
+
+
 def test_a_folder_without_pictures_has_missing_frames(root):
     for path in (root / "videos_frames" / "v1").iterdir():
         path.unlink()
