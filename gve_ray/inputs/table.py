@@ -359,7 +359,8 @@ def _rows_of_lines(text: TextIO, refuse: OnFault) -> Iterator[Row]:
             if isinstance(cells, dict):
                 yield Row(number=number, line=line, cells=cells)
             else:
-                refuse(row, f"{reprlib.repr(cells)}: not a JSON object; give one object a line, or name an array of objects .json")
+                fix = "give one object a line, or name an array of objects .json"
+                refuse(row, f"{reprlib.repr(cells)}: not a JSON object; {fix}")
     if not number:
         raise TableError("empty: it has no lines")
 

@@ -96,11 +96,15 @@ def test_rows_of_a_table_that_cannot_be_used(tmp_path: Path) -> None:
     touch(tmp_path / "a.mp4")
     rows = "a.mp4,opens, then closes\na.mp4\na.mp4,nan\nNone,waves\na.mp4,waves\n"
     (tmp_path / "val.csv").write_text("video,label\n" + rows)
-    (tmp_path / "val.jsonl").write_text('{"video": "a.mp4", "label": ["waves", "runs"]}\n{"video": {}, "label": "waves"}\n')
+    (tmp_path / "val.jsonl").write_text(
+        '{"video": "a.mp4", "label": ["waves", "runs"]}\n{"video": {}, "label": "waves"}\n'
+    )
     found = load_classes(tmp_path / "val.csv", name="set")
     assert (found.query_ids, found.corpus_ids) == (["a.mp4"], ["waves"])
     assert [fault.where for fault in found.skipped] == [f"val.csv line {n}" for n in (2, 3, 4, 5)]
-    assert [str(one).split(": ", 2)[2] for one in load_classes(tmp_path / "val.jsonl", name="set").skipped[:2]] == [
+    assert [
+        str(one).split(": ", 2)[2] for one in load_classes(tmp_path / "val.jsonl", name="set").skipped[:2]
+    ] == [
         "video 'a.mp4': label=['waves', 'runs']: no label",
         "video={}: no path",
     ]

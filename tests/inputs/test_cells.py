@@ -9,7 +9,9 @@ import pytest
 from gve_ray.inputs.cells import is_missing, name, texts
 
 
-@pytest.mark.parametrize("value", [None, float("nan"), "", " \n", "nan", "NaN", "None", "<NA>", "null", "NA", "#N/A"])
+@pytest.mark.parametrize(
+    "value", [None, float("nan"), "", " \n", "nan", "NaN", "None", "<NA>", "null", "NA", "#N/A"]
+)
 def test_what_is_missing(value: Any) -> None:
     assert is_missing(value)
     assert texts(value) == []
@@ -77,9 +79,18 @@ def test_names_keep_their_digits(value: Any, found: str) -> None:
 
 
 @pytest.mark.parametrize("read", [texts, name])
-@pytest.mark.parametrize("value", [{"raw": "x"}, True, object(), "\ud800", b"\xe9", 7.1e17])
-def test_what_is_no_text_is_refused(read: Any, value: Any) -> None:
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(
+    "value, says",
+    [
+        ({"raw": "x"}, r"\{'raw': 'x'\}: not a (text|name)"),
+        (True, "True: not a"),
+        ("\ud800", "half of a surrogate pair"),
+        (b"\xe9", "can't decode byte 0xe9"),
+        (7.1e17, r"7\.1e\+17: .*cannot hold so many digits"),
+    ],
+)
+def test_what_is_no_text_is_refused(read: Any, value: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
         read(value)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=says):
         texts([value])

@@ -1,4 +1,4 @@
-"""Folders as people's disks have them: a path that exists is that path, nothing is searched twice or lost in silence."""
+"""Folders as people's disks have them: what exists is no pattern, and nothing is searched twice or lost in silence."""
 
 import logging
 import os
@@ -26,7 +26,13 @@ def found(source: str, root: Path) -> list[str]:
 @pytest.fixture
 def odd(tmp_path: Path) -> Path:
     return touch(
-        tmp_path, "[Group] Show/ep 1.mkv", "[Group] Show/ep 2.mkv", "G/x.mkv", "q?.mp4", "qa.mp4", "T [6c-x].mp4"
+        tmp_path,
+        "[Group] Show/ep 1.mkv",
+        "[Group] Show/ep 2.mkv",
+        "G/x.mkv",
+        "q?.mp4",
+        "qa.mp4",
+        "T [6c-x].mp4",
     )
 
 
@@ -104,7 +110,16 @@ def test_a_name_that_is_not_utf8_is_used(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    touch(tmp_path, "a.mp4", *(f"{i}.srt" for i in range(9)), "b.vob", "README", ".c.mp4", ".git/d.mp4", ".notes")
+    touch(
+        tmp_path,
+        "a.mp4",
+        *(f"{i}.srt" for i in range(9)),
+        "b.vob",
+        "README",
+        ".c.mp4",
+        ".git/d.mp4",
+        ".notes",
+    )
     (tmp_path / "gone.mp4").symlink_to("nowhere")
     (tmp_path / "ring.mp4").symlink_to("ring.mp4")
     (tmp_path / "gone.txt").symlink_to("nowhere")
@@ -131,7 +146,9 @@ def test_a_folder_of_videos_alone_is_quiet(tmp_path: Path, caplog: pytest.LogCap
     assert not caplog.records
 
 
-@pytest.mark.parametrize("name", ["list.txt", "videos.xlsx", "shard-000.tar", "list", "clip.vob", "m.parquet.gz"])
+@pytest.mark.parametrize(
+    "name", ["list.txt", "videos.xlsx", "shard-000.tar", "list", "clip.vob", "m.parquet.gz"]
+)
 def test_one_file_is_a_video_by_its_ending(name: str, tmp_path: Path) -> None:
     touch(tmp_path, name)
     with pytest.raises(PreflightError, match=r"neither a video \(.*\.mp4.*\) nor a manifest \(\.csv, .*uri"):

@@ -33,7 +33,9 @@ def write(path: Path, rows: list[dict[str, str | None]]) -> str:
     elif path.suffix == ".json":
         path.write_text(json.dumps(rows))
     elif path.suffix == ".tsv":
-        path.write_text("\n".join("\t".join(cells) for cells in [names, *([row[n] or "" for n in names] for row in rows)]))
+        path.write_text(
+            "\n".join("\t".join(cells) for cells in [names, *([row[n] or "" for n in names] for row in rows)])
+        )
     else:
         lines = [",".join(names), *(",".join(f'"{row[name] or ""}"' for name in names) for row in rows)]
         text = "\n".join(lines).encode()
@@ -179,7 +181,9 @@ def test_metadata_of_csv_are_texts_and_what_is_empty_is_null(tmp_path: Path) -> 
 def test_the_first_of_several_captions_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "m.jsonl"
     captions = [[None, " a dog runs ", "one dog"], ["a cat"], [], [""], "a bird"]
-    path.write_text("\n".join(json.dumps({"uri": f"/{i}", "video_id": i, "caption": c}) for i, c in enumerate(captions)))
+    path.write_text(
+        "\n".join(json.dumps({"uri": f"/{i}", "video_id": i, "caption": c}) for i, c in enumerate(captions))
+    )
     with caplog.at_level(logging.WARNING):
         found = read_manifest(str(path))["caption"].to_pylist()
     assert found == ["a dog runs", "a cat", None, None, "a bird"]
@@ -197,14 +201,26 @@ def test_ids_keep_their_digits_and_missing_ones_are_made(tmp_path: Path) -> None
 
 def test_paths_in_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    (tmp_path / "m [1]?.csv").write_text('uri\n~/a.mp4\n"sub/[x] #1?.mp4"\n../b.mp4\nfile:///c%20d.mp4\n/e f.mp4\n')
-    wanted = ["/e f.mp4", "/home/me/a.mp4", "file:///c%20d.mp4", f"{tmp_path}/sub/[x] #1?.mp4", f"{tmp_path.parent}/b.mp4"]
+    (tmp_path / "m [1]?.csv").write_text(
+        'uri\n~/a.mp4\n"sub/[x] #1?.mp4"\n../b.mp4\nfile:///c%20d.mp4\n/e f.mp4\n'
+    )
+    wanted = [
+        "/e f.mp4",
+        "/home/me/a.mp4",
+        "file:///c%20d.mp4",
+        f"{tmp_path}/sub/[x] #1?.mp4",
+        f"{tmp_path.parent}/b.mp4",
+    ]
     assert sorted(video_uris(f"{tmp_path}/m [1]?.csv")) == sorted(wanted)
 
 
 def test_the_home_folder_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder))
-    assert names("~/deep", folder) == names("~/deep/**", folder) - {"deep/.f.mp4"} == {"deep/c.webm", "deep/er/d.mp4"}
+    assert (
+        names("~/deep", folder)
+        == names("~/deep/**", folder) - {"deep/.f.mp4"}
+        == {"deep/c.webm", "deep/er/d.mp4"}
+    )
 
 
 def test_a_folder_with_the_name_of_a_table_is_a_folder(tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ def test_every_form_and_encoding_says_the_same(name: str, text: str, encoding: s
 
 
 def test_parquet_is_a_file_or_a_folder_of_parts_and_reads_what_is_asked(tmp_path: Path) -> None:
-    table = pa.table({"id": pa.array([2**53 + 1, None]), "tags": [["x", None], []], "score": [float("nan"), 0.5]})
+    table = pa.table(
+        {"id": pa.array([2**53 + 1, None]), "tags": [["x", None], []], "score": [float("nan"), 0.5]}
+    )
     pq.write_table(table, tmp_path / "m.parquet")
     rows = [{"id": 2**53 + 1, "tags": ["x", None], "score": None}, {"id": None, "tags": [], "score": 0.5}]
     assert cells_of(str(tmp_path / "m.parquet")) == rows
@@ -76,7 +78,7 @@ def test_the_ending_says_the_form() -> None:
     assert form_of("/a/odd?.jsonl") == ".jsonl"
     for other in ("m.txt", "m.parquet.gz", "m.csv.zip", "m", "m.gz", "s3://b/m?a=.csv"):
         assert form_of(other) is None
-        with pytest.raises(TableError, match="does not end in .csv"):
+        with pytest.raises(TableError, match=r"does not end in \.csv"):
             open_table(other)
 
 
@@ -110,7 +112,7 @@ def test_unquoted_tabs_and_quotes_of_tsv(tmp_path: Path) -> None:
     text = 'a\tb\n"He said ""hi"""\t"yes" he said\n"\tit\'s 5" wide\n'
     assert cells_of(put(tmp_path / "m.tsv", text)) == [
         {"a": 'He said "hi"', "b": '"yes" he said'},
-        {"a": '"', "b": 'it\'s 5" wide'},
+        {"a": '"', "b": "it's 5\" wide"},
     ]
 
 
@@ -147,7 +149,7 @@ MALFORMED = {
     "joined files": ("m.csv", "a,b\n1,2\na,b\n3,4\n", r"row 2 \(line 3\): the header again"),
     "tab in a text": ("m.tsv", 'a\tb\n1\t"x\ty"\n', r"row 1 \(line 2\): 3 cells for 2 columns"),
     "no header": ("m.tsv", "1\t2\n3\n", r"row 2 \(line 2\): 1 cell for 2 columns in the first row"),
-    "cp1252": ("m.csv", b"a,b\n1,2\n3,caf\xe9\n", r"row 2 \(line 3\): byte 0xe9 after '3,caf' is not UTF-8.*'\xe9'.*iconv"),
+    "cp1252": ("m.csv", b"a,b\n1,2\n3,caf\xe9\n", r"row 2 \(line 3\): byte 0xe9 after '3,caf' .*'\xe9'.*iconv"),
     "cp1252 in JSON": ("m.jsonl", b'{"a": "caf\xe9"}\n', r"row 1 \(line 1\): byte 0xe9"),
     "not JSON": ("m.jsonl", '{"a": 1}\n\n{"a": \n', r"row 2 \(line 3\): not JSON: Expecting value"),
     "no object": ("m.jsonl", '["a.mp4"]\n', r"row 1 \(line 1\): \['a.mp4'\]: not a JSON object"),
@@ -163,7 +165,9 @@ def test_a_malformed_row_is_named(name: str, data: str | bytes, says: str, tmp_p
     with pytest.raises(RowError, match=says):
         list(open_table(source, header=header).rows)
     told: list[str] = []
-    rows = list(open_table(source, header=header, on_fault=lambda row, what: told.append(f"{row.place}: {what}")).rows)
+    rows = list(
+        open_table(source, header=header, on_fault=lambda row, what: told.append(f"{row.place}: {what}")).rows
+    )
     assert len(told) == 1
     # An open quote takes the rest of the file with it; otherwise all other rows are read.
     lines = [line for line in data.splitlines() if line][header and name.endswith(("csv", "tsv")) :]
@@ -197,7 +201,9 @@ def test_what_is_no_table_is_told(name: str, data: str | bytes, says: str, tmp_p
 
 
 def test_columns_of_parquet_with_one_name(tmp_path: Path) -> None:
-    pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"]), tmp_path / "m.parquet")
+    pq.write_table(
+        pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"]), tmp_path / "m.parquet"
+    )
     with pytest.raises(TableError, match="duplicate field names"):
         open_table(str(tmp_path / "m.parquet"))
 

@@ -12,7 +12,9 @@ from gve_ray.training.config import DataSetConfig
 from gve_ray.training.convert import convert
 
 
-def pairs(path: Path, data: str | bytes | list[dict[str, Any]] | pa.Table, kind: str, **options: Any) -> list[Any]:
+def pairs(
+    path: Path, data: str | bytes | list[dict[str, Any]] | pa.Table, kind: str, **options: Any
+) -> list[Any]:
     """(query, target) of each pair, None for a row that gives none."""
     if isinstance(data, pa.Table):
         pq.write_table(data, path)
@@ -31,7 +33,7 @@ def test_a_list_of_captions_is_a_pair_each(tmp_path: Path) -> None:
     wanted = [("a dog", "1.jpg"), ("one dog", "1.jpg"), None]
     assert pairs(tmp_path / "c.jsonl", rows, "image_captions") == wanted
     assert pairs(tmp_path / "c.parquet", pa.Table.from_pylist(rows), "image_captions") == wanted
-    written = 'image,caption\n1.jpg,"[\'a dog\', nan, \'one dog\']"\n2.jpg,[]\n'
+    written = "image,caption\n1.jpg,\"['a dog', nan, 'one dog']\"\n2.jpg,[]\n"
     assert pairs(tmp_path / "c.csv", written, "image_captions") == wanted
     flickr = 'image,caption\n1.jpg,"[""a dog"", ""one dog""]"\n2.jpg,\n'
     assert pairs(tmp_path / "f.csv", flickr, "image_captions") == wanted
@@ -82,7 +84,7 @@ def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("c.csv", "image,caption\n1.jpg,x\n2.jpg,a man, a dog\n", r"c\.csv': row 2 \(line 3\): 3 cells for 2 columns"),
         ("c.csv", b"image,caption\n1.jpg,caf\xe9\n", r"c\.csv': row 1 \(line 2\): byte 0xe9"),
         ("c.jsonl", '{"image": "a", "caption": "x"}\n{"image"\n', r"row 2 \(line 2\): not JSON"),
-        ("c.jsonl", '{"image": {"path": "a"}, "caption": "x"}\n', r"row 1 \(line 1\) has image={'path': 'a'}: not a name"),
+        ("c.jsonl", '{"image": {"path": "a"}, "caption": "x"}\n', r"row 1 \(line 1\) has image={'path': 'a'}: not"),
         ("c.jsonl", '{"image": "a", "caption": "\\ud800"}\n', r"row 1 \(line 1\) has caption='.*surrogate"),
         ("c.json", '{"images": [], "annotations": []}', "keys images, annotations"),
     ],
@@ -95,5 +97,7 @@ def test_what_is_malformed_is_named(name: str, data: str | bytes, says: str, tmp
 def test_a_column_may_be_missing_in_some_rows_of_json(tmp_path: Path) -> None:
     rows = [{"image": "1.jpg"}, {"image": "2.jpg", "caption": "x"}]
     assert pairs(tmp_path / "c.jsonl", rows, "image_captions") == [None, ("x", "2.jpg")]
-    with pytest.raises(ValueError, match=r"no column caption among image; name the columns to read in data\.d\.columns"):
+    with pytest.raises(
+        ValueError, match=r"no column caption among image; name the columns to read in data\.d\.columns"
+    ):
         pairs(tmp_path / "n.jsonl", rows[:1], "image_captions")
