@@ -3,8 +3,8 @@
     texts("['a dog', 'one dog']")    # ["a dog", "one dog"], as pandas writes a list into a CSV file
     name(7.0)                        # "7", as pandas makes of a column of numbers with a gap in it
 
-A cell that holds nothing but a word for a missing value is missing, as for `pandas.read_csv`. Both raise ValueError for
-a value that is neither.
+A cell that holds only a word for a missing value, as "nan", is missing, as in `pandas.read_csv`. Both functions raise
+ValueError for any other kind of value.
 """
 
 import ast
@@ -16,7 +16,7 @@ import tokenize
 from decimal import Decimal
 from typing import Any
 
-# What pandas, NumPy, R, SQL and Excel write for it.
+# What pandas, NumPy, R, SQL and Excel write for a missing value.
 _MISSING = frozenset(
     ["", "nan", "NaN", "NaT", "None", "<NA>", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "\\N"]
 )
@@ -96,10 +96,12 @@ def _written_list(text: str) -> list[str | None] | None:
     except (ValueError, RecursionError):
         pass
     try:
-        tokens = [one for one in tokenize.generate_tokens(io.StringIO(text).readline) if one.string.strip()]
-        parts = [ast.literal_eval(one.string) for one in tokens if one.type == tokenize.STRING]
+        tokens = [
+            token for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.string.strip()
+        ]
+        parts = [ast.literal_eval(token.string) for token in tokens if token.type == tokenize.STRING]
     except (tokenize.TokenError, SyntaxError, ValueError):
         return None
-    rest = {one.string for one in tokens[1:-1] if one.type != tokenize.STRING}
+    rest = {token.string for token in tokens[1:-1] if token.type != tokenize.STRING}
     is_list = parts and rest <= {",", "nan", "None"} and all(isinstance(part, str) for part in parts)
     return parts if is_list else None

@@ -3,7 +3,7 @@
     find_videos("/data/[Group] Show")     # a path that exists is that path
     find_videos("/data/**/*.mkv")         # any other with * ? [ is a glob
 
-What lies beside the videos and is left out is named in one warning.
+Files that are left out are counted in one warning, which names the first of them.
 """
 
 import logging
@@ -64,12 +64,12 @@ def find_videos(source: str) -> list[str]:
     if kind == fs.FileType.File and not pattern:
         return [_single(source)]
     matching = _regex(pattern) if pattern else None
-    found = _list(folder, _depth(pattern))
+    listing = _list(folder, _depth(pattern))
     if matching:
-        found.names = [name for name in found.names if matching.fullmatch(name)]
-        found.lost = {name: why for name, why in found.lost.items() if matching.fullmatch(name)}
-    videos = [name for name in found.names if _is_video(name) and (pattern or not _is_hidden(name))]
-    left_out = _left_out(found, bool(pattern))
+        listing.names = [name for name in listing.names if matching.fullmatch(name)]
+        listing.lost = {name: why for name, why in listing.lost.items() if matching.fullmatch(name)}
+    videos = [name for name in listing.names if _is_video(name) and (pattern or not _is_hidden(name))]
+    left_out = _left_out(listing, bool(pattern))
     if not videos:
         raise PreflightError(
             f"input={source!r}: no video in it ({left_out or 'nothing else'}); files must end in one of {_ENDINGS}, "
@@ -77,7 +77,7 @@ def find_videos(source: str) -> list[str]:
         )
     if left_out:
         log.warning("input=%r: %d videos; left out: %s", source, len(videos), left_out)
-    return sorted(found.uri_of(name) for name in videos)
+    return sorted(listing.uri_of(name) for name in videos)
 
 
 def _split(source: str) -> tuple[str, str]:
@@ -102,7 +102,7 @@ def _exists(source: str) -> bool:
 
 
 def _single(source: str) -> str:
-    """The URI of the one file that a job is given. Raises PreflightError for what is no video by its name."""
+    """The URI of a single video. Raises PreflightError where its ending is not a video's."""
     path = local_path(source)
     name = source.partition("?")[0] if path is None else path.name
     if not _is_video(name):
@@ -119,7 +119,7 @@ def _list(folder: str, depth: int | None) -> _Listing:
         return _list_local(folder, path, depth)
     files, root = filesystem(folder)
     listed = files.get_file_info(fs.FileSelector(root, recursive=True))
-    names = [one.path[len(root) :].lstrip("/") for one in listed if one.type == fs.FileType.File]
+    names = [info.path[len(root) :].lstrip("/") for info in listed if info.type == fs.FileType.File]
     place, mark, query = folder.partition("?")
     place = place.rstrip("/")
     return _Listing(names=sorted(names), uri_of=lambda name: f"{place}/{in_uri(files, name)}{mark}{query}")
@@ -132,11 +132,11 @@ def _list_local(folder: str, path: Path, depth: int | None) -> _Listing:
         whole = os.path.join(root, name)
         return Path(whole).as_uri() if "://" in folder else _local_uri(whole)
 
-    found = _Listing(uri_of=uri_of)
-    for entry in _walk(root, depth, found.lost):
-        found.names.append(os.path.relpath(entry.path, root))
-    found.names.sort()
-    return found
+    listing = _Listing(uri_of=uri_of)
+    for entry in _walk(root, depth, listing.lost):
+        listing.names.append(os.path.relpath(entry.path, root))
+    listing.names.sort()
+    return listing
 
 
 def _local_uri(path: str) -> str:
@@ -187,15 +187,15 @@ def _mode(entry: "os.DirEntry[str]") -> int:
         return 0
 
 
-def _left_out(found: _Listing, is_glob: bool) -> str:
+def _left_out(listing: _Listing, is_glob: bool) -> str:
     """What is in the folder, or matches the glob, and is not taken, in words; "" where there is nothing."""
-    hidden = [] if is_glob else [name for name in found.names if _is_hidden(name)]
+    hidden = [] if is_glob else [name for name in listing.names if _is_hidden(name)]
     endings: dict[str, list[str]] = {}
-    for name in sorted({*found.names} - {*hidden}):
+    for name in sorted({*listing.names} - {*hidden}):
         if not _is_video(name):
             ending = os.path.splitext(name)[1].lower() or "without one"
             endings.setdefault(ending, []).append(repr(name))
-    unreadable = [f"{name!r}: {why}" for name, why in sorted(found.lost.items())]
+    unreadable = [f"{name!r}: {why}" for name, why in sorted(listing.lost.items())]
     kinds = {
         "not a video's ending": ", ".join(_counted(names, ending) for ending, names in endings.items()),
         "hidden by a dot": _counted([repr(name) for name in hidden if _is_video(name)]),

@@ -61,8 +61,8 @@ def read_manifest(source: str, *, metadata: bool = False) -> pa.Table:
 
 def video_uris(source: str) -> list[str]:
     """URI of each video that the job is given. Raises as `read_manifest`."""
-    found: list[str] = read_manifest(source).column("uri").to_pylist()
-    return found
+    uris: list[str] = read_manifest(source).column("uri").to_pylist()
+    return uris
 
 
 def video_id_of(uri: str) -> str:
@@ -133,28 +133,28 @@ def _read(column: str, read: Callable[[Any], Any], row: Row) -> Any:
 
 
 def _table(source: str, entries: Iterable[tuple[str, _Entry]]) -> pa.Table:
-    found: dict[str, str] = {}  # uri by id
+    uri_by_id: dict[str, str] = {}
     waiting: list[_Entry] = []
     batches: list[pa.RecordBatch] = []
     again = 0
     for where, entry in entries:
         video_id, uri = str(entry["video_id"]), str(entry["uri"])
-        if video_id in found:
-            if found[video_id] != uri:
+        if video_id in uri_by_id:
+            if uri_by_id[video_id] != uri:
                 raise PreflightError(
                     f"input={source!r}: {where}: video_id {video_id!r} is given to {uri} and to "
-                    f"{found[video_id]}; ids must be unique"
+                    f"{uri_by_id[video_id]}; ids must be unique"
                 )
             again += 1
             continue
-        found[video_id] = uri
+        uri_by_id[video_id] = uri
         waiting.append(entry)
         if len(waiting) == _ROWS:  # as dicts a row takes 1 kB, in Arrow what is in it
             batches.append(pa.RecordBatch.from_pylist(waiting, schema=_SCHEMA))
             waiting = []
     if again:
         log.warning("input=%r: %d rows repeat an earlier row's video; the first counts", source, again)
-    if not found:
+    if not uri_by_id:
         raise PreflightError(f"input={source!r}: no rows; there is no video to work on")
     batches.append(pa.RecordBatch.from_pylist(waiting, schema=_SCHEMA))
     return pa.Table.from_batches(batches).sort_by("video_id")

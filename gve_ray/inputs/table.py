@@ -85,7 +85,7 @@ def form_of(source: str) -> str | None:
     """The ending, one of `SUFFIXES`, by which a path or URI names a table; None for any other file."""
     name = (source.partition("?")[0] if "://" in source else source).lower()
     plain = name.removesuffix(".gz")
-    form = next((one for one in SUFFIXES if plain.endswith(one)), None)
+    form = next((suffix for suffix in SUFFIXES if plain.endswith(suffix)), None)
     return None if form == ".parquet" and plain != name else form
 
 
@@ -195,7 +195,7 @@ _Cells = tuple[int, list[str], str]
 def _split_csv(text: TextIO, comment: str | None) -> Iterator[_Cells]:
     """The cells of a CSV file (RFC 4180), which may be separated by what Excel uses in the user's country."""
     csv.field_size_limit(_LONGEST_CELL)  # the csv module keeps one limit for the process; its own is 128 KiB
-    lines = dropwhile(lambda one: not one[1].strip(), _rows_of_text(text, comment))
+    lines = dropwhile(lambda numbered: not numbered[1].strip(), _rows_of_text(text, comment))
     first = list(islice(lines, 1))
     delimiter = _delimiter(first[0][1]) if first else ","
     if first and _is_separator_line(first[0][1]):
@@ -224,7 +224,7 @@ def _split_csv(text: TextIO, comment: str | None) -> Iterator[_Cells]:
 
 
 def _is_separator_line(line: str) -> bool:
-    """Whether this is the line `sep=;`, by which Excel is told the delimiter."""
+    """Whether this is the line `sep=;`, which names the delimiter to Excel."""
     return re.fullmatch(r"sep=.\r?\n?", line, re.IGNORECASE) is not None
 
 
@@ -233,7 +233,7 @@ def _delimiter(line: str) -> str:
     if _is_separator_line(line):
         return line[4]
     bare = _QUOTED.sub("", line)
-    return next((one for one in ",;\t|" if one in bare), ",")
+    return next((mark for mark in ",;\t|" if mark in bare), ",")
 
 
 def _split_tsv(lines: Iterable[tuple[int, str]]) -> Iterator[_Cells]:
@@ -251,7 +251,9 @@ def _unquoted(cell: str) -> str:
 
 
 def _open_cells(records: Iterator[_Cells], header: bool, refuse: OnFault, fix: str) -> Table:
-    filled: Iterator[_Cells] = (one for one in records if one[2] or any(cell.strip() for cell in one[1]))
+    filled: Iterator[_Cells] = (
+        record for record in records if record[2] or any(cell.strip() for cell in record[1])
+    )
     first = next(filled, None)
     if first is None:
         raise TableError("empty: it has no lines")
@@ -343,16 +345,16 @@ def _rows_of_json(file: TextIO, refuse: OnFault) -> Iterator[Row]:
 def _rows_of_lines(text: TextIO, refuse: OnFault) -> Iterator[Row]:
     number = 0
     with _as_table_errors(), text:
-        for line, one in enumerate(text, 1):
-            if not one.strip():
+        for line, words in enumerate(text, 1):
+            if not words.strip():
                 continue
             number += 1
             row = Row(number=number, line=line)
-            if bad := _bad_byte(one):
+            if bad := _bad_byte(words):
                 refuse(row, bad)
                 continue
             try:
-                cells = _parsed(one.rstrip("\r\n"))
+                cells = _parsed(words.rstrip("\r\n"))
             except (ValueError, RecursionError) as error:
                 refuse(row, f"not JSON: {error}")
                 continue
@@ -371,12 +373,12 @@ def _parsed(text: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"key {twice!r} is there twice; rename one of the two")
-    return found
+    return members
 
 
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None, object_pairs_hook=_object)
@@ -389,15 +391,15 @@ def _open_parquet(source: str, columns: Collection[str] | None) -> Table:
     import pyarrow.dataset as ds
 
     files, path = filesystem(source)
-    found = ds.dataset(path, filesystem=files, format="parquet")
-    names = found.schema.names
+    parts = ds.dataset(path, filesystem=files, format="parquet")
+    names = parts.schema.names
     wanted = [name for name in names if columns is None or name in columns]
-    return Table(columns=names, rows=_rows_of_parquet(found.to_batches(columns=wanted, batch_size=_BATCH)))
+    return Table(columns=names, rows=_rows_of_parquet(parts.to_batches(columns=wanted, batch_size=_BATCH)))
 
 
 def _rows_of_parquet(batches: Iterable[pa.RecordBatch]) -> Iterator[Row]:
     with _as_table_errors():
-        rows = (one for batch in batches for one in batch.to_pylist())
+        rows = (cells for batch in batches for cells in batch.to_pylist())
         for number, cells in enumerate(rows, 1):
             yield Row(number=number, cells={name: _without_nan(cell) for name, cell in cells.items()})
 
@@ -406,7 +408,7 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, list):
-        return [_without_nan(one) for one in value]
+        return [_without_nan(part) for part in value]
     if isinstance(value, dict):
-        return {name: _without_nan(one) for name, one in value.items()}
+        return {name: _without_nan(part) for name, part in value.items()}
     return value

@@ -139,7 +139,7 @@ def test_json_numbers_keep_their_digits_and_nan_is_missing(tmp_path: Path) -> No
     ]
 
 
-# A row that is malformed, in its file, and how it is told.
+# A row that is malformed, in its file, and how it is reported.
 MALFORMED = {
     "unquoted comma": ("m.csv", "a,b\n1,2\nx,a man, a dog\n", r"row 2 \(line 3\): 3 cells for 2 columns \(a, b\)"),
     "too few cells": ("m.csv", "a,b\n1\n", r"row 1 \(line 2\): 1 cell for 2 columns"),
@@ -164,17 +164,19 @@ def test_a_malformed_row_is_named(name: str, data: str | bytes, says: str, tmp_p
     header = "first row" not in says
     with pytest.raises(RowError, match=says):
         list(open_table(source, header=header).rows)
-    told: list[str] = []
+    faults: list[str] = []
     rows = list(
-        open_table(source, header=header, on_fault=lambda row, what: told.append(f"{row.place}: {what}")).rows
+        open_table(
+            source, header=header, on_fault=lambda row, what: faults.append(f"{row.place}: {what}")
+        ).rows
     )
-    assert len(told) == 1
+    assert len(faults) == 1
     # An open quote takes the rest of the file with it; otherwise all other rows are read.
     lines = [line for line in data.splitlines() if line][header and name.endswith(("csv", "tsv")) :]
     assert len(rows) + 1 == (2 if name == "m.json" or "opened" in says else len(lines))
 
 
-# A file that is no table, and how it is told.
+# A file that is no table, and how it is reported.
 NO_TABLE = {
     "empty": ("m.csv", "", "empty: it has no lines"),
     "blank lines": ("m.jsonl", "\n \n", "empty: it has no lines"),
@@ -195,7 +197,7 @@ NO_TABLE = {
 
 
 @pytest.mark.parametrize("name, data, says", NO_TABLE.values(), ids=NO_TABLE)
-def test_what_is_no_table_is_told(name: str, data: str | bytes, says: str, tmp_path: Path) -> None:
+def test_what_is_no_table_is_reported(name: str, data: str | bytes, says: str, tmp_path: Path) -> None:
     with pytest.raises(TableError, match=says):
         list(open_table(put(tmp_path / name, data)).rows)
 
