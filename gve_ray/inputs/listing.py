@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from gve_ray.inputs.table import FORMS
+from gve_ray.inputs.table import FORMS, kind_of
 from gve_ray.job import PreflightError
 from gve_ray.media.source import VIDEO_SUFFIXES, local_path
 from gve_ray.store.runfolder import filesystem, in_uri
@@ -37,18 +37,6 @@ class _Listing:
     names: list[str] = field(default_factory=list)
     uri_of: Callable[[str], str]
     lost: dict[str, str] = field(default_factory=dict)
-
-
-def kind_of(source: str) -> fs.FileType:
-    """Whether a path or URI is a file, a folder or neither. Raises ValueError or ImportError for a URI that nothing
-    here speaks."""
-    path = local_path(source)
-    if path is None:
-        files, name = filesystem(source)
-        return files.get_file_info(name).type
-    if path.is_dir():
-        return fs.FileType.Directory
-    return fs.FileType.File if path.exists() else fs.FileType.NotFound
 
 
 def find_videos(source: str) -> list[str]:
@@ -110,7 +98,7 @@ def _single(source: str) -> str:
             f"input={source!r}: neither a video ({_ENDINGS}) nor a manifest ({FORMS}); give a manifest whose column "
             "uri names the videos"
         )
-    return source if "://" in source else _local_uri(os.path.abspath(source))
+    return source if "://" in source else local_uri(os.path.abspath(source))
 
 
 def _list(folder: str, depth: int | None) -> _Listing:
@@ -130,7 +118,7 @@ def _list_local(folder: str, path: Path, depth: int | None) -> _Listing:
 
     def uri_of(name: str) -> str:
         whole = os.path.join(root, name)
-        return Path(whole).as_uri() if "://" in folder else _local_uri(whole)
+        return Path(whole).as_uri() if "://" in folder else local_uri(whole)
 
     listing = _Listing(uri_of=uri_of)
     for entry in _walk(root, depth, listing.lost):
@@ -139,7 +127,7 @@ def _list_local(folder: str, path: Path, depth: int | None) -> _Listing:
     return listing
 
 
-def _local_uri(path: str) -> str:
+def local_uri(path: str) -> str:
     """The path, or its file:// URI where it is not UTF-8: no table can hold such a name."""
     try:
         path.encode()

@@ -19,8 +19,8 @@ from pyarrow import fs
 
 from gve_ray.config import expand_home
 from gve_ray.inputs.cells import name, texts
-from gve_ray.inputs.listing import find_videos, kind_of
-from gve_ray.inputs.table import FORMS, Row, RowError, TableError, form_of, open_table
+from gve_ray.inputs.listing import find_videos, local_uri
+from gve_ray.inputs.table import FORMS, Row, RowError, TableError, is_table, open_table
 from gve_ray.job import PreflightError
 from gve_ray.media.source import local_path
 from gve_ray.store.runfolder import filesystem
@@ -75,7 +75,7 @@ _Entry = Mapping[str, str | None]  # by the names of _SCHEMA
 
 def _entries(source: str, place: str, *, metadata: bool) -> Iterator[tuple[str, _Entry]]:
     """(where it is, entry) of each video. place: the source with the home folder in it."""
-    if not _is_table(place):
+    if not is_table(place):
         for uri in find_videos(place):
             yield uri, {"video_id": video_id_of(uri), "uri": uri, "caption": None, "metadata": "{}"}
         return
@@ -93,15 +93,6 @@ def _entries(source: str, place: str, *, metadata: bool) -> Iterator[tuple[str, 
         yield row.place, entry
     if several:
         log.warning("input=%r: %d rows have several captions; the first of each is used", source, several)
-
-
-def _is_table(place: str) -> bool:
-    """Whether this is a manifest; a folder is one only if Parquet's writers made it."""
-    form = form_of(place)
-    return form is not None and kind_of(place) in (
-        fs.FileType.File,
-        fs.FileType.Directory if form == ".parquet" else fs.FileType.File,
-    )
 
 
 def _entry(row: Row, anchor: "_Anchor") -> tuple[_Entry, int]:
@@ -176,6 +167,6 @@ class _Anchor:
         if "://" in uri or uri.startswith("/"):
             return uri
         if self._folder is not None:
-            return os.path.normpath(os.path.join(self._folder, uri))
+            return local_uri(os.path.normpath(os.path.join(self._folder, uri)))
         quoted = _UNQUOTED.sub(lambda part: quote(part[0]), uri) if self._quotes else uri
         return f"{self._uri}/{quoted}{self._options}"

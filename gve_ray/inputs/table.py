@@ -25,6 +25,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TextIO
 
 import pyarrow as pa
+from pyarrow import fs
 
 from gve_ray.media.source import local_path, open_remote
 from gve_ray.store.runfolder import filesystem
@@ -87,6 +88,25 @@ def form_of(source: str) -> str | None:
     plain = name.removesuffix(".gz")
     form = next((suffix for suffix in SUFFIXES if plain.endswith(suffix)), None)
     return None if form == ".parquet" and plain != name else form
+
+
+def kind_of(source: str) -> fs.FileType:
+    """Whether a path or URI is a file, a folder or neither. Raises ValueError or ImportError for a URI that nothing
+    here speaks."""
+    path = local_path(source)
+    if path is None:
+        files, name = filesystem(source)
+        return files.get_file_info(name).type
+    if path.is_dir():
+        return fs.FileType.Directory
+    return fs.FileType.File if path.exists() else fs.FileType.NotFound
+
+
+def is_table(source: str) -> bool:
+    """Whether a path or URI is a table; a folder is one where Parquet's writers made it. Raises as `kind_of`."""
+    form = form_of(source)
+    kind = kind_of(source) if form else fs.FileType.NotFound
+    return kind == fs.FileType.File or (kind == fs.FileType.Directory and form == ".parquet")
 
 
 def open_table(

@@ -56,8 +56,7 @@ def read_decord(
 ) -> dict[int, np.ndarray] | None:
     """Frames by decord with one thread; None where its frame table differs from ours or it gives up.
 
-    decord fails on some sound files (its decoder thread cannot take a packet back after a seek), and on names that
-    are not UTF-8.
+    decord fails on some sound files (its decoder thread cannot take a packet back after a seek).
     """
     import decord
     from decord._ffi.base import DECORDLimitReachedError
@@ -79,7 +78,7 @@ def read_decord(
                 return None
             frames[i] = finish(pixels)
         return frames
-    except (decord.DECORDError, DECORDLimitReachedError, RuntimeError, StopIteration, UnicodeEncodeError):
+    except (decord.DECORDError, DECORDLimitReachedError, RuntimeError, StopIteration):
         return None
 
 
