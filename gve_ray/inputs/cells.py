@@ -21,6 +21,7 @@ _MISSING = frozenset(
     ["", "nan", "NaN", "NaT", "None", "<NA>", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "\\N"]
 )
 _WHOLE = re.compile(r"(-?\d+)\.0+")
+_ROUNDED = re.compile(r"\d(\.\d+)?[eE]\+\d+")  # a long number after Excel or pandas
 _EXACT = 2**53  # up to here a float tells whole numbers apart
 
 
@@ -51,6 +52,8 @@ def name(value: Any) -> str | None:
     text = _text(value)
     if text is None:
         raise ValueError(f"{value!r}: not a name; give a text or a whole number")
+    if "+" in text and _ROUNDED.fullmatch(text):
+        raise ValueError(f"{text!r}: a number that was rounded; write it with all its digits, as a text")
     whole = _WHOLE.fullmatch(text) if text.endswith("0") else None
     return whole[1] if whole else text
 

@@ -46,6 +46,7 @@ _BUFFER = 1 << 20  # bytes of one read; a remote file is asked for them one by o
 _LONGEST_CELL = 1 << 26  # characters; without a limit an open quote would take in the rest of the file
 _BATCH = 1024  # rows of Parquet at a time
 _HEAD = 1000  # rows of JSON that are looked through for the names of the columns
+_ROW_NUMBER = re.compile(r"__index_level_\d+__")  # the column of Parquet that pandas writes it to
 _QUOTED = re.compile(r'"[^"]*"?')
 
 
@@ -412,7 +413,7 @@ def _open_parquet(source: str, columns: Collection[str] | None) -> Table:
 
     files, path = filesystem(source)
     parts = ds.dataset(path, filesystem=files, format="parquet")
-    names = parts.schema.names
+    names = [name for name in parts.schema.names if not _ROW_NUMBER.fullmatch(name)]
     wanted = [name for name in names if columns is None or name in columns]
     return Table(columns=names, rows=_rows_of_parquet(parts.to_batches(columns=wanted, batch_size=_BATCH)))
 

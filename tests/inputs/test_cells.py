@@ -78,6 +78,13 @@ def test_names_keep_their_digits(value: Any, found: str) -> None:
     assert name(value) == found
 
 
+@pytest.mark.parametrize("text", ["1.06667E+09", "7.012345678901235e+17", "1e+16"])
+def test_a_number_that_lost_its_digits_is_no_name(text: str) -> None:
+    with pytest.raises(ValueError, match="write it with all its digits"):
+        name(text)
+    assert texts(text) == [text]
+
+
 @pytest.mark.parametrize("read", [texts, name])
 @pytest.mark.parametrize(
     "value, says",

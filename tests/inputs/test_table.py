@@ -129,6 +129,9 @@ def test_lines_of_comment(tmp_path: Path) -> None:
 def test_the_row_number_that_pandas_writes_is_no_column(tmp_path: Path) -> None:
     table = open_table(put(tmp_path / "m.csv", ",uri\n0,a.mp4\n"))
     assert (table.columns, [dict(row.cells) for row in table.rows]) == (["uri"], [{"uri": "a.mp4"}])
+    pq.write_table(pa.table({"uri": ["a.mp4"], "__index_level_0__": [7]}), tmp_path / "m [1].parquet")
+    table = open_table(str(tmp_path / "m [1].parquet"))
+    assert (table.columns, [dict(row.cells) for row in table.rows]) == (["uri"], [{"uri": "a.mp4"}])
 
 
 def test_json_numbers_keep_their_digits_and_nan_is_missing(tmp_path: Path) -> None:
