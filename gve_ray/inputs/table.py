@@ -27,22 +27,13 @@ from typing import Any, NamedTuple, TextIO
 import pyarrow as pa
 from pyarrow import fs
 
-from gve_ray.media.source import local_path, open_remote
+from gve_ray.inputs.encoding import NotTextError, bad_byte, open_text
+from gve_ray.media.source import local_path
 from gve_ray.store.runfolder import filesystem
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 FORMS = ".csv, .tsv, .json, .jsonl or .parquet, all but the last also with .gz"
 
-_GZIP = b"\x1f\x8b"
-_MARKS = (  # UTF-32's begins as UTF-16's does
-    (b"\xff\xfe\x00\x00", "utf-32"),
-    (b"\x00\x00\xfe\xff", "utf-32"),
-    (b"\xff\xfe", "utf-16"),
-    (b"\xfe\xff", "utf-16"),
-    (b"\xef\xbb\xbf", "utf-8-sig"),
-)
-_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx is a zip archive, .xls an OLE file
-_BUFFER = 1 << 20  # bytes of one read; a remote file is asked for them one by one
 _LONGEST_CELL = 1 << 26  # characters; without a limit an open quote would take in the rest of the file
 _BATCH = 1024  # rows of Parquet at a time
 _HEAD = 1000  # rows of JSON that are looked through for the names of the columns
@@ -134,7 +125,7 @@ def open_table(
     with _as_table_errors():
         if form == ".parquet":
             return _open_parquet(source, columns)
-        text = _open_text(source)
+        text = open_text(source)
         if form == ".csv":
             return _open_cells(_split_csv(text, comment), header, refuse, _FIX_CSV)
         if form == ".tsv":
@@ -150,56 +141,10 @@ def _raise(row: Row, fault: str) -> None:
 def _as_table_errors() -> Iterator[None]:
     try:
         yield
+    except NotTextError as error:
+        raise TableError(str(error)) from error
     except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowInvalid) as error:
         raise TableError(f"cannot be read ({type(error).__name__}: {error}); write the file anew") from error
-
-
-# ---- text
-
-
-def _open_text(source: str) -> TextIO:
-    """A text file's lines, unzipped; bytes that are not UTF-8 become the surrogates that `_bad_byte` finds."""
-    path = local_path(source)
-    raw = open_remote(source) if path is None else path.open("rb")
-    stream = _buffered(raw)
-    if stream.peek(2).startswith(_GZIP):
-        stream = _buffered(gzip.GzipFile(fileobj=stream))
-    head = stream.peek(_BUFFER)
-    encoding = next((name for mark, name in _MARKS if head.startswith(mark)), None)
-    if head.startswith(_WORKBOOKS):
-        raise TableError("an Excel workbook or a zip archive; save the sheet as CSV UTF-8")
-    if encoding is None and b"\0" in head:
-        raise TableError(
-            "bytes of value 0, so not UTF-8 (UTF-16 without a byte order mark?); save it as UTF-8"
-        )
-    errors = "surrogateescape" if encoding in (None, "utf-8-sig") else "strict"
-    return io.TextIOWrapper(stream, encoding or "utf-8", errors, newline="")
-
-
-def _buffered(stream: Any) -> io.BufferedReader:
-    return io.BufferedReader(stream, _BUFFER)
-
-
-def _bad_byte(text: str) -> str:
-    """The first byte of a text that is not UTF-8, in words; "" where all are."""
-    try:
-        _ = text.isascii() or text.encode()
-    except UnicodeEncodeError as error:
-        byte = bytes([ord(text[error.start]) - 0xDC00])
-        # cp1252 leaves five values without a character
-        return (
-            f"byte 0x{byte.hex()} after {text[: error.start][-22:]!r} is not UTF-8; if the file is Windows-1252 it is "
-            f"{byte.decode('cp1252', 'replace')!r}: save the file as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8)"
-        )
-    return ""
-
-
-def _rows_of_text(text: TextIO, comment: str | None) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line) of the lines that are no comments."""
-    with text:
-        for number, line in enumerate(text, 1):
-            if comment is None or not line.startswith(comment):
-                yield number, line
 
 
 # ---- CSV and TSV
@@ -211,6 +156,14 @@ _FIX_TSV = "write a text that holds tabs or line breaks without them, or the fil
 
 # Line number, cells, and what is wrong with them.
 _Cells = tuple[int, list[str], str]
+
+
+def _rows_of_text(text: TextIO, comment: str | None) -> Iterator[tuple[int, str]]:
+    """(line number from 1, line) of the lines that are no comments."""
+    with text:
+        for number, line in enumerate(text, 1):
+            if comment is None or not line.startswith(comment):
+                yield number, line
 
 
 def _split_csv(text: TextIO, comment: str | None) -> Iterator[_Cells]:
@@ -227,7 +180,7 @@ def _split_csv(text: TextIO, comment: str | None) -> Iterator[_Cells]:
         nonlocal begin, fault
         for number, line in chain(first, lines):
             begin = begin or number
-            fault = fault or _bad_byte(line)
+            fault = fault or bad_byte(line)
             yield line
 
     reader = csv.reader(counted(), delimiter=delimiter, strict=True, skipinitialspace=True)
@@ -261,7 +214,7 @@ def _split_tsv(lines: Iterable[tuple[int, str]]) -> Iterator[_Cells]:
     """The cells between tabs. A quote is a character like any other, as data sets have it; a cell that is in quotes as
     a whole, its own quotes doubled, is taken out of them."""
     for number, line in lines:
-        yield number, [_unquoted(cell) for cell in line.rstrip("\r\n").split("\t")], _bad_byte(line)
+        yield number, [_unquoted(cell) for cell in line.rstrip("\r\n").split("\t")], bad_byte(line)
 
 
 def _unquoted(cell: str) -> str:
@@ -345,7 +298,7 @@ def _rows_of_json(file: TextIO, refuse: OnFault) -> Iterator[Row]:
             yield from _rows_of_lines(io.StringIO(text), refuse)
             return
         for line, part in enumerate(() if text.isascii() else text.split("\n"), 1):
-            if bad := _bad_byte(part):
+            if bad := bad_byte(part):
                 raise TableError(f"line {line}: {bad}")
         if not isinstance(value, list):
             keys = (
@@ -371,7 +324,7 @@ def _rows_of_lines(text: TextIO, refuse: OnFault) -> Iterator[Row]:
                 continue
             number += 1
             row = Row(number=number, line=line)
-            if bad := _bad_byte(words):
+            if bad := bad_byte(words):
                 refuse(row, bad)
                 continue
             try:
