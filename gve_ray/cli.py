@@ -138,8 +138,8 @@ def search(args: Sequence[str]) -> int:
         prog="gve search", description="Moments of the indexed videos, best first."
     )
     parser.add_argument("text", nargs="?", metavar="TEXT")
-    parser.add_argument("--image", type=Path, metavar="FILE")
-    parser.add_argument("--video", type=Path, metavar="FILE")
+    parser.add_argument("--image", type=_local, metavar="FILE")
+    parser.add_argument("--video", type=_local, metavar="FILE")
     parser.add_argument("--top_k", type=int, default=10)
     parser.add_argument("--filter", type=json.loads, help='e.g. \'{"duration": {"gte": 10}}\'')
     parser.add_argument("--instruction", help="what kind of match is wanted, in a sentence")
@@ -167,7 +167,7 @@ def diagnose(args: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="gve diagnose", description="Result tables -> abilities, correlations, findings."
     )
-    parser.add_argument("tables", nargs="*", type=Path, metavar="results.csv", help="one row a model")
+    parser.add_argument("tables", nargs="*", type=_local, metavar="results.csv", help="one row a model")
     parser.add_argument("--models", help="only these, by name, with commas between; the paper's are known")
     parser.add_argument("--baselines", action="store_true", help="add the paper's models")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
@@ -250,6 +250,13 @@ def _needs_of(verb: str, args: Sequence[str]) -> "Needs":
     from gve_ray.serving.config import ServeConfig
 
     return serving.needs_of(load_config(ServeConfig, args, prog=prog))
+
+
+def _local(path: str) -> Path:
+    """A file that an argument names; shells leave the `~` of `--image=~/a.jpg` as it is."""
+    from gve_ray.config import expand_home
+
+    return Path(expand_home(path))
 
 
 def connect() -> None:

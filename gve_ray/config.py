@@ -8,6 +8,7 @@ A config travels to Ray workers and into run.json, so it holds plain values only
 with `package://` (a folder inside gve_ray) or be another URI and stays so until `resolve_model`, where it is loaded.
 """
 
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,19 @@ TABLE_7 = {
 def _check(ok: bool, message: str) -> None:
     if not ok:
         raise ValueError(message)
+
+
+def expand_home(path: str) -> str:
+    """A local path with the home folder for `~` or `~user` at its beginning; URIs and other names as they are."""
+    return path if "://" in path else os.path.expanduser(path)
+
+
+def expand_paths(config: Any, *names: str) -> None:
+    """Expand the home folder in these fields of a frozen config, from its `__post_init__`; None stays None."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None:
+            object.__setattr__(config, name, expand_home(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +119,7 @@ class ConsistencyConfig:
     percentile: float | None = None  # or: this share of the captioned videos (0-100) is below the cut
 
     def __post_init__(self) -> None:
+        expand_paths(self, "model", "adapter")
         if self.model is None:
             return
         t, p = self.threshold, self.percentile
@@ -146,6 +161,7 @@ class CaptionerConfig:
     max_tokens: int = 1024  # of one answer: five captions as JSON
 
     def __post_init__(self) -> None:
+        expand_paths(self, "model")
         _check(bool(self.model), "captioner.model='': name a model folder or hub id")
         for name in ("tensor_parallel_size", "max_attempts", "max_tokens"):
             value = getattr(self, name)
@@ -230,6 +246,7 @@ class ModelConfig:
     engine_args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        expand_paths(self, "model", "adapter")
         where = f"models.{self.name}"
         if not NAME.fullmatch(self.name):
             raise ValueError(f"models: name={self.name!r}: use letters, digits, '.', '-' and '_'")
@@ -302,7 +319,7 @@ class ReportConfig:
 class SynthesisConfig:
     """jobs/synthesize.py: raw videos with noisy captions in, UVRD pairs out.
 
-    input: a manifest (.parquet, .jsonl, .csv with uri, video_id?, caption?), a folder or a glob.
+    input: a manifest (gve_ray.inputs.table's forms, with uri, video_id?, caption?), a folder or a glob.
     output: the run's folder: assets.lance, rejects.lance, annotations.lance, uvrd/, run.json, report.html.
     work: may be that of an earlier run; then another threshold or a longer manifest decodes nothing again.
     """
@@ -323,6 +340,7 @@ class SynthesisConfig:
     report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
+        expand_paths(self, "input", "output", "work")
         _check(bool(self.input), "input='': name a folder, a glob or a manifest of videos")
         _check(bool(self.output), "output='': name the folder that the run writes")
         _check(self.commit_seconds > 0, f"commit_seconds={self.commit_seconds}: use a positive number")
@@ -400,8 +418,9 @@ def recipe_path(name: str, job: str) -> str:
 
     A name that is neither is returned as it is, for the parser to refuse.
     """
-    if Path(name).is_file():
-        return name
+    path = expand_home(name)
+    if Path(path).is_file():
+        return path
     packaged = Path(str(files("gve_ray"))) / "recipes" / job / f"{name.removesuffix('.yaml')}.yaml"
     return str(packaged) if packaged.is_file() else name
 

@@ -74,7 +74,7 @@ def check_model(option: str, name: str, revision: str | None, file: str = "confi
         _check_remote(option, name, file)
         return
     try:
-        folder = Path(resolve_model(name)).expanduser()
+        folder = Path(resolve_model(name))
     except FileNotFoundError as error:
         raise PreflightError(f"{option}: {error}") from error
     if folder.is_dir():

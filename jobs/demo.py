@@ -12,6 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
+from gve_ray.config import expand_home
 from gve_ray.demo.ray_head import HeadError
 from gve_ray.demo.run import run_demo
 
@@ -23,13 +24,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="jobs/demo.py", description=__doc__)
     parser.add_argument("--videos", type=int, default=320, help="files in the raw corpus (default 320)")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--folder", type=Path, default=REPOSITORY / "runs", help="holds demo-raw/ and demo/")
+    parser.add_argument("--folder", default=str(REPOSITORY / "runs"), help="holds demo-raw/ and demo/")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an orderly end, as with Ctrl-C
     try:
-        run_demo(REPOSITORY, args.folder.resolve(), videos=args.videos, seed=args.seed)
+        run_demo(REPOSITORY, Path(expand_home(args.folder)).resolve(), videos=args.videos, seed=args.seed)
     except (HeadError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

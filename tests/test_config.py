@@ -9,12 +9,17 @@ from gve_ray.config import (
     CaptionerConfig,
     ConsistencyConfig,
     MediaConfig,
+    ModelConfig,
     StageResources,
     SynthesisConfig,
     load_config,
     recipe_path,
     resolve_model,
 )
+from gve_ray.evaluation.config import ContaminationConfig, DataConfig, EvaluationJobConfig
+from gve_ray.indexing.config import IndexConfig
+from gve_ray.serving.config import ServedModel
+from gve_ray.training.config import DataSetConfig, ProberConfig, TrainingJobConfig
 
 MINIMAL = "input: videos\noutput: run\ncaptioner:\n  model: m\n"
 
@@ -125,6 +130,46 @@ def test_a_file_here_goes_before_a_recipe(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "demo.yaml").write_text(MINIMAL)
     assert load("--config", "demo.yaml").captioner.model == "m"
     assert recipe_path("gve-3b.yaml", "synthesize").endswith("recipes/synthesize/gve-3b.yaml")
+
+
+MODEL = ModelConfig(name="m", model="m")
+DATA = DataSetConfig(name="d", uri="x")
+
+
+@pytest.mark.parametrize(
+    "kind, values, fields",
+    [
+        (SynthesisConfig, {"captioner": CaptionerConfig(model="m")}, ("input", "output", "work")),
+        (CaptionerConfig, {}, ("model",)),
+        (ConsistencyConfig, {"threshold": 0.3}, ("model", "adapter")),
+        (ModelConfig, {"name": "m"}, ("model", "adapter")),
+        (IndexConfig, {"model": MODEL}, ("input", "output")),
+        (DataConfig, {"name": "d"}, ("folder",)),
+        (EvaluationJobConfig, {"models": (MODEL,)}, ("root", "output", "cache")),
+        (ContaminationConfig, {}, ("training",)),
+        (ServedModel, {"name": "m"}, ("index",)),
+        (DataSetConfig, {"name": "d"}, ("uri", "root")),
+        (ProberConfig, {}, ("model", "adapter")),
+        (TrainingJobConfig, {"data": (DATA,)}, ("model", "assets", "output")),
+    ],
+)
+def test_paths_are_expanded_to_the_home_folder(
+    kind: type, values: dict[str, object], fields: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    config = kind(**values, **{name: f"~/{name}" for name in fields})
+    assert [getattr(config, name) for name in fields] == [f"/home/me/{name}" for name in fields]
+    others = ("s3://b/~/x", "./~x", "a~b", "~no-such-user/x")
+    for other in others:
+        config = kind(**values, **dict.fromkeys(fields, other))
+        assert {getattr(config, name) for name in fields} == {other}
+
+
+def test_the_config_itself_may_be_below_the_home_folder(
+    minimal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(Path(minimal).parent))
+    assert load("--config=~/minimal.yaml", "--output=~/run").output == f"{Path(minimal).parent}/run"
 
 
 def test_full_size_recipes_hold_the_papers_figures() -> None:

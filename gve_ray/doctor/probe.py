@@ -225,7 +225,7 @@ def model_identity(option: str, name: str, revision: str | None, file: str) -> s
     check_model(option, name, revision, file)
     if is_uri(name):
         return hashlib.sha256(json.dumps(holdings(name)).encode()).hexdigest()[:8]
-    folder = Path(resolve_model(name)).expanduser()
+    folder = Path(resolve_model(name))
     if not folder.is_dir():
         from huggingface_hub import hf_hub_download
 

@@ -66,7 +66,7 @@ def identify(config: ModelConfig, settings: EmbedderSettings, *, on_gpu: bool) -
 
 def weights(name: str, revision: str | None, file: str = "config.json") -> str:
     """`sha256:<digest>` of a folder's files, or `<id>@<commit>` of a hub's."""
-    folder = Path(resolve_model(name)).expanduser()
+    folder = Path(resolve_model(name))
     if folder.is_dir():
         return f"sha256:{folder_digest(folder)}"
     from huggingface_hub import hf_hub_download

@@ -3,12 +3,10 @@
     load_classes("hmdb51", name="HMDB51", template="a video of someone who does this: {label}")
     load_classes("k700/val.csv", name="K700")
 
-A folder holds one folder a class, and in it videos (files, or folders of frames); a csv has the columns video
+A folder holds one folder a class, and in it videos (files, or folders of frames); a table has the columns video
 and label, paths from its own folder or absolute. Each video has one right label, so accuracy@k is hit@k.
 """
 
-import csv
-import io
 import os
 import re
 from collections import Counter
@@ -21,6 +19,7 @@ import numpy as np
 from gve_ray.evaluation import metrics
 from gve_ray.evaluation.faults import Faults, shown
 from gve_ray.evaluation.place import Place, is_file, place_of
+from gve_ray.evaluation.rows import id_of, is_unicode, table_rows, where
 from gve_ray.evaluation.statistics import bootstrap_mean
 from gve_ray.evaluation.verdicts import RetrievalSet
 from gve_ray.media.source import VIDEO_SUFFIXES
@@ -31,32 +30,32 @@ _WORD_START = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def load_classes(place: str | Path, *, name: str, template: str = "{label}") -> RetrievalSet:
-    """A folder of classes or a csv as a retrieval set; query ids are the videos' paths as they stand there.
+    """A folder of classes or a table as a retrieval set; query ids are the videos' paths as they stand there.
 
     template: the text of a label, with `{label}` in it. A class folder's name is read as words: `brush_hair` and
-    `BrushHair` are brush hair and Brush Hair; labels of a csv are taken as they are. What is wrong is left out
+    `BrushHair` are brush hair and Brush Hair; labels of a table are taken as they are. What is wrong is left out
     and told in `skipped`; does not raise on bad data.
     """
     faults = Faults(name)
     folder, _, file = str(place).rpartition("/")
     is_table = is_file(str(place))
     root = place_of((folder or ".") if is_table else place)
-    rows = _of_csv(root, file, faults) if is_table else _of_folder(root, faults)
+    rows = _of_table(root, file, faults) if is_table else _of_folder(root, faults)
     labels: dict[str, str] = {}  # text by label
     videos: dict[str, tuple[str, str]] = {}  # path and label by id
-    for where, video, path, label in rows:
+    for here, video, path, label in rows:
         if video in videos:
             faults.add(
-                where,
+                here,
                 f"video {shown(video)}: there twice; {shown(videos[video][1])}, its first label, counts",
             )
         elif not (root.is_file(path) or root.has_pictures(path)):
-            faults.add(where, f"video {shown(video)}: no such file or folder of frames")
+            faults.add(here, f"video {shown(video)}: no such file or folder of frames")
         else:
             videos[video] = root.media(path), label
             labels[label] = label if is_table else words(label)
     if not videos:
-        faults.add(str(place), "no videos; give a folder of <class>/<video>, or a csv with video and label")
+        faults.add(str(place), "no videos; give a folder of <class>/<video>, or a table with video and label")
     return RetrievalSet(
         name=name,
         query_ids=list(videos),
@@ -116,7 +115,9 @@ def _of_folder(root: Place, faults: Faults) -> Iterator[_Row]:
         others = 0
         for one in root.names(folder):
             inner = f"{folder}/{one}"
-            if root.is_folder(inner) or PurePosixPath(one).suffix.lower() in VIDEO_SUFFIXES:
+            if not is_unicode(inner):
+                faults.add(folder, f"{inner!r}: the name is not UTF-8; rename it")
+            elif root.is_folder(inner) or PurePosixPath(one).suffix.lower() in VIDEO_SUFFIXES:
                 yield folder, inner, inner, folder
             else:
                 others += 1
@@ -124,18 +125,16 @@ def _of_folder(root: Place, faults: Faults) -> Iterator[_Row]:
             faults.add(folder, f"{others} files are no videos ({' '.join(sorted(VIDEO_SUFFIXES))})")
 
 
-def _of_csv(root: Place, file: str, faults: Faults) -> Iterator[_Row]:
-    try:
-        lines = csv.DictReader(io.StringIO(root.read(file).decode("utf-8-sig"), newline=""))
-        if missing := {"video", "label"} - set(lines.fieldnames or ()):
-            faults.add(file, f"no column {', '.join(sorted(missing))}; a csv has video and label")
-            return
-        for line in lines:
-            where = f"{file} line {lines.line_num}"
-            video, label = (line["video"] or "").strip(), (line["label"] or "").strip()
-            if video and label:
-                yield where, video, os.path.normpath(video), label
-            else:
-                faults.add(where, "empty video" if not video else f"video {shown(video)}: empty label")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        faults.add(file, f"cannot be read: {error}")
+def _of_table(root: Place, file: str, faults: Faults) -> Iterator[_Row]:
+    for row in table_rows(root, file, faults, columns=("video", "label")):
+        here, cells = where(file, row), {column: row.cells.get(column) for column in ("video", "label")}
+        video, label = id_of(cells["video"]), id_of(cells["label"])
+        if video is None:
+            faults.add(
+                here, "empty video" if cells["video"] is None else f"video={shown(cells['video'])}: no path"
+            )
+        elif label is None:
+            what = "empty label" if cells["label"] is None else f"label={shown(cells['label'])}: no label"
+            faults.add(here, f"video {shown(video)}: {what}")
+        else:
+            yield here, video, os.path.normpath(video), label

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
-from gve_ray.config import NAME, ModelConfig, StageResources
+from gve_ray.config import NAME, ModelConfig, StageResources, expand_paths
 from gve_ray.media.signature import THRESHOLD
 
 Format = Literal["uvrb", "mteb", "classes"]
@@ -16,7 +16,7 @@ class DataConfig:
     """One data set by its folder. name: one of UVRB's brings its prompt and metric along.
 
     format: uvrb, the published layout; mteb (corpus.jsonl, queries.jsonl, qrels/<split>.tsv); or classes, zero-shot
-    classification of a folder of <class>/<video> or a csv (video,label), which `folder` then names. template: of
+    classification of a folder of <class>/<video> or a table (video, label), which `folder` then names. template: of
     a class's text. prompt: the query side's instruction; None: the benchmark's own; '': none. metric: e.g.
     hit@1; None: the benchmark's own, hit@1 where there is none.
     """
@@ -30,6 +30,7 @@ class DataConfig:
     metric: str | None = None
 
     def __post_init__(self) -> None:
+        expand_paths(self, "folder")
         if not NAME.fullmatch(self.name):
             raise ValueError(f"data: name={self.name!r}: use letters, digits, '.', '-' and '_'")
         if not self.folder:
@@ -54,6 +55,7 @@ class ContaminationConfig:
     threshold: float = THRESHOLD
 
     def __post_init__(self) -> None:
+        expand_paths(self, "training")
         if self.training == "":
             raise ValueError("contamination.training='': name an assets.lance, or leave it out")
         if not 0 <= self.threshold <= 1:
@@ -108,6 +110,7 @@ class EvaluationConfig:
     contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
 
     def __post_init__(self) -> None:
+        expand_paths(self, "root")
         if not self.models:
             raise ValueError("models=[]: name at least one model")
         if not self.data and self.root is None:
@@ -166,6 +169,7 @@ class EvaluationJobConfig(EvaluationConfig):
     job: ClassVar[str] = "evaluate"
 
     def __post_init__(self) -> None:
+        expand_paths(self, "output", "cache")
         super().__post_init__()
         for option, value in (("output", self.output), ("cache", self.cache)):
             if value == "":

@@ -22,7 +22,7 @@ from typing import Any
 
 from gve_ray.evaluation.faults import Fault, Faults, shown
 from gve_ray.evaluation.place import Place, place_of
-from gve_ray.evaluation.rows import Rows, id_of, json_lines, read_rows, text_lines
+from gve_ray.evaluation.rows import Rows, id_of, read_rows, table_rows, where
 from gve_ray.evaluation.verdicts import RetrievalSet, Verdicts
 from gve_ray.media import FACTOR, DecodeProcess, FrameRequest, MediaError, VideoInfo, read_image
 
@@ -46,8 +46,8 @@ def load(folder: str | Path, *, name: str | None = None) -> RetrievalSet:
         return Verdicts(Rows(file=QUERIES), Rows(file=CORPUS), faults).result()
     queries, corpus = read_rows(root, QUERIES, faults), read_rows(root, CORPUS, faults)
     verdicts = Verdicts(queries, corpus, faults)
-    for number, fields in json_lines(root, INSTANCES, faults):
-        _judge(verdicts, faults, fields, f"{INSTANCES} line {number}")
+    for row in table_rows(root, INSTANCES, faults):
+        _judge(verdicts, faults, row.cells, where(INSTANCES, row))
     return verdicts.result()
 
 
@@ -66,10 +66,10 @@ def load_mteb(folder: str | Path, *, name: str | None = None, split: str = "test
     queries = read_rows(root, "queries.jsonl", faults, adapt=_from_mteb)
     corpus = read_rows(root, "corpus.jsonl", faults, adapt=_from_mteb)
     verdicts = Verdicts(queries, corpus, faults)
-    for i, (number, raw) in enumerate(text_lines(root, qrels, faults)):
-        cells = raw.decode("utf-8", "replace").strip("\r").split("\t")
-        if i or cells[-1].strip() != "score":
-            _judge_mteb(verdicts, faults, cells, f"{qrels} line {number}")
+    for row in table_rows(root, qrels, faults, header=False):
+        cells = list(row.cells.values())
+        if row.number > 1 or cells[-1] != "score":
+            _judge_mteb(verdicts, faults, cells, where(qrels, row))
     return verdicts.result(only_judged=True)
 
 
@@ -147,20 +147,20 @@ def _open(folder: str | Path, name: str | None, files: Sequence[str]) -> tuple[P
     return None if missing else root, faults
 
 
-def _judge(verdicts: Verdicts, faults: Faults, fields: Mapping[str, Any], where: str) -> None:
+def _judge(verdicts: Verdicts, faults: Faults, fields: Mapping[str, Any], place: str) -> None:
     """Take in one line of instances."""
     query_id = id_of(fields.get("qid"))
-    if not verdicts.knows(query_id, where):
+    if not verdicts.knows(query_id, place):
         return
     assert query_id is not None
     lists = {field: _ids(fields.get(field)) for field in _LISTS}
     bad = [field for field in _LISTS if lists[field] is None or (field == "pos" and not lists[field])]
     if bad:
         what = f"{bad[0]}={shown(fields.get(bad[0]))}: give a list of corpus ids"
-        verdicts.blame(query_id, faults.add(where, what))
+        verdicts.blame(query_id, faults.add(place, what))
         return
-    verdicts.relevant(query_id, lists["pos"] or (), where)
-    verdicts.candidates(query_id, [*(lists["neg"] or ()), *(lists["candidates"] or ())], where)
+    verdicts.relevant(query_id, lists["pos"] or (), place)
+    verdicts.candidates(query_id, [*(lists["neg"] or ()), *(lists["candidates"] or ())], place)
 
 
 def _ids(value: Any) -> list[str] | None:
@@ -173,19 +173,20 @@ def _ids(value: Any) -> list[str] | None:
     return None if None in ids else [one for one in ids if one is not None]
 
 
-def _judge_mteb(verdicts: Verdicts, faults: Faults, cells: Sequence[str], where: str) -> None:
+def _judge_mteb(verdicts: Verdicts, faults: Faults, cells: Sequence[str | None], place: str) -> None:
     """Take in one line of qrels."""
     try:
-        query_id, corpus_id, score = (cell.strip() for cell in cells)
-        relevant = float(score) > 0
+        query_id, corpus_id, score = map(id_of, cells)
+        relevant = float(score or "") > 0
     except ValueError:
-        faults.add(where, f"{shown(list(cells))}: give query id, corpus id and score between tabs")
+        faults.add(place, f"{shown(list(cells))}: give query id, corpus id and score between tabs")
         return
-    if verdicts.knows(query_id, where):
-        verdicts.relevant(query_id, [corpus_id] if relevant else [], where)
+    if verdicts.knows(query_id, place):
+        assert query_id is not None
+        verdicts.relevant(query_id, [corpus_id or ""] if relevant else [], place)
 
 
-def _from_mteb(fields: dict[str, Any]) -> Mapping[str, Any]:
+def _from_mteb(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     """A line of mteb's corpus or queries in the published form; a title stands before its text."""
     title, text = fields.get("title"), fields.get("text")
     if isinstance(title, str) and isinstance(text, str | None):

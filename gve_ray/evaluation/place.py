@@ -1,7 +1,7 @@
 """The folder of a data set, on this machine's disks or behind a URI: which files it has, and what they are called.
 
     place = place_of("s3://bucket/uvrb/MSRVTT")
-    place.read("jsonl/queries.jsonl")            # bytes
+    place.is_file("jsonl/queries.jsonl")
     place.media("videos/video7010.mp4")          # what an item names it by; workers open that
 
 Names are paths inside the folder, with slashes. A folder behind a URI is listed once, with all below it: asking for
@@ -21,7 +21,7 @@ from gve_ray.store.runfolder import filesystem, in_uri
 
 
 class Place(Protocol):
-    """Nothing here raises for a name that is not there, or that no file system can hold; `read` raises OSError."""
+    """Nothing here raises for a name that is not there, or that no file system can hold."""
 
     @property
     def name(self) -> str:
@@ -41,9 +41,6 @@ class Place(Protocol):
 
     def media(self, name: str) -> str:
         """The path or URI of a file, or of a folder of frames."""
-
-    def read(self, name: str) -> bytes:
-        """A file's bytes."""
 
 
 def place_of(folder: str | Path) -> Place:
@@ -98,9 +95,6 @@ class LocalPlace:
     def media(self, name: str) -> str:
         return os.path.join(self._path, name) if name else self._path
 
-    def read(self, name: str) -> bytes:
-        return Path(self.media(name)).read_bytes()
-
 
 class RemotePlace:
     """`Place` behind a URI. A folder of frames ends in a slash there, as gve_ray.media.source wants it."""
@@ -140,10 +134,6 @@ class RemotePlace:
 
     def media(self, name: str) -> str:
         return f"{self._uri}/{in_uri(self._files, name)}" + ("/" if self.is_folder(name) else "")
-
-    def read(self, name: str) -> bytes:
-        with self._files.open_input_stream(f"{self._path}/{name}") as stream:
-            return bytes(stream.read())
 
 
 def _is_picture(name: str) -> bool:

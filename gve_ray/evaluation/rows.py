@@ -3,14 +3,15 @@
 A line that gives no item is told as a fault and left out; nothing here raises on bad data.
 """
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 from gve_ray.evaluation.faults import Faults, shown
 from gve_ray.evaluation.place import Place
+from gve_ray.inputs import cells
+from gve_ray.inputs.table import Row, open_table
 from gve_ray.schema import Item
 
 IMAGES, FRAMES, VIDEOS = "images", "videos_frames", "videos"
@@ -37,7 +38,7 @@ def read_rows(
     file: str,
     faults: Faults,
     *,
-    adapt: Callable[[dict[str, Any]], Mapping[str, Any]] = lambda fields: fields,
+    adapt: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda fields: fields,
 ) -> Rows:
     """Read `{"id", "text"?, "image"?, "video"?}` lines. adapt: brings a line of another layout to this form.
 
@@ -45,67 +46,69 @@ def read_rows(
     fill that field; where none does (`"text": ""` all through a set of image queries) it is no field.
     """
     rows = Rows(file=file)
-    found = [(number, adapt(fields)) for number, fields in json_lines(place, file, faults)]
+    found = [(row, adapt(row.cells)) for row in table_rows(place, file, faults)]
     used = {part for _, fields in found for part in _PARTS if _is_filled(fields.get(part))}
-    for number, fields in found:
-        where = f"{file} line {number}"
+    for row, fields in found:
+        here = where(file, row)
         key = id_of(fields.get("id"))
         if key is None:
-            faults.add(where, f"id={shown(fields.get('id'))}: give a non-empty string or a whole number")
+            faults.add(here, f"id={shown(fields.get('id'))}: give a non-empty string or a whole number")
             continue
         if key in rows.lines:
-            faults.add(where, f"duplicate id {shown(key)}; line {rows.lines[key]} has it and counts")
+            faults.add(here, f"duplicate id {shown(key)}; line {rows.lines[key]} has it and counts")
             continue
-        rows.lines[key] = number
+        rows.lines[key] = row.line or row.number
         item = _item(place, fields, used)
         if isinstance(item, Item):
             rows.items[key] = item
         else:
-            rows.lost[key] = faults.add(where, f"id {shown(key)}: {item}")
+            rows.lost[key] = faults.add(here, f"id {shown(key)}: {item}")
     return rows
 
 
-def json_lines(place: Place, file: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object) of a JSON lines file; blank lines are passed over."""
-    for number, raw in text_lines(place, file, faults):
-        try:
-            value = json.loads(raw.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            faults.add(f"{file} line {number}", f"not JSON: {error}")
-            continue
-        if isinstance(value, dict):
-            yield number, value
-        else:
-            faults.add(f"{file} line {number}", f"{shown(value)}: not a JSON object")
+def table_rows(
+    place: Place, file: str, faults: Faults, *, header: bool = True, columns: Sequence[str] = ()
+) -> Iterator[Row]:
+    """Rows of a table. A file that cannot be read or lacks one of the columns, and each malformed row, is a fault.
 
+    header: as of `open_table`.
+    """
 
-def text_lines(place: Place, file: str, faults: Faults) -> list[tuple[int, bytes]]:
-    """(line number from 1, bytes) of the lines that are not blank. An unreadable or empty file is a fault."""
+    def refuse(row: Row, what: str) -> None:
+        faults.add(where(file, row), what)
+
     try:
-        data = place.read(file)
+        table = open_table(place.media(file), header=header, on_fault=refuse)
+        if missing := [column for column in columns if column not in table.columns]:
+            faults.add(
+                file, f"no column {', '.join(missing)}; a table of this kind has {' and '.join(columns)}"
+            )
+            return
+        yield from table.rows
     except OSError as error:
         faults.add(file, f"cannot be read: {error.strerror or error}")
-        return []
-    # Texts may hold other characters that Python calls line ends, so only "\n" ends a line here.
-    lines = enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1)
-    found = [(number, raw) for number, raw in lines if raw.strip()]
-    if not found:
-        faults.add(file, "empty: it has no lines")
-    return found
+    except ValueError as error:
+        faults.add(file, str(error))
+
+
+def where(file: str, row: Row) -> str:
+    """The place of a fault: the line of a text file, the row of another one."""
+    return f"{file} line {row.line}" if row.line is not None else f"{file} {row.place}"
 
 
 def id_of(value: Any) -> str | None:
     """An id as a string: some releases number what others name. None for what is no id."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value if _is_filled(value) and _is_unicode(value) else None
+    try:
+        return cells.name(value)
+    except ValueError:
+        return None
 
 
 def _is_filled(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return isinstance(value, str) and not cells.is_missing(value)
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """False for half a surrogate pair, which JSON can spell and no tokenizer or file can hold."""
     try:
         text.encode()
@@ -123,11 +126,11 @@ def _item(place: Place, fields: Mapping[str, Any], used: set[str]) -> Item | str
             continue
         if not isinstance(value, str):
             return f"{part}={shown(value)}: not a string"
-        if not value.strip():
+        if not _is_filled(value):
             if part in used:
                 return f"empty {part}"
             continue
-        if not _is_unicode(value):
+        if not is_unicode(value):
             return f"{part}={shown(value)}: half a surrogate pair; write it as UTF-8"
         parts[part] = value
     if not parts:

@@ -7,7 +7,6 @@ family and params_b (billions of parameters) may be missing, so may data sets; l
 comments.
 """
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from gve_ray.evaluation.abilities import AbilityScores, summarise
 from gve_ray.evaluation.datasets import UVRB, packaged_rows
+from gve_ray.inputs.table import TableError, open_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +34,17 @@ class ResultRow:
 
 def read_table(path: Path) -> list[ResultRow]:
     """The rows of a result CSV. Raises ValueError that names the file and the cell, OSError if unreadable."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    rows = list(csv.DictReader(lines))
-    if not rows or "model" not in rows[0]:
+    try:
+        table = open_table(str(path), comment="#")
+        rows = [
+            {column: "" if cell is None else str(cell) for column, cell in row.cells.items()}
+            for row in table.rows
+        ]
+    except TableError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not rows or "model" not in table.columns:
         raise ValueError(f"{path}: no column 'model' or no rows; write model,{','.join(list(UVRB)[:2])},...")
-    if unknown := [name for name in rows[0] if name not in (*_FACTS, *UVRB)]:
+    if unknown := [name for name in table.columns if name not in (*_FACTS, *UVRB)]:
         raise ValueError(f"{path}: column {unknown[0]!r}: no data set; use {', '.join((*_FACTS, *UVRB))}")
     try:
         return [_row(row) for row in rows]

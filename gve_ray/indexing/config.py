@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
-from gve_ray.config import LimitsConfig, ModelConfig, StageResources
+from gve_ray.config import LimitsConfig, ModelConfig, StageResources, expand_paths
 from gve_ray.search import IndexOptions
 
 _MOST_OVERLAP = 0.9  # of a window: ten windows for each length of one; close to 1, it is millions
@@ -106,6 +106,7 @@ class IndexConfig:
     commit_seconds: float = 10.0  # finished rows are kept at least this often
 
     def __post_init__(self) -> None:
+        expand_paths(self, "input", "output")
         _check(bool(self.input), "input='': name a folder, a glob or a manifest of videos")
         _check(
             bool(self.output), "output='': name the index's folder, on a disk that all nodes see or as a URI"

@@ -371,8 +371,8 @@ class _Run:
 def _findable(model: dict[str, Any]) -> dict[str, Any]:
     """A model's config with local folders made absolute: a server may start in another one."""
     local = {
-        name: str(Path(str(model[name])).expanduser().resolve())
+        name: str(Path(str(model[name])).resolve())
         for name in ("model", "adapter")
-        if model[name] and Path(str(model[name])).expanduser().is_dir()
+        if model[name] and Path(str(model[name])).is_dir()
     }
     return model | local

@@ -5,12 +5,13 @@ A URI of another file system that ends in a slash is a folder of frames: that co
 
 import hashlib
 import io
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from gve_ray.media.limits import Limits, MediaError, Reason
 from gve_ray.schema import ASSET_SCHEME
@@ -110,9 +111,9 @@ def open_source(source: Source, limits: Limits) -> Blob:
         with open(path, "rb"):  # say "unreadable" here, not "not a video" later
             pass
     except (OSError, ValueError) as error:
-        raise MediaError(Reason.UNREADABLE, f"{path}: {error}") from error
+        raise MediaError(Reason.UNREADABLE, f"{source}: {error}") from error
     limits.check_bytes(size)
-    return Blob(name=str(path), size=size, path=path)
+    return Blob(name=str(source), size=size, path=path)
 
 
 def file_facts(source: str) -> tuple[int, int]:
@@ -145,7 +146,7 @@ def local_path(source: Source) -> Path | None:
         return None
     text = str(source)
     if text.startswith("file://"):
-        return Path(unquote(urlsplit(text).path))
+        return Path(os.fsdecode(unquote_to_bytes(urlsplit(text).path)))  # a name need not be UTF-8
     return None if _SCHEME.match(text) else Path(source)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
-from gve_ray.config import GIB, MIB, NAME, ModelConfig
+from gve_ray.config import GIB, MIB, NAME, ModelConfig, expand_paths
 
 
 def _check(ok: bool, message: str) -> None:
@@ -95,6 +95,7 @@ class ServedModel:
     replicas: ReplicasConfig = field(default_factory=ReplicasConfig)
 
     def __post_init__(self) -> None:
+        expand_paths(self, "index")
         where = f"models.{self.name}"
         _check(
             bool(NAME.fullmatch(self.name)),

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
+from gve_ray.config import expand_paths
 from gve_ray.schema import Task
 from gve_ray.training.curriculum import Curriculum
 
@@ -34,10 +35,11 @@ class DataSetConfig:
     """One entry of the mixture.
 
     name: of the set; a folder of several tasks becomes `<name>-<task>` each. uri: a folder of task=*/
-    Parquet parts in the pair schema (`pairs`), or a .csv, .tsv, .jsonl or .parquet file of
-      text_pairs      MSMARCO-style: query, positive, negative; the latter two texts or lists of texts
+    Parquet parts in the pair schema (`pairs`), or a table (gve_ray.inputs.table) of
+      text_pairs      MSMARCO-style: query, positive, negative
       image_captions  caption, image (text -> image)
       webvid          videoid, page_dir, name; the video is <root>/<page_dir>/<videoid>.mp4 (text -> video)
+    A cell of texts may hold a list of them: there is a pair for each.
     columns: other names for those; numbers are places in a file without a header. root: where relative
     paths of media start. tasks: of a `pairs` folder; empty takes all it has.
     sample: at most so many pairs a task, drawn by the seed. weight: factor on how often it is drawn.
@@ -57,6 +59,7 @@ class DataSetConfig:
     negatives: int | None = None
 
     def __post_init__(self) -> None:
+        expand_paths(self, "uri", "root")
         where = f"data.{self.name}"
         if not self.name or not self.uri:
             raise ValueError(f"data: name={self.name!r}, uri={self.uri!r}: give every data set both")
@@ -175,6 +178,7 @@ class ProberConfig:
     margin: float | None = 0.1
 
     def __post_init__(self) -> None:
+        expand_paths(self, "model", "adapter")
         if self.pairs < 1:
             raise ValueError(f"prober.pairs={self.pairs}: use 1 or more")
 
@@ -211,6 +215,7 @@ class TrainingConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
+        expand_paths(self, "model", "assets")
         if not self.model:
             raise ValueError("model='': name the folder or hub id of a base model")
         if not self.data:
@@ -287,6 +292,7 @@ class TrainingJobConfig(TrainingConfig):
     job: ClassVar[str] = "train"
 
     def __post_init__(self) -> None:
+        expand_paths(self, "output")
         super().__post_init__()
         if not self.output:
             raise ValueError(

@@ -1,47 +1,55 @@
 """Public data sets -> rows of the pair schema: text pairs, image-caption pairs and WebVid's csv.
 
-A converter yields one row a pair, or None for a line without text or target, which is counted and left
-out. Media stay references: nothing is opened here.
+A converter yields one row a pair, a cell with several captions being as many pairs, or None for a line without text
+or target, which is counted and left out. Media stay references: nothing is opened here.
 """
 
-import csv
-import io
-import json
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from typing import Any
 
-import pyarrow.parquet as pq
-
+from gve_ray.config import expand_home
+from gve_ray.inputs.cells import name, texts
+from gve_ray.inputs.table import Row, open_table
 from gve_ray.schema import Task
-from gve_ray.store.runfolder import filesystem
 from gve_ray.training.config import COLUMNS, DataSetConfig, Format
 
-Row = dict[str, Any]
-Line = Mapping[str, Any]
+Names = Mapping[str, str]
+Cells = Mapping[str, Any]
 DOMAIN = "general"
 
 
-def convert(config: DataSetConfig) -> Iterator[Row | None]:
-    """Rows of `PAIR_SCHEMA` from one file. Raises ValueError on missing columns or an unknown file type."""
+def convert(config: DataSetConfig) -> Iterator[dict[str, Any] | None]:
+    """Rows of `PAIR_SCHEMA` from one file. Raises ValueError that names the file for an unknown type, missing columns
+    and a malformed row, OSError where it cannot be read."""
     names = {**COLUMNS[config.format], **config.columns}
-    make = _CONVERTERS[config.format]
-    number = 0
-    for line in _lines(config, names):
-        for query, target, negatives in make(config, names, line):
-            if not any(query.values()) or not any(target.values()):
-                yield None
-                continue
-            yield {
-                "pair_id": f"{config.name}-{number}",
-                "task": task_of(config.format).value,
-                "query": {**_NO_MEDIA, **query},
-                "target": {**_NO_MEDIA, **target},
-                "negatives": [{**_NO_MEDIA, **one} for one in negatives],
-                "instruction": config.instruction,
-                "domain": DOMAIN,
-                "style": config.format,
-            }
-            number += 1
+    try:
+        number = 0
+        for row in _rows(config, names):
+            for query, target, negatives in _pairs(config, names, row):
+                if not any(query.values()) or not any(target.values()):
+                    yield None
+                    continue
+                yield {
+                    "pair_id": f"{config.name}-{number}",
+                    "task": task_of(config.format).value,
+                    "query": {**_NO_MEDIA, **query},
+                    "target": {**_NO_MEDIA, **target},
+                    "negatives": [{**_NO_MEDIA, **one} for one in negatives],
+                    "instruction": config.instruction,
+                    "domain": DOMAIN,
+                    "style": config.format,
+                }
+                number += 1
+    except ValueError as error:
+        raise ValueError(f"data.{config.name}.uri={config.uri!r}: {error}") from error
+
+
+def _pairs(config: DataSetConfig, names: Names, row: Row) -> "_Pairs":
+    try:
+        yield from _CONVERTERS[config.format](config, names, row.cells)
+    except ValueError as error:
+        raise ValueError(f"{row.place} has {error}") from None
 
 
 def task_of(kind: Format) -> Task:
@@ -51,107 +59,63 @@ def task_of(kind: Format) -> Task:
 
 _NO_MEDIA = {"text": None, "image": None, "video": None}
 _Side = dict[str, str]
+_Pairs = Iterator[tuple[_Side, _Side, list[_Side]]]
 
 
-def _text_pairs(_: DataSetConfig, names: Line, line: Line) -> Iterator[tuple[_Side, _Side, list[_Side]]]:
-    negatives = [{"text": text} for text in _texts(line.get(names["negatives"])) if text]
-    for target in _texts(line[names["target"]]):
-        yield {"text": _text(line[names["query"]])}, {"text": target}, negatives
+def _text_pairs(_: DataSetConfig, names: Names, cells: Cells) -> _Pairs:
+    negatives = [{"text": text} for text in _read(texts, names["negatives"], cells)]
+    for query, target in product(_texts(names["query"], cells), _texts(names["target"], cells)):
+        yield query, target, negatives
 
 
-def _image_captions(
-    config: DataSetConfig, names: Line, line: Line
-) -> Iterator[tuple[_Side, _Side, list[_Side]]]:
-    image = _text(line[names["image"]])
+def _image_captions(config: DataSetConfig, names: Names, cells: Cells) -> _Pairs:
+    image = _read(name, names["image"], cells)
     target = {"image": _under(config.root, image)} if image else {}
-    yield {"text": _text(line[names["caption"]])}, target, []
+    for caption in _texts(names["caption"], cells):
+        yield caption, target, []
 
 
-def _webvid(config: DataSetConfig, names: Line, line: Line) -> Iterator[tuple[_Side, _Side, list[_Side]]]:
-    video = _text(line[names["id"]])
-    path = "/".join(part for part in (_text(line[names["folder"]]), f"{video}.mp4") if part)
+def _webvid(config: DataSetConfig, names: Names, cells: Cells) -> _Pairs:
+    video, folder = (_read(name, names[column], cells) for column in ("id", "folder"))
+    path = f"{folder}/{video}.mp4" if folder else f"{video}.mp4"
     target = {"video": _under(config.root, path)} if video else {}
-    yield {"text": _text(line[names["caption"]])}, target, []
+    for caption in _texts(names["caption"], cells):
+        yield caption, target, []
 
 
-_CONVERTERS: Mapping[Format, Callable[..., Iterator[tuple[_Side, _Side, list[_Side]]]]] = {
+_CONVERTERS: Mapping[Format, Callable[[DataSetConfig, Names, Cells], _Pairs]] = {
     "text_pairs": _text_pairs,
     "image_captions": _image_captions,
     "webvid": _webvid,
 }
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+def _texts(column: str, cells: Cells) -> list[_Side]:
+    """A side for each text of a cell; an empty one where there is none."""
+    return [{"text": text} for text in _read(texts, column, cells)] or [{}]
 
 
-def _texts(value: Any) -> list[str]:
-    return [_text(one) for one in value] if isinstance(value, list) else [_text(value)]
+def _read(read: Callable[[Any], Any], column: str, cells: Cells) -> Any:
+    try:
+        return read(cells.get(column))
+    except ValueError as error:
+        raise ValueError(f"{column}={error}") from None
 
 
 def _under(root: str, path: str) -> str:
     """`path` below `root`, unless it is absolute or a URI already."""
+    path = expand_home(path)
     return path if not root or path.startswith("/") or "://" in path else f"{root.rstrip('/')}/{path}"
 
 
-def _lines(config: DataSetConfig, names: Mapping[str, str]) -> Iterator[Line]:
-    """Lines of a file as mappings from column to value; checks the columns on the first one."""
-    files, path = filesystem(config.uri)
-    ending = config.uri.rpartition(".")[2].lower()
-    if ending not in _READERS:
+def _rows(config: DataSetConfig, names: Names) -> Iterator[Row]:
+    """Rows of a file; checks its columns first."""
+    headless = all(column.isdecimal() for column in names.values())
+    table = open_table(config.uri, header=not headless, columns=list(names.values()))
+    wanted = {column for use, column in names.items() if use != "negatives" or use in config.columns}
+    if missing := sorted(wanted - set(table.columns)):
         raise ValueError(
-            f"data.{config.name}.uri={config.uri!r}: give a file ending in {', '.join(_READERS)}"
+            f"no column {', '.join(missing)} among {', '.join(table.columns)}; name the columns to "
+            f"read in data.{config.name}.columns ({', '.join(names)})"
         )
-    headless = all(name.isdecimal() for name in names.values())
-    wanted = {name for use, name in names.items() if use != "negatives" or use in config.columns}
-    for at, line in enumerate(_READERS[ending](files, path, headless)):
-        if at == 0 and (missing := sorted(wanted - set(line))):
-            raise ValueError(
-                f"{config.uri}: no column {', '.join(missing)} among {', '.join(line)}; name the columns to "
-                f"read in data.{config.name}.columns ({', '.join(names)})"
-            )
-        yield line
-
-
-class _Tabs(csv.excel_tab):
-    """Tab-separated text as data sets have it: not quoted, and holding single quote signs."""
-
-    quoting = csv.QUOTE_NONE
-
-
-def _read_table(files: Any, path: str, headless: bool, dialect: type[csv.Dialect]) -> Iterator[Line]:
-    with files.open_input_stream(path) as stream, io.TextIOWrapper(stream, "utf-8", newline="") as text:
-        if headless:
-            for values in csv.reader(text, dialect):
-                yield {str(i): value for i, value in enumerate(values)}
-        else:
-            yield from csv.DictReader(text, dialect=dialect)
-
-
-def _read_csv(files: Any, path: str, headless: bool) -> Iterator[Line]:
-    return _read_table(files, path, headless, csv.excel)
-
-
-def _read_tsv(files: Any, path: str, headless: bool) -> Iterator[Line]:
-    return _read_table(files, path, headless, _Tabs)
-
-
-def _read_jsonl(files: Any, path: str, _: bool) -> Iterator[Line]:
-    with files.open_input_stream(path) as stream, io.TextIOWrapper(stream, "utf-8") as text:
-        for line in text:
-            if line.strip():
-                yield json.loads(line)
-
-
-def _read_parquet(files: Any, path: str, _: bool) -> Iterator[Line]:
-    with files.open_input_file(path) as source:
-        for batch in pq.ParquetFile(source).iter_batches():
-            yield from batch.to_pylist()
-
-
-_READERS: Mapping[str, Callable[[Any, str, bool], Iterator[Line]]] = {
-    "csv": _read_csv,
-    "tsv": _read_tsv,
-    "jsonl": _read_jsonl,
-    "parquet": _read_parquet,
-}
+    return table.rows

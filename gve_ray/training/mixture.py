@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pyarrow import fs
 
+from gve_ray.inputs.table import FORMS, is_table
 from gve_ray.schema import Task
 from gve_ray.store.runfolder import filesystem
 from gve_ray.training.config import BATCH_SIZES, HARD_NEGATIVES, DataSetConfig
@@ -65,11 +66,12 @@ def check_sources(configs: Sequence[DataSetConfig]) -> None:
     """Raises ValueError for a data set that is not there, or that lacks a task asked for. Reads no pairs."""
     for config in configs:
         try:
-            files, root = filesystem(config.uri)
             if config.format == "pairs":
-                _tasks(config, files, root)
-            elif files.get_file_info(root).type != fs.FileType.File:
-                raise ValueError(f"data.{config.name}.uri={config.uri}: no such file")
+                _tasks(config, *filesystem(config.uri))
+            elif not is_table(config.uri):
+                raise ValueError(
+                    f"data.{config.name}.uri={config.uri}: no such file, or none that ends in {FORMS}"
+                )
         except OSError as error:
             raise ValueError(f"data.{config.name}.uri={config.uri}: cannot be read ({error})") from error
 

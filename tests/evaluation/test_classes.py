@@ -1,5 +1,6 @@
 """Zero-shot classification: folders and tables of labelled videos as retrieval sets, and what is scored."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -74,11 +75,57 @@ def test_a_table_of_labels(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("val.jsonl", '{"video": "a.mp4", "label": "waves"}\n{"video": "7.mp4", "label": 3.0}\n'),
+        ("val.json", '[{"video": "a.mp4", "label": "waves"}, {"video": "7.mp4", "label": 3}]'),
+        ("val.tsv", "video\tlabel\na.mp4\twaves\n7.mp4\t3\n"),
+        ("excel.csv", "\ufeffvideo;label\r\na.mp4;waves\r\n7.mp4;3\r\n"),
+    ],
+)
+def test_a_table_of_any_form(name: str, text: str, tmp_path: Path) -> None:
+    touch(tmp_path / "a.mp4"), touch(tmp_path / "7.mp4")
+    (tmp_path / name).write_text(text)
+    found = load_classes(tmp_path / name, name="set")
+    assert ([str(one) for one in found.skipped], found.query_ids) == ([], ["a.mp4", "7.mp4"])
+    assert found.positives == {"a.mp4": {"waves"}, "7.mp4": {"3"}}
+
+
+def test_rows_of_a_table_that_cannot_be_used(tmp_path: Path) -> None:
+    touch(tmp_path / "a.mp4")
+    rows = "a.mp4,opens, then closes\na.mp4\na.mp4,nan\nNone,waves\na.mp4,waves\n"
+    (tmp_path / "val.csv").write_text("video,label\n" + rows)
+    (tmp_path / "val.jsonl").write_text(
+        '{"video": "a.mp4", "label": ["waves", "runs"]}\n{"video": {}, "label": "waves"}\n'
+    )
+    found = load_classes(tmp_path / "val.csv", name="set")
+    assert (found.query_ids, found.corpus_ids) == (["a.mp4"], ["waves"])
+    assert [fault.where for fault in found.skipped] == [f"val.csv line {n}" for n in (2, 3, 4, 5)]
+    assert [
+        str(one).split(": ", 2)[2] for one in load_classes(tmp_path / "val.jsonl", name="set").skipped[:2]
+    ] == [
+        "video 'a.mp4': label=['waves', 'runs']: no label",
+        "video={}: no path",
+    ]
+
+
+def test_a_name_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+    touch(tmp_path / "waves/a.mp4")
+    with open(os.fsencode(tmp_path) + b"/waves/caf\xe9.mp4", "wb"):
+        pass
+    found = load_classes(tmp_path, name="set")
+    assert found.query_ids == ["waves/a.mp4"]
+    assert [str(one) for one in found.skipped] == [
+        "set: waves: 'waves/caf\\udce9.mp4': the name is not UTF-8; rename it"
+    ]
+
+
 def test_what_is_no_data_set(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("path,label\n")
     assert "no column video" in str(load_classes(tmp_path / "bad.csv", name="s").skipped[0])
     (tmp_path / "binary.csv").write_bytes(b"video,label\n\xff\xfe,x\n")
-    assert "cannot be read" in str(load_classes(tmp_path / "binary.csv", name="s").skipped[0])
+    assert "line 2: byte 0xff" in str(load_classes(tmp_path / "binary.csv", name="s").skipped[0])
     assert "no videos" in str(load_classes(tmp_path / "nowhere", name="s").skipped[0])
     with pytest.raises(ValueError, match=r"data\.x\.template='a video': put \{label\}"):
         DataConfig(name="x", folder="x", format="classes", template="a video")

@@ -205,11 +205,13 @@ LINE_FAULTS = {
     ),
     "not UTF-8": (
         {"queries": [*TEXT_QUERIES, b'{"id": "q9", "text": "\xff"}']},
-        f"{QUERIES} line 4: not JSON: 'utf-8' codec can't decode byte 0xff in position 22: invalid start byte",
+        f"{QUERIES} line 4: byte 0xff after "
+        """'{"id": "q9", "text": "' is not UTF-8; if the file is Windows-1252 it is '\xff': """
+        "save the file as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8)",
     ),
     "not an object": (
         {"instances": [*ANSWERS, "[1, 2]"]},
-        f"{INSTANCES} line 4: [1, 2]: not a JSON object",
+        f"{INSTANCES} line 4: [1, 2]: not a JSON object; give one object a line, or name an array of objects .json",
     ),
     "unknown query": (
         {"instances": [*ANSWERS, {"qid": "q7", "pos": ["v0"]}]},
@@ -302,6 +304,20 @@ def test_all_at_once(root):
     data = load(root)
     assert (data.query_ids, data.corpus_ids) == (["q0", "q1", "q2"], ["v0", "v1", "v2"])
     adds_up(data, len(queries))
+
+
+def test_files_as_pandas_and_excel_write_them(root):
+    """Ids that became floats, NaN for what is missing, a byte order mark, and UTF-16."""
+    queries = [{"id": 0.0, "text": "scene 0", "image": float("nan")}, {"id": 1.0, "text": float("nan")}]
+    write(root, queries=queries, instances=[{"qid": 0, "pos": ["v0"]}, {"qid": 1.0, "pos": ["v1"]}])
+    assert told(root) == [
+        f"SET: {QUERIES} line 2: id '1': no text, image or video",
+    ]
+    assert load(root).positives == {"0": frozenset(["v0"])}
+    for encoding in ("utf-8-sig", "utf-16"):
+        write(root)
+        (root / CORPUS).write_bytes((root / CORPUS).read_text().encode(encoding))
+        assert told(root) == []
 
 
 def test_a_folder_without_pictures_has_missing_frames(root):
@@ -432,7 +448,8 @@ def test_mteb_faults(mteb):
         "BEIR: qrels/dev.tsv line 4: unknown corpus id 'd9' for query 'q3': corpus.jsonl does not have it; "
         "so query 'q3' is left out",
         "BEIR: qrels/dev.tsv line 5: unknown query id 'q8': queries.jsonl does not have it",
-        "BEIR: qrels/dev.tsv line 6: ['q4 d0 1']: give query id, corpus id and score between tabs",
+        "BEIR: qrels/dev.tsv line 6: 1 cell for 3 columns in the first row; write a text that holds tabs or line "
+        "breaks without them, or the file as CSV",
         "BEIR: qrels/dev.tsv line 7: ['q4', 'd0', 'yes']: give query id, corpus id and score between tabs",
         "BEIR: queries.jsonl line 3: query 'q2': nothing answers it",
     ]

@@ -18,6 +18,11 @@ def test_a_table_may_lack_families_and_data_sets(tmp_path: Path) -> None:
     ]
 
 
+def test_a_table_of_excel(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_bytes("\ufeff# ours\r\nmodel;MSRVTT;CMRB\r\nmine;0.5;\r\n".encode("utf-16-le"))
+    assert read_table(tmp_path / "r.csv") == [ResultRow(model="mine", scores={"MSRVTT": 0.5})]
+
+
 def test_the_published_table() -> None:
     rows = published_table()
     assert [sum(row.family == family for row in rows) for family in ("clip", "mllm")] == [6, 10]
@@ -34,6 +39,7 @@ def test_the_published_table() -> None:
         ("model,MSRVTT\nmine,nan\n", "mine, MSRVTT: 'nan' is not a number"),
         ("model,MSRVTT\nmine,43.1\n", "mine, MSRVTT: 43.1: a score lies between 0 and 1"),
         ("model,MSRVTT\n,0.5\n", "a row without a model"),
+        ("model,MSRVTT\nmine,0,5\n", r"row 1 \(line 2\): 3 cells for 2 columns"),
     ],
 )
 def test_what_is_wrong_in_a_table_is_named(text: str, said: str, tmp_path: Path) -> None:

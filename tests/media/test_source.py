@@ -1,4 +1,5 @@
 import hashlib
+import os
 
 import fsspec
 import pytest
@@ -31,6 +32,20 @@ def test_pyarrow_file_systems_are_used(clip, tmp_path):
     # a scheme with a query is pyarrow's own spelling; file:// with a host-less path goes the local way
     frames = read_frames(f"file://{tmp_path}/a.mp4", k=2)
     assert frames.indices.tolist() == [0, 11]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_name_that_is_not_utf8_is_read_by_its_uri(clip, tmp_path, strict):
+    for name, data in ((b"caf\xe9.mp4", clip), (b"bad\xe9.mp4", clip[:200])):
+        with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:
+            file.write(data)
+    found = decode(f"file://{tmp_path}/caf%E9.mp4", [FrameRequest(k=4)], strict=strict)
+    assert [read_number(p) for p in found.samples[0].pixels] == [0, 4, 7, 11]
+    for name in ("bad%E9.mp4", "gone%E9.mp4"):
+        with pytest.raises(MediaError) as caught:
+            decode(f"file://{tmp_path}/{name}", [FrameRequest(k=4)], strict=strict)
+        assert name in str(caught.value)
+        str(caught.value).encode()  # or no table of rejects could hold it
 
 
 @pytest.mark.parametrize("source", ["/nowhere/at/all.mp4", "memory://no/such.mp4", "nosuchscheme://x/y.mp4"])

@@ -151,7 +151,7 @@ def test_parquet_of_captions(tmp_path: Path) -> None:
     "name,text,message",
     [
         ("x.csv", "picture,caption\na,b\n", "no column image among picture, caption"),
-        ("x.xml", "<x/>", "give a file ending in csv, tsv, jsonl, parquet"),
+        ("x.xml", "<x/>", r"does not end in \.csv, \.tsv"),
         ("x.csv", "image,caption\n,\n", "c: no pairs"),
     ],
 )

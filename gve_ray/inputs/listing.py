@@ -1,0 +1,235 @@
+"""The videos in a folder, of a glob, or a single one, as URIs.
+
+    find_videos("/data/[Group] Show")     # a path that exists is that path
+    find_videos("/data/**/*.mkv")         # any other with * ? [ is a glob
+
+Files that are left out are counted in one warning, which names the first of them.
+"""
+
+import logging
+import os
+import re
+import stat
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pyarrow import fs
+
+from gve_ray.inputs.table import FORMS, kind_of
+from gve_ray.job import PreflightError
+from gve_ray.media.source import VIDEO_SUFFIXES, local_path
+from gve_ray.store.runfolder import filesystem, in_uri
+
+log = logging.getLogger(__name__)
+
+_WILD = re.compile(r"[*?\[]")
+_NAMED = 3  # files of each kind that a warning names
+_ENDINGS = " ".join(sorted(VIDEO_SUFFIXES))
+
+
+@dataclass(kw_only=True)
+class _Listing:
+    """What is below a folder. names: paths of its files in it. uri_of: of such a path. lost: what could not be looked
+    at, by its path in it, and why."""
+
+    names: list[str] = field(default_factory=list)
+    uri_of: Callable[[str], str]
+    lost: dict[str, str] = field(default_factory=dict)
+
+
+def find_videos(source: str) -> list[str]:
+    """URIs of the videos in a folder and the folders below it, of a glob, or of one file; sorted.
+
+    Links to other folders are followed, each folder is searched once. A local name that is not UTF-8 is given as a
+    file:// URI. Raises PreflightError where there is no video.
+    """
+    folder, pattern = _split(source)
+    kind = kind_of(folder)
+    if kind == fs.FileType.NotFound:
+        raise PreflightError(f"input={source!r}: no such file or folder; name a folder, a glob or a manifest")
+    if kind == fs.FileType.File and not pattern:
+        return [_single(source)]
+    matching = _regex(pattern) if pattern else None
+    listing = _list(folder, _depth(pattern))
+    if matching:
+        listing.names = [name for name in listing.names if matching.fullmatch(name)]
+        listing.lost = {name: why for name, why in listing.lost.items() if matching.fullmatch(name)}
+    videos = [name for name in listing.names if _is_video(name) and (pattern or not _is_hidden(name))]
+    left_out = _left_out(listing, bool(pattern))
+    if not videos:
+        raise PreflightError(
+            f"input={source!r}: no video in it ({left_out or 'nothing else'}); files must end in one of {_ENDINGS}, "
+            "or be named by a manifest"
+        )
+    if left_out:
+        log.warning("input=%r: %d videos; left out: %s", source, len(videos), left_out)
+    return sorted(listing.uri_of(name) for name in videos)
+
+
+def _split(source: str) -> tuple[str, str]:
+    """The folder to look in, and the glob of what is in it, "" for all.
+
+    The folder is the longest beginning of the path that exists or has no wildcard.
+    """
+    if not _WILD.search(source) or _exists(source):
+        return source, ""
+    parts = source.split("/")
+    for at, part in enumerate(parts):
+        if _WILD.search(part) and not _exists("/".join(parts[: at + 1])):
+            return "/".join(parts[:at]) or ("/" if at else "."), "/".join(parts[at:])
+    return source, ""
+
+
+def _exists(source: str) -> bool:
+    try:
+        return kind_of(source) != fs.FileType.NotFound
+    except ValueError:  # no URI, with such characters in it
+        return False
+
+
+def _single(source: str) -> str:
+    """The URI of a single video. Raises PreflightError where its ending is not a video's."""
+    path = local_path(source)
+    name = source.partition("?")[0] if path is None else path.name
+    if not _is_video(name):
+        raise PreflightError(
+            f"input={source!r}: neither a video ({_ENDINGS}) nor a manifest ({FORMS}); give a manifest whose column "
+            "uri names the videos"
+        )
+    return source if "://" in source else local_uri(os.path.abspath(source))
+
+
+def _list(folder: str, depth: int | None) -> _Listing:
+    path = local_path(folder)
+    if path is not None:
+        return _list_local(folder, path, depth)
+    files, root = filesystem(folder)
+    listed = files.get_file_info(fs.FileSelector(root, recursive=True))
+    names = [info.path[len(root) :].lstrip("/") for info in listed if info.type == fs.FileType.File]
+    place, mark, query = folder.partition("?")
+    place = place.rstrip("/")
+    return _Listing(names=sorted(names), uri_of=lambda name: f"{place}/{in_uri(files, name)}{mark}{query}")
+
+
+def _list_local(folder: str, path: Path, depth: int | None) -> _Listing:
+    root = os.path.abspath(path)
+
+    def uri_of(name: str) -> str:
+        whole = os.path.join(root, name)
+        return Path(whole).as_uri() if "://" in folder else local_uri(whole)
+
+    listing = _Listing(uri_of=uri_of)
+    for entry in _walk(root, depth, listing.lost):
+        listing.names.append(os.path.relpath(entry.path, root))
+    listing.names.sort()
+    return listing
+
+
+def local_uri(path: str) -> str:
+    """The path, or its file:// URI where it is not UTF-8: no table can hold such a name."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return Path(path).as_uri()
+    return path
+
+
+def _walk(root: str, depth: int | None, lost: dict[str, str]) -> Iterator["os.DirEntry[str]"]:
+    """The files below a folder; what could not be looked at is added to `lost`.
+
+    depth: folders to go down; None: all the way, and then into each folder once, however many links lead to it, and
+    by its own name rather than a link's.
+    """
+    real, linked, seen = deque([(root, 0)]), deque[tuple[str, int]](), set[str]()
+    while real or linked:
+        folder, level = real.popleft() if real else linked.popleft()
+        place = os.path.realpath(folder)
+        if depth is None and place in seen:
+            continue
+        seen.add(place)
+        try:
+            with os.scandir(folder) as listed:
+                entries = sorted(listed, key=lambda entry: entry.name)
+        except OSError as error:
+            lost[os.path.relpath(folder, root)] = str(error.strerror)
+            continue
+        for entry in entries:
+            mode = _mode(entry)
+            if stat.S_ISDIR(mode):
+                if depth is None or level < depth:
+                    (linked if entry.is_symlink() else real).append((entry.path, level + 1))
+            elif stat.S_ISREG(mode):
+                yield entry
+            elif _is_video(entry.name):
+                why = "not a file" if mode else "a link that leads nowhere"
+                lost[os.path.relpath(entry.path, root)] = why
+
+
+def _mode(entry: "os.DirEntry[str]") -> int:
+    """The type of a folder's entry, or of what it links to; 0 where the link leads nowhere."""
+    try:
+        return entry.stat().st_mode
+    except OSError:
+        return 0
+
+
+def _left_out(listing: _Listing, is_glob: bool) -> str:
+    """What is in the folder, or matches the glob, and is not taken, in words; "" where there is nothing."""
+    hidden = [] if is_glob else [name for name in listing.names if _is_hidden(name)]
+    endings: dict[str, list[str]] = {}
+    for name in sorted({*listing.names} - {*hidden}):
+        if not _is_video(name):
+            ending = os.path.splitext(name)[1].lower() or "without one"
+            endings.setdefault(ending, []).append(repr(name))
+    unreadable = [f"{name!r}: {why}" for name, why in sorted(listing.lost.items())]
+    kinds = {
+        "not a video's ending": ", ".join(_counted(names, ending) for ending, names in endings.items()),
+        "hidden by a dot": _counted([repr(name) for name in hidden if _is_video(name)]),
+        "cannot be read": _counted(unreadable),
+    }
+    return "; ".join(f"{why}: {names}" for why, names in kinds.items() if names)
+
+
+def _counted(names: Sequence[str], kind: str = "") -> str:
+    """How many there are, and the first of them; "" for none."""
+    first = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    return f"{len(names)}{kind and ' '}{kind} ({first})" if names else ""
+
+
+def _is_video(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/"))
+
+
+def _depth(pattern: str) -> int | None:
+    return None if "**" in pattern or not pattern else pattern.count("/")
+
+
+def _regex(glob: str) -> re.Pattern[str]:
+    """A regular expression for a shell pattern: * and ? within a folder, ** over folders, [...] as it is."""
+    out, at = "", 0
+    while at < len(glob):
+        if glob.startswith("**/", at):
+            out, at = out + "(?:.*/)?", at + 3
+        elif glob.startswith("**", at):
+            out, at = out + ".*", at + 2
+        elif glob[at] == "*":
+            out, at = out + "[^/]*", at + 1
+        elif glob[at] == "?":
+            out, at = out + "[^/]", at + 1
+        elif glob[at] == "[" and (end := glob.find("]", at + 2)) > 0:
+            inner = glob[at + 1 : end].replace("\\", r"\\")
+            out, at = out + "[" + (f"^{inner[1:]}" if inner[0] == "!" else inner) + "]", end + 1
+        else:
+            out, at = out + re.escape(glob[at]), at + 1
+    try:
+        return re.compile(out, re.DOTALL)
+    except re.error as error:
+        raise PreflightError(
+            f"glob {glob!r}: {error}; write a character of a name as [*], [?] or [[]"
+        ) from None
