@@ -25,7 +25,7 @@ class RequestLimits:
     """
 
     max_body_bytes: int = 64 * MIB
-    max_inputs: int = 256
+    max_inputs: int = 2048  # as OpenAI's; LangChain sends 1,000 at a time
     max_text: int = 100_000
     max_top_k: int = 1000
     max_duration: float = 3600.0
