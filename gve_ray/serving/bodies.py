@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
+from gve_ray.embedder.conversation import VISION_TOKENS
 from gve_ray.serving.errors import ApiError
 
+VISION_START, VISION_END, IMAGE_TOKEN, VIDEO_TOKEN = VISION_TOKENS
 MOST_PARTS = 1_000_000  # commas and brackets of a body; what is between them takes far more memory than bytes
 NO_CONTENT = "empty: give a text, an image or a video"
 
@@ -134,12 +136,21 @@ def _as_text(value: Any) -> Any:
 Text = Annotated[str, BeforeValidator(_as_text)]
 
 
+def _as_message(value: Any) -> Any:
+    if isinstance(value, list):
+        raise ValueError("a list; send one conversation a request, as one list of messages")
+    return value
+
+
+Turn = Annotated[Message, BeforeValidator(_as_message)]
+
+
 class EmbeddingBody(_Body):
-    """POST /v1/embeddings: `input` (OpenAI), or `messages` (vLLM's chat form). The model's own chat template is used."""
+    """POST /v1/embeddings: `input` (OpenAI), or `messages` (vLLM's chat form), in the model's own template."""
 
     model: str | None = None
     input: str | Annotated[list[Text], Field(fail_fast=True)] | None = None
-    messages: Annotated[list[Message], Field(fail_fast=True)] | None = None
+    messages: Annotated[list[Turn], Field(fail_fast=True)] | None = None
     instruction: str | None = Field(None, description="What is looked for, for queries; none for a corpus.")
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, description="Only for models trained with Matryoshka dimensions.")
@@ -309,9 +320,10 @@ def _of_content(content: Content, instruction: str | None) -> Asked:
     if not (texts or images or videos):
         raise ApiError(400, f"content: {NO_CONTENT}", param="content")
     text = next(iter(texts), "")
-    for given, placeholder in ((images, IMAGE_PLACEHOLDER), (videos, VIDEO_PLACEHOLDER)):
-        if given:
-            text = text.removeprefix(placeholder).removeprefix("\n")
+    for medium, token in ((images, IMAGE_TOKEN), (videos, VIDEO_TOKEN)):
+        placeholder = f"{VISION_START}{token}{VISION_END}"
+        if medium and text.startswith(placeholder):  # vLLM's examples say so where the medium goes
+            text = text.removeprefix(placeholder).lstrip()
     return Asked(
         text=text or None,
         image=next(iter(images), None),
