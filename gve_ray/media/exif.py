@@ -1,4 +1,4 @@
-"""How a picture is to be turned: the one EXIF tag that is read, without a parser that stumbles over the others.
+"""Read the orientation of a picture from EXIF, without a parser that stumbles over other tags.
 
 orientation(exif)      1 to 8, from the bytes of an EXIF block
 split_jpeg(data)       (the JPEG without its metadata, its EXIF block)
@@ -32,7 +32,7 @@ def orientation(exif: bytes) -> int:
     """The orientation that a block states, 1 to 8, with or without the leading "Exif".
 
     AS_STORED where it is missing, or is anything but one 16-bit number from 1 to 8: as browsers do. Other tags are
-    not looked at, whatever is wrong with them. XMP, which may state an orientation too, is not read.
+    not read, so damage in them does not matter. XMP, which may state an orientation too, is not read.
     """
     tiff = exif.removeprefix(_EXIF)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])

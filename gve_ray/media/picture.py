@@ -1,4 +1,4 @@
-"""A still picture of a phone, a camera or a browser -> RGB pixels, upright and of the size that is wanted.
+"""A still picture of a phone, a camera or a browser -> RGB pixels, upright and at the requested size.
 
     pixels = read_picture(blob, limits, fit)   # fit: (height, width) of the whole picture -> those wanted
 
@@ -52,7 +52,7 @@ _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
 _BRANDS_BYTES = 256  # of a head in which the brands of HEIC and AVIF are looked for
 _JPEG_END = b"\xff\xd9"
-# What a JPEG might go on with: two kinds of pixels, with all eight restart markers, for it may be cut before any.
+# Two continuations of a JPEG, with all eight restart markers, since it may be cut before any of them.
 _MORE_JPEG = [
     b"".join(bits * 64 + bytes([0xFF, 0xD0 + i]) for i in range(8)) + bits * 64 + _JPEG_END
     for bits in (b"\x00", b"\xaa")
@@ -182,7 +182,7 @@ def _load_jpeg(
 def _without_end(data: bytes, wanted: tuple[int, int] | None) -> tuple[Image.Image, _Box | None] | None:
     """A JPEG that lacks nothing but its end marker; None for one that was cut off.
 
-    Of a whole one nothing is read beyond its bytes, so it comes out the same whatever follows them.
+    No byte after a complete scan is read, so two different continuations give the same pixels.
     """
     data = data.removesuffix(_JPEG_END[:1])
     try:
@@ -213,7 +213,7 @@ def _laid_on_white(picture: Image.Image) -> Image.Image:
 
 @contextmanager
 def _media_errors(blob: Blob) -> Iterator[None]:
-    """What a parser raises, as MediaError. Damage sets off whatever error it happens to run into."""
+    """Turn the errors of a parser into MediaError; a damaged file can raise any kind of them."""
     try:
         yield
     except (MediaError, MemoryError):
