@@ -58,7 +58,7 @@ class LimitsConfig:
 
     max_bytes: int = 4 * GIB
     max_duration: float = 4 * 3600.0  # seconds
-    max_side_pixels: int = 7680 * 4320  # width * height
+    max_side_pixels: int = 8192 * 8192  # width * height; of a JPEG four times as many
     max_frames: int = 1_000_000
     wall_clock_s: float = 120.0
     memory_bytes: int = 4 * GIB

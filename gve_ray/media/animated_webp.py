@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from gve_ray.media.container import missing_bytes
-from gve_ray.media.folder import rgb_of
 from gve_ray.media.limits import Limits, MediaError, Reason
+from gve_ray.media.picture import rgb_on_white
 from gve_ray.media.probe import Timeline, VideoInfo
 from gve_ray.media.source import Blob
 
@@ -63,7 +63,7 @@ def animated_webp_frames(blob: Blob) -> Iterator[np.ndarray]:
         with Image.open(io.BytesIO(blob.read()), formats=("WEBP",)) as picture:
             for number in range(getattr(picture, "n_frames", 1)):
                 picture.seek(number)
-                yield rgb_of(picture)
+                yield np.array(rgb_on_white(picture))
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise MediaError(Reason.CORRUPT, f"frame {number}: {error}") from error
 

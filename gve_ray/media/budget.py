@@ -15,6 +15,7 @@ FACTOR = 28  # patch 14 x spatial merge 2: one LLM token is 28 x 28 pixels
 MAX_PIXELS = 200 * FACTOR * FACTOR  # paper section 4 protocol: at most 200 visual tokens a frame
 MIN_PIXELS = 4 * FACTOR * FACTOR
 MAX_ASPECT = 200
+RESAMPLING = Image.Resampling.BICUBIC
 
 
 def fit_pixels(
@@ -57,5 +58,5 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """uint8 [H, W, 3] -> uint8 [height, width, 3], antialiased bicubic."""
     if pixels.shape[:2] == (height, width):
         return pixels
-    picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+    picture = Image.fromarray(pixels).resize((width, height), RESAMPLING)
     return np.array(picture)  # a copy: Pillow's own memory is read-only

@@ -14,9 +14,10 @@ import numpy as np
 
 from gve_ray.media.animated_webp import animated_webp_frames, is_animated_webp, scan_animated_webp
 from gve_ray.media.budget import MAX_ASPECT, MAX_PIXELS, MIN_PIXELS, fit_pixels, resize
-from gve_ray.media.folder import read_picture, scan_folder
+from gve_ray.media.folder import scan_folder
 from gve_ray.media.limits import Limits, MediaError, Reason
 from gve_ray.media.open_video import media_error
+from gve_ray.media.picture import read_picture
 from gve_ray.media.probe import Scan, Timeline, VideoInfo, mean_fps, scan
 from gve_ray.media.repair import cut_leading_rubbish, has_broken_timestamps, remux, without_trailer
 from gve_ray.media.sampling import FrameRequest
@@ -164,8 +165,7 @@ def read_image(
     """
     blob = open_source(source, limits)
     try:
-        pixels = read_picture(blob, limits)
-        pixels = resize(pixels, *_fit(pixels.shape[0], pixels.shape[1], max_pixels, min_pixels))
+        pixels = read_picture(blob, limits, lambda height, width: _fit(height, width, max_pixels, min_pixels))
     except MemoryError as error:
         raise MediaError(Reason.OUT_OF_MEMORY, f"{blob.name}: {error}") from error
     return Frames(
@@ -303,11 +303,11 @@ def _decode_animated_webp(blob: Blob, job: _Job) -> _Result:
 def _decode_folder(source: Source, job: _Job) -> Decoded:
     blobs, info, timeline, digest = scan_folder(source, job.limits)
     requested = job.indices(info, timeline)
-    finish = job.finish(info)
+    size = _fit(info.height, info.width, job.max_pixels, job.min_pixels)
     frames = {}
     for i in sorted({int(i) for indices in requested for i in indices}):
         job.deadline.check()
-        frames[i] = finish(read_picture(blobs[i], job.limits))
+        frames[i] = read_picture(blobs[i], job.limits, lambda *_: size)
     samples = _gather(info, timeline, requested, frames)
     return Decoded(
         info=info,

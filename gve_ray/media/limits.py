@@ -43,15 +43,16 @@ class MediaError(Exception):
 class Limits:
     """Upper bounds on one file (and, for `min_frames`, a lower one).
 
-    max_bytes: of the file. max_duration: seconds. max_side_pixels: width * height of the source.
-    max_frames: frames in the source. wall_clock_s: seconds one decode may take. memory_bytes: private
-    memory of the decoding process (RLIMIT_DATA; only `DecodeProcess` can enforce it). min_frames: fewer
-    frames than this is no video; it does not apply to a folder of frames.
+    max_bytes: of the file. max_duration: seconds. max_side_pixels: width * height of the source; of a JPEG four
+    times as many, since a large one is decoded at half its sides or less. max_frames: frames in the source.
+    wall_clock_s: seconds one decode may take. memory_bytes: private memory of the decoding process
+    (RLIMIT_DATA; only `DecodeProcess` can enforce it). min_frames: fewer frames than this is no video; it
+    does not apply to a folder of frames.
     """
 
     max_bytes: int = 2 << 30
     max_duration: float = 3 * 3600.0
-    max_side_pixels: int = 7680 * 4320
+    max_side_pixels: int = 8192 * 8192
     max_frames: int = 1_000_000
     wall_clock_s: float = 120.0
     memory_bytes: int = 4 << 30
@@ -69,14 +70,16 @@ class Limits:
         if size > self.max_bytes:
             raise MediaError(Reason.TOO_LARGE, f"{size} bytes; the limit is {self.max_bytes}")
 
-    def check_picture(self, width: int, height: int) -> None:
-        """Raises MediaError("too_many_pixels"), or "corrupt" for a picture without area."""
+    def check_picture(self, width: int, height: int, *, scalable: bool = False) -> None:
+        """Raises MediaError("too_many_pixels"), or "corrupt" for a picture without area.
+
+        scalable: it can be decoded at half its sides.
+        """
         if width < 1 or height < 1:
             raise MediaError(Reason.CORRUPT, f"picture of {width}x{height} pixels")
-        if width * height > self.max_side_pixels:
-            raise MediaError(
-                Reason.TOO_MANY_PIXELS, f"{width}x{height}; the limit is {self.max_side_pixels} pixels"
-            )
+        most = self.max_side_pixels * (4 if scalable else 1)
+        if width * height > most:
+            raise MediaError(Reason.TOO_MANY_PIXELS, f"{width}x{height}; the limit is {most} pixels")
 
     def check_length(self, duration: float, frames: int) -> None:
         """Raises MediaError("too_long") or MediaError("too_many_frames")."""

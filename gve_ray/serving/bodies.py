@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
+from gve_ray.embedder.conversation import VISION_TOKENS
 from gve_ray.serving.errors import ApiError
 
+VISION_START, VISION_END, IMAGE_TOKEN, VIDEO_TOKEN = VISION_TOKENS
 MOST_PARTS = 1_000_000  # commas and brackets of a body; what is between them takes far more memory than bytes
 NO_CONTENT = "empty: give a text, an image or a video"
 
@@ -34,6 +36,14 @@ class Asked:
 class _Body(BaseModel):
     # A misspelt field would otherwise be as good as left out.
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, values: Any) -> Any:
+        """Clients send null for what they leave out: LiteLLM an encoding_format, others every field they know."""
+        if isinstance(values, Mapping):
+            return {name: value for name, value in values.items() if value is not None}
+        return values
 
 
 class MediaUrl(_Body):
@@ -64,24 +74,83 @@ class VideoPart(_Body):
     video_url: MediaUrl | str
 
 
-Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
+# Other spellings of a part: (its type, the field that holds its content). OpenAI's Responses API and vLLM know
+# input_text and input_image; Qwen's own client writes image and video.
+_SPELLINGS = {
+    "input_text": ("text", "text"),
+    "input_image": ("image_url", "image_url"),
+    "image": ("image_url", "image"),
+    "video": ("video_url", "video"),
+}
+_PARTS = ("text", "image_url", "video_url")
+
+
+def _as_part(value: Any) -> Any:
+    """A part in one of our three forms; as in vLLM it may also be a bare text, or have no type."""
+    if isinstance(value, str):
+        return {"type": "text", "text": value}
+    if not isinstance(value, Mapping):
+        return value
+    kind = value.get("type")
+    if kind is None:
+        kind = next((name for name in _PARTS if value.get(name) is not None), None)
+        return {**value, "type": kind}
+    if kind in _SPELLINGS:
+        name, key = _SPELLINGS[kind]
+        rest = {field: one for field, one in value.items() if field not in ("type", key)}
+        return {**rest, "type": name, name: value.get(key)}
+    if kind not in _PARTS:
+        raise ValueError(f"parts of type {kind!r} are not read; send text, image_url or video_url")
+    return value
+
+
+Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type"), BeforeValidator(_as_part)]
 # Without fail_fast a list of a million wrong items would be a million errors.
 Content = str | Annotated[list[Part], Field(fail_fast=True)]
 
 
 class Message(_Body):
-    """A turn of vLLM's chat form: `system` is the instruction, `user` the thing to embed."""
+    """A turn of vLLM's chat form: `system` (or `developer`) is the instruction, `user` the thing to embed, and an
+    empty `assistant` may follow, as Qwen's clients send it."""
 
-    role: Literal["system", "user"]
-    content: Content
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Content = ""
+
+
+def _as_text(value: Any) -> Any:
+    """An item of `input`. Raises ValueError on what other services take, with what to send here."""
+    if isinstance(value, int | list):
+        # vLLM takes them for ids of its own tokenizer, whichever they are of, and gives a vector of other words.
+        raise ValueError(
+            "token ids, of a tokenizer that is not this model's; send the text itself (LangChain: "
+            "OpenAIEmbeddings(check_embedding_ctx_length=False))"
+        )
+    if isinstance(value, Mapping):
+        raise ValueError(
+            "an object; input takes texts. Send a picture or a clip as messages, each in a request of its own: "
+            '[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "..."}}]}]'
+        )
+    return value
+
+
+Text = Annotated[str, BeforeValidator(_as_text)]
+
+
+def _as_message(value: Any) -> Any:
+    if isinstance(value, list):
+        raise ValueError("a list; send one conversation a request, as one list of messages")
+    return value
+
+
+Turn = Annotated[Message, BeforeValidator(_as_message)]
 
 
 class EmbeddingBody(_Body):
-    """POST /v1/embeddings: `input` (OpenAI), or `messages` (vLLM's chat form)."""
+    """POST /v1/embeddings: `input` (OpenAI), or `messages` (vLLM's chat form), in the model's own template."""
 
     model: str | None = None
-    input: str | Annotated[list[str], Field(fail_fast=True)] | None = None
-    messages: Annotated[list[Message], Field(fail_fast=True)] | None = None
+    input: str | Annotated[list[Text], Field(fail_fast=True)] | None = None
+    messages: Annotated[list[Turn], Field(fail_fast=True)] | None = None
     instruction: str | None = Field(None, description="What is looked for, for queries; none for a corpus.")
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, description="Only for models trained with Matryoshka dimensions.")
@@ -89,6 +158,9 @@ class EmbeddingBody(_Body):
         None, description="-1 cuts texts above the model's limit; otherwise they are refused."
     )
     user: str | None = Field(None, description="Taken for compatibility; not used.")
+    add_generation_prompt: bool | None = Field(None, description="Taken for compatibility; not used.")
+    continue_final_message: bool | None = Field(None, description="Taken for compatibility; not used.")
+    add_special_tokens: bool | None = Field(None, description="Taken for compatibility; not used.")
 
     def asked(self) -> list[Asked]:
         """What to embed, in order. Raises ApiError."""
@@ -136,7 +208,12 @@ def validated(kind: type[Any], values: Any) -> Any:
             key=lambda one: len(one["loc"]),
         )
         where = _path(furthest["loc"]) or "body"
-        raise ApiError(400, f"{where}: {furthest['msg']}", param=where, code="invalid_body") from error
+        message = furthest["msg"].removeprefix("Value error, ")
+        if furthest["type"] == "extra_forbidden":
+            message = "not a field here; leave it out"
+            if len(furthest["loc"]) == 1:
+                message += f". There are {', '.join(kind.model_fields)}"
+        raise ApiError(400, f"{where}: {message}", param=where, code="invalid_body") from error
 
 
 def _path(loc: Sequence[int | str]) -> str:
@@ -195,16 +272,26 @@ def of_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[Sear
 
 
 def _of_messages(messages: Sequence[Message], instruction: str | None) -> Asked:
-    roles = [message.role for message in messages]
-    if roles not in (["user"], ["system", "user"]):
+    turns = list(messages)
+    if turns and turns[-1].role == "assistant":
+        if any(not isinstance(part, TextPart) or part.text for part in _parts(turns[-1].content)):
+            raise ApiError(
+                400,
+                "messages: the last, of the role assistant, has content; leave it empty, for the embedding is read "
+                "where the answer would begin",
+                param="messages",
+            )
+        turns.pop()
+    roles = [message.role for message in turns]
+    if roles not in (["user"], ["system", "user"], ["developer", "user"]):
         raise ApiError(
             400,
-            f"messages with roles {roles}: give one user message, a system one before it",
+            f"messages with roles {[message.role for message in messages]}: give one user message, with a system one "
+            "before it at most, and an empty assistant one after it",
             param="messages",
         )
-    if roles[0] == "system":
-        system = messages[0].content
-        parts = [TextPart(type="text", text=system)] if isinstance(system, str) else system
+    if len(turns) == 2:
+        parts = _parts(turns[0].content)
         texts = [part.text for part in parts if isinstance(part, TextPart)]
         if instruction is not None or len(texts) != len(parts):
             raise ApiError(
@@ -213,11 +300,15 @@ def _of_messages(messages: Sequence[Message], instruction: str | None) -> Asked:
                 param="messages",
             )
         instruction = "".join(texts)
-    return _of_content(messages[-1].content, instruction)
+    return _of_content(turns[-1].content, instruction)
+
+
+def _parts(content: Content) -> Sequence[Part]:
+    return [TextPart(type="text", text=content)] if isinstance(content, str) else content
 
 
 def _of_content(content: Content, instruction: str | None) -> Asked:
-    parts = [TextPart(type="text", text=content)] if isinstance(content, str) else content
+    parts = _parts(content)
     texts = [part.text for part in parts if isinstance(part, TextPart) and part.text]
     images = [_url(part.image_url) for part in parts if isinstance(part, ImagePart)]
     videos = [_url(part.video_url) for part in parts if isinstance(part, VideoPart)]
@@ -228,8 +319,13 @@ def _of_content(content: Content, instruction: str | None) -> Asked:
             )
     if not (texts or images or videos):
         raise ApiError(400, f"content: {NO_CONTENT}", param="content")
+    text = next(iter(texts), "")
+    for medium, token in ((images, IMAGE_TOKEN), (videos, VIDEO_TOKEN)):
+        placeholder = f"{VISION_START}{token}{VISION_END}"
+        if medium and text.startswith(placeholder):  # vLLM's examples say so where the medium goes
+            text = text.removeprefix(placeholder).lstrip()
     return Asked(
-        text=next(iter(texts), None),
+        text=text or None,
         image=next(iter(images), None),
         video=next(iter(videos), None),
         instruction=instruction or None,

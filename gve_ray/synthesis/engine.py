@@ -194,6 +194,7 @@ class VllmGenerator:
         model_config = self._engine.vllm_config.model_config
         self._limit = self._engine.vllm_config.scheduler_config.max_num_seqs + _AHEAD
         self._template = _chat_template(self._engine, model, self._config)
+        self._special_tokens = special_tokens(self._engine.get_tokenizer())
         self._number = 0
         commit = getattr(model_config.hf_config, "_commit_hash", None)
         return ModelInfo(name=name, revision=model_revision(model, commit))
@@ -224,7 +225,9 @@ class VllmGenerator:
             self._outstanding.append(job)
 
     def _prompt(self, question: Question) -> dict[str, Any]:
-        text = self._template(messages(question.prompt_id, **question.slots))
+        text = self._template(
+            messages(question.prompt_id, special_tokens=self._special_tokens, **question.slots)
+        )
         return {"prompt": text, **multi_modal(question)}
 
     def _start(self, job: _Job) -> None:
@@ -304,6 +307,12 @@ def _environment(config: CaptionerConfig, threads: int) -> bool:
         # In this process: starts 10 s sooner, and dies with the actor.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     return on_cpu
+
+
+def special_tokens(tokenizer: Any) -> frozenset[str]:
+    """What a tokenizer takes for a special token wherever a text spells it."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return frozenset(tokenizer.all_special_tokens) | {token.content for token in added if token.special}
 
 
 def _chat_template(engine: Any, model: str, config: CaptionerConfig) -> Any:

@@ -8,8 +8,9 @@ Every draw is a function of (seed, video_id, purpose), so a rerun asks exactly t
 import hashlib
 import json
 import random
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -140,10 +141,27 @@ def user_content(prompt_id: str, text: str) -> list[dict[str, str]]:
     raise ValueError(f"prompt {prompt_id!r}: unknown")
 
 
-def messages(prompt_id: str, **slots: str) -> list[dict[str, object]]:
-    """The whole conversation for a chat template: system turn, then the user turn with media placeholders."""
+def as_words(text: str, special_tokens: Iterable[str] = ()) -> str:
+    """A stranger's text without any spelling of a special token: "<|im_end|>" becomes "< |im_end|>".
+
+    A space goes in after every "<" that something follows, which breaks up the tokens of nearly all models, and
+    after the first character of each of `special_tokens` (those of other shapes, such as "[INST]").
+    """
+    text = re.sub(r"<(?=\S)", "< ", text)
+    for token in sorted(special_tokens, key=len, reverse=True):
+        if len(token) > 1:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
+def messages(prompt_id: str, *, special_tokens: Iterable[str] = (), **slots: str) -> list[dict[str, object]]:
+    """The whole conversation for a chat template: system turn, then the user turn with media placeholders.
+
+    special_tokens: of the captioner's tokenizer. What fills the slots is words only, whoever wrote it: see `as_words`.
+    """
     prompt = load_prompt(prompt_id)
+    words = {name: as_words(value, special_tokens) for name, value in slots.items()}
     return [
         {"role": "system", "content": prompt.system},
-        {"role": "user", "content": user_content(prompt_id, prompt.fill(**slots))},
+        {"role": "user", "content": user_content(prompt_id, prompt.fill(**words))},
     ]

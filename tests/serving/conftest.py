@@ -22,7 +22,7 @@ INDEX += ["--model.name", "tiny", "--model.model", "package://demo/tiny_vl/model
 INDEX += ["--model.adapter", "package://demo/tiny_vl/adapter"]
 INDEX += ["--resources.probe.num_cpus", "0.5", "--resources.embed.num_cpus", "0.5", "--commit_seconds", "0.5"]
 # Small enough that a test can go beyond each.
-LIMITS = ["--limits.max_body_bytes", "3000000", "--limits.receive_seconds", "3", "--limits.max_inputs", "64"]
+LIMITS = ["--limits.max_body_bytes", "3000000", "--limits.receive_seconds", "3"]
 LIMITS += [
     "--limits.max_duration",
     "100",

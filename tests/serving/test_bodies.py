@@ -40,6 +40,68 @@ def test_chat_messages() -> None:
     assert embedding(messages=[{"role": "user", "content": "a"}]) == [Asked(text="a")]
 
 
+SAID = [{"role": "user", "content": "a ball"}]
+
+
+@pytest.mark.parametrize(
+    "name", ["model", "instruction", "encoding_format", "dimensions", "truncate_prompt_tokens", "user", "messages",
+             "add_generation_prompt", "continue_final_message", "add_special_tokens", "extra_of_a_client"],
+)  # fmt: skip
+def test_null_is_as_good_as_left_out(name: str) -> None:
+    assert embedding(**{"input": "a ball", name: None}) == [Asked(text="a ball")]
+
+
+def test_null_within_messages_and_searches() -> None:
+    user = {"role": "user", "content": [{**TEXT, "uuid": None}], "name": None}
+    assert embedding(messages=[user], input=None) == [Asked(text="a ball")]
+    body: SearchBody = validated(
+        SearchBody, {"content": "a", "top_k": None, "filter": None, "like": None, "instruction": None}
+    )
+    assert (body.top_k, body.asked()) == (10, Asked(text="a"))
+
+
+@pytest.mark.parametrize("content", ["", None, [], [{"type": "text", "text": ""}]])
+@pytest.mark.parametrize("instruction", ["Represent the user's input.", None])
+def test_the_form_of_qwen3_vl_embeddings_examples(content: Any, instruction: str | None) -> None:
+    """System, user, and an empty answer that the embedding is read at."""
+    user = {"role": "user", "content": [PICTURE, {"type": "text", "text": ""}]}
+    messages = [user, {"role": "assistant", "content": content}]
+    if instruction is not None:
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": instruction}]})
+    found = embedding(messages=messages, continue_final_message=True, add_special_tokens=True)
+    assert found == [Asked(image="data:image/png;base64,AA==", instruction=instruction)]
+
+
+@pytest.mark.parametrize(
+    "part,expected",
+    [
+        ("a ball", Asked(text="a ball")),
+        ({"text": "a ball"}, Asked(text="a ball")),
+        ({"type": "input_text", "text": "a ball"}, Asked(text="a ball")),
+        ({"image_url": {"url": "data:,a"}}, Asked(image="data:,a")),
+        ({"type": "input_image", "image_url": "data:,a", "detail": None}, Asked(image="data:,a")),
+        ({"type": "image", "image": "https://example.org/a.jpg"}, Asked(image="https://example.org/a.jpg")),
+        ({"type": "video", "video": "https://example.org/a.mp4"}, Asked(video="https://example.org/a.mp4")),
+    ],
+)
+def test_other_spellings_of_a_part(part: Any, expected: Asked) -> None:
+    assert embedding(messages=[{"role": "user", "content": [part]}]) == [expected]
+    assert search(content=[part]) == expected
+
+
+def test_a_placeholder_before_the_text_is_the_medium() -> None:
+    """As vLLM's own example for Qwen3-VL writes it; without a medium it is words."""
+    placeholder = "<|vision_start|><|image_pad|><|vision_end|>"
+    for text, expected in (
+        (placeholder, None),
+        (f"{placeholder}\na ball", "a ball"),
+        ("\na ball", "\na ball"),
+    ):
+        parts = [PICTURE, {"type": "text", "text": text}]
+        assert embedding(messages=[{"role": "user", "content": parts}])[0].text == expected
+    assert embedding(messages=[{"role": "user", "content": placeholder}])[0].text == placeholder
+
+
 def test_searches() -> None:
     assert search(content="a", instruction="Find it.") == Asked(text="a", instruction="Find it.")
     assert search(content=[PICTURE]) == Asked(image="data:image/png;base64,AA==")
@@ -53,13 +115,26 @@ def test_searches() -> None:
         ({"input": "a", "messages": []}, "either input or messages"),
         ({"input": []}, r"input=\[\]"),
         ({"input": ""}, r"input\[0\] is empty"),
-        ({"input": [[1, 2]]}, "input"),  # token ids of a tokenizer that is not ours
+        ({"input": [[1, 2]]}, r"input\[0\]: token ids.*check_embedding_ctx_length=False"),  # LangChain's default
+        ({"input": [1, 2]}, r"input\[0\]: token ids.*send the text"),
+        ({"input": ["a", {"image": "https://example.org/a.jpg"}]}, r"input\[1\]: an object.*as messages"),  # Jina's
+        ({"input": SAID}, r"input\[0\]: an object.*as messages"),
+        ({"texts": ["a"]}, "texts: not a field here.*input, messages"),  # Cohere's
+        ({"input": "a", "chat_template": "x"}, "chat_template: not a field here; leave it out"),
         ({"input": "a", "encoding_format": "hex"}, "encoding_format"),
         ({"input": "a", "truncate_prompt_tokens": 5}, "truncate_prompt_tokens"),
         ({"input": "a", "inputs": "b"}, "inputs"),
         ({"messages": []}, "one user message"),
         ({"messages": [{"role": "user", "content": "a"}] * 2}, "one user message"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "role"),
+        ({"messages": [*SAID, {"role": "assistant", "content": "yes"}]}, "leave it empty"),
+        ({"messages": [*SAID, {"role": "assistant", "content": ""}, *SAID]}, "one user message"),
+        ({"messages": [{"role": "tool", "content": "a"}]}, r"messages\[0\].role"),
+        ({"messages": [SAID, SAID]}, r"messages\[0\]: a list; send one conversation a request"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_embeds", "image_embeds": "AA=="}]}]},
+         r"content\[0\]: parts of type 'image_embeds' are not read; send text, image_url or video_url"),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "image": "data:,a", "max_pixels": 9}]}]},
+         "max_pixels: not a field here; leave it out"),
         ({"messages": [{"role": "system", "content": [PICTURE]}, {"role": "user", "content": "a"}]}, "text alone"),
         ({"messages": [{"role": "user", "content": [PICTURE, PICTURE]}]}, "2 parts of type image_url"),
         ({"messages": [{"role": "user", "content": []}]}, "give a text"),

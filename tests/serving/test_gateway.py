@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 
+from gve_ray.media import MediaError, read_image
+from gve_ray.serving.config import RequestLimits
 from gve_ray.serving.errors import ApiError
-from gve_ray.serving.gateway import ask
+from gve_ray.serving.gateway import ask, media_limits
+from tests.media.pictures import large_jpeg
 
 
 class Response:
@@ -49,3 +52,11 @@ def test_failures_in_our_words() -> None:
         with pytest.raises(ApiError) as caught:
             asyncio.run(ask(Response(error)))
         assert (caught.value.status, caught.value.code, caught.value.retry_after) == found
+
+
+def test_the_default_limits_let_photos_of_200_megapixels_pass_and_no_bomb() -> None:
+    limits = media_limits(RequestLimits())
+    assert read_image(large_jpeg(16_320, 12_240)[0], limits=limits).pixels.shape == (1, 336, 448, 3)
+    with pytest.raises(MediaError, match="the limit is") as caught:
+        read_image(large_jpeg(65_000, 30_000)[0], limits=limits)
+    assert caught.value.reason == "too_many_pixels"

@@ -108,8 +108,35 @@ def test_the_openai_client(server: Service, embedder: Embedder) -> None:
         client.embeddings.create(model="demo", input="a", dimensions=64)
     with pytest.raises(openai.BadRequestError, match=r"input\[1\] is empty"):
         client.embeddings.create(model="demo", input=["a", ""])
-    with pytest.raises(openai.BadRequestError, match="65 texts; the limit is 64"):
-        client.embeddings.create(model="demo", input=["a"] * 65)
+    with pytest.raises(openai.BadRequestError, match="2049 texts; the limit is 2048"):
+        client.embeddings.create(model="demo", input=["a"] * 2049)
+
+
+def test_an_empty_assistant_turn_changes_nothing(http: httpx.Client, embedder: Embedder) -> None:
+    """The form of vLLM's example for Qwen3-VL-Embedding."""
+    messages = [
+        {"role": "system", "content": [{"type": "text", "text": "Find the video."}]},
+        {"role": "user", "content": [{"type": "text", "text": "a red ball"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": ""}]},
+    ]
+    body = {"messages": messages, "continue_final_message": True, "add_special_tokens": True}
+    answer = http.post("/v1/embeddings", json=body)
+    assert answer.status_code == 200, answer.text
+    expected = embedder.encode([Item(text="a red ball", instruction="Find the video.")])
+    found = np.array(answer.json()["data"][0]["embedding"], dtype=np.float32)
+    assert float(found @ expected.vectors[0]) >= 0.9999
+
+
+def test_a_thousand_texts_in_one_call(server: Service, embedder: Embedder) -> None:
+    """LangChain's default; and the form in which LiteLLM sends them, with a null."""
+    texts = [f"ball {i}" for i in range(1000)]
+    body = {"model": "demo", "input": texts, "encoding_format": None, "user": None}
+    answer = httpx.post(f"{server.url}/v1/embeddings", json=body, timeout=60, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    found = np.array([one["embedding"] for one in answer.json()["data"]], dtype=np.float32)
+    expected = embedder.encode([Item(text=text) for text in (texts[0], texts[999])])
+    assert (found[[0, 999]] * expected.vectors).sum(axis=1).min() >= 0.9999
+    assert len(found) == 1000
 
 
 def test_the_right_video_is_found(http: httpx.Client, server: Service, files: dict[str, bytes]) -> None:
