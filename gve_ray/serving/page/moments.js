@@ -74,6 +74,13 @@ function makeVideo(hit, atEnd, refused) {
     watch(mediaTime);
     video.requestVideoFrameCallback(everyFrame);
   };
+  // Of a file that starts late Chromium at first says that it is shorter than it is, and cuts the #t= below to that.
+  const enter = () => {
+    if (!(video.duration > hit.start)) return;
+    video.removeEventListener("durationchange", enter);
+    if (Math.abs(video.currentTime - hit.start) > 0.001) video.currentTime = hit.start;
+  };
+  video.addEventListener("durationchange", enter);
   video.requestVideoFrameCallback?.(everyFrame); // timeupdate alone would see the end up to 250 ms late
   video.addEventListener("timeupdate", () => watch(video.currentTime));
   video.addEventListener("seeking", () => (last = video.currentTime));
