@@ -21,7 +21,7 @@ WHOLE = 64 << 20  # a larger file is given by ranges alone
 _RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.IGNORECASE)
 _OTHER_TYPE = "application/octet-stream"
 _HEAD = 600  # bytes that tell a file's type
-# What a file of a type begins with; the first that fits counts. Nothing that a browser would run is among them.
+# Media types by what a file begins with; the first match counts. None is of a kind that a browser would run.
 _TYPES = {
     kind: re.compile(pattern, re.DOTALL)
     for kind, pattern in {
@@ -67,7 +67,8 @@ def file_response(uri: str, *, size: int, etag: str, method: str = "GET", header
     FileNotFoundError, ChangedFileError, NotAFileError, and TooLargeError without a range above `WHOLE`.
     """
     path = local_path(uri)
-    name = PurePosixPath(uri.partition("?")[0] if path is None else path).name  # pyarrow's options follow a "?"
+    plain = uri.partition("?")[0] if path is None else path  # pyarrow takes options behind a "?"
+    name = quote(PurePosixPath(plain).name, safe="", errors="replace")
     if path is not None and not stat.S_ISREG(path.stat().st_mode):
         raise NotAFileError("a folder of frames has no file to play; show its pictures")
     found, _ = file_facts(uri)
@@ -75,7 +76,7 @@ def file_response(uri: str, *, size: int, etag: str, method: str = "GET", header
         raise ChangedFileError(f"the file has {found} bytes, {size} when it was indexed; run gve index again")
     own = {
         "Accept-Ranges": "bytes",
-        "Content-Disposition": f"inline; filename*=UTF-8''{quote(name, safe='', errors='replace')}",
+        "Content-Disposition": f"inline; filename*=UTF-8''{name}",
         "Cache-Control": "private",
         "ETag": f'"{etag}"',
         "X-Content-Type-Options": "nosniff",
@@ -98,13 +99,15 @@ def file_response(uri: str, *, size: int, etag: str, method: str = "GET", header
 
 @lru_cache(maxsize=4096)
 def _type_of(uri: str, etag: str) -> str:
-    """`media_type` of a file, which is read again once its `etag` is another."""
+    """The media type of a file; kept until its `etag` changes."""
     return media_type(_read(uri, 0, _HEAD))
 
 
 def media_type(head: bytes) -> str:
-    """The media type of a video, or of an image that may move, by its first bytes; "application/octet-stream" for
-    anything else. A file's name is not asked: it is often wrong, and a browser acts on the type."""
+    """The media type of a video or an animated image by its first bytes; "application/octet-stream" for any other file.
+
+    The file's name plays no part: it is often wrong, and browsers act on the type.
+    """
     return next((kind for kind, pattern in _TYPES.items() if pattern.match(head)), _OTHER_TYPE)
 
 

@@ -342,7 +342,7 @@ def test_a_hit_opens_and_plays(visitor: Visitor, wanted: dict[str, Any]) -> None
         re.compile("^[0-9a-f]{64}$")
     )
     page.keyboard.press("Escape")
-    until(page, f"{film} === null")  # the dialog is hidden a moment before it says that it has closed
+    until(page, f"{film} === null")  # the close event follows after the dialog is hidden
     expect(dialog).to_be_hidden()
     expect(page.locator(".card .open").first).to_be_focused()
     page.locator(".card .open").first.click()
@@ -351,7 +351,7 @@ def test_a_hit_opens_and_plays(visitor: Visitor, wanted: dict[str, Any]) -> None
 
 
 def test_only_the_moment_plays(visitor: Visitor, wanted: dict[str, Any]) -> None:
-    """The first hit is told to be its second 0.5 to 1.2: a card goes round in it, the dialog stops at its end."""
+    """The first hit is changed to the seconds 0.5 to 1.2: a card repeats them, the dialog stops at their end."""
 
     def shorten(body: dict[str, Any]) -> None:
         body["data"][0] |= {"start": 0.5, "end": 1.2}
@@ -384,7 +384,9 @@ def test_only_the_moment_plays(visitor: Visitor, wanted: dict[str, Any]) -> None
     page.locator(".card .open").first.click()
     film = "document.querySelector('#stage video')"
     for _ in range(2):
-        until(page, f"{film}.paused && {film}.currentTime >= 1.2 && {film}.currentTime < {film}.duration - 0.2")
+        until(
+            page, f"{film}.paused && {film}.currentTime >= 1.2 && {film}.currentTime < {film}.duration - 0.2"
+        )
         page.evaluate(f"{film}.currentTime = {film}.duration - 0.1")  # the viewer may look beyond the end
         page.get_by_role("button", name="Play again").click()
 
@@ -392,7 +394,7 @@ def test_only_the_moment_plays(visitor: Visitor, wanted: dict[str, Any]) -> None
 PLAYED = {
     "h264.mp4": Clip(audio=True),
     "av1.mp4": Clip(codec="libsvtav1"),
-    "late.mp4": Clip(ticks=range(3000, 6000, 100), audio=True),  # the sound starts at 0, the picture at 3 s
+    "late.mp4": Clip(ticks=range(3000, 6000, 100), audio=True),  # sound from 0 s, picture from 3 s
     "late, silent.mp4": Clip(ticks=range(3000, 6000, 100)),
     "h264.mov": Clip(container="mov"),
     "h264.3gp": Clip(container="3gp"),
@@ -419,7 +421,7 @@ NOT_PLAYED = {  # with the type that the page names
     "sound alone plays.mp4": (Clip(codec="mpeg4", audio=True), "video/mp4"),
     "prores.mov": (Clip(container="mov", codec="prores_ks", pix_fmt="yuv422p10le"), "video/quicktime"),
 }
-# What a video shows, as PNG.
+# The frame that a video shows, as PNG in base64.
 SHOT = """(video) => {
   const canvas = Object.assign(document.createElement("canvas"), { width: 140, height: 112 });
   canvas.getContext("2d").drawImage(video, 0, 0, 140, 112);
@@ -441,8 +443,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def formats(visitor: Visitor, clips: Path) -> Page:
-    """The page with a moment of each of the files above, its seconds 1.0 to 1.4: the moments that the service
-    finds are told to be in these files, which come as it would give them."""
+    """The page with one moment of each file above, from 1.0 s to 1.4 s after its first frame. The service's own hits
+    are changed to point at these files, and `file_response` serves them."""
     page = visitor.open()
 
     def media(route: Route) -> None:
@@ -473,6 +475,7 @@ def first(clip: Clip) -> float:
 
 @contextlib.contextmanager
 def opened(page: Page, name: str) -> Iterator[Locator]:
+    """The dialog of the moment whose file has this name; closed again on leaving."""
     page.locator(".card .open").filter(has=page.get_by_text(name, exact=True)).click()
     dialog = page.get_by_role("dialog", name=name)
     expect(dialog).to_be_visible()
@@ -482,8 +485,7 @@ def opened(page: Page, name: str) -> Iterator[Locator]:
 
 
 def test_each_format_is_played_or_offered(formats: Page) -> None:
-    """A browser that knows the format plays it, on the clock that the moment is told in. For the others there is the
-    poster, and the file to download."""
+    """What the browser can play plays, on the container's own clock. The rest has a poster and a download."""
     film = "document.querySelector('#stage video')"
     for name, clip in PLAYED.items():
         with opened(formats, name) as dialog:
@@ -513,7 +515,8 @@ def test_each_format_is_played_or_offered(formats: Page) -> None:
 
 def shown(video: Locator) -> int:
     """The number of the frame that a video shows."""
-    return read_number(np.asarray(Image.open(io.BytesIO(base64.b64decode(video.evaluate(SHOT)))).convert("RGB")))
+    picture = Image.open(io.BytesIO(base64.b64decode(video.evaluate(SHOT))))
+    return read_number(np.asarray(picture.convert("RGB")))
 
 
 def test_a_download_is_whole(formats: Page, clips: Path) -> None:
@@ -539,14 +542,18 @@ def test_a_card_of_an_animated_image_moves(formats: Page) -> None:
     expect(other).not_to_have_class(re.compile("playing"))
 
 
-def test_a_file_that_has_gone(visitor: Visitor, wanted: dict[str, Any], moments: list[dict[str, Any]]) -> None:
+def test_a_file_that_has_gone(
+    visitor: Visitor, wanted: dict[str, Any], moments: list[dict[str, Any]]
+) -> None:
     (hit,) = [hit for hit in moments if hit["uri"] == wanted["uri"]]
     visitor.refused = {urlsplit(hit["links"]["video"]).path}
     page = visitor.open()
     page.route("**/media/**", refusing(410, "its file has gone since it was indexed; run gve index"))
     search(page, wanted["text"])
     with opened(page, wanted["name"]) as dialog:
-        expect(dialog.locator("#note-text")).to_have_text(re.compile("has gone since it was indexed; run gve index"))
+        expect(dialog.locator("#note-text")).to_have_text(
+            re.compile("has gone since it was indexed; run gve index")
+        )
         expect(dialog.get_by_role("link", name="Download it")).to_be_hidden()
 
 

@@ -1,6 +1,6 @@
-// Found moments: as cards that play while they are looked at, and large, with sound and controls, in a dialog. Whether a
-// file plays is for the browser to say: it tries every one as a video. In place of one that it refuses comes the image
-// that the file may be (an animated GIF is one), or else the poster, and a way to download the file.
+// Found moments: as cards that play while they are looked at, and large, with sound and controls, in a dialog. Every file
+// is first tried as a video. If the browser refuses it, an animated image (GIF, WebP, PNG) is shown as an image; of any
+// other file the dialog shows the poster and offers a download.
 
 import { Refused, fetchFile, typeOf } from "./server.js";
 import { bytes, clock, fileName, span } from "./words.js";
@@ -59,8 +59,8 @@ export function stopAll() {
 
 const fileOf = (hit) => hit.links.video.split("#")[0];
 
-/** A video at the start of a moment. atEnd is called when it plays across the moment's end, or comes to its own;
- *  refused once, when the browser does not know the format or finds sound alone. */
+/** A video at the start of a moment. atEnd: called when it plays across the end of the moment or of the file.
+ *  refused: called when the browser cannot play the file, or only its sound. */
 function makeVideo(hit, atEnd, refused) {
   const video = document.createElement("video");
   let last = hit.start;
@@ -74,7 +74,7 @@ function makeVideo(hit, atEnd, refused) {
     watch(mediaTime);
     video.requestVideoFrameCallback(everyFrame);
   };
-  // Of a file that starts late Chromium at first says that it is shorter than it is, and cuts the #t= below to that.
+  // If a file's first frame comes late, Chromium at first reports too short a duration and cuts the #t= below to it.
   const enter = () => {
     if (!(video.duration > hit.start)) return;
     video.removeEventListener("durationchange", enter);
@@ -92,8 +92,8 @@ function makeVideo(hit, atEnd, refused) {
   return video;
 }
 
-/** What comes in place of a video that the browser refused: {image} where the file is one, or {problem, isFile}: why
- *  nothing plays, in words, and whether there is a file to download. */
+/** What to show instead of a video that the browser refused: {image} if the file is an image, otherwise {problem, isFile}:
+ *  a sentence that says why nothing plays, and whether there is a file to download. */
 async function insteadOfVideo(hit) {
   try {
     const type = await typeOf(fileOf(hit));
@@ -105,7 +105,7 @@ async function insteadOfVideo(hit) {
   }
 }
 
-/** The image of an address, or null where the browser cannot show it. */
+/** The image at an address, or null if the browser cannot show it. */
 function loaded(address) {
   const image = new Image();
   image.src = address;
@@ -237,14 +237,14 @@ function show(media) {
   byId("replay").hidden = media.tagName !== "VIDEO";
 }
 
-/** What is to be said of the moment's file, below it. */
+/** Show a sentence below the moment, or none, and the link that downloads its file. */
 function note(message, canDownload = false) {
   byId("note").hidden = !message;
   byId("note-text").textContent = message;
   byId("download").hidden = !canDownload;
 }
 
-/** Save the file of an opened moment. A plain link would get no more than the server gives at once. */
+/** Save the file of an opened moment, fetched in parts: the server refuses to send a large file in one response. */
 async function download(mine) {
   const { hit } = mine;
   const say = (...words) => opened === mine && note(...words);

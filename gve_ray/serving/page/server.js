@@ -8,8 +8,8 @@ export class Refused extends Error {
   }
 }
 
-/** The server's answer as `read` takes it from the response, JSON unless told otherwise. Asks for the key when the
- *  server does, and repeats. Throws Refused, or an AbortError. */
+/** What `read` makes of the server's response; by default, its JSON. Asks for the key when the server does, and repeats
+ *  the request. Throws Refused, or an AbortError. */
 export async function ask(path, options = {}, read = (answer) => answer.json()) {
   for (;;) {
     const answer = await unbroken(fetch(path, options));
@@ -20,12 +20,12 @@ export async function ask(path, options = {}, read = (answer) => answer.json()) 
   }
 }
 
-/** The media type of a file of the server. Throws as `ask`. */
+/** The media type of a file on the server. Throws as `ask`. */
 export function typeOf(path) {
   return ask(path, { headers: { Range: "bytes=0-0" } }, async (answer) => answer.headers.get("Content-Type"));
 }
 
-/** A file of the server, which gives large ones only in parts. progress: called with the bytes so far, and of all.
+/** A file on the server as a Blob, fetched in parts. progress: called with the bytes received so far and the size.
  *  Throws as `ask`. */
 export async function fetchFile(path, progress) {
   const parts = [];
@@ -43,7 +43,7 @@ export async function fetchFile(path, progress) {
   return new Blob(parts, { type: parts[0].type });
 }
 
-/** What is promised, or in words that the server cannot be reached. */
+/** The promise's result; a failed connection becomes a Refused that says so. */
 async function unbroken(promise) {
   try {
     return await promise;
