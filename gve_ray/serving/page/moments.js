@@ -1,6 +1,6 @@
-// Found moments: as cards that play while they are looked at, and large, with sound and controls, in a dialog. Every file
-// is first tried as a video. If the browser refuses it, an animated image (GIF, WebP, PNG) is shown as an image; of any
-// other file the dialog shows the poster and offers a download.
+// Found moments: as cards that play while they are looked at, and large, with sound and controls, in a
+// dialog. Every file is first tried as a video. If the browser refuses it, an animated image (GIF, WebP, PNG)
+// is shown as an image; of any other file the dialog shows the poster and offers a download.
 
 import { Refused, fetchFile, typeOf } from "./server.js";
 import { bytes, clock, fileName, span } from "./words.js";
@@ -92,8 +92,8 @@ function makeVideo(hit, atEnd, refused) {
   return video;
 }
 
-/** What to show instead of a video that the browser refused: {image} if the file is an image, otherwise {problem, isFile}:
- *  a sentence that says why nothing plays, and whether there is a file to download. */
+/** What to show instead of a video that the browser refused: {image} if the file is an image, otherwise
+ *  {problem, isFile}: a sentence that says why nothing plays, and whether there is a file to download. */
 async function insteadOfVideo(hit) {
   try {
     const type = await typeOf(fileOf(hit));
