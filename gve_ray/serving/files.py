@@ -7,7 +7,9 @@ a Ray Serve replica and its proxy nothing tells the sender to wait.
 
 import re
 import stat
+from functools import lru_cache
 from pathlib import PurePosixPath
+from urllib.parse import quote
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -18,24 +20,29 @@ PART = 4 << 20  # bytes of a reply to a range; a player asks for the next
 WHOLE = 64 << 20  # a larger file is given by ranges alone
 _RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.IGNORECASE)
 _OTHER_TYPE = "application/octet-stream"
-# Named here, for what `mimetypes` says depends on the machine; and nothing a browser would run is among them.
+_HEAD = 600  # bytes that tell a file's type
+# Media types by what a file begins with; the first match counts. None is of a kind that a browser would run.
 _TYPES = {
-    ".mp4": "video/mp4",
-    ".m4v": "video/mp4",
-    ".mov": "video/quicktime",
-    ".mkv": "video/x-matroska",
-    ".webm": "video/webm",
-    ".avi": "video/x-msvideo",
-    ".flv": "video/x-flv",
-    ".wmv": "video/x-ms-wmv",
-    ".mpg": "video/mpeg",
-    ".mpeg": "video/mpeg",
-    ".mts": "video/mp2t",
-    ".m2ts": "video/mp2t",
-    ".ts": "video/mp2t",
-    ".3gp": "video/3gpp",
-    ".ogv": "video/ogg",
-    ".gif": "image/gif",
+    kind: re.compile(pattern, re.DOTALL)
+    for kind, pattern in {
+        "video/quicktime": rb"....(ftypqt  |moov|mdat|wide|free|skip|pnot)",
+        "video/3gpp": rb"....ftyp3gp",
+        "video/3gpp2": rb"....ftyp3g2",
+        "image/avif": rb"....ftypavi[fs]",
+        "video/mp4": rb"....(ftyp|styp|sidx|moof)",
+        "video/webm": rb"\x1aE\xdf\xa3.{0,60}\x42\x82.{1,8}webm",
+        "video/matroska": rb"\x1aE\xdf\xa3",
+        "video/ogg": rb"OggS",
+        "video/vnd.avi": rb"RIFF....AVI ",
+        "video/mp2t": rb"(G.{187}){3}|(....G.{187}){3}",
+        "video/mpeg": rb"\0\0\x01[\xba\xb3]",
+        "video/x-flv": rb"FLV\x01",
+        "video/x-ms-asf": rb"0&\xb2u\x8ef\xcf\x11",
+        "application/mxf": rb"\x06\x0e\x2b\x34",
+        "image/gif": rb"GIF8[79]a",
+        "image/webp": rb"RIFF....WEBP",
+        "image/png": rb"\x89PNG\r\n\x1a\n",
+    }.items()
 }
 
 
@@ -60,7 +67,8 @@ def file_response(uri: str, *, size: int, etag: str, method: str = "GET", header
     FileNotFoundError, ChangedFileError, NotAFileError, and TooLargeError without a range above `WHOLE`.
     """
     path = local_path(uri)
-    name = uri.partition("?")[0] if path is None else path.name  # pyarrow takes options behind a "?"
+    plain = uri.partition("?")[0] if path is None else path  # pyarrow takes options behind a "?"
+    name = quote(PurePosixPath(plain).name, safe="", errors="replace")
     if path is not None and not stat.S_ISREG(path.stat().st_mode):
         raise NotAFileError("a folder of frames has no file to play; show its pictures")
     found, _ = file_facts(uri)
@@ -68,6 +76,7 @@ def file_response(uri: str, *, size: int, etag: str, method: str = "GET", header
         raise ChangedFileError(f"the file has {found} bytes, {size} when it was indexed; run gve index again")
     own = {
         "Accept-Ranges": "bytes",
+        "Content-Disposition": f"inline; filename*=UTF-8''{name}",
         "Cache-Control": "private",
         "ETag": f'"{etag}"',
         "X-Content-Type-Options": "nosniff",
@@ -85,8 +94,21 @@ def file_response(uri: str, *, size: int, etag: str, method: str = "GET", header
         own["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     own["Content-Length"] = str(end - start)
     data = b"" if method == "HEAD" else _read(uri, start, end)
-    kind = _TYPES.get(PurePosixPath(name).suffix.lower(), _OTHER_TYPE)
-    return Response(data, 206 if asked else 200, headers=own, media_type=kind)
+    return Response(data, 206 if asked else 200, headers=own, media_type=_type_of(uri, etag))
+
+
+@lru_cache(maxsize=4096)
+def _type_of(uri: str, etag: str) -> str:
+    """The media type of a file; kept until its `etag` changes."""
+    return media_type(_read(uri, 0, _HEAD))
+
+
+def media_type(head: bytes) -> str:
+    """The media type of a video or an animated image by its first bytes; "application/octet-stream" for any other file.
+
+    The file's name plays no part: it is often wrong, and browsers act on the type.
+    """
+    return next((kind for kind, pattern in _TYPES.items() if pattern.match(head)), _OTHER_TYPE)
 
 
 def _asked_range(header: str, size: int) -> tuple[int, int] | None:

@@ -4,9 +4,11 @@ import contextlib
 import http.client
 import itertools
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 import fsspec
 import pytest
@@ -17,10 +19,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gve_ray.media.source import VIDEO_SUFFIXES
-from gve_ray.serving.files import PART, WHOLE, ChangedFileError, NotAFileError, TooLargeError, file_response
+from gve_ray.serving.files import (
+    PART,
+    WHOLE,
+    ChangedFileError,
+    NotAFileError,
+    TooLargeError,
+    file_response,
+    media_type,
+)
+from tests.media.videos import Clip, render
 
-DATA = os.urandom(3_000_001)
+DATA = b"\0\0\0\x18ftypmp42" + os.urandom(2_999_989)
 TAG = "f00d"
 COUNTER = itertools.count()
 
@@ -85,6 +95,7 @@ def test_the_whole_file(ask, name):
     assert headers["accept-ranges"] == "bytes"
     assert headers["etag"] == '"f00d"'
     assert headers["cache-control"] == "private"
+    assert headers["content-disposition"].startswith("inline; filename*=UTF-8''")
     assert headers["x-content-type-options"] == "nosniff"
     assert "content-range" not in headers
 
@@ -192,13 +203,56 @@ def test_a_folder_of_frames_has_no_file(tmp_path):
         respond(str(tmp_path))
 
 
-def test_every_kind_of_video_has_its_type(tmp_path):
-    for suffix in [*VIDEO_SUFFIXES, ".html", ".svg", ".js", ""]:
-        for name in (f"clip{suffix}", f"CLIP{suffix.upper()}"):
-            (tmp_path / name).write_bytes(b"<b>!")
-            kind = respond(str(tmp_path / name)).headers["content-type"]
-            assert kind.startswith(
-                ("video/", "image/gif") if suffix in VIDEO_SUFFIXES else "application/octet-stream"
-            )
-    fsspec.filesystem("memory").pipe("/a.webm", b"<b>!")
-    assert respond("memory://a.webm").headers["content-type"] == "video/webm"
+CLIPS = {
+    "video/mp4": Clip(),
+    "video/quicktime": Clip(container="mov"),
+    "video/3gpp": Clip(container="3gp"),
+    "video/matroska": Clip(container="matroska"),
+    "video/webm": Clip(container="webm", codec="libvpx"),
+    "video/ogg": Clip(container="ogg", codec="libvpx"),
+    "video/vnd.avi": Clip(container="avi"),
+    "video/mp2t": Clip(container="mpegts"),
+    "video/mpeg": Clip(container="mpeg", codec="mpeg2video", fps=25),
+    "video/x-flv": Clip(container="flv"),
+    "video/x-ms-asf": Clip(container="asf", codec="wmv2"),
+    "image/gif": Clip(container="gif", codec="gif", pix_fmt="rgb8"),
+    "image/webp": Clip(container="webp", codec="libwebp_anim", pix_fmt="bgra"),
+    "image/png": Clip(container="apng", codec="apng", pix_fmt="rgb24"),
+}
+
+
+@pytest.mark.parametrize("kind", CLIPS)
+def test_a_file_has_the_type_of_its_content(tmp_path, kind):
+    """Whatever its name says."""
+    data = render(CLIPS[kind])
+    assert media_type(data) == kind
+    (tmp_path / "clip.html").write_bytes(data)
+    fsspec.filesystem("memory").pipe(f"/{kind}", data)
+    for uri in (str(tmp_path / "clip.html"), f"memory://{kind}"):
+        assert respond(uri, len(data)).headers["content-type"] == kind
+
+
+@pytest.mark.parametrize(
+    "data,kind",
+    [
+        (b"\0\0\0\x08wide\0\0\0\0mdat", "video/quicktime"),  # from before there was ftyp
+        (b"\0\0\0\x18styp", "video/mp4"),  # a fragment
+        (bytes(4) + (b"G" + bytes(187) + bytes(4)) * 3, "video/mp2t"),  # .m2ts
+        (b"\0\0\x01\xb3", "video/mpeg"),
+        (b"GIF8", "application/octet-stream"),
+        (b"<html><script>", "application/octet-stream"),
+        (b"<svg xmlns=", "application/octet-stream"),
+        (b"", "application/octet-stream"),
+    ],
+)
+def test_media_type(data, kind):
+    assert media_type(data) == kind
+
+
+@pytest.mark.parametrize("name", ["a clip #1?.mp4", "Bär 🐻.mkv", 'a"b;c\\d.mp4', "two\nlines.mp4"])
+def test_a_file_keeps_its_name(tmp_path, name):
+    """RFC 6266, section 4.3, and RFC 8187."""
+    (tmp_path / name).write_bytes(b"film")
+    found = respond(str(tmp_path / name)).headers["content-disposition"]
+    assert unquote(found.removeprefix("inline; filename*=UTF-8''")) == name
+    assert re.fullmatch(r"inline; filename\*=UTF-8''[\w.~%-]+", found, re.ASCII)

@@ -1,5 +1,8 @@
-// Found moments: as cards that play while they are looked at, and large, with sound and controls, in a dialog.
+// Found moments: as cards that play while they are looked at, and large, with sound and controls, in a
+// dialog. Every file is first tried as a video. If the browser refuses it, an animated image (GIF, WebP, PNG)
+// is shown as an image; of any other file the dialog shows the poster and offers a download.
 
+import { Refused, fetchFile, typeOf } from "./server.js";
 import { bytes, clock, fileName, span } from "./words.js";
 
 const HOVER_MS = 140; // a pointer that only passes by loads nothing
@@ -9,8 +12,8 @@ const dialog = byId("moment");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const hits = new WeakMap(); // by card
 
-let previewed = null; // {card, timer, video}: the card that plays, or soon will
-let opened = null; // {hit, video}: what the dialog shows
+let previewed = null; // {card, timer, media}: the card that plays, or soon will
+let opened = null; // {hit, media}: what the dialog shows, and the element that shows it
 
 /** A card of the grid. frames: how many a strip has. moreLike: called with the hit. */
 export function makeCard(hit, frames, moreLike) {
@@ -54,26 +57,59 @@ export function stopAll() {
   stopPreview();
 }
 
-/** A video at the start of a moment; atEnd is called when it plays across the moment's end, or comes to its own. */
-function makeVideo(hit, atEnd) {
+const fileOf = (hit) => hit.links.video.split("#")[0];
+
+/** A video at the start of a moment. atEnd: called when it plays across the end of the moment or of the file.
+ *  refused: called when the browser cannot play the file, or only its sound. */
+function makeVideo(hit, atEnd, refused) {
   const video = document.createElement("video");
   let last = hit.start;
   const watch = (now) => {
-    // A jump beyond the end is the viewer's wish. A media fragment's end (#t=0,10) would stop it only once.
-    const crossed = last < hit.end && now >= hit.end && now - last < 1;
+    if (video.seeking) return; // a jump beyond the end is the viewer's wish
+    const crossed = last < hit.end && now >= hit.end;
     last = now;
-    if (crossed) atEnd(video);
+    if (crossed) atEnd(video); // the end of a media fragment (#t=0,10) would stop it only once
   };
   const everyFrame = (_, { mediaTime }) => {
     watch(mediaTime);
     video.requestVideoFrameCallback(everyFrame);
   };
+  // If a file's first frame comes late, Chromium at first reports too short a duration and cuts the #t= below to it.
+  const enter = () => {
+    if (!(video.duration > hit.start)) return;
+    video.removeEventListener("durationchange", enter);
+    if (Math.abs(video.currentTime - hit.start) > 0.001) video.currentTime = hit.start;
+  };
+  video.addEventListener("durationchange", enter);
   video.requestVideoFrameCallback?.(everyFrame); // timeupdate alone would see the end up to 250 ms late
   video.addEventListener("timeupdate", () => watch(video.currentTime));
+  video.addEventListener("seeking", () => (last = video.currentTime));
   video.addEventListener("ended", () => atEnd(video));
+  video.onerror = refused;
+  video.onloadedmetadata = () => video.videoWidth || refused();
   video.playsInline = true;
-  video.src = `${hit.links.video.split("#")[0]}#t=${hit.start}`;
+  video.src = `${fileOf(hit)}#t=${hit.start}`;
   return video;
+}
+
+/** What to show instead of a video that the browser refused: {image} if the file is an image, otherwise
+ *  {problem, isFile}: a sentence that says why nothing plays, and whether there is a file to download. */
+async function insteadOfVideo(hit) {
+  try {
+    const type = await typeOf(fileOf(hit));
+    const image = type.startsWith("image/") && (await loaded(fileOf(hit)));
+    return image ? { image } : { problem: `This browser cannot play this file (${type}).`, isFile: true };
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    return { problem: error.message, isFile: false };
+  }
+}
+
+/** The image at an address, or null if the browser cannot show it. */
+function loaded(address) {
+  const image = new Image();
+  image.src = address;
+  return image.decode().then(() => image, () => null);
 }
 
 function play(video) {
@@ -85,40 +121,53 @@ function playFrom(video, seconds) {
   play(video);
 }
 
-function unload(video) {
-  video.onerror = null;
-  video.pause();
-  video.removeAttribute("src"); // or it would go on loading
-  video.load();
-  video.remove();
+function unload(media) {
+  media.onerror = media.onloadedmetadata = null;
+  media.pause?.();
+  media.removeAttribute("src"); // or it would go on loading
+  media.load?.();
+  media.remove();
 }
 
 function startPreview(card, delay) {
   if (previewed?.card === card) return;
   stopPreview();
   if (calm.matches) return;
-  const mine = (previewed = { card, video: null });
-  mine.timer = setTimeout(() => {
-    const hit = hits.get(card);
-    const progress = card.querySelector(".progress");
-    const video = (mine.video = makeVideo(hit, () => playFrom(video, hit.start)));
-    video.muted = true;
-    video.setAttribute("aria-hidden", "true");
-    video.onplaying = () => card.classList.add("playing");
-    video.ontimeupdate = () => {
-      const done = (video.currentTime - hit.start) / Math.max(hit.end - hit.start, 0.01);
-      progress.style.transform = `scaleX(${Math.min(1, Math.max(0, done))})`;
-    };
-    card.querySelector(".poster").after(video);
-    play(video);
-  }, delay);
+  const mine = (previewed = { card, media: null });
+  mine.timer = setTimeout(() => preview(mine, hits.get(card)), delay);
+}
+
+function preview(mine, hit) {
+  const { card } = mine;
+  const progress = card.querySelector(".progress");
+  const place = (media) => {
+    mine.media = media;
+    media.className = "player";
+    media.setAttribute("aria-hidden", "true");
+    card.querySelector(".poster").after(media);
+  };
+  const video = makeVideo(hit, () => playFrom(video, hit.start), async () => {
+    unload(video);
+    const { image } = await insteadOfVideo(hit);
+    if (!image || previewed !== mine) return;
+    place(image);
+    card.classList.add("playing");
+  });
+  video.muted = true;
+  video.onplaying = () => card.classList.add("playing");
+  video.ontimeupdate = () => {
+    const done = (video.currentTime - hit.start) / Math.max(hit.end - hit.start, 0.01);
+    progress.style.transform = `scaleX(${Math.min(1, Math.max(0, done))})`;
+  };
+  place(video);
+  play(video);
 }
 
 function stopPreview() {
   if (!previewed) return;
   clearTimeout(previewed.timer);
   previewed.card.classList.remove("playing");
-  if (previewed.video) unload(previewed.video);
+  if (previewed.media) unload(previewed.media);
   previewed = null;
 }
 
@@ -148,27 +197,69 @@ function scrub(card, url, frames) {
 
 function openMoment(hit, moreLike) {
   stopPreview();
-  const video = makeVideo(hit, () => video.pause());
-  opened = { hit, video };
+  const mine = (opened = { hit, media: null });
+  const video = makeVideo(hit, () => video.pause(), async () => {
+    const instead = await insteadOfVideo(hit);
+    if (opened === mine) showInstead(hit, instead);
+  });
   video.controls = true;
   video.poster = hit.links.poster;
-  video.onerror = () => showVideo(false);
-  byId("download").href = hit.links.video.split("#")[0];
-  byId("download").download = fileName(hit.uri);
   byId("moment-file").textContent = fileName(hit.uri);
   byId("moment-caption").textContent = hit.metadata.caption ?? "";
   byId("moment-more").onclick = () => moreLike(hit);
   byId("replay").onclick = () => playFrom(video, hit.start);
   byId("facts").replaceChildren(...facts(hit).flatMap(([name, value]) => [line("dt", name), line("dd", value)]));
-  byId("stage").prepend(video);
-  showVideo(true);
+  byId("download").href = fileOf(hit);
+  byId("download").onclick = (event) => {
+    event.preventDefault();
+    download(mine);
+  };
+  show(video);
+  note("");
   dialog.showModal();
   play(video);
 }
 
-function showVideo(playable) {
-  opened.video.hidden = byId("replay").hidden = !playable;
-  byId("unplayable").hidden = playable;
+function showInstead(hit, { image, problem, isFile }) {
+  const picture = image ?? new Image();
+  if (!image) picture.src = hit.links.poster;
+  picture.alt = `Picture of ${fileName(hit.uri)}`;
+  show(picture);
+  if (image) note(`This is an animated image, which plays only as a whole. The moment is ${span(hit)} of it.`);
+  else note(problem, isFile);
+}
+
+/** Put what shows the moment into the dialog. */
+function show(media) {
+  if (opened.media) unload(opened.media);
+  opened.media = media;
+  byId("stage").prepend(media);
+  byId("replay").hidden = media.tagName !== "VIDEO";
+}
+
+/** Show a sentence below the moment, or none, and the link that downloads its file. */
+function note(message, canDownload = false) {
+  byId("note").hidden = !message;
+  byId("note-text").textContent = message;
+  byId("download").hidden = !canDownload;
+}
+
+/** Save the file of an opened moment, fetched in parts: the server refuses to send a large file in one response. */
+async function download(mine) {
+  const { hit } = mine;
+  const say = (...words) => opened === mine && note(...words);
+  try {
+    const file = await fetchFile(fileOf(hit), (got, size) => say(`Downloading: ${bytes(got)} of ${bytes(size)}.`));
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(file);
+    link.download = fileName(hit.uri);
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // the browser may still be reading it
+    say("Downloaded.", true);
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    say(error.message, true);
+  }
 }
 
 function line(tag, content) {
@@ -196,6 +287,6 @@ function facts(hit) {
 byId("moment-close").onclick = () => dialog.close();
 dialog.addEventListener("click", ({ target }) => target === dialog && dialog.close()); // beside it, that is
 dialog.addEventListener("close", () => {
-  unload(opened.video);
+  unload(opened.media);
   opened = null;
 });

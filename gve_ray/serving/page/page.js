@@ -8,7 +8,7 @@ import { bytes, count, fileName, span } from "./words.js";
 
 const LARGEST = 64 * 2 ** 20; // bytes of a search's files; the server refuses more too, but only once they are sent
 const DEFAULTS = { text: "", like: "", instruction: "", top_k: "12", filter: "", model: "" };
-const CLIPS = /\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|ts|wmv|flv|ogv|3gp)$/i; // systems know no type for some of these
+const CLIPS = /\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|m?ts|m2ts|wmv|flv|ogv|3gp)$/i; // some systems know no type for them
 
 const byId = (id) => document.getElementById(id);
 const form = Object.fromEntries(["text", "instruction", "top_k", "filter", "model"].map((id) => [id, byId(id)]));
@@ -173,6 +173,7 @@ function showChips() {
 function picture(tag, url) {
   const element = document.createElement(tag);
   element.src = url;
+  element.onerror = () => element.closest(".thumb")?.remove(); // a format that this browser does not show
   if (tag === "img") element.alt = "";
   else Object.assign(element, { muted: true, playsInline: true, preload: "metadata" });
   return element;

@@ -8,31 +8,54 @@ export class Refused extends Error {
   }
 }
 
-/** The JSON answer. Asks for the key when the server does, and repeats. Throws Refused, or an AbortError. */
-export async function ask(path, options = {}) {
+/** What `read` makes of the server's response; by default, its JSON. Asks for the key when the server does, and repeats
+ *  the request. Throws Refused, or an AbortError. */
+export async function ask(path, options = {}, read = (answer) => answer.json()) {
   for (;;) {
-    const [answer, body] = await send(path, options);
-    if (answer.ok) return body;
-    if (answer.status !== 401) throw refusal(answer, body);
+    const answer = await unbroken(fetch(path, options));
+    if (answer.ok) return await unbroken(read(answer));
+    if (answer.status !== 401) throw await refusal(answer);
     signingIn ??= askForKey().finally(() => (signingIn = null));
     await signingIn;
   }
 }
 
-/** The response, and what its JSON says: null if it is none. */
-async function send(path, options) {
+/** The media type of a file on the server. Throws as `ask`. */
+export function typeOf(path) {
+  return ask(path, { headers: { Range: "bytes=0-0" } }, async (answer) => answer.headers.get("Content-Type"));
+}
+
+/** A file on the server as a Blob, fetched in parts. progress: called with the bytes received so far and the size.
+ *  Throws as `ask`. */
+export async function fetchFile(path, progress) {
+  const parts = [];
+  let [got, size] = [0, 0];
+  do {
+    const [part, range] = await ask(path, { headers: { Range: `bytes=${got}-` } }, async (answer) => [
+      await answer.blob(),
+      answer.headers.get("Content-Range"), // bytes FIRST-LAST/SIZE
+    ]);
+    parts.push(part);
+    got += part.size;
+    size = Number(range?.split("/")[1] ?? got);
+    progress(got, size);
+  } while (got < size);
+  return new Blob(parts, { type: parts[0].type });
+}
+
+/** The promise's result; a failed connection becomes a Refused that says so. */
+async function unbroken(promise) {
   try {
-    const answer = await fetch(path, options);
-    const body = await answer.text();
-    return [answer, answer.headers.get("Content-Type")?.includes("json") ? JSON.parse(body) : null];
+    return await promise;
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Refused("The server cannot be reached, or broke off. Is it still running?");
   }
 }
 
-function refusal(answer, body) {
-  const { message, param } = body?.error ?? {};
+async function refusal(answer) {
+  const isJson = answer.headers.get("Content-Type")?.includes("json");
+  const { message, param } = (isJson && (await unbroken(answer.json())).error) || {};
   if (answer.status === 503) {
     const wait = Number(answer.headers.get("Retry-After")) || 1;
     return new Refused(`The server is busy. Try again in ${wait} s.`);
@@ -56,9 +79,9 @@ function askForKey() {
     field.value = "";
     tell("");
     try {
-      const [answer, body] = await send("/v1/session", { method: "POST", headers });
+      const answer = await unbroken(fetch("/v1/session", { method: "POST", headers }));
       if (answer.status === 401) throw new Refused("This is not the server's key. Check it and try again.");
-      if (!answer.ok) throw refusal(answer, body);
+      if (!answer.ok) throw await refusal(answer);
       opened = true;
       dialog.close();
     } catch (error) {
