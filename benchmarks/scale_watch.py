@@ -1,11 +1,11 @@
-"""Memory and commits of a job while it runs: what the driver and Ray's processes hold, by rows done.
+"""Record the memory and the commits of a running job, by rows done.
 
     with Watch() as watch:
         synthesize(...)
     watch.memory(); watch.commits()
 
-A thread looks twice a second. Memory is what a process holds by itself: shared pages (the object store, mapped
-files) are not in it. Rows done come from the stages' own log lines.
+A thread samples twice per second. Memory means the private memory of a process, without shared
+pages (the object store, mapped files). Rows done are read from the log lines of the stages.
 """
 
 import logging
@@ -28,7 +28,7 @@ _LOOK_FOR_PROCESSES = 10  # samples
 
 @dataclass(frozen=True)
 class Sample:
-    """bytes of the driver, of the largest worker, and of all of Ray's shared memory that was ever touched.
+    """Bytes of the driver, of the largest worker, and of Ray's shared memory that was ever touched.
 
     rows: done in `phase` by this run; phase: the stage, or the last one that said something.
     """
@@ -42,12 +42,12 @@ class Sample:
 
 
 class Watch(logging.Handler):
-    """A context manager. It reads the logs of gve_ray while it is open."""
+    """Context manager that reads the logs of gve_ray while it is open."""
 
     def __init__(self) -> None:
         super().__init__(level=logging.DEBUG)
         self.samples: list[Sample] = []
-        self.committed: dict[str, list[tuple[int, float]]] = {}  # by store: fragments, seconds
+        self.committed: dict[str, list[tuple[int, float]]] = {}  # (fragments, seconds) by store
         self._phase, self._rows = "start", 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
@@ -74,7 +74,7 @@ class Watch(logging.Handler):
         return time.monotonic() - self._begun
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A stage's progress, a filter's first words, or a commit."""
+        """Handle a log record: progress of a stage, start of a filter, or a commit."""
         args = record.args if isinstance(record.args, tuple) else ()
         if len(args) == 1 and isinstance(args[0], StageProgress):
             self._phase, self._rows = args[0].name, args[0].done
@@ -112,7 +112,9 @@ class Watch(logging.Handler):
         self._workers = found
 
     def memory(self) -> dict[str, Any]:
-        """MB of driver and largest worker, by phase: at 10, 50 and 100 % of its rows, and bytes a row between."""
+        """Return MB of the driver and the largest worker at 10, 50 and 100 % of each phase, and
+        bytes per row.
+        """
         phases = list(dict.fromkeys(one.phase for one in self.samples))
         told = {name: _of_phase([one for one in self.samples if one.phase == name]) for name in phases}
         peak = {
@@ -128,7 +130,9 @@ class Watch(logging.Handler):
         }
 
     def commits(self) -> dict[str, Any]:
-        """By store: how many, their fragments, and seconds of the first three, the last three and the longest."""
+        """Return for each store the commits, the fragments, and the seconds of the first, last and
+        longest commits.
+        """
         return {
             name: {
                 "commits": len(found),
@@ -141,7 +145,7 @@ class Watch(logging.Handler):
         }
 
     def plot(self, path: Path, title: str) -> None:
-        """Memory by rows through the stages, one after the other."""
+        """Plot memory by rows through all stages."""
         from gve_ray.report import new_figure, png
 
         at, before, last = [], 0, ("", 0)
@@ -172,7 +176,7 @@ class Watch(logging.Handler):
 def _private(process: psutil.Process) -> int:
     try:
         found = process.memory_info()
-    except psutil.Error:  # it ended
+    except psutil.Error:  # the process has ended
         return 0
     return int(found.rss - found.shared)
 

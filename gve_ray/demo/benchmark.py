@@ -1,5 +1,4 @@
-"""Write a miniature UVRB: its 16 data sets in the published layout, each of which tests its
-ability.
+"""Write a miniature UVRB: its 16 data sets in the published layout.
 
     folders = write_benchmark(Path("runs/demo-uvrb"), seed=42, workers=2)
 

@@ -1,5 +1,4 @@
-"""Write a raw corpus that resembles a web crawl: real mp4 files, noisy captions, defects, and the
-ground truth.
+"""Write a raw corpus that resembles a web crawl: mp4 files, noisy captions, defects, ground truth.
 
     manifest = write_corpus(Path("runs/demo-raw"), n=320, seed=42)
 

@@ -1,5 +1,4 @@
-"""Write defective files like those on the web: truncated, overwritten, rotated by metadata, or not
-a video at all.
+"""Write defective files like those on the web: truncated, overwritten, rotated, or no video at all.
 
 Each file shows the defect that the function's name promises when FFmpeg decodes it. Where this
 depends on the content (the position of a cut, the bytes that are overwritten), the functions decode

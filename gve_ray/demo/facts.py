@@ -1,5 +1,4 @@
-"""Extract the facts that a caption states and compare them with the scene, to measure the quality
-of captions.
+"""Extract the facts that a caption states, and compare them with the scene it describes.
 
 A caption is read from left to right. After an object is mentioned ("small red circle", "red
 circle", or only a shape), the places and motions that follow are attributed to it. Each stated

@@ -1,6 +1,4 @@
-"""Write captions like those on the web: junk that describes nothing, and true captions in untidy
-spelling.
-"""
+"""Write captions like those on the web: junk that describes nothing, and untidy true captions."""
 
 import random
 import string

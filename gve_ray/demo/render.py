@@ -1,5 +1,4 @@
-"""Render scenes: `frames` yields pictures of any size at given times, `write_mp4` writes an H.264
-file.
+"""Render scenes: `frames` yields pictures of any size at given times, `write_mp4` a video file.
 
 Objects are drawn from signed distance fields, antialiased and with a dark outline. The texture of a
 background is drawn once for each chapter, at the resolution of the output, and sampled in every

@@ -1,6 +1,4 @@
-"""`make demo`: render videos, submit the jobs to a private Ray head, and score the results against
-the ground truth.
-"""
+"""`make demo`: render videos, run the jobs on a private Ray head, and score their results."""
 
 import json
 import logging

@@ -1,6 +1,4 @@
-"""Shared by the tests of cluster/: load its files, and parse commands with the programs that run
-them.
-"""
+"""Shared by the tests of cluster/: load its files, and parse commands as their programs do."""
 
 import copy
 import shlex

@@ -1,6 +1,4 @@
-"""The commands in cluster/README.md and in the project's README are accepted by the programs they
-call.
-"""
+"""The commands in cluster/README.md and in the project's README are valid."""
 
 import os
 import re

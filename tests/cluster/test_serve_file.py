@@ -1,6 +1,4 @@
-"""The Serve config files match the schemas of Serve and gve_ray, and the service is private or has
-a key.
-"""
+"""The Serve config files are valid, and the service is private or requires a key."""
 
 from collections.abc import Mapping
 from typing import Any

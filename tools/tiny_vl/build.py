@@ -1,5 +1,4 @@
-"""Write the folder of an untrained tiny Qwen2.5-VL: configuration, tokenizer, processors, random
-weights.
+"""Write the folder of an untrained tiny Qwen2.5-VL: config, tokenizer, processors, weights.
 
 python -m tools.tiny_vl.build FOLDER
 """

@@ -1,5 +1,4 @@
-"""Training data of the tiny captioner: rendered scenes of the split `tiny`, with questions from our
-four prompts.
+"""Training data of the tiny captioner: rendered scenes, with questions from our prompts.
 
 Rendering a scene costs more than a training step on it, so scenes are rendered once, into a pool of
 JPEG frames (the format in which the synthesis stores frames as well). Each time a scene is drawn,
