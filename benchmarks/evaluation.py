@@ -229,27 +229,27 @@ def main() -> None:
                 "ray": lambda i=i: on_ray(paths, args.actors, Path(folder) / str(i)),  # type: ignore[misc]
                 **{name: lambda name=name: ALONE[name](paths) for name in ALONE},  # type: ignore[misc]
             }
-            for name, found in rounds.items():
+            for name, timings in rounds.items():
                 if name != "ray":
                     threads[name] = set_best_threads(ALONE[name], paths[:FEW], args.actors)
-                found.append(runs[name]())
+                timings.append(runs[name]())
         assumed = at_assumed_fps(paths)
     ray.shutdown()
     n = args.videos
     speeds = {
         name: {
-            "videos_per_second": statistics.median(n / one.seconds for one in found),
-            "warm": statistics.median(n / (one.seconds - one.once) for one in found),
+            "videos_per_second": statistics.median(n / timed.seconds for timed in timings),
+            "warm": statistics.median(n / (timed.seconds - timed.once) for timed in timings),
         }
-        for name, found in rounds.items()
+        for name, timings in rounds.items()
     }
     ratios = {
-        f"ray_over_{name}": {key: speeds["ray"][key] / one[key] for key in one}
-        for name, one in speeds.items()
+        f"ray_over_{name}": {key: speeds["ray"][key] / speed[key] for key in speed}
+        for name, speed in speeds.items()
         if name != "ray"
     }
     ours = rounds["loop"][0].vectors
-    cosines = {name: _cosines(found[0].vectors, ours) for name, found in rounds.items() if name != "loop"}
+    cosines = {name: _cosines(timings[0].vectors, ours) for name, timings in rounds.items() if name != "loop"}
     if "mteb" in rounds:
         cosines["mteb_at_24_fps"] = _cosines(rounds["mteb"][0].vectors, assumed)
     print(

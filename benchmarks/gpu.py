@@ -258,12 +258,12 @@ def kernels(run: Callable[[], Any]) -> dict[str, float]:
     """Return the share of device time by kind of kernel."""
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler:
         run()
         torch.cuda.synchronize()
     kinds = {"products": ("gemm", "nvjet", "cutlass", "xmma"), "attention": ("flash", "fmha", "attention")}
     spent: dict[str, float] = {}
-    for event in found.key_averages():
+    for event in profiler.key_averages():
         if event.device_type != torch.autograd.DeviceType.CUDA:
             continue
         name = event.key.lower()
@@ -272,7 +272,7 @@ def kernels(run: Callable[[], Any]) -> dict[str, float]:
         )
         spent[kind] = spent.get(kind, 0.0) + event.self_device_time_total
     total = sum(spent.values()) or 1.0
-    return {k: v / total for k, v in sorted(spent.items(), key=lambda one: -one[1])[:14]}
+    return {k: v / total for k, v in sorted(spent.items(), key=lambda item: -item[1])[:14]}
 
 
 def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -299,36 +299,38 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     }
     variants: dict[str, dict[str, float]] = {}
 
-    def told(name: str, found: dict[str, float], baseline: str) -> dict[str, Any]:
-        found["share_of_peak"] = found["tflops"] / args.peak
-        variants[name] = found
-        rate = "videos_per_second" if "videos_per_second" in found else "pairs_per_second"
-        found[f"speed_of_{baseline}"] = found[rate] / variants[baseline][rate]
-        return {name: found}
+    def report(name: str, figures: dict[str, float], baseline: str) -> dict[str, Any]:
+        figures["share_of_peak"] = figures["tflops"] / args.peak
+        variants[name] = figures
+        rate = "videos_per_second" if "videos_per_second" in figures else "pairs_per_second"
+        figures[f"speed_of_{baseline}"] = figures[rate] / variants[baseline][rate]
+        return {name: figures}
 
     before = embedder.embed(pool)
-    one = len(pool)
-    yield told("embed_transformers", measure_embedding(embedder, one, pool, work, 1), "embed_transformers")
+    batch_size = len(pool)
+    yield report(
+        "embed_transformers", measure_embedding(embedder, batch_size, pool, work, 1), "embed_transformers"
+    )
     if device == "cuda":
         quicken(model.plain.model.visual)
     parity = float((embedder.embed(pool) * before).sum(axis=1).min())
     yield {"least_cosine_to_transformers": parity}
-    yield told("embed", measure_embedding(embedder, args.videos, pool, work, 2), "embed_transformers")
+    yield report("embed", measure_embedding(embedder, args.videos, pool, work, 2), "embed_transformers")
     encoder = with_lora(model)
     collate = GveCollate(collator)
     few, many = args.pairs, args.pairs * args.more
     once, twice = (work.pair(recompute=recompute) for recompute in (False, True))
-    yield told("train", measure_training(encoder, collate, few, args.steps, pool, once), "train")
+    yield report("train", measure_training(encoder, collate, few, args.steps, pool, once), "train")
     model.compile_layers()
-    yield told("train_compiled", measure_training(encoder, collate, few, args.steps, pool, once), "train")
+    yield report("train_compiled", measure_training(encoder, collate, few, args.steps, pool, once), "train")
     model.checkpoint_layers()
-    yield told(
+    yield report(
         "train_compiled_recomputed",
         measure_training(encoder, collate, many, args.steps, pool, twice),
         "train",
     )
     merge(model).eval()
-    yield told(
+    yield report(
         "embed_compiled", measure_embedding(embedder, args.videos, pool, work, 4), "embed_transformers"
     )
     if args.profile:

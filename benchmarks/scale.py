@@ -102,11 +102,11 @@ def measure_synthesis(config: SynthesisConfig, rows: int, plot: Path | None) -> 
     assert synthesize(config, workers=WORKERS).was_finished
     again = time.monotonic() - begun
     stages = {
-        one["name"]: {
-            **{name: one[name] for name in ("in", "out", "rejected", "seconds")},
-            "rows_per_s": round(one["in"] / one["seconds"], 1) if one["seconds"] else None,
+        stage["name"]: {
+            **{name: stage[name] for name in ("in", "out", "rejected", "seconds")},
+            "rows_per_s": round(stage["in"] / stage["seconds"], 1) if stage["seconds"] else None,
         }
-        for one in result.stages
+        for stage in result.stages
     }
     return {
         "seconds": round(seconds, 1),
@@ -119,20 +119,20 @@ def measure_synthesis(config: SynthesisConfig, rows: int, plot: Path | None) -> 
     }
 
 
-def pairs_of(config: SynthesisConfig, told: Mapping[str, int]) -> dict[str, Any]:
+def pairs_of(config: SynthesisConfig, counted: Mapping[str, int]) -> dict[str, Any]:
     """Return the number of pairs in the files and the quota, by task, and the bytes of all files."""
-    found, size = {}, 0
+    by_task, size = {}, 0
     for task in Task:
         parts = sorted(Path(config.output, "uvrd", f"task={task.value}").glob("part-*.parquet"))
         size += sum(part.stat().st_size for part in parts)
-        there = sum(pq.read_metadata(part).num_rows for part in parts)
-        assert there == told[task.value], (task, there, told)
+        pairs = sum(pq.read_metadata(part).num_rows for part in parts)
+        assert pairs == counted[task.value], (task, pairs, counted)
         quota = math.ceil(TABLE_7[task.value] * (config.assemble.scale or 1) - 1e-9)
-        found[task.value] = {"quota": quota, "pairs": there}
+        by_task[task.value] = {"quota": quota, "pairs": pairs}
     return {
-        "by_task": found,
-        "quotas_met": all(one["pairs"] == one["quota"] for one in found.values()),
-        "pairs": sum(told.values()),
+        "by_task": by_task,
+        "quotas_met": all(row["pairs"] == row["quota"] for row in by_task.values()),
+        "pairs": sum(counted.values()),
         "bytes": size,
     }
 
@@ -156,7 +156,7 @@ def measure_resume(config: SynthesisConfig, rows: int, batch: int) -> dict[str, 
     begun, clock = time.monotonic(), time.time()
     counts = run_stage(
         "integrity",
-        pending=pa.table({"video_id": ids, "uri": [f"s3://crawl/{one}.mp4" for one in ids]}),
+        pending=pa.table({"video_id": ids, "uri": [f"s3://crawl/{video_id}.mp4" for video_id in ids]}),
         worker=ReplayedIngest,
         worker_args={"media": config.media, "seed": config.seed},
         out=ingest,
@@ -214,9 +214,9 @@ def measure_commits(folder: Path, rows: int) -> dict[str, Any]:
     store = Store(str(folder / f"commits-{rows}.lance"), INGEST_SCHEMA).create()
     ids = [video_id_at(i) for i in range(rows)]
     worker = ReplayedIngest(MediaConfig(), 0)
-    found = worker([{"video_id": one, "uri": "s3://crawl/video.mp4"} for one in ids[:64]])
+    outcomes = worker([{"video_id": item, "uri": "s3://crawl/video.mp4"} for item in ids[:64]])
     rest = pa.Table.from_pylist(
-        [one for one in found if isinstance(one, dict)][:REAL_BATCH], schema=INGEST_SCHEMA
+        [item for item in outcomes if isinstance(item, dict)][:REAL_BATCH], schema=INGEST_SCHEMA
     )
     waiting, sizes, seconds = [], [], []
     for start in range(0, rows - rows % REAL_BATCH, REAL_BATCH):
@@ -271,7 +271,7 @@ def project(synthesis: Mapping[str, Any], rows: int, batch: int, batches_per_s: 
         for name in STAGES
     }
     alone = (synthesis["seconds"] - sum(stages[name]["seconds"] for name in STAGES)) * scale
-    found: dict[str, Any] = {
+    projection: dict[str, Any] = {
         "bookkeeping_hours": {name: round(value / 3600, 2) for name, value in books.items()}
     }
     for gpus in (8, 32, 64, 512):
@@ -280,14 +280,14 @@ def project(synthesis: Mapping[str, Any], rows: int, batch: int, batches_per_s: 
         hours = {name: max(needs[name], books[name]) / 3600 for name in STAGES} | {
             "driver alone": alone / 3600
         }
-        found[str(gpus)] = {
+        projection[str(gpus)] = {
             "cores": gpus * CORES_A_GPU,
             "hours": {name: round(value, 2) for name, value in hours.items()},
             "synthesis_hours": round(sum(hours.values()), 2),
             "bound_by_bookkeeping": [name for name in STAGES if books[name] > needs[name]],
             "training_hours": round(FULL * TRAINING_GPU_S / gpus / 3600, 2),
         }
-    return found
+    return projection
 
 
 def main() -> None:
@@ -310,27 +310,27 @@ def main() -> None:
         folder = (args.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         figures = folder / f"figures-{args.rows}.json"
-        found: dict[str, Any] = json.loads(figures.read_text()) if figures.exists() else {}
+        report: dict[str, Any] = json.loads(figures.read_text()) if figures.exists() else {}
         for part in PARTS if args.part == "all" else [args.part]:
             if part != "schedule" and not ray.is_initialized():
                 config = prepare(folder, args.rows, args.batch)
             if part == "synthesis":
-                found["batch"] = args.batch
-                found[part] = measure_synthesis(config, args.rows, args.plot)
+                report["batch"] = args.batch
+                report[part] = measure_synthesis(config, args.rows, args.plot)
             elif part == "resume":
-                found[part] = measure_resume(config, args.rows, args.batch)
+                report[part] = measure_resume(config, args.rows, args.batch)
             elif part == "commits":
-                found[part] = measure_commits(folder, args.rows)
+                report[part] = measure_commits(folder, args.rows)
             elif part == "batches":
-                found[part] = measure_batches(folder, args.rows)
+                report[part] = measure_batches(folder, args.rows)
             else:
                 ray.shutdown()
-                found[part] = measure_schedule()
-            figures.write_text(json.dumps(found))
-    if {"synthesis", "batches"} <= set(found) and args.rows >= FEWEST:
-        rate = found["batches"]["batches_per_s"]
-        found["projection"] = project(found["synthesis"], args.rows, found["batch"], rate)
-    print(json.dumps({"rows": args.rows, "cores": os.cpu_count(), **found}, indent=1))
+                report[part] = measure_schedule()
+            figures.write_text(json.dumps(report))
+    if {"synthesis", "batches"} <= set(report) and args.rows >= FEWEST:
+        rate = report["batches"]["batches_per_s"]
+        report["projection"] = project(report["synthesis"], args.rows, report["batch"], rate)
+    print(json.dumps({"rows": args.rows, "cores": os.cpu_count(), **report}, indent=1))
 
 
 def prepare(folder: Path, rows: int, batch: int) -> SynthesisConfig:

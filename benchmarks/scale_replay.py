@@ -118,8 +118,8 @@ def write_manifest(path: Path, rows: int, recording: Path) -> None:
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, rows, _MANIFEST_ROWS):
             ids = [video_id_at(i) for i in range(start, min(start + _MANIFEST_ROWS, rows))]
-            uris = [f"s3://crawl/videos/{one[:2]}/{one}.mp4" for one in ids]
-            texts = [_caption(captions, one) for one in ids]
+            uris = [f"s3://crawl/videos/{video_id[:2]}/{video_id}.mp4" for video_id in ids]
+            texts = [_caption(captions, video_id) for video_id in ids]
             writer.write_table(pa.table([ids, uris, texts], schema=schema))
 
 

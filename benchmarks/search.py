@@ -29,19 +29,19 @@ BATCH = 8192
 def vectors_of(n: int, dimension: int, rng: np.random.Generator) -> np.ndarray:
     """Return unit vectors in clusters, float32 [n, dimension]."""
     centres = rng.standard_normal((max(1, n // 100), dimension), dtype=np.float32)
-    found = centres[rng.integers(0, len(centres), n)]
+    vectors = centres[rng.integers(0, len(centres), n)]
     for start in range(0, n, BATCH):
-        part = found[start : start + BATCH]
+        part = vectors[start : start + BATCH]
         part += 0.7 * rng.standard_normal(part.shape, dtype=np.float32)
         part /= np.linalg.norm(part, axis=1, keepdims=True)
-    return found
+    return vectors
 
 
 def queries_of(vectors: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     """Return queries, unit vectors near some of the vectors, float32 [n, dimension]."""
-    found = vectors[rng.integers(0, len(vectors), n)]
-    found = found + 0.5 / found.shape[1] ** 0.5 * rng.standard_normal(found.shape, dtype=np.float32)
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    queries = vectors[rng.integers(0, len(vectors), n)]
+    queries = queries + 0.5 / queries.shape[1] ** 0.5 * rng.standard_normal(queries.shape, dtype=np.float32)
+    return queries / np.linalg.norm(queries, axis=1, keepdims=True)
 
 
 def fill(folder: Path, vectors: np.ndarray, options: IndexOptions) -> tuple[VectorIndex, dict[str, Any]]:
@@ -88,7 +88,7 @@ def measure(
     it.
     """
     truth: dict[str, list[list[Hit]]] = {}
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, options in kinds.items():
         say(f"{len(vectors)} vectors: {name}")
         with tempfile.TemporaryDirectory() as folder:
@@ -97,8 +97,8 @@ def measure(
                 hits, times = ask(index, queries, filter=filter)
                 facts[label] = {"recall_at_10": recall(hits, truth.setdefault(label, hits)), **times}
             index.close()
-        found[name] = facts
-    return found
+        results[name] = facts
+    return results
 
 
 def main() -> None:

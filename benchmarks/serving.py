@@ -175,7 +175,7 @@ def measure(
         return {"input": chosen, "encoding_format": "base64"}
 
     cases = {"text": (text, "text", 1), "batch": (batch, "text", args.batch), "video": (clip, "video", 1)}
-    found: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "batch": args.batch}
+    results: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "batch": args.batch}
     for name, (body, kind, size) in cases.items():
         seconds = args.seconds / ROUNDS
         for at in range(WARM_UP):
@@ -192,9 +192,9 @@ def measure(
         base = measured["direct"]["items_per_second"]
         for key in map(str, CONCURRENCY):
             measured[key]["over_direct"] = round(measured[key]["items_per_second"] / base, 3)
-        found[name] = measured
-    found["saturation"] = max(found["batch"][str(c)]["over_direct"] for c in CONCURRENCY)
-    return found
+        results[name] = measured
+    results["saturation"] = max(results["batch"][str(c)]["over_direct"] for c in CONCURRENCY)
+    return results
 
 
 if __name__ == "__main__":

@@ -52,9 +52,9 @@ def main() -> None:
     parser.add_argument("--actors", type=int, default=2)
     args = parser.parse_args()
     ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    found = {str(size): measure(args.rows, args.actors, size) for size in (16, 64, 256)}
+    results = {str(size): measure(args.rows, args.actors, size) for size in (16, 64, 256)}
     ray.shutdown()
-    print(json.dumps({"rows": args.rows, "actors": args.actors, "by_batch_size": found}, indent=1))
+    print(json.dumps({"rows": args.rows, "actors": args.actors, "by_batch_size": results}, indent=1))
 
 
 if __name__ == "__main__":
