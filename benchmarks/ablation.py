@@ -1,16 +1,16 @@
-"""What each part of the method is worth, in miniature: recall of held-out videos by ability, over seeds.
+"""Ablation of the method in miniature: recall of held-out videos by ability, over several seeds.
 
     make demo && python benchmarks/ablation.py [--work runs/ablation] [--seeds 3] [--steps 60]
 
-    raw           what there is without synthesis: the described videos, and the raw corpus with its noisy captions
-                  (paper: initial data)
-    uvrd          raw and the synthesized pairs of all seven tasks, drawn alike
-    pyramid       the same pairs under the Modality Pyramid (the full method)
-    proportional, easy_to_hard   the same pairs under other schedulers
+    raw           without synthesis: the described videos, and the raw corpus with its noisy captions
+                  (called initial data in the paper)
+    uvrd          raw and the synthesized pairs of all seven tasks, sampled uniformly
+    pyramid       the same pairs with the Modality Pyramid (the full method)
+    proportional, easy_to_hard   the same pairs with other schedulers
 
-Every run starts from the same base, sees the same number of steps of the same size, and is scored on
-held-out videos. A run that is done is kept in the work folder and not done again. Prints one JSON object:
-mean and standard deviation of R@1 by variant and ability, and the gain over `raw`.
+Every run starts from the same base model, has the same number of steps with the same batch size,
+and is scored on held-out videos. Finished runs are kept in the work folder and not repeated. Prints
+one JSON object: mean and standard deviation of R@1 by variant and ability, and the gain over `raw`.
 """
 
 import argparse
@@ -42,7 +42,9 @@ log = logging.getLogger("ablation")
 
 
 def raw_pairs(corpus: Path, work: Path) -> DataSetConfig:
-    """Every caption of the raw corpus, true, junk or mismatched, with its video, if that decodes."""
+    """Return the captions of the raw corpus (true, junk or mismatched) with their videos, if these
+    decode.
+    """
     path = work / "raw.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
@@ -54,7 +56,7 @@ def raw_pairs(corpus: Path, work: Path) -> DataSetConfig:
 
 
 def described_pairs(folder: Path) -> DataSetConfig:
-    """The demo's videos with descriptions."""
+    """Return the demo's videos with descriptions."""
     table = folder / "results.csv"
     return DataSetConfig(name="described", uri=str(table), format="webvid", root=str(folder), negatives=0)
 
@@ -62,7 +64,9 @@ def described_pairs(folder: Path) -> DataSetConfig:
 def config_of(
     variant: str, initial: Sequence[DataSetConfig], run: Path, *, seed: int, steps: int, batch: int
 ) -> TrainingConfig:
-    """The demo's recipe with the variant's data and scheduler; no mined negatives, so that only these differ."""
+    """Return the demo's recipe with the data and scheduler of the variant, and without mined
+    negatives.
+    """
     demo = load_config(TrainingJobConfig, ["--config", "demo.yaml"])
     uvrd = DataSetConfig(name="uvrd", uri=str(run / "uvrd"), negatives=0)
     data = initial if variant == "raw" else (*initial, uvrd)
@@ -70,7 +74,7 @@ def config_of(
     epochs = 3
     return TrainingConfig(
         model=demo.model,
-        data=tuple(dataclasses.replace(one, batch_size=batch) for one in data),
+        data=tuple(dataclasses.replace(dataset, batch_size=batch) for dataset in data),
         assets=str(run / "assets.lance"),
         dtype=demo.dtype,
         attention=demo.attention,
@@ -87,23 +91,23 @@ def config_of(
 
 
 def first(benchmark: Benchmark, n: int) -> Benchmark:
-    """The benchmark of its first n videos alone."""
-    queries = {name: found[:n] for name, found in benchmark.queries.items()}
+    """Return the benchmark reduced to its first n videos."""
+    queries = {name: items[:n] for name, items in benchmark.queries.items()}
     return Benchmark(queries=queries, videos=benchmark.videos[:n])
 
 
 def score(config: TrainingConfig, folder: Path, heldout: Benchmark) -> dict[str, float]:
-    """Train, and R@1 by ability. Both are kept in the folder."""
+    """Train, and return R@1 by ability. Adapter and scores are kept in the folder."""
     from gve_ray.embedder import Embedder
     from gve_ray.training.fit import fit
 
-    kept = folder / "recall.json"
-    if not kept.exists():
+    scores_path = folder / "recall.json"
+    if not scores_path.exists():
         fit(config, folder)
         embedder = Embedder.from_pretrained(resolve_model(config.model), folder / "adapter")
-        found = recall(embedder, heldout, abilities=tuple(heldout.queries), ranks=(1,))
-        kept.write_text(json.dumps({name: ranks[1] for name, ranks in found.items()}))
-    scores: dict[str, float] = json.loads(kept.read_text())
+        by_ability = recall(embedder, heldout, abilities=tuple(heldout.queries), ranks=(1,))
+        scores_path.write_text(json.dumps({name: ranks[1] for name, ranks in by_ability.items()}))
+    scores: dict[str, float] = json.loads(scores_path.read_text())
     return scores
 
 
@@ -122,30 +126,30 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=24)
     args = parser.parse_args()
     if not (args.run / "uvrd").is_dir():
-        parser.error(f"--run {args.run}: no uvrd/ there; run `make demo` first")
+        parser.error(f"--run {args.run}: has no uvrd/; run `make demo` first")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     args.work.mkdir(parents=True, exist_ok=True)
     heldout = first(write_heldout(args.heldout, seed=42), args.videos)
     initial = [described_pairs(args.described.resolve()), raw_pairs(args.corpus.resolve(), args.work)]
-    found: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
+    scores: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
     begun, total = time.monotonic(), args.seeds * len(VARIANTS)
     for seed in range(args.seeds):
         for variant in VARIANTS:
             config = config_of(variant, initial, args.run, seed=seed, steps=args.steps, batch=args.batch)
-            found[variant].append(score(config, args.work / f"{variant}-{seed}", heldout))
-            done = sum(map(len, found.values()))
+            scores[variant].append(score(config, args.work / f"{variant}-{seed}", heldout))
+            done = sum(map(len, scores.values()))
             left = (time.monotonic() - begun) / done * (total - done) / 60
-            log.info("%s, seed %d: %s; %.0f min left", variant, seed, found[variant][-1], left)
+            log.info("%s, seed %d: %s; %.0f min left", variant, seed, scores[variant][-1], left)
     abilities = list(heldout.queries)
     table = {
         variant: {
             name: {
-                "mean": round(statistics.mean(one[name] for one in rows), 4),
-                "std": round(statistics.stdev(one[name] for one in rows), 4) if len(rows) > 1 else None,
+                "mean": round(statistics.mean(row[name] for row in rows), 4),
+                "std": round(statistics.stdev(row[name] for row in rows), 4) if len(rows) > 1 else None,
             }
             for name in abilities
         }
-        for variant, rows in found.items()
+        for variant, rows in scores.items()
     }
     gain = {
         variant: {

@@ -1,16 +1,17 @@
-"""Whether the miniature UVRB measures what its abilities are named after: take away what an ability is about.
+"""Check that the miniature UVRB measures its abilities, by removing what each depends on.
 
     python benchmarks/diagnosis.py [--model M] [--adapter A] [--root runs/demo-uvrb]
 
-    everything      the data sets of CMP, T and S as they are
-    text alone      CMP without the image or video of the query: seven of its ten candidates do what it says
-    picture alone   CMP without the text: four of ten show that object
-    shuffled        all videos with their frames in another order, each in an order of its own
+    everything      the data sets of CMP, T and S unchanged
+    text alone      CMP without the image or video of the query: seven of ten candidates match the text
+    picture alone   CMP without the text: four of ten candidates show the object
+    shuffled        all videos with their frames in random order
 
-Prints one JSON object. `chance` is the score of a ranking at random; `left` that of whoever knows all that is
-left and guesses the rest, from the truth of the rendered scenes. An ability falls when the interval of its
-paired difference lies above 0, and is near chance when its interval reaches down to `left`. Of CRB-T's videos 12
-show the same frames but for a resting object, 3 of them in the order asked for; of CMRB's, all.
+Prints one JSON object. `chance` is the expected score of a random ranking. `left` is the expected
+score of a ranking that uses all remaining information and guesses the rest, computed from the
+rendered scenes. An ability falls if the interval of its paired difference lies above 0, and is near
+chance if its interval includes `left`. In CRB-T, groups of 12 videos show the same frames, 3 of
+them in the order of the query; in CMRB, all videos do.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 
 from gve_ray.config import resolve_model
 from gve_ray.demo.benchmark import write_benchmark
-from gve_ray.demo.claims import timeless
+from gve_ray.demo.claims import order_free_content
 from gve_ray.demo.scenes import Scene
 from gve_ray.embedder import Embedder, EmbedderSettings
 from gve_ray.evaluation import metrics
@@ -51,17 +52,17 @@ Truth = Mapping[str, Scene]
 
 
 class Media:
-    """Frames by path, each read once, as they are or shuffled."""
+    """Reads each file once, and returns its frames in order or shuffled."""
 
     def __init__(self) -> None:
         self._read: dict[str, Frames] = {}
 
     def item(self, item: Item, *, shuffled: bool) -> Item:
-        """The item with its media in memory."""
+        """Return the item with its media in memory."""
         video = self._get(item.video, read_frames, k=SETTINGS.frames) if item.video else None
         image = self._get(item.image, read_image) if item.image else None
         if video is not None and shuffled:
-            # A seed from the name: the same order in every run and every data set that has the video.
+            # The seed depends on the name only, so the order is the same in every run and data set.
             rng = np.random.default_rng(zlib.crc32(Path(str(item.video)).name.encode()))
             video = replace(video, pixels=video.pixels[rng.permutation(len(video.pixels))])
         return replace(item, video=video, image=image)
@@ -74,8 +75,10 @@ class Media:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """One data set. values: of its metric, float64 [queries] by condition. left: by condition."""
+class Measurement:
+    """Scores of one data set. values: float64 [queries] of its metric, by condition. left: by
+    condition.
+    """
 
     ability: str
     metric: str
@@ -85,7 +88,7 @@ class Found:
 
 
 def conditions(ability: str) -> dict[str, Callable[[Item], Item]]:
-    """What each condition does to a query."""
+    """Return the change that each condition makes to a query."""
     parts: dict[str, Callable[[Item], Item]] = {
         "everything": lambda item: item,
         "shuffled": lambda item: item,
@@ -96,24 +99,24 @@ def conditions(ability: str) -> dict[str, Callable[[Item], Item]]:
     return parts
 
 
-def measure(data: RetrievalSet, truth: Truth, embedder: Embedder, media: Media) -> Found:
-    """All conditions of one data set."""
+def measure(data: RetrievalSet, truth: Truth, embedder: Embedder, media: Media) -> Measurement:
+    """Measure one data set under all conditions."""
     spec = UVRB[data.name]
     part = usable(data, [True] * len(data.queries), [True] * len(data.corpus))
     corpora = {
-        shuffled: embedder.embed([media.item(one, shuffled=shuffled) for one in data.corpus])
+        shuffled: embedder.embed([media.item(item, shuffled=shuffled) for item in data.corpus])
         for shuffled in (False, True)
     }
     values = {}
     for name, change in conditions(spec.ability).items():
         shuffled = name == "shuffled"
-        asked = [replace(change(one), instruction=spec.prompt) for one in data.queries]
-        queries = embedder.embed([media.item(one, shuffled=shuffled) for one in asked])
+        changed = [replace(change(query), instruction=spec.prompt) for query in data.queries]
+        queries = embedder.embed([media.item(query, shuffled=shuffled) for query in changed])
         ranking = rank(data, part, queries, corpora[shuffled], depth=100)
         values[name] = metrics.per_query(spec.metric, ranking.ids, part.positives)
     k = int(spec.metric.partition("@")[2])
     chances = [by_chance(k, len(data.positives[q]), len(_ranked(data, q))) for q in data.query_ids]
-    return Found(
+    return Measurement(
         ability=spec.ability,
         metric=spec.metric,
         values=values,
@@ -122,23 +125,27 @@ def measure(data: RetrievalSet, truth: Truth, embedder: Embedder, media: Media) 
     )
 
 
-def by_chance(k: int, right: int, among: int) -> float:
-    """Probability that a random order of `among` items has one of `right` in its first k."""
-    return 1 - math.comb(among - right, k) / math.comb(among, k)
+def by_chance(k: int, positives: int, total: int) -> float:
+    """Return the probability that one of `positives` is among the first k of `total` items in
+    random order.
+    """
+    return 1 - math.comb(total - positives, k) / math.comb(total, k)
 
 
 def left(data: RetrievalSet, truth: Truth, condition: str, k: int) -> float:
-    """Expected score of whoever knows all that the condition leaves, and guesses among what that fits."""
-    told: Callable[[str], Any] = {
-        "shuffled": lambda name: timeless(truth[name]),
+    """Return the expected score of a ranking that uses all information the condition leaves, and
+    guesses the rest.
+    """
+    remaining: Callable[[str], Any] = {
+        "shuffled": lambda name: order_free_content(truth[name]),
         "text alone": lambda name: truth[name].chapters[0].things[0].motions,
         "picture alone": lambda name: _looks(truth[name]),
     }[condition]
     scores = []
     for query in data.query_ids:
-        fitting = {told(name) for name in data.positives[query]}
-        among = sum(told(name) in fitting for name in _ranked(data, query))
-        scores.append(by_chance(min(k, among), len(data.positives[query]), among))
+        matching = {remaining(name) for name in data.positives[query]}
+        total = sum(remaining(name) in matching for name in _ranked(data, query))
+        scores.append(by_chance(min(k, total), len(data.positives[query]), total))
     return float(np.mean(scores))
 
 
@@ -151,29 +158,31 @@ def _looks(scene: Scene) -> tuple[str, str, str]:
     return thing.colour, thing.shape, thing.size
 
 
-def ability(found: Sequence[Found]) -> dict[str, Any]:
-    """The mean of an ability's data sets by condition, and what each condition takes away, with intervals."""
-    shares = [1 / len(found)] * len(found)
+def ability(datasets: Sequence[Measurement]) -> dict[str, Any]:
+    """Return the mean score of an ability by condition, and the loss by each condition, with
+    intervals.
+    """
+    shares = [1 / len(datasets)] * len(datasets)
 
     def mean(values: Sequence[NDArray[np.float64]]) -> Interval:
         return bootstrap_weighted(list(values), shares)
 
-    scores = {name: mean([one.values[name] for one in found]) for name in found[0].values}
+    scores = {name: mean([d.values[name] for d in datasets]) for name in datasets[0].values}
     falls = {
-        name: mean([one.values["everything"] - one.values[name] for one in found])
+        name: mean([d.values["everything"] - d.values[name] for d in datasets])
         for name in scores
         if name != "everything"
     }
     return {
-        "chance": float(np.mean([one.chance for one in found])),
-        "left": {name: float(np.mean([one.left[name] for one in found])) for name in falls},
+        "chance": float(np.mean([d.chance for d in datasets])),
+        "left": {name: float(np.mean([d.left[name] for d in datasets])) for name in falls},
         "scores": scores,
         "falls_by": falls,
     }
 
 
 def verdict(name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """One line of what is to be shown."""
+    """Return whether the claim about an ability holds, with the scores it rests on."""
     condition, claim = LINES[name]
     full, score, fall = (
         facts["scores"]["everything"],
@@ -183,25 +192,25 @@ def verdict(name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     falls, left_over = fall.low > 0, facts["left"][condition]
     if name == "S":
         holds = not falls and full.low > facts["chance"]
-        why = f"{full} with all, {score} shuffled, chance {facts['chance']:.3f}; difference {fall}"
+        why = f"{full} with everything, {score} shuffled, chance {facts['chance']:.3f}; difference {fall}"
     else:
         holds = falls and score.low <= left_over
-        why = f"{full} with all, {score} {condition}, difference {fall}; {left_over:.3f} is left to know, "
-        why += f"chance {facts['chance']:.3f}"
+        why = f"{full} with everything, {score} {condition}, difference {fall}; "
+        why += f"{left_over:.3f} with the remaining information, chance {facts['chance']:.3f}"
     return {"ability": name, "claim": claim, "holds": bool(holds), "why": why}
 
 
 def plain(value: Any) -> Any:
-    """Intervals as JSON."""
+    """Convert intervals to plain JSON values."""
     if isinstance(value, Interval):
         return {"score": round(value.estimate, 4), "interval": [round(value.low, 4), round(value.high, 4)]}
     if isinstance(value, dict):
-        return {key: plain(one) for key, one in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     return round(value, 4) if isinstance(value, float) else value
 
 
 def read_truth(root: Path) -> Truth:
-    """Scenes by corpus id, which is the file's name without its ending."""
+    """Return the scenes by corpus id, which is the name of the file without its suffix."""
     rows = map(json.loads, (root / "truth.jsonl").read_text(encoding="utf-8").splitlines())
     return {Path(row["file"]).stem: Scene.from_dict(row["scene"]) for row in rows}
 
@@ -210,8 +219,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="package://demo/tiny_vl/model")
     parser.add_argument("--adapter", default="package://demo/tiny_vl/adapter", help="'' for none")
-    parser.add_argument("--root", type=Path, default=Path("runs/demo-uvrb"), help="rendered if not there")
-    parser.add_argument("--seed", type=int, default=42, help="of the scenes, if they are rendered")
+    parser.add_argument(
+        "--root", type=Path, default=Path("runs/demo-uvrb"), help="rendered if it does not exist"
+    )
+    parser.add_argument("--seed", type=int, default=42, help="seed of the scenes, if they are rendered")
     args = parser.parse_args()
     if not (args.root / "truth.jsonl").exists():
         write_benchmark(args.root, seed=args.seed, workers=2)
@@ -219,16 +230,15 @@ def main() -> None:
     adapter = resolve_model(args.adapter) if args.adapter else None
     embedder = Embedder.from_pretrained(resolve_model(args.model), adapter).with_settings(**vars(SETTINGS))
     truth, media = read_truth(args.root), Media()
-    found: dict[str, Found] = {}
+    measured: dict[str, Measurement] = {}
     for name, spec in UVRB.items():
         if spec.ability in ABILITIES:
-            found[name] = measure(load(args.root / name), truth, embedder, media)
+            measured[name] = measure(load(args.root / name), truth, embedder, media)
             print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
-    abilities = {name: ability([one for one in found.values() if one.ability == name]) for name in ABILITIES}
+    abilities = {name: ability([d for d in measured.values() if d.ability == name]) for name in ABILITIES}
     datasets = {
-        name: {"ability": one.ability, "metric": one.metric, "n": len(one.values["everything"])}
-        | ability([one])
-        for name, one in found.items()
+        name: {"ability": d.ability, "metric": d.metric, "n": len(d.values["everything"])} | ability([d])
+        for name, d in measured.items()
     }
     print(
         json.dumps(

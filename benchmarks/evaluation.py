@@ -1,17 +1,19 @@
-"""Videos a second of evaluation's embedding on Ray, against a plain loop and mteb's own GVE wrapper.
+"""Speed of embedding in evaluation on Ray, compared with a plain loop and with mteb's GVE wrapper.
 
     pip install 'gve-ray[mteb]' && python benchmarks/evaluation.py [--videos 96] [--actors 2] [--rounds 3]
 
-    ray     the embedding stage of `gve evaluate`: files in, committed vectors out
-    loop    the same model and reader, two videos at a time, one after the other
-    mteb    mteb's GVEWrapper, its batches of 32, on the same weights, frame numbers and pixel budget
+    ray     the embedding stage of `gve evaluate`, from files to committed vectors
+    loop    the same model and reader, two videos at a time, sequentially
+    mteb    mteb's GVEWrapper with its batches of 32, and the same weights, frames and pixel budget
 
-All in bfloat16, which the wrapper fixes. Ray has one thread in each actor; the others take one thread or as many as
-there are actors, whichever is faster here. Rounds are interleaved, so that a busy machine hits all alike; figures are
-medians. `warm` leaves out what happens once a run (starting actors, loading weights): for Ray, by a run over few
-videos. mteb reads videos with torchcodec, which does not load beside CPU torch; a stand-in with our reader takes its
-place, and so costs what ours costs. Prints one JSON object, with the cosines of the vectors with the loop's: mteb's
-agree only if the times of the frames are left out (`at_24_fps`), for the wrapper does not hand them to the processor.
+All run in bfloat16, which the wrapper requires. Ray uses one thread in each actor; the others use
+one thread or as many as there are actors, whichever is faster. Rounds are interleaved, so that
+other load on the machine affects all equally; the results are medians. `warm` excludes what happens
+once per run (starting actors, loading weights), which for Ray is estimated from a run over few
+videos. mteb reads videos with torchcodec, which does not load with CPU torch; it is replaced by our
+reader and so has the same cost. Prints one JSON object with rates and with the cosines to the
+vectors of the loop. mteb's vectors agree only if the times of the frames are ignored (`at_24_fps`),
+because the wrapper does not pass them to the processor.
 """
 
 import argparse
@@ -38,15 +40,17 @@ from gve_ray.schema import Frames, Item
 
 SETTINGS = EmbedderSettings(frames=8, max_pixels=12544, min_pixels=3136)  # the demo's
 MODEL, DTYPE = "package://demo/tiny_vl/model", "bfloat16"
-FEW = 8  # videos of the run that tells what starting costs
+FEW = 8  # videos of the run that measures the cost of starting
 LOOP_BATCH, MTEB_BATCH = 2, 32
-LONGEST = 4.0  # seconds of a video
-ASSUMED_FPS = 24.0  # the processor's, of frames without times
+LONGEST = 4.0  # longest duration of a video, in seconds
+ASSUMED_FPS = 24.0  # assumed by the processor for frames without times
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
-    """Seconds of a run over all videos, and of that what happens once. vectors: float32 [n, d]."""
+    """Seconds of a run over all videos, and the part of them that is spent once. vectors: float32
+    [n, d].
+    """
 
     seconds: float
     once: float
@@ -54,7 +58,7 @@ class Timed:
 
 
 def on_ray(paths: list[str], actors: int, work: Path) -> Timed:
-    """The stage over few videos and then over all of them, each with a cache of its own."""
+    """Run the stage over a few videos and then over all of them, with separate caches."""
     begun = time.monotonic()
     _stage(paths[:FEW], actors, work / "few")
     few = time.monotonic() - begun
@@ -82,7 +86,7 @@ def _stage(paths: list[str], actors: int, cache: Path) -> np.ndarray:
 
 
 def in_a_loop(paths: list[str]) -> Timed:
-    """Read two, embed two."""
+    """Read and embed two videos at a time."""
     begun = time.monotonic()
     embedder = Embedder.from_pretrained(resolve_model(MODEL), dtype=DTYPE).with_settings(**asdict(SETTINGS))
     once = time.monotonic() - begun
@@ -92,15 +96,15 @@ def in_a_loop(paths: list[str]) -> Timed:
 
 
 def at_assumed_fps(paths: list[str]) -> np.ndarray:
-    """The loop's vectors, had the sampled frames followed each other at `ASSUMED_FPS`."""
+    """Return the vectors of the loop with the sampled frames spaced by `ASSUMED_FPS`."""
     embedder = Embedder.from_pretrained(resolve_model(MODEL), dtype=DTYPE).with_settings(**asdict(SETTINGS))
     n = SETTINGS.frames
     facts = {"fps": ASSUMED_FPS, "duration": n / ASSUMED_FPS, "total_frames": n}
-    seen = [
+    videos = [
         replace(_frames(path), timestamps=np.arange(n) / ASSUMED_FPS, indices=np.arange(n), **facts)
         for path in paths
     ]
-    return embedder.embed([Item(video=one) for one in seen])
+    return embedder.embed([Item(video=video) for video in videos])
 
 
 def _frames(path: str) -> Frames:
@@ -109,21 +113,21 @@ def _frames(path: str) -> Frames:
 
 
 def set_best_threads(run: Callable[[list[str]], Timed], paths: list[str], most: int) -> int:
-    """Give this process the number of threads, 1 or `most`, with which `run` is faster; returns it."""
+    """Set and return the number of threads, 1 or `most`, with which `run` is faster."""
     import torch
 
     taken = {}
     for threads in {1, most}:
         torch.set_num_threads(threads)
-        one = run(paths)
-        taken[threads] = one.seconds - one.once
+        timed = run(paths)
+        taken[threads] = timed.seconds - timed.once
     best = min(taken, key=taken.__getitem__)
     torch.set_num_threads(best)
     return best
 
 
 class Decoder:
-    """What mteb's collator asks of torchcodec's VideoDecoder, with our reader."""
+    """Replaces torchcodec's VideoDecoder in mteb's collator by our reader."""
 
     def __init__(self, path: str) -> None:
         frames = _frames(path)
@@ -132,7 +136,9 @@ class Decoder:
         self.metadata = argparse.Namespace(num_frames=frames.total_frames, end_stream_seconds=frames.duration)
 
     def get_frames_at(self, indices: list[int]) -> Any:
-        """Pixels uint8 [T, 3, H, W] in `data`. Raises ValueError for other frames than the uniform ones."""
+        """Pixels uint8 [T, 3, H, W] in `data`. Raises ValueError for other frames than the uniform
+        ones.
+        """
         import torch
 
         if indices != self._indices:
@@ -141,7 +147,9 @@ class Decoder:
 
 
 class Videos:
-    """A data set of the kind mteb's loaders hold: rows with a decoder, opened when the row is asked for."""
+    """A data set of the kind mteb's loaders hold: rows with a decoder, opened when the row is asked
+    for.
+    """
 
     features = ("video",)
 
@@ -221,27 +229,27 @@ def main() -> None:
                 "ray": lambda i=i: on_ray(paths, args.actors, Path(folder) / str(i)),  # type: ignore[misc]
                 **{name: lambda name=name: ALONE[name](paths) for name in ALONE},  # type: ignore[misc]
             }
-            for name, found in rounds.items():
+            for name, timings in rounds.items():
                 if name != "ray":
                     threads[name] = set_best_threads(ALONE[name], paths[:FEW], args.actors)
-                found.append(runs[name]())
+                timings.append(runs[name]())
         assumed = at_assumed_fps(paths)
     ray.shutdown()
     n = args.videos
     speeds = {
         name: {
-            "videos_per_second": statistics.median(n / one.seconds for one in found),
-            "warm": statistics.median(n / (one.seconds - one.once) for one in found),
+            "videos_per_second": statistics.median(n / timed.seconds for timed in timings),
+            "warm": statistics.median(n / (timed.seconds - timed.once) for timed in timings),
         }
-        for name, found in rounds.items()
+        for name, timings in rounds.items()
     }
     ratios = {
-        f"ray_over_{name}": {key: speeds["ray"][key] / one[key] for key in one}
-        for name, one in speeds.items()
+        f"ray_over_{name}": {key: speeds["ray"][key] / speed[key] for key in speed}
+        for name, speed in speeds.items()
         if name != "ray"
     }
     ours = rounds["loop"][0].vectors
-    cosines = {name: _cosines(found[0].vectors, ours) for name, found in rounds.items() if name != "loop"}
+    cosines = {name: _cosines(timings[0].vectors, ours) for name, timings in rounds.items() if name != "loop"}
     if "mteb" in rounds:
         cosines["mteb_at_24_fps"] = _cosines(rounds["mteb"][0].vectors, assumed)
     print(

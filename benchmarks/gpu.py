@@ -1,12 +1,13 @@
-"""What share of an accelerator's arithmetic embedding and training use.
+"""Throughput of embedding and training on a GPU, and the share of its peak FLOP/s that they reach.
 
     python benchmarks/gpu.py [--shape 3b] [--peak 989] [--videos 512] [--pairs 12] [--profile]
 
-A Qwen2.5-VL of the given shape with random weights, in bfloat16; videos of 8 frames at the default budget
-(3,200 patches, 800 tokens) with the tokens of the template. Embedding goes through `Embedder.embed`, frames
-in memory; a training step is the package's own: items -> chunks ahead in a thread, LoRA, InfoNCE, AdamW.
-Prints a JSON object a line: each variant's rate, its TFLOP/s by the operations below, the share of --peak, and
-its speed as a ratio to the named variant; `embed_transformers` has the vision tower as the library made it.
+The model is a Qwen2.5-VL of the given shape with random weights in bfloat16. Videos have 8 frames
+at the default pixel budget (3,200 patches, 800 tokens) and the tokens of the chat template.
+Embedding calls `Embedder.embed` on frames in memory. A training step is that of the package: items
+prepared ahead in a thread, LoRA, InfoNCE, AdamW. Prints a JSON object per line: the rate of each
+variant, its TFLOP/s by the operations counted below, the share of --peak, and its speed relative to
+the named variant. `embed_transformers` uses the vision tower of the library.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from gve_ray.training.optimiser import make_optimiser
 from gve_ray.training.schedule import Step
 from gve_ray.training.step import backward
 
-PROCESSOR = "package://demo/tiny_vl/model"  # for its tokenizer and processor; all else is replaced
+PROCESSOR = "package://demo/tiny_vl/model"  # provides the tokenizer and processor; the rest is replaced
 WORDS = "a red circle moves slowly to the right and then a blue square appears behind it in the picture"
 HEIGHT, WIDTH, FRAMES = 280, 560, 8
 SHAPES: dict[str, dict[str, dict[str, Any]]] = {
@@ -53,7 +54,7 @@ SHAPES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def config_of(shape: str) -> Any:
-    """The Hugging Face config of a shape, with the demo's token ids."""
+    """Return the Hugging Face config of a shape, with the demo's token ids."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(resolve_model(PROCESSOR))
@@ -81,7 +82,7 @@ def config_of(shape: str) -> Any:
 
 
 def make_model(shape: str, device: str, processor: Any) -> GveModel:
-    """Random weights in bfloat16, on the device from the start."""
+    """Create the model on the device, with random weights in bfloat16."""
     from transformers import AutoModelForImageTextToText
 
     torch.manual_seed(0)
@@ -92,7 +93,7 @@ def make_model(shape: str, device: str, processor: Any) -> GveModel:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Work:
-    """Operations, in TFLOP: of the tower and of the language model for one video, and for a text."""
+    """Operations in TFLOP: of the vision tower and the language model for a video, and for a text."""
 
     tower: float
     language: float
@@ -100,22 +101,26 @@ class Work:
 
     @property
     def embed(self) -> float:
-        """One video."""
+        """Operations for embedding a video."""
         return self.tower + self.language
 
     def pair(self, *, recompute: bool) -> float:
-        """A text and a video, forward, backward through the language model alone, and recomputed if so."""
+        """Operations for a text-video pair: forward, backward through the language model, optional
+        recomputation.
+        """
         passes = 3 if recompute else 2
         return self.tower + passes * (self.language + self.text)
 
 
 def work_of(shape: str, *, tokens: int, text_tokens: int) -> Work:
-    """Multiply-adds of products and attention, counted twice. What is not a product counts as nothing."""
+    """Count two operations for each multiply-add of matrix products and attention, and ignore all
+    others.
+    """
     text, vision = SHAPES[shape]["text"], SHAPES[shape]["vision"]
     patches = FRAMES // 2 * (HEIGHT // 14) * (WIDTH // 14)
     d, inner, layers, full = (vision[k] for k in ("hidden_size", "intermediate_size", "depth", "full"))
     frame = patches / (FRAMES // 2)
-    attended = len(full) * frame + (layers - len(full)) * 64  # keys of one patch, over all layers
+    attended = len(full) * frame + (layers - len(full)) * 64  # keys that a patch attends to, over all layers
     tower = (
         2 * patches * (layers * (4 * d * d + 3 * d * inner) + 3 * 2 * 14 * 14 * d)
         + 4 * patches * d * attended
@@ -126,13 +131,15 @@ def work_of(shape: str, *, tokens: int, text_tokens: int) -> Work:
     weights = depth * (2 * wide * wide + 2 * wide * wide * kv_heads // heads + 3 * wide * mlp)
 
     def language(length: int) -> float:
-        return 2 * length * weights + 2 * length * length * wide * depth  # causal: half of the square
+        return (
+            2 * length * weights + 2 * length * length * wide * depth
+        )  # attention is causal, so half of the matrix
 
     return Work(tower=tower / 1e12, language=language(tokens) / 1e12, text=language(text_tokens) / 1e12)
 
 
 def videos(count: int) -> list[Item]:
-    """Noise of the default budget."""
+    """Return noise frames at the default pixel budget."""
     rng = np.random.default_rng(0)
     return [
         Item(
@@ -152,7 +159,7 @@ def videos(count: int) -> list[Item]:
 def steps_of(
     pairs: int, pool: list[Item], collate: GveCollate
 ) -> Callable[[int], tuple[StepItems, list[Any]]]:
-    """Step number -> its items and chunks, as the loop's feed makes them."""
+    """Return the items and chunks of a step by its number, as the training feed makes them."""
 
     def make(number: int) -> tuple[StepItems, list[Any]]:
         chosen = [pool[(number * pairs + i) % len(pool)] for i in range(pairs)]
@@ -169,7 +176,9 @@ def steps_of(
 
 
 class Clock:
-    """Wall-clock seconds of a block, and the most memory in it; the device is waited for at both ends."""
+    """Measures wall-clock seconds and peak memory of a block, with the device synchronised at both
+    ends.
+    """
 
     def __enter__(self) -> "Clock":
         gc.collect()
@@ -189,7 +198,9 @@ class Clock:
 def measure_embedding(
     embedder: Embedder, count: int, pool: list[Item], work: Work, repeats: int
 ) -> dict[str, float]:
-    """Videos a second from frames in memory to vectors, and of the model alone on a batch that is there."""
+    """Measure videos per second from frames in memory to vectors, and of the model alone on a
+    prepared batch.
+    """
     items = [pool[i % len(pool)] for i in range(count)]
     with Clock() as first:
         embedder.embed(pool)
@@ -213,7 +224,7 @@ def measure_embedding(
 def measure_training(
     encoder: Encoder, collate: GveCollate, pairs: int, steps: int, pool: list[Item], work: float
 ) -> dict[str, float]:
-    """Pairs a second of whole steps, after two that are not counted."""
+    """Measure pairs per second of training steps, after two warm-up steps."""
     encoder.train()
     optimiser = make_optimiser(encoder, OptimiserConfig())
     trained = [weight for weight in encoder.parameters() if weight.requires_grad]
@@ -244,15 +255,15 @@ def measure_training(
 
 
 def kernels(run: Callable[[], Any]) -> dict[str, float]:
-    """Share of the device's time by kind of kernel."""
+    """Return the share of device time by kind of kernel."""
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler:
         run()
         torch.cuda.synchronize()
     kinds = {"products": ("gemm", "nvjet", "cutlass", "xmma"), "attention": ("flash", "fmha", "attention")}
     spent: dict[str, float] = {}
-    for event in found.key_averages():
+    for event in profiler.key_averages():
         if event.device_type != torch.autograd.DeviceType.CUDA:
             continue
         name = event.key.lower()
@@ -261,11 +272,11 @@ def kernels(run: Callable[[], Any]) -> dict[str, float]:
         )
         spent[kind] = spent.get(kind, 0.0) + event.self_device_time_total
     total = sum(spent.values()) or 1.0
-    return {k: v / total for k, v in sorted(spent.items(), key=lambda one: -one[1])[:14]}
+    return {k: v / total for k, v in sorted(spent.items(), key=lambda item: -item[1])[:14]}
 
 
 def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """What is run, then one variant after the other: what each changes stays for the next."""
+    """Run the variants in order; the changes of each variant stay in effect for the next."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     processor = load_processor(resolve_model(PROCESSOR))
     settings = EmbedderSettings()
@@ -288,36 +299,38 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     }
     variants: dict[str, dict[str, float]] = {}
 
-    def told(name: str, found: dict[str, float], baseline: str) -> dict[str, Any]:
-        found["share_of_peak"] = found["tflops"] / args.peak
-        variants[name] = found
-        rate = "videos_per_second" if "videos_per_second" in found else "pairs_per_second"
-        found[f"speed_of_{baseline}"] = found[rate] / variants[baseline][rate]
-        return {name: found}
+    def report(name: str, figures: dict[str, float], baseline: str) -> dict[str, Any]:
+        figures["share_of_peak"] = figures["tflops"] / args.peak
+        variants[name] = figures
+        rate = "videos_per_second" if "videos_per_second" in figures else "pairs_per_second"
+        figures[f"speed_of_{baseline}"] = figures[rate] / variants[baseline][rate]
+        return {name: figures}
 
     before = embedder.embed(pool)
-    one = len(pool)
-    yield told("embed_transformers", measure_embedding(embedder, one, pool, work, 1), "embed_transformers")
+    batch_size = len(pool)
+    yield report(
+        "embed_transformers", measure_embedding(embedder, batch_size, pool, work, 1), "embed_transformers"
+    )
     if device == "cuda":
         quicken(model.plain.model.visual)
     parity = float((embedder.embed(pool) * before).sum(axis=1).min())
     yield {"least_cosine_to_transformers": parity}
-    yield told("embed", measure_embedding(embedder, args.videos, pool, work, 2), "embed_transformers")
+    yield report("embed", measure_embedding(embedder, args.videos, pool, work, 2), "embed_transformers")
     encoder = with_lora(model)
     collate = GveCollate(collator)
     few, many = args.pairs, args.pairs * args.more
     once, twice = (work.pair(recompute=recompute) for recompute in (False, True))
-    yield told("train", measure_training(encoder, collate, few, args.steps, pool, once), "train")
+    yield report("train", measure_training(encoder, collate, few, args.steps, pool, once), "train")
     model.compile_layers()
-    yield told("train_compiled", measure_training(encoder, collate, few, args.steps, pool, once), "train")
+    yield report("train_compiled", measure_training(encoder, collate, few, args.steps, pool, once), "train")
     model.checkpoint_layers()
-    yield told(
+    yield report(
         "train_compiled_recomputed",
         measure_training(encoder, collate, many, args.steps, pool, twice),
         "train",
     )
     merge(model).eval()
-    yield told(
+    yield report(
         "embed_compiled", measure_embedding(embedder, args.videos, pool, work, 4), "embed_transformers"
     )
     if args.profile:
@@ -329,15 +342,21 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=sorted(SHAPES), default="3b")
-    parser.add_argument("--peak", type=float, default=989.0, help="TFLOP/s; an H100's dense bfloat16")
-    parser.add_argument("--videos", type=int, default=512)
-    parser.add_argument("--pool", type=int, default=64, help="different videos, a batch of embedding")
-    parser.add_argument("--pairs", type=int, default=12, help="a step, activations kept: 68 GB with 3b")
     parser.add_argument(
-        "--more", type=int, default=4, help="times as many pairs where activations are recomputed"
+        "--peak", type=float, default=989.0, help="peak TFLOP/s; the default is dense bfloat16 on an H100"
+    )
+    parser.add_argument("--videos", type=int, default=512)
+    parser.add_argument(
+        "--pool", type=int, default=64, help="number of distinct videos, and batch size of embedding"
+    )
+    parser.add_argument(
+        "--pairs", type=int, default=12, help="pairs per step with activations kept (68 GB with 3b)"
+    )
+    parser.add_argument(
+        "--more", type=int, default=4, help="factor on --pairs where activations are recomputed"
     )
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--profile", action="store_true", help="also the device's time by kind of kernel")
+    parser.add_argument("--profile", action="store_true", help="also print device time by kind of kernel")
     args = parser.parse_args()
     for line in measure(args):
         print(json.dumps(line), flush=True)

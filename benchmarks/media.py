@@ -1,12 +1,13 @@
-"""How long one video takes: our two decode paths against plain PyAV and decord, on files rendered here.
+"""Time to decode a video: our two decode paths compared with plain PyAV and decord.
 
     python benchmarks/media.py [--repeats 9]
 
-Prints JSON. The baseline does what a short script would: decode all frames in order with PyAV, turn each
-into RGB, resize the eight sampled ones with Pillow; it checks nothing. `ratio` is our median time over the
-baseline's in the same run, rounds interleaved, one thread each: below 1 is faster. decord reads the same
-eight frames by random access; it checks nothing and names frames by counting. `found` is the share of
-damaged copies that the strict pass refuses, by bytes overwritten with noise in the coded pictures.
+Prints JSON. The baseline does what a short script would do: decode all frames in order with PyAV,
+convert each to RGB, and resize the eight sampled frames with Pillow, without any checks. `ratio` is
+our median time divided by the baseline's in the same run, with interleaved rounds and one thread
+each: below 1 is faster. decord reads the same eight frames by random access; it checks nothing and
+identifies frames by counting. `found` is the share of damaged copies that the strict pass refuses,
+by the number of bytes overwritten with noise in the coded pictures.
 """
 
 import argparse
@@ -58,7 +59,7 @@ def render(
     options: dict[str, str],
     grain: float = 6,
 ) -> bytes:
-    """A disc crossing a grainy ground."""
+    """Encode a video of a disc that crosses a grainy background."""
     width, height = size
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:height, :width]
@@ -83,7 +84,7 @@ def render(
 
 
 def baseline(path: Path) -> np.ndarray:
-    """Plain sequential PyAV decode of all frames + PIL resize of the sampled eight."""
+    """Decode all frames with PyAV and resize the eight sampled frames with Pillow."""
     with av.open(str(path)) as container:
         stream = container.streams.best("video")
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
@@ -94,7 +95,7 @@ def baseline(path: Path) -> np.ndarray:
 
 
 def by_decord(path: Path) -> np.ndarray:
-    """The sampled eight by decord's random access + PIL resize."""
+    """Read the eight sampled frames with decord and resize them with Pillow."""
     reader = decord.VideoReader(str(path), num_threads=1)
     frames = [reader[int(i)].asnumpy() for i in uniform_indices(len(reader), 8)]
     height, width = fit_pixels(*frames[0].shape[:2])
@@ -102,7 +103,9 @@ def by_decord(path: Path) -> np.ndarray:
 
 
 def median_ms(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median wall time of each run, rounds interleaved so that a busy machine hits all alike."""
+    """Return the median wall time of each run; rounds are interleaved so that other load affects
+    all equally.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
@@ -115,7 +118,7 @@ def median_ms(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, 
 
 
 def found_share(data: bytes, length: int, trials: int = 40) -> float:
-    """Share of copies with `length` noise bytes somewhere in the pictures that `decode` refuses."""
+    """Return the share of copies with `length` noise bytes in their pictures that `decode` refuses."""
     start = data.index(b"mdat") + 4
     end = start - 8 + int.from_bytes(data[start - 8 : start - 4], "big")
     found = 0

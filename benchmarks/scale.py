@@ -1,15 +1,18 @@
-"""Synthesis at full size on one machine: 1,550,000 manifest rows through the real graph, answers from a recording.
+"""Overhead of synthesis at full size: the real job on 1,550,000 rows, without models.
 
     python benchmarks/scale.py [--rows 1550000] [--part all] [--folder DIR] [--plot PNG]
 
-Everything is the job's own code (`gve_ray.synthesis.synthesize`, Ray, Lance) but the three classes that decode,
-score and caption; those answer from a small real run (scale_replay.py), with frames of one pixel, for full ones
-are 660 kB a video. So the figures are those of the control plane: manifest, stages, commits, filters, pairs,
-report. Batches are larger than a real run's, whose rows take seconds each; what its many small fragments cost
-is a part of its own. Parts: synthesis (with the pairs: Table 7's quotas, scaled by rows), resume (of the run
-that synthesis left in --folder), commits (a store of as many fragments as the recipes' batches of 16 give),
-batches (what the engine takes for one, whatever is in it), schedule (12.55 M training instances on two ranks).
-Prints one JSON object, with what other parts left in --folder.
+All code is that of the job (`gve_ray.synthesis.synthesize`, Ray, Lance), except the three classes
+that decode, score and caption. These replay a small real run (scale_replay.py), with frames of one
+pixel, because full frames take 660 kB per video. The results are therefore those of the control
+plane: manifest, stages, commits, filters, pairs and report. Batches are larger than in a real run,
+where rows take seconds; the cost of many small fragments is measured separately.
+
+Parts: synthesis (including pairs, with the quotas of Table 7 scaled to the rows), resume (of the
+run that synthesis left in --folder), commits (to a store with as many fragments as the recipes'
+batches of 16 produce), batches (the cost of a batch regardless of its content), and schedule (12.55
+M training instances on two ranks). Prints one JSON object, including the results of other parts in
+--folder.
 """
 
 import argparse
@@ -51,14 +54,15 @@ from gve_ray.synthesis.report import decoded_store
 
 PARTS = ("synthesis", "resume", "commits", "batches", "schedule")
 FULL = 1_550_000
-FEWEST = 100_000  # for a projection: of fewer rows the start of the actors would be most of the time
-REAL_BYTES, TINY_BYTES = 660_000, 8_000  # of a decoded video, in a real run and here
+FEWEST = 100_000  # rows for a projection; with fewer, most of the time is the start of the actors
+REAL_BYTES, TINY_BYTES = 660_000, 8_000  # size of a decoded video in a real run and here
 WORKERS = Workers(ingest=ReplayedIngest, consistency=ReplayedConsistency, annotator=ReplayedAnnotator)
 REAL_BATCH, FRAGMENTS_A_COMMIT, MOST_BATCHES = 16, 500, 10_000
-# Of a video, from cluster/README.md: decoding and training were measured, captions are a bound from FLOPs.
+# Costs of a video from cluster/README.md: decoding and training are measured, captions estimated
+# from FLOPs.
 DECODE_CPU_S, CONSISTENCY_GPU_S, CAPTIONS_GPU_S, TRAINING_GPU_S = 2.05, 1 / 52, 0.230, 0.405
 CORES_A_GPU = 16
-# Seconds of a core or a GPU a video, and the rows of a batch in gve-7b.yaml; the rest is the driver's.
+# Seconds of a core or a GPU per video, and rows per batch in gve-7b.yaml. The driver does all else.
 STAGES = {
     "integrity": DECODE_CPU_S,
     "consistency": CONSISTENCY_GPU_S,
@@ -68,7 +72,7 @@ RECIPE_BATCHES = {"integrity": 16, "consistency": 64, "captions": 128}
 
 
 def config_of(folder: Path, rows: int, batch: int) -> SynthesisConfig:
-    """The demo's recipe with the paper's shares, in batches of one size, which is the cost of all bookkeeping."""
+    """Return the demo's recipe with the shares of the paper, and the same batch size in all stages."""
     options = {
         "input": str(folder / f"manifest-{rows}.parquet"),
         "output": str(folder / f"run-{rows}"),
@@ -87,7 +91,7 @@ def config_of(folder: Path, rows: int, batch: int) -> SynthesisConfig:
 
 
 def measure_synthesis(config: SynthesisConfig, rows: int, plot: Path | None) -> dict[str, Any]:
-    """The whole job, from the manifest to the report; then the same call again, which finds it finished."""
+    """Run the job from the manifest to the report, then call it again on the finished run."""
     begun = time.monotonic()
     with Watch() as watch:
         result = synthesize(config, workers=WORKERS)
@@ -98,11 +102,11 @@ def measure_synthesis(config: SynthesisConfig, rows: int, plot: Path | None) -> 
     assert synthesize(config, workers=WORKERS).was_finished
     again = time.monotonic() - begun
     stages = {
-        one["name"]: {
-            **{name: one[name] for name in ("in", "out", "rejected", "seconds")},
-            "rows_per_s": round(one["in"] / one["seconds"], 1) if one["seconds"] else None,
+        stage["name"]: {
+            **{name: stage[name] for name in ("in", "out", "rejected", "seconds")},
+            "rows_per_s": round(stage["in"] / stage["seconds"], 1) if stage["seconds"] else None,
         }
-        for one in result.stages
+        for stage in result.stages
     }
     return {
         "seconds": round(seconds, 1),
@@ -115,26 +119,27 @@ def measure_synthesis(config: SynthesisConfig, rows: int, plot: Path | None) -> 
     }
 
 
-def pairs_of(config: SynthesisConfig, told: Mapping[str, int]) -> dict[str, Any]:
-    """Pairs by task as counted in the files, beside the quota; bytes of all of them."""
-    found, size = {}, 0
+def pairs_of(config: SynthesisConfig, counted: Mapping[str, int]) -> dict[str, Any]:
+    """Return the number of pairs in the files and the quota, by task, and the bytes of all files."""
+    by_task, size = {}, 0
     for task in Task:
         parts = sorted(Path(config.output, "uvrd", f"task={task.value}").glob("part-*.parquet"))
         size += sum(part.stat().st_size for part in parts)
-        there = sum(pq.read_metadata(part).num_rows for part in parts)
-        assert there == told[task.value], (task, there, told)
+        pairs = sum(pq.read_metadata(part).num_rows for part in parts)
+        assert pairs == counted[task.value], (task, pairs, counted)
         quota = math.ceil(TABLE_7[task.value] * (config.assemble.scale or 1) - 1e-9)
-        found[task.value] = {"quota": quota, "pairs": there}
+        by_task[task.value] = {"quota": quota, "pairs": pairs}
     return {
-        "by_task": found,
-        "quotas_met": all(one["pairs"] == one["quota"] for one in found.values()),
-        "pairs": sum(told.values()),
+        "by_task": by_task,
+        "quotas_met": all(row["pairs"] == row["quota"] for row in by_task.values()),
+        "pairs": sum(counted.values()),
         "bytes": size,
     }
 
 
 def measure_resume(config: SynthesisConfig, rows: int, batch: int) -> dict[str, Any]:
-    """Seconds from the start of a stage that is all but done (1 % more rows) to its first new row, and to its end.
+    """Measure the time from the start of an almost finished stage (1 % more rows) to its first new
+    row and its end.
 
     The parts of the wait are measured once more, one by one.
     """
@@ -151,7 +156,7 @@ def measure_resume(config: SynthesisConfig, rows: int, batch: int) -> dict[str, 
     begun, clock = time.monotonic(), time.time()
     counts = run_stage(
         "integrity",
-        pending=pa.table({"video_id": ids, "uri": [f"s3://crawl/{one}.mp4" for one in ids]}),
+        pending=pa.table({"video_id": ids, "uri": [f"s3://crawl/{video_id}.mp4" for video_id in ids]}),
         worker=ReplayedIngest,
         worker_args={"media": config.media, "seed": config.seed},
         out=ingest,
@@ -170,9 +175,11 @@ def measure_resume(config: SynthesisConfig, rows: int, batch: int) -> dict[str, 
 
 
 def measure_batches(folder: Path, rows: int) -> dict[str, Any]:
-    """The engine's own cost of a batch, whatever is in it: batches a second, and bytes the driver keeps of each.
+    """Measure the engine's overhead per batch: batches per second, and bytes that the driver keeps
+    for each.
 
-    A recipe's batch of 16 is a 97,000th of 1.55 M rows; here batches of one row, at most 10,000 of them.
+    A recipe's batch of 16 is a 97,000th of 1.55 M rows; here batches of one row, at most 10,000 of
+    them.
     """
     n = min(rows, MOST_BATCHES)
     shutil.rmtree(folder / f"batches-{n}.lance", ignore_errors=True)
@@ -197,18 +204,19 @@ def measure_batches(folder: Path, rows: int) -> dict[str, Any]:
 
 
 def measure_commits(folder: Path, rows: int) -> dict[str, Any]:
-    """A store that grows by fragments of 16 decoded videos: what one more commit takes, and what a start takes.
+    """Measure the time of a commit and of a restart in a store that grows by fragments of 16
+    decoded videos.
 
-    At the end: `clean` and the keys, with which a resumed run begins; the first read by key of a worker, which
-    looks up all keys, and the next ones.
+    At the end: `clean` and the keys, with which a resumed run begins; the first read by key of a
+    worker, which looks up all keys, and the next ones.
     """
     shutil.rmtree(folder / f"commits-{rows}.lance", ignore_errors=True)
     store = Store(str(folder / f"commits-{rows}.lance"), INGEST_SCHEMA).create()
     ids = [video_id_at(i) for i in range(rows)]
     worker = ReplayedIngest(MediaConfig(), 0)
-    found = worker([{"video_id": one, "uri": "s3://crawl/video.mp4"} for one in ids[:64]])
+    outcomes = worker([{"video_id": item, "uri": "s3://crawl/video.mp4"} for item in ids[:64]])
     rest = pa.Table.from_pylist(
-        [one for one in found if isinstance(one, dict)][:REAL_BATCH], schema=INGEST_SCHEMA
+        [item for item in outcomes if isinstance(item, dict)][:REAL_BATCH], schema=INGEST_SCHEMA
     )
     waiting, sizes, seconds = [], [], []
     for start in range(0, rows - rows % REAL_BATCH, REAL_BATCH):
@@ -246,11 +254,13 @@ def measure_commits(folder: Path, rows: int) -> dict[str, Any]:
 
 
 def project(synthesis: Mapping[str, Any], rows: int, batch: int, batches_per_s: float) -> dict[str, Any]:
-    """Hours for 1.55 M videos on N GPUs and 16 cores each: work / machines, or the bookkeeping if that is slower.
+    """Project the hours for 1.55 M videos on N GPUs with 16 cores each: work / machines, or the
+    overhead if longer.
 
-    Bookkeeping is measured here, where two cores are driver and workers in one: a stage's seconds, and those in
-    which the driver works alone (manifest, filters, copying the assets, pairs, report), both scaled by rows; and
-    a stage's further batches, for a recipe's are smaller than those here.
+    Bookkeeping is measured here, where two cores are driver and workers in one: a stage's seconds,
+    and those in which the driver works alone (manifest, filters, copying the assets, pairs,
+    report), both scaled by rows; and a stage's further batches, for a recipe's are smaller than
+    those here.
     """
     stages, scale = synthesis["stages"], FULL / rows
     share = {name: stages[name]["in"] / rows for name in STAGES}
@@ -261,7 +271,7 @@ def project(synthesis: Mapping[str, Any], rows: int, batch: int, batches_per_s: 
         for name in STAGES
     }
     alone = (synthesis["seconds"] - sum(stages[name]["seconds"] for name in STAGES)) * scale
-    found: dict[str, Any] = {
+    projection: dict[str, Any] = {
         "bookkeeping_hours": {name: round(value / 3600, 2) for name, value in books.items()}
     }
     for gpus in (8, 32, 64, 512):
@@ -270,14 +280,14 @@ def project(synthesis: Mapping[str, Any], rows: int, batch: int, batches_per_s: 
         hours = {name: max(needs[name], books[name]) / 3600 for name in STAGES} | {
             "driver alone": alone / 3600
         }
-        found[str(gpus)] = {
+        projection[str(gpus)] = {
             "cores": gpus * CORES_A_GPU,
             "hours": {name: round(value, 2) for name, value in hours.items()},
             "synthesis_hours": round(sum(hours.values()), 2),
             "bound_by_bookkeeping": [name for name in STAGES if books[name] > needs[name]],
             "training_hours": round(FULL * TRAINING_GPU_S / gpus / 3600, 2),
         }
-    return found
+    return projection
 
 
 def main() -> None:
@@ -286,43 +296,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=FULL)
     parser.add_argument("--part", choices=["all", *PARTS], default="all")
-    parser.add_argument("--folder", type=Path, help="kept, and gone on with; else a temporary one")
-    parser.add_argument("--batch", type=int, default=256, help="videos a batch of the integrity stage")
-    parser.add_argument("--plot", type=Path, help="PNG of the memory by rows")
+    parser.add_argument(
+        "--folder", type=Path, help="folder to keep and resume from; by default a temporary one"
+    )
+    parser.add_argument("--batch", type=int, default=256, help="videos per batch of the integrity stage")
+    parser.add_argument("--plot", type=Path, help="write a PNG of the memory by rows")
     args = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("gve_ray").setLevel(logging.INFO)
-    # Copying small fragments together is right for small rows; real ones are not small.
+    # Merging small fragments is right for small rows, but real rows are not small.
     dataset._COMPACT_BELOW_BYTES = dataset._COMPACT_BELOW_BYTES * TINY_BYTES // REAL_BYTES
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         figures = folder / f"figures-{args.rows}.json"
-        found: dict[str, Any] = json.loads(figures.read_text()) if figures.exists() else {}
+        report: dict[str, Any] = json.loads(figures.read_text()) if figures.exists() else {}
         for part in PARTS if args.part == "all" else [args.part]:
             if part != "schedule" and not ray.is_initialized():
                 config = prepare(folder, args.rows, args.batch)
             if part == "synthesis":
-                found["batch"] = args.batch
-                found[part] = measure_synthesis(config, args.rows, args.plot)
+                report["batch"] = args.batch
+                report[part] = measure_synthesis(config, args.rows, args.plot)
             elif part == "resume":
-                found[part] = measure_resume(config, args.rows, args.batch)
+                report[part] = measure_resume(config, args.rows, args.batch)
             elif part == "commits":
-                found[part] = measure_commits(folder, args.rows)
+                report[part] = measure_commits(folder, args.rows)
             elif part == "batches":
-                found[part] = measure_batches(folder, args.rows)
+                report[part] = measure_batches(folder, args.rows)
             else:
                 ray.shutdown()
-                found[part] = measure_schedule()
-            figures.write_text(json.dumps(found))
-    if {"synthesis", "batches"} <= set(found) and args.rows >= FEWEST:
-        rate = found["batches"]["batches_per_s"]
-        found["projection"] = project(found["synthesis"], args.rows, found["batch"], rate)
-    print(json.dumps({"rows": args.rows, "cores": os.cpu_count(), **found}, indent=1))
+                report[part] = measure_schedule()
+            figures.write_text(json.dumps(report))
+    if {"synthesis", "batches"} <= set(report) and args.rows >= FEWEST:
+        rate = report["batches"]["batches_per_s"]
+        report["projection"] = project(report["synthesis"], args.rows, report["batch"], rate)
+    print(json.dumps({"rows": args.rows, "cores": os.cpu_count(), **report}, indent=1))
 
 
 def prepare(folder: Path, rows: int, batch: int) -> SynthesisConfig:
-    """Ray, the recording and the manifest."""
+    """Start Ray, and prepare the recording and the manifest."""
     import ray
 
     os.environ[RECORDING] = str(folder / "recorded" / "recording.json")

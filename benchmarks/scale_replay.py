@@ -1,10 +1,11 @@
-"""A small real run of synthesis, recorded, and workers that answer for any number of videos from it.
+"""Record a small real run of synthesis, and replay it for any number of videos.
 
-`record` renders a few videos and runs the whole job on them with the real decoder, embedder and captioner.
-The workers take and give what the real ones do: video number i gets the outcome (a row, or a reject) of one of
-the recorded videos, drawn by a hash of its id, under its own id. So that 1.55 M videos are not 60 over and
-over, each has a signature, length, cosine and caption of its own; two of a hundred are copies of the video
-before them, half of those exact. Frames are one pixel: what no disk here could hold is not what is measured.
+`record` renders a few videos and runs the whole job on them with the real decoder, embedder and
+captioner. The workers have the inputs and outputs of the real ones. Each video gets the outcome (a
+row or a reject) of a recorded video, chosen by a hash of its id. To make 1.55 M videos distinct,
+each has a different signature, length, cosine and caption. Two in a hundred are copies of the video
+before them, half of these exact copies. Frames have one pixel, because full frames would not fit on
+a disk and are not what is measured.
 """
 
 import base64
@@ -30,10 +31,10 @@ from gve_ray.store import AssetReader, Store
 from gve_ray.synthesis.consistency import CONSISTENCY_SCHEMA, caption_hash
 from gve_ray.synthesis.ingest import INGEST_SCHEMA
 
-RECORDING = "GVE_SCALE_RECORDING"  # the file's path, in the environment of Ray's workers
-_MANIFEST_ROWS = 100_000  # written at a time
-_ID = "@@video@@"  # where a recorded text has its video's id
-# What the real workers read of a video.
+RECORDING = "GVE_SCALE_RECORDING"  # environment variable of Ray's workers with the path of the file
+_MANIFEST_ROWS = 100_000  # rows written at a time
+_ID = "@@video@@"  # placeholder for the video id in recorded texts
+# The fields of a video that the real workers read.
 SCORED_COLUMNS = ["video_id", "frames", "timestamps", "indices", "fps", "duration", "total_frames"]
 ASKED_COLUMNS = [
     *SCORED_COLUMNS, "caption", "content_hash", "reference_frames", "reference_timestamps", "clips",
@@ -43,7 +44,8 @@ Row = dict[str, Any]
 
 
 def record(folder: Path, *, videos: int = 60, seed: int = 7) -> Path:
-    """Run synthesis for real on `videos` rendered files, unless it was done; returns the recording, one JSON file.
+    """Run the real synthesis on `videos` rendered files, unless it was done before; return the
+    recording, a JSON file.
 
     Ray must be connected, or connects by itself.
     """
@@ -66,7 +68,9 @@ def record(folder: Path, *, videos: int = 60, seed: int = 7) -> Path:
 
 
 def _recorded(run: Path, manifest: pa.Table) -> Row:
-    """What each stage gave for each video, in JSON; annotations as texts with `_ID` for the video's id."""
+    """Return the output of each stage for each video; annotations are texts with `_ID` in place of
+    the video id.
+    """
     (ingest,) = (p for p in (run / "work").glob("ingest-*.lance") if not p.stem.endswith("-rejects"))
     (scores,) = (p for p in (run / "work").glob("consistency-*.lance") if not p.stem.endswith("-rejects"))
     broken = Store(str(ingest.with_name(f"{ingest.stem}-rejects.lance")), REJECT_SCHEMA).table().to_pylist()
@@ -95,7 +99,9 @@ def _without_pixels(row: Row) -> Row:
 
 
 def video_id_at(number: int) -> str:
-    """The id of one video of the manifest: its number behind a hash, so that no order is given away."""
+    """Return the id of a video in the manifest: a hash followed by its number, so that ids are not
+    in order.
+    """
     return hashlib.blake2b(number.to_bytes(8), digest_size=4).hexdigest() + f"{number:08x}"
 
 
@@ -104,14 +110,16 @@ def number_of(video_id: str) -> int:
 
 
 def write_manifest(path: Path, rows: int, recording: Path) -> None:
-    """A manifest of `rows` videos that nobody has, with recorded captions, each with a word of its own."""
+    """Write a manifest of `rows` videos that do not exist, with recorded captions, each with a
+    distinct word.
+    """
     captions = json.loads(recording.read_text())["captions"]
     schema = pa.schema([("video_id", pa.string()), ("uri", pa.string()), ("caption", pa.string())])
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, rows, _MANIFEST_ROWS):
             ids = [video_id_at(i) for i in range(start, min(start + _MANIFEST_ROWS, rows))]
-            uris = [f"s3://crawl/videos/{one[:2]}/{one}.mp4" for one in ids]
-            texts = [_caption(captions, one) for one in ids]
+            uris = [f"s3://crawl/videos/{video_id[:2]}/{video_id}.mp4" for video_id in ids]
+            texts = [_caption(captions, video_id) for video_id in ids]
             writer.write_table(pa.table([ids, uris, texts], schema=schema))
 
 
@@ -123,7 +131,7 @@ def _caption(captions: Sequence[str], video_id: str) -> str | None:
 
 
 def _word(draw: int) -> str:
-    """Three syllables: 125,000 words."""
+    """Return one of 125,000 words of three syllables."""
     return "".join("bdfgklmnpr"[draw // 50**i % 10] + "aeiou"[draw // 50**i // 10 % 5] for i in range(3))
 
 
@@ -141,7 +149,9 @@ def _reject(outcome: Mapping[str, Any]) -> Reject:
 
 
 class ReplayedIngest:
-    """In the place of `IngestWorker`: a recorded row under the id, with a signature and a length of its own."""
+    """Replaces `IngestWorker`: returns a recorded row with this id and a distinct signature and
+    length.
+    """
 
     def __init__(self, media: MediaConfig, seed: int) -> None:
         self._outcomes = _recording()["decoded"]
@@ -178,7 +188,9 @@ class ReplayedIngest:
 
 
 def source_of(video_id: str) -> tuple[str, str | None]:
-    """The video that this one shows, itself if it is no copy; and what kind of copy it is."""
+    """Return the video that this one is a copy of (itself if it is not a copy), and the kind of
+    copy.
+    """
     number, kind = number_of(video_id), None
     while number and (draw := _draw(video_id_at(number), "copy") % 100) < 2:
         kind = kind or ("exact", "near")[draw]
@@ -187,7 +199,9 @@ def source_of(video_id: str) -> tuple[str, str | None]:
 
 
 def perturbed(signature: bytes, rng: np.random.Generator) -> np.ndarray:
-    """int64 [T * 384]: another video of the kind: its 4x4 luma blocks moved by 40 grey levels or so, colours by 15."""
+    """Return a changed signature, int64 [T * 384]: 4x4 luma blocks shifted by about 40 grey levels,
+    colours by 15.
+    """
     cells = np.frombuffer(signature, dtype=np.uint8).reshape(-1, FRAME_BYTES).astype(np.int64)
     blocks = rng.normal(0, 40, (4, 4)).repeat(LUMA // 4, axis=0).repeat(LUMA // 4, axis=1)
     colours = rng.normal(0, 15, 2).repeat(CHROMA * CHROMA)
@@ -195,7 +209,9 @@ def perturbed(signature: bytes, rng: np.random.Generator) -> np.ndarray:
 
 
 class ReplayedConsistency:
-    """In the place of `ConsistencyWorker`: reads the frames as it does, and gives a recorded cosine, a little off."""
+    """Replaces `ConsistencyWorker`: reads the frames, and returns a recorded cosine with a small
+    change.
+    """
 
     def __init__(self, config: ConsistencyConfig, ingest: Store) -> None:
         self._scores = _recording()["scores"]
@@ -218,7 +234,7 @@ class ReplayedConsistency:
 
 
 class ReplayedAnnotator:
-    """In the place of `Annotator`: reads the assets as it does, and gives a recorded row under the id."""
+    """Replaces `Annotator`: reads the assets, and returns a recorded row with this id."""
 
     def __init__(self, *, assets: AssetReader, **_: Any) -> None:
         self._assets = assets
@@ -230,7 +246,7 @@ class ReplayedAnnotator:
 
     def _one(self, asset: Row) -> Row | Reject:
         draw = _draw(asset["video_id"], "annotation")
-        # One pass over the text gives the row and all its references the id.
+        # A single replacement in the text sets the id of the row and of all its references.
         outcome = json.loads(self._outcomes[draw % len(self._outcomes)].replace(_ID, asset["video_id"]))
         if "reason" in outcome:
             return _reject(outcome)
@@ -241,7 +257,7 @@ class ReplayedAnnotator:
 
 
 class Nothing:
-    """Gives each row back."""
+    """Returns each row unchanged."""
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
         return [dict(row) for row in rows]

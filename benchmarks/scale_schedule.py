@@ -1,4 +1,4 @@
-"""The curriculum's schedule for the paper's 12.55 M training instances: seconds, memory, and that ranks agree."""
+"""Measure the training schedule for 12.55 M instances, and check that ranks agree."""
 
 import hashlib
 import multiprocessing
@@ -14,12 +14,13 @@ from gve_ray.training.curriculum import Curriculum
 from gve_ray.training.schedule import Schedule
 
 RANKS = 32
-# Instances by kind (METHOD 5), in as many equal data sets; UVRD's are those of Table 7.
+# (instances, number of equal data sets, batch size) by kind, from arXiv:2510.27571; UVRD's are
+# those of its Table 7.
 OTHERS = {"text": (380_000, 2, 64), "image": (1_820_000, 6, 32), "video": (8_800_000, 12, 64)}
 
 
 def sizes_of() -> tuple[dict[str, int], dict[str, int]]:
-    """Pairs and batch sizes by task of the paper's 12.55 M instances."""
+    """Return pairs and batch sizes by task for the paper's 12.55 M instances."""
     sizes = {f"uvrd-{task}": count for task, count in TABLE_7.items()}
     batches = {f"uvrd-{task.value}": size for task, size in BATCH_SIZES.items()}
     for kind, (instances, sets, batch) in OTHERS.items():
@@ -30,11 +31,13 @@ def sizes_of() -> tuple[dict[str, int], dict[str, int]]:
 
 
 def _one_rank(rank: int) -> dict[str, Any]:
-    """Three epochs as one rank sees them: seconds, memory, and a digest of all steps and of the rank's own rows."""
+    """Schedule three epochs as one rank, and return seconds, memory, and digests of all steps and
+    of its rows.
+    """
     sizes, batches = sizes_of()
     curriculum = Curriculum()
     rng = [hashlib.sha256(task.encode()).digest()[0] / 255 for task in sizes]
-    scores = {task: 0.3 + 0.5 * one for task, one in zip(sizes, rng, strict=True)}  # R_k: 0.3 to 0.8
+    scores = {task: 0.3 + 0.5 * share for task, share in zip(sizes, rng, strict=True)}  # R_k: 0.3 to 0.8
     process = psutil.Process()
     before, peak, steps, pairs = process.memory_info().rss, 0, 0, 0
     everyone, mine = hashlib.sha256(), hashlib.sha256()
@@ -75,7 +78,9 @@ def _schedule(
 
 
 def measure_schedule() -> dict[str, Any]:
-    """The first and the last of 32 ranks, each in a process of its own: they must draw the same steps."""
+    """Run the first and the last of 32 ranks in separate processes, and check that they draw the
+    same steps.
+    """
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         first, last = pool.map(_one_rank, (0, RANKS - 1))
     sizes, _ = sizes_of()

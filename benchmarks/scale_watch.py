@@ -1,11 +1,11 @@
-"""Memory and commits of a job while it runs: what the driver and Ray's processes hold, by rows done.
+"""Record the memory and the commits of a running job, by rows done.
 
     with Watch() as watch:
         synthesize(...)
     watch.memory(); watch.commits()
 
-A thread looks twice a second. Memory is what a process holds by itself: shared pages (the object store, mapped
-files) are not in it. Rows done come from the stages' own log lines.
+A thread samples twice per second. Memory means the private memory of a process, without shared
+pages (the object store, mapped files). Rows done are read from the log lines of the stages.
 """
 
 import logging
@@ -28,7 +28,7 @@ _LOOK_FOR_PROCESSES = 10  # samples
 
 @dataclass(frozen=True)
 class Sample:
-    """bytes of the driver, of the largest worker, and of all of Ray's shared memory that was ever touched.
+    """Bytes of the driver, of the largest worker, and of Ray's shared memory that was ever touched.
 
     rows: done in `phase` by this run; phase: the stage, or the last one that said something.
     """
@@ -42,12 +42,12 @@ class Sample:
 
 
 class Watch(logging.Handler):
-    """A context manager. It reads the logs of gve_ray while it is open."""
+    """Context manager that reads the logs of gve_ray while it is open."""
 
     def __init__(self) -> None:
         super().__init__(level=logging.DEBUG)
         self.samples: list[Sample] = []
-        self.committed: dict[str, list[tuple[int, float]]] = {}  # by store: fragments, seconds
+        self.committed: dict[str, list[tuple[int, float]]] = {}  # (fragments, seconds) by store
         self._phase, self._rows = "start", 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
@@ -74,7 +74,7 @@ class Watch(logging.Handler):
         return time.monotonic() - self._begun
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A stage's progress, a filter's first words, or a commit."""
+        """Handle a log record: progress of a stage, start of a filter, or a commit."""
         args = record.args if isinstance(record.args, tuple) else ()
         if len(args) == 1 and isinstance(args[0], StageProgress):
             self._phase, self._rows = args[0].name, args[0].done
@@ -92,70 +92,78 @@ class Watch(logging.Handler):
         while not self._stop.wait(_SECONDS):
             if len(self.samples) % _LOOK_FOR_PROCESSES == 0:
                 self._find(me)
-            sizes = [_private(one) for one in self._workers]
+            sizes = [_private(worker) for worker in self._workers]
             shared = 0 if self._store is None else self._store.memory_info().shared
             self.samples.append(
                 Sample(self.seconds, self._phase, self._rows, _private(me), max(sizes, default=0), shared)
             )
 
     def _find(self, me: psutil.Process) -> None:
-        found = []
-        for one in me.children(recursive=True):
+        workers = []
+        for process in me.children(recursive=True):
             try:
-                line = one.cmdline()
+                line = process.cmdline()
             except psutil.Error:
                 continue
             if line and line[0].startswith("ray::"):
-                found.append(one)
+                workers.append(process)
             elif line and line[0].endswith("raylet"):
-                self._store = one
-        self._workers = found
+                self._store = process
+        self._workers = workers
 
     def memory(self) -> dict[str, Any]:
-        """MB of driver and largest worker, by phase: at 10, 50 and 100 % of its rows, and bytes a row between."""
-        phases = list(dict.fromkeys(one.phase for one in self.samples))
-        told = {name: _of_phase([one for one in self.samples if one.phase == name]) for name in phases}
+        """Return MB of the driver and the largest worker at 10, 50 and 100 % of each phase, and
+        bytes per row.
+        """
+        phases = list(dict.fromkeys(sample.phase for sample in self.samples))
+        by_phase = {
+            name: _of_phase([sample for sample in self.samples if sample.phase == name]) for name in phases
+        }
         peak = {
-            name: max(getattr(one, name) for one in self.samples) for name in ("driver", "worker", "shared")
+            name: max(getattr(sample, name) for sample in self.samples)
+            for name in ("driver", "worker", "shared")
         }
         where = {
-            name: next(one.phase for one in self.samples if getattr(one, name) == peak[name]) for name in peak
+            name: next(sample.phase for sample in self.samples if getattr(sample, name) == peak[name])
+            for name in peak
         }
         return {
             "peak_mb": {name: _mb(size) for name, size in peak.items()},
             "peak_in": where,
-            "by_phase": told,
+            "by_phase": by_phase,
         }
 
     def commits(self) -> dict[str, Any]:
-        """By store: how many, their fragments, and seconds of the first three, the last three and the longest."""
+        """Return for each store the commits, the fragments, and the seconds of the first, last and
+        longest commits.
+        """
         return {
             name: {
-                "commits": len(found),
-                "fragments": sum(fragments for fragments, _ in found),
-                "first_s": _seconds(found[:3]),
-                "last_s": _seconds(found[-3:]),
-                "longest_s": round(max(seconds for _, seconds in found), 3),
+                "commits": len(commits),
+                "fragments": sum(fragments for fragments, _ in commits),
+                "first_s": _seconds(commits[:3]),
+                "last_s": _seconds(commits[-3:]),
+                "longest_s": round(max(seconds for _, seconds in commits), 3),
             }
-            for name, found in self.committed.items()
+            for name, commits in self.committed.items()
         }
 
     def plot(self, path: Path, title: str) -> None:
-        """Memory by rows through the stages, one after the other."""
+        """Plot memory by rows through all stages."""
         from gve_ray.report import new_figure, png
 
         at, before, last = [], 0, ("", 0)
         marks: dict[str, float] = {}
-        for one in self.samples:
-            if one.phase != last[0]:
-                before, last = before + last[1], (one.phase, 0)
-            last = (one.phase, max(last[1], one.rows))
+        for sample in self.samples:
+            if sample.phase != last[0]:
+                before, last = before + last[1], (sample.phase, 0)
+            last = (sample.phase, max(last[1], sample.rows))
             at.append((before + last[1]) / 1e6)
-            marks.setdefault(one.phase, at[-1])
+            marks.setdefault(sample.phase, at[-1])
         figure = new_figure(9, 3.6)
         axes = figure.add_subplot()
         for name, colour in (("driver", "#2f6f8f"), ("worker", "#d98032")):
-            sizes = [getattr(one, name) / 1e9 for one in self.samples]
+            sizes = [getattr(sample, name) / 1e9 for sample in self.samples]
             axes.plot(at, sizes, color=colour, label={"driver": "driver", "worker": "largest worker"}[name])
         for i, (name, x) in enumerate(marks.items()):
             axes.axvline(x, color="#bbbbbb", linewidth=0.6)
@@ -171,35 +179,35 @@ class Watch(logging.Handler):
 
 def _private(process: psutil.Process) -> int:
     try:
-        found = process.memory_info()
-    except psutil.Error:  # it ended
+        memory = process.memory_info()
+    except psutil.Error:  # the process has ended
         return 0
-    return int(found.rss - found.shared)
+    return int(memory.rss - memory.shared)
 
 
 def _of_phase(samples: Sequence[Sample]) -> dict[str, Any]:
-    most = max(one.rows for one in samples)
-    told: dict[str, Any] = {
+    most = max(sample.rows for sample in samples)
+    summary: dict[str, Any] = {
         "seconds": round(samples[-1].seconds - samples[0].seconds, 1),
-        "peak_driver_mb": _mb(max(one.driver for one in samples)),
-        "peak_worker_mb": _mb(max(one.worker for one in samples)),
+        "peak_driver_mb": _mb(max(sample.driver for sample in samples)),
+        "peak_worker_mb": _mb(max(sample.worker for sample in samples)),
     }
     if not most:
-        return told
-    rows = np.array([one.rows for one in samples])
+        return summary
+    rows = np.array([sample.rows for sample in samples])
     late = rows >= 0.1 * most
     for name in ("driver", "worker"):
-        sizes = np.array([getattr(one, name) for one in samples])
-        told[f"{name}_mb"] = {
+        sizes = np.array([getattr(sample, name) for sample in samples])
+        summary[f"{name}_mb"] = {
             f"{share:.0%}": _mb(int(sizes[int(np.argmax(rows >= share * most))])) for share in (0.1, 0.5, 1.0)
         }
         if len(set(rows[late])) > 2:
-            told[f"{name}_bytes_a_row"] = round(float(np.polyfit(rows[late], sizes[late], 1)[0]), 1)
-    return {"rows": most, **told}
+            summary[f"{name}_bytes_a_row"] = round(float(np.polyfit(rows[late], sizes[late], 1)[0]), 1)
+    return {"rows": most, **summary}
 
 
-def _seconds(found: Sequence[tuple[int, float]]) -> list[float]:
-    return [round(seconds, 3) for _, seconds in found]
+def _seconds(commits: Sequence[tuple[int, float]]) -> list[float]:
+    return [round(seconds, 3) for _, seconds in commits]
 
 
 def _mb(size: int) -> float:

@@ -1,10 +1,11 @@
-"""Approximate search on disk against exact search in memory: recall@10, latency, and what building costs.
+"""Compare approximate search on disk with exact search in memory: recall, latency, build time.
 
     python benchmarks/search.py [--sizes 10000 100000] [--million] [--dimension 256] [--structures IVF_RQ IVF_PQ]
 
-Vectors are synthetic: unit length, in 1 cluster a 100 vectors, so that each query has some hundred rows that
-are about as near, as real embeddings of near-identical moments have; queries are vectors with noise. All
-indexes answer one query at a time. The filtered figures let one row in 10 pass. Prints one JSON object.
+Vectors are synthetic: unit vectors in clusters of 100, so that each query has about a hundred rows
+at a similar distance, as with real embeddings of near-identical moments. Queries are vectors with
+noise. All indexes answer one query at a time. In the filtered measurements, one row in 10 passes
+the filter. Prints one JSON object.
 """
 
 import argparse
@@ -21,30 +22,30 @@ import numpy as np
 from gve_ray.search import Hit, IndexOptions, IndexSpec, VectorIndex, create_index, open_index
 
 K = 10
-SHARE = 10  # one row in so many passes the filter
+SHARE = 10  # one in this many rows passes the filter
 BATCH = 8192
 
 
 def vectors_of(n: int, dimension: int, rng: np.random.Generator) -> np.ndarray:
-    """Unit vectors, float32 [n, dimension], in clusters."""
+    """Return unit vectors in clusters, float32 [n, dimension]."""
     centres = rng.standard_normal((max(1, n // 100), dimension), dtype=np.float32)
-    found = centres[rng.integers(0, len(centres), n)]
+    vectors = centres[rng.integers(0, len(centres), n)]
     for start in range(0, n, BATCH):
-        part = found[start : start + BATCH]
+        part = vectors[start : start + BATCH]
         part += 0.7 * rng.standard_normal(part.shape, dtype=np.float32)
         part /= np.linalg.norm(part, axis=1, keepdims=True)
-    return found
+    return vectors
 
 
 def queries_of(vectors: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Unit vectors, float32 [n, dimension], each near some of the vectors."""
-    found = vectors[rng.integers(0, len(vectors), n)]
-    found = found + 0.5 / found.shape[1] ** 0.5 * rng.standard_normal(found.shape, dtype=np.float32)
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    """Return queries, unit vectors near some of the vectors, float32 [n, dimension]."""
+    queries = vectors[rng.integers(0, len(vectors), n)]
+    queries = queries + 0.5 / queries.shape[1] ** 0.5 * rng.standard_normal(queries.shape, dtype=np.float32)
+    return queries / np.linalg.norm(queries, axis=1, keepdims=True)
 
 
 def fill(folder: Path, vectors: np.ndarray, options: IndexOptions) -> tuple[VectorIndex, dict[str, Any]]:
-    """An index of all vectors, opened anew, and what making it took."""
+    """Build an index of all vectors and reopen it; return it with the cost of building."""
     begun = time.perf_counter()
     index = create_index(folder, IndexSpec(dimension=vectors.shape[1], fields={"part": "int"}), options)
     for start in range(0, len(vectors), BATCH):
@@ -61,7 +62,7 @@ def fill(folder: Path, vectors: np.ndarray, options: IndexOptions) -> tuple[Vect
 
 
 def ask(index: VectorIndex, queries: np.ndarray, **more: Any) -> tuple[list[list[Hit]], dict[str, float]]:
-    """Hits of each query, asked one by one, and milliseconds; the first few warm up."""
+    """Search the queries one by one after a warm-up, and return their hits and milliseconds."""
     for query in queries[:3]:
         index.search(query[None], K, **more)
     hits, spent = [], []
@@ -73,7 +74,7 @@ def ask(index: VectorIndex, queries: np.ndarray, **more: Any) -> tuple[list[list
 
 
 def recall(found: Sequence[Sequence[Hit]], truth: Sequence[Sequence[Hit]]) -> float:
-    """Mean share of the true K that were found."""
+    """Return the mean share of the true K neighbours that were found."""
     shares = [
         len({hit.id for hit in a} & {hit.id for hit in b}) / len(b) for a, b in zip(found, truth, strict=True)
     ]
@@ -83,9 +84,11 @@ def recall(found: Sequence[Sequence[Hit]], truth: Sequence[Sequence[Hit]]) -> fl
 def measure(
     vectors: np.ndarray, queries: np.ndarray, kinds: dict[str, IndexOptions], say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Figures by index; the first is the exact one that the others are held against."""
+    """Return the measurements by index. The first index is exact, and the others are compared with
+    it.
+    """
     truth: dict[str, list[list[Hit]]] = {}
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, options in kinds.items():
         say(f"{len(vectors)} vectors: {name}")
         with tempfile.TemporaryDirectory() as folder:
@@ -94,8 +97,8 @@ def measure(
                 hits, times = ask(index, queries, filter=filter)
                 facts[label] = {"recall_at_10": recall(hits, truth.setdefault(label, hits)), **times}
             index.close()
-        found[name] = facts
-    return found
+        results[name] = facts
+    return results
 
 
 def main() -> None:
@@ -103,7 +106,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--million", action="store_true", help="and 1,000,000 vectors")
+    parser.add_argument("--million", action="store_true", help="also measure 1,000,000 vectors")
     parser.add_argument("--dimension", type=int, default=256)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--structures", nargs="+", default=["IVF_RQ", "IVF_HNSW_SQ"])

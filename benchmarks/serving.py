@@ -1,14 +1,15 @@
-"""The HTTP service against the same embedder called directly: requests a second and latencies, texts and clips.
+"""Compare the HTTP service with direct calls of the embedder: throughput and latency.
 
     python benchmarks/serving.py [--seconds 10] [--videos 24] [--batch 64]
 
-    direct      Embedder.encode in a loop, in a process of its own with a replica's number of threads
-    http        POST /v1/embeddings of `gve serve`, one replica each of gateway and model, over one index
+    direct      Embedder.encode in a loop, in a separate process with as many threads as a replica
+    http        POST /v1/embeddings of `gve serve`, with one gateway replica and one model replica
 
-`one`: one text, or one clip (as data: URL), a call; direct has no concurrency. `batch`: --batch texts a call, which is
-how a service is filled; `saturation` is the best of its rates over direct's. Rounds of direct and http are
-interleaved; while one is measured the other idles. Clips are held-out videos of the demo, decoded in both ways by the
-same reader. Prints one JSON object.
+`text` and `video` send one text or one clip (as a data: URL) per call. `batch` sends --batch texts
+per call, which saturates the service; `saturation` is its best rate relative to the direct one.
+Direct calls have no concurrency. Rounds of direct and http are interleaved; while one is measured,
+the other is idle. Clips are held-out videos of the demo, decoded by the same reader in both cases.
+Prints one JSON object.
 """
 
 import argparse
@@ -40,7 +41,9 @@ WARM_UP = 10  # calls
 
 
 def direct(pipe: Any, texts: list[str], videos: list[str]) -> None:
-    """A process that embeds for `seconds` a request of the pipe, and sends back the seconds of each call."""
+    """Embed for the `seconds` of each request from the pipe, and send back the seconds of each
+    call.
+    """
     import torch
 
     from gve_ray.embedder import Embedder
@@ -66,7 +69,9 @@ def direct(pipe: Any, texts: list[str], videos: list[str]) -> None:
 def over_http(
     url: str, body: Callable[[int], dict[str, Any]], concurrency: int, seconds: float
 ) -> tuple[float, list[float]]:
-    """(seconds, those of each call) of so many clients, each asking again as soon as it is answered."""
+    """Run concurrent clients that send requests back to back; return the seconds in total and of
+    each call.
+    """
     spent: list[float] = []
     begun = time.perf_counter()
 
@@ -88,9 +93,9 @@ def over_http(
 
 
 def figures(size: int, rounds: list[tuple[float, list[float]]]) -> dict[str, float]:
-    """Items a second (median over rounds) and latencies in ms over all calls."""
+    """Return items per second (median over rounds) and latencies in ms over all calls."""
     rates = [size * len(spent) / seconds for seconds, spent in rounds]
-    every = np.array([one for _, spent in rounds for one in spent]) * 1e3
+    every = np.array([seconds for _, spent in rounds for seconds in spent]) * 1e3
     low, high, top = np.percentile(every, [50, 95, 99])
     return {
         "items_per_second": round(statistics.median(rates), 1),
@@ -103,7 +108,7 @@ def figures(size: int, rounds: list[tuple[float, list[float]]]) -> dict[str, flo
 
 @contextmanager
 def service(folder: Path, manifest: Path) -> Iterator[str]:
-    """The running service over an index of the videos; gives its URL."""
+    """Context manager for the service with an index of the videos; yields its URL."""
     from gve_ray.cli import connect
     from gve_ray.indexing.run import index
     from gve_ray.serving.preflight import check
@@ -125,17 +130,15 @@ def service(folder: Path, manifest: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--seconds", type=float, default=10.0, help="of each measurement, over all its rounds"
+        "--seconds", type=float, default=10.0, help="seconds of each measurement, over all its rounds"
     )
     parser.add_argument("--videos", type=int, default=24)
-    parser.add_argument(
-        "--batch", type=int, default=64, help="texts a call, where the service is to be filled"
-    )
+    parser.add_argument("--batch", type=int, default=64, help="texts per call in the batch measurement")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
@@ -157,7 +160,7 @@ def main() -> None:
 def measure(
     url: str, here: Any, args: argparse.Namespace, texts: list[str], videos: list[str]
 ) -> dict[str, Any]:
-    """Everything that is printed."""
+    """Return the measurements that are printed."""
     clips = [f"data:video/mp4;base64,{base64.b64encode(Path(path).read_bytes()).decode()}" for path in videos]
 
     def clip(at: int) -> dict[str, Any]:
@@ -172,7 +175,7 @@ def measure(
         return {"input": chosen, "encoding_format": "base64"}
 
     cases = {"text": (text, "text", 1), "batch": (batch, "text", args.batch), "video": (clip, "video", 1)}
-    found: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "batch": args.batch}
+    results: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "batch": args.batch}
     for name, (body, kind, size) in cases.items():
         seconds = args.seconds / ROUNDS
         for at in range(WARM_UP):
@@ -189,9 +192,9 @@ def measure(
         base = measured["direct"]["items_per_second"]
         for key in map(str, CONCURRENCY):
             measured[key]["over_direct"] = round(measured[key]["items_per_second"] / base, 3)
-        found[name] = measured
-    found["saturation"] = max(found["batch"][str(c)]["over_direct"] for c in CONCURRENCY)
-    return found
+        results[name] = measured
+    results["saturation"] = max(results["batch"][str(c)]["over_direct"] for c in CONCURRENCY)
+    return results
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What exactly-once costs: trivial rows through `run_stage`, rows a second by batch size.
+"""Overhead of the stage engine: rows per second with a worker that does nothing.
 
     python benchmarks/stage.py [--rows 5000] [--actors 2]
 
-The worker does nothing, so the figures are the engine's own: Ray task, two ledger calls, one Lance fragment
-and a share of a commit for each batch. Prints one JSON object.
+The overhead of a batch is a Ray task, two calls that record its state, a Lance fragment and a share
+of a commit. Prints one JSON object.
 """
 
 import argparse
@@ -22,14 +22,14 @@ SCHEMA = pa.schema([("video_id", pa.string()), ("n", pa.int64())])
 
 
 class Nothing:
-    """Gives each row back."""
+    """Returns each row unchanged."""
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return [dict(row) for row in rows]
 
 
 def measure(rows: int, actors: int, batch_size: int) -> dict[str, float]:
-    """Seconds and rows a second of one stage, start of its actors included."""
+    """Return seconds and rows per second of one stage, including the start of its actors."""
     pending = pa.table({"video_id": [f"v{i:07d}" for i in range(rows)], "n": range(rows)})
     with tempfile.TemporaryDirectory() as folder:
         counts = run_stage(
@@ -52,9 +52,9 @@ def main() -> None:
     parser.add_argument("--actors", type=int, default=2)
     args = parser.parse_args()
     ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    found = {str(size): measure(args.rows, args.actors, size) for size in (16, 64, 256)}
+    results = {str(size): measure(args.rows, args.actors, size) for size in (16, 64, 256)}
     ray.shutdown()
-    print(json.dumps({"rows": args.rows, "actors": args.actors, "by_batch_size": found}, indent=1))
+    print(json.dumps({"rows": args.rows, "actors": args.actors, "by_batch_size": results}, indent=1))
 
 
 if __name__ == "__main__":

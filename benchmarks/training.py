@@ -1,10 +1,11 @@
-"""What a training step costs: pairs and tokens a second, peak memory, time waiting for data.
+"""Cost of a training step: pairs and tokens per second, peak memory, and time waiting for data.
 
     make demo && python benchmarks/training.py [--run runs/demo] [--steps 12]
 
-Trains the demo's model on the text-video pairs that `make demo` synthesized, on one rank without Ray, each
-variant in a process of its own. Prints one JSON object: seconds as measured, and every variant's speed and
-memory as a ratio to the variant `plain`. The first two steps of each are warm-up and not counted.
+Trains the demo's model on the text-video pairs that `make demo` synthesized, on one rank without
+Ray, with each variant in a separate process. Prints one JSON object: the measurements, and the
+speed and memory of each variant relative to the variant `plain`. The first two steps of each are
+warm-up and not counted.
 """
 
 import argparse
@@ -29,7 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def config_of(run: Path, variant: str, *, steps: int, batch: int) -> TrainingConfig:
-    """The demo's recipe on one task, without prober and negatives."""
+    """Return the demo's recipe for one task, without prober and negatives."""
     settings = {"loop": {}, **VARIANTS[variant]}
     demo = load_config(TrainingJobConfig, ["--config", "demo.yaml"])
     data = DataSetConfig(name="uvrd", uri=str(run / "uvrd"), tasks=("T2V",), batch_size=batch, negatives=0)
@@ -49,7 +50,7 @@ def config_of(run: Path, variant: str, *, steps: int, batch: int) -> TrainingCon
 
 
 def measure(run: Path, variant: str, steps: int, batch: int, answer: Any) -> None:
-    """One variant, in this process."""
+    """Measure one variant in this process."""
     from gve_ray.training.fit import fit
     from gve_ray.training.runlog import read_log
 
@@ -78,25 +79,27 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     args = parser.parse_args()
     if not (args.run / "uvrd" / "task=T2V").is_dir():
-        parser.error(f"--run {args.run}: no text-video pairs there; run `make demo` first")
+        parser.error(f"--run {args.run}: has no text-video pairs; run `make demo` first")
     context = multiprocessing.get_context("spawn")
-    found: dict[str, dict[str, float]] = {}
+    results: dict[str, dict[str, float]] = {}
     for variant in VARIANTS:
         answer = context.Queue()
         process = context.Process(target=measure, args=(args.run, variant, args.steps, args.batch, answer))
         process.start()
-        found[variant] = answer.get()
+        results[variant] = answer.get()
         process.join()
-    for one in found.values():
-        one["speed_of_plain"] = one["pairs_per_second"] / found["plain"]["pairs_per_second"]
-        one["memory_of_plain"] = one["peak_bytes"] / found["plain"]["peak_bytes"]
+    for result in results.values():
+        result["speed_of_plain"] = result["pairs_per_second"] / results["plain"]["pairs_per_second"]
+        result["memory_of_plain"] = result["peak_bytes"] / results["plain"]["peak_bytes"]
     device = (
         torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else f"CPU, {torch.get_num_threads()} threads"
     )
     print(
-        json.dumps({"device": device, "steps": args.steps, "batch": args.batch, "variants": found}, indent=1)
+        json.dumps(
+            {"device": device, "steps": args.steps, "batch": args.batch, "variants": results}, indent=1
+        )
     )
 
 

@@ -1,1 +1,3 @@
-"""The paper in miniature: a world of moving shapes whose true content is known, and a tiny model that sees it."""
+"""The method of arXiv:2510.27571 in miniature: rendered videos of moving shapes, whose content is
+known exactly, and a tiny model that describes them.
+"""

@@ -1,11 +1,12 @@
-"""A miniature UVRB: its 16 data sets in the published layout, each testing its ability for real.
+"""Write a miniature UVRB: its 16 data sets in the published layout.
 
     folders = write_benchmark(Path("runs/demo-uvrb"), seed=42, workers=2)
 
-Only scenes of split `heldout` are shown; what is asked of them is decided in `benchmark_plan.py`. Data sets
-that share videos in UVRB share them here: a video is rendered once, in `pool/`, and linked into each
-`<data set>/videos/`. `truth.jsonl` says what every video shows. At scale 1 there are about 580 videos, 800
-queries and 45 CPU seconds of rendering, which goes on where it stopped.
+All videos show scenes of the split `heldout`; `benchmark_plan.py` decides the scenes and queries.
+Data sets that share videos in UVRB share them here as well: a video is rendered once, into `pool/`,
+and linked into each `<data set>/videos/`. `truth.jsonl` says what every video shows. At scale 1
+there are about 580 videos and 800 queries. Rendering takes 45 CPU seconds and resumes after an
+interruption.
 """
 
 import json
@@ -23,71 +24,77 @@ log = logging.getLogger(__name__)
 
 
 def write_benchmark(folder: Path, *, seed: int, scale: float = 1.0, workers: int) -> list[Path]:
-    """Write all data sets below `folder`, one folder each, and return these; what is there is not made again.
+    """Write all data sets, each into a subfolder of `folder`, and return these subfolders.
 
-    workers: processes (1: this one). Raises ValueError on a bad `scale`, and if the folder holds a benchmark
-    of other arguments.
+    Finished files are not rendered again. scale: size of the benchmark relative to the default, see
+    `plan_benchmark`. workers: number of processes; with 1, this process renders. Raises ValueError
+    if `scale` is out of range, or if `folder` holds a benchmark that was made with other arguments.
     """
     folder = folder.resolve()
-    state = folder / "benchmark.json"
+    state_path = folder / "benchmark.json"
     arguments = {"format": FORMAT, "seed": seed, "scale": scale}
-    found = json.loads(state.read_text()) if state.exists() else {"arguments": arguments, "complete": False}
-    if found["arguments"] != arguments:
+    state = {"arguments": arguments, "complete": False}
+    if state_path.exists():
+        state = json.loads(state_path.read_text())
+    if state["arguments"] != arguments:
         raise ValueError(
-            f"{folder}: holds a benchmark of other arguments ({found['arguments']}, not {arguments}); "
-            "give another folder or delete this one"
+            f"{folder}: holds a benchmark made with other arguments ({state['arguments']}, not {arguments}); "
+            "use another folder or delete this one"
         )
-    sets = plan_benchmark(seed=seed, scale=scale)
-    folders = [folder / one.name for one in sets]
-    if found["complete"]:
+    datasets = plan_benchmark(seed=seed, scale=scale)
+    folders = [folder / dataset.name for dataset in datasets]
+    if state["complete"]:
         return folders
     (folder / "pool").mkdir(parents=True, exist_ok=True)
-    write_text(state, json.dumps(found, indent=1))
-    files = list({file.file: file for one in sets for file in one.files}.values())
+    write_text(state_path, json.dumps(state, indent=1))
+    files = list({file.file: file for dataset in datasets for file in dataset.files}.values())
     _render_all(folder, files, workers=workers)
-    for one, path in zip(sets, folders, strict=True):
-        _write_set(path, one, pool=folder / "pool")
+    for dataset, path in zip(datasets, folders, strict=True):
+        _write_dataset(path, dataset, pool=folder / "pool")
     rows = ({"file": v.file, "scene": v.shown.to_dict()} for v in files if isinstance(v, Video))
     write_text(folder / "truth.jsonl", json_lines(rows))
-    counts = {one.name: {"queries": len(one.queries), "corpus": len(one.corpus)} for one in sets}
-    write_text(state, json.dumps({"arguments": arguments, "complete": True, "datasets": counts}, indent=1))
+    counts = {d.name: {"queries": len(d.queries), "corpus": len(d.corpus)} for d in datasets}
+    write_text(
+        state_path, json.dumps({"arguments": arguments, "complete": True, "datasets": counts}, indent=1)
+    )
     return folders
 
 
-def _write_set(folder: Path, one: DataSet, *, pool: Path) -> None:
-    """One data set in the published layout, its files linked from the pool."""
-    for file in one.files:
-        place = folder / ("images" if isinstance(file, Still) else "videos") / file.file
-        place.parent.mkdir(parents=True, exist_ok=True)
-        _link(pool / file.file, place)
-    ids = [f"{one.name}-{i:04d}" for i in range(len(one.queries))]
+def _write_dataset(folder: Path, dataset: DataSet, *, pool: Path) -> None:
+    """Write one data set in the published layout, with its media files linked from the pool."""
+    for file in dataset.files:
+        target = folder / ("images" if isinstance(file, Still) else "videos") / file.file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _link(pool / file.file, target)
+    ids = [f"{dataset.name}-{i:04d}" for i in range(len(dataset.queries))]
     (folder / "jsonl").mkdir(parents=True, exist_ok=True)
     queries, instances = [], []
-    for qid, query in zip(ids, one.queries, strict=True):
+    for qid, query in zip(ids, dataset.queries, strict=True):
         image, video = (part.file if part else None for part in (query.image, query.video))
         parts = {"text": query.text, "image": image, "video": video}
         queries.append({"id": qid, **{name: part for name, part in parts.items() if part}})
         candidates = {"candidates": query.candidates} if query.candidates else {}
         instances.append({"qid": qid, "pos": query.positives, **candidates})
-    write_text(folder / "jsonl/corpus.jsonl", json_lines({"id": v.name, "video": v.file} for v in one.corpus))
+    corpus = ({"id": video.name, "video": video.file} for video in dataset.corpus)
+    write_text(folder / "jsonl/corpus.jsonl", json_lines(corpus))
     write_text(folder / "jsonl/queries.jsonl", json_lines(queries))
     write_text(folder / "jsonl/instances.jsonl", json_lines(instances))
 
 
-def _link(source: Path, place: Path) -> None:
-    """Give a file one more name, or a copy where the file system knows no links."""
-    if place.exists():
+def _link(source: Path, target: Path) -> None:
+    """Create a hard link, or a copy if the file system has no hard links."""
+    if target.exists():
         return
     try:
-        os.link(source, place)
+        os.link(source, target)
     except OSError:
-        part = place.with_name(place.name + ".part")
+        part = target.with_name(target.name + ".part")
         shutil.copyfile(source, part)
-        os.replace(part, place)
+        os.replace(part, target)
 
 
 def _render_all(folder: Path, files: Sequence[Video | Still], *, workers: int) -> None:
-    """Render what is not there yet."""
+    """Render the files that do not exist yet."""
     todo = [file for file in files if not (folder / "pool" / file.file).exists()]
     log.info("benchmark: %d of %d files to render in %s", len(todo), len(files), folder)
     with partial_folder(folder):
@@ -95,8 +102,8 @@ def _render_all(folder: Path, files: Sequence[Video | Still], *, workers: int) -
 
 
 def render_file(file: Video | Still, *, folder: Path) -> None:
-    """Write one file into the pool; it appears whole or not at all."""
+    """Write one file into the pool atomically."""
     part = folder / "partial" / file.file
-    part.unlink(missing_ok=True)  # of a killed run
+    part.unlink(missing_ok=True)  # left by a killed run
     file.write(part)
     os.replace(part, folder / "pool" / file.file)

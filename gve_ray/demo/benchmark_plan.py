@@ -1,9 +1,10 @@
-"""What the miniature benchmark holds, decided in advance: the scenes, queries and positives of 16 data sets.
+"""Plan the miniature benchmark: the scenes, queries and positives of its 16 data sets.
 
-    for one in plan_benchmark(seed=42): ...
+    for dataset in plan_benchmark(seed=42): ...
 
-Pure: the same arguments give the same plan, which `benchmark.py` renders. Positives are never assumed: a text
-has those videos of its corpus of which everything it claims is true (`claims.py`).
+The plan is a pure function of its arguments; `benchmark.py` renders it. Positives are computed from
+the scenes: the positives of a text are all videos of the corpus for which every claim of the text
+is true (`claims.py`).
 """
 
 import random
@@ -19,15 +20,15 @@ from gve_ray.demo.claims import Claims, Text, truths
 from gve_ray.demo.render import encode_mp4, frames
 from gve_ray.demo.scenes import Scene
 
-FORMAT = 2  # raise it when the same arguments make other files
+FORMAT = 2  # increment when the same arguments produce different files
 _JPEG_QUALITY = 92
-_CLIP = (0.15, 0.85)  # of a chapter: what a clip of a long video shows
+_CLIP = (0.15, 0.85)  # part of a chapter that a clip of a long video shows
 _IMAGE_MOMENTS = (0.15, 0.85)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Video:
-    """An mp4 file: what of `scene` lies between two moments in [0, 1]."""
+    """An mp4 file that shows `scene` between the two moments of `span`, in [0, 1]."""
 
     name: str
     scene: Scene
@@ -39,7 +40,7 @@ class Video:
 
     @property
     def shown(self) -> Scene:
-        """The scene cut down to the chapters of the span."""
+        """The scene, reduced to the chapters that the span covers."""
         chapters = self.scene.chapters
         first, last = (min(len(chapters) - 1, int(time * len(chapters))) for time in self.span)
         return Scene(**{**vars(self.scene), "chapters": chapters[first : last + 1]})
@@ -55,7 +56,7 @@ class Video:
 
 @dataclass(frozen=True, kw_only=True)
 class Still:
-    """A jpg file: a scene at one moment in [0, 1]."""
+    """A JPEG file that shows a scene at one moment, in [0, 1]."""
 
     name: str
     scene: Scene
@@ -73,7 +74,9 @@ class Still:
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """Parts that are not asked with are None. positives, candidates: names of videos of the corpus."""
+    """One query. Parts that it does not have are None. positives, candidates: names of videos of
+    the corpus.
+    """
 
     positives: tuple[str, ...]
     text: str | None = None
@@ -92,20 +95,21 @@ class DataSet:
 
     @property
     def files(self) -> list[Video | Still]:
-        """Every file it needs, in order, none twice."""
-        asked = (part for q in self.queries for part in (q.image, q.video) if part)
-        return list({one.file: one for one in (*self.corpus, *asked)}.values())
+        """Every media file of the data set once, the corpus first and then those of the queries."""
+        query_media = (part for q in self.queries for part in (q.image, q.video) if part)
+        return list({media.file: media for media in (*self.corpus, *query_media)}.values())
 
 
 def plan_benchmark(*, seed: int, scale: float = 1.0) -> list[DataSet]:
-    """All 16 data sets in the order of the paper's table, without their files: the same for the same arguments.
+    """Plan all 16 data sets, in the order of the paper's table. The same arguments give the same
+    plan.
 
-    scale: of the number of videos, and so of queries; every data set keeps at least one family of scenes.
-    Raises ValueError if it is not in (0, 1.5].
+    scale: number of videos, and so of queries, relative to the default; every data set keeps at
+    least one family of scenes. Raises ValueError if it is not in (0, 1.5].
     """
     if not 0 < scale <= 1.5:
         raise ValueError(
-            f"scale={scale}: use more than 0 and at most 1.5 (there are only so many camera moves)"
+            f"scale={scale}: use a value above 0 and at most 1.5 (the number of camera movements is limited)"
         )
 
     def rng(family: str) -> random.Random:
@@ -114,7 +118,7 @@ def plan_benchmark(*, seed: int, scale: float = 1.0) -> list[DataSet]:
     def count(whole: int, least: int = 1) -> int:
         return max(least, round(whole * scale))
 
-    sets = [
+    datasets = [
         *_general(rng("msrvtt"), count(32, 2)),
         _events_in_a_row(rng("didemo"), count(40, 3)),
         *_place_and_time(rng("crb"), count(10)),
@@ -127,11 +131,13 @@ def plan_benchmark(*, seed: int, scale: float = 1.0) -> list[DataSet]:
     ]
     order = ("MSRVTT DiDeMo CRB-G CRB-S VDC-O CRB-T CMRB DREAM-E LoVR-TH PEV-K LoVR-V VDC-D MS-TI MS-TV "
              "MSRVTT-I2V LoVR-C2V").split()  # fmt: skip
-    return sorted(sets, key=lambda one: order.index(one.name))
+    return sorted(datasets, key=lambda dataset: order.index(dataset.name))
 
 
-def _ask(name: str, corpus: Sequence[Video], texts: Iterable[Text]) -> DataSet:
-    """A data set of text queries, none twice; the positives of each are all videos that it is true of."""
+def _text_dataset(name: str, corpus: Sequence[Video], texts: Iterable[Text]) -> DataSet:
+    """Return a data set of distinct text queries; the positives of a text are all videos it is true
+    of.
+    """
     known = [(video.name, truths(video.shown)) for video in corpus]
     distinct = {text.words: text for text in texts}.values()
     queries = (
@@ -145,25 +151,29 @@ def _families(
     rng: random.Random,
     n: int,
     draw: Callable[[random.Random], list[Scene]],
-    ask: Callable[[Scene], list[Text]],
+    describe: Callable[[Scene], list[Text]],
 ) -> list[list[Scene]]:
-    """n families in which every text that `ask` writes about a scene is true of that scene alone."""
+    """Draw n families of scenes in which every text of `describe` is true of a single scene."""
     chosen: list[list[Scene]] = []
-    asked: list[Claims] = []
-    known: list[Claims] = []
+    chosen_claims: list[Claims] = []
+    chosen_truths: list[Claims] = []
     while len(chosen) < n:
         family = draw(rng)
-        true = [truths(scene) for scene in family]
-        # Of all looks, size is the hardest to see: no text is to hang on it alone.
-        new = [
+        family_truths = [truths(scene) for scene in family]
+        # Size is the hardest attribute to see, so no text may depend on it alone.
+        family_claims = [
             frozenset(claim for claim in text.claims if claim[0] != "size")
             for scene in family
-            for text in ask(scene)
+            for text in describe(scene)
         ]
-        found = (sum(text <= one for one in (*known, *true)) for text in new)
-        if all(times == 1 for times in found) and not any(text <= one for text in asked for one in true):
+        matches = (
+            sum(claims <= true for true in (*chosen_truths, *family_truths)) for claims in family_claims
+        )
+        if all(count == 1 for count in matches) and not any(
+            claims <= true for claims in chosen_claims for true in family_truths
+        ):
             chosen.append(family)
-            asked, known = asked + new, known + true
+            chosen_claims, chosen_truths = chosen_claims + family_claims, chosen_truths + family_truths
     return chosen
 
 
@@ -176,13 +186,13 @@ def _flat(families: Iterable[Iterable[Scene]]) -> list[Scene]:
 
 
 def _general(rng: random.Random, pairs: int) -> list[DataSet]:
-    """MSRVTT and MSRVTT-I2V: every background is shown with two casts, so it alone does not tell."""
+    """MSRVTT and MSRVTT-I2V: two videos with different objects share each background."""
     families = _families(rng, pairs, contrasts.same_background, lambda scene: [claims.short(scene)])
     corpus = _videos("msrvtt", _flat(families))
     stills = [Still(name=v.name, scene=v.scene, moment=rng.uniform(*_IMAGE_MOMENTS)) for v in corpus]
     by_image = [Query(image=still, positives=(still.name,)) for still in stills]
     return [
-        _ask("MSRVTT", corpus, (claims.short(video.scene) for video in corpus)),
+        _text_dataset("MSRVTT", corpus, (claims.short(video.scene) for video in corpus)),
         DataSet(name="MSRVTT-I2V", corpus=tuple(corpus), queries=tuple(by_image)),
     ]
 
@@ -190,24 +200,31 @@ def _general(rng: random.Random, pairs: int) -> list[DataSet]:
 def _events_in_a_row(rng: random.Random, n: int) -> DataSet:
     families = _families(rng, n, contrasts.two_events, lambda scene: [claims.paragraph(scene)])
     corpus = _videos("didemo", _flat(families))
-    return _ask("DiDeMo", corpus, (claims.paragraph(video.scene) for video in corpus))
+    return _text_dataset("DiDeMo", corpus, (claims.paragraph(video.scene) for video in corpus))
 
 
 def _groups(rng: random.Random, n: int, draw: Callable[[random.Random], list[Scene]]) -> list[list[Scene]]:
-    """n groups of scenes of one cast each. No object is cast twice in a group, and no two groups share two."""
+    """Draw n groups of scenes. No object occurs twice in a scene, and no two groups share two
+    objects.
+    """
     chosen: list[list[Scene]] = []
-    casts: list[set[tuple[str, str]]] = []
+    chosen_objects: list[set[tuple[str, str]]] = []
     while len(chosen) < n:
         group = draw(rng)
-        cast = [(thing.colour, thing.shape) for chapter in group[0].chapters for thing in chapter.things]
-        if len(set(cast)) == len(cast) and all(len(one & set(cast)) < 2 for one in casts):
+        objects = [(thing.colour, thing.shape) for chapter in group[0].chapters for thing in chapter.things]
+        distinct = set(objects)
+        if len(distinct) == len(objects) and all(len(other & distinct) < 2 for other in chosen_objects):
             chosen.append(group)
-            casts.append(set(cast))
+            chosen_objects.append(distinct)
     return chosen
 
 
 def _place_and_time(rng: random.Random, n: int) -> list[DataSet]:
-    """CRB: a spatial text fits one place of its group at all four times, a temporal one the other way round."""
+    """CRB: groups of three places times four motions.
+
+    A spatial text matches one place of its group, with all four motions; a temporal text matches
+    one motion, at all three places.
+    """
     groups = _groups(rng, n, contrasts.places_and_times)
     corpus = _videos("crb", _flat(groups))
     general = (claims.full(scene) for group in groups for scene in group[::2])
@@ -223,21 +240,25 @@ def _place_and_time(rng: random.Random, n: int) -> list[DataSet]:
         for scene in group[:4]
         for level in ("standard", "advanced")
     )
-    return [_ask("CRB-G", corpus, general), _ask("CRB-S", corpus, spatial), _ask("CRB-T", corpus, temporal)]
+    return [
+        _text_dataset("CRB-G", corpus, general),
+        _text_dataset("CRB-S", corpus, spatial),
+        _text_dataset("CRB-T", corpus, temporal),
+    ]
 
 
 def _long_and_detailed(rng: random.Random, n: int) -> list[DataSet]:
-    """VDC: groups of four that differ in the places of two objects."""
+    """VDC: groups of four scenes that differ in the places of two objects."""
     corpus = _videos("vdc", _flat(_groups(rng, n, contrasts.long_places)))
     return [
-        _ask("VDC-O", corpus, (claims.spatial_parts(video.scene) for video in corpus)),
-        _ask("VDC-D", corpus, (claims.detailed(video.scene) for video in corpus)),
+        _text_dataset("VDC-O", corpus, (claims.spatial_parts(video.scene) for video in corpus)),
+        _text_dataset("VDC-D", corpus, (claims.detailed(video.scene) for video in corpus)),
     ]
 
 
 def _camera(rng: random.Random, n: int) -> DataSet:
     corpus = _videos("cmrb", contrasts.camera_scenes(rng, n))
-    return _ask("CMRB", corpus, (claims.camera_steps(video.scene) for video in corpus))
+    return _text_dataset("CMRB", corpus, (claims.camera_steps(video.scene) for video in corpus))
 
 
 def _single_events(rng: random.Random, pairs: int) -> DataSet:
@@ -245,22 +266,24 @@ def _single_events(rng: random.Random, pairs: int) -> DataSet:
         return [claims.event(thing, thing.motions[0]) for thing in scene.chapters[0].things]
 
     corpus = _videos("dream", _flat(_families(rng, pairs, contrasts.swapped_events, events)))
-    return _ask("DREAM-E", corpus, (text for video in corpus for text in events(video.scene)))
+    return _text_dataset("DREAM-E", corpus, (text for video in corpus for text in events(video.scene)))
 
 
 def _keywords(rng: random.Random, pairs: int) -> DataSet:
-    """PEV-K: keywords about the first of several objects; one video in ten is asked for by none."""
+    """PEV-K: keywords about the first of several objects. One video in ten has no query."""
 
     def words(scene: Scene) -> Text:
         return claims.keywords(scene.chapters[0], scene.chapters[0].things[0])
 
     families = _families(rng, pairs, contrasts.other_action, lambda scene: [words(scene)])
     corpus = _videos("pev", _flat(families))
-    return _ask("PEV-K", corpus, (words(v.scene) for i, v in enumerate(corpus) if i % 10 != 9))
+    return _text_dataset("PEV-K", corpus, (words(v.scene) for i, v in enumerate(corpus) if i % 10 != 9))
 
 
 def _long(rng: random.Random, pairs: int) -> list[DataSet]:
-    """LoVR: pairs of long videos that share two chapters, and a clip of each of their four chapters."""
+    """LoVR: pairs of long videos that share two chapters, and a clip of each of the pair's four
+    distinct chapters.
+    """
     long: list[Video] = []
     clips: list[Video] = []
     for p in range(pairs):
@@ -270,7 +293,7 @@ def _long(rng: random.Random, pairs: int) -> list[DataSet]:
         for video, i in [*((pair[0], i) for i in range(3)), (pair[1], changed)]:
             start, end = ((i + share) / 3 for share in _CLIP)
             clips.append(Video(name=f"{video.name}-clip{i}", scene=video.scene, span=(start, end)))
-    within = [
+    clip_queries = [
         Query(
             video=clip,
             positives=tuple(
@@ -281,14 +304,16 @@ def _long(rng: random.Random, pairs: int) -> list[DataSet]:
         for clip in clips
     ]  # fmt: skip
     return [
-        _ask("LoVR-TH", clips, (claims.theme(clip.shown) for clip in clips)),
-        _ask("LoVR-V", long, (claims.detailed(video.scene) for video in long)),
-        DataSet(name="LoVR-C2V", corpus=tuple(long), queries=tuple(within)),
+        _text_dataset("LoVR-TH", clips, (claims.theme(clip.shown) for clip in clips)),
+        _text_dataset("LoVR-V", long, (claims.detailed(video.scene) for video in long)),
+        DataSet(name="LoVR-C2V", corpus=tuple(long), queries=tuple(clip_queries)),
     ]
 
 
 def _composed(rng: random.Random, groups: int) -> list[DataSet]:
-    """MS: of ten candidates seven do what the text says and four are the object shown; one is both."""
+    """MS: of ten candidates, seven show the motion in the text, four show the object in the image
+    or clip, one both.
+    """
     corpus: list[Video] = []
     by_image: list[Query] = []
     by_clip: list[Query] = []
@@ -300,15 +325,16 @@ def _composed(rng: random.Random, groups: int) -> list[DataSet]:
             still = Still(name=f"ms{g}-{i}", scene=grid.references[i], moment=0.0)
             clip = Video(name=f"ms{g}-{i}-shown", scene=grid.references[i])
             for j, scene in enumerate(row):
-                found = {*names[i], *(other[j] for other in names)}
-                candidates = tuple(rng.sample(sorted(found), len(found)))
-                asked: dict[str, Any] = {"positives": (names[i][j],), "candidates": candidates}
+                row_and_column = {*names[i], *(other[j] for other in names)}
+                candidates = tuple(rng.sample(sorted(row_and_column), len(row_and_column)))
+                target: dict[str, Any] = {"positives": (names[i][j],), "candidates": candidates}
                 motions = scene.chapters[0].things[0].motions
-                # Half of the grid each, like the squares of a chessboard: every row and column has both.
+                # The two data sets alternate like the squares of a chessboard, so both use every
+                # row and column.
                 if (i + j) % 2:
-                    by_image.append(Query(text=claims.change(motions, "image").words, image=still, **asked))
+                    by_image.append(Query(text=claims.change(motions, "image").words, image=still, **target))
                 else:
-                    by_clip.append(Query(text=claims.change(motions, "clip").words, video=clip, **asked))
+                    by_clip.append(Query(text=claims.change(motions, "clip").words, video=clip, **target))
     return [
         DataSet(name=name, corpus=tuple(corpus), queries=tuple(queries))
         for name, queries in (("MS-TI", by_image), ("MS-TV", by_clip))

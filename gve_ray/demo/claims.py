@@ -1,10 +1,11 @@
-"""Queries of the miniature benchmark, in words and as what they claim.
+"""Write the text queries of the miniature benchmark, each with the set of claims it makes.
 
     query = spatial(chapter)
     relevant = [scene for scene in scenes if query.claims <= truths(scene)]
 
-A claim is one thing a text says, as a plain tuple; `truths` are all that hold of a scene. A text finds the
-videos of which everything it claims is true, so positives follow from scenes and are never assumed.
+A claim is a single statement of a text, as a tuple; `truths` returns all claims that are true of a
+scene. A video is relevant to a query if all claims of the query are true of it, so the positives
+are computed from the scenes.
 """
 
 from collections import Counter
@@ -22,14 +23,14 @@ Cell = tuple[int, int]
 
 @dataclass(frozen=True)
 class Text:
-    """A query's words and everything they claim."""
+    """The words of a query and the claims they make."""
 
     words: str
     claims: Claims
 
 
 def path(thing: Thing) -> list[Cell]:
-    """The cells (column, row) an object is at before, between and after its motions."""
+    """Return the cells (column, row) of an object before its first motion and after each motion."""
     cells = [(thing.column, thing.row)]
     for motion in thing.motions:
         dx, dy = SHIFTS.get(motion, (0, 0))
@@ -38,7 +39,10 @@ def path(thing: Thing) -> list[Cell]:
 
 
 def lasting_relation(a: Thing, b: Thing) -> str | None:
-    """How `a` lies to `b` at every moment; None if that changes or is neither beside nor above nor below."""
+    """Return the position of `a` relative to `b` if it is the same at every moment, else None.
+
+    The position is "to the left of", "to the right of", "above" or "below".
+    """
     for axis, before, after in ((0, "to the left of", "to the right of"), (1, "above", "below")):
         mine, other = ([cell[axis] for cell in path(thing)] for thing in (a, b))
         if max(mine) < min(other):
@@ -48,15 +52,16 @@ def lasting_relation(a: Thing, b: Thing) -> str | None:
     return None
 
 
-# What holds.
+# What is true of a scene.
 
 
-def timeless(scene: Scene) -> Claims:
-    """What is on a scene's frames whatever their order: a claim for each chapter, and how often it is there.
+def order_free_content(scene: Scene) -> Claims:
+    """Return what the frames of a scene show regardless of their order: a claim for each distinct
+    chapter, with its count.
 
-    Scenes for which it is equal show the same frames; only their order tells them apart.
+    Scenes with equal results show the same frames, in different orders.
     """
-    found: Counter[Claim] = Counter()
+    counts: Counter[Claim] = Counter()
     for chapter in scene.chapters:
         things = (
             (
@@ -68,46 +73,48 @@ def timeless(scene: Scene) -> Claims:
             )
             for thing in chapter.things
         )
-        found["on screen", chapter.background, chapter.camera.split()[0], frozenset(things)] += 1
-    return frozenset((*claim, count) for claim, count in found.items())
+        counts["on screen", chapter.background, chapter.camera.split()[0], frozenset(things)] += 1
+    return frozenset((*claim, count) for claim, count in counts.items())
 
 
 def truths(scene: Scene) -> Claims:
-    """Everything that is true of a scene. A claim about part i of several is ("part", i, claim)."""
-    found: set[Claim] = {("cameras", tuple(chapter.camera for chapter in scene.chapters))}
+    """Return all claims that are true of a scene. A claim about chapter i is ("part", i, claim)."""
+    claims: set[Claim] = {("cameras", tuple(chapter.camera for chapter in scene.chapters))}
     for i, chapter in enumerate(scene.chapters):
-        here = chapter_truths(chapter)
-        found |= here | {("part", i, claim) for claim in here}
-    return frozenset(found)
+        chapter_claims = chapter_truths(chapter)
+        claims |= chapter_claims | {("part", i, claim) for claim in chapter_claims}
+    return frozenset(claims)
 
 
 def chapter_truths(chapter: Chapter) -> Claims:
-    """Everything that is true of one chapter."""
-    found: set[Claim] = {("background", chapter.background), ("camera", chapter.camera)}
-    found.add(("count", len(chapter.things)))
+    """Return all claims that are true of one chapter."""
+    claims: set[Claim] = {("background", chapter.background), ("camera", chapter.camera)}
+    claims.add(("count", len(chapter.things)))
     for thing in chapter.things:
         name, cells = (thing.colour, thing.shape), path(thing)
-        found |= {("seen", name), ("size", name, thing.size)}
-        found |= {("starts", name, cells[0]), ("ends", name, cells[-1])}
+        claims |= {("seen", name), ("size", name, thing.size)}
+        claims |= {("starts", name, cells[0]), ("ends", name, cells[-1])}
         if len(set(cells)) == 1:
-            found.add(("stays", name, cells[0]))
-        found |= {("motions", name, thing.motions), ("form", thing.shape, thing.motions)}
-        found.add(("does", thing.motions))
-        found |= {("motion", name, motion) for motion in thing.motions}
-        found.add(("first motion", name, thing.motions[0]))
+            claims.add(("stays", name, cells[0]))
+        claims |= {("motions", name, thing.motions), ("form", thing.shape, thing.motions)}
+        claims.add(("does", thing.motions))
+        claims |= {("motion", name, motion) for motion in thing.motions}
+        claims.add(("first motion", name, thing.motions[0]))
     for a, b in permutations(chapter.things, 2):
         if relation := lasting_relation(a, b):
-            found.add(("relation", (a.colour, a.shape), relation, (b.colour, b.shape)))
-    return frozenset(found)
+            claims.add(("relation", (a.colour, a.shape), relation, (b.colour, b.shape)))
+    return frozenset(claims)
 
 
 def _of(chapter: Chapter, *kinds: str, thing: Thing | None = None) -> Claims:
-    """The chapter's truths of these kinds; with `thing`, only those of that object."""
-    found = (claim for claim in chapter_truths(chapter) if claim[0] in kinds)
-    return frozenset(claim for claim in found if thing is None or claim[1] == (thing.colour, thing.shape))
+    """Return the true claims of the given kinds about a chapter, or about `thing` only if it is
+    given.
+    """
+    claims = (claim for claim in chapter_truths(chapter) if claim[0] in kinds)
+    return frozenset(claim for claim in claims if thing is None or claim[1] == (thing.colour, thing.shape))
 
 
-# What is said. Levels are readability levels of `Writer`.
+# Texts. `level` is a readability level of `Writer`.
 
 
 def _name(thing: Thing) -> str:
@@ -119,50 +126,53 @@ def _acts(thing: Thing, level: str) -> str:
 
 
 def short(scene: Scene) -> Text:
-    """A caption of at most 25 words: looks and motions of up to two objects before their background."""
+    """Return a caption of at most 25 words: up to two objects with their motions, and the
+    background.
+    """
     chapter = scene.chapters[0]
-    said = 2 if len(chapter.things) == 1 else 1  # the motions an object that `Writer` has room for
+    limit = 2 if len(chapter.things) == 1 else 1  # motions of each object that `Writer` mentions
     claims = set(_of(chapter, "background"))
     for thing in chapter.things[:2]:
         claims |= _of(chapter, "seen", "size", thing=thing)
-        claims |= {("motion", (thing.colour, thing.shape), motion) for motion in thing.motions[:said]}
+        claims |= {("motion", (thing.colour, thing.shape), motion) for motion in thing.motions[:limit]}
     return Text(Writer().captions(scene)["1"], frozenset(claims))
 
 
 def paragraph(scene: Scene) -> Text:
-    """One event after the other: an object and its first motion for each chapter."""
+    """Return a text about consecutive events: for each chapter, an object and its first motion."""
     claims: set[Claim] = set()
     for i, chapter in enumerate(scene.chapters):
-        here = _of(chapter, "seen", "first motion", thing=chapter.things[0])
-        claims |= {("part", i, claim) for claim in here}
+        chapter_claims = _of(chapter, "seen", "first motion", thing=chapter.things[0])
+        claims |= {("part", i, claim) for claim in chapter_claims}
     return Text(Writer().captions(scene)["1"], frozenset(claims))
 
 
 def full(scene: Scene) -> Text:
-    """Everything about a scene of one chapter."""
+    """Return a complete description of a scene with one chapter."""
     chapter = scene.chapters[0]
     kinds = ("background", "camera", "count", "seen", "size", "starts", "ends", "motions")
     return Text(Writer().captions(scene)["2"], _of(chapter, *kinds))
 
 
 def detailed(scene: Scene) -> Text:
-    """Everything about every chapter, in as many long paragraphs."""
+    """Return a complete description of every chapter of a scene."""
     parts, claims = [], set()
     for i in range(len(scene.chapters)):
-        text = full(_alone(scene, i))
+        text = full(_single_chapter(scene, i))
         parts.append(f"Part {i + 1} of {len(scene.chapters)}. {text.words}")
         claims |= {("part", i, claim) for claim in text.claims}
     return Text(" ".join(parts), frozenset(claims))
 
 
-def _alone(scene: Scene, i: int) -> Scene:
+def _single_chapter(scene: Scene, i: int) -> Scene:
     return Scene(**{**vars(scene), "chapters": (scene.chapters[i],)})
 
 
 def spatial(chapter: Chapter, level: str = "standard") -> Text:
-    """Looks, places and relations of what holds all the time, so no word of it is about time.
+    """Return a text about the looks, places and relations that do not change over time.
 
-    Places are said of objects that stay in their cell, relations of all that keep theirs.
+    It gives the place of an object only if the object stays in its cell, and a relation only if it
+    lasts.
     """
     things = chapter.things
     looks = [f"{SIZE_WORDS[level][thing.size]} {_name(thing)}" for thing in things]
@@ -174,7 +184,8 @@ def spatial(chapter: Chapter, level: str = "standard") -> Text:
         if len(set(path(thing))) == 1
     ]
     for a, b in permutations(things, 2):
-        # Said once for each two, of the one that stays: its place is what the sentence before gave.
+        # Each pair is mentioned once, from the object that stays, whose place the text has already
+        # given.
         if (relation := lasting_relation(a, b)) and len(set(path(a))) == 1:
             parts.append(f"The {_name(a)} is {relation} the {_name(b)}.")
             claims.add(("relation", (a.colour, a.shape), relation, (b.colour, b.shape)))
@@ -182,14 +193,14 @@ def spatial(chapter: Chapter, level: str = "standard") -> Text:
 
 
 def spatial_parts(scene: Scene) -> Text:
-    """`spatial` of every chapter."""
+    """Return the `spatial` texts of all chapters as one text."""
     texts = [spatial(chapter) for chapter in scene.chapters]
     words = (f"{word}: {text.words}" for word, text in zip(CHAPTER_WORDS, texts, strict=False))
     return Text(" ".join(words), frozenset(("part", i, c) for i, t in enumerate(texts) for c in t.claims))
 
 
 def temporal(chapter: Chapter, level: str = "standard") -> Text:
-    """Motions in their order and what the camera does, without any place."""
+    """Return a text about the motions in their order and the camera, without any place."""
     acts = [f"the {_name(thing)} {_acts(thing, level)}" for thing in chapter.things]
     words = f"In front of {ARTICLES[chapter.background]}, {', and '.join(acts)}. "
     words += f"All the while the camera {CAMERA[chapter.camera]}."
@@ -197,35 +208,41 @@ def temporal(chapter: Chapter, level: str = "standard") -> Text:
 
 
 def camera_steps(scene: Scene) -> Text:
-    """What the camera does, step by step, and nothing else."""
+    """Return a text about the camera movements, step by step."""
     steps = [CAMERA[chapter.camera] for chapter in scene.chapters]
     words = f"The camera {' and then '.join(steps)}."
     return Text(words, frozenset({("cameras", tuple(chapter.camera for chapter in scene.chapters))}))
 
 
 def event(thing: Thing, motion: str, level: str = "standard") -> Text:
-    """One motion of one object."""
+    """Return a text about one motion of one object."""
     name = (thing.colour, thing.shape)
     words = f"The {_name(thing)} {VERBS[level][motion]}."
     return Text(words, frozenset({("seen", name), ("motion", name, motion)}))
 
 
 def theme(scene: Scene) -> Text:
-    """Mood and idea of a scene of one object, which is named by its form alone."""
+    """Return a text about the mood and idea of a scene with one object, which it names by its shape
+    only.
+    """
     chapter = scene.chapters[0]
     claims = _of(chapter, "background", "camera", "count", "form")
     return Text(Writer().captions(scene)["3"], claims)
 
 
 def keywords(chapter: Chapter, thing: Thing) -> Text:
-    """Keywords about one object and what is behind it."""
+    """Return keywords about one object and the background."""
     verbs = [VERBS["standard"][motion] for motion in thing.motions]
     words = ", ".join([_name(thing), *verbs, chapter.background])
     return Text(words, _of(chapter, "background") | _of(chapter, "seen", "motion", thing=thing))
 
 
 def change(motions: tuple[str, ...], reference: str) -> Text:
-    """What is done by an object that only the picture or clip beside this text shows."""
+    """Return the text of a composed query: the motions of an object that only the query's image or
+    clip shows.
+
+    reference: "image" or "clip".
+    """
     acts = " and then ".join(VERBS["standard"][motion] for motion in motions)
     words = f"The same object as in this {reference}, in the video where it {acts}."
     return Text(words, frozenset({("does", motions)}))

@@ -1,11 +1,12 @@
-"""Families of held-out scenes whose members differ in one respect and are equal in all others.
+"""Draw families of held-out scenes whose members differ in one respect and are equal in all others.
 
-    places_and_times(rng)  # 12 scenes: one object at 3 places x the same frames in 4 orders in time
+    places_and_times(rng)  # 12 scenes: an object at 3 places x the same frames in 4 orders
 
-What differs in time differs in nothing else: an object that goes one way, the other, or there and back, and a
-camera that takes the same steps in another order and direction, show the same frames in another order, so no
-single frame tells them apart, nor do all of them shuffled. Nothing else moves, for whoever sees how far a camera
-has come knows the order of the frames. Scenes of a family share their seed, and with it the texture behind.
+Scenes that differ in time show the same frames in different orders: an object moves one way, the
+other way, or there and back, and a camera makes the same movements in another order and direction.
+Neither a single frame nor all frames in random order can tell them apart. Nothing else moves in
+such a scene, because the position of a moving camera would reveal the order of the frames. All
+scenes of a family share their seed, and with it the background texture.
 """
 
 import random
@@ -35,16 +36,17 @@ CAMERA_BACK = {"pan left": "pan right", "pan right": "pan left", "zoom in": "zoo
 SMALL_PX = SIZES_PX[:4]
 SHORT_SECONDS = (2.0, 6.0)
 LONG_FPS = 8.0
-OBJECTS, ACTIONS = 7, 4  # of a composed grid: a row and a column of it are the 10 candidates of a query
+OBJECTS, ACTIONS = 7, 4  # size of a composed grid; a row and a column of it are the 10 candidates of a query
 _CELLS = tuple(product(range(3), range(3)))
-_JITTER = 0.02  # of the frame: objects in neighbouring cells stay apart
+_JITTER = 0.02  # share of the frame; small enough that objects in neighbouring cells do not touch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One object that moves and comes by no cell twice, and one that rests, at any of several places.
+    """A background, an object that moves without visiting a cell twice, and an object that rests.
 
-    Each of `resting` lies to one side of the mover's whole way, so that their relation lasts.
+    resting: the resting object at each of its alternative places. Each place lies to one side of
+    the mover's whole path, so that the relation of the two objects lasts.
     """
 
     background: str
@@ -52,25 +54,29 @@ class Stage:
     resting: tuple[Thing, ...]
 
     def chapter(self, place: int, mover: Thing | None = None) -> Chapter:
-        """The stage with the resting object at one of its places; `mover`: its own on another way."""
+        """Return a chapter with the resting object at place number `place`, and optionally another
+        `mover`.
+        """
         return _chapter(self.background, "still", (mover or self.mover, self.resting[place]))
 
 
 def is_heldout(thing: Thing, background: str) -> bool:
-    """Whether an object before this background belongs to split `heldout`."""
+    """Return whether an object before this background belongs to the split `heldout`."""
     look = (thing.colour, thing.shape, thing.size, background, thing.column, thing.row)
     return SPLIT_OF[look] == "heldout"
 
 
 def turned_back(thing: Thing) -> Thing:
-    """The object on its way back. Only shifts can be turned back: KeyError for other motions."""
+    """Return the object on its way back to its start. Raises KeyError for motions other than
+    shifts.
+    """
     column, row = path(thing)[-1]
     motions = tuple(BACK[motion] for motion in reversed(thing.motions))
     return replace(thing, column=column, row=row, motions=motions)
 
 
 def there_and_back(thing: Thing) -> Thing:
-    """The object on its way and then on its way back, where it has been before all the time."""
+    """Return the object moving along its path and then back to its start."""
     return replace(thing, motions=(*thing.motions, *turned_back(thing).motions))
 
 
@@ -84,13 +90,13 @@ def _on_grid(thing: Thing) -> bool:
 
 
 def _apart(things: Sequence[Thing]) -> bool:
-    """Whether no two objects ever use the same cell."""
+    """Return whether no two objects ever use the same cell."""
     used = [cell for thing in things for cell in set(path(thing))]
     return len(used) == len(set(used))
 
 
 def short_scene(rng: random.Random, chapters: Sequence[Chapter]) -> Scene:
-    """Chapters as a small video of a few seconds."""
+    """Return a scene of these chapters, as a small video of a few seconds."""
     width, height = rng.choice(SMALL_PX)
     return Scene(
         seed=rng.getrandbits(32), chapters=tuple(chapters), width=width, height=height,
@@ -99,22 +105,23 @@ def short_scene(rng: random.Random, chapters: Sequence[Chapter]) -> Scene:
 
 
 def long_scene(rng: random.Random, chapters: Sequence[Chapter]) -> Scene:
-    """Chapters as a small video of 20 to 24 seconds."""
+    """Return a scene of these chapters, as a small video of 20 to 24 seconds."""
     return replace(short_scene(rng, chapters), fps=LONG_FPS, duration=rng.choice((20.0, 22.0, 24.0)))
 
 
-# Place against time.
+# Families that differ in place or in time.
 
 
 def draw_stage(
     rng: random.Random, *, places: int, background: str | None = None, lengths: Sequence[int] = (1, 2, 2, 3)
 ) -> Stage:
-    """A stage whose resting object has `places` places, every object of it held out wherever it starts.
+    """Draw a stage whose resting object has `places` alternative places; all its objects are held
+    out.
 
-    lengths: of the mover's way, in motions, one of which is drawn.
+    lengths: possible numbers of motions of the mover, one of which is drawn.
     """
     while True:
-        behind = background or rng.choice(BACKGROUNDS)
+        setting = background or rng.choice(BACKGROUNDS)
         (colour, other), (shape, form) = rng.sample(COLOURS, 2), rng.sample(SHAPES, 2)
         column, row = rng.choice(_CELLS)
         length = rng.choice(lengths)
@@ -122,19 +129,19 @@ def draw_stage(
             colour=colour, shape=shape, size=rng.choice(tuple(SIZES)), column=column, row=row,
             motions=tuple(rng.choices(tuple(SHIFTS), k=length)), jitter=_jitter(rng),
         )  # fmt: skip
-        once = len(set(path(mover))) == length + 1 and len(set(mover.motions)) == length
-        if not (once and _on_grid(mover)):
+        repeats_nothing = len(set(path(mover))) == length + 1 and len(set(mover.motions)) == length
+        if not (repeats_nothing and _on_grid(mover)):
             continue
-        if not (is_heldout(mover, behind) and is_heldout(turned_back(mover), behind)):
+        if not (is_heldout(mover, setting) and is_heldout(turned_back(mover), setting)):
             continue
         rest = Thing(
             colour=other, shape=form, size=rng.choice(tuple(SIZES)), column=0, row=0,
             motions=("rest",), jitter=_jitter(rng),
         )  # fmt: skip
-        found = [replace(rest, column=c, row=r) for c, r in _CELLS]
-        found = [one for one in found if is_heldout(one, behind) and lasting_relation(one, mover)]
-        if len(found) >= places:
-            return Stage(background=behind, mover=mover, resting=tuple(rng.sample(found, places)))
+        placed = [replace(rest, column=c, row=r) for c, r in _CELLS]
+        usable = [thing for thing in placed if is_heldout(thing, setting) and lasting_relation(thing, mover)]
+        if len(usable) >= places:
+            return Stage(background=setting, mover=mover, resting=tuple(rng.sample(usable, places)))
 
 
 def _jitter(rng: random.Random) -> tuple[float, float]:
@@ -142,8 +149,12 @@ def _jitter(rng: random.Random) -> tuple[float, float]:
 
 
 def places_and_times(rng: random.Random) -> list[Scene]:
-    """3 places of a resting object, and for each of them 4 scenes of the same frames in a row: the mover goes
-    one way or the other, or starts at either end and comes back to it."""
+    """Return 12 scenes: 3 places of a resting object, and for each 4 scenes that show the same
+    frames in other orders.
+
+    In the four, the mover goes one way, goes the other way, or starts at either end and comes back
+    to it.
+    """
     stage = draw_stage(rng, places=3, lengths=(1,))
     forth, back = stage.mover, turned_back(stage.mover)
     first = short_scene(rng, [stage.chapter(0)])
@@ -154,7 +165,9 @@ def places_and_times(rng: random.Random) -> list[Scene]:
 
 
 def long_places(rng: random.Random) -> list[Scene]:
-    """Four long scenes of two stages each, equal but for where the resting object of either is."""
+    """Return four long scenes of two stages each, which differ in the places of the two resting
+    objects.
+    """
     stages = [draw_stage(rng, places=2, background=b) for b in rng.sample(BACKGROUNDS, 2)]
     first = long_scene(rng, [stage.chapter(0) for stage in stages])
     return [
@@ -164,27 +177,31 @@ def long_places(rng: random.Random) -> list[Scene]:
 
 
 def camera_scenes(rng: random.Random, n: int) -> list[Scene]:
-    """Scenes of one resting object, equal but for the order and direction of four camera steps.
+    """Return n scenes of one resting object that differ in the order and direction of four camera
+    movements.
 
-    All have two pans, a zoom and a rest. So what is on their frames is the same, and whoever does not see in
-    what order knows nothing. Each comes with the one turned back in time. Raises ValueError if n > 72.
+    Each has two pans, a zoom and a still camera, so all show the same frames and can be told apart
+    by their order only. Each scene is followed by its reverse in time. Raises ValueError if n > 72.
     """
     kinds = permutations(("pan", "pan", "zoom", "still"))
     steps = {
         sequence: None
         for order in kinds
-        for sequence in product(*([one for one in CAMERAS if one.startswith(kind)] for kind in order))
-        if all(a != b for a, b in pairwise(sequence))  # two alike would be one long step
+        for sequence in product(
+            *([camera for camera in CAMERAS if camera.startswith(kind)] for kind in order)
+        )
+        if all(a != b for a, b in pairwise(sequence))  # two equal movements in a row would look like one
     }
     chosen: dict[tuple[str, ...], None] = {}
     for sequence in rng.sample(list(steps), len(steps)):
         back = tuple(CAMERA_BACK[camera] for camera in reversed(sequence))
         chosen |= dict.fromkeys((sequence, back))
     if n > len(chosen):
-        raise ValueError(f"n={n}: there are {len(chosen)} sequences of camera steps; lower the scale")
+        raise ValueError(f"n={n}: there are only {len(chosen)} sequences of camera steps; lower the scale")
     chapter = draw_stage(rng, places=1).chapter(0)
     alone = replace(chapter, things=tuple(t for t in chapter.things if t.motions == ("rest",)))
-    # 48 frames: none falls on a cut after a quarter, so turning back is exact there, too.
+    # With 48 frames, no frame falls on a cut between two chapters, so the reverse shows exactly the
+    # same frames.
     first = replace(short_scene(rng, [alone]), fps=8.0, duration=6.0)
     return [
         replace(first, chapters=tuple(replace(alone, camera=camera) for camera in sequence))
@@ -192,17 +209,17 @@ def camera_scenes(rng: random.Random, n: int) -> list[Scene]:
     ]
 
 
-# Pairs that share much.
+# Pairs of similar scenes.
 
 
 def _drawn(rng: random.Random, *, long: bool = False) -> Iterator[Scene]:
-    """Held-out scenes of the demo's usual kind."""
+    """Yield held-out scenes, as the demo's corpus has them."""
     while True:
         yield draw_scene(rng.getrandbits(48), "heldout", long=long)
 
 
 def same_background(rng: random.Random) -> list[Scene]:
-    """Two short scenes that share background and texture and nothing else."""
+    """Return two short scenes that share nothing but the background and its texture."""
     scenes = _drawn(rng)
     chapter = next(scenes).chapters[0]
     looks = {(t.colour, t.shape) for t in chapter.things}
@@ -215,13 +232,15 @@ def same_background(rng: random.Random) -> list[Scene]:
 
 
 def two_events(rng: random.Random) -> list[Scene]:
-    """A short scene of two chapters; alone in its family."""
+    """Return a family of one short scene with two chapters."""
     chapters = next(_drawn(rng, long=True)).chapters[:2]
     return [replace(short_scene(rng, chapters), duration=6.0)]
 
 
 def swapped_events(rng: random.Random) -> list[Scene]:
-    """Two scenes of the same two objects; what one does in the first, the other does in the second."""
+    """Return two scenes of the same two objects, which swap their motions from one scene to the
+    other.
+    """
     for scene in _drawn(rng):
         chapter = scene.chapters[0]
         if len(chapter.things) < 2:
@@ -241,14 +260,14 @@ def swapped_events(rng: random.Random) -> list[Scene]:
 
 
 def other_action(rng: random.Random) -> list[Scene]:
-    """Two scenes equal but for what their first object does."""
+    """Return two scenes that differ only in the motions of their first object."""
     for scene in _drawn(rng):
         chapter = scene.chapters[0]
         lead, rest = chapter.things[0], chapter.things[1:]
-        found = [
+        moving = [
             t for m in actions((lead.column, lead.row)) if _apart([t := replace(lead, motions=m), *rest])
         ]
-        chosen = _incomparable(rng, [thing.motions for thing in found], 2)
+        chosen = _incomparable(rng, [thing.motions for thing in moving], 2)
         if rest and len(chosen) == 2:
             first = short_scene(rng, [chapter])
             return [
@@ -259,7 +278,9 @@ def other_action(rng: random.Random) -> list[Scene]:
 
 
 def other_chapter(rng: random.Random) -> tuple[list[Scene], int]:
-    """Two long scenes equal but for the object of one of their three chapters, and that chapter's number."""
+    """Return two long scenes of three chapters that differ in the object of one, and the index of
+    that chapter.
+    """
     scenes = _drawn(rng, long=True)
     chapters = next(s.chapters for s in scenes if len(s.chapters) == 3)
     i = rng.randrange(3)
@@ -278,32 +299,40 @@ def other_chapter(rng: random.Random) -> tuple[list[Scene], int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """scenes: [object][action]. references: each object in an action that is none of the grid's."""
+    """Scenes of several objects that perform the same actions.
+
+    scenes: indexed as [object][action]. references: for each object, a scene with an action that is
+    not in the grid.
+    """
 
     scenes: list[list[Scene]]
     references: list[Scene]
 
 
 def actions(cell: Cell) -> list[tuple[str, ...]]:
-    """Programmes of one or two motions that any shape can show and that stay on the grid from `cell`."""
+    """Return all sequences of one or two motions that every shape can show and that stay on the
+    grid from `cell`.
+    """
     motions = (*SHIFTS, "grow", "shrink")
-    probe = Thing(colour="", shape="", size="", column=cell[0], row=cell[1], motions=())
-    found: list[tuple[str, ...]] = [*((m,) for m in motions), *permutations(motions, 2)]
-    return [programme for programme in found if _on_grid(replace(probe, motions=programme))]
+    start = Thing(colour="", shape="", size="", column=cell[0], row=cell[1], motions=())
+    sequences: list[tuple[str, ...]] = [*((m,) for m in motions), *permutations(motions, 2)]
+    return [sequence for sequence in sequences if _on_grid(replace(start, motions=sequence))]
 
 
-def _incomparable(rng: random.Random, programmes: Sequence[tuple[str, ...]], n: int) -> list[tuple[str, ...]]:
-    """Up to n programmes of which none does all that another does."""
+def _incomparable(rng: random.Random, sequences: Sequence[tuple[str, ...]], n: int) -> list[tuple[str, ...]]:
+    """Choose up to n sequences of motions, none of which contains all motions of another."""
     chosen: list[tuple[str, ...]] = []
-    for programme in rng.sample(programmes, len(programmes)):
-        mine = set(programme)
-        if len(chosen) < n and not any(mine <= set(one) or mine >= set(one) for one in chosen):
-            chosen.append(programme)
+    for sequence in rng.sample(sequences, len(sequences)):
+        motions = set(sequence)
+        if len(chosen) < n and not any(motions <= set(other) or motions >= set(other) for other in chosen):
+            chosen.append(sequence)
     return chosen
 
 
 def composed_grid(rng: random.Random) -> Grid:
-    """Objects that start in one cell before one background, each in each of the same actions."""
+    """Draw a grid of objects that start in the same cell before the same background and perform the
+    same actions.
+    """
     while True:
         background, (column, row) = rng.choice(BACKGROUNDS), rng.choice(_CELLS)
         looks = [
@@ -312,15 +341,15 @@ def composed_grid(rng: random.Random) -> Grid:
         ]
         heldout = [thing for thing in looks if is_heldout(thing, background)]
         by_colour = {thing.colour: thing for thing in rng.sample(heldout, len(heldout))}
-        programmes = _incomparable(rng, actions((column, row)), ACTIONS + 1)
-        if len(by_colour) < OBJECTS or len(programmes) <= ACTIONS:
+        sequences = _incomparable(rng, actions((column, row)), ACTIONS + 1)
+        if len(by_colour) < OBJECTS or len(sequences) <= ACTIONS:
             continue
         first = short_scene(rng, [])
         rows = [
             [
                 replace(first, chapters=(_chapter(background, "still", [replace(thing, motions=m)]),))
-                for m in programmes
+                for m in sequences
             ]
             for thing in rng.sample(sorted(by_colour.values(), key=lambda t: t.colour), OBJECTS)
         ]
-        return Grid(scenes=[one[:ACTIONS] for one in rows], references=[one[ACTIONS] for one in rows])
+        return Grid(scenes=[row[:ACTIONS] for row in rows], references=[row[ACTIONS] for row in rows])

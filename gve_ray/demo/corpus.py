@@ -1,10 +1,11 @@
-"""A raw corpus like a web crawl: real mp4 files with noisy captions, every kind of dirt, and the truth.
+"""Write a raw corpus that resembles a web crawl: mp4 files, noisy captions, defects, ground truth.
 
     manifest = write_corpus(Path("runs/demo-raw"), n=320, seed=42)
 
-A folder holds `videos/<id>.mp4`, the truth of each beside it as `videos/<id>.json`, all of it once more
-in `truth.jsonl`, and `manifest.jsonl` (video_id, uri, caption) for jobs/synthesize.py. What is in it is
-decided in `plan.py`; rendering is parallel and goes on where it stopped. 320 files take 75 CPU seconds.
+The folder holds `videos/<id>.mp4`, the ground truth of each file in `videos/<id>.json` and of all
+files in `truth.jsonl`, and `manifest.jsonl` (video_id, uri, caption) for jobs/synthesize.py.
+`plan.py` decides the content. Rendering is parallel and resumes after an interruption; 320 files
+take 75 CPU seconds.
 """
 
 import json
@@ -39,58 +40,65 @@ def write_corpus(
     shares: CorpusShares | None = None,
     workers: int = 2,
 ) -> Path:
-    """Render a corpus into `folder` and return the path of its manifest; finished files are not made again.
+    """Render a corpus into `folder` and return the path of its manifest. Finished files are not
+    rendered again.
 
-    workers: processes (1: this one). Raises ValueError if the folder holds a corpus of other arguments.
+    n: number of files. workers: number of processes; with 1, this process renders. Raises
+    ValueError if `folder` holds a corpus that was made with other arguments.
     """
     shares = shares or CorpusShares()
     folder = folder.resolve()
-    manifest, state = folder / "manifest.jsonl", folder / "corpus.json"
+    manifest, state_path = folder / "manifest.jsonl", folder / "corpus.json"
     arguments = {"format": FORMAT, "n": n, "seed": seed, "split": split, "shares": asdict(shares)}
-    found = json.loads(state.read_text()) if state.exists() else {"arguments": arguments, "complete": False}
-    if found["arguments"] != arguments:
+    state = {"arguments": arguments, "complete": False}
+    if state_path.exists():
+        state = json.loads(state_path.read_text())
+    if state["arguments"] != arguments:
         raise ValueError(
-            f"{folder}: holds a corpus of other arguments ({found['arguments']}, not {arguments}); "
-            "give another folder or delete this one"
+            f"{folder}: holds a corpus made with other arguments ({state['arguments']}, not {arguments}); "
+            "use another folder or delete this one"
         )
-    if found["complete"]:
+    if state["complete"]:
         return manifest
     entries = plan_corpus(n, seed=seed, split=split, shares=shares)
     (folder / "videos").mkdir(parents=True, exist_ok=True)
-    write_text(state, json.dumps(found, indent=1))
+    write_text(state_path, json.dumps(state, indent=1))
     _render_all(folder, entries, seed=seed, workers=workers)
     write_text(folder / "truth.jsonl", json_lines(entry.to_dict() for entry in entries))
-    # URIs are relative to the manifest: the folder can be moved, and is the same bytes wherever it is made.
+    # URIs are relative to the manifest, so the folder can be moved and its bytes do not depend on
+    # its path.
     rows = ({"video_id": e.video_id, "uri": e.file, "caption": e.caption} for e in entries)
     write_text(manifest, json_lines(rows))
     kinds = dict(Counter(entry.kind for entry in entries).most_common())
-    write_text(state, json.dumps({"arguments": arguments, "complete": True, "kinds": kinds}, indent=1))
+    write_text(state_path, json.dumps({"arguments": arguments, "complete": True, "kinds": kinds}, indent=1))
     return manifest
 
 
 def read_truth(folder: Path) -> list[Entry]:
-    """The truth of a finished corpus. Raises FileNotFoundError if it is not finished."""
+    """Return the ground truth of a finished corpus. Raises FileNotFoundError if the corpus is not
+    finished.
+    """
     path = folder / "truth.jsonl"
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no truth there; write_corpus writes it when the corpus is finished")
+        raise FileNotFoundError(f"{path}: not found; write_corpus writes it when the corpus is finished")
     with path.open(encoding="utf-8") as lines:
         return [Entry.from_dict(json.loads(line)) for line in lines]
 
 
 def _render_all(folder: Path, entries: Sequence[Entry], *, seed: int, workers: int) -> None:
-    """Render what is not there yet."""
+    """Render the files that do not exist yet."""
     files = (folder / entry.file for entry in entries)
-    done_before = [file.exists() and file.with_suffix(".json").exists() for file in files]
-    todo = [entry for entry, done in zip(entries, done_before, strict=True) if not done]
+    rendered = [file.exists() and file.with_suffix(".json").exists() for file in files]
+    todo = [entry for entry, done in zip(entries, rendered, strict=True) if not done]
     log.info("corpus: %d of %d files to render in %s", len(todo), len(entries), folder)
     with partial_folder(folder):
         make_files("corpus", partial(render_entry, folder=folder, seed=seed), todo, workers=workers)
 
 
 def render_entry(entry: Entry, *, folder: Path, seed: int) -> None:
-    """Write one file, then its truth; both appear whole or not at all."""
+    """Write one file and then its ground truth, each atomically."""
     part = folder / "partial" / f"{entry.video_id}.mp4"
-    part.unlink(missing_ok=True)  # of a killed run
+    part.unlink(missing_ok=True)  # left by a killed run
     made = _write_file(part, entry, seed)
     os.replace(part, folder / entry.file)
     truth = {**entry.to_dict(), "made": made}
@@ -98,7 +106,9 @@ def render_entry(entry: Entry, *, folder: Path, seed: int) -> None:
 
 
 def _write_file(path: Path, entry: Entry, seed: int) -> dict[str, Any]:
-    """Write the entry's file; returns what could only be known by making it."""
+    """Write the entry's file. Returns the facts that are only known once it is written, for its
+    ground truth.
+    """
     scene, variant = entry.scene, entry.variant
     rng = random.Random(f"gve_ray file {FORMAT}/{seed}/{entry.video_id}")
     noise = np.random.default_rng(rng.getrandbits(64))
@@ -109,7 +119,7 @@ def _write_file(path: Path, entry: Entry, seed: int) -> dict[str, Any]:
         case "zero_frame":
             damage.write_no_frames(path, fps=scene.fps, **size)
         case "audio_only":
-            damage.write_sound_only(path, **variant)
+            damage.write_audio_only(path, **variant)
         case "not_a_video":
             damage.write_not_a_video(path, variant["what"], next(_pictures(scene)), rng)
         case "one_frame":
@@ -133,25 +143,27 @@ def _write_file(path: Path, entry: Entry, seed: int) -> dict[str, Any]:
 
 
 def _pictures(scene: Scene) -> Iterator[np.ndarray]:
-    """The scene's frames, uint8 [H, W, 3], at its own size and rate."""
+    """Yield the scene's frames, uint8 [H, W, 3], at the size and frame rate of the scene."""
     last = scene.total_frames - 1
     return frames(scene, (i / last for i in range(scene.total_frames)), scene.width, scene.height)
 
 
 def _noisy(pictures: Iterator[np.ndarray], noise: str, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Pictures as a real camera on a tripod sees them: sensor grain and mild flicker of the light."""
+    """Add what a real camera on a tripod records of a static scene: sensor grain and a slight
+    flicker of the light.
+    """
     grain = rng.uniform(1.5, 3.0) if "sensor" in noise else 0.0  # standard deviation, grey levels
     flicker = 0.025 if "flicker" in noise else 0.0
     for picture in pictures:
         gain = 1 + flicker * rng.uniform(-1, 1)
-        seen = picture * np.float32(gain)
+        noisy = picture * np.float32(gain)
         if grain:
-            seen = seen + grain * rng.standard_normal(picture.shape, dtype=np.float32)
-        yield np.clip(seen, 0, 255).round().astype(np.uint8)
+            noisy = noisy + grain * rng.standard_normal(picture.shape, dtype=np.float32)
+        yield np.clip(noisy, 0, 255).round().astype(np.uint8)
 
 
 def _write_copy(path: Path, scene: Scene, *, crf: int, scale: float, speed: float, gain: float) -> None:
-    """The scene once more, at another size, frame rate, brightness and quality."""
+    """Write a near-duplicate of the scene, with another size, frame rate, brightness and quality."""
     width, height = (2 * round(side * scale / 2) for side in (scene.width, scene.height))
     source = list(_pictures(scene))
     count = max(8, round(len(source) * speed))
@@ -166,8 +178,10 @@ def _write_copy(path: Path, scene: Scene, *, crf: int, scale: float, speed: floa
 
 
 def _write_rotated(path: Path, scene: Scene, degrees: int) -> None:
-    """Stored turned, with a display matrix that tells the player to turn it back by `degrees` clockwise."""
+    """Write the scene rotated, with a display matrix that makes players turn it back by `degrees`
+    clockwise.
+    """
     stored = (np.ascontiguousarray(np.rot90(p, degrees // 90)) for p in _pictures(scene))  # counterclockwise
     width, height = (scene.width, scene.height) if degrees == 180 else (scene.height, scene.width)
     encode_mp4(path, stored, fps=scene.fps, width=width, height=height)
-    damage.turn(path, degrees, stored_width=width, stored_height=height)
+    damage.set_display_rotation(path, degrees, stored_width=width, stored_height=height)

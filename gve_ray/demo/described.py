@@ -1,10 +1,11 @@
-"""Videos that people have described, in WebVid's layout: what the paper's mixture holds beside UVRD.
+"""Write videos with human-like descriptions, in the layout of WebVid.
 
-results.csv    videoid, page_dir, name: two descriptions a video, one of them a full one
-videos/        small mp4 files of split `corpus`
+    results.csv    videoid, page_dir, name: two descriptions of each video, the first of them complete
+    videos/        small mp4 files of the split `corpus`
 
-Unlike the raw corpus they are clean, and nothing is synthesized from them (METHOD.md section 5: 8.8 M
-video-centric instances from public sets beside 1.55 M of UVRD).
+They stand for the public data sets that the paper trains on together with the synthesized pairs
+(arXiv:2510.27571: 8.8 M video-centric instances and the 1.55 M of UVRD). Unlike the raw corpus they
+have no defects, and nothing is synthesized from them.
 """
 
 import csv
@@ -26,22 +27,25 @@ from gve_ray.synthesis import prompts
 log = logging.getLogger(__name__)
 
 VIDEOS = 1200
-FIRST_SEED = 10_000_000  # of the scenes: the raw corpus draws from below
-LONGEST = 4.0  # seconds; with the smallest sizes and rate, some 10 files a second and core are rendered
+FIRST_SEED = 10_000_000  # of the scenes; the raw corpus uses smaller seeds
+# At this length, frame rate and size, one core renders about 10 files per second.
+LONGEST = 4.0  # seconds
 FPS = 8.0
-FULL, OTHERS = "2", ("1", "1", "4", "5")  # captions of prompt 1: the rich one; short, keywords, partial
+FULL, OTHERS = "2", ("1", "1", "4", "5")  # captions of prompt 1: rich; short, keywords and partial
 
 
 def write_described(folder: Path, *, n: int = VIDEOS, seed: int, workers: int) -> Path:
-    """Render `n` videos into `folder` and describe them; returns the csv. What is there is not made again.
+    """Render `n` videos into `folder`, describe them, and return the path of results.csv.
 
-    Raises ValueError when the folder was made with other arguments.
+    Finished files are not rendered again. workers: number of processes; with 1, this process
+    renders. Raises ValueError if `folder` was made with other arguments.
     """
     table, arguments = folder / "results.csv", {"n": n, "seed": seed}
     state = folder / "set.json"
-    if state.exists() and (found := json.loads(state.read_text(encoding="utf-8"))) != arguments:
+    if state.exists() and (previous := json.loads(state.read_text(encoding="utf-8"))) != arguments:
         raise ValueError(
-            f"{folder} holds videos described with {found}, not {arguments}; delete it or use another"
+            f"{folder}: holds videos made with other arguments ({previous}, not {arguments}); "
+            "use another folder or delete this one"
         )
     if table.exists():
         return table
@@ -79,13 +83,13 @@ def _render(scene: Scene, *, folder: Path) -> None:
 
 
 def _descriptions(scene: Scene) -> list[str]:
-    """A full one, and another, each by someone with words of their own."""
+    """Return a complete description and a shorter one, each in the words of a different writer."""
     rng = random.Random(f"gve_ray described/{scene.seed}")
 
-    def told(style: str) -> str:
+    def description(style: str) -> str:
         writer = Writer(
             rng.choice(prompts.READABILITY), rng.choice(prompts.EDUCATION), rng.choice(list(prompts.PROFILES))
         )
         return writer.captions(scene)[style]
 
-    return [told(FULL), told(rng.choice(OTHERS))]
+    return [description(FULL), description(rng.choice(OTHERS))]

@@ -1,9 +1,10 @@
-"""Facts in a caption, judged against the scene: the audit of the captioner.
+"""Extract the facts that a caption states, and compare them with the scene it describes.
 
-A sentence is read clause by clause. A mention of an object ("small red circle", "red circle", or a bare
-shape) opens a scope; the place and the motions that follow belong to it. Every colour, shape, place,
-motion and background so stated is one fact, true or false of the scene. The facts of a scene are its
-objects' colours, shapes, start places and motions, and its backgrounds.
+A caption is read from left to right. After an object is mentioned ("small red circle", "red
+circle", or only a shape), the places and motions that follow are attributed to it. Each stated
+colour, shape, place, motion and background is one fact, which is true or false of the scene. The
+facts of a scene are the colours, shapes, start places and motions of its objects, and its
+backgrounds.
 """
 
 import re
@@ -29,7 +30,9 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing said: its kind, the object it is said of (colour or None, shape or None), and the value."""
+    """One stated fact: its kind, the object it is about as (colour or None, shape or None), and the
+    value.
+    """
 
     kind: str
     of: tuple[str | None, str | None]
@@ -38,7 +41,11 @@ class Fact:
 
 @dataclass(frozen=True)
 class Judgement:
-    """stated: facts said. true: those that hold. covered: the scene's facts that were said. total: all its facts."""
+    """Counts of facts in a caption and its scene.
+
+    stated: facts that the caption states. true: those that are true of the scene. covered: facts of
+    the scene that the caption states. total: all facts of the scene.
+    """
 
     stated: int
     true: int
@@ -47,27 +54,29 @@ class Judgement:
 
 
 def stated_facts(text: str) -> list[Fact]:
-    """All facts said in a caption, in order, repetitions included."""
+    """Return all facts stated in a caption, in order, repetitions included."""
     facts: list[Fact] = []
     of: tuple[str | None, str | None] = (None, None)
     for match in _TOKEN.finditer(text):
-        found = {k: v.lower() for k, v in match.groupdict().items() if v}
-        if "shape" in found:
-            of = (found.get("colour"), found["shape"])
+        groups = {k: v.lower() for k, v in match.groupdict().items() if v}
+        if "shape" in groups:
+            of = (groups.get("colour"), groups["shape"])
             if of[0]:
                 facts.append(Fact("colour", of, of[0]))
-            facts.append(Fact("shape", of, found["shape"]))
-        elif "background" in found:
-            facts.append(Fact("background", (None, None), found["background"]))
-        elif "place" in found:
-            facts.append(Fact("place", of, found["place"]))
-        elif "motion" in found:
-            facts.append(Fact("motion", of, MOTION_OF[found["motion"]]))
+            facts.append(Fact("shape", of, groups["shape"]))
+        elif "background" in groups:
+            facts.append(Fact("background", (None, None), groups["background"]))
+        elif "place" in groups:
+            facts.append(Fact("place", of, groups["place"]))
+        elif "motion" in groups:
+            facts.append(Fact("motion", of, MOTION_OF[groups["motion"]]))
     return facts
 
 
 def _candidates(of: tuple[str | None, str | None], things: list[Thing]) -> list[Thing]:
-    """The objects a mention can mean: equal in colour and shape, else in shape, else in colour."""
+    """Return the objects a mention may refer to: those with its colour and shape, else its shape,
+    else its colour.
+    """
     colour, shape = of
     ranks = [2 * (t.shape == shape) + (t.colour == colour) for t in things]
     best = max(ranks, default=0)
@@ -86,7 +95,7 @@ def _holds(fact: Fact, thing: Thing) -> bool:
 
 
 def scene_facts(scene: Scene) -> set[tuple[str, Thing | None, str]]:
-    """Every fact of the scene as (kind, object, value)."""
+    """Return every fact of the scene as (kind, object, value)."""
     facts: set[tuple[str, Thing | None, str]] = set()
     for chapter in scene.chapters:
         facts.add(("background", None, chapter.background))
@@ -99,7 +108,7 @@ def scene_facts(scene: Scene) -> set[tuple[str, Thing | None, str]]:
 
 
 def judge(text: str, scene: Scene) -> Judgement:
-    """Judge every fact stated in `text`, a caption of the whole scene."""
+    """Compare every fact stated in `text`, a caption of the whole scene, with the scene."""
     things = [t for c in scene.chapters for t in c.things]
     stated = stated_facts(text)
     truths = scene_facts(scene)

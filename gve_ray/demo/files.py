@@ -1,4 +1,4 @@
-"""Folders of rendered files: made in parallel with progress, each file whole or not at all."""
+"""Write folders of rendered files in parallel, with progress, each file atomically."""
 
 import json
 import multiprocessing
@@ -16,35 +16,39 @@ T = TypeVar("T")
 
 
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    """One line of JSON a row."""
+    """Return the rows as JSON lines."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file that readers see whole or not at all."""
+    """Write a text file atomically."""
     write_atomically(*filesystem(str(path)), text.encode())
 
 
 @contextmanager
 def partial_folder(folder: Path) -> Iterator[None]:
-    """`folder`/partial, where files are made before they get their names; gone when all of them have."""
+    """Create `folder`/partial for unfinished files, and remove it when the block ends without an
+    error.
+    """
     (folder / "partial").mkdir(exist_ok=True)
     yield
     shutil.rmtree(folder / "partial")
 
 
-def make_files(what: str, make: Callable[[T], object], todo: Sequence[T], *, workers: int) -> None:
-    """Call `make`, which can be pickled, on each of `todo`, with a line of progress every few seconds.
+def make_files(label: str, make: Callable[[T], object], todo: Sequence[T], *, workers: int) -> None:
+    """Call `make` on each item of `todo`, and log the progress every few seconds.
 
-    what: names the lines. workers: processes (1: this one).
+    label: name of the work in the log. make: must be picklable. workers: number of processes; with
+    1, this process does the work.
     """
-    progress = Progress(what, len(todo), unit="files")
+    progress = Progress(label, len(todo), unit="files")
     if workers == 1:
-        for done, one in enumerate(todo, 1):
-            make(one)
+        for done, item in enumerate(todo, 1):
+            make(item)
             progress.reach(done)
     else:
-        # Spawned: the caller may have threads (Ray, torch) that a fork would freeze.
+        # A fork could deadlock, because the caller may run threads (Ray, torch), so processes are
+        # spawned.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             for done, _ in enumerate(pool.map(make, todo, chunksize=2), 1):

@@ -1,8 +1,9 @@
-"""Truth in words: what a perfect captioner that follows our four prompts would write about a scene.
+"""Write what a perfect captioner that follows our four prompts would say about a scene.
 
-The words depend on the prompt's slots, so that the slots mean something to a model trained on them:
-readability picks the verbs and size words, education the openings, the information profile what the
-partial caption is about. Objects are named in canonical order. Everything said is true and can be seen.
+The wording depends on the slots of the prompt, so that a model trained on it learns to follow them:
+the readability determines the verbs and size words, the education the openings, and the information
+profile the content of the partial caption. Objects are named in canonical order. Every statement is
+true and visible in the video.
 """
 
 import json
@@ -48,7 +49,7 @@ CHAPTER_WORDS = ("First", "Then", "Finally")
 
 
 def _sequence(steps: Sequence[str]) -> str:
-    """'a', 'a and then b', 'a, then b and finally c'."""
+    """Join up to three steps: 'a', 'a and then b', or 'a, then b and finally c'."""
     if len(steps) == 1:
         return steps[0]
     if len(steps) == 2:
@@ -57,7 +58,7 @@ def _sequence(steps: Sequence[str]) -> str:
 
 
 def relation(a: Thing, b: Thing) -> str:
-    """How `a` lies to `b` at the start of the chapter, from their cells."""
+    """Return the position of `a` relative to `b` at the start of the chapter, from their cells."""
     if a.column != b.column:
         return "to the left of" if a.column < b.column else "to the right of"
     return "above" if a.row < b.row else "below"
@@ -65,7 +66,7 @@ def relation(a: Thing, b: Thing) -> str:
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes about scenes at one readability and education level."""
+    """Writes captions and queries at one readability and education level."""
 
     readability: str = "standard"
     education: str = "high school"
@@ -85,7 +86,7 @@ class Writer:
     # The five captions of a video (prompt 1).
 
     def captions(self, scene: Scene) -> dict[str, str]:
-        """Captions "1".."5" of the video, each in its style and word range."""
+        """Return the captions "1" to "5" of the video, each in its style and range of words."""
         if len(scene.chapters) > 1:
             return self._long_captions(scene)
         chapter = scene.chapters[0]
@@ -98,8 +99,8 @@ class Writer:
         }
 
     def _short(self, chapter: Chapter) -> str:
-        said = 2 if len(chapter.things) == 1 else 1  # motions an object, to stay within 25 words
-        acts = [f"a {self._looks(t)} {' and then '.join(self._verbs(t)[:said])}" for t in chapter.things[:2]]
+        limit = 2 if len(chapter.things) == 1 else 1  # motions per object, to stay within 25 words
+        acts = [f"a {self._looks(t)} {' and then '.join(self._verbs(t)[:limit])}" for t in chapter.things[:2]]
         return f"{OPENINGS[self.education]}, {' and '.join(acts)} in front of {ARTICLES[chapter.background]}."
 
     def _rich(self, chapter: Chapter) -> str:
@@ -202,7 +203,7 @@ class Writer:
     # The five captions of a frame (prompt 4).
 
     def frame_captions(self, scene: Scene, time: float) -> dict[str, str]:
-        """Captions "1".."5" of the frame at `time` in [0, 1] of the scene."""
+        """Return the captions "1" to "5" of the frame at `time`, in [0, 1] of the scene."""
         chapter, local = scene.locate(time)
         things = sorted(chapter.things, key=lambda t: (t.at(local).cell, t.colour))
         mean = sum(SIZES.values()) / 2
@@ -243,7 +244,7 @@ class Writer:
     # Composed queries (prompts 2 and 3).
 
     def image_query(self, scene: Scene, time: float, strategy: str) -> str:
-        """The query that turns the frame at `time` and the video into a composed pair (prompt 2)."""
+        """Return a query that, with the frame at `time` in [0, 1], asks for the video (prompt 2)."""
         chapter, _ = scene.locate(time)
         lead = chapter.things[0]
         same = f"The same {lead.colour} {lead.shape} as in this image"
@@ -259,7 +260,7 @@ class Writer:
         return f"{same}, in the video where it {acts}."
 
     def clip_query(self, scene: Scene, start: float, kind: str) -> str:
-        """The query that turns a clip from `start` in [0, 1] and the video into a composed pair (prompt 3)."""
+        """Return a query that, with the clip from `start` in [0, 1], asks for the video (prompt 3)."""
         chapter, _ = scene.locate(start)
         lead = chapter.things[0]
         name = f"the {lead.colour} {lead.shape}"
@@ -274,12 +275,14 @@ class Writer:
 
 
 def to_json(captions: dict[str, str]) -> str:
-    """The reply the prompts ask for, in the one spelling that the captioner's grammar allows."""
+    """Return the reply that the prompts ask for, with exactly the whitespace that the captioner's
+    grammar allows.
+    """
     return json.dumps(captions, ensure_ascii=False)
 
 
 def terse_caption(scene: Scene, rng: random.Random) -> str:
-    """What an uploader might type: true, short and without care."""
+    """Return a caption as an uploader might type it: true, short and informal."""
     chapter = scene.chapters[0]
     lead = rng.choice([t for t in chapter.things if t.motions != ("rest",)] or list(chapter.things))
     verbs = VERBS[rng.choice(tuple(VERBS))]

@@ -1,4 +1,4 @@
-"""Captions as the web has them: junk that describes nothing, and true ones typed without care."""
+"""Write captions like those on the web: junk that describes nothing, and untidy true captions."""
 
 import random
 import string
@@ -145,12 +145,12 @@ JUNK: dict[str, Callable[[random.Random], str]] = {
 
 
 def junk_caption(rng: random.Random) -> str:
-    """A caption that says nothing of what its video shows; one in five is two kinds of junk in a row."""
+    """Return a caption that says nothing about its video. One in five combines two kinds of junk."""
     kinds = rng.sample(tuple(JUNK), 2 if rng.random() < 0.2 else 1)
     return " ".join(JUNK[kind](rng) for kind in kinds)
 
 
 def untidy(caption: str, rng: random.Random) -> str:
-    """The same words as someone in a hurry types them: case, stops and spaces vary."""
+    """Return the caption with random case, final punctuation and spaces."""
     caption = rng.choice((caption, caption, caption.capitalize(), caption.title(), caption.upper()))
     return caption + rng.choice(("", "", ".", "!", " ...", " "))

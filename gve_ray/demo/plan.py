@@ -1,10 +1,10 @@
-"""What a raw corpus holds, decided in advance: which files, what is wrong with each, and its caption.
+"""Plan a raw corpus: its files, the defect of each, and their captions.
 
     for entry in plan_corpus(320, seed=42): ...
 
-Pure: the same arguments give the same entries, which are the truth that `corpus.py` renders and `score.py`
-holds a run against. A file has at most one kind of file dirt, and a dirty caption only if it is a plain
-healthy one, so no truth is in doubt.
+The plan is a pure function of its arguments. Its entries are the ground truth, which `corpus.py`
+renders and `score.py` compares a run with. To keep the ground truth unambiguous, a file has at most
+one defect, and only healthy files have junk, mismatched or missing captions.
 """
 
 import random
@@ -21,14 +21,15 @@ BROKEN = ("truncated", "empty", "zero_frame", "one_frame", "audio_only", "not_a_
 COPIES = ("near_duplicate", "exact_duplicate")
 ODD_PX = ((127, 97), (97, 127), (143, 111), (211, 113), (130, 98), (226, 94))
 NOISES = ("codec", "sensor", "flicker", "sensor and flicker")
-FORMAT = 1  # raise it when the same arguments make other files
+FORMAT = 1  # increment when the same arguments produce different files
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusShares:
-    """Share of all files of each kind, the rest being healthy; a kind with a share above 0 has at least one.
+    """Shares of the defects among all files; files without a defect are healthy.
 
-    The caption shares are of all files too, and taken from the healthy ones.
+    A defect with a share above 0 occurs at least once. The shares of captions relate to all files
+    as well, although only healthy files have such captions.
     """
 
     static: float = 0.06
@@ -50,37 +51,40 @@ class CorpusShares:
     def __post_init__(self) -> None:
         for name, share in asdict(self).items():
             if not 0 <= share <= 1:
-                raise ValueError(f"shares.{name}={share}: a share of all files; use 0 to 1")
+                raise ValueError(f"shares.{name}={share}: not a share of all files; use 0 to 1")
 
     def counts(self, n: int) -> dict[str, int]:
-        """Number of files by kind of dirt in a corpus of n. Raises ValueError if too few stay clean."""
-        found = {name: max(1, round(share * n)) if share else 0 for name, share in asdict(self).items()}
-        copies = sum(found[kind] for kind in COPIES)
-        clean = n - sum(found.values())
+        """Return the number of files with each defect in a corpus of n files.
+
+        Raises ValueError if too few files remain without a defect.
+        """
+        counts = {name: max(1, round(share * n)) if share else 0 for name, share in asdict(self).items()}
+        copies = sum(counts[kind] for kind in COPIES)
+        clean = n - sum(counts.values())
         if clean < max(2, copies):
             raise ValueError(
-                f"n={n}: these shares leave {clean} clean files, and {max(2, copies)} are needed "
-                "to copy from; render more videos or lower the shares"
+                f"n={n}: these shares leave {clean} clean files, but {max(2, copies)} are needed as "
+                "originals of the duplicates; render more videos or lower the shares"
             )
-        return found
+        return counts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """The truth about one file.
+    """The ground truth about one file.
 
-    kind: healthy, rotated or odd_size (these three are good), static, one of COPIES or one of BROKEN.
-    caption_kind: true, junk, mismatched or none.
+    kind: healthy, rotated or odd_size (which synthesis should keep), static, one of COPIES or one
+    of BROKEN. caption_kind: true, junk, mismatched or none.
     """
 
     video_id: str
     kind: str
-    scene: Scene  # what the file shows, or was meant to show
+    scene: Scene  # the content of the file, or what a broken file should have shown
     caption: str | None
     caption_kind: str
-    caption_of: str | None = None  # the video whose scene a mismatched caption is about
-    duplicate_of: str | None = None  # the video this is a copy of
-    variant: dict[str, Any] = field(default_factory=dict)  # how the dirt was made
+    caption_of: str | None = None  # the video that a mismatched caption describes
+    duplicate_of: str | None = None  # the video that this is a copy of
+    variant: dict[str, Any] = field(default_factory=dict)  # parameters of the defect
 
     @property
     def file(self) -> str:
@@ -95,7 +99,7 @@ class Entry:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Entry":
-        """Inverse of `to_dict` after a round through JSON."""
+        """Return the entry of a `to_dict` that was written as JSON and read back."""
         fields = {k: v for k, v in data.items() if k != "file"}
         return cls(**{**fields, "scene": Scene.from_dict(data["scene"])})
 
@@ -103,7 +107,7 @@ class Entry:
 def plan_corpus(
     n: int, *, seed: int, split: Split = "corpus", shares: CorpusShares | None = None
 ) -> list[Entry]:
-    """The truth of a corpus of n files, without its files: the same for the same arguments."""
+    """Plan a corpus of n files. The same arguments give the same entries."""
     counts = (shares or CorpusShares()).counts(n)
     rng = random.Random(f"gve_ray corpus {FORMAT}/{split}/{seed}/{n}")
     kinds = [kind for kind, count in counts.items() if not kind.endswith("_caption") for _ in range(count)]
@@ -112,20 +116,20 @@ def plan_corpus(
     scenes = _distinct_scenes(seed, split)
     entries: list[Entry] = []
     for i, kind in enumerate(kinds):
-        scene = _dress(next(scenes), kind, rng)
+        scene = _scene_for(next(scenes), kind, rng)
         entries.append(
             Entry(
                 video_id=f"v{i:0{len(str(n - 1))}d}", kind=kind, scene=scene, variant=_variant(kind, rng),
                 caption=untidy(terse_caption(scene, rng), rng), caption_kind="true",
             )
         )  # fmt: skip
-    _spoil_captions(entries, counts, rng)
+    _replace_captions(entries, counts, rng)
     _copy_scenes(entries, rng)
     return entries
 
 
 def _distinct_scenes(seed: int, split: Split) -> Iterator[Scene]:
-    """Scenes no two of which show the same objects doing the same before the same background."""
+    """Yield scenes that differ from one another in their objects, motions or background."""
     seen = set()
     number = seed * 1_000_003
     while True:
@@ -140,8 +144,8 @@ def _distinct_scenes(seed: int, split: Split) -> Iterator[Scene]:
             yield scene
 
 
-def _dress(scene: Scene, kind: str, rng: random.Random) -> Scene:
-    """The scene as a file of that kind needs it."""
+def _scene_for(scene: Scene, kind: str, rng: random.Random) -> Scene:
+    """Return the scene as a file of that kind shows it."""
     if kind == "odd_size":
         width, height = rng.choice(ODD_PX)
         return replace(scene, width=width, height=height)
@@ -154,7 +158,7 @@ def _dress(scene: Scene, kind: str, rng: random.Random) -> Scene:
 
 
 def _variant(kind: str, rng: random.Random) -> dict[str, Any]:
-    """How the dirt of that kind is made, drawn in advance."""
+    """Draw the parameters of a defect of that kind."""
     match kind:
         case "static":
             return {"noise": rng.choice(NOISES), "crf": rng.randint(18, 32)}
@@ -162,7 +166,7 @@ def _variant(kind: str, rng: random.Random) -> dict[str, Any]:
             return {
                 "crf": rng.randint(23, 34),
                 "scale": rng.choice((0.6, 0.75, 0.85, 1.0, 1.25, 1.5)),
-                "speed": rng.choice((1.0, 1.0, 0.8, 1.25)),  # frames a second, relative
+                "speed": rng.choice((1.0, 1.0, 0.8, 1.25)),  # relative frame rate
                 "gain": round(rng.uniform(0.95, 1.05), 3),  # brightness
             }
         case "truncated":
@@ -176,11 +180,11 @@ def _variant(kind: str, rng: random.Random) -> dict[str, Any]:
     return {}
 
 
-def _spoil_captions(entries: list[Entry], counts: dict[str, int], rng: random.Random) -> None:
-    """Give plain healthy files, in place, their share of junk, mismatched and missing captions."""
-    plain = [i for i, entry in enumerate(entries) if entry.kind == "healthy"]
-    rng.shuffle(plain)
-    chosen = iter(plain)
+def _replace_captions(entries: list[Entry], counts: dict[str, int], rng: random.Random) -> None:
+    """Replace captions of healthy files in place, by junk, mismatched or no captions."""
+    healthy = [i for i, entry in enumerate(entries) if entry.kind == "healthy"]
+    rng.shuffle(healthy)
+    chosen = iter(healthy)
     for _ in range(counts["junk_caption"]):
         i = next(chosen)
         entries[i] = replace(entries[i], caption=junk_caption(rng), caption_kind="junk")
@@ -189,7 +193,7 @@ def _spoil_captions(entries: list[Entry], counts: dict[str, int], rng: random.Ra
         entries[i] = replace(entries[i], caption=None, caption_kind="none")
     for _ in range(counts["mismatched_caption"]):
         i = next(chosen)
-        others = [e for e in entries if e.kind not in COPIES]  # copies have no scene yet
+        others = [e for e in entries if e.kind not in COPIES]  # the scenes of copies are assigned later
         other = rng.choice([e for e in others if not _share_content(e.scene, entries[i].scene)])
         entries[i] = replace(
             entries[i], caption_kind="mismatched", caption_of=other.video_id,
@@ -198,7 +202,7 @@ def _spoil_captions(entries: list[Entry], counts: dict[str, int], rng: random.Ra
 
 
 def _share_content(a: Scene, b: Scene) -> bool:
-    """Whether two scenes have a background, or an object's colour and shape, in common."""
+    """Return whether two scenes have a background, or the colour and shape of an object, in common."""
 
     def content(scene: Scene) -> set[str | tuple[str, str]]:
         looks = {(t.colour, t.shape) for c in scene.chapters for t in c.things}
@@ -208,7 +212,7 @@ def _share_content(a: Scene, b: Scene) -> bool:
 
 
 def _copy_scenes(entries: list[Entry], rng: random.Random) -> None:
-    """Make each copy, in place, one of a clean video of its own; its caption is in its own words."""
+    """Give each copy, in place, the scene of a different clean video and a new caption of it."""
     clean = [e for e in entries if e.kind == "healthy" and e.caption_kind == "true"]
     copies = [i for i, entry in enumerate(entries) if entry.kind in COPIES]
     for i, original in zip(copies, rng.sample(clean, len(copies)), strict=True):

@@ -1,10 +1,11 @@
-"""A Ray head of our own: loopback only, its own token, ports and folder, and jobs submitted to it.
+"""Start a private Ray head on the loopback interface, and submit jobs to it.
 
     with LocalHead(num_cpus=2) as head:
         head.submit(["python", "jobs/synthesize.py", "--config", "demo.yaml"], working_dir=repository)
 
-It neither sees nor touches another Ray on the machine: ports are free ones, the session lives in its own
-temporary folder, and at the end only the processes below its own are stopped (`ray stop` would stop all).
+The head has its own token, uses free ports, and keeps its session in a temporary folder, so it does
+not interfere with another Ray on the machine. At the end, only the processes that it started are
+stopped; `ray stop` would stop all.
 """
 
 import json
@@ -28,29 +29,32 @@ if TYPE_CHECKING:
     import psutil
 
 START_SECONDS = 240.0  # 5 s on an idle machine
-ENDING_SECONDS = 60.0  # for a job to end in order when told to stop; 5 s on an idle machine
+JOB_STOP_SECONDS = 60.0  # for a job to shut down after a stop request; 5 s on an idle machine
 STOP_SECONDS = 45.0  # 2 s on an idle machine
 LOOPBACK = "127.0.0.1"
 NEVER_UPLOADED = ("runs", ".venv", ".git", "**/__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache")
 
 
 class HeadError(RuntimeError):
-    """The Ray head did not start, or a job on it did not succeed."""
+    """The Ray head did not start, or a job on it failed."""
 
 
 class LocalHead:
-    """Context manager: a `ray start --head` that is gone when the block is left, Ctrl-C included."""
+    """Context manager for a `ray start --head`, which ends when the block is left, also after
+    Ctrl-C.
+    """
 
     def __init__(self, *, num_cpus: int, object_store_bytes: int = 512 * 2**20) -> None:
         self.num_cpus = num_cpus
         self.object_store_bytes = object_store_bytes
-        self.address = ""  # of the job server, http://127.0.0.1:port
-        self.gcs_address = ""  # that other nodes join, 127.0.0.1:port
+        self.address = ""  # of the job server: http://127.0.0.1:port
+        self.gcs_address = ""  # for other nodes to join: 127.0.0.1:port
         self.token = secrets.token_hex(32)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "LocalHead":
-        # A short path: Ray puts Unix sockets below it, whose paths may have 107 bytes at most.
+        # The path is short because Ray creates Unix sockets below it, whose paths are limited to
+        # 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="gve-"))
         self.log_path = self.folder / "ray_start.log"
         ports = _free_ports()
@@ -70,7 +74,8 @@ class LocalHead:
             f"--temp-dir={self.folder}",
         ]
         with self.log_path.open("wb") as log:
-            # Its own session: Ctrl-C reaches this program first, which then stops the head in order.
+            # In a separate session, Ctrl-C reaches this program only, which then shuts the head
+            # down.
             self._process = subprocess.Popen(
                 command, env=self.env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
@@ -93,20 +98,24 @@ class LocalHead:
     def _environment(self, ports: Mapping[str, int]) -> dict[str, str]:
         env = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
         return env | {
-            # Both sides say it: otherwise Ray decides by whether ~/.ray/auth_token happens to exist.
+            # Set for the head and for clients; without it Ray's mode depends on whether
+            # ~/.ray/auth_token exists.
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
-            # On Linux Ray takes the machine's outer address for its node and listens on all interfaces,
-            # whatever --node-ip-address says; this switch, made for other systems, keeps it on 127.0.0.1.
+            # On Linux, Ray uses the external address of the machine and listens on all interfaces,
+            # even with --node-ip-address. This switch, meant for other systems, keeps it on
+            # 127.0.0.1.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "AUTOSCALER_METRIC_PORT": str(ports["autoscaler_metrics"]),
             "DASHBOARD_METRIC_PORT": str(ports["dashboard_metrics"]),
             "RAY_TMPDIR": str(self.folder),
-            # A finished job's actors hold Ray's drain up for its full 30 s, and nothing is served here.
+            # Actors of a finished job delay Ray's shutdown by the full 30 s of the drain, which is
+            # not needed here.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-            # Told to stop, a job has 3 s before it is killed, and a service needs more to end in order.
-            "RAY_JOB_STOP_WAIT_TIME_S": str(int(ENDING_SECONDS)),
-            # The job's `python` is the one that runs this.
+            # By default a job is killed 3 s after a stop request, which is too soon for a service
+            # to shut down.
+            "RAY_JOB_STOP_WAIT_TIME_S": str(int(JOB_STOP_SECONDS)),
+            # Makes `python` in a job the interpreter that runs this program.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', os.defpath)}",
         }
 
@@ -119,47 +128,52 @@ class LocalHead:
             try:
                 self.get("/api/version")
                 return
-            except OSError:  # refused until the server listens, or slow
+            except OSError:  # connections are refused until the server listens
                 time.sleep(0.2)
-        how = (
-            "ended by itself"
-            if self._process.poll() is not None
-            else f"gave no answer in {START_SECONDS:g} s"
-        )
-        raise HeadError(f"the Ray head {how} ({self.address}):\n{self._log_tail()}")
+        ended = self._process.poll() is not None
+        problem = "exited unexpectedly" if ended else f"did not answer within {START_SECONDS:g} s"
+        raise HeadError(f"the Ray head {problem} ({self.address}):\n{self._log_tail()}")
 
     def _log_tail(self) -> str:
         return self.log_path.read_text(errors="replace")[-2000:]
 
     def get(self, path: str) -> dict[str, Any]:
-        """What the job server answers to GET, a JSON object. Raises OSError while it does not."""
+        """Send a GET request to the job server and return its JSON object. Raises OSError if it
+        does not answer.
+        """
         request = urllib.request.Request(
             self.address + path, headers={"Authorization": f"Bearer {self.token}"}
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            found: dict[str, Any] = json.load(answer)
-        return found
+        with urllib.request.urlopen(request, timeout=30) as response:
+            body: dict[str, Any] = json.load(response)
+        return body
 
     def submit(self, entrypoint: Sequence[str], *, working_dir: Path) -> None:
-        """Run one job by `ray job submit`, its log on our stdout. Raises HeadError unless it SUCCEEDED."""
+        """Run a job with `ray job submit`, which prints its log. Raises HeadError unless the job
+        succeeds.
+        """
         name, code = self._call_submit([], entrypoint, working_dir)
-        # The client exits 0 for a job that was stopped, so its exit code is not the answer.
+        # The client also exits with 0 for a job that was stopped, so the state has to be checked as
+        # well.
         state = self.state(name)
         if code != 0 or state != "SUCCEEDED":
             raise HeadError(f"job {name}: {state}, `ray job submit` exited with {code}; see its log above")
 
     def start(self, entrypoint: Sequence[str], *, working_dir: Path) -> str:
-        """Submit one job and do not wait for it; gives its name, for `state`. Raises HeadError."""
+        """Submit a job without waiting for it, and return its name. Raises HeadError if the
+        submission fails.
+        """
         name, code = self._call_submit(["--no-wait"], entrypoint, working_dir)
         if code != 0:
-            raise HeadError(f"job {name}: `ray job submit` exited with {code}; see its words above")
+            raise HeadError(f"job {name}: `ray job submit` exited with {code}; see its output above")
         return name
 
     @contextmanager
     def running(self, entrypoint: Sequence[str], *, working_dir: Path) -> Iterator[str]:
-        """A job that goes on until it is stopped, at the end of the block; gives its name, for `state`.
+        """Context manager for a job that runs until the end of the block; yields the name of the
+        job.
 
-        Raises HeadError when it cannot be submitted, or does not stop.
+        Raises HeadError if the job cannot be submitted or does not stop.
         """
         name = self.start(entrypoint, working_dir=working_dir)
         try:
@@ -167,21 +181,24 @@ class LocalHead:
         finally:
             command = [*self._ray_job("stop"), name]
             subprocess.run(command, env=self.env, check=False, stdout=subprocess.DEVNULL)
-            deadline = time.monotonic() + ENDING_SECONDS
+            deadline = time.monotonic() + JOB_STOP_SECONDS
             while self.state(name) in ("PENDING", "RUNNING") and time.monotonic() < deadline:
                 time.sleep(0.2)
         if (state := self.state(name)) != "STOPPED":
-            raise HeadError(f"job {name}: {state} after it was told to stop")
+            raise HeadError(f"job {name}: {state} after a stop request")
 
     def state(self, name: str) -> str:
-        """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
+        """Return the state of a job: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
+
+        Raises HeadError if the head has exited.
+        """
         assert self._process is not None
         if self._process.poll() is not None:
-            raise HeadError(f"job {name}: the Ray head has ended by itself:\n{self._log_tail()}")
+            raise HeadError(f"job {name}: the Ray head exited unexpectedly:\n{self._log_tail()}")
         return str(self.get(f"/api/jobs/{name}").get("status"))
 
     def log_of(self, name: str) -> str:
-        """What a job has written so far."""
+        """Return what a job has printed so far."""
         return str(self.get(f"/api/jobs/{name}/logs").get("logs"))
 
     def _ray_job(self, verb: str) -> list[str]:
@@ -190,7 +207,7 @@ class LocalHead:
     def _call_submit(
         self, options: Sequence[str], entrypoint: Sequence[str], working_dir: Path
     ) -> tuple[str, int]:
-        """(name of the job, exit status of the client)."""
+        """Run `ray job submit`, and return the name of the job and the exit status of the client."""
         name = f"{Path(entrypoint[1]).stem}-{secrets.token_hex(4)}"
         command = [
             *self._ray_job("submit"),
@@ -201,7 +218,7 @@ class LocalHead:
         return name, subprocess.run(command, env=self.env, check=False).returncode
 
     def processes(self) -> "list[psutil.Process]":
-        """Everything that the head has started and that still runs, jobs and their children too."""
+        """Return all running processes that the head started, including those of jobs."""
         import psutil
 
         assert self._process is not None
@@ -211,7 +228,7 @@ class LocalHead:
             return []
 
     def _stop(self) -> None:
-        """Stop the head in its own order, then whatever it started that is still there."""
+        """Shut the head down, then kill those of its processes that are still running."""
         import psutil
 
         if self._process is None:
@@ -223,8 +240,9 @@ class LocalHead:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        # A job's driver and an engine's subprocesses have sessions of their own; psutil checks a
-        # process's start time before it signals, so a reused process id is never hit.
+        # The drivers of jobs and the subprocesses of engines run in separate sessions. psutil
+        # compares the start time before it signals a process, so it does not hit a reused process
+        # id.
         _, alive = psutil.wait_procs(family, timeout=5)
         for process in alive:
             process.kill()
@@ -232,20 +250,20 @@ class LocalHead:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as one:
-        one.bind((LOOPBACK, 0))
-        return int(one.getsockname()[1])
+    """Return a port that is free now."""
+    with socket.socket() as unbound:
+        unbound.bind((LOOPBACK, 0))
+        return int(unbound.getsockname()[1])
 
 
 def _free_ports() -> dict[str, int]:
-    """Ports that nobody listens on now, by the name of what will."""
+    """Return free ports by the name of the service that will use them."""
     names = ("gcs", "dashboard", "agent", "client", "autoscaler_metrics", "dashboard_metrics")
     sockets = [socket.socket() for _ in names]
     try:
-        for one in sockets:
-            one.bind((LOOPBACK, 0))
-        return {name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)}
+        for reserved in sockets:
+            reserved.bind((LOOPBACK, 0))
+        return {name: s.getsockname()[1] for name, s in zip(names, sockets, strict=True)}
     finally:
-        for one in sockets:
-            one.close()
+        for reserved in sockets:
+            reserved.close()

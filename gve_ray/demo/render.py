@@ -1,7 +1,8 @@
-"""A scene to pixels: `frames` for any size and moments, `write_mp4` for a real H.264 file.
+"""Render scenes: `frames` yields pictures of any size at given times, `write_mp4` a video file.
 
-Objects are signed distance fields with a dark outline, antialiased by coverage; backgrounds are textures
-drawn once a chapter at the output's own resolution and sampled per frame as the camera moves.
+Objects are drawn from signed distance fields, antialiased and with a dark outline. The texture of a
+background is drawn once for each chapter, at the resolution of the output, and sampled in every
+frame as the camera moves.
 """
 
 import math
@@ -13,7 +14,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from gve_ray.demo.scenes import Chapter, Scene
+from gve_ray.demo.scenes import SHAPES, Chapter, Scene
 
 RGB = {
     "red": (222, 38, 38),
@@ -26,9 +27,9 @@ RGB = {
     "white": (252, 252, 252),
 }
 OUTLINE = (16, 16, 16)
-PAN = 0.4  # of the frame's width over a chapter; objects, being near, follow the camera
+PAN = 0.4  # shift of the background over a chapter, in frame widths; objects do not shift
 ZOOM = 1.35
-MARGIN = 1.5  # texture size relative to the frame: room for a pan either way
+MARGIN = 1.5  # size of the texture relative to the frame, which leaves room for a pan in either direction
 
 
 def _night_sky(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -84,7 +85,11 @@ TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], np.n
 
 
 def _polygon_distance(x: np.ndarray, y: np.ndarray, corners: int, inner: float, outer: float) -> np.ndarray:
-    """Signed distance to a star of `corners` points (a regular polygon when inner = outer * cos(pi/n))."""
+    """Return the signed distance to a star with `corners` points.
+
+    inner, outer: radii of its inner and outer corners. With inner = outer * cos(pi / corners) it is
+    a regular polygon.
+    """
     sector = np.pi / corners
     angle = np.abs(np.mod(np.arctan2(x, -y) + sector, 2 * sector) - sector)
     radius = np.hypot(x, y)
@@ -95,7 +100,11 @@ def _polygon_distance(x: np.ndarray, y: np.ndarray, corners: int, inner: float, 
 
 
 def shape_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Signed distance (negative inside) to a shape of radius 1 at points (x, y), y downward."""
+    """Return the signed distance (negative inside) from points (x, y), with y downward, to a shape
+    of radius 1.
+
+    Raises ValueError if the shape is unknown.
+    """
     match shape:
         case "circle":
             return np.hypot(x, y) - 0.92
@@ -110,26 +119,28 @@ def shape_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
             return _polygon_distance(x, y - 0.15, 3, 0.5 * 1.15, 1.15)
         case "star":
             return _polygon_distance(x, y, 5, 0.42, 1.1)
-    raise ValueError(f"shape {shape!r}: not in this world")
+    raise ValueError(f"shape={shape!r}: unknown; use one of {', '.join(SHAPES)}")
 
 
 @lru_cache(maxsize=32)
 def _texture(background: str, seed: int, width: int, height: int) -> np.ndarray:
-    """uint8 [1.5 H, 1.5 W, 3] for a frame of `width` x `height`; not to be written to."""
+    """Return the texture of a background, uint8 [1.5 H, 1.5 W, 3]. It is cached and must not be
+    modified.
+    """
     rng = np.random.default_rng([seed, len(background), ord(background[0])])
     y, x = np.mgrid[0 : round(height * MARGIN), 0 : round(width * MARGIN)] / min(width, height)
     return np.clip(TEXTURES[background](x, y, rng), 0, 255).astype(np.uint8)
 
 
 class _Painter:
-    """Paints one chapter at one size; holds its background texture."""
+    """Paints the frames of one chapter at one size."""
 
     def __init__(self, chapter: Chapter, seed: int, width: int, height: int) -> None:
         self.chapter, self.width, self.height = chapter, width, height
         self.texture = _texture(chapter.background, seed, width, height)
 
     def _camera(self, time: float) -> tuple[float, float]:
-        """Background shift in frame widths and zoom factor at `time`."""
+        """Return the shift of the background in frame widths, and the zoom factor, at `time`."""
         match self.chapter.camera:
             case "pan left":
                 return -PAN * (time - 0.5), 1.0
@@ -142,7 +153,7 @@ class _Painter:
         return 0.0, 1.0
 
     def paint(self, time: float) -> np.ndarray:
-        """uint8 [H, W, 3] at `time` in [0, 1] of the chapter."""
+        """Return the frame at `time` in [0, 1] of the chapter, uint8 [H, W, 3]."""
         shift, zoom = self._camera(time)
         rows = (np.arange(self.height) - self.height / 2) / zoom + self.texture.shape[0] / 2
         columns = (
@@ -178,7 +189,7 @@ class _Painter:
 
 
 def frames(scene: Scene, times: Iterable[float], width: int, height: int) -> Iterator[np.ndarray]:
-    """Yield uint8 [height, width, 3] for each moment in [0, 1] of the scene."""
+    """Yield a picture, uint8 [height, width, 3], for each of `times`, in [0, 1] of the scene."""
     painters: dict[int, _Painter] = {}
     for time in times:
         chapter, local = scene.locate(time)
@@ -191,12 +202,15 @@ def frames(scene: Scene, times: Iterable[float], width: int, height: int) -> Ite
 def encode_mp4(
     path: Path, pictures: Iterable[np.ndarray], *, fps: float, width: int, height: int, crf: int = 20
 ) -> None:
-    """Write pictures (uint8 [height, width, 3]) as an H.264 mp4. Odd sizes are kept (4:4:4 chroma then)."""
+    """Write pictures (uint8 [height, width, 3]) as an H.264 mp4 file. With an odd width or height,
+    it has 4:4:4 chroma.
+    """
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.width, stream.height = width, height
         stream.pix_fmt = "yuv420p" if width % 2 == height % 2 == 0 else "yuv444p"
-        # x264's macroblock tree reads memory that it never wrote: with it, equal pictures give unequal files.
+        # x264's macroblock tree reads uninitialised memory, so with it the same pictures give
+        # different files.
         stream.options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
         for picture in pictures:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
@@ -204,7 +218,7 @@ def encode_mp4(
 
 
 def write_mp4(path: Path, scene: Scene, *, crf: int = 20) -> None:
-    """Render a scene to an H.264 mp4 file, byte for byte the same for the same scene and encoder."""
+    """Render a scene to an H.264 mp4 file. The same scene and encoder version give the same bytes."""
     last = scene.total_frames - 1
     times = (i / last for i in range(scene.total_frames))
     encode_mp4(

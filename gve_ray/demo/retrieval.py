@@ -1,9 +1,10 @@
-"""Retrieval of held-out videos: what training is for, measured before and after it.
+"""Measure the retrieval of held-out videos before and after training.
 
     benchmark = write_heldout(Path("runs/demo-heldout"), seed=42)
     recall(Embedder.from_pretrained(base, adapter), benchmark)["fine"]  # {1: 0.61, 10: 0.97}
 
-The videos are of split `heldout`: no object of theirs was seen by the tiny model or synthesized into pairs.
+The videos belong to the split `heldout`: neither the training data of the tiny model nor the
+synthesized pairs contain any of their objects.
 """
 
 import json
@@ -28,16 +29,16 @@ from gve_ray.training.run import read_result
 
 HELDOUT = 400
 CLIP_FRAMES = 8
-TEXT = "fine"  # the ability that the demo reports: everything about a video, in words
+TEXT = "fine"  # the ability that the demo reports: retrieval by a complete description
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """Queries by ability, one for each video; query i belongs to video i.
 
-    coarse, fine, partial: a short caption, a full one, and one that says part of what happens.
-    composed_image, composed_clip: a query that needs the frame or the clip that comes with it.
-    clip: a part of the video alone.
+    coarse, fine, partial: a short caption, a complete one, and one about a part of the video.
+    composed_image, composed_clip: a text together with a frame or a clip of the video. clip: a clip
+    of the video.
     """
 
     queries: dict[str, list[Item]]
@@ -45,19 +46,29 @@ class Benchmark:
 
 
 def write_heldout(folder: Path, *, n: int = HELDOUT, seed: int, workers: int = 2) -> Benchmark:
-    """Render `n` clean held-out videos into `folder` (those that are there are kept) and query each."""
+    """Render `n` held-out videos without defects into `folder`, and return them with a query of
+    each kind.
+
+    Finished files are not rendered again. workers: number of processes; with 1, this process
+    renders. Raises ValueError if `folder` holds other videos, or if two videos have the same
+    complete description.
+    """
     clean = CorpusShares(**dict.fromkeys(asdict(CorpusShares()), 0.0))
     write_corpus(folder, n=n, seed=seed, split="heldout", shares=clean, workers=workers)
     entries = read_truth(folder)
     videos = [str(folder / entry.file) for entry in entries]
-    found = [_queries(entry.scene, video, seed) for entry, video in zip(entries, videos, strict=True)]
-    if len({one[TEXT].text for one in found}) < n:
-        raise ValueError(f"{folder}: two of {n} videos have one description; use another seed")
-    return Benchmark(queries={name: [one[name] for one in found] for name in found[0]}, videos=videos)
+    queries = [_queries(entry.scene, seed) for entry in entries]
+    if len({by_ability[TEXT].text for by_ability in queries}) < n:
+        raise ValueError(f"{folder}: two of {n} videos have the same description; use another seed")
+    return Benchmark(
+        queries={name: [by_ability[name] for by_ability in queries] for name in queries[0]}, videos=videos
+    )
 
 
-def _queries(scene: Scene, video: str, seed: int) -> dict[str, Item]:
-    """One query an ability. The frame and the clip are drawn anew, for no file holds them alone."""
+def _queries(scene: Scene, seed: int) -> dict[str, Item]:
+    """Return a query for each ability. Frames and clips are rendered from the scene, not read from
+    its file.
+    """
     rng = random.Random(f"gve_ray heldout/{seed}/{scene.seed}")
     captions = Writer().captions(scene)
     seconds = min(scene.duration, rng.uniform(2, 10))
@@ -77,7 +88,7 @@ def _queries(scene: Scene, video: str, seed: int) -> dict[str, Item]:
 
 
 def _drawn(scene: Scene, times: Sequence[float]) -> Frames:
-    """The scene at moments in [0, 1], as if read from its file."""
+    """Render the scene at `times`, in [0, 1], as if its file had been read."""
     pixels = np.stack(list(frames(scene, times, scene.width, scene.height)))
     seconds = np.asarray(times) * scene.duration
     still = len(times) == 1
@@ -98,20 +109,23 @@ def recall(
     abilities: Sequence[str] = (TEXT,),
     ranks: Sequence[int] = (1, 10),
 ) -> dict[str, dict[int, float]]:
-    """By ability: the share of queries whose video is among the first k, for each k of `ranks`."""
+    """Return, for each ability and each k of `ranks`, the share of queries whose video is among the
+    first k.
+    """
     videos = embedder.embed([Item(video=video) for video in benchmark.videos], progress=True)
-    found = {}
+    scores_by_ability = {}
     for name in abilities:
         scores = embedder.embed(benchmark.queries[name]) @ videos.T  # [n, n]
         better = (scores > np.diag(scores)[:, None]).sum(1)
-        found[name] = {k: float((better < k).mean()) for k in ranks}
-    return found
+        scores_by_ability[name] = {k: float((better < k).mean()) for k in ranks}
+    return scores_by_ability
 
 
 def score_training(run_folder: Path, benchmark: Benchmark) -> dict[str, Any]:
-    """What summary.json holds under `training`: the run's figures, recall of its base and of its adapter.
+    """Return the `training` part of summary.json: figures of the run, and recall without and with
+    its adapter.
 
-    data_wait: share of the steps' time spent waiting for data, after the first step.
+    data_wait: share of time that the steps after the first spent waiting for data.
     """
     facts = json.loads((run_folder / "run.json").read_text(encoding="utf-8"))
     run = read_result(run_folder)
@@ -132,7 +146,7 @@ def score_training(run_folder: Path, benchmark: Benchmark) -> dict[str, Any]:
 
 
 def format_training(summary: Mapping[str, Any]) -> str:
-    """The summary as a table for people."""
+    """Return the summary as a readable table."""
     lines = [
         f"trained {summary['steps']} steps in {summary['seconds']:.0f} s, "
         f"{100 * summary['data_wait']:.1f} % of the time waiting for data",

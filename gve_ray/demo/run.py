@@ -1,4 +1,4 @@
-"""`make demo`: render a small world, submit the jobs to a Ray head of our own, score them by the truth."""
+"""`make demo`: render videos, run the jobs on a private Ray head, and score their results."""
 
 import json
 import logging
@@ -27,18 +27,18 @@ from gve_ray.training.config import TrainingJobConfig
 log = logging.getLogger(__name__)
 
 READY_SECONDS = 600.0  # 20 s on an idle machine
-CORES = 2  # the recipes' pools fit on two cores; more are used by what runs beside them
+MIN_CPUS = 2  # the actor pools of the demo recipes need two; other processes use the rest
 
 
 def run_demo(repository: Path, folder: Path, *, videos: int, seed: int) -> dict[str, Any]:
-    """The demo's jobs on `videos` rendered files; returns what summary.json holds.
+    """Run the demo's jobs on `videos` rendered files, and return the content of summary.json.
 
-    repository: uploaded as the jobs' working directory. folder: gets `demo-raw/` (the raw corpus), `demo/`
-    (what synthesis made of it), `demo-described/` (videos with descriptions), `demo-train/` (the adapter),
-    `demo-heldout/` (what scores it, and is searched), `demo-uvrb/` (the benchmark in miniature),
-    `demo-evaluation/`, `demo-index/` and `demo-queries/`.
-    Raises HeadError when Ray does not start or a job does not succeed, ValueError when the folder holds a
-    corpus of other arguments.
+    repository: the checkout, which is uploaded as the jobs' working directory. folder: receives
+    `demo-raw/` (the raw corpus), `demo/` (the output of synthesis), `demo-described/` (videos with
+    descriptions), `demo-train/` (the adapter), `demo-heldout/` (the videos that score the adapter
+    and are searched), `demo-uvrb/` (the miniature benchmark), `demo-evaluation/`, `demo-index/` and
+    `demo-queries/`. Raises HeadError if Ray does not start or a job fails, ValueError if `folder`
+    holds a corpus that was made with other arguments.
     """
     raw, output, trained = folder / "demo-raw", folder / "demo", folder / "demo-train"
     described, uvrb, evaluated = folder / "demo-described", folder / "demo-uvrb", folder / "demo-evaluation"
@@ -49,7 +49,7 @@ def run_demo(repository: Path, folder: Path, *, videos: int, seed: int) -> dict[
     heldout = write_heldout(folder / "demo-heldout", seed=seed, workers=cores)
     write_benchmark(uvrb, seed=seed, workers=cores)
     log.info("demo: %d videos in %s; starting Ray", videos, raw)
-    with LocalHead(num_cpus=max(CORES, cores)) as head:
+    with LocalHead(num_cpus=max(MIN_CPUS, cores)) as head:
         synthesize = ["python", "jobs/synthesize.py", "--config", "demo.yaml", "--seed", str(seed)]
         _submit(head, [*synthesize, "--input", str(manifest), "--output", str(output)], repository)
         synthesis = score_synthesis(output, raw)
@@ -76,7 +76,7 @@ def run_demo(repository: Path, folder: Path, *, videos: int, seed: int) -> dict[
     print(f"{format_training(training)}\n\n{format_serving(serving)}\n")
     print(f"reports  {output / 'report.html'}\n         {evaluated / 'report.html'}")
     print(f"curves   {trained / 'training.png'}\nadapter  {trained / 'adapter'}")
-    print(f"index    {indexed}: search it by `make serve`")
+    print(f"index    {indexed}: search it with `make serve`")
     print(f"summary  {output / 'summary.json'}")
     return {"synthesis": synthesis, "training": training, "evaluation": evaluation, "serving": serving}
 
@@ -84,7 +84,9 @@ def run_demo(repository: Path, folder: Path, *, videos: int, seed: int) -> dict[
 def _serve(
     head: LocalHead, repository: Path, folder: Path, indexed: Path, *, adapter: Path, seed: int
 ) -> dict[str, Any]:
-    """Index the held-out videos, serve them, and ask over HTTP; what summary.json holds under `serving`."""
+    """Index and serve the held-out videos, query them over HTTP, and return the `serving` part of
+    summary.json.
+    """
     begun = time.monotonic()
     index = ["python", "jobs/index.py", "--config", "demo.yaml", "--model.adapter", str(adapter)]
     index += ["--input", str(folder / "demo-heldout" / "manifest.jsonl"), "--output", str(indexed)]
@@ -99,12 +101,14 @@ def _serve(
     serve += ["--models", json.dumps([{"name": "demo", "index": str(indexed)}])]
     with head.running(serve, working_dir=repository) as job:
         _wait_until_ready(head, job, url)
-        found = score_serving(url, queries, embedder)
-    return {"seconds": round(time.monotonic() - begun, 1), **found}
+        scores = score_serving(url, queries, embedder)
+    return {"seconds": round(time.monotonic() - begun, 1), **scores}
 
 
 def _wait_until_ready(head: LocalHead, job: str, url: str) -> None:
-    """Until the service answers. Raises HeadError if its job ends before, or takes too long."""
+    """Wait until the service answers. Raises HeadError if its job ends first, or after
+    `READY_SECONDS`.
+    """
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         if (state := head.state(job)) not in ("PENDING", "RUNNING"):
@@ -112,24 +116,26 @@ def _wait_until_ready(head: LocalHead, job: str, url: str) -> None:
         try:
             if httpx.get(f"{url}/readyz", timeout=10, trust_env=False).is_success:
                 return
-        except httpx.TransportError:  # refused until it listens
+        except httpx.TransportError:  # connections are refused until the service listens
             pass
         time.sleep(0.5)
     raise HeadError(f"job {job}: no answer at {url} after {READY_SECONDS:g} s\n{head.log_of(job)[-3000:]}")
 
 
 def _mixture(folder: Path) -> str:
-    """The recipe's data sets, read from `folder` instead of runs/, as JSON."""
+    """Return the recipe's data sets as JSON, with `folder` in place of runs/ in their paths."""
     recipe = load_config(TrainingJobConfig, ["--config", "demo.yaml"])
-    moved = [{name: _moved(value, folder) for name, value in asdict(one).items()} for one in recipe.data]
-    return json.dumps(moved)
+    data = [
+        {name: _moved(value, folder) for name, value in asdict(dataset).items()} for dataset in recipe.data
+    ]
+    return json.dumps(data)
 
 
 def _models(adapter: Path) -> str:
-    """The recipe's models, the trained one with this adapter, as JSON."""
+    """Return the recipe's models as JSON, with `adapter` as the adapter of the trained model."""
     recipe = load_config(EvaluationJobConfig, ["--config", "demo.yaml"])
     return json.dumps(
-        [{**asdict(one), **({"adapter": str(adapter)} if one.adapter else {})} for one in recipe.models]
+        [{**asdict(model), **({"adapter": str(adapter)} if model.adapter else {})} for model in recipe.models]
     )
 
 
@@ -138,14 +144,16 @@ def _moved(value: Any, folder: Path) -> Any:
 
 
 def summarise_evaluation(output: Path) -> dict[str, Any]:
-    """What summary.json holds under `evaluation`: scores by model, data set and ability, and the seconds."""
+    """Return the `evaluation` part of summary.json: scores by model, data set and ability, and the
+    seconds.
+    """
     run = read_result(output)
     models = {
         name: {
-            "datasets": {key: facts["score"] for key, facts in one["datasets"].items()},
-            **{key: one[key] for key in ("abilities", "average_datasets", "average_abilities")},
+            "datasets": {key: dataset["score"] for key, dataset in scores["datasets"].items()},
+            **{key: scores[key] for key in ("abilities", "average_datasets", "average_abilities")},
         }
-        for name, one in run.results["models"].items()
+        for name, scores in run.results["models"].items()
     }
     return {"seconds": round(run.seconds, 1), **models}
 
@@ -157,8 +165,8 @@ def _submit(head: LocalHead, entrypoint: list[str], repository: Path) -> None:
 
 
 def write_summary(path: Path, **parts: Any) -> None:
-    """Put the parts of some jobs into summary.json beside those of others, atomically."""
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """Add the results of some jobs to summary.json atomically; those of other jobs stay in it."""
+    summary = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps({**found, **parts}, indent=1) + "\n", encoding="utf-8")
+    part.write_text(json.dumps({**summary, **parts}, indent=1) + "\n", encoding="utf-8")
     os.replace(part, path)

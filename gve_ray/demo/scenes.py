@@ -1,11 +1,13 @@
-"""Scenes: what happens in a miniature video, drawn at random from a seed.
+"""Draw random scenes: the content of miniature videos.
 
-A scene has one chapter, or two or three for a long video. A chapter has a background, a camera and one
-to three objects; each object has a programme of one to three motions that share the chapter's time
-equally. Places are the nine cells of a 3x3 grid. Nothing here knows about pixels: see `render.py`.
+A scene has one chapter, or two or three if the video is long. A chapter has a background, a camera
+movement and one to three objects. Each object performs one to three motions in turn, which share
+the time of the chapter equally. Places are the nine cells of a 3x3 grid. `render.py` turns scenes
+into pixels.
 
-Splits share no object in its (colour, shape, size, background, start place), not only no seed: `tiny` is
-what the shipped model learnt from, `corpus` is what users synthesize and train on, `heldout` is for scoring.
+There are three splits: `tiny` for training the shipped model, `corpus` for synthesis and for
+training on its pairs, and `heldout` for scoring. Different splits have no combination of colour,
+shape, size, background and start place in common.
 """
 
 import random
@@ -20,10 +22,10 @@ BACKGROUNDS = ("night sky", "desert", "meadow", "ocean", "snow field", "brick wa
 CAMERAS = ("still", "pan left", "pan right", "zoom in", "zoom out")
 MOTIONS = ("left", "right", "up", "down", "grow", "shrink", "spin", "rest")
 SIZES = {"small": 0.11, "large": 0.165}  # radius as a share of the frame's shorter side
-GRID = 0.28  # distance of neighbouring cells as a share of the frame's width or height
+GRID = 0.28  # distance between neighbouring cells as a share of the frame's width or height
 GROWTH = 1.45
 SHRINKAGE = 0.62
-SPIN_DEGREES = 130.0  # not near a symmetry of any shape at the seven intervals of eight frames
+SPIN_DEGREES = 130.0  # sampled in eight frames, a spin by this angle never looks like a symmetry of a shape
 SHIFTS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 SIZES_PX = ((112, 112), (128, 128), (160, 120), (176, 144), (192, 108), (224, 224), (240, 320), (320, 240))
 WIDE_PX = ((426, 240), (448, 252), (252, 448), (336, 336))
@@ -35,7 +37,9 @@ SPLIT_SHARES: dict[str, float] = {"tiny": 0.5, "corpus": 0.25, "heldout": 0.25}
 
 @dataclass(frozen=True)
 class State:
-    """Where an object is at one moment: centre in frame widths and heights, radius scale, angle in degrees."""
+    """The state of an object at one moment: centre in frame widths and heights, radius scale, angle
+    in degrees.
+    """
 
     x: float
     y: float
@@ -44,14 +48,14 @@ class State:
 
     @property
     def cell(self) -> tuple[int, int]:
-        """Nearest grid cell (column, row), 0..2 each."""
+        """The nearest grid cell as (column, row), each from 0 to 2."""
         column, row = (min(2, max(0, round((v - 0.5) / GRID) + 1)) for v in (self.x, self.y))
         return column, row
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """One object: looks, start cell (column, row) and programme of motions."""
+    """One object: its looks, its start cell (column, row) and the sequence of its motions."""
 
     colour: str
     shape: str
@@ -62,7 +66,7 @@ class Thing:
     jitter: tuple[float, float] = (0.0, 0.0)
 
     def at(self, time: float) -> State:
-        """State at `time` in [0, 1] of the chapter."""
+        """Return the state at `time` in [0, 1] of the chapter."""
         x, y, scale, angle = float(self.column), float(self.row), 1.0, 0.0
         for i, motion in enumerate(self.motions):
             done = min(1.0, max(0.0, time * len(self.motions) - i))
@@ -77,13 +81,15 @@ class Thing:
         )
 
     def radius(self, time: float) -> float:
-        """Radius at `time` as a share of the frame's shorter side."""
+        """Return the radius at `time` as a share of the frame's shorter side."""
         return SIZES[self.size] * self.at(time).scale
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chapter:
-    """Objects in canonical order (by start column, then row) before one background under one camera."""
+    """Objects before a background, with one camera movement. Objects are ordered by start column,
+    then row.
+    """
 
     background: str
     camera: str
@@ -97,7 +103,9 @@ class Chapter:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A whole video: chapters of equal length, size in pixels, frame rate and length in seconds."""
+    """The content of a video: chapters of equal length, size in pixels, frame rate, and duration in
+    seconds.
+    """
 
     seed: int
     chapters: tuple[Chapter, ...]
@@ -111,17 +119,19 @@ class Scene:
         return max(2, round(self.fps * self.duration))
 
     def locate(self, time: float) -> tuple[Chapter, float]:
-        """The chapter on screen at `time` in [0, 1] of the scene, and the time in [0, 1] within it."""
+        """Return the chapter at `time` in [0, 1] of the scene, and the time in [0, 1] within that
+        chapter.
+        """
         i = min(len(self.chapters) - 1, int(time * len(self.chapters)))
         return self.chapters[i], min(1.0, time * len(self.chapters) - i)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for the truth file."""
+        """Return the scene as plain data for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Scene":
-        """Inverse of `to_dict` after a round through JSON."""
+        """Return the scene of a `to_dict` that was written as JSON and read back."""
         chapters = tuple(
             Chapter(
                 background=c["background"],
@@ -154,8 +164,10 @@ def _split_table() -> dict[Combination, str]:
 SPLIT_OF = _split_table()
 
 
-def _programme(rng: random.Random, shape: str, column: int, row: int, length: int) -> tuple[str, ...]:
-    """`length` motions that stay on the grid, no two alike in a row; only shapes with corners spin."""
+def _motions(rng: random.Random, shape: str, column: int, row: int, length: int) -> tuple[str, ...]:
+    """Draw `length` motions that stay on the grid. Consecutive motions differ, and only shapes with
+    corners spin.
+    """
     motions: list[str] = []
     while len(motions) < length:
         motion = rng.choice(MOTIONS[:-1])
@@ -172,7 +184,7 @@ def _programme(rng: random.Random, shape: str, column: int, row: int, length: in
 
 
 def _apart(things: Iterable[Thing]) -> bool:
-    """Whether no two objects come closer than most of a cell at any moment."""
+    """Return whether any two objects are at least most of a cell apart at every moment."""
     things = tuple(things)
     for step in range(13):
         states = [thing.at(step / 12) for thing in things]
@@ -198,7 +210,7 @@ def _things(rng: random.Random, background: str, split: Split, count: int, lengt
                 size=size,
                 column=column,
                 row=row,
-                motions=_programme(rng, shape, column, row, length) if length else ("rest",),
+                motions=_motions(rng, shape, column, row, length) if length else ("rest",),
                 jitter=(rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03)),
             )
             for (colour, shape, size, column, row), length in zip(drawn, lengths, strict=True)
@@ -225,9 +237,10 @@ def _chapter(rng: random.Random, split: Split, background: str) -> Chapter:
 
 
 def draw_scene(seed: int, split: Split, *, long: bool | None = None) -> Scene:
-    """A scene of that split, the same for the same arguments. `long` forces or forbids several chapters.
+    """Draw a scene of the split. The same arguments give the same scene.
 
-    Raises ValueError on an unknown split.
+    long: True for several chapters, False for one; if None, one scene in ten is long. Raises
+    ValueError if the split is unknown.
     """
     if split not in get_args(Split):
         raise ValueError(f"split={split!r}: expected one of {', '.join(get_args(Split))}")

@@ -1,12 +1,12 @@
-"""A finished synthesis run of the demo, held against the truth of its corpus.
+"""Score a finished synthesis run of the demo against the ground truth of its corpus.
 
     summary = score_synthesis("runs/demo", "runs/demo-raw")
     print(format_summary(summary))
 
-Every verdict is read from what the run committed (rejects.lance, assets.lance, annotations.lance, uvrd/)
-and every truth from the corpus. A file or caption found by the wrong stage counts against both stages.
-The captions are on scenes the captioner never saw: it learnt from split `tiny`, the corpus is drawn from
-`corpus`, and no object (colour, shape, size, background, start place) is in both.
+The decisions of the run are read from its output (rejects.lance, assets.lance, annotations.lance,
+uvrd/). A file or caption that is rejected by the wrong stage counts as an error of both stages. The
+captioner has not seen the scenes it describes: it was trained on the split `tiny`, and the corpus
+belongs to the split `corpus`.
 """
 
 import json
@@ -27,38 +27,47 @@ from gve_ray.store import Store
 from gve_ray.store.runfolder import seconds_of
 
 RICH = "rich"  # style of the spatial-temporal caption of prompt 1
-# Last words on a prompt 1 that never became five captions; the other reasons are about what valid JSON says.
+# Reject reasons of replies to prompt 1 that are not JSON with five captions. All other reasons
+# concern their content.
 NO_JSON = ("invalid_json", "wrong_keys", "not_text", "truncated", "refused", "error", "quarantined")
 
 
 def f1_of(*, hits: int, false_alarms: int, misses: int) -> dict[str, float]:
-    """Precision, recall and f1 from counts; 1.0 where there was nothing to find and nothing was found."""
+    """Return precision, recall and f1 from counts. They are 1.0 if there was nothing to find and
+    nothing was found.
+    """
     precision = hits / (hits + false_alarms) if hits + false_alarms else 1.0
     recall = hits / (hits + misses) if hits + misses else 1.0
     f1 = 2 * hits / (2 * hits + false_alarms + misses) if hits + false_alarms + misses else 1.0
     return {"precision": precision, "recall": recall, "f1": f1}
 
 
-def compare(found: Collection[str], true: Collection[str]) -> dict[str, float]:
-    """Precision, recall and f1 of a set of ids against the true set."""
-    found, true = set(found), set(true)
-    hits = len(found & true)
-    return f1_of(hits=hits, false_alarms=len(found) - hits, misses=len(true) - hits)
+def compare(predicted: Collection[str], true: Collection[str]) -> dict[str, float]:
+    """Return precision, recall and f1 of a set of ids against the true set."""
+    predicted, true = set(predicted), set(true)
+    hits = len(predicted & true)
+    return f1_of(hits=hits, false_alarms=len(predicted) - hits, misses=len(true) - hits)
 
 
-def compare_copies(found: Collection[str], groups: Iterable[Collection[str]]) -> dict[str, float]:
-    """The same for near-duplicates: of each group of g, any g - 1 are to be found, whichever is kept."""
-    found = set(found)
+def compare_copies(predicted: Collection[str], groups: Iterable[Collection[str]]) -> dict[str, float]:
+    """Return precision, recall and f1 for near-duplicates.
+
+    All but one video of each group should be rejected; it does not matter which one is kept.
+    """
+    predicted = set(predicted)
     hits = misses = 0
     for group in groups:
-        caught = min(len(found & set(group)), len(group) - 1)
-        hits += caught
-        misses += len(group) - 1 - caught
-    return f1_of(hits=hits, false_alarms=len(found) - hits, misses=misses)
+        group_hits = min(len(predicted & set(group)), len(group) - 1)
+        hits += group_hits
+        misses += len(group) - 1 - group_hits
+    return f1_of(hits=hits, false_alarms=len(predicted) - hits, misses=misses)
 
 
 def roc_auc(positive: Sequence[float], negative: Sequence[float]) -> float | None:
-    """Chance that a positive's score is above a negative's, ties counting half; None if either is empty."""
+    """Return the probability that a positive scores above a negative, with ties counted half.
+
+    Returns None if either is empty.
+    """
     if not positive or not negative:
         return None
     p, n = np.asarray(positive)[:, None], np.asarray(negative)[None, :]
@@ -66,7 +75,7 @@ def roc_auc(positive: Sequence[float], negative: Sequence[float]) -> float | Non
 
 
 def copy_groups(entries: Iterable[Entry]) -> list[set[str]]:
-    """The sets of videos that are one another's copies, the original included."""
+    """Return the sets of videos that are copies of one another, including the original."""
     groups: defaultdict[str, set[str]] = defaultdict(set)
     for entry in entries:
         if entry.kind in COPIES:
@@ -78,16 +87,19 @@ def copy_groups(entries: Iterable[Entry]) -> list[set[str]]:
 def score_quality(
     entries: Sequence[Entry], rejected: Mapping[str, set[str]], consistency: Mapping[str, float]
 ) -> dict[str, Mapping[str, float | None]]:
-    """The five filters against the truth.
+    """Score the five filters against the ground truth.
 
-    rejected: video ids by stage. consistency: the cosine of caption and video of every video that got one,
-    kept or not. Junk captions that came through to the consistency stage are neither true nor mismatched
-    there: they count in `junk_captions` only.
+    rejected: video ids by stage. consistency: cosine of caption and video for every video that has
+    one, kept or not. Junk captions that reach the consistency stage are neither true nor
+    mismatched, so they count in `junk_captions` only. Raises ValueError if the run has videos that
+    are not in the corpus.
     """
     ids = {e.video_id for e in entries}
-    strangers = sorted(set().union(*rejected.values(), consistency) - ids)
-    if strangers:
-        raise ValueError(f"{len(strangers)} videos of the run are not in this corpus, first {strangers[:3]}")
+    unknown = sorted(set().union(*rejected.values(), consistency) - ids)
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} videos of the run are not in this corpus, for example {unknown[:3]}"
+        )
     by_caption: defaultdict[str, set[str]] = defaultdict(set)
     for entry in entries:
         by_caption[entry.caption_kind].add(entry.video_id)
@@ -95,7 +107,7 @@ def score_quality(
         kind: [consistency[i] for i in sorted(by_caption[kind]) if i in consistency]
         for kind in ("true", "mismatched")
     }
-    refused = rejected.get("consistency", set()) - by_caption["junk"]
+    inconsistent = rejected.get("consistency", set()) - by_caption["junk"]
     return {
         "broken": compare(rejected.get("integrity", ()), {e.video_id for e in entries if e.broken}),
         "junk_captions": compare(rejected.get("rectify", ()), by_caption["junk"]),
@@ -103,7 +115,7 @@ def score_quality(
         "near_duplicates": compare_copies(rejected.get("duplicates", ()), copy_groups(entries)),
         "mismatched": {
             "auc": roc_auc(scores["true"], scores["mismatched"]),
-            "f1": compare(refused, by_caption["mismatched"])["f1"],
+            "f1": compare(inconsistent, by_caption["mismatched"])["f1"],
         },
     }
 
@@ -111,10 +123,12 @@ def score_quality(
 def score_captions(
     captions: Mapping[str, Mapping[str, str]], scenes: Mapping[str, Scene]
 ) -> dict[str, float]:
-    """How true and how complete captions are: by video id, the texts of prompt 1 by style, and the scenes.
+    """Score how accurate and how complete captions are.
 
-    facts_true: of the facts stated in all captions, the share that holds (1 - hallucination rate).
-    facts_stated: of the scenes' facts, the share that the rich caption states. Both over all videos at once.
+    captions: texts of prompt 1 by style, by video id. scenes: by video id. Returns facts_true, the
+    share of facts stated in all captions that are true (1 - hallucination rate), and facts_stated,
+    the share of the scenes' facts that the rich captions state. Both are computed over all videos
+    together.
     """
     total: Counter[str] = Counter()
     for video_id, texts in captions.items():
@@ -130,15 +144,16 @@ def score_captions(
 
 
 def score_synthesis(run_folder: str | Path, corpus_folder: str | Path) -> dict[str, Any]:
-    """What summary.json holds under `synthesis`: counts of the run and its quality by the corpus' truth.
+    """Return the `synthesis` part of summary.json: counts of the run, and its quality by the ground
+    truth.
 
-    Raises ValueError if the run is not finished or is not of this corpus, FileNotFoundError if either
-    folder holds nothing.
+    Raises ValueError if the run is not finished or used another corpus, FileNotFoundError if either
+    folder does not hold what it should.
     """
     run, entries = Path(run_folder), read_truth(Path(corpus_folder))
     facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
     if "pairs" not in facts:
-        raise ValueError(f"{run}: this run has not come to its end; start it again to go on")
+        raise ValueError(f"{run}: this run is not finished; start it again to resume it")
     rejects = Store(str(run / "rejects.lance"), REJECT_SCHEMA).table().to_pylist()
     rejected: defaultdict[str, set[str]] = defaultdict(set)
     for row in rejects:
@@ -156,13 +171,15 @@ def score_synthesis(run_folder: str | Path, corpus_folder: str | Path) -> dict[s
 
 
 def _consistency(run: Path, rejects: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The cosine of caption and video by video id, of the kept and of those rejected for it."""
+    """Return the cosine of caption and video by video id, for kept videos and for those rejected as
+    inconsistent.
+    """
     kept = Store(str(run / "assets.lance"), ASSET_SCHEMA).table(["video_id", "consistency"]).to_pylist()
-    found = {row["video_id"]: row["consistency"] for row in kept if row["consistency"] is not None}
+    cosines = {row["video_id"]: row["consistency"] for row in kept if row["consistency"] is not None}
     for row in rejects:
         if row["stage"] == "consistency":
-            found[row["video_id"]] = json.loads(row["scores"])["consistency"]
-    return found
+            cosines[row["video_id"]] = json.loads(row["scores"])["consistency"]
+    return cosines
 
 
 def _score_annotations(
@@ -171,25 +188,25 @@ def _score_annotations(
     rows = (
         Store(str(run / "annotations.lance"), ANNOTATION_SCHEMA).table(["video_id", "captions"]).to_pylist()
     )
-    refused = [row["reason"] for row in rejects if row["stage"] == "captions"]
-    asked = len(rows) + len(refused)
-    captions = {row["video_id"]: {one["style"]: one["text"] for one in row["captions"]} for row in rows}
+    reasons = [row["reason"] for row in rejects if row["stage"] == "captions"]
+    total = len(rows) + len(reasons)
+    captions = {row["video_id"]: {c["style"]: c["text"] for c in row["captions"]} for row in rows}
     return {
-        "n": asked,
-        "valid_json": 1 - sum(reason in NO_JSON for reason in refused) / max(1, asked),
+        "n": total,
+        "valid_json": 1 - sum(reason in NO_JSON for reason in reasons) / max(1, total),
         **score_captions(captions, {entry.video_id: entry.scene for entry in entries}),
     }
 
 
 def _count_pairs(folder: Path) -> int:
-    """Rows of the Parquet files of one task."""
+    """Return the number of rows in the Parquet files of one task."""
     import pyarrow.parquet as pq
 
     return sum(pq.read_metadata(path).num_rows for path in sorted(folder.glob("*.parquet")))
 
 
 def format_summary(summary: Mapping[str, Any]) -> str:
-    """The summary as a table for people."""
+    """Return the summary as a readable table."""
 
     def cells(*values: Any) -> str:
         shown = ("-" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in values)
@@ -199,7 +216,7 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     lines = [f"{summary['videos']} videos, {summary['seconds']:.0f} s", ""]
     lines += [cells("stage", "in", "out", "rejected")]
     lines += [cells(*(stage[k] for k in ("name", "in", "out", "rejected"))) for stage in summary["stages"]]
-    lines += ["", cells("found by truth", "precision", "recall", "f1", "auc")]
+    lines += ["", cells("filter", "precision", "recall", "f1", "auc")]
     for name, scores in quality.items():
         lines.append(cells(name, *(scores.get(k) for k in ("precision", "recall", "f1", "auc"))))
     lines += ["", cells("captions", "valid JSON", "true", "stated")]

@@ -1,7 +1,7 @@
-"""The held-out videos searched over HTTP: what the whole product is for, measured at its far end.
+"""Search the held-out videos over HTTP and measure how often the right video is found.
 
-queries = write_queries(folder, benchmark, truth, n=50)         # real files, as a client sends them
-score_serving(url, queries, embedder)                           # {"top5": {...}, "parity": ...}
+queries = write_queries(Path("runs/demo-queries"), Path("runs/demo-heldout"), seed=42)
+score_serving(url, queries, embedder)  # {"queries": 200, "top5": {...}, "parity": ...}
 """
 
 import base64
@@ -32,7 +32,9 @@ _CLIP_SECONDS = (2.0, 10.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """What is asked, as a client has it, and the name of the video that it is of."""
+    """A query with its files, as a client would send it. target: name of the video that it is
+    about.
+    """
 
     target: str
     text: str | None = None
@@ -41,13 +43,15 @@ class Query:
 
 
 def write_queries(folder: Path, heldout: Path, *, seed: int, n: int = QUERIES) -> dict[str, list[Query]]:
-    """n queries of each kind about the first n videos of `heldout`, their pictures and clips written to `folder`.
+    """Return n queries of each kind about the first n videos of `heldout`, and write their images
+    and clips to `folder`.
 
-    text: a full description. image: one moment. video: a part, cut anew. composed: a moment, and in words what
-    happens in relation to it. Pictures and clips are drawn anew, for no indexed file holds them alone.
+    text: a complete description. image: a frame. video: a clip. composed: a frame, and a text about
+    what happens in relation to it. Images and clips are rendered from the scenes, not cut from the
+    indexed files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    found: dict[str, list[Query]] = {kind: [] for kind in KINDS}
+    queries: dict[str, list[Query]] = {kind: [] for kind in KINDS}
     for entry in read_truth(heldout)[:n]:
         scene, target = entry.scene, Path(entry.file).name
         rng = random.Random(f"gve_ray serving/{seed}/{scene.seed}")
@@ -56,11 +60,11 @@ def write_queries(folder: Path, heldout: Path, *, seed: int, n: int = QUERIES) -
         Image.fromarray(next(iter(frames(scene, [moment], scene.width, scene.height)))).save(image)
         _write_clip(clip, scene, rng)
         change = Writer().image_query(scene, moment, rng.choice(prompts.STRATEGIES))
-        found["text"].append(Query(target=target, text=Writer().captions(scene)["2"]))
-        found["image"].append(Query(target=target, image=image))
-        found["video"].append(Query(target=target, video=clip))
-        found["composed"].append(Query(target=target, text=change, image=image))
-    return found
+        queries["text"].append(Query(target=target, text=Writer().captions(scene)["2"]))
+        queries["image"].append(Query(target=target, image=image))
+        queries["video"].append(Query(target=target, video=clip))
+        queries["composed"].append(Query(target=target, text=change, image=image))
+    return queries
 
 
 def _write_clip(path: Path, scene: Scene, rng: random.Random) -> None:
@@ -73,33 +77,37 @@ def _write_clip(path: Path, scene: Scene, rng: random.Random) -> None:
 
 
 def score_serving(url: str, queries: Mapping[str, Sequence[Query]], embedder: Embedder) -> dict[str, Any]:
-    """top5: by kind, the share of queries whose video is among the first five. parity: the lowest cosine between a
-    query's vector over HTTP and the embedder's of the same file. Raises ServiceError."""
+    """Send the queries to the service at `url` and score its answers.
+
+    Returns queries, their number; top5, the share of queries of each kind whose video is among the
+    first five; and parity, the lowest cosine between the vector of a query from the service and
+    from `embedder`. Raises ServiceError if the service refuses a query.
+    """
     client = Client(url)
     top5 = {}
-    for kind, asked in queries.items():
-        hits = [client.search(one.text, image=one.image, video=one.video, top_k=DEPTH) for one in asked]
-        right = [
-            any(Path(hit["uri"]).name == one.target for hit in found)
-            for one, found in zip(asked, hits, strict=True)
+    for kind, of_kind in queries.items():
+        results = [client.search(q.text, image=q.image, video=q.video, top_k=DEPTH) for q in of_kind]
+        correct = [
+            any(Path(hit["uri"]).name == query.target for hit in hits)
+            for query, hits in zip(of_kind, results, strict=True)
         ]
-        top5[kind] = sum(right) / len(right)
-    every = [one for asked in queries.values() for one in asked]
+        top5[kind] = sum(correct) / len(correct)
+    all_queries = [query for of_kind in queries.values() for query in of_kind]
     items = [
         Item(
-            text=one.text,
-            image=str(one.image) if one.image else None,
-            video=str(one.video) if one.video else None,
+            text=query.text,
+            image=str(query.image) if query.image else None,
+            video=str(query.video) if query.video else None,
         )
-        for one in every
+        for query in all_queries
     ]
-    served = np.stack([_vector(url, one) for one in every])
+    served = np.stack([_vector(url, query) for query in all_queries])
     cosines = (served * embedder.embed(items)).sum(axis=1)
-    return {"queries": len(every), "top5": top5, "parity": float(cosines.min())}
+    return {"queries": len(all_queries), "top5": top5, "parity": float(cosines.min())}
 
 
 def _vector(url: str, query: Query) -> np.ndarray:
-    """By vLLM's chat form of /v1/embeddings, float32 [d]."""
+    """Return the vector of a query, float32 [d], from /v1/embeddings in the chat format of vLLM."""
     content: list[dict[str, Any]] = []
     for name, path, kind in (
         ("image_url", query.image, "image/png"),
@@ -111,15 +119,15 @@ def _vector(url: str, query: Query) -> np.ndarray:
     if query.text is not None:
         content.append({"type": "text", "text": query.text})
     body = {"messages": [{"role": "user", "content": content}]}
-    answer = httpx.post(f"{url}/v1/embeddings", json=body, timeout=60, trust_env=False).raise_for_status()
-    return np.array(answer.json()["data"][0]["embedding"], dtype=np.float32)
+    response = httpx.post(f"{url}/v1/embeddings", json=body, timeout=60, trust_env=False).raise_for_status()
+    return np.array(response.json()["data"][0]["embedding"], dtype=np.float32)
 
 
 def format_serving(summary: Mapping[str, Any]) -> str:
-    """The summary as a table for people."""
+    """Return the summary as a readable table."""
     top5 = summary["top5"]
     lines = [
-        f"served {summary['queries']} queries over HTTP, lowest cosine to the batch embedder {summary['parity']:.6f}",
+        f"{summary['queries']} queries over HTTP; lowest cosine to the batch embedder: {summary['parity']:.6f}",
         f"{'right video in the first five':<32}" + "".join(f"{kind:>10}" for kind in top5),
         " " * 32 + "".join(f"{share:>10.2f}" for share in top5.values()),
     ]

@@ -1,7 +1,6 @@
-"""What the tests of cluster/ share: its files as data, and commands read by those who would run them."""
+"""Shared by the tests of cluster/: load its files, and parse commands as their programs do."""
 
 import copy
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,8 +23,7 @@ from gve_ray.training.config import TrainingJobConfig
 ROOT = Path(__file__).resolve().parent.parent.parent
 CLUSTER = ROOT / "cluster"
 README = (CLUSTER / "README.md").read_text()
-DOCKERFILES = ("Dockerfile.cpu", "Dockerfile.gpu")
-IN_IMAGE = "/opt/gve_ray/"  # WORKDIR of both
+IN_IMAGE = "/opt/gve_ray/"  # WORKDIR of both Dockerfiles
 SHARED = "/shared"
 KUBERAY = sorted(path.name for path in (CLUSTER / "kuberay").glob("*.yaml"))
 
@@ -39,25 +37,26 @@ JOBS: dict[str, tuple[type, Any]] = {
 
 
 def documents(name: str) -> list[dict[str, Any]]:
-    """The YAML documents of a file below cluster/."""
+    """Return the YAML documents of a file below cluster/."""
     return list(yaml.safe_load_all((CLUSTER / name).read_text()))
 
 
 def document(name: str) -> dict[str, Any]:
-    (found,) = documents(name)
-    return found
+    (single,) = documents(name)
+    return single
 
 
 def lock_of(path: Path) -> dict[str, str]:
-    """Name -> version."""
+    """Return the versions in a lock file by package name."""
     lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
     return dict(line.split("==") for line in lines)
 
 
 def job_of(command: Sequence[str]) -> tuple[str, Any] | None:
-    """Job and config of `gve VERB ...` or `python .../jobs/X.py ...`; None for another command.
+    """Return job and config of `gve VERB ...` or `python .../jobs/X.py ...`, or None for another
+    command.
 
-    The config is read by the job's own parser, which ends the program at the first word that it does not know.
+    The parser of the job reads the config and exits at the first argument that it does not know.
     """
     words = list(command)
     if words[:2] == ["gve", "doctor"]:
@@ -73,18 +72,10 @@ def job_of(command: Sequence[str]) -> tuple[str, Any] | None:
     return job, load_config(JOBS[job][0], args, prog=job)
 
 
-def instructions(name: str) -> list[tuple[str, str]]:
-    """(instruction, rest) of a Dockerfile, lines that go on joined."""
-    text = re.sub(r"(?m)^\s*#.*\n", "", (CLUSTER / name).read_text()).replace("\\\n", " ")
-    return [(line.split()[0], line.split(maxsplit=1)[1]) for line in text.splitlines() if line.strip()]
-
-
-def of_kind(name: str, kind: str) -> list[str]:
-    return [rest for word, rest in instructions(name) if word == kind]
-
-
 def ray_options(words: Sequence[str]) -> dict[str, Any]:
-    """Options of a `ray` or `serve` command, by its own parser. Raises click.UsageError."""
+    """Parse a `ray` or `serve` command with its own parser, and return the options. Raises
+    click.UsageError.
+    """
     from ray.scripts.scripts import cli as ray_cli
     from ray.serve.scripts import cli as serve_cli
 
@@ -92,14 +83,16 @@ def ray_options(words: Sequence[str]) -> dict[str, Any]:
     args, context = list(words[1:]), None
     while isinstance(command, click.Group):
         context = click.Context(command, parent=context)
-        _, found, args = command.resolve_command(context, args)
-        assert found is not None
-        command = found
+        _, subcommand, args = command.resolve_command(context, args)
+        assert subcommand is not None
+        command = subcommand
     return command.make_context(command.name, args, parent=context).params
 
 
 def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """As `ray up` completes it before it asks the cloud anything. Raises what Ray raises."""
+    """Fill in the defaults of a cluster config and validate it, as `ray up` does. Raises what Ray
+    raises.
+    """
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     filled: dict[str, Any] = prepare_config(copy.deepcopy(dict(config)))
@@ -115,12 +108,12 @@ def serve_files() -> dict[str, dict[str, Any]]:
 
 
 def ray_objects() -> list[tuple[str, dict[str, Any]]]:
-    """(file, document) of KubeRay's kinds."""
+    """Return (file name, object) of all objects of KubeRay."""
     return [
-        (name, one)
+        (name, kube_object)
         for name in KUBERAY
-        for one in documents(f"kuberay/{name}")
-        if one["apiVersion"].startswith("ray.io/")
+        for kube_object in documents(f"kuberay/{name}")
+        if kube_object["apiVersion"].startswith("ray.io/")
     ]
 
 
@@ -129,9 +122,9 @@ def ray_cluster(spec: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def kuberay_job(job: str) -> Any:
-    """The config of a RayJob's entrypoint."""
+    """Return the config of a RayJob's entrypoint."""
     spec = document(f"kuberay/{job}.yaml")["spec"]
-    found = job_of(shlex.split(spec["entrypoint"]))
-    assert found is not None
-    assert found[0] == job
-    return found[1]
+    parsed = job_of(shlex.split(spec["entrypoint"]))
+    assert parsed is not None
+    assert parsed[0] == job
+    return parsed[1]

@@ -1,4 +1,4 @@
-"""On a Ray of its own: the Serve file starts the service that it describes, and nothing happens without the token."""
+"""On a private Ray head: the Serve file starts its service, and clients need the token."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from gve_ray.demo.ray_head import LocalHead, free_port
 from tests.cluster.files import serve_files
 
 pytestmark = pytest.mark.slow
-SECONDS = 180.0  # for the service; 20 s on an idle machine
+SECONDS = 180.0  # for the service to start; 20 s on an idle machine
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +30,13 @@ def head() -> Iterator[LocalHead]:
 def call(
     head: LocalHead, *words: str, env: dict[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":
-    """A program of Ray's, on this head."""
+    """Run a program of Ray on this head."""
     command = [str(Path(sys.executable).with_name(words[0])), *words[1:]]
     return subprocess.run(command, env=env or head.env, capture_output=True, text=True, timeout=120)
 
 
 def small(config: dict[str, Any], port: int) -> dict[str, Any]:
-    """The same file for this machine: the tiny model without an index, on another port."""
+    """Adapt the file to this machine: the tiny model without an index, on another port."""
     (app,) = config["applications"]
     config["http_options"]["port"] = app["args"]["port"] = port
     (served,) = app["args"]["models"]
@@ -51,23 +51,23 @@ def small(config: dict[str, Any], port: int) -> dict[str, Any]:
 
 
 def deployed(head: LocalHead, config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What `serve status` says of the application, once it is decided."""
+    """Deploy a config, and return the status of the application once it runs or has failed."""
     file = folder / "serve.yaml"
     file.write_text(yaml.safe_dump(config))
     done = call(head, "serve", "deploy", "--address", head.address, str(file))
     assert done.returncode == 0, done.stderr
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
-        told = yaml.safe_load(call(head, "serve", "status", "--address", head.address).stdout)
-        app: dict[str, Any] = (told or {}).get("applications", {}).get("gve", {})
+        status = yaml.safe_load(call(head, "serve", "status", "--address", head.address).stdout)
+        app: dict[str, Any] = (status or {}).get("applications", {}).get("gve", {})
         if app.get("status") in ("RUNNING", "DEPLOY_FAILED"):
             return app
         time.sleep(1)
-    raise AssertionError(f"not decided in {SECONDS:g} s: {app}")
+    raise AssertionError(f"no final status after {SECONDS:g} s: {app}")
 
 
-def test_nobody_submits_without_the_token(head: LocalHead, tmp_path: Path) -> None:
-    """The client has no token, or another, and a home folder without one."""
+def test_jobs_cannot_be_submitted_without_the_token(head: LocalHead, tmp_path: Path) -> None:
+    """The client has no token or a wrong one, and no token in its home folder."""
     without = {name: value for name, value in head.env.items() if name != "RAY_AUTH_TOKEN"}
     without["HOME"] = str(tmp_path)
     submit = ("ray", "job", "submit", "--address", head.address, "--", "touch", str(tmp_path / "ran"))
@@ -84,22 +84,22 @@ def test_serve_file_starts_the_service(head: LocalHead, tmp_path: Path) -> None:
     port = free_port()
     app = deployed(head, small(serve_files()["serve.yaml"], port), tmp_path)
     assert app["status"] == "RUNNING", app
-    asked = urllib.request.Request(
+    request = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/embeddings",
         data=json.dumps({"model": "gve-3b", "input": "a red circle"}).encode(),
         headers={"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(asked, timeout=30) as answer:
-        (found,) = json.load(answer)["data"]
-    assert sum(value**2 for value in found["embedding"]) == pytest.approx(1, abs=1e-3)
-    # Nobody else gets there: the loopback is all it listens on.
+    with urllib.request.urlopen(request, timeout=30) as response:
+        (result,) = json.load(response)["data"]
+    assert sum(value**2 for value in result["embedding"]) == pytest.approx(1, abs=1e-3)
+    # The service listens on the loopback interface only.
     listening = Path("/proc/net/tcp").read_text().splitlines()[1:]
     addresses = {line.split()[1] for line in listening if line.split()[3] == "0A"}
-    assert {one for one in addresses if one.endswith(f":{port:04X}")} == {f"0100007F:{port:04X}"}
+    assert {address for address in addresses if address.endswith(f":{port:04X}")} == {f"0100007F:{port:04X}"}
     call(head, "serve", "shutdown", "--yes", "--address", head.address)
 
 
-def test_service_for_others_does_not_start_without_a_key(head: LocalHead, tmp_path: Path) -> None:
+def test_a_public_service_does_not_start_without_a_key(head: LocalHead, tmp_path: Path) -> None:
     assert "GVE_API_KEY" not in os.environ
     app = deployed(head, small(serve_files()["kuberay/serve.yaml"], free_port()), tmp_path)
     assert app["status"] == "DEPLOY_FAILED"

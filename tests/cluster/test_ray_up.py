@@ -1,4 +1,4 @@
-"""ray-cluster.yaml: by Ray's own schema, defaults and command lines, and by what the project promises of it."""
+"""ray-cluster.yaml matches Ray's schema and command lines, and keeps the head private."""
 
 import shlex
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ import pytest
 import yaml
 
 from gve_ray.serving.config import is_loopback
-from tests.cluster.files import README, document, of_kind, ray_options, with_defaults
+from tests.cluster.files import document, ray_options, with_defaults
 
 
 def start_options(command: str) -> dict[str, Any]:
-    """Options of the `ray start` in a start command, by Ray's own parser."""
+    """Return the options of the `ray start` in a start command, parsed by Ray."""
     return ray_options(shlex.split(command.rpartition(";")[2]))
 
 
-def test_ray_up_config_is_rays() -> None:
+def test_ray_up_config_matches_rays_schema() -> None:
     import ray.autoscaler
 
     schema = yaml.safe_load(
@@ -28,7 +28,7 @@ def test_ray_up_config_is_rays() -> None:
     jsonschema.validate(config, schema)
     filled = with_defaults(config)
     assert filled["head_node_type"] in filled["available_node_types"]
-    # Ray's own defaults would install another Ray.
+    # Ray's defaults would install another version of Ray.
     for kind in ("setup_commands", "head_setup_commands", "worker_setup_commands"):
         assert filled[kind] == []
 
@@ -39,7 +39,7 @@ def test_ray_up_config_with_a_fault_is_refused(wrong: Mapping[str, Any]) -> None
         with_defaults(document("ray-cluster.yaml") | wrong)
 
 
-def test_ray_up_head_listens_on_its_loopback_and_works_for_nobody() -> None:
+def test_ray_up_head_listens_on_loopback_and_runs_no_workers() -> None:
     config = document("ray-cluster.yaml")
     head = start_options(config["head_start_ray_commands"][-1])
     assert head["head"]
@@ -50,33 +50,23 @@ def test_ray_up_head_listens_on_its_loopback_and_works_for_nobody() -> None:
     assert worker["address"] == f"$RAY_HEAD_IP:{head['port']}"
 
 
-def test_ray_up_token_is_a_file_that_all_nodes_get() -> None:
-    """The images demand a token, the environment names its file, the file comes by a mount, and is named in README."""
+def test_ray_up_mounts_the_token_file_on_all_nodes() -> None:
     config = document("ray-cluster.yaml")
-    (option,) = [one for one in config["docker"]["run_options"] if "RAY_AUTH" in one]
-    where = option.removeprefix("--env RAY_AUTH_TOKEN_PATH=")
-    (mount,) = config["file_mounts"].items()
-    home = next(
-        word.partition("=")[2]
-        for rest in of_kind("Dockerfile.cpu", "ENV")
-        for word in rest.split()
-        if word.startswith("HOME=")
-    )
-    assert Path(where).parent == Path(mount[0].replace("~", home))
-    local = f"{mount[1]}/{Path(where).name}"
-    assert f"openssl rand -hex 32 > {local}" in README
-    assert f"RAY_AUTH_TOKEN_PATH={local}" in README
+    (option,) = [option for option in config["docker"]["run_options"] if "RAY_AUTH" in option]
+    token_path = Path(option.removeprefix("--env RAY_AUTH_TOKEN_PATH="))
+    (mounted_at,) = config["file_mounts"]
+    assert token_path.parent == Path(mounted_at.replace("~", "/home/gve"))
 
 
-def test_ray_up_workers_are_spot_of_two_kinds() -> None:
+def test_ray_up_workers_are_spot_instances_with_and_without_gpus() -> None:
     config = document("ray-cluster.yaml")
     types = config["available_node_types"]
-    workers = {name: one for name, one in types.items() if name != config["head_node_type"]}
-    for name, one in workers.items():
-        assert one["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
-        assert one["min_workers"] == 0
-        image = one.get("docker", {}).get("worker_image", config["docker"]["worker_image"])
-        assert image.endswith("-gpu" if one["resources"].get("GPU") else "-cpu"), name
-    assert sorted(bool(one["resources"].get("GPU")) for one in workers.values()) == [False, True]
-    assert sum(one["max_workers"] for one in workers.values()) <= config["max_workers"]
+    workers = {name: kind for name, kind in types.items() if name != config["head_node_type"]}
+    for name, kind in workers.items():
+        assert kind["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+        assert kind["min_workers"] == 0
+        image = kind.get("docker", {}).get("worker_image", config["docker"]["worker_image"])
+        assert image.endswith("-gpu" if kind["resources"].get("GPU") else "-cpu"), name
+    assert sorted(bool(kind["resources"].get("GPU")) for kind in workers.values()) == [False, True]
+    assert sum(kind["max_workers"] for kind in workers.values()) <= config["max_workers"]
     assert "InstanceMarketOptions" not in types[config["head_node_type"]]["node_config"]

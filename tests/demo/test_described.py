@@ -1,4 +1,6 @@
-"""Videos with descriptions: whole, true, of the training split, read by the product's own WebVid converter."""
+"""Videos with descriptions: correct texts, objects of the training split, readable by our WebVid
+converter.
+"""
 
 import csv
 import os
@@ -22,13 +24,13 @@ def scene_of(row):
     return draw_scene(int(row["videoid"]), "corpus", long=False)
 
 
-def test_two_true_descriptions_a_video_and_one_of_them_is_full(table):
+def test_each_video_has_a_complete_and_a_shorter_description(table):
     rows = list(csv.DictReader(table.open()))
     assert len(rows) == 24
-    judged = [judge(row["name"], scene_of(row)) for row in rows]
-    assert all(one.stated == one.true for one in judged)
-    assert all(one.covered >= 0.8 * one.total for one in judged[::2])
-    assert sum(one.covered < one.total for one in judged[1::2]) > 6
+    judgements = [judge(row["name"], scene_of(row)) for row in rows]
+    assert all(j.stated == j.true for j in judgements)
+    assert all(j.covered >= 0.8 * j.total for j in judgements[::2])
+    assert sum(j.covered < j.total for j in judgements[1::2]) > 6
 
 
 def test_every_object_is_of_the_training_split(table):
@@ -46,17 +48,17 @@ def test_the_converter_finds_every_video(table):
     assert 1.0 <= min(lengths) <= max(lengths) <= 4.2
 
 
-def test_what_is_there_is_kept_and_what_is_missing_is_made_again(table):
+def test_missing_files_are_rendered_again_and_others_are_kept(table):
     videos = sorted(table.parent.glob("videos/*.mp4"))
     before = {path: path.stat().st_mtime_ns for path in videos}
-    wanted = table.read_bytes(), videos[0].read_bytes()
+    expected = table.read_bytes(), videos[0].read_bytes()
     os.unlink(table)
     os.unlink(videos[0])
     assert write_described(table.parent, n=12, seed=3, workers=1) == table
-    assert (table.read_bytes(), videos[0].read_bytes()) == wanted
+    assert (table.read_bytes(), videos[0].read_bytes()) == expected
     assert all(path.stat().st_mtime_ns == before[path] for path in videos[1:])
 
 
-def test_a_folder_of_other_arguments_is_refused(table):
-    with pytest.raises(ValueError, match="delete it or use another"):
+def test_a_folder_made_with_other_arguments_is_refused(table):
+    with pytest.raises(ValueError, match="made with other arguments"):
         write_described(table.parent, n=13, seed=3, workers=1)

@@ -1,4 +1,4 @@
-"""The caption parser on sentences whose facts are counted by hand."""
+"""Facts extracted from sentences and compared with a scene; expected counts are worked out by hand."""
 
 import pytest
 
@@ -15,11 +15,12 @@ SCENE = Scene(
     fps=8.0,
     duration=2.0,
 )
-# Facts of the scene: 1 background + circle (colour, shape, place, 2 motions) + star (colour, shape, place, motion).
+# Facts of the scene: 1 background + circle (colour, shape, place, 2 motions) + star (colour, shape,
+# place, motion).
 TOTAL = 10
 
 
-def test_facts_in_order() -> None:
+def test_stated_facts_are_in_order() -> None:
     of = ("red", "circle")
     assert stated_facts("A small red circle in the upper left moves right, near a desert.") == [
         Fact("colour", of, "red"),
@@ -35,19 +36,20 @@ def test_facts_in_order() -> None:
     [
         ("The red circle moves right and then grows against a desert.", 5, 5, 5),
         ("The red circle moves left.", 3, 2, 2),  # wrong motion
-        ("The green circle moves right.", 3, 2, 2),  # wrong colour, the shape tells which is meant
-        ("The red star stays still.", 3, 2, 2),  # read as the star, in a wrong colour
-        ("The pink bar spins in the center.", 4, 0, 0),  # nothing of it is there
+        ("The green circle moves right.", 3, 2, 2),  # wrong colour; the shape identifies the object
+        ("The red star stays still.", 3, 2, 2),  # taken as the star, with a wrong colour
+        ("The pink bar spins in the center.", 4, 0, 0),  # nothing of this is in the scene
         ("The blue star is in the lower right against an ocean.", 4, 3, 3),
         ("A circle travels right.", 2, 2, 2),
-        ("The red circle moves right but never spins.", 3, 3, 3),  # what is denied is not stated
+        ("The red circle moves right but never spins.", 3, 3, 3),  # a negated motion is not a stated fact
         ("Nice video, subscribe!", 0, 0, 0),
     ],
 )
-def test_judgement_by_hand(text: str, stated: int, true: int, covered: int) -> None:
+def test_judgement_of_sentences(text: str, stated: int, true: int, covered: int) -> None:
     assert judge(text, SCENE) == Judgement(stated, true, covered, TOTAL)
 
 
-def test_end_place_is_true_but_covers_nothing() -> None:
-    # The circle ends one cell right of the upper left: true to say, but not one of the scene's facts.
+def test_the_end_place_is_true_but_is_not_a_fact_of_the_scene() -> None:
+    # The circle ends one cell to the right of the upper left, but the scene's facts have start
+    # places only.
     assert judge("The red circle is at the top.", SCENE) == Judgement(3, 3, 2, TOTAL)

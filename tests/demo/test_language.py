@@ -1,4 +1,4 @@
-"""What the writer says is true, in style and within the word ranges of the prompts."""
+"""Captions and queries are true and keep the word ranges of the prompts."""
 
 import random
 
@@ -40,7 +40,7 @@ def scene_of(*things: Thing, background: str = "desert", camera: str = "still") 
     return Scene(seed=0, chapters=(chapter,), width=112, height=112, fps=8.0, duration=2.0)
 
 
-def test_short_caption_by_hand() -> None:
+def test_short_caption() -> None:
     scene = scene_of(ball())
     assert Writer("easy", "primary school").captions(scene)["1"] == (
         "Look, a small red circle goes right in front of a desert."
@@ -69,16 +69,16 @@ def test_captions_keep_the_prompts_word_ranges(writer: Writer) -> None:
         assert max(lengths) > 100
 
 
-def test_everything_said_of_a_video_is_true_and_the_rich_caption_says_it_all() -> None:
+def test_captions_are_true_and_the_rich_caption_is_complete() -> None:
     for scene, writer in zip(SCENES, WRITERS * 5, strict=False):
         for key, text in writer.captions(scene).items():
-            judged = judge(text, scene)
-            assert judged.true == judged.stated > 0 or key == "5", text
+            judgement = judge(text, scene)
+            assert judgement.true == judgement.stated > 0 or key == "5", text
             if key == "2":
-                assert judged.covered == judged.total
+                assert judgement.covered == judgement.total
 
 
-def test_queries_keep_their_word_ranges_and_point_at_the_reference() -> None:
+def test_queries_keep_their_word_ranges_and_mention_the_reference() -> None:
     rng = random.Random(0)
     for scene in SCENES:
         writer = rng.choice(WRITERS)
@@ -92,7 +92,7 @@ def test_queries_keep_their_word_ranges_and_point_at_the_reference() -> None:
             assert "this clip" in query
 
 
-def test_relation_by_hand() -> None:
+def test_relation_of_two_objects() -> None:
     left, right, below = ball(), ball(column=2), ball(row=2)
     assert relation(left, right) == "to the left of"
     assert relation(right, left) == "to the right of"
@@ -102,5 +102,5 @@ def test_relation_by_hand() -> None:
 
 def test_terse_captions_are_true() -> None:
     for seed, scene in enumerate(SCENES):
-        judged = judge(terse_caption(scene, random.Random(seed)), scene)
-        assert judged.true == judged.stated > 0
+        judgement = judge(terse_caption(scene, random.Random(seed)), scene)
+        assert judgement.true == judgement.stated > 0

@@ -1,4 +1,4 @@
-"""The plan of a corpus: shares add up, captions are what their kind says, no truth is in doubt."""
+"""The plan of a corpus: shares add up, captions match their kind, the ground truth is unambiguous."""
 
 import json
 from collections import Counter
@@ -41,7 +41,7 @@ def test_impossible_shares_are_refused() -> None:
         CorpusShares(static=1.5)
     with pytest.raises(ValueError, match="n=12: these shares leave"):
         CorpusShares().counts(12)
-    with pytest.raises(ValueError, match="to copy from"):
+    with pytest.raises(ValueError, match="originals of the duplicates"):
         CorpusShares(near_duplicate=0.5).counts(320)
 
 
@@ -51,7 +51,7 @@ def test_the_plan_is_a_function_of_its_arguments(plan: list[Entry]) -> None:
     assert plan_corpus(320, seed=SEED, split="heldout") != plan
 
 
-def test_caption_dirt_is_only_on_plain_healthy_files(plan: list[Entry]) -> None:
+def test_only_healthy_files_have_replaced_captions(plan: list[Entry]) -> None:
     assert {e.kind for e in plan if e.caption_kind != "true"} == {"healthy"}
     assert all((e.caption is None) == (e.caption_kind == "none") for e in plan)
 
@@ -72,14 +72,14 @@ def test_true_captions_are_true_and_mismatched_ones_are_not(plan: list[Entry]) -
             assert elsewhere.true == elsewhere.stated, entry.caption
 
 
-def test_copies_are_of_clean_videos_of_their_own_and_nothing_else_looks_alike(plan: list[Entry]) -> None:
+def test_each_copy_has_another_clean_original_and_all_other_scenes_differ(plan: list[Entry]) -> None:
     by_id = {e.video_id: e for e in plan}
     assert len(by_id) == len(plan)
     copied = [by_id[e.duplicate_of] for e in plan if e.duplicate_of]
     assert len({e.video_id for e in copied}) == len(copied) == sum(e.kind in COPIES for e in plan)
     assert all(e.kind == "healthy" and e.caption_kind == "true" for e in copied)
-    looks = Counter(json.dumps(asdict(e.scene)["chapters"]) for e in plan if e.kind not in COPIES)
-    assert max(looks.values()) == 1
+    contents = Counter(json.dumps(asdict(e.scene)["chapters"]) for e in plan if e.kind not in COPIES)
+    assert max(contents.values()) == 1
 
 
 def test_an_entry_survives_json(plan: list[Entry]) -> None:

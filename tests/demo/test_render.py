@@ -1,4 +1,4 @@
-"""Scenes to pixels and mp4: what the truth says is what the decoder sees."""
+"""Rendered frames and mp4 files show what the scene describes."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from gve_ray.demo.render import RGB, encode_mp4, frames, shape_distance, write_m
 from gve_ray.demo.scenes import BACKGROUNDS, GRID, Chapter, Scene, Thing
 
 ROOT = Path(__file__).resolve().parents[2]
-UNSTEADY = 27  # a seed whose file x264's macroblock tree makes differently each time
+UNSTABLE_SEED = 27  # with x264's macroblock tree, the file of this scene differs each time
 
 
 def scene_of(
@@ -38,7 +38,9 @@ def decode(path: Path) -> list[np.ndarray]:
 
 
 def spot(picture: np.ndarray, colour: str) -> tuple[float, float, int]:
-    """Centre (x, y in frame widths and heights) and pixel count of what has about that colour."""
+    """Return the centre (x, y in frame widths and heights) and the number of pixels near that
+    colour.
+    """
     near = np.abs(picture.astype(int) - RGB[colour]).max(-1) < 60
     rows, columns = np.nonzero(near)
     height, width = near.shape
@@ -46,13 +48,13 @@ def spot(picture: np.ndarray, colour: str) -> tuple[float, float, int]:
 
 
 @pytest.mark.parametrize("colour", RGB)
-def test_colours_come_back_from_mp4(tmp_path: Path, colour: str) -> None:
+def test_colours_survive_encoding(tmp_path: Path, colour: str) -> None:
     write_mp4(tmp_path / "a.mp4", scene_of(thing_of(colour), background="night sky"))
     middle = decode(tmp_path / "a.mp4")[5][52:60, 52:60].reshape(-1, 3).mean(0)
     assert np.abs(middle - RGB[colour]).max() < 12
 
 
-def test_the_file_has_the_scenes_size_rate_and_length(tmp_path: Path) -> None:
+def test_files_have_the_size_rate_and_length_of_the_scene(tmp_path: Path) -> None:
     scene = replace(scene_of(thing_of()), width=160, height=120, fps=12.0, duration=1.5)
     write_mp4(tmp_path / "a.mp4", scene)
     with av.open(str(tmp_path / "a.mp4")) as container:
@@ -62,13 +64,13 @@ def test_the_file_has_the_scenes_size_rate_and_length(tmp_path: Path) -> None:
         assert len(list(container.decode(stream))) == 18
 
 
-def test_the_same_scene_gives_the_same_bytes_whatever_is_in_memory(tmp_path: Path) -> None:
-    # With its default settings x264 gives this scene other bytes in each of the two processes.
+def test_the_bytes_of_a_scene_do_not_depend_on_uninitialised_memory(tmp_path: Path) -> None:
+    # With the default settings of x264, the two processes write different bytes for this scene.
     program = (
         "import sys; from pathlib import Path; from gve_ray.demo.render import write_mp4; "
         "from gve_ray.demo.scenes import draw_scene; write_mp4(Path(sys.argv[1]), draw_scene(SEED, 'corpus'))"
-    ).replace("SEED", str(UNSTEADY))
-    for fill in ("85", "170"):  # what glibc puts into memory that is not yet written
+    ).replace("SEED", str(UNSTABLE_SEED))
+    for fill in ("85", "170"):  # glibc fills uninitialised memory with this byte
         environment = {**os.environ, "MALLOC_PERTURB_": fill, "PYTHONPATH": str(ROOT)}
         path = str(tmp_path / f"{fill}.mp4")
         subprocess.run([sys.executable, "-c", program, path], env=environment, check=True)
@@ -78,10 +80,10 @@ def test_the_same_scene_gives_the_same_bytes_whatever_is_in_memory(tmp_path: Pat
 def test_odd_sizes_are_kept(tmp_path: Path) -> None:
     picture = next(frames(scene_of(thing_of()), [0.0], 127, 97))
     encode_mp4(tmp_path / "a.mp4", [picture] * 3, fps=8, width=127, height=97)
-    found = decode(tmp_path / "a.mp4")
-    assert len(found) == 3
-    assert found[0].shape == (97, 127, 3)
-    assert np.abs(found[0].astype(int) - picture).mean() < 4
+    decoded = decode(tmp_path / "a.mp4")
+    assert len(decoded) == 3
+    assert decoded[0].shape == (97, 127, 3)
+    assert np.abs(decoded[0].astype(int) - picture).mean() < 4
 
 
 @pytest.mark.parametrize(
@@ -93,14 +95,14 @@ def test_odd_sizes_are_kept(tmp_path: Path) -> None:
         ("down", (0.5, 0.5 + GRID)),
     ],
 )
-def test_objects_go_where_their_programme_says(motion: str, end: tuple[float, float]) -> None:
+def test_objects_end_where_their_motion_leads(motion: str, end: tuple[float, float]) -> None:
     first, last = frames(scene_of(thing_of("blue", motion, size="small")), [0.0, 1.0], 224, 160)
     assert spot(first, "blue")[:2] == pytest.approx((0.5, 0.5), abs=0.01)
     assert spot(last, "blue")[:2] == pytest.approx(end, abs=0.01)
 
 
 @pytest.mark.parametrize("motion, scale", [("grow", 1.45), ("shrink", 0.62)])
-def test_growth_is_in_the_radius(motion: str, scale: float) -> None:
+def test_growing_and_shrinking_change_the_radius(motion: str, scale: float) -> None:
     first, last = frames(scene_of(thing_of("blue", motion)), [0.0, 1.0], 224, 224)
     assert spot(last, "blue")[2] / spot(first, "blue")[2] == pytest.approx(scale**2, rel=0.1)
 
@@ -109,7 +111,7 @@ def test_spinning_turns_a_shape_clockwise() -> None:
     thing = Thing(colour="blue", shape="triangle", size="large", column=1, row=1, motions=("spin",))
     masks = [
         np.abs(picture.astype(int) - RGB["blue"]).max(-1) < 60
-        for picture in frames(scene_of(thing), [0.0, 90 / 130], 224, 224)  # 130 degrees in all
+        for picture in frames(scene_of(thing), [0.0, 90 / 130], 224, 224)  # a whole spin is 130 degrees
     ]
     clockwise, counterclockwise = np.rot90(masks[0], -1), np.rot90(masks[0])
 
@@ -123,10 +125,10 @@ def test_spinning_turns_a_shape_clockwise() -> None:
 def test_a_pan_to_the_right_moves_the_background_to_the_left() -> None:
     thing = thing_of("red", size="small")
     first, last = frames(scene_of(thing, background="brick wall", camera="pan right"), [0.0, 1.0], 200, 200)
-    moved = round(0.4 * 200)
-    away = slice(0, 60)  # rows without the object
-    assert np.array_equal(last[away, : 200 - moved], first[away, moved:])
-    assert not np.array_equal(last[away], first[away])
+    shift = round(0.4 * 200)
+    top = slice(0, 60)  # rows without the object
+    assert np.array_equal(last[top, : 200 - shift], first[top, shift:])
+    assert not np.array_equal(last[top], first[top])
 
 
 def test_zooming_in_makes_everything_larger() -> None:
@@ -158,7 +160,7 @@ def test_backgrounds_look_different_from_one_another() -> None:
         ("star", (0.0, -1.0), (0.0, 0.9)),
     ],
 )
-def test_shapes_cover_their_points(
+def test_shapes_contain_the_right_points(
     shape: str, inside: tuple[float, float], outside: tuple[float, float]
 ) -> None:
     assert shape_distance(shape, *np.array(inside)) < 0

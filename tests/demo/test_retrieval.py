@@ -1,4 +1,4 @@
-"""Held-out videos and their queries, recall by hand-made embeddings, and the scores of a run."""
+"""Held-out videos and their queries, recall with constructed embeddings, and the scores of a run."""
 
 import json
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def heldout(folder: Path) -> Benchmark:
     return write_heldout(folder, n=6, seed=3, workers=1)
 
 
-def test_every_video_is_heldout_clean_and_queried_truly(heldout: Benchmark, folder: Path) -> None:
+def test_videos_are_held_out_and_their_queries_are_true(heldout: Benchmark, folder: Path) -> None:
     entries = read_truth(folder)
     assert [entry.kind for entry in entries] == ["healthy"] * 6
     looks = {
@@ -37,12 +37,12 @@ def test_every_video_is_heldout_clean_and_queried_truly(heldout: Benchmark, fold
         for c in entry.scene.chapters
         for t in c.things
     }
-    assert {SPLIT_OF[one] for one in looks} == {"heldout"}
+    assert {SPLIT_OF[look] for look in looks} == {"heldout"}
     assert {len(queries) for queries in heldout.queries.values()} == {6}
     for entry, query, video in zip(entries, heldout.queries["fine"], heldout.videos, strict=True):
         assert Path(video).is_file()
-        judged = judge(str(query.text), entry.scene)
-        assert judged.stated == judged.true > 0
+        judgement = judge(str(query.text), entry.scene)
+        assert judgement.stated == judgement.true > 0
     for name, kind in (("composed_image", "image"), ("composed_clip", "video")):
         for query in heldout.queries[name]:
             assert query.text
@@ -51,7 +51,7 @@ def test_every_video_is_heldout_clean_and_queried_truly(heldout: Benchmark, fold
             assert len(frames.pixels) == (1 if kind == "image" else 8)
 
 
-def test_a_second_call_renders_nothing_and_says_the_same(heldout: Benchmark, folder: Path) -> None:
+def test_a_second_call_renders_nothing_and_returns_the_same_queries(heldout: Benchmark, folder: Path) -> None:
     times = [Path(video).stat().st_mtime_ns for video in heldout.videos]
     again = write_heldout(folder, n=6, seed=3, workers=1)
     assert [Path(video).stat().st_mtime_ns for video in again.videos] == times
@@ -61,8 +61,8 @@ def test_a_second_call_renders_nothing_and_says_the_same(heldout: Benchmark, fol
     assert all(np.array_equal(a.video.pixels, b.video.pixels) for a, b in clips)  # type: ignore[union-attr]
 
 
-class Known:
-    """An embedder that gives text i the direction of video `order[i]`."""
+class FixedEmbedder:
+    """An embedder that gives text i the vector of video `order[i]`."""
 
     def __init__(self, order: Sequence[int]) -> None:
         self.order = order
@@ -73,12 +73,12 @@ class Known:
 
 
 def test_recall_counts_the_videos_ranked_before_the_right_one(heldout: Benchmark) -> None:
-    embedder: Any = Known([0, 1, 2, 3, 5, 4])  # texts 4 and 5 are closest to each other's videos
-    found = recall(embedder, heldout, abilities=("fine", "coarse"), ranks=(1, 2))
-    assert found == {"fine": {1: 4 / 6, 2: 1.0}, "coarse": {1: 4 / 6, 2: 1.0}}
+    embedder: Any = FixedEmbedder([0, 1, 2, 3, 5, 4])  # texts 4 and 5 are closest to each other's videos
+    scores = recall(embedder, heldout, abilities=("fine", "coarse"), ranks=(1, 2))
+    assert scores == {"fine": {1: 4 / 6, 2: 1.0}, "coarse": {1: 4 / 6, 2: 1.0}}
 
 
-def test_the_scores_of_a_run(heldout: Benchmark, tmp_path: Path) -> None:
+def test_training_is_scored_from_the_run_folder(heldout: Benchmark, tmp_path: Path) -> None:
     settings = EmbedderSettings(frames=8, max_pixels=112 * 112, min_pixels=56 * 56)
     model = load_torch_model(MODEL, processor=load_processor(MODEL), dtype="float32", device="cpu")
     add_lora(model, r=4, alpha=8, dropout=0.0, seed=0)
@@ -93,11 +93,11 @@ def test_the_scores_of_a_run(heldout: Benchmark, tmp_path: Path) -> None:
         {"data_wait": 0.5, "seconds": 2.0, "loss": 1.0},
     ]
     History(kind="pyramid").save(str(tmp_path / "adapter" / "curriculum.json"))
-    (tmp_path / "steps.jsonl").write_text("".join(json.dumps(one) + "\n" for one in steps))
+    (tmp_path / "steps.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     summary = score_training(tmp_path, heldout)
     assert (summary["seconds"], summary["steps"], summary["n"]) == (5.5, 2, 6)
     assert summary["data_wait"] == 0.25  # the first step is not counted
-    # The adapter's B is zero: what it gives is what the base gives.
+    # The adapter's matrix B is zero, so the adapter changes nothing.
     assert summary["r1_before"] == summary["r1_after"]
-    assert summary["r10_after"] == 1.0  # of six
+    assert summary["r10_after"] == 1.0  # of six videos, all are among the first ten
     assert "25.0 % of the time waiting for data" in format_training(summary)

@@ -1,4 +1,4 @@
-"""The drawn world: splits share no combination, programmes stay on the grid, truth survives JSON."""
+"""Scenes: splits share no combination, motions stay on the grid, and scenes survive JSON."""
 
 import json
 from itertools import combinations
@@ -37,14 +37,15 @@ def test_no_combination_is_in_two_splits() -> None:
     shown = {s: set().union(*(combos(draw_scene(i, s)) for i in SEEDS)) for s in SPLIT_SHARES}  # type: ignore[arg-type]
     for a, b in combinations(shown, 2):
         assert not shown[a] & shown[b]
-    # Each split still has every colour, shape and background, so a held-out scene has no unknown word.
-    for seen in shown.values():
-        assert {combo[0] for combo in seen} == set(COLOURS)
-        assert {combo[1] for combo in seen} == set(SHAPES)
-        assert {combo[3] for combo in seen} == set(BACKGROUNDS)
+    # Each split has every colour, shape and background, so captions of held-out scenes have no
+    # unknown word.
+    for combinations_shown in shown.values():
+        assert {combo[0] for combo in combinations_shown} == set(COLOURS)
+        assert {combo[1] for combo in combinations_shown} == set(SHAPES)
+        assert {combo[3] for combo in combinations_shown} == set(BACKGROUNDS)
 
 
-def test_the_splits_part_all_combinations_in_their_shares() -> None:
+def test_the_splits_divide_all_combinations_by_their_shares() -> None:
     assert len(SPLIT_OF) == 8 * 6 * 2 * 6 * 9
     sizes = {name: sum(split == name for split in SPLIT_OF.values()) for name in SPLIT_SHARES}
     assert sizes == {"tiny": 2592, "corpus": 1296, "heldout": 1296}
@@ -55,7 +56,7 @@ def test_an_unknown_split_is_refused() -> None:
         draw_scene(0, "train")  # type: ignore[arg-type]
 
 
-def test_motions_follow_one_another_in_equal_parts_of_the_time() -> None:
+def test_motions_take_equal_shares_of_the_time() -> None:
     thing = Thing(colour="red", shape="star", size="small", column=0, row=2, motions=("right", "grow", "up"))
     start, first, second, end = (thing.at(i / 3) for i in range(4))
     assert (start.x, start.y, start.scale) == pytest.approx((0.5 - GRID, 0.5 + GRID, 1.0))
@@ -66,8 +67,8 @@ def test_motions_follow_one_another_in_equal_parts_of_the_time() -> None:
     assert thing.radius(1.0) == pytest.approx(0.11 * 1.45)
 
 
-def test_every_programme_stays_in_the_frame() -> None:
-    farthest = GRID + 0.03  # an outer cell with the largest jitter, from the middle
+def test_objects_stay_in_the_frame() -> None:
+    farthest = GRID + 0.03  # distance of an outer cell with the largest jitter from the centre
     for seed in SEEDS:
         for chapter in draw_scene(seed, "corpus").chapters:
             zoom = 1.35 if chapter.camera.startswith("zoom") else 1.0
@@ -75,10 +76,10 @@ def test_every_programme_stays_in_the_frame() -> None:
                 for step in range(13):
                     state = thing.at(step / 12)
                     assert max(abs(state.x - 0.5), abs(state.y - 0.5)) <= farthest + 1e-9
-                    assert zoom * max(abs(state.x - 0.5), abs(state.y - 0.5)) < 0.5  # the centre is seen
+                    assert zoom * max(abs(state.x - 0.5), abs(state.y - 0.5)) < 0.5  # the centre is visible
 
 
-def test_objects_differ_keep_apart_and_come_in_canonical_order() -> None:
+def test_objects_of_a_chapter_differ_keep_apart_and_are_ordered() -> None:
     for seed in SEEDS:
         for chapter in draw_scene(seed, "heldout").chapters:
             things = chapter.things
@@ -104,7 +105,7 @@ def test_only_a_moving_camera_or_object_makes_a_chapter_dynamic() -> None:
     assert Chapter(background="desert", camera="zoom in", things=(still,)).dynamic
 
 
-def test_long_scenes_have_chapters_and_are_about_a_tenth() -> None:
+def test_one_scene_in_ten_is_long_and_has_several_chapters() -> None:
     long = draw_scene(3, "corpus", long=True)
     assert len(long.chapters) in (2, 3)
     assert 20 <= long.duration <= 60
@@ -113,7 +114,7 @@ def test_long_scenes_have_chapters_and_are_about_a_tenth() -> None:
     assert 0.06 < share < 0.14  # 0.1 within 3.3 standard deviations
 
 
-def test_a_moment_is_found_in_its_chapter() -> None:
+def test_locate_returns_the_chapter_of_a_moment() -> None:
     scene = draw_scene(1, "corpus", long=True)
     n = len(scene.chapters)
     assert scene.locate(0.0) == (scene.chapters[0], 0.0)
@@ -124,6 +125,6 @@ def test_a_moment_is_found_in_its_chapter() -> None:
 
 
 @pytest.mark.parametrize("long", [False, True])
-def test_truth_survives_json(long: bool) -> None:
+def test_a_scene_survives_json(long: bool) -> None:
     scene = draw_scene(5, "corpus", long=long)
     assert Scene.from_dict(json.loads(json.dumps(scene.to_dict()))) == scene

@@ -1,4 +1,4 @@
-"""The scorer on tiny inputs whose values are worked out by hand."""
+"""The scores of small inputs; expected values are worked out by hand."""
 
 import json
 from pathlib import Path
@@ -55,8 +55,8 @@ def entry(
     )
 
 
-def test_counts_to_scores() -> None:
-    # 6 of 8 found are right: 3/4. 6 of 12 are found: 1/2. Harmonic mean: 2 * 3/8 / (5/4) = 3/5.
+def test_f1_from_counts() -> None:
+    # Precision 6/8 = 3/4, recall 6/12 = 1/2, harmonic mean 2 * 3/8 / (5/4) = 3/5.
     assert f1_of(hits=6, false_alarms=2, misses=6) == pytest.approx(
         {"precision": 0.75, "recall": 0.5, "f1": 0.6}
     )
@@ -65,33 +65,33 @@ def test_counts_to_scores() -> None:
     assert f1_of(hits=0, false_alarms=3, misses=0) == {"precision": 0.0, "recall": 1.0, "f1": 0.0}
 
 
-def test_sets_are_compared() -> None:
+def test_compare_scores_two_sets() -> None:
     assert compare("abcd", "cde") == pytest.approx({"precision": 1 / 2, "recall": 2 / 3, "f1": 4 / 7})
 
 
 @pytest.mark.parametrize(
-    "found, hits, false_alarms, misses",
+    "rejected, hits, false_alarms, misses",
     [
         ("bc", 2, 0, 0),  # the original is kept
-        ("ac", 2, 0, 0),  # a copy is kept: as good
-        ("abc", 2, 1, 0),  # nothing is kept: one too many
+        ("ac", 2, 0, 0),  # a copy is kept instead, which is as good
+        ("abc", 2, 1, 0),  # nothing is kept, so one rejection is wrong
         ("a", 1, 0, 1),
         ("bcx", 2, 1, 0),  # x has no copy
         ("", 0, 0, 2),
     ],
 )
-def test_any_one_of_a_group_may_be_kept(found: str, hits: int, false_alarms: int, misses: int) -> None:
+def test_any_one_of_a_group_may_be_kept(rejected: str, hits: int, false_alarms: int, misses: int) -> None:
     expected = f1_of(hits=hits, false_alarms=false_alarms, misses=misses)
-    assert compare_copies(found, [{"a", "b", "c"}]) == expected
+    assert compare_copies(rejected, [{"a", "b", "c"}]) == expected
 
 
 def test_roc_auc_counts_pairs() -> None:
-    # 0.9 beats both, 0.5 ties with one and beats the other: 3.5 of 4.
+    # 0.9 is above both, 0.5 ties with one and is above the other: 3.5 of 4.
     assert roc_auc([0.9, 0.5], [0.5, 0.1]) == pytest.approx(3.5 / 4)
     assert roc_auc([0.9], []) is None
 
 
-def test_quality_is_scored_stage_by_stage() -> None:
+def test_quality_is_scored_for_each_filter() -> None:
     entries = [
         entry("good"), entry("turned", "rotated"), entry("base"),
         entry("cut", "truncated"), entry("hollow", "zero_frame"), entry("still", "static"),
@@ -111,11 +111,12 @@ def test_quality_is_scored_stage_by_stage() -> None:
     scores = score_quality(entries, rejected, consistency)
     assert scores["broken"] == pytest.approx({"precision": 2 / 3, "recall": 1.0, "f1": 0.8})
     assert scores["junk_captions"] == pytest.approx({"precision": 1.0, "recall": 0.5, "f1": 2 / 3})
-    # The static video was taken for a copy: a miss here and a false alarm there.
+    # The static video was rejected as a copy, so it is a miss here and a false alarm there.
     assert scores["static"] == {"precision": 1.0, "recall": 0.0, "f1": 0.0}
     assert scores["near_duplicates"] == pytest.approx({"precision": 0.5, "recall": 1.0, "f1": 2 / 3})
-    # True 0.2 and 0.8 against mismatched 0.1 and 0.5: three of four pairs in order; spam2 is neither.
-    # Found liar and good of liar and liar2: one hit, one false alarm, one miss.
+    # True 0.2 and 0.8 against mismatched 0.1 and 0.5: three of four pairs are in order; spam2
+    # counts as neither. liar and good were rejected, liar and liar2 are mismatched: one hit, one
+    # false alarm, one miss.
     assert scores["mismatched"] == pytest.approx({"auc": 0.75, "f1": 0.5})
 
 
@@ -127,8 +128,9 @@ def test_a_run_on_another_corpus_is_refused() -> None:
 CAPTIONS = {
     # Stated and true: red, star, right; blue, ring; desert. Six of six.
     "short": "A red star moves right near a blue ring in a desert.",
-    # Stated: red, star, upper left, red, star, spins, all true; green (false), ring, center (false);
-    # ocean (false). Seven of ten. Of the scene's ten facts: red, star, its place, spin, and ring.
+    # Stated: red, star, upper left, red, star, spins, all true; green (false), ring, center
+    # (false); ocean (false). Seven of ten. Of the scene's ten facts: red, star, its place, spin,
+    # and ring.
     "rich": "The red star is in the upper left of the frame. The red star spins. "
     "A green ring is in the center. An ocean is behind.",
 }
@@ -148,7 +150,7 @@ def reject(video_id: str, stage: str, reason: str, **scores: float) -> dict[str,
 
 @pytest.fixture
 def run_and_corpus(tmp_path: Path) -> tuple[Path, Path]:
-    """A run as the pipeline leaves it, of a corpus of nine, with one wrong verdict: `lie2` was kept."""
+    """A finished run on a corpus of nine files, with one wrong decision: `lie2` was kept."""
     run, raw = tmp_path / "run", tmp_path / "raw"
     raw.mkdir()
     entries = [
@@ -199,10 +201,10 @@ def run_and_corpus(tmp_path: Path) -> tuple[Path, Path]:
     return run, raw
 
 
-def test_a_run_is_scored_from_what_it_committed(run_and_corpus: tuple[Path, Path]) -> None:
-    found = score_synthesis(*run_and_corpus)
-    right = {"precision": 1.0, "recall": 1.0, "f1": 1.0}
-    assert found == {
+def test_a_run_is_scored_from_its_output(run_and_corpus: tuple[Path, Path]) -> None:
+    summary = score_synthesis(*run_and_corpus)
+    perfect = {"precision": 1.0, "recall": 1.0, "f1": 1.0}
+    assert summary == {
         "videos": 9,
         "seconds": 40.5,
         "stages": [
@@ -210,18 +212,19 @@ def test_a_run_is_scored_from_what_it_committed(run_and_corpus: tuple[Path, Path
             {"name": "integrity", "in": 9, "out": 8, "rejected": 1},
         ],
         "quality": {
-            "broken": right,
-            "junk_captions": right,
-            "static": right,
-            "near_duplicates": right,  # the copy was kept and its original dropped: as good
-            # True 0.9 and 0.25 against mismatched 0.3 and 0.4: two of four pairs in order.
+            "broken": perfect,
+            "junk_captions": perfect,
+            "static": perfect,
+            "near_duplicates": perfect,  # the copy was kept instead of its original, which is as good
+            # True 0.9 and 0.25 against mismatched 0.3 and 0.4: two of four pairs are in order.
             "mismatched": {"auc": 0.5, "f1": pytest.approx(2 / 3)},
         },
-        # Four were asked; `mute` never gave JSON, `spam` gave JSON that said too little.
+        # Four videos were captioned; the reply for `mute` was not JSON, the one for `spam` was too
+        # short.
         "captions": {"n": 4, "valid_json": 0.75, "facts_true": 13 / 16, "facts_stated": 0.5},
         "pairs": {"T2T": 0, "T2I": 0, "T2V": 4, "TI2V": 0, "TV2V": 0, "I2V": 0, "V2V": 0},
     }
-    json.dumps(found)
+    json.dumps(summary)
 
 
 def test_the_table_shows_every_figure(run_and_corpus: tuple[Path, Path]) -> None:
@@ -238,5 +241,5 @@ def test_the_table_shows_every_figure(run_and_corpus: tuple[Path, Path]) -> None
 def test_an_unfinished_run_is_not_scored(run_and_corpus: tuple[Path, Path]) -> None:
     run, raw = run_and_corpus
     (run / "run.json").write_text(json.dumps({"runs": [], "stages": []}))
-    with pytest.raises(ValueError, match="not come to its end"):
+    with pytest.raises(ValueError, match="not finished"):
         score_synthesis(run, raw)

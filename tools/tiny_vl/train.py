@@ -1,15 +1,20 @@
-"""Train the tiny captioner. Resumes by itself; the log of losses and held-out scores is kept beside it.
+"""Train the tiny captioner: first its vision tower alone, then the whole model.
 
-    python -m gve_ray.demo.tiny_vl.train --work FOLDER [--vision-steps 4000] [--steps 3000] [--pool 10000]
+    python -m tools.tiny_vl.train --work FOLDER [--vision-steps 4000] [--steps 3000] [--pool 10000]
 
-Three things make it cheap. The system turn is the same for a whole batch, so it runs once and its keys
-and values are shared. And the vision tower learns from what each visual token covers (colour, shape,
-motion, background, camera, place), which takes minutes, where words alone would take hours. And long answers,
-whose captions repeat one another, are often cut short.
+Run it again to resume from the last checkpoint. Losses and held-out scores are appended to
+log.jsonl in the work folder.
 
-What an embedding is read from, the last token of the embedder's conversation, learns what the video or the
-text before it is about: as a large model's does, and in other directions for one than for the other, so
-that aligning them is left to `jobs/train.py`. All these heads are thrown away in the end.
+Three things make training cheap. All questions of a batch share one system turn, so it runs once
+and its keys and values are reused. The vision tower is supervised directly by what each visual
+token covers (colour, shape, motion, background, camera, place); this takes minutes, where learning
+from captions alone would take hours. Long answers, whose captions repeat one another, are often
+truncated.
+
+An auxiliary head also trains the position that embeddings are read from, the last token of the
+embedder's conversation, to predict the facts of the video or text before it. Videos and texts have
+separate heads, so their embeddings are not aligned with each other; that is left to
+`jobs/train.py`. The auxiliary heads are discarded after training.
 """
 
 import argparse
@@ -34,8 +39,11 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 
 from gve_ray.demo.facts import judge
 from gve_ray.demo.scenes import BACKGROUNDS, CAMERAS, COLOURS, MOTIONS, SHAPES
-from gve_ray.demo.tiny_vl import MODEL, build
-from gve_ray.demo.tiny_vl.data import (
+from gve_ray.demo.tiny_vl import MODEL
+from gve_ray.embedder import Collator
+from gve_ray.embedder.backbones import backbone_for
+from tools.tiny_vl import build
+from tools.tiny_vl.data import (
     BUDGET,
     FACTS,
     Batch,
@@ -48,8 +56,6 @@ from gve_ray.demo.tiny_vl.data import (
     keep_memory,
     load_pool,
 )
-from gve_ray.embedder import Collator
-from gve_ray.embedder.backbones import backbone_for
 
 CLASSES = {
     "colour": len(COLOURS) + 1,
@@ -65,32 +71,39 @@ AUXILIARY_WEIGHT = 0.5
 FACTS_WEIGHT = 2.0
 WARMUP = 100  # steps
 VISION_BATCH = 96
-VISION_RATE = 0.2  # of the learning rate, once the vision tower can see: at the full rate it forgets shapes
+# Learning rate of the trained vision tower, relative to that of the language model: at 1.0 it
+# forgets shapes.
+VISION_RATE = 0.2
 
 
-def _attend_alike(
+def _same_size_attention(
     self: nn.Module,
     hidden_states: Tensor,
     cu_seqlens: Tensor,
     position_embeddings: tuple[Tensor, Tensor],
     **_: object,
 ) -> Tensor:
-    """The tower's attention for frames of one size: one call where the library's loops over frames."""
+    """Vision attention for frames of equal size, in one call; the library's version loops over
+    frames.
+    """
     q, k, v = self.qkv(hidden_states).view(len(hidden_states), 3, self.num_heads, -1).unbind(1)
     q, k = apply_rotary_pos_emb_vision(q, k, *position_embeddings)  # [N, heads, d]
     q, k, v = (x.view(len(cu_seqlens) - 1, -1, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
-    # The fused kernel's backward is several times slower than this on CPUs at 60 tokens a frame.
+    # On CPUs, at 60 tokens a frame, the backward pass of the fused kernel is several times slower
+    # than this.
     weights = torch.softmax(q @ k.transpose(2, 3) * self.scaling, dim=-1)  # [frames, heads, n, n]
     return self.proj((weights @ v).transpose(1, 2).reshape(len(hidden_states), -1))
 
 
 def _embed_patches(self: nn.Module, hidden_states: Tensor) -> Tensor:
-    """The patch convolution as the matrix product it is: its stride is its kernel."""
+    """The patch convolution as a matrix product: its stride equals its kernel size, so both are the
+    same.
+    """
     return F.linear(hidden_states.to(self.proj.weight.dtype), self.proj.weight.flatten(1))
 
 
 class Learner(nn.Module):
-    """The model, and the heads that teach its vision tower."""
+    """The model together with the auxiliary heads that supervise it during training."""
 
     def __init__(self, model: Qwen2_5_VLForConditionalGeneration) -> None:
         super().__init__()
@@ -101,21 +114,23 @@ class Learner(nn.Module):
         tower = model.model.visual
         tower.patch_embed.forward = MethodType(_embed_patches, tower.patch_embed)
         for block in tower.blocks:
-            block.attn.forward = MethodType(_attend_alike, block.attn)
+            block.attn.forward = MethodType(_same_size_attention, block.attn)
 
-    def see(self, batch: Batch) -> Tensor:
-        """Visual tokens [N, width] of all media of the batch, in placeholder order."""
+    def visual_tokens(self, batch: Batch) -> Tensor:
+        """Return the visual tokens [N, width] of all media of the batch, in the order of their
+        placeholders.
+        """
         return self.model.model.visual(batch.patches, grid_thw=batch.grids).pooler_output
 
     def embed(self, batch: Batch, visual: Tensor) -> Tensor:
-        """Input embeddings [B, L, width] with the visual tokens in their places."""
+        """Return the input embeddings [B, L, width], with visual tokens at their placeholders."""
         config = self.model.config
         embedded = self.model.get_input_embeddings()(batch.ids)
         mask = (batch.ids == config.image_token_id) | (batch.ids == config.video_token_id)
         return embedded.masked_scatter(mask.unsqueeze(-1), visual.to(embedded.dtype))
 
     def hidden(self, batch: Batch, visual: Tensor) -> Tensor:
-        """Last hidden states [B, L, width] of what follows the shared system turn."""
+        """Return the last hidden states [B, L, width] of the tokens after the shared system turn."""
         language = self.model.model.language_model
         size, start = len(batch.ids), len(batch.prefix)
         prefix = self.model.get_input_embeddings()(batch.prefix).unsqueeze(0)
@@ -129,8 +144,13 @@ class Learner(nn.Module):
         ).last_hidden_state  # fmt: skip
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean cross-entropy a token of the answers, of what the visual tokens cover, of what items are about."""
-        visual = self.see(batch)
+        """Return the three losses of a batch, each a scalar.
+
+        They are the mean cross-entropy of the answer tokens, of what each visual token covers, and
+        of the facts that are predicted at the embedding position. The last two are zero if the
+        batch has no `items`.
+        """
+        visual = self.visual_tokens(batch)
         hidden = self.hidden(batch, visual)[:, :-1]
         labels = batch.labels[:, 1:]
         learnt = labels != -100
@@ -140,10 +160,11 @@ class Learner(nn.Module):
         counts = (batch.grids.prod(-1) // 4).tolist()
         per_example = len(counts) // len(batch.examples)
         videos = torch.stack(visual.split(counts)[::per_example]).flatten(0, 1)  # [B * tokens, width]
-        return words, self.covers(videos, cell_targets(batch.examples)), self.about(batch, videos)
+        return words, self.cell_loss(videos, cell_targets(batch.examples)), self.fact_loss(batch, videos)
 
-    def about(self, batch: Batch, videos: Tensor) -> Tensor:
-        """Mean cross-entropy of the facts that the embedding position tells, of videos and of texts.
+    def fact_loss(self, batch: Batch, videos: Tensor) -> Tensor:
+        """Return the mean cross-entropy of the facts predicted at the embedding position, over
+        videos and texts.
 
         videos: visual tokens [N, width] of the batch's videos.
         """
@@ -154,7 +175,7 @@ class Learner(nn.Module):
         hidden = self.model.model.language_model(
             inputs_embeds=embedded.masked_scatter(mask, videos.to(embedded.dtype)),
             position_ids=items.position_ids,
-        ).last_hidden_state  # causal and padded on the right: no token sees the padding
+        ).last_hidden_state  # attention is causal and padding is on the right, so no token sees the padding
         last = items.attention_mask.sum(1) - 1
         pooled = hidden[torch.arange(len(last)), last]  # [2 B, width]
         targets = fact_targets(batch.examples)
@@ -164,10 +185,11 @@ class Learner(nn.Module):
         ]
         return torch.stack(losses).mean()
 
-    def covers(self, visual: Tensor, targets: dict[str, Tensor]) -> Tensor:
-        """Mean cross-entropy of what visual tokens [N, width] cover; targets hold N classes a kind.
+    def cell_loss(self, visual: Tensor, targets: dict[str, Tensor]) -> Tensor:
+        """Return the mean cross-entropy of what the visual tokens [N, width] cover.
 
-        Nine tokens in ten cover no object, so that class weighs a twentieth of the others.
+        targets: N class indices for each kind. Nine tokens in ten cover no object, so the class
+        "none" is weighted by 1/20.
         """
         losses = []
         for kind, target in targets.items():
@@ -179,7 +201,10 @@ class Learner(nn.Module):
 
     @torch.no_grad()
     def accuracy(self, visual: Tensor, targets: dict[str, Tensor]) -> dict[str, float]:
-        """Share of tokens right a kind; of the object kinds, among tokens that cover an object."""
+        """Return the share of tokens classified correctly, by kind.
+
+        Tokens that cover no object are not counted for colour, shape and motion.
+        """
         right = {}
         for kind, target in targets.items():
             truth = target.flatten()
@@ -191,14 +216,16 @@ class Learner(nn.Module):
 
 @torch.inference_mode()
 def answer(learner: Learner, batcher: Batcher, batch: Batch, limit: int = 400) -> list[str]:
-    """Greedy replies to the batch's questions."""
+    """Decode an answer to each question of the batch greedily, up to `limit` tokens."""
     end = batcher.tokenizer.eos_token_id
     starts = [int(n - (row != -100).sum()) for n, row in zip(batch.lengths, batch.labels, strict=True)]
     language, embed = learner.model.model.language_model, learner.model.get_input_embeddings()
-    visual = learner.see(batch)
+    visual = learner.visual_tokens(batch)
     embedded = learner.embed(batch, visual)
     replies: list[list[int]] = []
-    for row, start in enumerate(starts):  # rows differ in length: one prefill each, cheap at this size
+    for row, start in enumerate(
+        starts
+    ):  # rows differ in length, and a prefill for each is cheap at this size
         prefix = len(batch.prefix)
         whole = torch.cat([embed(batch.prefix), embedded[row, :start]]).unsqueeze(0)
         place = batch.positions[:, row : row + 1, : prefix + start]
@@ -225,11 +252,15 @@ def answer(learner: Learner, batcher: Batcher, batch: Batch, limit: int = 400) -
 
 @torch.inference_mode()
 def evaluate(learner: Learner, batcher: Batcher, pool: Sequence[Example], count: int) -> dict[str, float]:
-    """Captions of held-out videos, judged: valid JSON, facts true, facts stated in the rich caption."""
+    """Caption `count` held-out videos and score the captions.
+
+    valid_json: share of replies that parse. facts_true: share of stated facts that are true.
+    facts_stated: share of the scenes' facts that the rich caption states.
+    """
     learner.eval()
     rng, tally = random.Random(0), Counter[str]()
     for example in pool[:count]:
-        question = batcher.asker.ask(example, "video_captions", rng, pool)
+        question = batcher.questions.write(example, "video_captions", rng, pool)
         reply = answer(learner, batcher, batcher.collate([question], [example], "video_captions"))[0]
         tally["n"] += 1
         try:
@@ -238,12 +269,12 @@ def evaluate(learner: Learner, batcher: Batcher, pool: Sequence[Example], count:
             continue
         tally["valid"] += 1
         for key, text in captions.items():
-            judged = judge(text, example.scene)
-            tally["stated"] += judged.stated
-            tally["true"] += judged.true
+            judgement = judge(text, example.scene)
+            tally["stated"] += judgement.stated
+            tally["true"] += judgement.true
             if key == "2":
-                tally["covered"] += judged.covered
-                tally["total"] += judged.total
+                tally["covered"] += judgement.covered
+                tally["total"] += judgement.total
     return {
         "valid_json": tally["valid"] / tally["n"],
         "facts_true": tally["true"] / max(1, tally["stated"]),
@@ -251,12 +282,14 @@ def evaluate(learner: Learner, batcher: Batcher, pool: Sequence[Example], count:
     }
 
 
-def learn_to_see(
+def train_vision(
     learner: Learner, batcher: Batcher, path: Path, *, steps: int, seed: int, rate: float, workers: int
 ) -> None:
-    """Teach the vision tower alone, on pairs of frames never seen before: a fraction of the cost of words.
+    """Train the vision tower alone, on new pairs of frames in each step, at a fraction of the cost
+    of captions.
 
-    Goes on from the checkpoint at `path`, and leaves one there every 250 steps; logs to log.jsonl beside it.
+    Resumes from the checkpoint at `path`, saves one there every 250 steps, and appends to log.jsonl
+    in the same folder.
     """
     optimisers = make_optimisers([(learner.model.model.visual, 1.0), (learner.heads, 1.0)], rate)
     first = _restore(path, learner, optimisers)
@@ -270,13 +303,13 @@ def learn_to_see(
         for step in range(first + 1, steps + 1):
             ahead.append(pool.submit(fresh_pairs, "tiny", seed + step + 2 * workers, VISION_BATCH))
             with torch.autocast("cpu", torch.bfloat16):
-                visual, targets = _look(learner, batcher, *ahead.popleft().result())
-                loss = learner.covers(visual, targets)
+                visual, targets = _vision_batch(learner, batcher, *ahead.popleft().result())
+                loss = learner.cell_loss(visual, targets)
             _update(optimisers, loss, rate_at(step, steps, rate))
             total += loss.item()
             if step % 50 == 0:
                 with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                    visual, targets = _look(learner, batcher, *heldout)
+                    visual, targets = _vision_batch(learner, batcher, *heldout)
                 eta = (steps - step) * (time.monotonic() - began) / (step - first) / 60
                 row = {"see": step, "loss": round(total / 50, 4), **learner.accuracy(visual.float(), targets)}
                 print(row, f"eta {eta:.1f} min", flush=True)
@@ -287,17 +320,19 @@ def learn_to_see(
                 _save(path, learner, optimisers, step)
 
 
-def _look(
+def _vision_batch(
     learner: Learner, batcher: Batcher, pixels: np.ndarray, targets: dict[str, np.ndarray]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Visual tokens [N, width] of pairs of frames, and their targets."""
+    """Return the visual tokens [N, width] of pairs of frames, and their targets as tensors."""
     patches, grids = batcher.patches(pixels)
     visual = learner.model.model.visual(patches, grid_thw=grids).pooler_output
     return visual, {kind: torch.from_numpy(target) for kind, target in targets.items()}
 
 
 def rate_at(step: int, steps: int, peak: float) -> float:
-    """Learning rate: up to the peak in `WARMUP` steps, then down a cosine to a hundredth of it."""
+    """Return the learning rate: a linear warm-up of `WARMUP` steps, then a cosine down to 1 % of
+    the peak.
+    """
     if step <= WARMUP:
         return peak * step / WARMUP
     done = (step - WARMUP) / max(1, steps - WARMUP)
@@ -305,9 +340,10 @@ def rate_at(step: int, steps: int, peak: float) -> float:
 
 
 def make_optimisers(parts: Sequence[tuple[nn.Module, float]], rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, AdamW for all else. parts: modules and their share of the rate.
+    """Return Muon for the weight matrices of the layers and AdamW for all other parameters.
 
-    From one checkpoint Muon brought the vision loss from 0.261 to 0.226 in 50 steps (docs/LOG.md).
+    parts: modules, each with its learning rate relative to `rate`. In 50 steps from the same
+    checkpoint, Muon lowered the vision loss from 0.261 to 0.226 (docs/LOG.md).
     """
     matrices, others = [], []
     for module, scale in parts:
@@ -324,7 +360,7 @@ def make_optimisers(parts: Sequence[tuple[nn.Module, float]], rate: float) -> li
 
 
 def _update(optimisers: Sequence[torch.optim.Optimizer], loss: Tensor, rate: float) -> None:
-    """One step down the gradient of `loss`, clipped at norm 1."""
+    """Take one optimiser step on `loss`, with gradients clipped to norm 1."""
     loss.backward()
     groups = [group for optimiser in optimisers for group in optimiser.param_groups]
     torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
@@ -344,7 +380,7 @@ def _save(path: Path, learner: Learner, optimisers: Sequence[torch.optim.Optimiz
 
 
 def _restore(path: Path, learner: Learner, optimisers: Sequence[torch.optim.Optimizer]) -> int:
-    """Load the newest checkpoint, if there is one; returns the steps done."""
+    """Load the checkpoint at `path` if it exists, and return the number of steps done."""
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
@@ -366,7 +402,9 @@ def train(
     threads: int,
     vision_steps: int,
 ) -> None:
-    """Train to `steps`, going on from the newest checkpoint in `work`, and write the model folder."""
+    """Train up to `steps`, resuming from the checkpoint in `work` if there is one, and write the
+    model folder.
+    """
     keep_memory()
     torch.set_num_threads(threads)
     folder = work / "model"
@@ -393,14 +431,16 @@ def train(
     resumed = (work / "checkpoint.pt").exists()
     first = _restore(work / "checkpoint.pt", learner, optimisers)
     if not resumed:
-        learn_to_see(
+        train_vision(
             learner, batcher, work / "vision.pt", steps=vision_steps, seed=seed, rate=rate, workers=1
         )
         _save(work / "checkpoint.pt", learner, optimisers, 0)
     examples = load_pool(work / "pool", "tiny", pool)
     heldout = load_pool(work / "pool", "heldout", 100)
-    judged = copy.deepcopy(learner)  # decodes token by token, which is not worth compiling for
-    torch._dynamo.config.recompile_limit = 64  # the layers share one code object, and each counts
+    evaluated = copy.deepcopy(learner)  # decodes token by token, for which compiling does not pay
+    torch._dynamo.config.recompile_limit = (
+        64  # all layers share one code object, so their recompilations add up
+    )
     for layer in (*learner.model.model.language_model.layers, *learner.model.model.visual.blocks):
         layer.compile(dynamic=True)
     log = Log(work / "log.jsonl", first=first, steps=steps)
@@ -409,21 +449,23 @@ def train(
         batches(batcher, examples, size=batch, seed=seed, first=first, steps=steps), first + 1
     ):
         with torch.autocast("cpu", torch.bfloat16):
-            words, seen, about = learner.losses(item)
-        loss = words + AUXILIARY_WEIGHT * seen + FACTS_WEIGHT * about
+            words, cells, facts = learner.losses(item)
+        loss = words + AUXILIARY_WEIGHT * cells + FACTS_WEIGHT * facts
         _update(optimisers, loss, rate_at(step, steps, rate))
-        log.add({item.prompt_id: words.item(), "vision": seen.item(), "about": about.item()})
+        log.add({item.prompt_id: words.item(), "vision": cells.item(), "about": facts.item()})
         if step % every == 0 or step == steps:
             _save(work / "checkpoint.pt", learner, optimisers, step)
-            judged.load_state_dict(learner.state_dict())
-            log.write(step, evaluate(judged, batcher, heldout, 16 if step < steps else 100))
+            evaluated.load_state_dict(learner.state_dict())
+            log.write(step, evaluate(evaluated, batcher, heldout, 16 if step < steps else 100))
         elif step % 50 == 0:
             log.write(step, {})
     learner.model.to(torch.bfloat16).save_pretrained(folder)
 
 
 class Log:
-    """Mean losses since the last line, to the console with an ETA and to a JSONL file."""
+    """Averages losses between log lines and writes the lines to the console, with an ETA, and to a
+    JSONL file.
+    """
 
     def __init__(self, path: Path, *, first: int, steps: int) -> None:
         self.path, self.first, self.steps = path, first, steps
@@ -431,13 +473,13 @@ class Log:
         self.sums: dict[str, list[float]] = defaultdict(list)
 
     def add(self, losses: Mapping[str, float]) -> None:
-        """One step's losses; zero: none of that kind."""
+        """Add the losses of one step. A loss of zero means that the step had no loss of that kind."""
         for name, loss in losses.items():
             if loss:
                 self.sums[name].append(loss)
 
     def write(self, step: int, scores: dict[str, float]) -> None:
-        """One line: the step, mean losses, held-out scores if there are any."""
+        """Write a line with the step, the mean losses since the last line, and `scores`."""
         pace = (time.monotonic() - self.began) / (step - self.first)
         means = {name: round(sum(values) / len(values), 4) for name, values in self.sums.items()}
         row = {"step": step, "seconds_a_step": round(pace, 3), **means, **scores}
@@ -448,14 +490,16 @@ class Log:
 
 
 def main() -> None:
-    """Parse, and train."""
+    """Parse the command line and train."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--work", type=Path, required=True, help="pool, checkpoint, log and model go here")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for pool, checkpoints, log and model"
+    )
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument(
-        "--vision-steps", type=int, default=4000, help="steps of the vision tower alone, first"
+        "--vision-steps", type=int, default=4000, help="steps of the first phase, the vision tower alone"
     )
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--pool", type=int, default=10000)
@@ -464,7 +508,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=500, help="steps between evaluations and checkpoints")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     train(**vars(parser.parse_args()))
-    print(f"the model is in the work folder; copy it over {MODEL} to ship it")
+    print(f"The model is in the work folder. Copy it over {MODEL} to ship it.")
 
 
 if __name__ == "__main__":

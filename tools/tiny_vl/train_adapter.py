@@ -1,9 +1,11 @@
-"""Train the LoRA adapter that makes the tiny captioner an embedder: the demo's first prober.
+"""Train the LoRA adapter that turns the tiny captioner into an embedder.
 
-    python -m gve_ray.demo.tiny_vl.train_adapter --work FOLDER [--steps 100] [--batch 48]
+    python -m tools.tiny_vl.train_adapter --work FOLDER [--steps 100] [--batch 48]
 
-Reads the pool and the model that `train.py` left in the work folder. Last-token pooling and the
-conversation are the product's own (`gve_ray.embedder`); the loss is symmetric InfoNCE (METHOD section 5).
+Reads the pool and the model that `train.py` wrote to the work folder. The conversation and the
+last-token pooling are those of `gve_ray.embedder`; the loss is symmetric InfoNCE
+(arXiv:2510.27571). The demo uses the adapter to check captions against their videos and to mine the
+first hard negatives.
 """
 
 import argparse
@@ -19,28 +21,28 @@ import torch.nn.functional as F
 from gve_ray.demo.language import Writer, terse_caption
 from gve_ray.demo.noise import untidy
 from gve_ray.demo.tiny_vl import ADAPTER
-from gve_ray.demo.tiny_vl.data import BUDGET, Example, description, frames_of, keep_memory, load_pool
 from gve_ray.embedder import Collator, Embedder, add_lora, load_processor, load_torch_model, save_adapter
 from gve_ray.schema import Item
 from gve_ray.synthesis import prompts
+from tools.tiny_vl.data import BUDGET, Example, description, frames_of, keep_memory, load_pool
 
-TEMPERATURE = (
-    0.05  # above the paper's 0.03: from scratch in a few hundred steps, sharper does not learn faster
-)
-
-RAW = 0.4  # share of captions as the web has them among the texts
+# The paper uses 0.03. In a run of a few hundred steps from scratch, a lower temperature does not
+# learn faster.
+TEMPERATURE = 0.05
+WEB_CAPTION_SHARE = 0.4  # of text queries: short, untidy captions, as the web has them
 
 
 def draw_pair(example: Example, rng: random.Random, kind: str) -> tuple[Item, Item]:
-    """A query of that kind and its video."""
+    """Return a query of the given kind (text, image, clip or composed) and the video it belongs to."""
     scene = example.scene
     video = Item(video=frames_of(example.frames, scene.duration))
     start, end = example.clip_span
     match kind:
         case "text":
-            # To tell which raw captions belong to their videos is this adapter's first use.
-            raw = rng.random() < RAW
-            text = untidy(terse_caption(scene, rng), rng) if raw else description(scene, rng)
+            # The adapter is first used to check raw captions, so it has to see their style in
+            # training.
+            is_web_caption = rng.random() < WEB_CAPTION_SHARE
+            text = untidy(terse_caption(scene, rng), rng) if is_web_caption else description(scene, rng)
             return Item(text=text), video
         case "image":
             return Item(image=frames_of(example.stills[rng.randrange(len(example.stills)), None], 0.0)), video
@@ -52,7 +54,7 @@ def draw_pair(example: Example, rng: random.Random, kind: str) -> tuple[Item, It
 
 
 def hit_at_1(embedder: Embedder, pool: Sequence[Example]) -> float:
-    """Share of short captions whose own video ranks first among all videos of the pool."""
+    """Return the share of short captions whose own video ranks first among the videos of the pool."""
     rng = random.Random(1)
     texts = embedder.embed([Item(text=Writer().captions(e.scene)["1"]) for e in pool])
     videos = embedder.embed([draw_pair(e, rng, "text")[1] for e in pool])
@@ -60,7 +62,7 @@ def hit_at_1(embedder: Embedder, pool: Sequence[Example]) -> float:
 
 
 def train(work: Path, *, steps: int, batch: int, seed: int, rate: float, pool: int) -> None:
-    """Train for `steps`; writes `adapter/` and `adapter_log.jsonl` in the work folder."""
+    """Train for `steps` steps, and write `adapter/` and `adapter_log.jsonl` to the work folder."""
     keep_memory()
     processor = load_processor(work / "model")
     model = load_torch_model(work / "model", None, processor=processor, dtype="float32")
@@ -71,8 +73,8 @@ def train(work: Path, *, steps: int, batch: int, seed: int, rate: float, pool: i
     log.write(json.dumps({"step": 0, "r1": hit_at_1(embedder, heldout), "n": len(heldout)}) + "\n")
     add_lora(model, r=16, alpha=32, dropout=0.0, seed=seed)
     model.train()
-    learnt = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(learnt, lr=rate, weight_decay=0.01)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trainable, lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps + 1, pct_start=0.1)
     collate = Collator(BUDGET, processor, backbone=model.backbone, config=model.config)
     began, total = time.monotonic(), 0.0
@@ -86,7 +88,7 @@ def train(work: Path, *, steps: int, batch: int, seed: int, rate: float, pool: i
         truth = torch.arange(batch)
         loss = (F.cross_entropy(scores, truth) + F.cross_entropy(scores.T, truth)) / 2
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(learnt, 1.0)
+        torch.nn.utils.clip_grad_norm_(trainable, 1.0)
         optimiser.step()
         schedule.step()
         optimiser.zero_grad(set_to_none=True)
@@ -102,12 +104,12 @@ def train(work: Path, *, steps: int, batch: int, seed: int, rate: float, pool: i
             log.write(json.dumps(row) + "\n")
             log.flush()
     for config in model.language_model.peft_config.values():
-        config.base_model_name_or_path = "gve_ray/demo/tiny_vl/model"  # not where it lay during training
+        config.base_model_name_or_path = "gve_ray/demo/tiny_vl/model"  # instead of the work folder
     save_adapter(model.eval(), work / "adapter", BUDGET)
 
 
 def main() -> None:
-    """Parse, and train."""
+    """Parse the command line and train."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -118,7 +120,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--pool", type=int, default=4000)
     train(**vars(parser.parse_args()))
-    print(f"the adapter is in the work folder; copy it over {ADAPTER} to ship it")
+    print(f"The adapter is in the work folder. Copy it over {ADAPTER} to ship it.")
 
 
 if __name__ == "__main__":

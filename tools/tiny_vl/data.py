@@ -1,7 +1,8 @@
-"""What the tiny model learns from: rendered scenes of the `tiny` split, asked our four prompts.
+"""Training data of the tiny captioner: rendered scenes, with questions from our prompts.
 
-For words, rendering costs more than a training step, so scenes are rendered once into a pool of JPEG frames (which
-is also how the product stores frames) and asked anew with other slots each time they are drawn.
+Rendering a scene costs more than a training step on it, so scenes are rendered once, into a pool of
+JPEG frames (the format in which the synthesis stores frames as well). Each time a scene is drawn,
+it gets a new question.
 """
 
 import ctypes
@@ -41,7 +42,7 @@ from gve_ray.demo.scenes import (
 from gve_ray.demo.tiny_vl import MAX_PIXELS, MIN_PIXELS
 from gve_ray.embedder import Collator
 from gve_ray.embedder.backbones import Span, positions
-from gve_ray.embedder.collate import Batch as Items
+from gve_ray.embedder.collate import Batch as ItemBatch
 from gve_ray.embedder.settings import EmbedderSettings
 from gve_ray.embedder.vision import PatchSpec, normalise, to_patches
 from gve_ray.media import fit_pixels
@@ -50,14 +51,14 @@ from gve_ray.synthesis import prompts
 
 FRAMES = 8
 STILLS = 2
-CELL = 28  # pixels a side of a visual token
+CELL = 28  # side of the square that one visual token covers, in pixels
 BUDGET = EmbedderSettings(frames=FRAMES, max_pixels=MAX_PIXELS, min_pixels=MIN_PIXELS)
 PROMPT_SHARES = {"video_captions": 0.5, "frame_captions": 0.2, "composed_image": 0.15, "composed_clip": 0.15}
-ANSWER_LIMITS = (100, 190, 190, None)  # tokens; 190 holds the short and the rich caption
+ANSWER_LIMITS = (100, 190, 190, None)  # tokens; 190 are enough for the short and the rich caption
 FRESH_SIZES = ((112, 112), (112, 112), (84, 112), (112, 84), (84, 140))  # height, width
 CHUNK = 250
-# What the embedding position is taught to know of a scene: each pair of what an object is, where it starts, what
-# it does; the backgrounds and the cameras.
+# The facts of a scene that the embedding position is trained to predict, with their indices: pairs
+# of an object's attributes (look, start place, motion), the backgrounds, and the camera movements.
 FACTS: dict[tuple[Hashable, ...], int] = {
     fact: number
     for number, fact in enumerate(
@@ -75,7 +76,11 @@ FACTS: dict[tuple[Hashable, ...], int] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One rendered scene: frames of the video, stills off the grid, a clip; times are shares of the duration."""
+    """One rendered scene: frames of the video, single frames at random times, and a clip of the
+    video.
+
+    Times are shares of the scene's duration, in [0, 1].
+    """
 
     scene: Scene
     size: tuple[int, int]  # height, width
@@ -87,7 +92,9 @@ class Example:
 
 
 def keep_memory() -> None:
-    """Tell glibc to keep freed memory: giving it back and faulting it in again costs ten times the arithmetic."""
+    """Tell glibc to keep freed memory: returning it and faulting it in again takes ten times as
+    long as the maths.
+    """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         m_mmap_max, m_trim_threshold = -4, -1
@@ -105,7 +112,9 @@ def _jpeg(picture: np.ndarray, size: tuple[int, int], rng: random.Random) -> byt
 
 
 def _render_row(seed: int, split: Split) -> dict[str, Any]:
-    """Render one scene at the pixel budget, at once or from up to twice its size as a decoder would."""
+    """Render one scene at the pixel budget, directly or resized from up to twice that size, as
+    after decoding.
+    """
     scene = draw_scene(seed, split)
     rng = random.Random(seed)
     size = fit_pixels(scene.height, scene.width, max_pixels=MAX_PIXELS, min_pixels=MIN_PIXELS)
@@ -144,7 +153,9 @@ def _write_chunk(folder: Path, split: Split, start: int) -> Path:
 
 
 def load_pool(folder: Path, split: Split, count: int, *, start: int = 0, workers: int = 2) -> list[Example]:
-    """`count` rendered scenes (rounded up to whole chunks), rendered into `folder` where not there yet."""
+    """Return `count` rendered scenes (rounded up to whole chunks), rendering those that `folder`
+    does not hold.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(start, start + count, CHUNK)
     with ProcessPoolExecutor(workers) as pool:
@@ -153,7 +164,7 @@ def load_pool(folder: Path, split: Split, count: int, *, start: int = 0, workers
 
 
 def frames_of(pixels: np.ndarray, duration: float, *, fps: float = 8.0) -> Frames:
-    """uint8 [T, H, W, 3] as if sampled uniformly over `duration` seconds."""
+    """Wrap pixels (uint8 [T, H, W, 3]) as frames sampled uniformly over `duration` seconds."""
     total = max(len(pixels), round(duration * fps))
     indices = np.linspace(0, total - 1, len(pixels)).round().astype(np.int64)
     return Frames(
@@ -164,23 +175,27 @@ def frames_of(pixels: np.ndarray, duration: float, *, fps: float = 8.0) -> Frame
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt about one example: media in placeholder order, the chat text and the right answer."""
+    """One prompt about one example: the media in placeholder order, the chat text and the correct
+    answer.
+    """
 
     media: list[Frames]
     text: str
     answer: str
 
 
-class Asker:
-    """Puts our prompts to examples; holds the tokenizer's chat template."""
+class QuestionWriter:
+    """Writes questions about examples, using our prompts and the tokenizer's chat template."""
 
     def __init__(self, tokenizer: "object") -> None:
         self.tokenizer = tokenizer
 
-    def ask(
+    def write(
         self, example: Example, prompt_id: str, rng: random.Random, others: Sequence[Example]
     ) -> Question:
-        """A question with random slots; the web caption is absent, true, or of another scene."""
+        """Return a question with randomly filled slots. Its web caption is absent, correct, or of
+        another scene.
+        """
         scene = example.scene
         writer = Writer(
             rng.choice(prompts.READABILITY),
@@ -190,8 +205,8 @@ class Asker:
         slots = {"readability": writer.readability, "education": writer.education}
         media = [frames_of(example.frames, scene.duration)]
         if prompt_id.endswith("_captions"):
-            told = rng.choice((None, None, scene, rng.choice(others).scene))
-            caption = terse_caption(told, rng) if told else prompts.NO_CAPTION
+            captioned = rng.choice((None, None, scene, rng.choice(others).scene))
+            caption = terse_caption(captioned, rng) if captioned else prompts.NO_CAPTION
             slots |= {"profile": writer.profile, "caption": caption}
         if prompt_id == "video_captions":
             answer = writer.captions(scene)
@@ -217,12 +232,13 @@ class Asker:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Questions of one prompt and one frame size, right-padded.
+    """Questions with the same prompt and frame size, as right-padded tensors.
 
-    prefix: int64 [P], the system turn they share. ids: int64 [B, L], what follows. positions: int64
-    [3, B, P+L]. labels: int64 [B, L], -100 where nothing is learnt. patches: float32 [N, 1176] in order of
-    the placeholders; grids: int64 [M, 3]. lengths: int64 [B]. items: the B videos and B texts about them as the
-    embedder is given them, right-padded; None where the media are not the videos.
+    prefix: int64 [P], the system turn that all share. ids: int64 [B, L], the tokens after it.
+    positions: int64 [3, B, P+L]. labels: int64 [B, L], -100 where there is no loss. patches:
+    float32 [N, 1176], in the order of the placeholders. grids: int64 [M, 3]. lengths: int64 [B].
+    items: the embedder's input for the B videos, then for B texts about them, right-padded; None if
+    the questions are not about the videos.
     """
 
     prefix: torch.Tensor
@@ -234,11 +250,11 @@ class Batch:
     lengths: torch.Tensor
     examples: list[Example]
     prompt_id: str
-    items: Items | None = None
+    items: ItemBatch | None = None
 
 
 class Batcher:
-    """Questions to tensors."""
+    """Turns questions into tensors."""
 
     def __init__(self, processor: "object", tokens_per_second: int, collator: Collator) -> None:
         self.collator = collator
@@ -246,16 +262,22 @@ class Batcher:
         self.spec = PatchSpec.from_processor(processor.image_processor)  # type: ignore[attr-defined]
         self.ids = {t: self.tokenizer.convert_tokens_to_ids(t) for t in ("<|image_pad|>", "<|video_pad|>")}
         self.tokens_per_second = tokens_per_second
-        self.asker = Asker(self.tokenizer)
+        self.questions = QuestionWriter(self.tokenizer)
         self.systems: dict[str, list[int]] = {}
 
     def patches(self, pixels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 [B, T, H, W, 3] -> patches float32 [N, 1176] and grids int64 [B, 3]."""
-        cut = [to_patches(frames_of(one, 1.0), BUDGET, self.spec) for one in pixels]
-        return normalise(torch.cat([c.pixels for c in cut]), self.spec), torch.tensor([c.grid for c in cut])
+        """Turn videos (uint8 [B, T, H, W, 3]) into patches (float32 [N, 1176]) and grids (int64 [B,
+        3]).
+        """
+        patched = [to_patches(frames_of(video, 1.0), BUDGET, self.spec) for video in pixels]
+        normalised = normalise(torch.cat([video.pixels for video in patched]), self.spec)
+        return normalised, torch.tensor([video.grid for video in patched])
 
     def _tokens(self, text: str) -> list[int]:
-        """Token ids; the long system turn is tokenized once. Special tokens split cleanly between turns."""
+        """Return the token ids of a chat text, tokenizing each system turn only once.
+
+        The turns can be tokenized separately, because special tokens separate them.
+        """
         system, user = text.split("<|im_start|>user", 1)
         if system not in self.systems:
             self.systems[system] = self.tokenizer(system).input_ids
@@ -279,42 +301,44 @@ class Batcher:
     def collate(
         self, questions: Sequence[Question], examples: list[Example], prompt_id: str, limit: int | None = None
     ) -> Batch:
-        """Tensors of questions that share a prompt and a frame size; answers cut to `limit` tokens."""
+        """Return a batch of questions that share prompt and frame size, with answers truncated to
+        `limit` tokens.
+        """
         pad = self.tokenizer.pad_token_id
         prefix = self.tokenizer(questions[0].text.split("<|im_start|>user")[0]).input_ids
-        rows, places, answers, patches, grids = [], [], [], [], []
+        rows, row_positions, answers, patches, grids = [], [], [], [], []
         for question in questions:
-            cut = [to_patches(frames, BUDGET, self.spec) for frames in question.media]
-            patches += [c.pixels for c in cut]
-            grids += [c.grid for c in cut]
-            asked = self._spans(question.text, question.media, [c.grid for c in cut])
+            patched = [to_patches(frames, BUDGET, self.spec) for frames in question.media]
+            patches += [media.pixels for media in patched]
+            grids += [media.grid for media in patched]
+            spans = self._spans(question.text, question.media, [media.grid for media in patched])
             answer = self.tokenizer(question.answer + "<|im_end|>").input_ids[:limit]
-            places.append(torch.from_numpy(positions([*asked, Span(ids=answer)])))
-            row = [i for span in asked for i in span.ids]
+            row_positions.append(torch.from_numpy(positions([*spans, Span(ids=answer)])))
+            row = [i for span in spans for i in span.ids]
             rows.append(row[len(prefix) :] + answer)
             answers.append(len(answer))
         length = max(map(len, rows))
         ids = torch.full((len(rows), length), pad)
         labels = torch.full((len(rows), length), -100)
-        where = torch.zeros(3, len(rows), len(prefix) + length, dtype=torch.int64)
-        for i, (row, place, n) in enumerate(zip(rows, places, answers, strict=True)):
+        padded_positions = torch.zeros(3, len(rows), len(prefix) + length, dtype=torch.int64)
+        for i, (row, own, n) in enumerate(zip(rows, row_positions, answers, strict=True)):
             ids[i, : len(row)] = torch.tensor(row)
             labels[i, len(row) - n : len(row)] = ids[i, len(row) - n : len(row)]
-            where[:, i, : place.shape[1]] = place
+            padded_positions[:, i, : own.shape[1]] = own
         return Batch(
-            prefix=torch.tensor(prefix), ids=ids, positions=where, labels=labels,
+            prefix=torch.tensor(prefix), ids=ids, positions=padded_positions, labels=labels,
             patches=normalise(torch.cat(patches), self.spec), grids=torch.tensor(grids),
             lengths=torch.tensor([len(r) for r in rows]), examples=examples, prompt_id=prompt_id,
         )  # fmt: skip
 
-    def items(self, examples: Sequence[Example], rng: random.Random) -> Items:
-        """The videos, then a text about each, in the embedder's conversation."""
+    def items(self, examples: Sequence[Example], rng: random.Random) -> ItemBatch:
+        """Return the embedder's input for the videos, followed by a text about each."""
         videos = [Item(video=frames_of(e.frames, e.scene.duration)) for e in examples]
         return self.collator([*videos, *(Item(text=description(e.scene, rng)) for e in examples)])
 
 
 def description(scene: Scene, rng: random.Random) -> str:
-    """A text about a scene, in one of many styles; the full one most often."""
+    """Return a text about a scene in a random style, most often the rich caption."""
     writer = Writer(
         rng.choice(prompts.READABILITY), rng.choice(prompts.EDUCATION), rng.choice(list(prompts.PROFILES))
     )
@@ -323,20 +347,20 @@ def description(scene: Scene, rng: random.Random) -> str:
 
 
 def facts_of(scene: Scene) -> set[int]:
-    """The scene's `FACTS`."""
-    found: set[tuple[Hashable, ...]] = set()
+    """Return the indices in `FACTS` of the facts that are true of the scene."""
+    facts: set[tuple[Hashable, ...]] = set()
     for chapter in scene.chapters:
-        found |= {(chapter.background,), (chapter.camera,)}
+        facts |= {(chapter.background,), (chapter.camera,)}
         for thing in chapter.things:
-            found.add((thing.colour, thing.shape))
+            facts.add((thing.colour, thing.shape))
             for name in (thing.colour, thing.shape):
-                found |= {(name, thing.size), (name, "column", thing.column), (name, "row", thing.row)}
-                found |= {(name, motion) for motion in thing.motions}
-    return {FACTS[fact] for fact in found}
+                facts |= {(name, thing.size), (name, "column", thing.column), (name, "row", thing.row)}
+                facts |= {(name, motion) for motion in thing.motions}
+    return {FACTS[fact] for fact in facts}
 
 
 def fact_targets(examples: Sequence[Example]) -> torch.Tensor:
-    """1 where a fact holds, else 0: float32 [B, len(FACTS)]."""
+    """Return float32 [B, len(FACTS)]: 1 where a fact is true of an example, else 0."""
     targets = torch.zeros(len(examples), len(FACTS))
     for row, example in zip(targets, examples, strict=True):
         row[list(facts_of(example.scene))] = 1.0
@@ -344,7 +368,9 @@ def fact_targets(examples: Sequence[Example]) -> torch.Tensor:
 
 
 def mirrored(example: Example, axis: str) -> Example:
-    """The same scene in a mirror, left-right ("x") or upside down ("y"): pictures and truth."""
+    """Return the example with pictures and scene mirrored left to right ("x") or top to bottom
+    ("y").
+    """
     swap = {"left": "right", "right": "left"} if axis == "x" else {"up": "down", "down": "up"}
     pans = {"pan left": "pan right", "pan right": "pan left"} if axis == "x" else {}
 
@@ -362,33 +388,35 @@ def mirrored(example: Example, axis: str) -> Example:
         )
         for chapter in example.scene.chapters
     )
-    where = np.s_[:, :, ::-1] if axis == "x" else np.s_[:, ::-1]
-    pictures = {name: getattr(example, name)[where] for name in ("frames", "stills", "clip")}
+    flipped = np.s_[:, :, ::-1] if axis == "x" else np.s_[:, ::-1]
+    pictures = {name: getattr(example, name)[flipped] for name in ("frames", "stills", "clip")}
     return replace(example, scene=replace(example.scene, chapters=chapters), **pictures)
 
 
 def varied(example: Example, rng: random.Random) -> Example:
-    """The example, or a mirror image of it where that is still of the split `tiny`; brightness varies a little.
+    """Return the example with random brightness, mirrored at random where the result stays in the
+    split `tiny`.
 
-    A few thousand scenes seen dozens of times are learnt by heart otherwise.
+    Without this augmentation the model memorises the few thousand scenes, each of which it sees
+    dozens of times.
     """
     for axis in ("x", "y"):
         if rng.random() < 0.5:
-            other = mirrored(example, axis)
+            mirror_image = mirrored(example, axis)
             looks = (
                 (t.colour, t.shape, t.size, c.background, t.column, t.row)
-                for c in other.scene.chapters
+                for c in mirror_image.scene.chapters
                 for t in c.things
             )
             if all(SPLIT_OF[look] == "tiny" for look in looks):
-                example = other
+                example = mirror_image
     table = (np.arange(256) * rng.uniform(0.85, 1.1) + rng.uniform(-10, 10)).clip(0, 255).astype(np.uint8)
     pictures = {name: table[getattr(example, name)] for name in ("frames", "stills", "clip")}
     return replace(example, **pictures)
 
 
 def by_size(pool: Sequence[Example]) -> list[list[Example]]:
-    """The examples in groups of one frame size, since a batch has one."""
+    """Group the examples by frame size, since all examples of a batch have the same size."""
     groups = defaultdict(list)
     for example in pool:
         groups[example.size].append(example)
@@ -398,25 +426,33 @@ def by_size(pool: Sequence[Example]) -> list[list[Example]]:
 def batches(
     batcher: Batcher, pool: Sequence[Example], *, size: int, seed: int, first: int, steps: int
 ) -> Iterator[Batch]:
-    """Batches number `first`..`steps`-1, each a function of (seed, number) alone, so a run can resume."""
+    """Yield the batches with numbers `first` to `steps` - 1.
+
+    A batch depends only on the seed and its number, so that a resumed run continues with the same
+    batches.
+    """
     groups = by_size(pool)
     for step in range(first, steps):
         rng = random.Random(f"{seed}/{step}")
         prompt_id = rng.choices(list(PROMPT_SHARES), weights=list(PROMPT_SHARES.values()))[0]
         examples = rng.choices(rng.choices(groups, weights=[len(g) for g in groups])[0], k=size)
         examples = [varied(e, rng) for e in examples]
-        questions = [batcher.asker.ask(e, prompt_id, rng, pool) for e in examples]
+        questions = [batcher.questions.write(e, prompt_id, rng, pool) for e in examples]
         batch = batcher.collate(questions, examples, prompt_id, rng.choice(ANSWER_LIMITS))
         yield batch if prompt_id == "frame_captions" else replace(batch, items=batcher.items(examples, rng))
 
 
-def covered(scene: Scene, size: tuple[int, int], early: float, late: float) -> dict[str, np.ndarray]:
-    """What each visual token of a pair of frames covers: int64 [h, w] a kind, -100 where undefined.
+def token_targets(scene: Scene, size: tuple[int, int], early: float, late: float) -> dict[str, np.ndarray]:
+    """Return what each visual token of a pair of frames covers: int64 [h, w] for each kind, -100 if
+    undefined.
 
-    colour, shape and motion of the object whose centre lies in the token's cell (the last class: none).
-    Background, camera, and the column and row (0..2) of the token's own place are targets of every token:
-    rotary positions are relative, and without the last two the language model guesses places. early, late:
-    in [0, 1] of the scene; a pair across two chapters has no targets.
+    The kinds colour, shape and motion describe the object whose centre lies in the token's cell;
+    their last class means "no object". Every token also has the background, the camera, and
+    the column and row (0 to 2) of its place as targets. Without the last two the language model
+    has to guess places, because rotary positions are relative.
+
+    size: (height, width) in pixels. early, late: times of the two frames, in [0, 1] of the scene. A
+    pair that spans two chapters has no targets.
     """
     height, width = size
     shape = (height // CELL, width // CELL)
@@ -427,10 +463,10 @@ def covered(scene: Scene, size: tuple[int, int], early: float, late: float) -> d
     out = {kind: np.full(shape, len(names)) for kind, names in classes.items()}
     out["background"] = np.full(shape, BACKGROUNDS.index(chapter.background))
     out["camera"] = np.full(shape, CAMERAS.index(chapter.camera))
-    places = [
+    grid_cells = [
         np.round(((np.arange(n) + 0.5) / n - 0.5) / GRID).clip(-1, 1).astype(np.int64) + 1 for n in shape
     ]
-    out["row"], out["column"] = np.meshgrid(*places, indexing="ij")
+    out["row"], out["column"] = np.meshgrid(*grid_cells, indexing="ij")
     middle = (a + z) / 2
     zoom = {"zoom in": render.ZOOM**middle, "zoom out": render.ZOOM ** (1 - middle)}.get(chapter.camera, 1.0)
     for thing in chapter.things:
@@ -445,13 +481,14 @@ def covered(scene: Scene, size: tuple[int, int], early: float, late: float) -> d
 
 
 def pair_times(pair: int) -> tuple[float, float]:
-    """When the two frames of temporal patch `pair` are, in [0, 1] of the scene."""
+    """Return the times of the two frames of temporal patch number `pair`, in [0, 1] of the scene."""
     return 2 * pair / (FRAMES - 1), (2 * pair + 1) / (FRAMES - 1)
 
 
 def cell_targets(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-    """`covered` for every visual token of the videos: int64 [B, T/2, h, w] a kind."""
-    rows = [[covered(e.scene, e.size, *pair_times(pair)) for pair in range(FRAMES // 2)] for e in examples]
+    """Return `token_targets` of the examples' videos: int64 [B, T/2, h, w] for each kind."""
+    pairs = range(FRAMES // 2)
+    rows = [[token_targets(e.scene, e.size, *pair_times(pair)) for pair in pairs] for e in examples]
     return {
         kind: torch.from_numpy(np.stack([np.stack([c[kind] for c in row]) for row in rows]))
         for kind in rows[0][0]
@@ -459,7 +496,11 @@ def cell_targets(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
 
 
 def _crowd(rng: random.Random, split: Split, times: tuple[float, float], scenes: int = 6) -> Scene:
-    """A scene with the objects of several, as far as they keep apart at two moments: more to learn a frame."""
+    """Return a scene with the objects of several scenes, so that a frame has more to learn from.
+
+    An object is left out if it belongs to another split or comes too close to the others at one of
+    the two times.
+    """
     scene, *others = (draw_scene(rng.randrange(2**32, 2**48), split, long=False) for _ in range(scenes))
     chapter = scene.chapters[0]
     things = list(chapter.things)
@@ -474,11 +515,13 @@ def _crowd(rng: random.Random, split: Split, times: tuple[float, float], scenes:
 
 
 def fresh_pairs(split: Split, seed: int, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """New scenes, one pair of frames each: pixels uint8 [B, 2, H, W, 3] and `covered` int64 [B, h, w] a kind.
+    """Render `count` new scenes, one pair of frames each.
 
-    For the vision tower, which learns by heart what it sees twice: trained on 3,500 scenes it told 98 % of
-    their shapes, and 60 % of those of held-out scenes. Two textures a background are shared by all pairs,
-    for drawing them is most of the work.
+    Returns pixels (uint8 [B, 2, H, W, 3]) and `token_targets` (int64 [B, h, w] for each kind).
+
+    The vision tower needs new scenes, since it memorises those it sees again: trained on 3,500
+    scenes, it recognised 98 % of their shapes but 60 % of those in held-out scenes. All pairs share
+    two textures for each background, because most of the time is spent on drawing textures.
     """
     rng = random.Random(f"{split}/fresh/{seed}")
     size = rng.choice(FRESH_SIZES)
@@ -490,5 +533,5 @@ def fresh_pairs(split: Split, seed: int, count: int) -> tuple[np.ndarray, dict[s
         scale = rng.choice((1.0, 1.0, 1.3))
         pictures = render.frames(scene, times, round(size[1] * scale), round(size[0] * scale))
         pixels.append([np.asarray(Image.open(io.BytesIO(_jpeg(p, size, rng)))) for p in pictures])
-        targets.append(covered(scene, size, *times))
+        targets.append(token_targets(scene, size, *times))
     return np.array(pixels), {kind: np.stack([t[kind] for t in targets]) for kind in targets[0]}

@@ -1,6 +1,6 @@
-"""An untrained tiny Qwen2.5-VL folder: architecture, byte-level tokenizer, processors, chat template.
+"""Write the folder of an untrained tiny Qwen2.5-VL: config, tokenizer, processors, weights.
 
-python -m gve_ray.demo.tiny_vl.build FOLDER
+python -m tools.tiny_vl.build FOLDER
 """
 
 import json
@@ -27,7 +27,7 @@ from gve_ray.demo.scenes import draw_scene
 from gve_ray.demo.tiny_vl import MAX_PIXELS, MIN_PIXELS
 from gve_ray.synthesis import prompts
 
-# The special tokens of Qwen2.5-VL, in its order.
+# The special tokens of Qwen2.5-VL, in the order of its tokenizer.
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
     "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>",
@@ -49,7 +49,9 @@ TEMPLATE = (
 
 
 def _sentences(count: int = 4000) -> Iterator[str]:
-    """Texts of the miniature world and of our prompts, for the tokenizer to learn its merges from."""
+    """Yield captions, queries and prompts of the miniature world, from which the tokenizer learns
+    its merges.
+    """
     rng = random.Random(0)
     for seed in range(count):
         scene = draw_scene(seed, "tiny")
@@ -72,7 +74,7 @@ def _sentences(count: int = 4000) -> Iterator[str]:
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
-    """Byte-level BPE of about 1,100 tokens: every byte, the world's words, Qwen2.5-VL's special tokens."""
+    """Train a byte-level BPE tokenizer of about 1,100 tokens, Qwen2.5-VL's special tokens included."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -103,7 +105,9 @@ def build_tokenizer() -> Qwen2Tokenizer:
 
 
 def build_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
-    """Qwen2.5-VL's architecture at 4 layers x 256 (language) and 4 x 192 (vision)."""
+    """Return a Qwen2.5-VL configuration with 4 layers of width 256 (language) and 4 of width 192
+    (vision).
+    """
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     vocab_size = -(-len(tokenizer) // 64) * 64
     ends = {
@@ -134,7 +138,7 @@ def build_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
             "patch_size": 14,
             "spatial_merge_size": 2,
             "temporal_patch_size": 2,
-            "tokens_per_second": 4,  # two temporal patches of a one-second video still get two positions
+            "tokens_per_second": 4,  # keeps the temporal patches of a one-second video at distinct positions
             "window_size": 112,
             "fullatt_block_indexes": [0, 1, 2, 3],
         },
@@ -147,7 +151,9 @@ def build_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
 
 
 def build(folder: Path, seed: int = 0) -> None:
-    """Write a folder that `from_pretrained` and vLLM load, with random weights from the seed."""
+    """Write a model folder that transformers and vLLM can load, with random weights drawn from
+    `seed`.
+    """
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     config = build_config(tokenizer)
