@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gve_ray.config import SynthesisConfig, load_config
+from gve_ray.config import SynthesisConfig
 from gve_ray.evaluation.datasets import UVRB
 from tests.cluster.files import CLUSTER, IN_IMAGE, JOBS, README, ROOT, job_of, kuberay_job, ray_options
 from tests.s3 import S3Server
@@ -105,8 +105,8 @@ def test_readme_commands_that_can_run_here_do(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         printed = tmp_path / "printed.yaml"
         printed.write_text(done.stdout)
-        kind = JOBS[words[1]][0]
-        assert load_config(kind, ["--config", str(printed)]) == load_config(kind, words[2:-1])
+        read = JOBS[words[1]].read_config
+        assert read(["--config", str(printed)], prog="gve") == read(words[2:-1], prog="gve")
 
 
 def test_readme_names_all_that_is_to_be_filled_in() -> None:

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from gve_ray.config import config_of
-from gve_ray.doctor.needs import Needs, Workers, check_pool, check_together
 from gve_ray.job import PreflightError
-from gve_ray.serving import preflight as serving
+from gve_ray.preflight import Needs, Workers, check_fit
 from gve_ray.serving.config import ServeConfig
 from tests.cluster.files import (
     JOBS,
@@ -69,7 +68,7 @@ def nodes(name: str) -> list[dict[str, float]]:
 def needs_of(job: str, config: Any) -> Needs:
     if job == "train":  # all ranks, not only those it may start with
         config = replace(config, resources=replace(config.resources, min_workers=None))
-    needs: Needs = JOBS[job][1](config)
+    needs: Needs = JOBS[job].needs_of(config)
     return needs
 
 
@@ -92,9 +91,9 @@ def test_jobs_fit_on_the_clusters(job: str, cluster: str) -> None:
     assert needs.workers
     for pool in needs.workers:
         assert pool.wait_for_nodes  # for the cluster begins with none
-        check_pool(on(pool, there), there)
+        check_fit([on(pool, there)], there)
         with pytest.raises(PreflightError):
-            check_pool(on(replace(pool, demands={**pool.demands, "GPU": 100.0}), there), there)
+            check_fit([on(replace(pool, demands={**pool.demands, "GPU": 100.0}), there)], there)
 
 
 def test_service_fits_on_its_cluster() -> None:
@@ -105,10 +104,10 @@ def test_service_fits_on_its_cluster() -> None:
         for one in node_types("kuberay/serve.yaml")
         if one["most"]
     ]
-    needs = serving.needs_of(config)
-    check_together(needs, least)  # on the one node of each kind that is always there
+    needs = JOBS["serve"].needs_of(config)
+    check_fit(needs.workers, least)  # on the one node of each kind that is always there
     grown = [replace(pool, count=8) for pool in needs.workers]
-    check_together(replace(needs, workers=grown), nodes("kuberay/serve.yaml"))
+    check_fit(grown, nodes("kuberay/serve.yaml"))
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS)
@@ -120,4 +119,4 @@ def test_decoding_needs_no_gpu_node(cluster: str) -> None:
         for pool in needs_of("synthesize", kuberay_job("synthesize")).workers
         if pool.option == "resources.media"
     ]
-    check_pool(on(media, plain), plain)
+    check_fit([on(media, plain)], plain)
