@@ -110,7 +110,9 @@ def _ask(
     for node_id, answer in answers.items():
         if not isinstance(answer, str):
             answers[node_id] = {
-                name: finished[name].value[node_id] if name in finished and finished[name].value else outcome
+                name: (finished[name].value or {}).get(node_id, finished[name])
+                if name in finished
+                else outcome
                 for name, outcome in answer.items()
             }
     return driver, answers

@@ -52,11 +52,6 @@ class Cluster:
     nodes: Sequence[Node]
     dead: int
 
-    @property
-    def resources(self) -> list[Mapping[str, float]]:
-        """The resources of each node."""
-        return [node.resources for node in self.nodes]
-
 
 def check_address(address: str, seconds: float) -> None:
     """Check that something listens at host:port, since Ray would wait for minutes. Raises OSError.

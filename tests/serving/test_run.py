@@ -80,7 +80,9 @@ def test_replicas_must_fit_beside_each_other() -> None:
     fits = replace(CONFIG, gateway=GatewayConfig(replicas=one))
     check_workers(needs_of(fits), nodes)
     two = replace(fits, models=[MODEL, replace(MODEL, name="other")])
-    with pytest.raises(PreflightError, match=r"gateway\.replicas: 1 x \(1 CPU\) do not fit.* leave 0 CPU on the nodes"):
+    with pytest.raises(
+        PreflightError, match=r"gateway\.replicas: 1 x \(1 CPU\) do not fit.* leave 0 CPU on the nodes"
+    ):
         check_workers(needs_of(two), nodes)
     with pytest.raises(PreflightError, match=r"models\.tiny\.replicas: needs 1 x \(1 CPU, 1 GPU\)") as told:
         check_workers(
