@@ -1,5 +1,6 @@
 """Check a job's needs on every node of the connected cluster, before the job and for `gve doctor`."""
 
+import ipaddress
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from gve_ray.preflight.nodes import (
     Node,
     Outcome,
     Probe,
+    auth_mode,
     gpu_facts,
     installed_versions,
     read_cluster,
@@ -42,7 +44,11 @@ def doctor(needs: Needs | None, *, seconds: float = SECONDS) -> Report:
     cluster = read_cluster()
     checks = checks_of(needs) if needs else {}
     driver, answers = _ask(cluster, needs, checks, seconds)
-    findings = [*_nodes(cluster, answers), *_versions(cluster, driver, answers)]
+    findings = [
+        *_nodes(cluster, answers),
+        *_versions(cluster, driver, answers),
+        _token(cluster, driver, answers),
+    ]
     if needs:
         findings += _job(cluster, needs, checks, driver, answers)
     return Report(address=cluster.address, job=needs.job if needs else None, findings=findings)
@@ -52,15 +58,16 @@ def check_cluster(needs: Needs, nodes: Sequence[Mapping[str, float]], *, seconds
     """Check, before a job begins, that its workers fit and all nodes share storage, models and versions.
 
     nodes: the resources of each live node. A single node is not asked: `check_request` has already
-    seen all that it sees. A node that does not answer is only logged, since its work is repeated
-    elsewhere if it dies. Raises PreflightError.
+    seen all that it sees. A missing token is only logged, and so is a node that does not answer,
+    since its work is repeated elsewhere if it dies. Raises PreflightError.
     """
     check_workers(needs, nodes)
     if len(nodes) < 2:
         return
     problems = []
     for finding in doctor(needs, seconds=seconds).findings:
-        if finding.state == "missing" and not finding.name.startswith("node "):
+        is_fatal = not finding.name.startswith("node ") and finding.section != "security"
+        if finding.state == "missing" and is_fatal:
             problems.append(finding.sentence)
         elif finding.state != "ok":
             log.warning("%s", finding.sentence)
@@ -80,7 +87,7 @@ def _ask(
     Returns the outcomes on the driver, by check, and those on the nodes, by node id and check; or the
     reason why a node gave none.
     """
-    to_driver: dict[str, Probe] = {"versions": installed_versions}
+    to_driver: dict[str, Probe] = {"versions": installed_versions, "auth": auth_mode}
     to_driver |= {option: check.ask_driver for option, check in checks.items()}
     if needs:
         to_driver["request"] = partial(check_request, needs)
@@ -89,7 +96,7 @@ def _ask(
     uses_gpus = needs is not None and any(pool.demands.get("GPU") for pool in needs.workers)
     to_nodes: dict[str, dict[str, Probe]] = {}
     for node in cluster.nodes:
-        probes = to_nodes[node.id] = {"versions": installed_versions}
+        probes = to_nodes[node.id] = {"versions": installed_versions, "auth": auth_mode}
         if uses_gpus and node.resources.get("GPU"):
             probes["GPU"] = gpu_facts
         for option, check in remaining.items():
@@ -194,6 +201,25 @@ def _versions(cluster: Cluster, driver: Answers, answers: Mapping[str, Answers |
             fix += ", or submit the job with --working-dir, which sends the code along"
         message = "" if agree else f"{what}: not the same everywhere: {value}; {fix}"
         yield judge("versions", name, value, message, state="missing" if package in MUST_AGREE else "warning")
+
+
+def _token(cluster: Cluster, driver: Answers, answers: Mapping[str, Answers | str]) -> Finding:
+    """Check that Ray wants a token: without one, whoever reaches its ports can run code."""
+    outcomes = {"the driver": driver["auth"], **_outcomes(cluster, answers, "auth")}
+    modes = group_by_value({who: outcome.value or "not set" for who, outcome in outcomes.items()})
+    if set(modes) == {"token"}:
+        return judge("security", "token", "RAY_AUTH_MODE=token everywhere", "")
+    is_local = all(ipaddress.ip_address(node.address).is_loopback for node in cluster.nodes)
+    return judge(
+        "security",
+        "token",
+        f"RAY_AUTH_MODE {format_groups(modes)}",
+        f"token authentication is off (RAY_AUTH_MODE {format_groups(modes)}): whoever reaches the cluster "
+        "can run code on it",
+        fix="set RAY_AUTH_MODE=token and one RAY_AUTH_TOKEN (openssl rand -hex 32) for every `ray start` and "
+        "for everyone who submits jobs, and start the head with --dashboard-host=127.0.0.1",
+        state="warning" if is_local else "missing",
+    )
 
 
 def _job(

@@ -159,6 +159,11 @@ def installed_versions() -> dict[str, str]:
     return {**packages, "gve_ray": gve_ray.__version__, "source": source_digest()}
 
 
+def auth_mode() -> str:
+    """Return how Ray authenticates here; empty if it is not set."""
+    return os.environ.get("RAY_AUTH_MODE", "")
+
+
 def source_digest() -> str:
     """Return 8 hex digits of this package's Python files, which tell two checkouts apart."""
     root = Path(gve_ray.__file__).parent

@@ -1,13 +1,14 @@
 """The findings that the nodes' answers lead to; each expected value is worked out by hand."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from gve_ray.preflight import Needs, Report, Weights, Workers
 from gve_ray.preflight.checks import InputCheck, OutputCheck, WeightsCheck, nodes_for
-from gve_ray.preflight.doctor import _gpus, _job, _nodes, _versions, _workers
+from gve_ray.preflight.doctor import _gpus, _job, _nodes, _token, _versions, _workers
 from gve_ray.preflight.needs import Input
 from gve_ray.preflight.nodes import Answers, Cluster, Node, Outcome
 from gve_ray.preflight.report import Finding, group_by_value, join_names, judge
@@ -117,6 +118,26 @@ def test_gpus(facts: dict[str, Any], state: str, value: str) -> None:
     finding = _gpus(make_node("a", GPU=2.0), Outcome(value=facts))
     assert (finding.state, finding.value) == (state, value)
     assert bool(finding.fix) == (state != "ok")
+
+
+@pytest.mark.parametrize(
+    "mode,address,state",
+    [
+        ("token", "10.0.0.2", "ok"),
+        ("", "10.0.0.2", "missing"),
+        ("disabled", "10.0.0.2", "missing"),
+        ("", "127.0.0.1", "warning"),
+    ],
+)
+def test_a_cluster_without_a_token(mode: str, address: str, state: str) -> None:
+    nodes = [replace(make_node(name), address=address) for name in ("a", "bb")]
+    answers: dict[str, Answers | str] = {
+        "id-a": {"auth": Outcome(value="token")},
+        "id-bb": {"auth": Outcome(value=mode)},
+    }
+    finding = _token(cluster(*nodes), {"auth": Outcome(value="token")}, answers)
+    assert finding.state == state
+    assert state == "ok" or finding.value == f"RAY_AUTH_MODE token (the driver, a), {mode or 'not set'} (bb)"
 
 
 # ---- the job

@@ -110,6 +110,7 @@ def test_a_cluster_without_a_job(doctor: Doctor) -> None:
     assert "2 CPU, 1 GPU" in findings["node first"]["value"]
     assert "2 CPU" in findings["node second"]["value"]
     assert findings["Python"]["value"] == f"{sys.version.split()[0]} on 2 of 2 nodes"
+    assert findings["token"]["value"] == "RAY_AUTH_MODE=token everywhere"
     assert {"Ray", "torch", "transformers", "vllm", "gve_ray", "source"} <= set(findings)
 
 
@@ -210,7 +211,7 @@ def test_a_model_that_one_node_lacks(doctor: Doctor) -> None:
     "verb,missing",
     [
         ("train", {"data.described.uri", "data.described.root", "data.uvrd.uri", "assets"}),
-        ("evaluate", {"models.trained.adapter", "contamination.training"}),
+        ("evaluate", {"models.trained.adapter", "contamination.training", "root"}),
         ("index", {"input", "model.adapter"}),
         ("serve", {"models.demo.index", "config"}),
     ],
