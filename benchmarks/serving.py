@@ -111,7 +111,7 @@ def service(folder: Path, manifest: Path) -> Iterator[str]:
     """Context manager for the service with an index of the videos; yields its URL."""
     from gve_ray.cli import connect
     from gve_ray.indexing.run import index
-    from gve_ray.serving.preflight import check
+    from gve_ray.serving.needs import resolve
     from gve_ray.serving.run import running
 
     small = StageResources(num_cpus=0.5)
@@ -125,7 +125,7 @@ def service(folder: Path, manifest: Path) -> Iterator[str]:
     )  # fmt: skip
     model = ServedModel(name="demo", index=str(folder / "index"), replicas=ReplicasConfig(num_cpus=1))
     gateway = GatewayConfig(replicas=ReplicasConfig(num_cpus=0.5))
-    with running(check(ServeConfig(models=[model], gateway=gateway, port=0))) as url:
+    with running(resolve(ServeConfig(models=[model], gateway=gateway, port=0))) as url:
         yield url
 
 

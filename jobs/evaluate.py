@@ -1,32 +1,23 @@
-"""UVRB: retrieval data sets and models in, scores with intervals, rankings and counts out.
+"""UVRB: score models on retrieval data sets, with confidence intervals, rankings and counts.
 
     ray job submit --working-dir . -- python jobs/evaluate.py --config gve-3b.yaml \
         --root /shared/uvrb --output /shared/gve-3b-evaluation
 
---sweep.frames and --sweep.max_pixels take lists and score at every pair of them (test-time scaling).
---check reads and decodes the data sets, prints one line a fault, and embeds nothing.
-Exit status: 0 done, 1 the run failed, 2 wrong arguments, data with faults, or something needed is missing.
+--sweep.frames and --sweep.max_pixels take lists, and every pair is scored (test-time scaling).
+--check reads and decodes the data sets, prints one line per error, and embeds nothing.
+Exit status: 0 done, 1 the job failed, 2 wrong arguments, errors in the data, or something needed is missing.
 """
 
 import sys
 
-from gve_ray.config import load_config
-from gve_ray.evaluation.config import EvaluationJobConfig
-from gve_ray.job import run_job
+from gve_ray.registry import JOBS
 
 
 def main() -> int:
-    """Parse, and hand over; the cluster is the one that the job runs on."""
+    """Run the job on the cluster that it was submitted to."""
     import ray
 
-    from gve_ray.evaluation.sources import check
-    from gve_ray.evaluation.sweep import run
-
-    args = [arg for arg in sys.argv[1:] if arg != "--check"]
-    config = load_config(EvaluationJobConfig, args, prog="jobs/evaluate.py")
-    if "--check" in sys.argv[1:]:
-        return run_job(lambda: check(config))
-    return run_job(lambda: run(config, connect=ray.init))
+    return JOBS["evaluate"].main(sys.argv[1:], prog="jobs/evaluate.py", connect=ray.init)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,21 @@
-"""A folder of videos in, an index of their moments out; a second run does only what has changed since.
+"""Index the moments of a folder of videos; a second run processes only what has changed since.
 
     ray job submit --working-dir . -- python jobs/index.py --config gve-3b.yaml \
         --input s3://bucket/videos --output /shared/index
 
-Exit status: 0 done, 1 the run failed, 2 wrong arguments, or something that it needs is missing.
+Exit status: 0 done, 1 the job failed, 2 wrong arguments, or something that it needs is missing.
 """
 
 import sys
 
-from gve_ray.config import load_config
-from gve_ray.indexing.config import IndexConfig
-from gve_ray.job import run_job
+from gve_ray.registry import JOBS
 
 
 def main() -> int:
-    """Parse, and hand over; the cluster is the one that the job runs on."""
+    """Run the job on the cluster that it was submitted to."""
     import ray
 
-    from gve_ray.indexing.run import index
-
-    config = load_config(IndexConfig, prog="jobs/index.py")
-    return run_job(lambda: index(config, connect=ray.init))
+    return JOBS["index"].main(sys.argv[1:], prog="jobs/index.py", connect=ray.init)
 
 
 if __name__ == "__main__":

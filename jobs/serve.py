@@ -1,4 +1,4 @@
-"""Models and indexes as one HTTP service, until the job is stopped.
+"""Serve models and indexes over HTTP until the job is stopped.
 
     ray job submit --no-wait --working-dir . -- python jobs/serve.py --config gve-3b.yaml \
         --models '[{"name": "gve-3b", "index": "/shared/index"}]'
@@ -8,19 +8,14 @@ Exit status: 0 stopped, 1 it did not start, 2 wrong arguments, or something that
 
 import sys
 
-from gve_ray.config import load_config
-from gve_ray.job import run_job
-from gve_ray.serving.config import ServeConfig
+from gve_ray.registry import JOBS
 
 
 def main() -> int:
-    """Parse, and hand over; the cluster is the one that the job runs on."""
+    """Run the job on the cluster that it was submitted to."""
     import ray
 
-    from gve_ray.serving.run import serve
-
-    config = load_config(ServeConfig, prog="jobs/serve.py")
-    return run_job(lambda: serve(config, connect=ray.init))
+    return JOBS["serve"].main(sys.argv[1:], prog="jobs/serve.py", connect=ray.init)
 
 
 if __name__ == "__main__":

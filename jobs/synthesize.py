@@ -1,25 +1,21 @@
-"""V-SynFlow: raw videos with noisy captions in, assets, annotations and training pairs out.
+"""V-SynFlow: make assets, annotations and training pairs from raw videos with noisy captions.
 
     ray job submit --working-dir . -- python jobs/synthesize.py --config gve-3b.yaml \
         --input s3://bucket/manifest.parquet --output s3://bucket/run-1
 
-Exit status: 0 done, 1 the run failed, 2 wrong arguments, or something that it needs is missing.
+Exit status: 0 done, 1 the job failed, 2 wrong arguments, or something that it needs is missing.
 """
 
 import sys
 
-from gve_ray.config import SynthesisConfig, load_config
-from gve_ray.job import run_job
+from gve_ray.registry import JOBS
 
 
 def main() -> int:
-    """Parse, and hand over; the cluster is the one that the job runs on."""
+    """Run the job on the cluster that it was submitted to."""
     import ray
 
-    from gve_ray.synthesis.pipeline import synthesize
-
-    config = load_config(SynthesisConfig, prog="jobs/synthesize.py")
-    return run_job(lambda: synthesize(config, connect=ray.init))
+    return JOBS["synthesize"].main(sys.argv[1:], prog="jobs/synthesize.py", connect=ray.init)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,21 @@
-"""The Modality Pyramid on Ray Train: training pairs and a base model in, a LoRA adapter out.
+"""The Modality Pyramid on Ray Train: train a LoRA adapter from training pairs and a base model.
 
     ray job submit --working-dir . -- python jobs/train.py --config gve-3b.yaml \
         --output /shared/gve-3b --assets s3://bucket/run-1/assets.lance
 
-Exit status: 0 done, 1 the run failed, 2 wrong arguments, or something that it needs is missing.
+Exit status: 0 done, 1 the job failed, 2 wrong arguments, or something that it needs is missing.
 """
 
 import sys
 
-from gve_ray.config import load_config
-from gve_ray.job import run_job
-from gve_ray.training.config import TrainingJobConfig
+from gve_ray.registry import JOBS
 
 
 def main() -> int:
-    """Parse, and hand over; the cluster is the one that the job runs on."""
+    """Run the job on the cluster that it was submitted to."""
     import ray
 
-    from gve_ray.training.run import train
-
-    config = load_config(TrainingJobConfig, prog="jobs/train.py")
-    return run_job(lambda: train(config, connect=ray.init))
+    return JOBS["train"].main(sys.argv[1:], prog="jobs/train.py", connect=ray.init)
 
 
 if __name__ == "__main__":

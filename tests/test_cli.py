@@ -16,13 +16,13 @@ from gve_ray.training.config import TrainingJobConfig
 
 def test_help_lists_the_verbs_and_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
-    told = capsys.readouterr().out
-    assert "synthesize" in told
-    assert "gve diagnose [results.csv ...]" in told
-    assert "demo.yaml, gve-3b.yaml, gve-7b.yaml" in told
+    output = capsys.readouterr().out
+    assert "synthesize" in output
+    assert "gve diagnose [results.csv ...]" in output
+    assert "demo.yaml, gve-3b.yaml, gve-7b.yaml" in output
 
 
-def test_nothing_to_do_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_arguments_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 2
     assert "verbs:" in capsys.readouterr().out
 
@@ -59,19 +59,22 @@ def test_diagnose_prints_a_page_or_json(tmp_path: Path, capsys: pytest.CaptureFi
     table = tmp_path / "mine.csv"
     table.write_text("model,MS-TI,MS-TV\nmine,0.25,0.5\n")
     assert cli.main(["diagnose", str(table), "--models", "mine, GVE-3B", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)["models"]
-    assert [(one["model"], one["abilities"]["CMP"]) for one in told] == [
+    models = json.loads(capsys.readouterr().out)["models"]
+    assert [(model["model"], model["abilities"]["CMP"]) for model in models] == [
         ("mine", 0.375),
         ("GVE-3B", pytest.approx(0.304)),
     ]
 
 
 @pytest.mark.parametrize(
-    "args,said", [(["nowhere.csv"], "nowhere.csv"), (["--models", "nobody"], "model 'nobody': in no table")]
+    "args,message",
+    [(["nowhere.csv"], "nowhere.csv"), (["--models", "nobody"], "model 'nobody': in no table")],
 )
-def test_diagnose_says_what_is_wrong(args: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_of_diagnose(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["diagnose", *args]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_wrong_option_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,11 +92,11 @@ def test_options_and_config_can_be_shown(option: str, capsys: pytest.CaptureFixt
     assert "motion_threshold" in capsys.readouterr().out
 
 
-def test_what_is_missing_is_said_before_ray_starts(
+def test_a_missing_input_is_reported_before_ray_starts(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def connect() -> None:
-        raise AssertionError("Ray must not be started for a run that cannot be")
+        raise AssertionError("Ray must not be started for a job that cannot run")
 
     monkeypatch.setattr(cli, "connect", connect)
     out = tmp_path / "run"

@@ -12,10 +12,10 @@ from pyarrow import fs
 
 from gve_ray.config import resolve_model
 from gve_ray.demo.tiny_vl import ADAPTER, MODEL
-from gve_ray.doctor.probe import model_identity
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.embedder.models import ModelConfig, identify
-from gve_ray.job import PreflightError, check_model
+from gve_ray.job import PreflightError
+from gve_ray.preflight import Weights, check_model
 from gve_ray.store import SharedFolder, copies
 from gve_ray.store.copies import holdings, local_copy
 
@@ -108,7 +108,7 @@ def test_a_model_behind_a_uri_is_that_model(s3: str, home: Path) -> None:
             (shared.path / path.name).write_bytes(path.read_bytes())
     shared.publish()
     check_model("adapter", shared.uri, None, "adapter_config.json")
-    identity = model_identity("adapter", shared.uri, None, "adapter_config.json")
+    identity = Weights(option="adapter", name=shared.uri, file="adapter_config.json").digest()
     assert len(identity) == 8
     assert not home.exists(), "to look is not to fetch"
     settings = EmbedderSettings.from_file(ADAPTER / "embedder.json")

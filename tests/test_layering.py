@@ -15,10 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS = (
     {"jobs"},
     {"cli"},
+    {"registry"},
     {"demo"},
     {"synthesis", "training", "evaluation", "indexing", "serving"},
     {"inputs"},
-    {"doctor"},
+    {"preflight"},
     {"embedder", "search", "job", "report"},
     {"stage", "media"},
     {"store", "config"},

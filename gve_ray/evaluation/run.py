@@ -19,17 +19,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gve_ray.doctor import absolute, check_cluster
 from gve_ray.embedder.models import identify
 from gve_ray.evaluation.classes import told as told_classes
 from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig
 from gve_ray.evaluation.embed import Embedded, ItemIndex, embed, pending_table
 from gve_ray.evaluation.guard import Guard, open_training
-from gve_ray.evaluation.preflight import check, needs_of, settings_of
+from gve_ray.evaluation.needs import needs_of, settings_of
 from gve_ray.evaluation.report import REPORT_FILE, write_report
 from gve_ray.evaluation.scoring import Scored, comparisons, left_out, score, summary
 from gve_ray.evaluation.sources import Source, find_sources, open_sources
-from gve_ray.job import live_nodes
+from gve_ray.preflight import absolute, check_cluster, check_request, live_nodes
 from gve_ray.store import RunFolder, SharedFolder
 from gve_ray.store.runfolder import RUN_FILE, filesystem, seconds_of, write_atomically
 
@@ -94,7 +93,7 @@ def evaluate(
     Raises PreflightError or RunFolderError before any work, StageError when embedding failed for good; the
     same call then embeds only what is missing.
     """
-    check(config)
+    check_request(needs_of(config))
     config = dataclasses.replace(config, output=absolute(config.output))
     run = RunFolder(config.output, job=config.job, config=config.identity())
     if run.finished():

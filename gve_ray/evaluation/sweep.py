@@ -17,12 +17,12 @@ from functools import cache
 from itertools import product
 from typing import Any
 
-from gve_ray.doctor import absolute
 from gve_ray.evaluation.config import EvaluationJobConfig, SweepConfig
-from gve_ray.evaluation.preflight import settings_of
+from gve_ray.evaluation.needs import settings_of
 from gve_ray.evaluation.run import RESULTS_FILE, EvaluationResult, evaluate
-from gve_ray.job import PreflightError, check_path
+from gve_ray.job import PreflightError
 from gve_ray.media import FACTOR
+from gve_ray.preflight import absolute, check_path
 from gve_ray.store.runfolder import filesystem, write_atomically
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gve_ray.doctor import absolute, check_cluster
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.embedder.models import identify
 from gve_ray.indexing.catalog import (
@@ -39,12 +38,13 @@ from gve_ray.indexing.catalog import (
 )
 from gve_ray.indexing.config import IndexConfig
 from gve_ray.indexing.embed import SegmentWorker
-from gve_ray.indexing.preflight import check, needs_of
+from gve_ray.indexing.needs import needs_of, settings_of
 from gve_ray.indexing.probe import PENDING_VIDEOS, VIDEO_SCHEMA, ProbeWorker
 from gve_ray.indexing.segments import PENDING_SEGMENTS, pending_segments, segment_id
 from gve_ray.inputs.manifest import read_manifest
-from gve_ray.job import JobError, live_nodes
+from gve_ray.job import JobError
 from gve_ray.media.digest import media_stamp
+from gve_ray.preflight import absolute, check_cluster, check_request, live_nodes
 from gve_ray.search import IndexFileError, IndexSpec, SearchError, VectorIndex, create_index, open_index
 from gve_ray.search.folder import FILE as INDEX_FILE
 from gve_ray.search.index import FieldType, Value, matrix_of
@@ -98,7 +98,8 @@ def index(config: IndexConfig, *, connect: Callable[[], object] = lambda: None) 
     PreflightError or RunFolderError before any work, StageError or JobError when it failed on the way; the
     same call then goes on.
     """
-    settings = check(config)
+    check_request(needs_of(config))
+    settings = settings_of(config)
     output = absolute(config.output)
     manifest = read_manifest(config.input, metadata=True).to_pylist()
     fields = user_fields(config.input, (json.loads(row["metadata"]) for row in manifest))

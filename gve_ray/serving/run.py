@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from gve_ray.doctor import check_cluster
-from gve_ray.job import JobError, PreflightError, live_nodes
+from gve_ray.job import JobError, PreflightError
+from gve_ray.preflight import check_cluster, live_nodes
 from gve_ray.serving.config import ServeConfig
 from gve_ray.serving.deploy import application, key_digest_of
-from gve_ray.serving.preflight import check, needs_of
+from gve_ray.serving.needs import needs_of, resolve
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def serve(config: ServeConfig, *, connect: Callable[[], object] = lambda: None) 
 
     connect: called once the checks that need no cluster have passed, to see that Ray is connected.
     """
-    config = check(config)
+    config = resolve(config)
     connect()
     # After connecting, for Ray puts a handler of its own in its place: that one ends the program at once. Until the
     # service runs, SIGTERM is what Ctrl-C is; then both are a word to stop.
@@ -47,7 +47,7 @@ def _serve(config: ServeConfig) -> str:
 def running(config: ServeConfig) -> Iterator[str]:
     """The service on the connected cluster while the block lasts; gives its URL, once every model answers.
 
-    config: as `check` returns it. Raises PreflightError or JobError.
+    config: as `resolve` returns it. Raises PreflightError or JobError.
     """
     check_cluster(needs_of(config), live_nodes())
     _check_alone()

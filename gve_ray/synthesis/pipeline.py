@@ -12,9 +12,8 @@ import logging
 from collections.abc import Callable
 
 from gve_ray.config import SynthesisConfig
-from gve_ray.doctor import check_cluster
 from gve_ray.inputs.manifest import read_manifest
-from gve_ray.job import live_nodes
+from gve_ray.preflight import check_cluster, check_models, check_paths, live_nodes
 from gve_ray.schema import ANNOTATION_SCHEMA
 from gve_ray.store import RunFolder, Store
 from gve_ray.synthesis.annotate import Annotator, build_annotations
@@ -23,7 +22,7 @@ from gve_ray.synthesis.assets import build_assets, open_assets
 from gve_ray.synthesis.consistency import ConsistencyWorker
 from gve_ray.synthesis.ingest import IngestWorker
 from gve_ray.synthesis.job import SynthesisResult, finished_before, manifest_fingerprint, stage_facts
-from gve_ray.synthesis.preflight import check_models, check_paths, needs_of
+from gve_ray.synthesis.needs import needs_of
 from gve_ray.synthesis.report import write_report
 
 log = logging.getLogger(__name__)
@@ -51,15 +50,16 @@ def synthesize(
     Raises PreflightError or RunFolderError before any work; StageError or StoreError from a stage, after
     which the same call goes on where it ended.
     """
-    check_paths(config)
+    check_paths(needs_of(config))
     workers = workers or Workers()
     config = dataclasses.replace(config, output=config.output.rstrip("/") or "/")
     manifest = read_manifest(config.input)
     if earlier := finished_before(config, manifest):
         return earlier
-    check_models(config)
+    needs = needs_of(config, lambda: manifest.column("uri").to_pylist())
+    check_models(needs)
     connect()
-    check_cluster(needs_of(config, lambda: manifest.column("uri").to_pylist()), live_nodes())
+    check_cluster(needs, live_nodes())
     assets, rejects = open_assets(config.output)
     annotations = Store(f"{config.output}/annotations.lance", ANNOTATION_SCHEMA)
     with RunFolder(config.output, job=config.job, config=config.identity()) as run:

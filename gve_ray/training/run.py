@@ -7,14 +7,14 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from gve_ray.doctor import absolute, check_cluster
-from gve_ray.job import JobError, live_nodes
+from gve_ray.job import JobError
 from gve_ray.logs import is_json, mark, marks, set_up_rank
+from gve_ray.preflight import absolute, check_cluster, check_request, live_nodes
 from gve_ray.store import RunFolder, SharedFolder
 from gve_ray.store.runfolder import RUN_FILE, seconds_of
 from gve_ray.training.config import TrainingJobConfig, TrainingResources
 from gve_ray.training.curriculum import HISTORY_FILE, History
-from gve_ray.training.preflight import check, needs_of
+from gve_ray.training.needs import needs_of
 from gve_ray.training.runlog import STEPS_FILE, read_log
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def train(config: TrainingJobConfig, *, connect: Callable[[], object] = lambda: 
     Raises PreflightError or RunFolderError before any work, JobError when the ranks failed for good; the
     same call then goes on from the newest checkpoint.
     """
-    check(config)
+    check_request(needs_of(config))
     config = dataclasses.replace(config, output=absolute(config.output))
     run = RunFolder(config.output, job=config.job, config=config.identity())
     if run.finished():

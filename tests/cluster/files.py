@@ -9,16 +9,7 @@ from typing import Any
 import click
 import yaml
 
-from gve_ray.config import SynthesisConfig, load_config
-from gve_ray.evaluation import preflight as evaluation
-from gve_ray.evaluation.config import EvaluationJobConfig
-from gve_ray.indexing import preflight as indexing
-from gve_ray.indexing.config import IndexConfig
-from gve_ray.serving import preflight as serving
-from gve_ray.serving.config import ServeConfig
-from gve_ray.synthesis import preflight as synthesis
-from gve_ray.training import preflight as training
-from gve_ray.training.config import TrainingJobConfig
+from gve_ray.registry import JOBS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CLUSTER = ROOT / "cluster"
@@ -26,14 +17,6 @@ README = (CLUSTER / "README.md").read_text()
 IN_IMAGE = "/opt/gve_ray/"  # WORKDIR of both Dockerfiles
 SHARED = "/shared"
 KUBERAY = sorted(path.name for path in (CLUSTER / "kuberay").glob("*.yaml"))
-
-JOBS: dict[str, tuple[type, Any]] = {
-    "synthesize": (SynthesisConfig, synthesis.needs_of),
-    "train": (TrainingJobConfig, training.needs_of),
-    "evaluate": (EvaluationJobConfig, evaluation.needs_of),
-    "index": (IndexConfig, indexing.needs_of),
-    "serve": (ServeConfig, serving.needs_of),
-}
 
 
 def documents(name: str) -> list[dict[str, Any]]:
@@ -69,7 +52,7 @@ def job_of(command: Sequence[str]) -> tuple[str, Any] | None:
     else:
         return None
     args = [word for word in words[2:] if word != "--print_config"]
-    return job, load_config(JOBS[job][0], args, prog=job)
+    return job, JOBS[job].read_config(args, prog=job)
 
 
 def ray_options(words: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from gve_ray.config import load_config
 from tests.cluster.files import IN_IMAGE, JOBS, README, ROOT, job_of, kuberay_job, ray_options
 
 
@@ -107,8 +106,8 @@ def test_printed_configs_can_be_loaded(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         printed = tmp_path / "printed.yaml"
         printed.write_text(done.stdout)
-        kind = JOBS[words[1]][0]
-        assert load_config(kind, ["--config", str(printed)]) == load_config(kind, words[2:-1])
+        read = JOBS[words[1]].read_config
+        assert read(["--config", str(printed)], prog="gve") == read(words[2:-1], prog="gve")
 
 
 @pytest.mark.parametrize("job", ["synthesize", "train", "evaluate", "index"])

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from gve_ray.config import config_of
-from gve_ray.doctor.needs import Needs, Workers, check_pool, check_together
 from gve_ray.job import PreflightError
-from gve_ray.serving import preflight as serving
+from gve_ray.preflight import Needs, Workers, check_fit
 from gve_ray.serving.config import ServeConfig
 from tests.cluster.files import (
     JOBS,
@@ -71,7 +70,7 @@ def nodes(name: str) -> list[dict[str, float]]:
 def needs_of(job: str, config: Any) -> Needs:
     if job == "train":  # all ranks, not only the minimum
         config = replace(config, resources=replace(config.resources, min_workers=None))
-    needs: Needs = JOBS[job][1](config)
+    needs: Needs = JOBS[job].needs_of(config)
     return needs
 
 
@@ -96,10 +95,10 @@ def test_jobs_fit_on_the_clusters(job: str, cluster: str) -> None:
     assert needs.workers
     for pool in needs.workers:
         assert pool.wait_for_nodes  # because the cluster starts without worker nodes
-        check_pool(comparable(pool, available), available)
+        check_fit([comparable(pool, available)], available)
         with pytest.raises(PreflightError):
-            check_pool(
-                comparable(replace(pool, demands={**pool.demands, "GPU": 100.0}), available), available
+            check_fit(
+                [comparable(replace(pool, demands={**pool.demands, "GPU": 100.0}), available)], available
             )
 
 
@@ -111,10 +110,10 @@ def test_service_fits_on_its_cluster() -> None:
         for node_type in node_types("kuberay/serve.yaml")
         if node_type["max_workers"]
     ]
-    needs = serving.needs_of(config)
-    check_together(needs, smallest)  # on the one node of each type that always runs
+    needs = JOBS["serve"].needs_of(config)
+    check_fit(needs.workers, smallest)  # on the one node of each type that always runs
     grown = [replace(pool, count=8) for pool in needs.workers]
-    check_together(replace(needs, workers=grown), nodes("kuberay/serve.yaml"))
+    check_fit(grown, nodes("kuberay/serve.yaml"))
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS)
@@ -126,4 +125,4 @@ def test_decoding_needs_no_gpu_node(cluster: str) -> None:
         for pool in needs_of("synthesize", kuberay_job("synthesize")).workers
         if pool.option == "resources.media"
     ]
-    check_pool(comparable(media, cpu_nodes), cpu_nodes)
+    check_fit([comparable(media, cpu_nodes)], cpu_nodes)

@@ -15,7 +15,7 @@ import pytest
 from gve_ray.indexing.run import index
 from gve_ray.serving.config import GatewayConfig, ReplicasConfig, ServeConfig, ServedModel
 from gve_ray.serving.deploy import application
-from gve_ray.serving.preflight import check
+from gve_ray.serving.needs import resolve
 from gve_ray.serving.run import APPLICATION, running
 from tests.integration.test_index_job import MODEL, config_of, write_video
 
@@ -38,7 +38,7 @@ def cluster() -> Iterator[None]:
 def config_for(folder: Path) -> ServeConfig:
     small = ReplicasConfig(num_cpus=0.5)
     model = ServedModel(name="demo", index=str(folder), replicas=small)
-    return check(ServeConfig(models=[model], gateway=GatewayConfig(replicas=small), port=0))
+    return resolve(ServeConfig(models=[model], gateway=GatewayConfig(replicas=small), port=0))
 
 
 @contextmanager

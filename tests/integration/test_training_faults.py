@@ -200,7 +200,7 @@ def test_more_ranks_than_the_cluster_holds(world: World, tmp_path: Path) -> None
     with driver(world, tmp_path / "run", "--resources.workers", "3") as process:
         assert process.wait(DEADLINE) == 2
     told = log_of(tmp_path / "run")
-    assert "resources: needs 3 x (1 CPU), cluster has 2 CPU" in told
+    assert "resources: needs 3 x (1 CPU), the cluster has 2 CPU" in told
     assert "--resources.workers 2" in told
     assert not (tmp_path / "run").exists()
 

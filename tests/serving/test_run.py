@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from gve_ray.config import ModelConfig, config_of
-from gve_ray.doctor import check_workers
 from gve_ray.job import PreflightError
+from gve_ray.preflight import check_workers
 from gve_ray.serving.config import GatewayConfig, ReplicasConfig, ServeConfig, ServedModel
 from gve_ray.serving.deploy import key_digest_of
-from gve_ray.serving.preflight import check, needs_of
+from gve_ray.serving.needs import needs_of, resolve
 from gve_ray.serving.retriever import settings_of
 
 TINY = ModelConfig(
@@ -23,13 +23,13 @@ CONFIG = ServeConfig(models=[MODEL], port=0)
 def test_a_free_port_is_chosen_and_a_taken_one_refused() -> None:
     import socket
 
-    assert check(CONFIG).port > 0
+    assert resolve(CONFIG).port > 0
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(PreflightError, match=f"port={port}: cannot listen there"):
-            check(replace(CONFIG, port=port))
+            resolve(replace(CONFIG, port=port))
 
 
 def test_beyond_the_loopback_a_key_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,12 +37,12 @@ def test_beyond_the_loopback_a_key_is_needed(monkeypatch: pytest.MonkeyPatch) ->
     assert key_digest_of(CONFIG) is None
     open_to_all = replace(CONFIG, host="0.0.0.0")
     with pytest.raises(PreflightError, match=r"GVE_API_KEY: not set, and host=0\.0\.0\.0"):
-        check(open_to_all)
+        resolve(open_to_all)
     monkeypatch.setenv("GVE_API_KEY", "short")
     with pytest.raises(PreflightError, match="5 characters"):
-        check(open_to_all)
+        resolve(open_to_all)
     monkeypatch.setenv("GVE_API_KEY", "0123456789abcdef")
-    assert check(open_to_all).host == "0.0.0.0"
+    assert resolve(open_to_all).host == "0.0.0.0"
     digest = key_digest_of(open_to_all)
     assert digest is not None
     assert "0123456789abcdef" not in digest
@@ -50,10 +50,10 @@ def test_beyond_the_loopback_a_key_is_needed(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(PreflightError, match=r"models\.a: .*library\.json: no index of videos"):
-        check(ServeConfig(models=[ServedModel(name="a", index=str(tmp_path))]))
+        resolve(ServeConfig(models=[ServedModel(name="a", index=str(tmp_path))]))
     nowhere = ServedModel(name="b", model=replace(TINY, model="/nowhere"))
     with pytest.raises(PreflightError, match="/nowhere"):
-        check(ServeConfig(models=[nowhere]))
+        resolve(ServeConfig(models=[nowhere]))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,9 @@ def test_replicas_must_fit_beside_each_other() -> None:
     fits = replace(CONFIG, gateway=GatewayConfig(replicas=one))
     check_workers(needs_of(fits), nodes)
     two = replace(fits, models=[MODEL, replace(MODEL, name="other")])
-    with pytest.raises(PreflightError, match=r"gateway\.replicas: 1 x \(1 CPU\) do not fit.* leave .* 0 CPU"):
+    with pytest.raises(
+        PreflightError, match=r"gateway\.replicas: 1 x \(1 CPU\) do not fit.* leave 0 CPU on the nodes"
+    ):
         check_workers(needs_of(two), nodes)
     with pytest.raises(PreflightError, match=r"models\.tiny\.replicas: needs 1 x \(1 CPU, 1 GPU\)") as told:
         check_workers(

@@ -228,7 +228,7 @@ def test_a_failed_stage_says_so_and_is_started_again(
     assert run_job(lambda: pipeline.synthesize(config, connect=lambda: None)) == 1
     told = capsys.readouterr().err
     assert "stage captions: its worker cannot start" in told
-    assert "start again to go on" in told
+    assert "start the job again to continue" in told
     assert "StageError" in run_facts(config)["runs"][0]["error"]
     stages.fail = False
     assert run_job(lambda: pipeline.synthesize(config, connect=lambda: None)) == 0
@@ -256,7 +256,7 @@ def test_nothing_is_written_when_resources_are_missing(
     monkeypatch.setattr(pipeline, "live_nodes", lambda: [{"CPU": 0.5}])
     config = make()
     assert run_job(lambda: pipeline.synthesize(config, connect=lambda: None)) == 2
-    assert "resources.media: needs 1 x (1 CPU), cluster has 0.5 CPU" in capsys.readouterr().err
+    assert "resources.media: needs 1 x (1 CPU), the cluster has 0.5 CPU" in capsys.readouterr().err
     assert not Path(config.output).exists()
 
 
@@ -267,4 +267,4 @@ def test_ctrl_c_is_an_orderly_end(
         raise KeyboardInterrupt
 
     assert run_job(lambda: pipeline.synthesize(make(), connect=connect)) == 130
-    assert "start again to go on" in capsys.readouterr().err
+    assert "start the job again to continue" in capsys.readouterr().err

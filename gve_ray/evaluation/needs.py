@@ -1,0 +1,83 @@
+"""What an evaluation needs before it begins: data sets, models, metrics, folders and workers."""
+
+from dataclasses import replace
+
+from gve_ray.embedder import EmbedderSettings
+from gve_ray.evaluation import metrics
+from gve_ray.evaluation.config import EvaluationJobConfig
+from gve_ray.evaluation.guard import open_training
+from gve_ray.evaluation.report import check_baselines
+from gve_ray.evaluation.sources import find_sources
+from gve_ray.job import PreflightError
+from gve_ray.preflight import Embedder, Input, Needs, absolute, stage_workers
+
+
+def needs_of(config: EvaluationJobConfig) -> Needs:
+    """Return what the config needs. One pool of workers serves all models, one model after the other.
+
+    Raises PreflightError for settings that no model can have.
+    """
+    try:
+        settings = settings_of(config)
+    except ValueError as error:
+        raise PreflightError(str(error)) from error
+    training = config.contamination.training
+    folders = {"output": config.output, "cache": config.cache}
+    paths = {**folders, "root": config.root, "contamination.training": training}
+    paths |= {f"data.{data.name}.folder": data.folder for data in config.data}
+    embedders = [
+        Embedder(option=f"models.{model.name}", model=model, settings=settings) for model in config.models
+    ]
+    inputs = _data_sets(config)
+    if training is not None:
+        inputs.append(Input(option="contamination.training", uri=training))
+    return Needs(
+        job=config.job,
+        workers=[
+            stage_workers(
+                "resources",
+                config.resources,
+                [weights for embedder in embedders for weights in embedder.weights],
+            )
+        ],
+        paths={option: path for option, path in paths.items() if path is not None},
+        inputs=inputs,
+        outputs={option: absolute(path) for option, path in folders.items() if path is not None},
+        embedders=embedders,
+        rules=lambda: _check(config),
+    )
+
+
+def settings_of(config: EvaluationJobConfig) -> EmbedderSettings:
+    """Return the settings that all models embed with. Raises ValueError if no model can have them."""
+    return EmbedderSettings(
+        frames=config.frames,
+        max_pixels=config.max_pixels,
+        min_pixels=config.min_pixels,
+        max_tokens=config.max_tokens,
+    )
+
+
+def _data_sets(config: EvaluationJobConfig) -> list[Input]:
+    """Return the folders of the data sets; listing the files of `root` says why it has none."""
+    inputs, sources = [], list(config.data)
+    try:
+        sources = find_sources(config)
+    except PreflightError:
+        if config.root is not None:
+            inputs.append(Input(option="root", uri=config.root, list_files=lambda: _below_root(config)))
+    return inputs + [
+        Input(option=f"data.{source.name}.folder", uri=absolute(source.folder)) for source in sources
+    ]
+
+
+def _below_root(config: EvaluationJobConfig) -> list[str]:
+    return [source.folder for source in find_sources(replace(config, data=()))]
+
+
+def _check(config: EvaluationJobConfig) -> None:
+    """Check the training set, baselines and metrics. Raises PreflightError or ValueError."""
+    open_training(config.contamination)
+    check_baselines(config)
+    for metric in [*config.metrics, *(data.metric for data in config.data if data.metric)]:
+        metrics.per_query(metric, {}, {})

@@ -1,0 +1,44 @@
+"""What indexing needs before it begins: videos, a model, a folder and workers."""
+
+from collections.abc import Callable, Sequence
+
+from gve_ray.embedder import EmbedderSettings
+from gve_ray.indexing.config import IndexConfig
+from gve_ray.inputs.manifest import video_uris
+from gve_ray.job import PreflightError
+from gve_ray.preflight import Embedder, Input, Needs, absolute, stage_workers
+
+
+def needs_of(config: IndexConfig, videos: Callable[[], Sequence[str]] | None = None) -> Needs:
+    """Return what the config needs. videos: returns their URIs; by default they are read from `input`.
+
+    Raises PreflightError for settings that no model can have.
+    """
+    resources = config.resources
+    embedder = Embedder(option="model", model=config.model, settings=settings_of(config))
+    return Needs(
+        job=config.job,
+        workers=[
+            stage_workers("resources.probe", resources.probe),
+            stage_workers("resources.embed", resources.embed, embedder.weights),
+        ],
+        paths={"input": config.input, "output": config.output},
+        inputs=[
+            Input(option="input", uri=config.input, list_files=videos or (lambda: video_uris(config.input)))
+        ],
+        outputs={"output": absolute(config.output)},
+        embedders=[embedder],
+    )
+
+
+def settings_of(config: IndexConfig) -> EmbedderSettings:
+    """Return the settings that the model embeds with. Raises PreflightError if no model can have them."""
+    try:
+        return EmbedderSettings(
+            frames=config.frames,
+            max_pixels=config.max_pixels,
+            min_pixels=config.min_pixels,
+            max_tokens=config.max_tokens,
+        )
+    except ValueError as error:
+        raise PreflightError(str(error)) from error

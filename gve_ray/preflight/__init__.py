@@ -1,0 +1,42 @@
+"""Check before any work that a job's request fits the cluster, and that all that it needs is there."""
+
+from gve_ray.preflight.doctor import SECONDS, check_cluster, doctor
+from gve_ray.preflight.fit import Workers, check_fit, demands_of, live_nodes, stage_workers
+from gve_ray.preflight.models import Embedder, Weights, check_model, weights_of
+from gve_ray.preflight.needs import (
+    Input,
+    Needs,
+    absolute,
+    check_models,
+    check_path,
+    check_paths,
+    check_request,
+    check_workers,
+)
+from gve_ray.preflight.nodes import check_address
+from gve_ray.preflight.report import Report
+
+__all__ = [
+    "SECONDS",
+    "Embedder",
+    "Input",
+    "Needs",
+    "Report",
+    "Weights",
+    "Workers",
+    "absolute",
+    "check_address",
+    "check_cluster",
+    "check_fit",
+    "check_model",
+    "check_models",
+    "check_path",
+    "check_paths",
+    "check_request",
+    "check_workers",
+    "demands_of",
+    "doctor",
+    "live_nodes",
+    "stage_workers",
+    "weights_of",
+]

@@ -1,0 +1,90 @@
+"""The jobs: for each name the class of its config, the function that declares its needs, and the one that runs it.
+
+    JOBS["train"].main(["--config", "demo.yaml"], prog="gve train", connect=ray.init)     # exit status
+
+`gve`, `gve doctor` and the scripts in jobs/ take their jobs from here. Functions are given as
+"module:name" and imported when they are used, so that `gve --help` does not load torch and Ray.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One kind of job.
+
+    config: the class of its config. needs: a function from a config to `preflight.Needs`. run: a
+    function from a config and `connect`, which connects to Ray, to a printable result. check_data: a
+    function from a config that only checks the job's data, for `--check`.
+    """
+
+    name: str
+    config: str
+    needs: str
+    run: str
+    check_data: str | None = None
+
+    def read_config(self, args: Sequence[str], *, prog: str) -> Any:
+        """Return the config that the arguments give. Exits with status 2 where they are wrong."""
+        from gve_ray.config import load_config
+
+        return load_config(resolve_name(self.config), args, prog=prog)
+
+    def needs_of(self, config: Any) -> Any:
+        """Return the `preflight.Needs` of a config. May raise PreflightError."""
+        return resolve_name(self.needs)(config)
+
+    def main(self, args: Sequence[str], *, prog: str, connect: Callable[[], object]) -> int:
+        """Run the job and return its exit status.
+
+        connect: called once the checks that need no cluster have passed.
+        """
+        from gve_ray.job import run_job
+
+        if self.check_data is not None and "--check" in args:
+            check_data = resolve_name(self.check_data)
+            config = self.read_config([arg for arg in args if arg != "--check"], prog=prog)
+            return run_job(lambda: check_data(config))
+        config = self.read_config(args, prog=prog)
+        return run_job(lambda: resolve_name(self.run)(config, connect=connect))
+
+
+JOBS = {
+    job.name: job
+    for job in (
+        Job(
+            name="synthesize",
+            config="gve_ray.config:SynthesisConfig",
+            needs="gve_ray.synthesis.needs:needs_of",
+            run="gve_ray.synthesis.pipeline:synthesize",
+        ),
+        Job(
+            name="train",
+            config="gve_ray.training.config:TrainingJobConfig",
+            needs="gve_ray.training.needs:needs_of",
+            run="gve_ray.training.run:train",
+        ),
+        Job(
+            name="evaluate",
+            config="gve_ray.evaluation.config:EvaluationJobConfig",
+            needs="gve_ray.evaluation.needs:needs_of",
+            run="gve_ray.evaluation.sweep:run",
+            check_data="gve_ray.evaluation.sources:check",
+        ),
+        Job(
+            name="index",
+            config="gve_ray.indexing.config:IndexConfig",
+            needs="gve_ray.indexing.needs:needs_of",
+            run="gve_ray.indexing.run:index",
+        ),
+        Job(
+            name="serve",
+            config="gve_ray.serving.config:ServeConfig",
+            needs="gve_ray.serving.needs:needs_of",
+            run="gve_ray.serving.run:serve",
+        ),
+    )
+}

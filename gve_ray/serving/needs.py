@@ -1,0 +1,116 @@
+"""What the service needs before it listens: indexes, models, a key, a port and replicas."""
+
+import socket
+from dataclasses import replace
+
+from gve_ray.embedder import EmbedderSettings
+from gve_ray.job import PreflightError
+from gve_ray.preflight import (
+    Embedder,
+    Input,
+    Needs,
+    Weights,
+    Workers,
+    absolute,
+    check_request,
+    demands_of,
+)
+from gve_ray.search import IndexFileError, read_library
+from gve_ray.serving.config import ReplicasConfig, ServeConfig, ServedModel
+from gve_ray.serving.deploy import key_digest_of
+from gve_ray.serving.retriever import settings_of
+
+
+def needs_of(config: ServeConfig) -> Needs:
+    """Return what the config needs: replicas of each model and of the gateway, at the same time."""
+    indexes = {
+        f"models.{served.name}.index": served.index for served in config.models if served.index is not None
+    }
+    workers = [
+        _replicas(f"models.{served.name}.replicas", served.replicas, _loads(served))
+        for served in config.models
+    ]
+    return Needs(
+        job=config.job,
+        workers=[*workers, _replicas("gateway.replicas", config.gateway.replicas)],
+        paths=indexes,
+        inputs=[Input(option=option, uri=absolute(index)) for option, index in indexes.items()],
+        together=True,
+        rules=lambda: _check(config),
+    )
+
+
+def resolve(config: ServeConfig) -> ServeConfig:
+    """Return the checked config with its port chosen and its folders absolute. Raises PreflightError."""
+    check_request(needs_of(config))
+    models = [
+        replace(served, index=absolute(served.index)) if served.index is not None else served
+        for served in config.models
+    ]
+    return replace(config, models=models, port=_port(config))
+
+
+def _check(config: ServeConfig) -> None:
+    """Check models and their settings, the key and the port. Raises PreflightError or ValueError."""
+    for served in config.models:
+        try:
+            _embedder(served).check()
+        except (ValueError, IndexFileError) as error:
+            raise PreflightError(f"models.{served.name}: {error}") from error
+    key_digest_of(config)
+    _port(config)
+
+
+def _embedder(served: ServedModel) -> Embedder:
+    """Return the model, of the index if there is one. Raises ValueError or IndexFileError."""
+    option = f"models.{served.name}"
+    if served.index is not None:
+        library = read_library(served.index)
+        return Embedder(
+            option=option, model=library.model_config, settings=EmbedderSettings(**library.settings)
+        )
+    assert served.model is not None
+    return Embedder(option=option, model=served.model, settings=settings_of(served))
+
+
+def _loads(served: ServedModel) -> list[Weights]:
+    """Return what replicas load; nothing if the index cannot be read, which `_check` reports."""
+    model = served.model
+    if served.index is not None:
+        try:
+            model = read_library(served.index).model_config
+        except IndexFileError:
+            return []
+    assert model is not None
+    return list(Embedder(option=f"models.{served.name}", model=model, settings=None).weights)
+
+
+def _port(config: ServeConfig) -> int:
+    """Return the port, or a free one for 0. Raises PreflightError if nothing can listen there."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((config.host, config.port))
+        except OSError as error:
+            raise PreflightError(
+                f"host={config.host}, port={config.port}: cannot listen there ({error}); use another "
+                "port, or 0 for a free one"
+            ) from error
+        return int(listener.getsockname()[1])
+
+
+def _replicas(option: str, replicas: ReplicasConfig, loads: list[Weights] | None = None) -> Workers:
+    return Workers(
+        option=option,
+        count=replicas.replicas,
+        demands=demands_of(
+            num_cpus=replicas.num_cpus,
+            num_gpus=replicas.num_gpus,
+            memory=replicas.memory,
+            accelerator_type=replicas.accelerator_type,
+        ),
+        loads=loads or [],
+        count_option="replicas",
+        wait_for_nodes=None,
+    )

@@ -1,0 +1,35 @@
+"""What synthesis needs before it begins: videos, models, folders and workers."""
+
+from collections.abc import Callable, Sequence
+
+from gve_ray.config import SynthesisConfig
+from gve_ray.inputs.manifest import video_uris
+from gve_ray.preflight import Input, Needs, Workers, stage_workers, weights_of
+
+
+def needs_of(config: SynthesisConfig, videos: Callable[[], Sequence[str]] | None = None) -> Needs:
+    """Return what the config needs. videos: returns their URIs; by default they are read from `input`."""
+    return Needs(
+        job=config.job,
+        workers=_workers(config),
+        paths={"input": config.input, "output": config.output},
+        inputs=[
+            Input(option="input", uri=config.input, list_files=videos or (lambda: video_uris(config.input)))
+        ],
+        outputs={"output": config.output} | ({"work": config.work} if config.work else {}),
+    )
+
+
+def _workers(config: SynthesisConfig) -> list[Workers]:
+    captioner, consistency = config.captioner, config.quality.consistency
+    weights = weights_of("captioner", captioner.model, None, revision=captioner.revision)
+    workers = [
+        stage_workers("resources.media", config.resources.media),
+        stage_workers("resources.captioner", config.resources.captioner, weights),
+    ]
+    if consistency.model is not None:
+        weights = weights_of(
+            "quality.consistency", consistency.model, consistency.adapter, revision=consistency.revision
+        )
+        workers.append(stage_workers("resources.consistency", config.resources.consistency, weights))
+    return workers

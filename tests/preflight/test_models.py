@@ -1,0 +1,76 @@
+"""Whether models are there, and whether two nodes have the same one."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gve_ray.config import ModelConfig
+from gve_ray.demo.tiny_vl import ADAPTER, MODEL
+from gve_ray.embedder import EmbedderSettings
+from gve_ray.job import PreflightError
+from gve_ray.preflight import Embedder, Weights, check_model
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PreflightError, match=r"model='/no/such/model': no such folder"):
+        check_model("model", "/no/such/model", None)
+    with pytest.raises(PreflightError, match=rf"model='{tmp_path}'.*has no config\.json"):
+        check_model("model", str(tmp_path), None)
+    with pytest.raises(PreflightError, match=r"model.*package://no/such"):
+        check_model("model", "package://no/such", None)
+    (tmp_path / "config.json").write_text("{}")
+    check_model("model", str(tmp_path), None)
+    with pytest.raises(PreflightError, match=r"has no adapter_config\.json"):
+        check_model("adapter", str(tmp_path), None, "adapter_config.json")
+
+
+def test_a_hub_id_is_downloaded_before_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    requests = []
+
+    def download(name: str, file: str, *, revision: str | None) -> str:
+        requests.append((name, file, revision))
+        raise FileNotFoundError("not in the cache\nand more lines")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(PreflightError, match=r"'org/name' \(revision main\).*not in the cache\)"):
+        check_model("model", "org/name", None)
+    assert requests == [("org/name", "config.json", None)]
+
+
+def test_an_embedder_must_match_the_saved_settings() -> None:
+    saved = EmbedderSettings.from_file(ADAPTER / "embedder.json")
+    model = ModelConfig(name="tiny", model=str(MODEL), adapter=str(ADAPTER))
+    Embedder(option="model", model=model, settings=saved).check()
+    other = EmbedderSettings(
+        frames=saved.frames * 2, max_pixels=saved.max_pixels, min_pixels=saved.min_pixels
+    )
+    with pytest.raises(PreflightError, match=r"model: .*frames.*rescale: true"):
+        Embedder(option="model", model=model, settings=other).check()
+
+
+def test_nothing_is_loaded_for_an_endpoint() -> None:
+    endpoint = ModelConfig(name="a", model="m", engine="openai", url="http://127.0.0.1:1/v1")
+    assert Embedder(option="models.a", model=endpoint, settings=None).weights == []
+
+
+def test_copies_of_a_model_have_equal_digests(tmp_path: Path) -> None:
+    first = tmp_path / "a"
+    (first / "sub").mkdir(parents=True)
+    (first / "config.json").write_text("{}")
+    (first / "sub" / "model.safetensors").write_bytes(bytes(300_000))
+    second = Path(shutil.copytree(first, tmp_path / "b"))
+
+    def digest(folder: Path) -> str:
+        return Weights(option="model", name=str(folder)).digest()
+
+    assert digest(second) == digest(first)
+    (second / ".cache").mkdir()
+    (second / ".cache" / "lock").write_text("hidden files do not count")
+    assert digest(second) == digest(first)
+    (second / "sub" / "model.safetensors").write_bytes(bytes(299_999) + b"x")
+    assert digest(second) != digest(first)
+    (second / "sub" / "model.safetensors").write_bytes(bytes(300_001))
+    assert digest(second) != digest(first)

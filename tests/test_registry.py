@@ -1,0 +1,48 @@
+"""The registry of jobs: every name in it exists, and `gve` and jobs/ take their jobs from it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from pkgutil import resolve_name
+
+import pytest
+
+from gve_ray.registry import JOBS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_every_function_exists_and_belongs_to_its_job(name: str) -> None:
+    job = JOBS[name]
+    assert resolve_name(job.config).job == name
+    assert all(callable(resolve_name(path)) for path in (job.needs, job.run, job.check_data) if path)
+    assert (ROOT / "jobs" / f"{name}.py").is_file()
+
+
+def connect() -> None:
+    """Stand-in for a connection to Ray."""
+
+
+def run(config: object, *, connect: Callable[[], object]) -> str:
+    """A job that only prints its config."""
+    connect()
+    return f"ran {config}"
+
+
+def check_data(config: object) -> str:
+    """A check that only prints its config."""
+    return f"checked {config}"
+
+
+def test_check_runs_the_check_instead_of_the_job(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = replace(JOBS["evaluate"], run=f"{__name__}:run", check_data=f"{__name__}:check_data")
+    monkeypatch.setattr(type(here), "read_config", lambda self, args, *, prog: list(args))
+    assert here.main(["--a", "1"], prog="gve", connect=connect) == 0
+    assert here.main(["--check", "--a", "1"], prog="gve", connect=connect) == 0
+    assert capsys.readouterr().out == "ran ['--a', '1']\nchecked ['--a', '1']\n"
+    without = replace(here, check_data=None)  # then --check is an option like any other
+    assert without.main(["--check"], prog="gve", connect=connect) == 0
+    assert capsys.readouterr().out == "ran ['--check']\n"
