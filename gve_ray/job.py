@@ -14,7 +14,7 @@ from gve_ray.config import GIB, is_uri, resolve_model
 from gve_ray.logs import is_json, set_up_logging
 from gve_ray.stage import StageError
 from gve_ray.store import RunFolderError, StoreError
-from gve_ray.store.copies import holdings
+from gve_ray.store.model_cache import folder_listing
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def check_model(option: str, name: str, revision: str | None, file: str = "confi
 def _check_remote(option: str, uri: str, file: str) -> None:
     """Look, and fetch nothing: weights are large."""
     try:
-        held = holdings(uri)
+        held = folder_listing(uri)
     except (OSError, ValueError, ImportError) as error:
         raise PreflightError(
             f"{option}={uri!r}: cannot be read ({_first_line(error)}); name a model folder or a hub id"

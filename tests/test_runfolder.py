@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gve_ray.logs import origin
+from gve_ray.logs import metric_tags
 from gve_ray.store import FolderLock, RunFolder, RunFolderError, SharedFolder, fingerprint
 from gve_ray.store.runfolder import filesystem, write_atomically
 
@@ -49,7 +49,7 @@ def test_the_same_config_resumes_and_keeps_the_facts(tmp_path: Path) -> None:
     with RunFolder(str(tmp_path), job="j", config=Config()) as folder:
         assert folder.facts["kept"] == 7
     runs = run_json(tmp_path)["runs"]
-    assert origin() == {"gve_job": "j", "run": runs[1]["id"]}
+    assert metric_tags() == {"gve_job": "j", "run": runs[1]["id"]}
     assert runs[0]["id"] != runs[1]["id"]
     assert [run["error"] for run in runs] == ["RuntimeError: boom", None]
 

@@ -24,7 +24,7 @@ import gve_ray
 from gve_ray.config import is_uri, resolve_model
 from gve_ray.job import check_model
 from gve_ray.media.source import file_facts, folder_blobs, is_folder, local_path, open_remote
-from gve_ray.store.copies import holdings
+from gve_ray.store.model_cache import folder_listing
 from gve_ray.store.runfolder import filesystem, versions
 
 DRIVER = "driver"  # whose probe file comes first
@@ -224,7 +224,7 @@ def model_identity(option: str, name: str, revision: str | None, file: str) -> s
     """
     check_model(option, name, revision, file)
     if is_uri(name):
-        return hashlib.sha256(json.dumps(holdings(name)).encode()).hexdigest()[:8]
+        return hashlib.sha256(json.dumps(folder_listing(name)).encode()).hexdigest()[:8]
     folder = Path(resolve_model(name)).expanduser()
     if not folder.is_dir():
         from huggingface_hub import hf_hub_download

@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 from pyarrow import fs
 
-from gve_ray.logs import mark, new_run
+from gve_ray.logs import extend_log_context, new_run
 
 RUN_FILE = "run.json"
 _LOCK_FILE = ".lock"
@@ -93,7 +93,7 @@ class RunFolder:
         except BaseException:
             self._lock.__exit__()
             raise
-        mark({"job": self._job, "run": self._record["runs"][-1]["id"]})
+        extend_log_context({"job": self._job, "run": self._record["runs"][-1]["id"]})
         return self
 
     def __exit__(

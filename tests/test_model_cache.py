@@ -16,8 +16,8 @@ from gve_ray.doctor.probe import model_identity
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.embedder.models import ModelConfig, identify
 from gve_ray.job import PreflightError, check_model
-from gve_ray.store import SharedFolder, copies
-from gve_ray.store.copies import holdings, local_copy
+from gve_ray.store import SharedFolder, model_cache
+from gve_ray.store.model_cache import folder_listing, local_copy
 
 
 @pytest.fixture(autouse=True)
@@ -74,13 +74,13 @@ def test_a_folder_that_changes_while_it_is_copied_is_copied_again(
     def meddle(source: str, *args: object, **options: object) -> None:
         copy(source, *args, **options)
         if source.endswith("/a") and len(turns) < limit:
-            monkeypatch.setattr(copies.fs, "copy_files", copy)
+            monkeypatch.setattr(model_cache.fs, "copy_files", copy)
             publish(uri, b="2" * (len(turns) + 1 + limit))  # another size each time
-            monkeypatch.setattr(copies.fs, "copy_files", meddle)
+            monkeypatch.setattr(model_cache.fs, "copy_files", meddle)
             turns.append(1)
 
     limit = 1
-    monkeypatch.setattr(copies.fs, "copy_files", meddle)
+    monkeypatch.setattr(model_cache.fs, "copy_files", meddle)
     assert contents(local_copy(uri)) == {"a": "1", "b": "22"}
     turns, limit = [], 99
     publish(uri, b="other")
@@ -91,7 +91,7 @@ def test_a_folder_that_changes_while_it_is_copied_is_copied_again(
 
 def test_processes_of_a_node_may_race(s3: str, home: Path) -> None:
     uri = publish(f"{s3}/m", **{f"f{i}": str(i) for i in range(20)})
-    program = f"from gve_ray.store.copies import local_copy; print(local_copy({uri!r}))"
+    program = f"from gve_ray.store.model_cache import local_copy; print(local_copy({uri!r}))"
     racing = [
         subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(3)
     ]
@@ -134,4 +134,4 @@ def test_what_is_not_there_is_told(s3: str) -> None:
     publish(f"{s3}/m", weights="1")
     with pytest.raises(PreflightError, match=r"has no config\.json"):
         check_model("model", f"{s3}/m", None)
-    assert list(holdings(f"{s3}/m")) == ["weights"]
+    assert list(folder_listing(f"{s3}/m")) == ["weights"]

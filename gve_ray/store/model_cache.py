@@ -28,7 +28,7 @@ def local_copy(uri: str) -> Path:
     if isinstance(files, fs.LocalFileSystem):
         return Path(path)
     for _ in range(_TRIES):
-        held = holdings(uri)
+        held = folder_listing(uri)
         target = _cache() / f"{path.rpartition('/')[2]}-{_digest(uri, held)}"
         if target.is_dir():
             return target
@@ -43,7 +43,7 @@ def local_copy(uri: str) -> Path:
                     source_filesystem=files,
                     destination_filesystem=fs.LocalFileSystem(),
                 )
-            if holdings(uri) == held:
+            if folder_listing(uri) == held:
                 _name(part, target)
                 return target
         finally:
@@ -51,7 +51,7 @@ def local_copy(uri: str) -> Path:
     raise OSError(f"{uri}: was written while it was copied, {_TRIES} times; try again when it is whole")
 
 
-def holdings(uri: str) -> dict[str, tuple[int, int]]:
+def folder_listing(uri: str) -> dict[str, tuple[int, int]]:
     """Size in bytes and time of change in ns, by name inside it, of all visible files of a folder and below.
 
     Raises FileNotFoundError if there are none.
