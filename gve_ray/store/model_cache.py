@@ -1,7 +1,7 @@
-"""A folder behind a URI as a folder on this node, fetched once and again only when it has changed.
+"""Cache models and adapters from object stores on the local disk.
 
-For what is read whole and by its path: models and adapters. Copies lie beside Hugging Face's own (`HF_HOME`), and
-stay there.
+A folder is downloaded once, and again only if it has changed. Copies are kept next to Hugging
+Face's own cache (in `HF_HOME`) and are not deleted.
 """
 
 import hashlib
@@ -15,27 +15,28 @@ from pyarrow import fs
 
 from gve_ray.store.runfolder import filesystem
 
-_TRIES = 3  # of a folder that is written while it is read
+_MAX_TRIES = 3  # for a folder that changes while it is copied
 
 
 def local_copy(uri: str) -> Path:
-    """The folder, or its copy. Processes of one node may ask at the same time: the first copy that is whole counts.
+    """Return the path of a folder if it is local, else that of its local copy, made if necessary.
 
-    A copy's name is that of what the folder holds: names, sizes and times of change. Raises FileNotFoundError if
-    there is none, OSError if it cannot be read.
+    A copy is named by a digest of the names, sizes and modification times of the files. Several
+    processes on a node may copy the same folder; the first complete copy is used by all. Raises
+    FileNotFoundError if the folder does not exist, OSError if it cannot be read.
     """
     files, path = filesystem(uri.rstrip("/"))
     if isinstance(files, fs.LocalFileSystem):
         return Path(path)
-    for _ in range(_TRIES):
-        held = folder_listing(uri)
-        target = _cache() / f"{path.rpartition('/')[2]}-{_digest(uri, held)}"
+    for _ in range(_MAX_TRIES):
+        listing = folder_listing(uri)
+        target = _cache() / f"{path.rpartition('/')[2]}-{_digest(uri, listing)}"
         if target.is_dir():
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=".part-", dir=target.parent))
         try:
-            for name in held:
+            for name in listing:
                 (part / name).parent.mkdir(parents=True, exist_ok=True)
                 fs.copy_files(
                     f"{path}/{name}",
@@ -43,34 +44,36 @@ def local_copy(uri: str) -> Path:
                     source_filesystem=files,
                     destination_filesystem=fs.LocalFileSystem(),
                 )
-            if folder_listing(uri) == held:
-                _name(part, target)
+            if folder_listing(uri) == listing:
+                _publish(part, target)
                 return target
         finally:
             shutil.rmtree(part, ignore_errors=True)
-    raise OSError(f"{uri}: was written while it was copied, {_TRIES} times; try again when it is whole")
+    raise OSError(
+        f"{uri}: its files changed during each of {_MAX_TRIES} copies; try again when it is complete"
+    )
 
 
 def folder_listing(uri: str) -> dict[str, tuple[int, int]]:
-    """Size in bytes and time of change in ns, by name inside it, of all visible files of a folder and below.
+    """Return size in bytes and modification time in ns by path of all visible files.
 
-    Raises FileNotFoundError if there are none.
+    Includes subfolders. Raises FileNotFoundError if there are no files.
     """
     files, path = filesystem(uri.rstrip("/"))
     listed = files.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
-    found = {
-        one.path[len(path) :].lstrip("/"): (one.size, one.mtime_ns or 0)
-        for one in listed
-        if one.type == fs.FileType.File
+    sizes_and_times = {
+        file.path[len(path) :].lstrip("/"): (file.size, file.mtime_ns or 0)
+        for file in listed
+        if file.type == fs.FileType.File
     }
-    visible = {name: found[name] for name in sorted(found) if not f"/{name}".count("/.")}
+    visible = {name: sizes_and_times[name] for name in sorted(sizes_and_times) if not f"/{name}".count("/.")}
     if not visible:
         raise FileNotFoundError(f"{uri}: no files there")
     return visible
 
 
-def _digest(uri: str, held: dict[str, tuple[int, int]]) -> str:
-    return hashlib.sha256(json.dumps([uri.rstrip("/"), held]).encode()).hexdigest()[:16]
+def _digest(uri: str, listing: dict[str, tuple[int, int]]) -> str:
+    return hashlib.sha256(json.dumps([uri.rstrip("/"), listing]).encode()).hexdigest()[:16]
 
 
 def _cache() -> Path:
@@ -79,8 +82,8 @@ def _cache() -> Path:
     return Path(HF_HOME) / "gve_ray"
 
 
-def _name(part: Path, target: Path) -> None:
-    """Give a whole copy its name, unless another process has been faster."""
+def _publish(part: Path, target: Path) -> None:
+    """Rename a complete copy to its final name, unless another process has done so first."""
     try:
         os.rename(part, target)
     except OSError:
