@@ -2,7 +2,7 @@
 
     python benchmarks/stage.py [--rows 5000] [--actors 2]
 
-The worker does nothing, so the figures are the engine's own: Ray task, two ledger calls, one Lance fragment
+The worker does nothing, so the figures are the engine's own: Ray task, two actor calls, one Lance fragment
 and a share of a commit for each batch. Prints one JSON object.
 """
 

@@ -49,7 +49,7 @@ from gve_ray.demo.tiny_vl.data import (
     load_pool,
 )
 from gve_ray.embedder import Collator
-from gve_ray.embedder.backbones import backbone_for
+from gve_ray.embedder.model_families import model_family
 
 CLASSES = {
     "colour": len(COLOURS) + 1,
@@ -376,7 +376,7 @@ def train(
     tokens_per_second = learner.model.config.vision_config.tokens_per_second
     processor = AutoProcessor.from_pretrained(folder)
     collator = Collator(
-        BUDGET, processor, backbone=backbone_for(learner.model.config.model_type), config=learner.model.config,
+        BUDGET, processor, family=model_family(learner.model.config.model_type), config=learner.model.config,
         padding_side="right",
     )  # fmt: skip
     batcher = Batcher(processor, tokens_per_second, collator)
