@@ -9,8 +9,7 @@ _LOG_INTERVAL_SECONDS = 5.0
 
 
 class Progress:
-    """Logs how many of `total` items are done, how fast, and the time left; and a last line at the
-    end.
+    """Logs how many of `total` items are done, the rate and the time left; also at the end.
 
     label: text at the start of each line. total: number of items; with 0, nothing is logged. unit:
     what is counted, in the plural.

@@ -1,4 +1,4 @@
-"""What can be known to go wrong before an index is made: its paths, model and resources."""
+"""Check the paths, model and resources of an index job before it starts."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,9 +11,9 @@ from gve_ray.job import PreflightError, check_path
 
 
 def check(config: IndexConfig) -> EmbedderSettings:
-    """All that needs no cluster, but for the videos, which `read_manifest` lists; what the model embeds with.
+    """Check everything that needs no cluster; return the settings with which the model embeds.
 
-    Raises PreflightError.
+    The videos are not checked: `read_manifest` lists them. Raises PreflightError.
     """
     check_path("input", config.input)
     check_path("output", config.output)
@@ -31,7 +31,10 @@ def check(config: IndexConfig) -> EmbedderSettings:
 
 
 def needs_of(config: IndexConfig, videos: Callable[[], Sequence[str]] | None = None) -> Needs:
-    """What indexing needs of a cluster. videos: their URIs, where they are known; else `input` is read for them."""
+    """Return what the job needs from a cluster.
+
+    videos: returns the URIs of the videos; None to read them from `input`.
+    """
     return Needs(
         job=config.job,
         check=lambda: check(config),

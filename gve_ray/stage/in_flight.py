@@ -18,9 +18,7 @@ History = dict[str, tuple[int, dict[str, Any] | None]]
 
 
 class InFlightRows:
-    """Rows in flight, the deaths of workers that processed a single row, and results of isolated
-    rows.
-    """
+    """Tracks rows in flight, deaths of workers with a single row, and results of such rows."""
 
     def __init__(self) -> None:
         self._unfinished_starts: dict[str, int] = {}
@@ -32,9 +30,7 @@ class InFlightRows:
         self._consecutive_errors = 0
 
     def starting(self, actor: str) -> int:
-        """Record that an actor starts; return how many of its starts just before this one did not
-        finish.
-        """
+        """Record that an actor starts; return how many of its last starts did not finish."""
         failed = self._unfinished_starts.get(actor, 0)
         self._unfinished_starts[actor] = failed + 1
         return failed

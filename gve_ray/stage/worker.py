@@ -40,9 +40,7 @@ REJECT_SCHEMA = pa.schema(
 
 
 class StageError(RuntimeError):
-    """The stage cannot continue: its worker cannot start, breaks its contract, or fails on every
-    row.
-    """
+    """The stage fails: its worker cannot start, breaks its contract, or fails on every row."""
 
 
 class BrokenWorker(Exception):  # noqa: N818 - the name describes the state, not an error type
