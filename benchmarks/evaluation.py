@@ -33,7 +33,7 @@ from gve_ray.config import ModelConfig, StageResources, resolve_model
 from gve_ray.demo.render import write_mp4
 from gve_ray.demo.scenes import draw_scene
 from gve_ray.embedder import Embedder, EmbedderSettings
-from gve_ray.embedder.models import identify
+from gve_ray.embedder.backends import identify
 from gve_ray.evaluation.embed import ItemIndex, embed, pending_table, read_vectors
 from gve_ray.media import read_frames
 from gve_ray.schema import Frames, Item

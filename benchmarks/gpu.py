@@ -24,8 +24,8 @@ import torch
 import gve_ray
 from gve_ray.config import resolve_model
 from gve_ray.embedder import Embedder, EmbedderSettings, GveModel, load_processor, merge
-from gve_ray.embedder.tower import quicken
 from gve_ray.embedder.vision import PatchSpec
+from gve_ray.embedder.vision_attention import use_fast_attention
 from gve_ray.schema import Frames, Item
 from gve_ray.training.config import LossConfig, OptimiserConfig
 from gve_ray.training.encoder import Encoder, GveCollate, with_lora
@@ -312,7 +312,7 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         "embed_transformers", measure_embedding(embedder, batch_size, pool, work, 1), "embed_transformers"
     )
     if device == "cuda":
-        quicken(model.plain.model.visual)
+        use_fast_attention(model.plain.model.visual)
     parity = float((embedder.embed(pool) * before).sum(axis=1).min())
     yield {"least_cosine_to_transformers": parity}
     yield report("embed", measure_embedding(embedder, args.videos, pool, work, 2), "embed_transformers")

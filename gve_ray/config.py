@@ -444,13 +444,13 @@ def is_uri(name: str) -> bool:
 
 def resolve_model(name: str) -> str:
     """A model's name as a loader wants it: `package://a/b` becomes that folder of the installed package, another
-    URI its copy on this node, which is made if there is none (gve_ray.store.copies).
+    URI its copy on this node, which is made if there is none (gve_ray.store.model_cache).
 
     Raises FileNotFoundError when there is no such folder, OSError when it cannot be read. Other names are returned
     unchanged.
     """
     if is_uri(name):
-        from gve_ray.store.copies import (
+        from gve_ray.store.model_cache import (
             local_copy,  # here: most names are none, and this module loads in a moment
         )
 

@@ -1,9 +1,10 @@
-"""What every record of the log says of where it comes from, and the two forms of the log.
+"""Set up logging in text or JSON, and attach the job, run and stage to every log record.
 
-Records carry job and run, the name that run.json has for this start of the job; those of workers carry stage
-or rank, too. People get text. With RAY_LOGGING_CONFIG_ENCODING=JSON, which is Ray's own switch, this process
-and Ray's workers write an object a line on stderr; RAY_DEDUP_LOGS=0 beside it, or Ray writes lines of several
-workers that are alike as one that is no JSON.
+Every record carries the job's name and the run's id (as in run.json). Records of stage workers also
+carry the stage, and records of training processes their rank. The log is text by default. If
+RAY_LOGGING_CONFIG_ENCODING=JSON is set, which is Ray's own switch, this process and Ray's workers
+write one JSON object per line to stderr. Set RAY_DEDUP_LOGS=0 as well: otherwise Ray merges similar
+lines of several workers into one line that is not valid JSON.
 """
 
 import logging
@@ -14,77 +15,85 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 SWITCH = "RAY_LOGGING_CONFIG_ENCODING"
-Marks = Mapping[str, str | int]
+LogContext = Mapping[str, str | int]
 
-_marks: Marks = {}  # of the process: its threads write for the same run
+_context: LogContext = {}  # per process, not per thread: all threads of a process work for one run
 
 
 def new_run() -> str:
-    """A name for one start of a job: when it was (UTC), and four letters against chance. Sorts by time."""
+    """Return a new run id: the time in UTC and four random hex digits, so that ids sort by time."""
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
 
 
-def marks() -> dict[str, str | int]:
-    """What records carry now: whoever starts a worker hands it on."""
-    return dict(_marks)
+def log_context() -> dict[str, str | int]:
+    """Return the fields that log records of this process carry now, to be passed on to workers."""
+    return dict(_context)
 
 
-def origin() -> dict[str, str]:
-    """Job and run as tags of metrics; empty outside a run."""
-    return {"gve_job": str(_marks.get("job", "")), "run": str(_marks.get("run", ""))}
+def metric_tags() -> dict[str, str]:
+    """Return the job and the run as metric tags; the values are empty outside a run."""
+    return {"gve_job": str(_context.get("job", "")), "run": str(_context.get("run", ""))}
 
 
 @contextmanager
-def marked(**more: str | int) -> Iterator[None]:
-    """All records of this process carry these, too, while the block lasts."""
-    global _marks
-    before = _marks
-    mark(more)
+def extra_log_context(**fields: str | int) -> Iterator[None]:
+    """Add fields to all log records of this process until the block ends."""
+    global _context
+    before = _context
+    extend_log_context(fields)
     try:
         yield
     finally:
-        _marks = before
+        _context = before
 
 
-def mark(more: Marks) -> None:
-    """All records of this process carry these, too, from now on."""
-    global _marks
-    _marks = {**_marks, **more}
-    if not isinstance(logging.getLogRecordFactory(), _Marking):
-        logging.setLogRecordFactory(_Marking())
+def extend_log_context(fields: LogContext) -> None:
+    """Add fields to all log records of this process from now on."""
+    global _context
+    _context = {**_context, **fields}
+    if not isinstance(logging.getLogRecordFactory(), _ContextRecordFactory):
+        logging.setLogRecordFactory(_ContextRecordFactory())
 
 
-class _Marking:
-    """Makes records as they were made before, and marks them. Not a filter: Ray and its libraries replace
-    handlers as they like."""
+class _ContextRecordFactory:
+    """Create log records as the previous factory does, and add the log context to each.
+
+    A logging filter would not do: Ray and its libraries replace handlers at any time.
+    """
 
     def __init__(self) -> None:
         self._make = logging.getLogRecordFactory()
 
     def __call__(self, *args: object, **options: object) -> logging.LogRecord:
         record = self._make(*args, **options)
-        # Ray's JSON has whatever a record holds beyond the standard, and leaves its logger's name out.
-        record.__dict__.update(_marks, logger=record.name)
+        # Ray's JSON formatter writes every non-standard field of a record, but not the logger's
+        # name.
+        record.__dict__.update(_context, logger=record.name)
         return record
 
 
 def is_json() -> bool:
-    """Whether the log is for programs."""
+    """Return whether the log is written as JSON."""
     return os.environ.get(SWITCH) == "JSON"
 
 
 def set_up_logging() -> None:
-    """The driver's log, on stderr."""
+    """Set up the driver's log on stderr."""
     handler = _text_handler()
     if os.environ.get(SWITCH):
         handler = _json_handler() if is_json() else handler
-        handler.addFilter(lambda _: not _is_ray_there())  # `ray.init` brings a handler of its own
+        # `ray.init` installs its own handler; without this filter each line would appear twice.
+        handler.addFilter(lambda _: not _ray_is_initialized())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    mark({})
+    extend_log_context({})
 
 
 def set_up_rank(as_json: bool) -> None:
-    """The log of a rank, on stderr. Ray Train has put handlers for text in the place of those of the switch."""
+    """Set up the log of one training process on stderr.
+
+    Ray Train replaces the JSON handlers of its workers with text handlers; this restores JSON if
+    asked.
+    """
     if not as_json:
         logging.basicConfig(level=logging.INFO, handlers=[_text_handler()])
         return
@@ -112,7 +121,7 @@ def _json_handler() -> logging.Handler:
     return handler
 
 
-def _is_ray_there() -> bool:
+def _ray_is_initialized() -> bool:
     import ray
 
     return bool(ray.is_initialized())

@@ -1,8 +1,8 @@
-"""The words all stages share: frames, items, pairs and tasks, and their Arrow schemas.
+"""The data types that all jobs share: frames, items, pairs and tasks, and their Arrow schemas.
 
-An `Item` is what the embedder embeds: any mix of video, image and text. Media inside an item is
-either in memory (`Frames`) or a reference: a path, any pyarrow/fsspec URI, or an asset reference
-`asset://<video_id>/video | frame/<i> | clip/<i>` that names bytes stored in `assets.lance`.
+An `Item` is the input of the embedder: any mix of video, image and text. The media of an item are
+either in memory (`Frames`) or given by a reference: a path, a URI of pyarrow or fsspec, or an asset
+reference `asset://<video_id>/video | frame/<i> | clip/<i>` to frames stored in assets.lance.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ ASSET_SCHEME = "asset://"
 
 
 class Task(StrEnum):
-    """Query -> target modalities of a training pair (paper Table 7)."""
+    """The modalities of query and target of a training pair (arXiv:2510.27571, table 7)."""
 
     T2T = "T2T"
     T2I = "T2I"
@@ -30,12 +30,12 @@ class Task(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Frames:
-    """Frames sampled from one video, with what a video processor needs to know of their source.
+    """Frames sampled from one video, with the properties of the source that video processors need.
 
-    pixels: uint8 [T, H, W, 3], RGB, as displayed. timestamps: float64 [T], seconds on the file's own
-    clock (`media.VideoInfo`). indices: int64 [T], frame numbers in display order. fps: frames a second of the source.
-    duration: seconds of the source, from its first frame on. total_frames: frame count of the source.
-    A still picture is T = 1 with fps 0 and duration 0.
+    pixels: uint8 [T, H, W, 3], RGB, as displayed. timestamps: float64 [T], seconds on the file's
+    own clock (see `media.VideoInfo`). indices: int64 [T], frame numbers in display order. fps:
+    frames per second of the source. duration: seconds of the source, counted from its first frame.
+    total_frames: frame count of the source. A still picture has T = 1, fps 0 and duration 0.
     """
 
     pixels: np.ndarray
@@ -48,12 +48,12 @@ class Frames:
     def __post_init__(self) -> None:
         if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or self.pixels.shape[-1] != 3:
             raise ValueError(
-                f"pixels: {self.pixels.dtype} {self.pixels.shape}; frames are uint8 [T, H, W, 3]"
+                f"pixels: {self.pixels.dtype} {self.pixels.shape}; frames must be uint8 [T, H, W, 3]"
             )
         if not len(self.pixels) == len(self.timestamps) == len(self.indices):
             raise ValueError(
                 f"{len(self.pixels)} frames, {len(self.timestamps)} timestamps, {len(self.indices)} indices; "
-                "give one timestamp and one index a frame"
+                "give one timestamp and one index per frame"
             )
 
 
@@ -71,7 +71,7 @@ class AssetRef:
 
     @classmethod
     def parse(cls, ref: str) -> "AssetRef":
-        """Inverse of `str(ref)`. Raises ValueError on anything else."""
+        """Parse the result of `str(ref)`. Raises ValueError for any other text."""
         body = ref.removeprefix(ASSET_SCHEME).split("/")
         if ref.startswith(ASSET_SCHEME) and body[0]:
             video_id = unquote(body[0])
@@ -89,9 +89,9 @@ Media = str | Frames
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One thing to embed: any non-empty mix of video, image and text, plus an optional instruction.
+    """One input of the embedder: video, image and text, at least one of them, and an instruction.
 
-    The instruction belongs to the query side only (paper section 2, protocol).
+    Only queries have an instruction (arXiv:2510.27571, section 2).
     """
 
     text: str | None = None
@@ -109,8 +109,8 @@ ITEM_TYPE = pa.struct([("text", pa.string()), ("image", pa.string()), ("video", 
 PAIR_SCHEMA = pa.schema(
     [
         ("pair_id", pa.string()),
-        # The type that pandas and `pyarrow.parquet.read_table` give the folder name task=...; with plain
-        # strings they refuse to read the folder.
+        # pandas and `pyarrow.parquet.read_table` derive this type from the folder name task=...; if
+        # the files had plain strings, they would refuse to read the folder.
         ("task", pa.dictionary(pa.int32(), pa.string())),
         ("query", ITEM_TYPE),
         ("target", ITEM_TYPE),
@@ -135,7 +135,7 @@ ASSET_SCHEMA = pa.schema(
     [
         ("video_id", pa.string()),
         ("uri", pa.string()),
-        ("caption", pa.string()),  # raw caption; null when there was none or it was not descriptive
+        ("caption", pa.string()),  # raw caption; null if there is none or it is not descriptive
         ("content_hash", pa.string()),  # sha256 of the file's bytes
         ("repaired", pa.bool_()),
         ("container", pa.string()),
@@ -159,7 +159,7 @@ ASSET_SCHEMA = pa.schema(
 
 TEXT_TYPE = pa.struct(
     [
-        ("ref", pa.string()),  # asset reference of what the text is about: the video, a frame or a clip
+        ("ref", pa.string()),  # asset reference of the video, frame or clip that the text describes
         ("style", pa.string()),  # of a caption; the strategy or relation of a composed query
         ("profile", pa.string()),  # information profile of a caption; null for a query
         ("text", pa.string()),
@@ -182,11 +182,11 @@ GENERATION_TYPE = pa.struct(
         ("ref", pa.string()),
         ("slots", pa.string()),  # JSON object
         ("model", pa.string()),
-        ("revision", pa.string()),  # commit of the hub, or fingerprint of a local folder
+        ("revision", pa.string()),  # commit on the hub, or digest of a local folder
         ("sampling", pa.string()),  # JSON object
         ("seed", pa.int64()),  # of the last attempt
         ("attempts", pa.int32()),
-        ("reason", pa.string()),  # why there is no text in the end; null when there is
+        ("reason", pa.string()),  # why no text was accepted; null if one was
         ("rejected", pa.list_(REJECTED_ANSWER_TYPE)),
     ]
 )
@@ -200,9 +200,9 @@ ANNOTATION_SCHEMA = pa.schema(
         ("reference_timestamps", pa.list_(pa.float64())),  # so that assembly opens no pixels
         ("clip_spans", pa.list_(SPAN_TYPE)),
         ("captions", pa.list_(TEXT_TYPE)),  # prompt 1: five styles
-        ("frame_captions", pa.list_(TEXT_TYPE)),  # prompt 4: five styles a captioned frame
+        ("frame_captions", pa.list_(TEXT_TYPE)),  # prompt 4: five styles per captioned frame
         ("composed_image", pa.list_(TEXT_TYPE)),  # prompt 2: `ref` is the frame in the query
         ("composed_clip", pa.list_(TEXT_TYPE)),  # prompt 3: `ref` is the clip in the query
-        ("generations", pa.list_(GENERATION_TYPE)),  # one a question asked, in the order of the prompts
+        ("generations", pa.list_(GENERATION_TYPE)),  # one per question, in the order of the prompts
     ]
 )

@@ -1,4 +1,4 @@
-"""A job for test_logs: one stage on a Ray of its own, and then it fails.
+"""A job for test_logs: runs one stage on a new Ray cluster and then fails.
 
 python logging_job.py FOLDER
 """
@@ -26,7 +26,7 @@ def work(folder: Path) -> None:
         run_stage(
             "squares",
             pending=workers.pending(24),
-            worker=workers.Talking,
+            worker=workers.Logging,
             worker_args={"folder": str(folder)},
             out=out,
             rejects=rejects,

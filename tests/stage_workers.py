@@ -1,6 +1,6 @@
-"""Workers for the stage tests, importable in Ray's processes, and a driver that tests kill.
+"""Workers for the stage tests, importable by Ray's processes, and a driver for the tests to kill.
 
-python stage_workers.py FOLDER N COMMIT_SECONDS     runs `Slow` over N rows until it is done
+python stage_workers.py FOLDER N COMMIT_SECONDS     runs the worker `Slow` over N rows
 """
 
 import logging
@@ -36,7 +36,7 @@ def die() -> None:
 
 
 class Squares:
-    """Squares n; rejects multiples of ten; notes each row it sees in a file of its own."""
+    """Squares n and rejects multiples of ten; each process appends the rows it sees to a file."""
 
     def __init__(self, folder: str = "") -> None:
         self.folder = Path(folder) if folder else None
@@ -45,9 +45,9 @@ class Squares:
         if self.folder:
             with open(self.folder / f"seen-{os.getpid()}.txt", "a") as file:
                 file.writelines(f"{row['video_id']}\n" for row in rows)
-        return [self.one(row) for row in rows]
+        return [self.square(row) for row in rows]
 
-    def one(self, row: Row) -> Row | Reject:
+    def square(self, row: Row) -> Row | Reject:
         if row["n"] % 10 == 0:
             return Reject("ten", f"n is {row['n']}", {"n": row["n"]})
         return {"video_id": row["video_id"], "square": row["n"] ** 2}
@@ -62,53 +62,53 @@ class Squares:
 
 
 class Troubled(Squares):
-    """Rows that fail in every way a row can, by their number modulo 100."""
+    """Fails in every way a row can fail, depending on n modulo 100."""
 
-    def one(self, row: Row) -> Row | Reject:
+    def square(self, row: Row) -> Row | Reject:
         kind = row["n"] % 100
         if kind in (13, 14):
-            die()  # poison: every time, two in one batch
+            die()  # every time; two such rows are in one batch
         if kind == 31 and self.first_time(row):
             die()
         if kind == 42:
             raise ValueError(f"no square of {row['n']}")
         if kind == 57 and self.first_time(row):
-            raise OSError("the disk was away")
+            raise OSError("the disk was unavailable")
         if kind == 77 and self.first_time(row):
             raise BrokenWorker("engine dead")
-        return super().one(row)
+        return super().square(row)
 
 
-class Talking(Squares):
-    """Says in the log what it does; row 7 raises."""
+class Logging(Squares):
+    """Logs each batch; row 7 raises."""
 
     def __call__(self, rows: Sequence[Row]) -> list[Row | Reject]:
         log.info("%d rows from %s", len(rows), rows[0]["video_id"])
         return super().__call__(rows)
 
-    def one(self, row: Row) -> Row | Reject:
+    def square(self, row: Row) -> Row | Reject:
         if row["n"] == 7:
             raise ValueError("seven")
-        return super().one(row)
+        return super().square(row)
 
 
-class Ailing(Talking):
-    """The first try of row 3 kills its process, too."""
+class LoggingAndDying(Logging):
+    """Like `Logging`, and the first try of row 3 kills its process."""
 
-    def one(self, row: Row) -> Row | Reject:
+    def square(self, row: Row) -> Row | Reject:
         if row["n"] == 3 and self.first_time(row):
             die()
-        return super().one(row)
+        return super().square(row)
 
 
-class OnePoison(Squares):
-    """Row 5 kills the process, after a moment in which a neighbouring call is under way."""
+class OneKiller(Squares):
+    """Row 5 kills the process while another call runs in it."""
 
-    def one(self, row: Row) -> Row | Reject:
+    def square(self, row: Row) -> Row | Reject:
         time.sleep(0.2)
         if row["n"] == 5:
             die()
-        return super().one(row)
+        return super().square(row)
 
 
 class Unstartable:
@@ -122,7 +122,7 @@ class DiesAtStart:
 
 
 class AlwaysRaises(Squares):
-    def one(self, row: Row) -> Row | Reject:
+    def square(self, row: Row) -> Row | Reject:
         raise RuntimeError("CUDA is gone")
 
 
@@ -132,9 +132,9 @@ class TooFew(Squares):
 
 
 class Slow(Squares):
-    def one(self, row: Row) -> Row | Reject:
+    def square(self, row: Row) -> Row | Reject:
         time.sleep(0.05)
-        return super().one(row)
+        return super().square(row)
 
 
 def main(folder: Path, n: int, commit_seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""A run's folder belongs to one config and one driver at a time."""
+"""Tests that a run folder belongs to one config and to one driver at a time."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gve_ray.logs import origin
+from gve_ray.logs import metric_tags
 from gve_ray.store import FolderLock, RunFolder, RunFolderError, SharedFolder, fingerprint
 from gve_ray.store.runfolder import filesystem, write_atomically
 
@@ -29,32 +29,32 @@ def run_json(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_text())
 
 
-def test_a_run_is_recorded_with_its_config_versions_and_facts(tmp_path: Path) -> None:
+def test_a_run_records_its_config_versions_and_values(tmp_path: Path) -> None:
     with RunFolder(str(tmp_path / "r"), job="synthesize", config=Config()) as folder:
         assert run_json(tmp_path / "r")["runs"][0]["ended"] is None
         folder.record(stages=[{"name": "a", "in": 3, "out": 2, "rejected": 1}])
-    found = run_json(tmp_path / "r")
-    assert found["config"] == {"seed": 1, "name": "x", "inner": {"size": [1, 2]}}
-    assert found["config_hash"] == fingerprint(Config())
-    assert found["stages"][0]["out"] == 2
-    assert found["versions"]["python"] == sys.version.split()[0]
-    assert found["runs"][0]["ended"] >= found["runs"][0]["started"]
-    assert found["runs"][0]["error"] is None
+    record = run_json(tmp_path / "r")
+    assert record["config"] == {"seed": 1, "name": "x", "inner": {"size": [1, 2]}}
+    assert record["config_hash"] == fingerprint(Config())
+    assert record["stages"][0]["out"] == 2
+    assert record["versions"]["python"] == sys.version.split()[0]
+    assert record["runs"][0]["ended"] >= record["runs"][0]["started"]
+    assert record["runs"][0]["error"] is None
 
 
-def test_the_same_config_resumes_and_keeps_the_facts(tmp_path: Path) -> None:
+def test_a_run_with_the_same_config_resumes_and_keeps_recorded_values(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), RunFolder(str(tmp_path), job="j", config=Config()) as folder:  # noqa: PT012
         folder.record(kept=7)
         raise RuntimeError("boom")
     with RunFolder(str(tmp_path), job="j", config=Config()) as folder:
         assert folder.facts["kept"] == 7
     runs = run_json(tmp_path)["runs"]
-    assert origin() == {"gve_job": "j", "run": runs[1]["id"]}
+    assert metric_tags() == {"gve_job": "j", "run": runs[1]["id"]}
     assert runs[0]["id"] != runs[1]["id"]
     assert [run["error"] for run in runs] == ["RuntimeError: boom", None]
 
 
-def test_another_config_is_refused_and_told_apart(tmp_path: Path) -> None:
+def test_another_config_is_refused_with_the_differences(tmp_path: Path) -> None:
     with RunFolder(str(tmp_path), job="j", config=Config()):
         pass
     other = Config(seed=2, inner=Inner(size=(1, 3)))
@@ -74,7 +74,7 @@ def test_another_config_is_refused_and_told_apart(tmp_path: Path) -> None:
     assert len(run_json(tmp_path)["runs"]) == 1
 
 
-def test_another_job_or_a_strangers_folder_is_refused(tmp_path: Path) -> None:
+def test_a_folder_of_another_job_or_program_is_refused(tmp_path: Path) -> None:
     with RunFolder(str(tmp_path / "a"), job="train", config=Config()):
         pass
     with (
@@ -101,7 +101,7 @@ def test_a_damaged_record_is_an_error_not_a_new_run(tmp_path: Path, text: str) -
         pass
 
 
-def test_two_drivers_are_kept_apart_and_a_killed_one_frees_the_folder(tmp_path: Path) -> None:
+def test_a_second_driver_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
     code = (
         "import sys, time; from gve_ray.store import RunFolder\n"
         "with RunFolder(sys.argv[1], job='j', config={'a': 1}):\n"
@@ -123,7 +123,7 @@ def test_two_drivers_are_kept_apart_and_a_killed_one_frees_the_folder(tmp_path: 
         assert len(folder.facts["runs"]) == 2
 
 
-def test_a_folder_in_use_is_not_entered_twice_and_is_free_afterwards(tmp_path: Path) -> None:
+def test_a_folder_lock_is_exclusive_until_it_is_released(tmp_path: Path) -> None:
     folder = str(tmp_path / "work")
     with FolderLock(folder), pytest.raises(RunFolderError, match="in use by process"), FolderLock(folder):
         pass
@@ -131,7 +131,7 @@ def test_a_folder_in_use_is_not_entered_twice_and_is_free_afterwards(tmp_path: P
         pass
 
 
-def test_fingerprints_ignore_order_and_see_values() -> None:
+def test_fingerprints_depend_on_values_but_not_on_key_order() -> None:
     assert fingerprint({"a": 1, "b": (1, 2)}) == fingerprint({"b": [1, 2], "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
     assert fingerprint({"a": 1}) != fingerprint({"a": "1"})
@@ -139,7 +139,7 @@ def test_fingerprints_ignore_order_and_see_values() -> None:
         fingerprint({"a": object()})
 
 
-def test_on_an_object_store_it_is_the_same(s3: str) -> None:
+def test_a_run_folder_in_an_object_store_behaves_the_same(s3: str) -> None:
     uri = f"{s3}/runs/r"
     with pytest.raises(RuntimeError), RunFolder(uri, job="j", config=Config()) as folder:  # noqa: PT012
         assert folder.path("a", "b") == f"{uri}/a/b"
@@ -158,24 +158,24 @@ def test_on_an_object_store_it_is_the_same(s3: str) -> None:
     ):
         pass
     with (
-        pytest.raises(RunFolderError, match=r"cannot be made \(.*no-such-bucket-here"),
+        pytest.raises(RunFolderError, match=r"cannot be created \(.*no-such-bucket-here"),
         RunFolder("s3://no-such-bucket-here/r", job="j", config=Config()),
     ):
         pass
-    strange = SharedFolder(f"{s3}/runs/s")
-    (strange.path / "notes.txt").write_text("mine")
-    strange.publish("notes.txt")
+    other = SharedFolder(f"{s3}/runs/s")
+    (other.path / "notes.txt").write_text("mine")
+    other.publish("notes.txt")
     with (
         pytest.raises(RunFolderError, match=r"has files \(notes.txt\)"),
-        RunFolder(strange.uri, job="j", config=Config()),
+        RunFolder(other.uri, job="j", config=Config()),
     ):
         pass
 
 
-def test_a_scheme_that_nothing_speaks_is_told() -> None:
-    with pytest.raises(RunFolderError, match=r"nosuch://bucket/r: nothing here can write there"):
+def test_an_unsupported_scheme_is_refused() -> None:
+    with pytest.raises(RunFolderError, match=r"nosuch://bucket/r: this kind of URI cannot be written"):
         RunFolder("nosuch://bucket/r", job="j", config=Config())
-    files, path = filesystem("memory://bucket/r")  # fsspec's
+    files, path = filesystem("memory://bucket/r")  # a scheme of fsspec
     assert path == "/bucket/r"
     write_atomically(files, f"{path}/x", b"1")
     assert files.get_file_info(f"{path}/x").size == 1

@@ -1,4 +1,4 @@
-"""The stage engine under everything that can go wrong with a row, a worker or the driver."""
+"""Tests the stage engine, in particular failures of rows, workers and the driver."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from gve_ray.stage import (
     StageResources,
     run_stage,
 )
-from gve_ray.stage.ledger import Ledger
+from gve_ray.stage.committer import Committer
+from gve_ray.stage.in_flight import InFlightRows
 from gve_ray.stage.metrics import StageMetrics
-from gve_ray.stage.sink import Sink
 from gve_ray.stage.worker import _IsolationLock, check_result, to_table
 from gve_ray.store import Store
 
@@ -34,7 +34,7 @@ sys.path.insert(0, str(HERE))
 
 import stage_workers as workers  # noqa: E402
 
-# Ray starts processes by the dozen, which takes long where other work has the cores.
+# Ray starts many processes, which takes long on a busy machine.
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.timeout(600)
 def cluster() -> Iterator[None]:
     import ray
 
-    # Ray's processes must find the workers of these tests, and the package as this one does.
+    # Ray's processes must import the workers of these tests, and this copy of the package.
     env = {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
     ray.init(
         num_cpus=2,
@@ -70,15 +70,15 @@ def run(folder: Path, worker: type, n: int = 40, **changes: Any) -> StageCounts:
 
 
 def outcome(folder: Path) -> tuple[dict[str, int], dict[str, str]]:
-    """(square by id, reason by id), having checked that no id is there twice."""
+    """Return the square by id and the reject reason by id; check that no id occurs twice."""
     out, rejects = workers.stores(folder)
     good, bad = out.table().to_pylist(), rejects.table().to_pylist()
     ids = [row["video_id"] for row in [*good, *bad]]
-    assert len(ids) == len(set(ids)), [one for one, count in Counter(ids).items() if count > 1]
+    assert len(ids) == len(set(ids)), [key for key, count in Counter(ids).items() if count > 1]
     return {row["video_id"]: row["square"] for row in good}, {row["video_id"]: row["reason"] for row in bad}
 
 
-def seen(folder: Path) -> Counter[str]:
+def times_processed(folder: Path) -> Counter[str]:
     return Counter(line for file in folder.glob("seen-*.txt") for line in file.read_text().split())
 
 
@@ -86,21 +86,22 @@ def squares(n: int) -> dict[str, int]:
     return {f"v{i:04d}": i * i for i in range(n) if i % 10}
 
 
-def tens(n: int) -> dict[str, str]:
+def rejected_tens(n: int) -> dict[str, str]:
     return {f"v{i:04d}": "ten" for i in range(0, n, 10)}
 
 
-# ---- with Ray
+# ---- Stages on Ray
 
 
-def test_each_row_comes_out_or_is_rejected_and_a_second_run_does_only_what_is_new(
+def test_each_row_is_output_or_rejected_and_a_second_run_processes_only_new_rows(
     cluster: None, tmp_path: Path
 ) -> None:
-    told: list[StageProgress] = []
-    counts = run(tmp_path, workers.Squares, on_progress=told.append)
+    reports: list[StageProgress] = []
+    counts = run(tmp_path, workers.Squares, on_progress=reports.append)
     assert (counts.n_in, counts.n_out, counts.n_rejected) == (40, 36, 4)
-    assert outcome(tmp_path) == (squares(40), tens(40))
-    assert (told[-1].done, told[-1].total, told[-1].rejected, told[-1].eta_seconds) == (40, 40, 4, 0)
+    assert outcome(tmp_path) == (squares(40), rejected_tens(40))
+    last = reports[-1]
+    assert (last.done, last.total, last.rejected, last.eta_seconds) == (40, 40, 4, 0)
     reject = workers.stores(tmp_path)[1].table(filter="video_id = 'v0030'").to_pylist()
     assert reject == [
         {
@@ -115,37 +116,38 @@ def test_each_row_comes_out_or_is_rejected_and_a_second_run_does_only_what_is_ne
     ]
     counts = run(tmp_path, workers.Squares, n=50)
     assert (counts.n_in, counts.n_out, counts.n_rejected) == (50, 45, 5)
-    assert outcome(tmp_path) == (squares(50), tens(50))
-    assert set(seen(tmp_path).values()) == {1}
-    again = run(tmp_path, workers.Unstartable, n=50)  # with nothing to do no worker is started
+    assert outcome(tmp_path) == (squares(50), rejected_tens(50))
+    assert set(times_processed(tmp_path).values()) == {1}
+    again = run(tmp_path, workers.Unstartable, n=50)  # with nothing to do, no worker is started
     assert (again.n_in, again.n_out) == (50, 45)
 
 
-def test_poison_crashes_and_exceptions_hurt_only_their_own_rows(cluster: None, tmp_path: Path) -> None:
+def test_crashes_and_exceptions_affect_only_the_rows_that_cause_them(cluster: None, tmp_path: Path) -> None:
     counts = run(tmp_path, workers.Troubled, n=100, resources={"max_attempts": 1})
     good, bad = outcome(tmp_path)
-    assert bad == tens(100) | {"v0013": "quarantined", "v0014": "quarantined", "v0042": "error"}
-    assert good == {one: square for one, square in squares(100).items() if one not in bad}
+    assert bad == rejected_tens(100) | {"v0013": "quarantined", "v0014": "quarantined", "v0042": "error"}
+    assert good == {key: square for key, square in squares(100).items() if key not in bad}
     assert counts.n_out + counts.n_rejected == 100
     rows = {row["video_id"]: row for row in workers.stores(tmp_path)[1].table().to_pylist()}
     assert rows["v0013"]["attempts"] == 1
     assert "no square of 42" in rows["v0042"]["detail"]
-    times = seen(tmp_path)
+    times = times_processed(tmp_path)
     assert times["v0013"] == 2  # once with its batch, once alone
-    # A batch-mate that came out alone is not run again when a later row of the batch kills the worker.
+    # A row that succeeded in isolation is not run again when a later row of its batch kills the
+    # worker.
     assert times["v0009"] == 2
 
 
 @pytest.mark.slow
-def test_with_several_calls_an_actor_a_poison_row_does_not_take_innocent_ones_along(
+def test_with_concurrent_calls_only_the_row_that_kills_its_worker_is_quarantined(
     cluster: None, tmp_path: Path
 ) -> None:
     resources = {"actors": 1, "concurrency": 3, "batch_size": 3, "max_attempts": 2}
-    run(tmp_path, workers.OnePoison, n=18, resources=resources)
+    run(tmp_path, workers.OneKiller, n=18, resources=resources)
     good, bad = outcome(tmp_path)
-    assert bad == tens(18) | {"v0005": "quarantined"}
+    assert bad == rejected_tens(18) | {"v0005": "quarantined"}
     assert len(good) == 15
-    assert seen(tmp_path)["v0005"] == 3  # once with its batch, twice alone
+    assert times_processed(tmp_path)["v0005"] == 3  # once with its batch, twice alone
 
 
 @pytest.mark.parametrize(
@@ -153,10 +155,10 @@ def test_with_several_calls_an_actor_a_poison_row_does_not_take_innocent_ones_al
     [
         (workers.Unstartable, "cannot start: FileNotFoundError: model 'nowhere/to-be-found'"),
         pytest.param(workers.DiesAtStart, "died 3 times in a row while starting", marks=pytest.mark.slow),
-        (workers.TooFew, "TooFew gave 7 results for 8 rows"),
+        (workers.TooFew, "TooFew returned 7 results for 8 rows"),
     ],
 )
-def test_a_broken_worker_fails_the_job_in_one_clear_line(
+def test_a_broken_worker_fails_the_job_with_a_one_line_message(
     cluster: None, tmp_path: Path, worker: type, message: str
 ) -> None:
     with pytest.raises(StageError, match=message) as caught:
@@ -172,11 +174,11 @@ def test_a_worker_that_fails_on_everything_fails_the_job_and_rejects_nothing(
     with pytest.raises(StageError, match=r"16 rows in a row.*CUDA is gone"):
         run(tmp_path, workers.AlwaysRaises, resources={"max_errors_in_a_row": 16, "actors": 1})
     assert outcome(tmp_path) == ({}, {})
-    run(tmp_path, workers.Squares)  # once it is mended nothing is missing
-    assert outcome(tmp_path) == (squares(40), tens(40))
+    run(tmp_path, workers.Squares)  # with a working worker, nothing is missing
+    assert outcome(tmp_path) == (squares(40), rejected_tens(40))
 
 
-def test_what_no_node_has_is_said_at_once(cluster: None, tmp_path: Path) -> None:
+def test_resources_that_no_node_has_are_refused_at_once(cluster: None, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"stage squares: an actor needs 2 GPU \(the most on one node is 0\)"
     ):
@@ -184,30 +186,30 @@ def test_what_no_node_has_is_said_at_once(cluster: None, tmp_path: Path) -> None
 
 
 def test_pending_must_have_each_key_once(tmp_path: Path) -> None:
-    twice = pa.table({"video_id": ["a", "b", "a"], "n": [1, 2, 3]})
+    repeated = pa.table({"video_id": ["a", "b", "a"], "n": [1, 2, 3]})
     with pytest.raises(ValueError, match=r"repeats \['a'\]"):
-        run(tmp_path, workers.Squares, pending=twice)
+        run(tmp_path, workers.Squares, pending=repeated)
     with pytest.raises(ValueError, match="no key 'video_id'"):
         run(tmp_path, workers.Squares, pending=pa.table({"n": [1]}))
 
 
-# ---- the driver killed
+# ---- Killing the driver
 
 
 def driver(folder: Path, commit_seconds: float) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(HERE / "stage_workers.py"), str(folder), "120", str(commit_seconds)]
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path])}
-    # A session of its own, so that its Ray goes with it and with nobody else's.
+    # In a new session, so that the test can kill the driver with all of its Ray processes.
     return subprocess.Popen(
         command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
 
 
-def wait_for(what: Any, process: subprocess.Popen[bytes], seconds: float = 300.0) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
-    while not what():
-        assert process.poll() is None, f"the driver ended by itself with {process.returncode}"
-        assert time.monotonic() < end, "the moment to kill the driver did not come"
+    while not condition():
+        assert process.poll() is None, f"the driver exited with {process.returncode} before it was killed"
+        assert time.monotonic() < end, f"the condition did not become true within {seconds:g} s"
         time.sleep(0.02)
 
 
@@ -222,7 +224,9 @@ def fragments(folder: Path) -> set[str]:
 
 
 @pytest.mark.slow
-def test_a_driver_killed_amid_a_stage_loses_and_repeats_nothing(cluster: None, tmp_path: Path) -> None:
+def test_after_the_driver_is_killed_in_a_stage_no_row_is_lost_or_repeated(
+    cluster: None, tmp_path: Path
+) -> None:
     process = driver(tmp_path, 0.2)
     try:
         wait_for(lambda: workers.stores(tmp_path)[0].count() > 20, process)
@@ -232,8 +236,8 @@ def test_a_driver_killed_amid_a_stage_loses_and_repeats_nothing(cluster: None, t
     assert 20 < len(before) < 108
     counts = run(tmp_path, workers.Squares, n=120)
     assert (counts.n_in, counts.n_out, counts.n_rejected) == (120, 108, 12)
-    assert outcome(tmp_path) == (squares(120), tens(120))
-    assert all(seen(tmp_path)[one] == 1 for one in before)  # what was committed is not done again
+    assert outcome(tmp_path) == (squares(120), rejected_tens(120))
+    assert all(times_processed(tmp_path)[key] == 1 for key in before)  # not processed again
 
 
 @pytest.mark.slow
@@ -248,59 +252,59 @@ def test_a_driver_killed_between_write_and_commit_leaves_only_invisible_files(
     orphans = fragments(tmp_path)
     assert workers.stores(tmp_path)[0].count() == 0
     run(tmp_path, workers.Squares, n=120)
-    assert outcome(tmp_path) == (squares(120), tens(120))
+    assert outcome(tmp_path) == (squares(120), rejected_tens(120))
     assert not orphans & fragments(tmp_path)
 
 
-# ---- its parts, without Ray
+# ---- Parts of the engine, without Ray
 
 
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        ("nine", "W gave str for row 'a'; give a dict or a Reject"),
-        ({"video_id": "b", "square": 9}, "W gave video_id='b' for row 'a'"),
-        ({"video_id": "a", "sqare": 9}, r"W gave columns \['sqare'\]"),
+        ("nine", "W returned a str for row 'a'; return a dict or a Reject"),
+        ({"video_id": "b", "square": 9}, "W returned video_id='b' for row 'a'"),
+        ({"video_id": "a", "sqare": 9}, r"W returned columns \['sqare'\]"),
     ],
 )
-def test_a_result_that_breaks_the_contract_is_named(tmp_path: Path, result: Any, message: str) -> None:
+def test_a_result_that_breaks_the_contract_is_described(tmp_path: Path, result: Any, message: str) -> None:
     out, _ = workers.stores(tmp_path)
     check_result("W", out, {"video_id": "a", "n": 3}, {"video_id": "a", "square": 9})
     with pytest.raises(StageError, match=message):
         check_result("W", out, {"video_id": "a", "n": 3}, result)
 
 
-def test_a_value_of_another_type_names_worker_and_store(tmp_path: Path) -> None:
+def test_the_error_for_a_value_of_the_wrong_type_names_worker_and_store(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"^W: a value does not fit its column in .*out\.lance"):
         to_table("W", workers.stores(tmp_path)[0], [{"video_id": "a", "square": "nine"}])
 
 
-def test_the_ledger_remembers_what_was_in_flight_until_it_ends() -> None:
-    ledger = Ledger()
-    assert ledger.begin(["a", "b"]) == (0, {})
-    assert ledger.begin(["a", "b"]) == (1, {"a": (0, None), "b": (0, None)})
-    ledger.alone("a")
-    ledger.save("a", {"out": ["f"]})
-    ledger.alone("b")
-    assert ledger.begin(["a", "b"]) == (2, {"a": (1, {"out": ["f"]}), "b": (1, None)})
-    assert ledger.begin(["c"]) == (0, {})
-    ledger.end(["a", "b"], errors=0)
-    assert ledger.begin(["a", "b"]) == (0, {})
+def test_the_history_of_rows_in_flight_is_kept_until_their_batch_ends() -> None:
+    rows = InFlightRows()
+    assert rows.begin(["a", "b"]) == (0, {})
+    assert rows.begin(["a", "b"]) == (1, {"a": (0, None), "b": (0, None)})
+    rows.begin_isolated("a")
+    rows.save("a", {"out": ["f"]})
+    rows.begin_isolated("b")
+    assert rows.begin(["a", "b"]) == (2, {"a": (1, {"out": ["f"]}), "b": (1, None)})
+    assert rows.begin(["c"]) == (0, {})
+    rows.end(["a", "b"], errors=0)
+    assert rows.begin(["a", "b"]) == (0, {})
 
 
-def test_errors_in_a_row_count_over_batches_until_a_row_works() -> None:
-    ledger = Ledger()
-    assert [ledger.end(["a", "b"], 2), ledger.end(["c"], 1), ledger.end(["d", "e"], 1)] == [2, 3, 0]
+def test_consecutive_errors_are_counted_across_batches_until_a_row_succeeds() -> None:
+    rows = InFlightRows()
+    assert [rows.end(["a", "b"], 2), rows.end(["c"], 1), rows.end(["d", "e"], 1)] == [2, 3, 0]
 
 
-def test_starts_that_never_finish_are_counted_an_actor() -> None:
-    ledger = Ledger()
-    assert [ledger.starting("x"), ledger.starting("y"), ledger.starting("x")] == [0, 0, 1]
-    ledger.started("x")
-    assert ledger.starting("x") == 0
+def test_unfinished_starts_are_counted_per_actor() -> None:
+    rows = InFlightRows()
+    assert [rows.starting("x"), rows.starting("y"), rows.starting("x")] == [0, 0, 1]
+    rows.started("x")
+    assert rows.starting("x") == 0
 
 
-def test_isolation_waits_for_running_calls_and_keeps_new_ones_out() -> None:
+def test_an_isolated_batch_waits_for_running_calls_and_blocks_new_ones() -> None:
     lock, order = _IsolationLock(), []
     inside, leave = threading.Event(), threading.Event()
 
@@ -319,7 +323,7 @@ def test_isolation_waits_for_running_calls_and_keeps_new_ones_out() -> None:
         with lock.shared():
             order.append("late")
 
-    threads = [threading.Thread(target=one, daemon=True) for one in (shared, alone, late)]
+    threads = [threading.Thread(target=target, daemon=True) for target in (shared, alone, late)]
     threads[0].start()
     assert inside.wait(10)
     threads[1].start()
@@ -332,61 +336,67 @@ def test_isolation_waits_for_running_calls_and_keeps_new_ones_out() -> None:
     assert order == ["shared in", "shared out", "alone", "late"]
 
 
-def test_a_batch_that_comes_back_is_committed_once(tmp_path: Path) -> None:
+def test_a_batch_that_is_delivered_twice_is_committed_once(tmp_path: Path) -> None:
     out, rejects = (store.create() for store in workers.stores(tmp_path))
 
     def record(keys: list[str]) -> dict[str, Any]:
         rows = pa.Table.from_pylist([{"video_id": key, "square": 1} for key in keys], schema=workers.SCHEMA)
         return {"keys": keys, "out": [out.write(rows)], "rejects": [], "reasons": [], "errors": 0}
 
-    def sink() -> Sink:
-        return Sink("s", out, rejects, total=4, done=0, rejected=0, commit_seconds=3600.0, on_progress=None)
+    def committer() -> Committer:
+        return Committer(
+            "s", out, rejects, total=4, done=0, rejected=0, commit_seconds=3600.0, on_progress=None
+        )
 
-    with sink() as one:
-        one.add(record(["a", "b"]))
-        one.add(record(["a", "b"]))
-        one.add(record(["c"]))
+    with committer() as running:
+        running.add(record(["a", "b"]))
+        running.add(record(["a", "b"]))
+        running.add(record(["c"]))
     assert sorted(out.table()["video_id"].to_pylist()) == ["a", "b", "c"]
-    with pytest.raises(StageError, match="came back with other rows"), sink() as one:  # noqa: PT012
-        one.add(record(["d"]))
-        one.add(record(["d", "e"]))
+    with pytest.raises(StageError, match="'d' was delivered twice"), committer() as running:  # noqa: PT012
+        running.add(record(["d"]))
+        running.add(record(["d", "e"]))
 
 
-def test_rejects_by_exception_wait_for_a_row_that_works(tmp_path: Path) -> None:
+def test_rejects_from_exceptions_are_held_until_a_row_succeeds(tmp_path: Path) -> None:
     out, rejects = (store.create() for store in workers.stores(tmp_path))
 
-    def failed(key: str) -> dict[str, Any]:
+    def failed_record(key: str) -> dict[str, Any]:
         row = Reject("error").row(key, stage="s", unit="video")
         written = rejects.write(pa.Table.from_pylist([row], schema=REJECT_SCHEMA))
         return {"keys": [key], "out": [], "rejects": [written], "reasons": ["error"], "errors": 1}
 
-    worked = {"keys": ["w"], "out": [], "rejects": [], "reasons": [], "errors": 0}
+    good_record = {"keys": ["w"], "out": [], "rejects": [], "reasons": [], "errors": 0}
 
-    def sink() -> Sink:
-        return Sink("s", out, rejects, total=4, done=0, rejected=0, commit_seconds=3600.0, on_progress=None)
+    def committer() -> Committer:
+        return Committer(
+            "s", out, rejects, total=4, done=0, rejected=0, commit_seconds=3600.0, on_progress=None
+        )
 
-    with pytest.raises(RuntimeError), sink() as one:  # noqa: PT012
-        one.add(failed("a"))
-        raise RuntimeError("the stage gave up")
+    with pytest.raises(RuntimeError), committer() as running:  # noqa: PT012
+        running.add(failed_record("a"))
+        raise RuntimeError("the stage failed")
     assert rejects.keys() == set()
-    with sink() as one:
-        one.add(failed("b"))
-        one.add(worked)
-    with sink() as one:
-        one.add(failed("c"))
+    with committer() as running:
+        running.add(failed_record("b"))
+        running.add(good_record)
+    with committer() as running:
+        running.add(failed_record("c"))
     assert rejects.keys() == {"b", "c"}
 
 
 def test_a_failing_commit_fails_the_stage(tmp_path: Path) -> None:
     out, rejects = workers.stores(tmp_path)
     bad = {"keys": ["a"], "out": ["[{}]"], "rejects": [], "reasons": [], "errors": 0}
-    sink = Sink("s", out, rejects, total=1, done=0, rejected=0, commit_seconds=0.01, on_progress=None)
-    with pytest.raises(StageError, match="commit failed"), sink:  # noqa: PT012
-        sink.add(bad)
-        sink._thread.join(10)
+    committer = Committer(
+        "s", out, rejects, total=1, done=0, rejected=0, commit_seconds=0.01, on_progress=None
+    )
+    with pytest.raises(StageError, match="commit failed"), committer:  # noqa: PT012
+        committer.add(bad)
+        committer._thread.join(10)
 
 
-def test_a_worker_that_makes_up_reasons_does_not_fill_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_metric_series_for_reject_reasons_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: Counter[str] = Counter()
 
     class Series:
@@ -405,7 +415,7 @@ def test_a_worker_that_makes_up_reasons_does_not_fill_the_page(monkeypatch: pyte
     metrics.rejected([f"row {i}" for i in range(100)], errors=0)
     metrics.rejected(["static", "row 99"], errors=0)
     assert (counted["static"], counted["short"], counted["errors"]) == (3, 1, 1)
-    assert counted["other"] == 71  # of 102 reasons 32 have a name
+    assert counted["other"] == 71  # only 32 of the 102 reasons get their own series
     assert len(counted) == 32 + 2
 
 
@@ -415,7 +425,7 @@ def test_counts_that_do_not_add_up_are_an_error() -> None:
 
 
 @pytest.mark.parametrize("name", ["actors", "batch_size", "max_attempts", "concurrency"])
-def test_resources_are_checked(name: str) -> None:
+def test_resources_must_be_positive(name: str) -> None:
     with pytest.raises(ValueError, match=name):
         StageResources(**{name: 0})
 

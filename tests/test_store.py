@@ -1,4 +1,4 @@
-"""Lance data sets: what is visible when, what a killed run leaves, what is refused."""
+"""Tests stores: visibility of rows, files left by killed runs, refused schemas and writers."""
 
 import os
 import pickle
@@ -21,7 +21,7 @@ SCHEMA = pa.schema([("video_id", pa.string()), ("n", pa.int64()), ("blobs", pa.l
 
 def rows(*ids: str) -> pa.Table:
     return pa.Table.from_pylist(
-        [{"video_id": one, "n": len(one), "blobs": [one.encode(), b"\x00"]} for one in ids], schema=SCHEMA
+        [{"video_id": key, "n": len(key), "blobs": [key.encode(), b"\x00"]} for key in ids], schema=SCHEMA
     )
 
 
@@ -34,7 +34,7 @@ def data_files(store: Store) -> set[str]:
     return set(os.listdir(Path(store.uri) / "data")) if (Path(store.uri) / "data").exists() else set()
 
 
-def test_before_it_is_created_a_store_is_empty(tmp_path: Path) -> None:
+def test_a_store_is_empty_before_it_is_created(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "none.lance"), SCHEMA)
     assert not store.exists()
     assert store.keys() == set()
@@ -42,7 +42,7 @@ def test_before_it_is_created_a_store_is_empty(tmp_path: Path) -> None:
     assert store.table(["n"]).schema == pa.schema([("n", pa.int64())])
 
 
-def test_what_is_written_is_seen_only_after_its_commit(store: Store) -> None:
+def test_rows_are_visible_only_after_their_commit(store: Store) -> None:
     first, second = store.write(rows("a", "bb")), store.write(rows("ccc"))
     assert store.keys() == set()
     assert store.commit([first, second]) == 3
@@ -50,7 +50,7 @@ def test_what_is_written_is_seen_only_after_its_commit(store: Store) -> None:
     assert store.table().to_pylist() == rows("a", "bb", "ccc").to_pylist()
 
 
-def test_a_commit_is_one_version_however_many_fragments(store: Store) -> None:
+def test_a_commit_of_several_fragments_is_one_version(store: Store) -> None:
     import lance
 
     before = lance.dataset(store.uri).version
@@ -59,11 +59,11 @@ def test_a_commit_is_one_version_however_many_fragments(store: Store) -> None:
 
 
 def test_workers_write_through_a_pickled_store(store: Store) -> None:
-    there = pickle.loads(pickle.dumps(store))
-    assert store.commit([there.write(rows("x"))]) == 1
+    copy = pickle.loads(pickle.dumps(store))
+    assert store.commit([copy.write(rows("x"))]) == 1
 
 
-def test_committing_nothing_makes_no_version(store: Store) -> None:
+def test_an_empty_commit_creates_no_version(store: Store) -> None:
     import lance
 
     before = lance.dataset(store.uri).version
@@ -77,7 +77,7 @@ def test_creating_again_keeps_the_rows(store: Store) -> None:
     assert Store(store.uri, SCHEMA).create().count() == 1
 
 
-def test_another_schema_is_refused_with_the_difference(store: Store) -> None:
+def test_the_error_for_another_schema_lists_the_differences(store: Store) -> None:
     other = pa.schema([("video_id", pa.string()), ("n", pa.string()), ("more", pa.int64())])
     with pytest.raises(
         StoreError, match=r"missing \['more'\].*unexpected \['blobs'\].*n is int64, not string"
@@ -92,7 +92,7 @@ def test_a_key_must_be_a_column() -> None:
         Store("x.lance", SCHEMA, key="pair_id")
 
 
-def test_a_second_driver_is_noticed(store: Store) -> None:
+def test_a_second_driver_is_detected(store: Store) -> None:
     store.append(rows("a"))
     Store(store.uri, SCHEMA).append(rows("b"))
     with pytest.raises(StoreError, match="another run writes"):
@@ -100,7 +100,7 @@ def test_a_second_driver_is_noticed(store: Store) -> None:
     assert store.keys() == {"a", "b"}
 
 
-def test_clean_removes_what_a_killed_run_left_and_nothing_else(store: Store) -> None:
+def test_clean_deletes_only_orphan_files(store: Store) -> None:
     store.append(rows("a", "b"))
     kept = data_files(store)
     store.write(rows("lost"))
@@ -112,7 +112,7 @@ def test_clean_removes_what_a_killed_run_left_and_nothing_else(store: Store) -> 
     assert store.keys() == {"a", "b", "c"}
 
 
-def test_old_manifests_do_not_pile_up(store: Store) -> None:
+def test_old_manifests_are_deleted(store: Store) -> None:
     for i in range(205):
         store.append(rows(str(i)))
     manifests = [name for name in os.listdir(Path(store.uri) / "_versions") if name.endswith(".manifest")]
@@ -133,7 +133,7 @@ def test_compact_merges_small_fragments_and_keeps_rows_in_order(store: Store) ->
     assert store.count() == 21
 
 
-def test_take_gives_rows_in_the_order_asked_also_new_ones(store: Store) -> None:
+def test_take_returns_rows_in_the_order_of_the_keys_including_new_rows(store: Store) -> None:
     store.append(rows("b", "a", "zz"))
     assert store.take(["zz", "a", "zz"], ["n"])["n"].to_pylist() == [2, 1, 2]
     Store(store.uri, SCHEMA).append(rows("mmmm"))
@@ -143,30 +143,28 @@ def test_take_gives_rows_in_the_order_asked_also_new_ones(store: Store) -> None:
         store.take(["a", "nope", "neither"])
 
 
-def reads_of_keys(monkeypatch: pytest.MonkeyPatch, waits: Callable[[], object]) -> list[int]:
-    """Grows by one at each whole reading of a data set, which calls `waits` first."""
+def reads_of_keys(monkeypatch: pytest.MonkeyPatch, before_read: Callable[[], object]) -> list[int]:
+    """Return a list that grows by one each time a whole data set is read, after `before_read`."""
     import lance
 
-    found: list[int] = []
-    read = lance.LanceDataset.to_table
+    reads: list[int] = []
+    to_table = lance.LanceDataset.to_table
 
-    def reading(self: Any, **how: Any) -> pa.Table:
-        found.append(1)
-        waits()
-        return read(self, **how)
+    def counted(self: Any, **options: Any) -> pa.Table:
+        reads.append(1)
+        before_read()
+        return to_table(self, **options)
 
-    monkeypatch.setattr(lance.LanceDataset, "to_table", reading)
-    return found
+    monkeypatch.setattr(lance.LanceDataset, "to_table", counted)
+    return reads
 
 
-def test_unknown_keys_are_looked_for_only_in_newer_versions(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_keys_are_read_again_only_for_a_newer_version(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.append(rows("a", "bb"))
-    reads = reads_of_keys(monkeypatch, waits=lambda: None)
+    reads = reads_of_keys(monkeypatch, before_read=lambda: None)
     for _ in range(3):
         assert store.take(["bb"], ["n"])["n"].to_pylist() == [2]
-        with pytest.raises(KeyError, match="nope"):
+        with pytest.raises(KeyError, match="nope"):  # a key of four letters
             store.take(["nope"])
     assert len(reads) == 1
     Store(store.uri, SCHEMA).append(rows("nope"))
@@ -174,25 +172,25 @@ def test_unknown_keys_are_looked_for_only_in_newer_versions(
     assert len(reads) == 2
 
 
-def test_a_thread_reads_on_while_another_finds_new_rows(
+def test_a_thread_can_take_rows_while_another_reads_new_keys(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.append(rows("a", "bb", "ccc"))
     assert store.take(["bb"], ["n"])["n"].to_pylist() == [2]
     writer = Store(store.uri, SCHEMA)
-    writer.delete(["a"])  # all rows move up
+    writer.delete(["a"])  # changes the positions of all other rows
     writer.append(rows("dddd"))
-    begun, go_on = threading.Event(), threading.Event()
-    reads = reads_of_keys(monkeypatch, waits=lambda: begun.set() or go_on.wait(60))
+    started, resume = threading.Event(), threading.Event()
+    reads = reads_of_keys(monkeypatch, before_read=lambda: started.set() or resume.wait(60))
     with ThreadPoolExecutor() as pool:
         try:
             new = [pool.submit(store.take, ["dddd"], ["video_id"]) for _ in range(3)]
-            assert begun.wait(60)
+            assert started.wait(60)
             old = store.take(["ccc", "bb"], ["video_id"])
         finally:
-            go_on.set()
+            resume.set()
     assert old["video_id"].to_pylist() == ["ccc", "bb"]
-    assert [one.result()["video_id"].to_pylist() for one in new] == [["dddd"]] * 3
+    assert [future.result()["video_id"].to_pylist() for future in new] == [["dddd"]] * 3
     assert len(reads) == 1
 
 
@@ -203,7 +201,7 @@ def test_keys_and_counts_by_filter(store: Store) -> None:
     assert [batch.num_rows for batch in store.batches(["n"], rows=2)] == [2, 1]
 
 
-# ---- assets
+# ---- Assets
 
 
 def picture(value: int) -> np.ndarray:
@@ -233,10 +231,10 @@ def reader(tmp_path: Path) -> AssetReader:
 
 
 def grey(frames: Any) -> list[int]:
-    return [round(float(one.mean())) for one in frames.pixels]
+    return [round(float(picture.mean())) for picture in frames.pixels]
 
 
-def test_references_of_all_kinds_in_one_read(reader: AssetReader) -> None:
+def test_references_of_all_kinds_are_read_in_one_call(reader: AssetReader) -> None:
     refs = ["asset://c/video", "asset://a%2Fb/clip/1", AssetRef("a/b", "frame", 0), AssetRef("a/b")]
     video, clip, still, first = reader.frames_many(refs)
     assert (grey(video), grey(clip), grey(still), grey(first)) == ([150, 160], [81, 81], [70], [50, 60])
@@ -246,7 +244,7 @@ def test_references_of_all_kinds_in_one_read(reader: AssetReader) -> None:
     assert (video.fps, video.duration, video.total_frames) == (10.0, 4.0, 40)
 
 
-def test_asset_pixels_are_those_of_the_media_room(tmp_path: Path, reader: AssetReader) -> None:
+def test_asset_pixels_equal_those_of_decode_jpeg(tmp_path: Path, reader: AssetReader) -> None:
     noise = np.random.default_rng(3).integers(0, 256, (28, 56, 3), dtype=np.uint8)
     jpeg = encode_jpeg(noise)
     row = dict.fromkeys(ASSET_SCHEMA.names) | {
@@ -260,20 +258,20 @@ def test_asset_pixels_are_those_of_the_media_room(tmp_path: Path, reader: AssetR
     assert (reader.frames("asset://n/video").pixels[0] == decode_jpeg(jpeg)).all()
 
 
-def test_a_part_that_is_not_there_is_named(reader: AssetReader) -> None:
+def test_the_error_for_a_missing_part_names_it(reader: AssetReader) -> None:
     with pytest.raises(IndexError, match=r"asset://c/clip/0.*0 clips"):
         reader.frames("asset://c/clip/0")
-    with pytest.raises(KeyError, match="nobody"):
-        reader.frames("asset://nobody/video")
+    with pytest.raises(KeyError, match="unknown"):
+        reader.frames("asset://unknown/video")
 
 
-def test_deleted_rows_are_gone_and_others_stay(tmp_path: Path) -> None:
+def test_delete_removes_only_the_given_rows(tmp_path: Path) -> None:
     store = Store(
         str(tmp_path / "s.lance"), pa.schema([("video_id", pa.string()), ("n", pa.int64())])
     ).create()
     store.append(pa.table({"video_id": ["a", "it's", "c"], "n": [1, 2, 3]}))
     assert store.take(["it's"], ["n"]).to_pylist() == [{"n": 2}]
-    store.delete(["it's", "nobody"])
+    store.delete(["it's", "unknown"])
     assert store.keys() == {"a", "c"}
     assert store.take(["c"], ["n"]).to_pylist() == [{"n": 3}]
     with pytest.raises(KeyError):
@@ -282,14 +280,14 @@ def test_deleted_rows_are_gone_and_others_stay(tmp_path: Path) -> None:
     assert store.take(["it's", "a"], ["n"]).to_pylist() == [{"n": 4}, {"n": 1}]
 
 
-def test_on_an_object_store_it_is_the_same(s3: str) -> None:
+def test_a_store_in_an_object_store_behaves_the_same(s3: str) -> None:
     import lance
 
     store = Store(f"{s3}/run/a.lance", SCHEMA)
     assert not store.exists()
     assert store.keys() == set()
     store.create()
-    written = pickle.loads(pickle.dumps(store)).write(rows("a", "bb"))  # a worker's
+    written = pickle.loads(pickle.dumps(store)).write(rows("a", "bb"))  # as a worker does
     assert store.keys() == set()
     assert store.commit([written]) == 2
     assert store.take(["bb", "a"]).to_pylist() == rows("bb", "a").to_pylist()
@@ -302,7 +300,7 @@ def test_on_an_object_store_it_is_the_same(s3: str) -> None:
     dataset = lance.dataset(store.uri, storage_options={"allow_http": "true"})
     assert len(dataset.get_fragments()) == 1
     files = SharedFolder(f"{s3}/run/a.lance").names("data")
-    assert len(files) == 1, "those of before the compaction, and the lost one, are gone"
+    assert len(files) == 1, "files from before the compaction and the orphan file are deleted"
     assert store.keys() == {"bb", *map(str, range(20))} - {"7"}
     store.append(rows("c"))
 
@@ -315,7 +313,7 @@ def test_on_an_object_store_it_is_the_same(s3: str) -> None:
     assert not Store(store.uri, SCHEMA).exists()
 
 
-def test_dropped_it_is_as_before_it_was_created(store: Store) -> None:
+def test_a_dropped_store_can_be_created_again(store: Store) -> None:
     store.append(rows("a"))
     store.drop()
     assert not store.exists()

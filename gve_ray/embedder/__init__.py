@@ -1,4 +1,4 @@
-"""Items -> unit vectors: one implementation for training, evaluation and serving."""
+"""Embed items as unit vectors: the one implementation for training, evaluation and serving."""
 
 from gve_ray.embedder.checkpoint import add_lora, load_processor, load_torch_model, save_adapter
 from gve_ray.embedder.collate import Batch, Collator

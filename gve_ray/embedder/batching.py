@@ -1,4 +1,4 @@
-"""Which items share a forward pass: pure, given their lengths."""
+"""Plan which items share a forward pass, given the lengths of their sequences."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,12 @@ from collections.abc import Sequence
 def plan_batches(
     lengths: Sequence[int], visual: Sequence[bool], *, token_budget: int, max_rows: int
 ) -> list[list[int]]:
-    """Indices of each batch, padded tokens (rows * longest) within `token_budget`.
+    """Return the indices of each batch, with padded tokens (rows * longest) within `token_budget`.
 
-    Longest first, so that running out of memory shows at once and padding is small; text-only items
-    apart from visual ones, whose batches are bound by the vision tower. A single item longer than the
-    budget gets a batch of its own.
+    lengths: tokens of each item. visual: whether each item has media. Longest items come first, so
+    that padding is small and running out of memory shows at once. Text-only items and visual items
+    are in separate batches, because the vision tower dominates the time of the latter. An item that
+    is longer than the budget gets its own batch.
     """
     batches: list[list[int]] = []
     for kind in (True, False):

@@ -1,7 +1,7 @@
-"""Folders of weights: loading a base model with an adapter, saving an adapter, merging the two.
+"""Load a base model with or without an adapter, add a new adapter, and save an adapter.
 
-An adapter folder holds PEFT's `adapter_config.json` and `adapter_model.safetensors` plus
-`embedder.json`, the settings it was trained with.
+An adapter folder holds PEFT's `adapter_config.json` and `adapter_model.safetensors`, and
+`embedder.json`, the settings with which the adapter was trained.
 """
 
 import os
@@ -24,14 +24,15 @@ def resolve_settings(
     *,
     revision: str | None = None,
 ) -> EmbedderSettings:
-    """The settings of the adapter, else of the model, else the expected ones, else the defaults.
+    """Return the settings saved with the adapter, else with the model, else `expected`.
 
-    Raises ValueError if the expected ones disagree with those found.
+    Without any of them, returns the defaults. Raises ValueError if the saved settings differ from
+    the expected ones.
     """
-    for where, version in ((adapter, None), (path_or_id, revision)):
-        found = _settings_file(where, version) if where is not None else None
-        if found is not None:
-            return agreed(EmbedderSettings.from_file(found), expected, str(where))
+    for source, version in ((adapter, None), (path_or_id, revision)):
+        path = _settings_file(source, version) if source is not None else None
+        if path is not None:
+            return agreed(EmbedderSettings.from_file(path), expected, str(source))
     return agreed(None, expected, str(path_or_id))
 
 
@@ -41,23 +42,26 @@ def _settings_file(path_or_id: PathOrId, revision: str | None) -> str | None:
     if Path(path_or_id).is_dir():
         path = Path(path_or_id) / SETTINGS_FILE
         return str(path) if path.is_file() else None
-    found: str | None = cached_file(
+    cached: str | None = cached_file(
         str(path_or_id),
         SETTINGS_FILE,
         revision=revision,
         _raise_exceptions_for_missing_entries=False,
     )
-    return found
+    return cached
 
 
 def load_processor(path_or_id: PathOrId, *, revision: str | None = None) -> Any:
-    """The checkpoint's Hugging Face processor. Raises ValueError if its tokens or template are missing."""
+    """Load the checkpoint's Hugging Face processor.
+
+    Raises ValueError if its image processor, its special tokens or its chat template are missing.
+    """
     from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(path_or_id, revision=revision)
     if getattr(processor, "image_processor", None) is None:
         raise ValueError(
-            f"{path_or_id}: no image processor; a GVE model folder needs preprocessor_config.json beside "
+            f"{path_or_id}: no image processor; a GVE model folder needs preprocessor_config.json next to "
             "the tokenizer files"
         )
     check_tokenizer(processor.tokenizer, str(path_or_id))
@@ -77,9 +81,10 @@ def load_torch_model(
     attention: str | None = None,
     processor: Any | None = None,
 ) -> GveModel:
-    """A `GveModel`, with the adapter applied if one is given; in eval mode.
+    """Load a `GveModel` in eval mode, with the adapter applied if one is given.
 
-    trainable: leave the adapter's weights trainable, to continue training.
+    trainable: keep the adapter's weights trainable, to continue training. The other arguments are
+    those of `load_model`.
     """
     model = load_model(
         path_or_id,
@@ -95,16 +100,17 @@ def load_torch_model(
         model.language_model = PeftModel.from_pretrained(
             model.language_model, str(adapter), is_trainable=trainable
         )
-        _leave_inputs(model)
+        _keep_input_dtypes(model)
     return model.eval()
 
 
 def add_lora(
     model: GveModel, *, r: int = 16, alpha: int = 32, dropout: float = 0.1, seed: int = 0
 ) -> GveModel:
-    """Put fresh LoRA layers on the language model's projections, freeze everything else (paper section 5).
+    """Add new LoRA layers to the projections of the language model; freeze all other weights.
 
-    Defaults are the paper's. The vision tower and the token embeddings stay frozen.
+    The defaults are those of arXiv:2510.27571, section 5. The vision tower and the token embeddings
+    stay frozen.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -112,19 +118,19 @@ def add_lora(
         r=r,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=model.backbone.lora_targets,
+        target_modules=model.family.lora_targets,
         task_type="FEATURE_EXTRACTION",
         revision=model.revision,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model.language_model = get_peft_model(model.language_model, config)
-    _leave_inputs(model)
+    _keep_input_dtypes(model)
     return model
 
 
-def _leave_inputs(model: GveModel) -> None:
-    """Stop PEFT from widening the input of each LoRA layer to float32; `GveModel.forward` takes care of types."""
+def _keep_input_dtypes(model: GveModel) -> None:
+    """Stop PEFT from casting the input of each LoRA layer to float32; `GveModel.forward` casts."""
     for module in model.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = False

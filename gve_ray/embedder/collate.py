@@ -1,4 +1,4 @@
-"""Items -> one padded batch of tensors: the only way into the model, for every caller."""
+"""Turn items into one padded batch of tensors. Every caller of the model uses this collator."""
 
 import re
 from collections.abc import Sequence
@@ -8,24 +8,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from gve_ray.embedder.backbones import Backbone, Grid, Span, TokenIds, positions
 from gve_ray.embedder.conversation import render
+from gve_ray.embedder.model_families import Grid, ModelFamily, Span, TokenIds, positions
 from gve_ray.embedder.settings import EMBED_TOKEN, EmbedderSettings
 from gve_ray.embedder.vision import Patches, PatchSpec, check_media, to_patches
 from gve_ray.schema import Frames, Item
 
-# Stand-ins for an item's instruction and text where template and words are tokenised apart:
-# private-use characters, which no template holds.
-_MARKS = ("\ue0f0instruction\ue0f1", "\ue0f0text\ue0f1")
-_AT_MARKS = re.compile(f"({'|'.join(_MARKS)})")
+# Placeholders for an item's instruction and text where they are tokenised separately from the
+# template. They contain private-use characters, which no template has.
+_PLACEHOLDERS = ("\ue0f0instruction\ue0f1", "\ue0f0text\ue0f1")
+_AT_PLACEHOLDERS = re.compile(f"({'|'.join(_PLACEHOLDERS)})")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """One item, tokenised and cut into patches, not yet padded.
+    """One item, tokenised and split into patches, not yet padded.
 
-    prompt_ids: int64 [P], media as single placeholder tokens. input_ids: int64 [L], placeholders grown
-    to one token a visual token. position_ids: int64 [3, L]. was_cut: text was cut to `max_tokens`.
+    prompt_ids: int64 [P], with one placeholder token per image or video. input_ids: int64 [L], with
+    each placeholder expanded to its visual tokens. position_ids: int64 [3, L]. was_cut: whether the
+    text was cut to `max_tokens`.
     """
 
     item: Item
@@ -40,19 +41,20 @@ class Encoded:
         return len(self.input_ids)
 
 
-def facts_of(rows: Sequence[Encoded]) -> dict[str, np.ndarray]:
-    """`tokens` and `cut` of `Embeddings`."""
+def lengths_and_cuts(rows: Sequence[Encoded]) -> dict[str, np.ndarray]:
+    """Return the fields `tokens` and `cut` of `Embeddings`."""
     return {"tokens": np.array([len(row) for row in rows]), "cut": np.array([row.was_cut for row in rows])}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Padded tensors of B items, longest L tokens.
+    """Padded tensors of B items, the longest of which has L tokens.
 
-    input_ids, attention_mask: int64 [B, L]. position_ids: int64 [3, B, L].
-    image_patches, video_patches: uint8 [N, 3*K] of all images (videos) in row order, or None.
-    image_grid, video_grid: int64 [number, 3] in patches, or None. right_padded: no row begins with padding, so
-    causal attention sees none and needs no mask, which lets it take its fastest kernel.
+    input_ids, attention_mask: int64 [B, L]. position_ids: int64 [3, B, L]. image_patches,
+    video_patches: uint8 [N, 3*K], the patches of all images (videos) in row order, or None.
+    image_grid, video_grid: int64 [number, 3], (t, h, w) in patches, or None. right_padded: whether
+    padding is only at the ends of rows. Causal attention then needs no mask, because no token
+    attends to padding, and can use its fastest kernel.
     """
 
     input_ids: torch.Tensor
@@ -69,7 +71,7 @@ class Batch:
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The batch as a plain dict, for loaders that want one; `Batch(**tensors)` gives the same vectors."""
+        """The batch as a plain dict, for data loaders; `Batch(**tensors)` gives the same vectors."""
         return {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
@@ -81,10 +83,11 @@ class Batch:
 
 
 class Collator:
-    """Items with their media in memory -> `Batch`. Runs on CPU, holds no weights, can be pickled.
+    """Makes a `Batch` of items whose media are in memory. Runs on the CPU and can be pickled.
 
     processor: the checkpoint's Hugging Face processor (template, tokenizer, image statistics).
-    config: the checkpoint's Hugging Face config. Raises ValueError on items the model cannot take.
+    config: the checkpoint's Hugging Face config. A call raises ValueError for an item that the
+    model cannot take.
     """
 
     def __init__(
@@ -92,7 +95,7 @@ class Collator:
         settings: EmbedderSettings,
         processor: Any,
         *,
-        backbone: Backbone,
+        family: ModelFamily,
         config: Any,
         padding_side: str = "right",
     ) -> None:
@@ -101,7 +104,7 @@ class Collator:
         self.settings = settings
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        self.backbone = backbone
+        self.family = family
         self.vision_config = config.vision_config
         self.spec = PatchSpec.from_processor(processor.image_processor)
         self.padding_side = padding_side
@@ -120,27 +123,27 @@ class Collator:
         return self.pad(self.encode(items))
 
     def encode(self, items: Sequence[Item]) -> list[Encoded]:
-        """Tokenise and patchify each item; lengths are exact, so batches can be planned by them."""
+        """Tokenise each item and split its media into patches; only padding is missing."""
         texts = [render(item, self.settings.default_instruction, self.processor) for item in items]
         tokenised = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return [self._encode(*row) for row in zip(items, tokenised, strict=True)]
 
     def pad(self, rows: Sequence[Encoded]) -> Batch:
-        """Pad encoded items to the longest."""
+        """Pad encoded items to the length of the longest."""
         longest = max(len(row) for row in rows)
         ids = np.full((len(rows), longest), self._pad_id, dtype=np.int64)
         mask = np.zeros((len(rows), longest), dtype=np.int64)
-        places = np.zeros((3, len(rows), longest), dtype=np.int64)
+        position_ids = np.zeros((3, len(rows), longest), dtype=np.int64)
         for i, row in enumerate(rows):
             start = longest - len(row) if self.padding_side == "left" else 0
             where = slice(start, start + len(row))
-            ids[i, where], mask[i, where], places[:, i, where] = row.input_ids, 1, row.position_ids
+            ids[i, where], mask[i, where], position_ids[:, i, where] = row.input_ids, 1, row.position_ids
         images = [row.image for row in rows if row.image is not None]
         videos = [row.video for row in rows if row.video is not None]
         return Batch(
             input_ids=torch.from_numpy(ids),
             attention_mask=torch.from_numpy(mask),
-            position_ids=torch.from_numpy(places),
+            position_ids=torch.from_numpy(position_ids),
             image_patches=torch.cat([p.pixels for p in images]) if images else None,
             image_grid=torch.tensor([p.grid for p in images]) if images else None,
             video_patches=torch.cat([p.pixels for p in videos]) if videos else None,
@@ -172,28 +175,28 @@ class Collator:
         if frames is None:
             return None
         if not isinstance(frames, Frames):
-            raise TypeError(f"Item.{slot}={frames!r} is a reference; resolve it to Frames before collating")
+            raise TypeError(f"Item.{slot}={frames!r} is a reference; call load_media before collating")
         check_media(frames, slot)
         return to_patches(frames, self.settings, self.spec)
 
     def _spans(self, prompt_ids: Sequence[int], item: Item, visual: dict[str, Patches | None]) -> list[Span]:
-        """Grow the placeholders of a prompt into spans of visual tokens."""
+        """Expand the placeholders of a prompt into spans of visual tokens."""
         spans: list[Span] = []
         text: list[int] = []
         for token in prompt_ids:
             if token == self.ids.image and visual["image"] is not None:
                 grid = self._token_grid(visual["image"])
-                grown = [Span(ids=[token] * int(np.prod(grid)), grid=grid)]
+                expanded = [Span(ids=[token] * int(np.prod(grid)), grid=grid)]
             elif token == self.ids.video and visual["video"] is not None:
                 grid = self._token_grid(visual["video"])
                 assert isinstance(item.video, Frames)
-                grown = self.backbone.video_spans(
+                expanded = self.family.video_spans(
                     item.video, grid, self.ids, self.vision_config, self._encode_text
                 )
             else:
                 text.append(token)
                 continue
-            spans += [Span(ids=text), *grown]
+            spans += [Span(ids=text), *expanded]
             text = []
         return [*spans, Span(ids=text)]
 
@@ -206,34 +209,39 @@ class Collator:
         return ids
 
     def _spells_special(self, item: Item) -> bool:
-        words = (item.instruction or "") + (item.text or "")
-        return any(token in words for token in self._special)
+        """Whether the item's own text contains the spelling of a special token."""
+        own_text = (item.instruction or "") + (item.text or "")
+        return any(token in own_text for token in self._special)
 
     def _encode_in_parts(self, item: Item, cut: int = 0) -> list[int]:
-        """Tokenise the template and the item's own words apart, and drop `cut` tokens of its text.
+        """Tokenise the item's own text separately from the template, without its last `cut` tokens.
 
-        Special tokens spelled out in the words become plain text: a query that contains
-        "<|video_pad|>" must not be able to break the batch it is in. The cut leaves the turn's closing
-        tokens. Raises ValueError when there is not that much text: the media alone are over the limit.
+        Special tokens spelled out in the item's text become plain text: a query that contains
+        "<|video_pad|>" must not break its batch. The cut keeps the closing tokens of the turn.
+        Raises ValueError if the text is shorter than the cut, that is, if the media alone exceed
+        the limit.
         """
-        marked = replace(
-            item, instruction=_MARKS[0] if item.instruction else None, text=_MARKS[1] if item.text else None
+        with_placeholders = replace(
+            item,
+            instruction=_PLACEHOLDERS[0] if item.instruction else None,
+            text=_PLACEHOLDERS[1] if item.text else None,
         )
+        prompt = render(with_placeholders, self.settings.default_instruction, self.processor)
         ids: list[int] = []
-        for part in _AT_MARKS.split(render(marked, self.settings.default_instruction, self.processor)):
-            if part not in _MARKS:
+        for part in _AT_PLACEHOLDERS.split(prompt):
+            if part not in _PLACEHOLDERS:
                 ids += self._encode_text(part)
                 continue
-            words = item.instruction if part == _MARKS[0] else item.text
-            tokens = self.tokenizer.encode(words, add_special_tokens=False, split_special_tokens=True)
-            if part == _MARKS[1]:
+            own_text = item.instruction if part == _PLACEHOLDERS[0] else item.text
+            tokens = self.tokenizer.encode(own_text, add_special_tokens=False, split_special_tokens=True)
+            if part == _PLACEHOLDERS[1]:
                 keep = max(len(tokens) - cut, 0)
                 cut -= len(tokens) - keep
                 tokens = tokens[:keep]
             ids += tokens
         if cut > 0:
             raise ValueError(
-                f"the sequence is {cut} tokens over max_tokens={self.settings.max_tokens} with all of its "
-                "text cut; use fewer frames, a smaller max_pixels or a shorter instruction"
+                f"the sequence is {cut} tokens over max_tokens={self.settings.max_tokens} even without its "
+                "text; use fewer frames, a smaller max_pixels or a shorter instruction"
             )
         return ids

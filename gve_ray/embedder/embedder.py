@@ -1,4 +1,4 @@
-"""`Embedder`: items in, unit vectors out. The one way to embed, in training, evaluation and serving.
+"""Embed items as unit vectors: the entry point for training, evaluation and serving.
 
 embedder = Embedder.from_pretrained("Alibaba-NLP/GVE-3B")
 vectors = embedder.embed([Item(text="a dog runs"), Item(video="dog.mp4")])   # float32 [2, d]
@@ -17,8 +17,8 @@ import torch
 from gve_ray.embedder.checkpoint import load_processor, load_torch_model, resolve_settings
 from gve_ray.embedder.collate import Collator
 from gve_ray.embedder.embeddings import Embeddings
+from gve_ray.embedder.load_media import load_media
 from gve_ray.embedder.model import GveModel
-from gve_ray.embedder.resolve import resolve
 from gve_ray.embedder.settings import EmbedderSettings
 from gve_ray.embedder.torch_engine import TorchEngine
 from gve_ray.progress import Progress
@@ -29,32 +29,38 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-VISUAL_WINDOW = 64  # items held at a time, as frames and as patches: 8 at the default budget are 3.8 MB each
+# Items in memory at a time. A visual item takes 3.8 MB at the default budget of 8 frames, twice: as
+# frames and as patches.
+VISUAL_WINDOW = 64
 TEXT_WINDOW = 4096
 
 EngineName = Literal["torch", "vllm"]
 
 
 class Engine(Protocol):
-    """What runs the model. What `prepare` gives is for the same engine's `encode` only."""
+    """Runs the model. The result of `prepare` is valid for `encode` of the same engine only."""
 
     collator: Collator
 
     @property
-    def dimension(self) -> int: ...
+    def dimension(self) -> int:
+        """Length d of an embedding."""
 
     def prepare(self, items: Sequence[Item]) -> Any:
-        """The CPU's part, of items whose media are in memory. Called by another thread than `encode`."""
+        """Do the CPU's part of the work for items whose media are in memory.
+
+        Called in another thread than `encode`.
+        """
 
     def encode(self, prepared: Any) -> Embeddings:
-        """Of the prepared items, in order."""
+        """Return the embeddings of the prepared items, in order."""
 
     def close(self) -> None:
-        """Give back what the engine holds outside this process."""
+        """Stop processes that the engine has started."""
 
 
 class Embedder:
-    """Embeds any mix of video, image and text into unit vectors. Make one with `from_pretrained`."""
+    """Embeds any mix of video, image and text as unit vectors. Create one with `from_pretrained`."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -75,13 +81,15 @@ class Embedder:
         compile: bool = False,
         engine_args: dict[str, Any] | None = None,
     ) -> "Embedder":
-        """Load a model folder or hub id, optionally with a PEFT adapter folder.
+        """Load a model from a folder or the hub, with an adapter from a PEFT folder if given.
 
-        revision: of the model on the hub. dtype, device: bfloat16 on GPU, float32 on CPU by default.
-        attention: a transformers attention implementation (torch engine). settings: what the caller
-        expects; ValueError if other settings travel with the weights. token_budget: padded tokens a
-        batch (torch engine). compile: compile the layers: twice the speed on a GPU after a first batch that
-        takes a minute (torch engine). engine_args: extra arguments of vllm.LLM (vllm engine).
+        revision: commit or tag of the model on the hub. dtype, device: by default bfloat16 on a
+        GPU, else float32 on the CPU. attention: a transformers attention implementation (torch
+        engine only). settings: the settings that the caller expects; if other settings are saved
+        with the weights, ValueError is raised. token_budget: padded tokens per batch (torch engine
+        only). compile: compile the layers, which doubles the speed on a GPU after a first batch
+        that takes a minute (torch engine only). engine_args: extra arguments of vllm.LLM (vllm
+        engine only).
         """
         agreed_settings = resolve_settings(path_or_id, adapter, settings, revision=revision)
         processor = load_processor(path_or_id, revision=revision)
@@ -118,12 +126,13 @@ class Embedder:
     def from_model(
         cls, model: GveModel, processor: Any, settings: EmbedderSettings, *, token_budget: int | None = None
     ) -> "Embedder":
-        """Wrap a model that is already in memory, e.g. the one being trained, without copying it."""
-        collator = Collator(settings, processor, backbone=model.backbone, config=model.config)
+        """Wrap a model that is already in memory, such as one in training, without copying it."""
+        collator = Collator(settings, processor, family=model.family, config=model.config)
         return cls(TorchEngine(model, collator, token_budget=token_budget))
 
     @property
     def settings(self) -> EmbedderSettings:
+        """The settings with which items are embedded."""
         return self.engine.collator.settings
 
     @property
@@ -132,39 +141,41 @@ class Embedder:
         return self.engine.dimension
 
     def with_settings(self, **changes: Any) -> "Embedder":
-        """Depart from the settings of the weights on purpose (test-time scaling). Shares the model.
+        """Return an embedder with other settings than those of the weights (test-time scaling).
 
-        Torch engine only: vLLM's memory plan depends on its limits at start.
+        It shares the model with this one. Raises ValueError for the vLLM engine, whose memory plan
+        depends on the settings at the start.
         """
         if not isinstance(self.engine, TorchEngine):
             raise ValueError("with_settings: only the torch engine can change settings after loading")
         collator = self.engine.collator
         settings = replace(collator.settings, **changes)
         changed = Collator(
-            settings, collator.processor, backbone=collator.backbone, config=self.engine.model.config
+            settings, collator.processor, family=collator.family, config=self.engine.model.config
         )
         return Embedder(TorchEngine(self.engine.model, changed, token_budget=self.engine.token_budget))
 
     def embed(
         self, items: Sequence[Item], *, assets: "AssetReader | None" = None, progress: bool = False
     ) -> np.ndarray:
-        """Unit vectors float32 [n, d], in the order of the items; arguments as of `encode`."""
+        """Return unit vectors, float32 [n, d], in the order of the items. See `encode`."""
         return self.encode(items, assets=assets, progress=progress).vectors
 
     def encode(
         self, items: Sequence[Item], *, assets: "AssetReader | None" = None, progress: bool = False
     ) -> Embeddings:
-        """Vectors in the order of the items, how long each item was, and whether it was cut.
+        """Return the vectors, the number of tokens of each item, and whether its text was cut.
 
-        assets: where `asset://` references are read. progress: log rate and ETA every few seconds.
-        The next window is read and prepared while the model works on this one.
+        The order is that of the items. assets: the store for `asset://` references. progress: log
+        the rate and the time left every few seconds. While the model processes one window of items,
+        the next window is read and prepared.
         """
         out = Embeddings.empty(len(items), self.dimension)
-        report, done = Progress("embedded", len(items) if progress else 0, unit="items"), 0
+        progress_log, done = Progress("embedded", len(items) if progress else 0, unit="items"), 0
         for where, prepared in self._windows(items, assets):
             out.put(where, self.engine.encode(prepared))
             done += len(where)
-            report.reach(done)
+            progress_log.reach(done)
         if cut := int(out.cut.sum()):
             log.warning("%d of %d texts were cut to %d tokens", cut, len(items), self.settings.max_tokens)
         return out
@@ -176,15 +187,15 @@ class Embedder:
     def _windows(
         self, items: Sequence[Item], assets: "AssetReader | None"
     ) -> Iterator[tuple[list[int], Any]]:
-        """Windows of (indices, prepared items); the next one is made in the background."""
+        """Yield windows of (indices, prepared items), preparing the next one in the background."""
 
-        def make(where: list[int]) -> Any:
-            return self.engine.prepare(resolve([items[i] for i in where], self.settings, assets))
+        def prepare(where: list[int]) -> Any:
+            return self.engine.prepare(load_media([items[i] for i in where], self.settings, assets))
 
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="gve-read") as pool:
             waiting: tuple[list[int], Future[Any]] | None = None
             for where in _window_indices(items):
-                future = pool.submit(make, where)
+                future = pool.submit(prepare, where)
                 if waiting is not None:
                     yield waiting[0], waiting[1].result()
                 waiting = where, future
@@ -193,7 +204,7 @@ class Embedder:
 
 
 def _window_indices(items: Sequence[Item]) -> Iterator[list[int]]:
-    """Indices of text-only items, then of visual ones, in windows that bound memory."""
+    """Yield the indices of text-only items, then of visual ones, in windows that limit memory."""
     is_visual = [item.image is not None or item.video is not None for item in items]
     for kind, size in ((False, TEXT_WINDOW), (True, VISUAL_WINDOW)):
         chosen = [i for i, visual in enumerate(is_visual) if visual is kind]

@@ -1,4 +1,4 @@
-"""What embedding gives: vectors, and what is to be known of the items they are of."""
+"""The result of embedding: vectors, token counts, and whether each text was cut."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +8,11 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Embeddings:
-    """Of n items, in their order.
+    """The embeddings of n items, in the order of the items.
 
-    vectors: float32 [n, d], unit norm. tokens: int64 [n], lengths of the sequences, visual tokens included; 0
-    where a model does not tell. cut: bool [n], whether text was cut to the model's limit.
+    vectors: float32 [n, d], unit norm. tokens: int64 [n], length of each sequence including visual
+    tokens, or 0 if the model does not report it. cut: bool [n], whether the text was cut to the
+    model's limit.
     """
 
     vectors: np.ndarray
@@ -20,7 +21,7 @@ class Embeddings:
 
     @classmethod
     def empty(cls, n: int, dimension: int) -> "Embeddings":
-        """Room for n items, to be filled by `put`."""
+        """Return embeddings of n items with undefined vectors, to be filled by `put`."""
         return cls(
             vectors=np.empty((n, dimension), dtype=np.float32),
             tokens=np.zeros(n, dtype=np.int64),
@@ -28,12 +29,12 @@ class Embeddings:
         )
 
     def put(self, where: Sequence[int], part: "Embeddings") -> None:
-        """Write a part's rows to these places."""
+        """Write the rows of `part` at the given indices."""
         self.vectors[where], self.tokens[where], self.cut[where] = part.vectors, part.tokens, part.cut
 
     @classmethod
     def joined(cls, parts: Sequence["Embeddings"]) -> "Embeddings":
-        """The rows of all parts, in order."""
+        """Concatenate the rows of all parts, in order."""
         return cls(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])})
 
     def __len__(self) -> int:

@@ -1,12 +1,13 @@
-"""One folder that loads as plain Hugging Face, in vLLM as an embedder and in sentence-transformers.
+"""Export a model as one folder for plain Hugging Face, for vLLM and for sentence-transformers.
 
-The convention lives in the exported chat template: it supplies the default system turn, orders video,
-image and text, and ends in the generation prompt and `<|endoftext|>` whatever the caller asks for.
-The pixel budget lives in the processor's config, pooling and normalisation in `modules.json`.
+The exported chat template implements the prompt format: it adds the default system turn, orders
+video, image and text, and always ends with the generation prompt and `<|endoftext|>`. The pixel
+budget is in the processor's config, pooling and normalisation are in `modules.json`.
 
-Known limit: transformers 5 places the text after a video too early on Qwen2-VL and Qwen2.5-VL when the
-video is longer in time than in space (`backbones.positions`), roughly past 10 s at the default budget.
-Plain transformers and sentence-transformers then give other vectors than this package and vLLM.
+Known limit: on Qwen2-VL and Qwen2.5-VL, transformers 5 gives wrong positions to the text after a
+video whose extent in time is larger than in space (see `model_families.positions`), which happens
+from about 10 s on at the default budget. Plain transformers and sentence-transformers then compute
+other vectors than this package and vLLM.
 """
 
 import json
@@ -50,9 +51,9 @@ def export_merged(
     dtype: torch.dtype | None = None,
     prompts: Mapping[str, str] | None = None,
 ) -> Path:
-    """Load a model and its adapter, merge them in float32 and export; dtype: of the saved weights.
+    """Load a model and its adapter, merge them in float32, and export the result.
 
-    By default the weights are saved in the base checkpoint's own dtype. See `export` for the rest.
+    dtype: of the saved weights; by default that of the base checkpoint. See `export` for the rest.
     """
     processor = load_processor(path_or_id, revision=revision)
     settings = resolve_settings(path_or_id, adapter, None, revision=revision)
@@ -64,7 +65,7 @@ def export_merged(
 
 
 def merge(model: GveModel) -> GveModel:
-    """Fold the adapter into the weights, in place; the model has no adapter afterwards."""
+    """Merge the adapter into the weights in place; afterwards the model has no adapter."""
     if hasattr(model.language_model, "merge_and_unload"):
         model.language_model = model.language_model.merge_and_unload()
     return model
@@ -95,17 +96,17 @@ def export(
 
 
 def embedding_template(template: str, settings: EmbedderSettings) -> str:
-    """A chat template that always gives the embedding conversation, made from the model's own."""
+    """Return the model's chat template, changed so that it always produces the embedding prompt."""
     if template.startswith("{%- set add_generation_prompt = true %}"):
-        return template  # exported before
+        return template  # the template of a folder that was exported before
     default = json.dumps(settings.default_instruction, ensure_ascii=False)
     return _PRELUDE.replace("DEFAULT", default) + template + "{{- " + repr(EMBED_TOKEN) + " }}"
 
 
 def _export_processor(processor: Any, model: GveModel, settings: EmbedderSettings) -> Any:
-    """A copy of the processor with the pixel budget, the length limit and the embedding template."""
+    """Return a copy of the processor with the pixel budget, length limit and embedding template."""
     copied = deepcopy(processor)
-    sizes = model.backbone.processor_sizes(settings)
+    sizes = model.family.processor_sizes(settings)
     copied.image_processor.size = type(copied.image_processor.size)(**sizes["image"])
     copied.video_processor.size = type(copied.video_processor.size)(**sizes["video"])
     copied.video_processor.do_sample_frames = False

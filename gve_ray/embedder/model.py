@@ -1,4 +1,4 @@
-"""The model: a `Batch` in, unit vectors out. Differentiable; training, evaluation and serving share it."""
+"""The embedding model: a differentiable module that turns a `Batch` into unit vectors."""
 
 import os
 from typing import Any
@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gve_ray.embedder.backbones import Backbone, backbone_for
 from gve_ray.embedder.collate import Batch
-from gve_ray.embedder.tower import quicken
+from gve_ray.embedder.model_families import ModelFamily, model_family
 from gve_ray.embedder.vision import PatchSpec, normalise
+from gve_ray.embedder.vision_attention import use_fast_attention
 
 
 def pool_last(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Hidden state of each row's last attended token, whichever side the padding is on.
+    """Return the hidden state of each row's last token, for padding on either side.
 
-    hidden: [B, L, d]; mask: int [B, L], 1 where attended; returns [B, d].
+    hidden: [B, L, d]. mask: int [B, L], 1 for tokens, 0 for padding. Returns [B, d].
     """
     length = mask.shape[1]
     last = length - 1 - mask.flip(1).argmax(dim=1)  # [B]
@@ -26,9 +26,10 @@ def pool_last(hidden: Tensor, mask: Tensor) -> Tensor:
 class GveModel(nn.Module):
     """A vision-language model without its generation head.
 
-    language_model: a `...ForConditionalGeneration` of Hugging Face, or a PEFT model around one. Its LM
-    head is never run. The name of the LoRA parameters is therefore the one every PEFT user has.
-    revision: of the base model on the hub; an adapter's config records it.
+    language_model: a `...ForConditionalGeneration` of Hugging Face, or a PEFT model that wraps one.
+    It is kept whole, although its LM head never runs, so that LoRA parameters have the names that
+    PEFT gives them everywhere. spec: patch geometry of the vision tower. revision: of the base
+    model on the hub; PEFT records it in the config of an adapter.
     """
 
     def __init__(self, language_model: nn.Module, spec: PatchSpec, *, revision: str | None = None) -> None:
@@ -39,17 +40,19 @@ class GveModel(nn.Module):
 
     @property
     def plain(self) -> Any:
-        """The Hugging Face model inside, without a PEFT wrapper (LoRA layers, if any, in place)."""
+        """The Hugging Face model without the PEFT wrapper; LoRA layers, if any, stay in it."""
         inner = self.language_model
         return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
     @property
     def config(self) -> Any:
+        """The Hugging Face config of the model."""
         return self.plain.config
 
     @property
-    def backbone(self) -> Backbone:
-        return backbone_for(self.config.model_type)
+    def family(self) -> ModelFamily:
+        """The architecture of the model."""
+        return model_family(self.config.model_type)
 
     @property
     def dimension(self) -> int:
@@ -58,17 +61,19 @@ class GveModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The device of the weights."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the base model's weights, in which it computes. LoRA weights are float32 in any case."""
+        """The dtype of the base model's weights and of its computations. LoRA weights stay float32."""
         return self.plain.get_input_embeddings().weight.dtype
 
     def compile_layers(self) -> None:
-        """Compile the layers of the tower and the language model, each for itself, in place.
+        """Compile each layer of the vision tower and the language model in place.
 
-        Kernels that only move memory, 40 % of a GPU's time otherwise, are fused. The first batch takes a minute more.
+        This fuses kernels that only move memory, which take 40 % of the GPU's time otherwise. The
+        first batch takes about a minute longer.
         """
         inner = self.plain.model
         for layer in (*inner.visual.blocks, *inner.language_model.layers):
@@ -77,14 +82,16 @@ class GveModel(nn.Module):
     def checkpoint_layers(self) -> None:
         """Recompute the activations of each layer in the backward pass instead of keeping them."""
         self.plain.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        # Without re-entry no input needs a gradient; with one, the frozen tower would be run backward, too.
+        # Non-reentrant checkpointing needs no input with a gradient. If one had it, the backward
+        # pass would include the frozen vision tower.
         self.plain.disable_input_require_grads()
 
     def forward(self, batch: Batch) -> Tensor:
-        """Unit-norm float32 embeddings [B, d] of a batch on the model's device."""
+        """Return unit-norm float32 embeddings [B, d] of a batch that is on the model's device."""
         if self.dtype == torch.float32:
             return self._embed(batch)
-        with torch.autocast(self.device.type, self.dtype):  # narrows LoRA's float32 weights for each product
+        # Autocast converts the float32 weights of LoRA for each matrix product.
+        with torch.autocast(self.device.type, self.dtype):
             return self._embed(batch)
 
     def _embed(self, batch: Batch) -> Tensor:
@@ -121,34 +128,34 @@ def load_model(
     attention: str | None = None,
     processor: Any,
 ) -> GveModel:
-    """Load a checkpoint (folder or hub id) by its model type. Raises ValueError on unsupported types.
+    """Load a checkpoint from a folder or the hub. Raises ValueError for an unsupported model type.
 
-    dtype: a torch dtype or its name; by default bfloat16 on GPU and float32 on CPU. attention: a
-    transformers attention implementation ("sdpa", "flash_attention_2", ...).
+    dtype: a torch dtype or its name; by default bfloat16 on a GPU and float32 on the CPU.
+    attention: a transformers attention implementation ("sdpa", "flash_attention_2", ...).
     """
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    place = torch.device(device) if device else default_device()
-    backbone_for(AutoConfig.from_pretrained(path, revision=revision).model_type)
+    target = torch.device(device) if device else default_device()
+    model_family(AutoConfig.from_pretrained(path, revision=revision).model_type)
     model = AutoModelForImageTextToText.from_pretrained(
-        path, revision=revision, dtype=as_dtype(dtype, place), attn_implementation=attention
+        path, revision=revision, dtype=as_dtype(dtype, target), attn_implementation=attention
     )
-    if place.type != "cpu":
-        quicken(model.model.visual)
+    if target.type != "cpu":
+        use_fast_attention(model.model.visual)
     wrapped = GveModel(model, PatchSpec.from_processor(processor.image_processor), revision=revision)
-    return wrapped.to(place).eval()
+    return wrapped.to(target).eval()
 
 
 def default_device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
+    """Return the accelerator if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def as_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
-    """A torch dtype from its name; None is bfloat16 on an accelerator and float32 on CPU."""
+    """Return a torch dtype given it or its name; None means bfloat16, or float32 on the CPU."""
     if dtype is None:
         return torch.float32 if device.type == "cpu" else torch.bfloat16
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype):
+    resolved = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(resolved, torch.dtype):
         raise ValueError(f"dtype={dtype!r} is not a torch dtype; use 'float32', 'bfloat16' or 'float16'")
-    return found
+    return resolved

@@ -1,7 +1,8 @@
-"""The settings that decide what a vector means; they travel with the weights as `embedder.json`.
+"""The settings that affect vectors; they are saved with the weights as `embedder.json`.
 
-A query embedded with other settings than its corpus is silently wrong, so a folder's settings are
-refused when the caller expects different ones instead of being overwritten.
+Vectors of a query and a corpus that were embedded with different settings cannot be compared, and
+nothing would show it. Therefore loading fails if the saved settings differ from those that the
+caller expects; neither silently overrides the other.
 """
 
 import dataclasses
@@ -16,12 +17,13 @@ EMBED_TOKEN = "<|endoftext|>"
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedderSettings:
-    """How an item becomes a sequence (paper section 2, protocol).
+    """How an item becomes a sequence of tokens (arXiv:2510.27571, section 2).
 
-    frames: frames sampled from a video given by path or URI (even: temporal patch 2).
-    max_pixels, min_pixels: pixel budget of one frame or image; 28*28 pixels are one visual token.
-    max_tokens: longest sequence; longer text is cut at its end, the turn's closing tokens stay.
-    default_instruction: the system turn of an item without an instruction.
+    frames: number of frames sampled from a video given by path or URI; even, because two frames
+    make one temporal patch. max_pixels, min_pixels: pixel budget of one frame or image; 28*28
+    pixels are one visual token. max_tokens: length limit of a sequence; longer text is cut at its
+    end, but the closing tokens of the turn stay. default_instruction: the system turn of an item
+    without an instruction.
     """
 
     frames: int = 8
@@ -52,7 +54,7 @@ class EmbedderSettings:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> "EmbedderSettings":
-        """Read a settings file. Raises ValueError when it has fields this version does not know."""
+        """Read a settings file. Raises ValueError if it has fields that this version does not know."""
         values = json.loads(Path(path).read_text(encoding="utf-8"))
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
@@ -70,22 +72,23 @@ def check_frame_count(frames: int) -> None:
 
 
 def agreed(
-    travelling: EmbedderSettings | None, expected: EmbedderSettings | None, where: str
+    saved: EmbedderSettings | None, expected: EmbedderSettings | None, source: str
 ) -> EmbedderSettings:
-    """The settings to use, given those saved with the weights and those the caller expects.
+    """Return the settings to use, given those saved with the weights and those the caller expects.
 
-    Raises ValueError naming each field on which they disagree; with neither, the paper's defaults.
+    If both are None, returns the defaults. Raises ValueError naming each field in which they
+    differ. source: the folder or hub id of the saved settings, for the error.
     """
-    if travelling is None or expected is None:
-        return travelling or expected or EmbedderSettings()
+    if saved is None or expected is None:
+        return saved or expected or EmbedderSettings()
     differing = [
-        f"{name}: {saved!r} saved, {getattr(expected, name)!r} asked for"
-        for name, saved in dataclasses.asdict(travelling).items()
-        if saved != getattr(expected, name)
+        f"{name}: {value!r} saved, {getattr(expected, name)!r} asked for"
+        for name, value in dataclasses.asdict(saved).items()
+        if value != getattr(expected, name)
     ]
     if differing:
         raise ValueError(
-            f"{where} was made with other embedder settings ({'; '.join(differing)}); drop the settings "
-            "argument to use the saved ones, or Embedder.with_settings(...) to depart from them on purpose"
+            f"{source} was made with other embedder settings ({'; '.join(differing)}); drop the settings "
+            "argument to use the saved ones, or call Embedder.with_settings(...) to override them"
         )
-    return travelling
+    return saved

@@ -1,4 +1,4 @@
-"""The torch engine: batches by token budget, halves them when memory runs out."""
+"""The torch engine: forms batches by a token budget and halves them if memory runs out."""
 
 import logging
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gve_ray.embedder.batching import plan_batches
-from gve_ray.embedder.collate import Batch, Collator, Encoded, facts_of
+from gve_ray.embedder.collate import Batch, Collator, Encoded, lengths_and_cuts
 from gve_ray.embedder.embeddings import Embeddings
 from gve_ray.embedder.model import GveModel
 from gve_ray.schema import Item
@@ -23,14 +23,14 @@ MAX_ROWS = 256
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prepared:
-    """Items as the model takes them: rows, and the batches that they make, by the rows' places."""
+    """Encoded items, and the padded batches they form, each with the indices of its rows."""
 
     rows: list[Encoded]
     batches: list[tuple[list[int], Batch]]
 
 
 class TorchEngine:
-    """Encodes resolved items with a `GveModel`."""
+    """Embeds items whose media are in memory with a `GveModel`. An `embedder.Engine`."""
 
     def __init__(self, model: GveModel, collator: Collator, *, token_budget: int | None = None) -> None:
         self.model = model
@@ -40,10 +40,11 @@ class TorchEngine:
 
     @property
     def dimension(self) -> int:
+        """Length d of an embedding."""
         return self.model.dimension
 
     def prepare(self, items: Sequence[Item]) -> Prepared:
-        """All that needs no accelerator. items: with their media in memory."""
+        """Encode items, form batches and pad them, all on the CPU. items: with media in memory."""
         rows = self.collator.encode(items)
         visual = [row.image is not None or row.video is not None for row in rows]
         lengths = [len(row) for row in rows]
@@ -54,18 +55,22 @@ class TorchEngine:
 
     @torch.inference_mode()
     def encode(self, prepared: Prepared) -> Embeddings:
-        """Of the prepared items, in order."""
+        """Return the embeddings of the prepared items, in order."""
         rows = prepared.rows
         vectors = np.empty((len(rows), self.dimension), dtype=np.float32)
         for where, batch in prepared.batches:
             vectors[where] = self._run([rows[i] for i in where], batch).cpu().numpy()
-        return Embeddings(vectors=vectors, **facts_of(rows))
+        return Embeddings(vectors=vectors, **lengths_and_cuts(rows))
 
     def close(self) -> None:
-        """Nothing to stop: the model lives and dies with this object."""
+        """Do nothing: the model runs in this process."""
 
     def _run(self, rows: list[Encoded], batch: Batch) -> Tensor:
-        """Embed one batch [B, d]; on out-of-memory, its halves, and smaller batches from then on."""
+        """Return the vectors of one batch, [B, d].
+
+        If memory runs out, embeds both halves separately and lowers the token budget of later
+        batches.
+        """
         try:
             vectors: Tensor | None = self.model(batch.to(self.model.device))
         except torch.OutOfMemoryError as error:
@@ -77,13 +82,14 @@ class TorchEngine:
             vectors = None
         if vectors is not None:
             return vectors
-        # Out of the handler, so that the traceback no longer holds the failed batch's activations.
+        # After the handler, because the traceback would keep the activations of the failed batch
+        # alive.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         half = (len(rows) + 1) // 2
         self.token_budget = max(half * max(len(row) for row in rows), 1)
         log.warning(
-            "out of memory with %d rows; going on with %d tokens a batch", len(rows), self.token_budget
+            "out of memory with %d rows; continuing with %d tokens per batch", len(rows), self.token_budget
         )
         halves = (rows[:half], rows[half:])
-        return torch.cat([self._run(one, self.collator.pad(one)) for one in halves])
+        return torch.cat([self._run(half_rows, self.collator.pad(half_rows)) for half_rows in halves])

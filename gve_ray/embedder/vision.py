@@ -1,7 +1,7 @@
-"""Frames -> patches, the way Qwen-VL's own processors do it, but in one pass over uint8.
+"""Split frames into patches as the Qwen-VL processors do, but in one pass over uint8 data.
 
-Patches stay uint8 until the model's device (a quarter of the bytes to copy and to hold);
-`normalise` there gives the processor's `pixel_values` to rounding.
+Patches stay uint8 until they are on the model's device, which needs a quarter of the memory and
+transfer. There, `normalise` gives the processor's `pixel_values` up to rounding.
 """
 
 from dataclasses import dataclass
@@ -28,11 +28,12 @@ class PatchSpec:
 
     @property
     def factor(self) -> int:
-        """Image sides are multiples of this many pixels; factor**2 pixels are one visual token."""
+        """The sides of an image are multiples of this; factor**2 pixels are one visual token."""
         return self.patch * self.merge
 
     @classmethod
     def from_processor(cls, image_processor: Any) -> "PatchSpec":
+        """Read the values from a Hugging Face image processor."""
         return cls(
             patch=int(image_processor.patch_size),
             merge=int(image_processor.merge_size),
@@ -44,9 +45,9 @@ class PatchSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Patches:
-    """One video or image cut into patches.
+    """One video or image, split into patches.
 
-    pixels: uint8 [N, 3 * temporal * patch * patch]; grid: (t, h, w) in patches, N = t*h*w.
+    pixels: uint8 [N, 3 * temporal * patch * patch]. grid: (t, h, w) in patches, N = t*h*w.
     """
 
     pixels: torch.Tensor
@@ -54,7 +55,7 @@ class Patches:
 
 
 def check_media(frames: Frames, slot: str) -> None:
-    """Raise ValueError when a still is given as a video, a clip as an image, or the count is odd."""
+    """Raise ValueError for a still as a video, a clip as an image, or an odd frame count."""
     count = len(frames.pixels)
     if slot == "image" and count != 1:
         raise ValueError(f"Item.image has {count} frames; an image is one frame, give the clip as Item.video")
@@ -65,9 +66,10 @@ def check_media(frames: Frames, slot: str) -> None:
 
 
 def resize(pixels: np.ndarray, settings: EmbedderSettings, factor: int) -> torch.Tensor:
-    """uint8 [T, H, W, 3] -> uint8 [T, 3, H', W'] within the pixel budget, sides multiples of `factor`.
+    """Resize frames to the pixel budget, with sides that are multiples of `factor`.
 
-    Bicubic with antialiasing, as the processors resize. Frames already at the budget pass untouched.
+    pixels: uint8 [T, H, W, 3]. Returns uint8 [T, 3, H', W']. Resizing is bicubic with antialiasing,
+    as in the processors. Frames that have the right size already are returned unchanged.
     """
     frames = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)  # [T, 3, H, W]
     height, width = pixels.shape[1:3]
@@ -80,9 +82,10 @@ def resize(pixels: np.ndarray, settings: EmbedderSettings, factor: int) -> torch
 
 
 def to_patches(frames: Frames, settings: EmbedderSettings, spec: PatchSpec) -> Patches:
-    """Resize if needed and cut into patches, ordered so that each merge*merge square is contiguous.
+    """Resize frames if necessary and split them into patches.
 
-    A still image (T = 1) is repeated to fill its temporal patch.
+    The patches of each merge*merge square follow each other. A still image (T = 1) is repeated to
+    fill its temporal patch.
     """
     pixels = resize(frames.pixels, settings, spec.factor)  # [T, 3, H, W]
     if len(pixels) == 1:
@@ -97,7 +100,7 @@ def to_patches(frames: Frames, settings: EmbedderSettings, spec: PatchSpec) -> P
 
 
 def normalise(patches: torch.Tensor, spec: PatchSpec) -> torch.Tensor:
-    """uint8 [N, 3*K] -> float32 [N, 3*K], (x / 255 - mean) / std per channel."""
+    """Return (x / 255 - mean) / std per channel. patches: uint8 [N, 3*K]; returns float32 [N, 3*K]."""
     mean = torch.tensor(spec.mean, device=patches.device).view(1, -1, 1)
     std = torch.tensor(spec.std, device=patches.device).view(1, -1, 1)
     values = patches.view(len(patches), len(spec.mean), -1).to(torch.float32)

@@ -1,8 +1,9 @@
-"""The vLLM engine: the same vectors by vLLM's scheduler and kernels, the fast path on GPU.
+"""The vLLM engine: the same vectors as the torch engine, computed faster on a GPU by vLLM.
 
-vLLM gets token ids from the same collator as torch and frames already at the budget, so the
-conversation, the cut and the resize are ours; only the forward pass is vLLM's. It needs weights in
-one folder, so an adapter is merged into a temporary one first. Starting takes 10 s and more.
+vLLM gets token ids from the same collator as the torch engine, and frames that already have the
+right size. It therefore performs only the forward pass; the prompt format, the cut and the resize
+are the same. vLLM needs all weights in one folder, so an adapter is first merged into a temporary
+folder. Starting takes 10 s or more.
 """
 
 import tempfile
@@ -12,20 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from gve_ray.embedder.backbones import backbone_for, source_fps
-from gve_ray.embedder.collate import Collator, Encoded, facts_of
+from gve_ray.embedder.collate import Collator, Encoded, lengths_and_cuts
 from gve_ray.embedder.embeddings import Embeddings
 from gve_ray.embedder.export import export_merged
 from gve_ray.embedder.model import as_dtype, default_device
+from gve_ray.embedder.model_families import model_family
 from gve_ray.embedder.settings import EmbedderSettings
 from gve_ray.embedder.vision import resize
+from gve_ray.media.video_metadata import video_metadata
 from gve_ray.schema import Frames, Item
 
 CPU_KV_BYTES = 4 * 2**30  # one 8192-token sequence of the 7B shape in float32 takes 3.5 GiB
 
 
 class VllmEngine:
-    """Encodes resolved items with `vllm.LLM`."""
+    """Embeds items whose media are in memory with `vllm.LLM`. An `embedder.Engine`."""
 
     def __init__(self, llm: Any, collator: Collator, *, dimension: int, merged: Any = None) -> None:
         self.llm = llm
@@ -45,18 +47,22 @@ class VllmEngine:
         processor: Any,
         engine_args: dict[str, Any],
     ) -> "VllmEngine":
-        """Start vLLM on a folder or hub id. engine_args override the arguments of `vllm.LLM`."""
+        """Start vLLM with a model from a folder or the hub.
+
+        engine_args override the arguments of `vllm.LLM`. See `Embedder.from_pretrained` for the
+        rest.
+        """
         from transformers import AutoConfig
         from vllm import LLM
 
         config = AutoConfig.from_pretrained(path_or_id, revision=revision)
-        backbone = backbone_for(config.model_type)
-        collator = Collator(settings, processor, backbone=backbone, config=config)
+        family = model_family(config.model_type)
+        collator = Collator(settings, processor, family=family, config=config)
         merged = None
         if adapter is not None:
             merged = tempfile.TemporaryDirectory(prefix="gve-merged-")
             export_merged(path_or_id, adapter, merged.name, revision=revision)
-        arguments = engine_arguments(settings, backbone.processor_sizes(settings), dtype)
+        arguments = engine_arguments(settings, family.processor_sizes(settings), dtype)
         llm = LLM(
             model=merged.name if merged is not None else str(path_or_id),
             revision=None if merged is not None else revision,
@@ -66,17 +72,20 @@ class VllmEngine:
 
     @property
     def dimension(self) -> int:
+        """Length d of an embedding."""
         return self._dimension
 
     def prepare(self, items: Sequence[Item]) -> list[Encoded]:
-        """Of items whose media are in memory."""
+        """Encode items whose media are in memory."""
         return self.collator.encode(items)
 
     def encode(self, rows: list[Encoded]) -> Embeddings:
-        """Of the prepared items, in order."""
+        """Return the embeddings of the prepared items, in order."""
         outputs = self.llm.embed([self._prompt(row) for row in rows], use_tqdm=False)
         vectors = np.asarray([output.outputs.embedding for output in outputs], dtype=np.float32)
-        return Embeddings(vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True), **facts_of(rows))
+        return Embeddings(
+            vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True), **lengths_and_cuts(rows)
+        )
 
     def close(self) -> None:
         """Stop vLLM's processes and remove the merged weights, if any."""
@@ -94,29 +103,18 @@ class VllmEngine:
         return prompt | {"multi_modal_data": media} if media else prompt
 
     def _pixels(self, frames: Frames) -> np.ndarray:
-        """uint8 [T, H, W, 3] at the budget."""
+        """Return the pixels resized to the budget, uint8 [T, H, W, 3]."""
         resized = resize(frames.pixels, self.collator.settings, self.collator.spec.factor)
         return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
-
-
-def video_metadata(frames: Frames) -> dict[str, Any]:
-    """What vLLM and the Hugging Face processors derive the time encoding from; clips start at 0."""
-    indices = (frames.indices - frames.indices[0]).tolist()
-    fps = source_fps(frames)
-    return {
-        "fps": fps,
-        "duration": (indices[-1] + 1) / fps,
-        "total_num_frames": indices[-1] + 1,
-        "frames_indices": indices,
-        "video_backend": "gve_ray",
-        "do_sample_frames": False,
-    }
 
 
 def engine_arguments(
     settings: EmbedderSettings, sizes: dict[str, dict[str, int]], dtype: torch.dtype | str | None
 ) -> dict[str, Any]:
-    """Arguments of `vllm.LLM` for embedding under these settings."""
+    """Return the arguments of `vllm.LLM` for embedding with these settings.
+
+    sizes: `ModelFamily.processor_sizes`.
+    """
     from vllm.config import PoolerConfig
 
     device = default_device()

@@ -26,8 +26,8 @@ from pyarrow import fs
 
 from gve_ray.config import ModelConfig, StageResources
 from gve_ray.embedder import EmbedderSettings
-from gve_ray.embedder.models import cache_name, embed_readable, open_model
-from gve_ray.embedder.resolve import resolve
+from gve_ray.embedder.backends import cache_name, embed_readable, open_model
+from gve_ray.embedder.load_media import load_media
 from gve_ray.media import MediaError
 from gve_ray.media.digest import media_digest, media_stamp
 from gve_ray.media.signature import signature
@@ -160,7 +160,7 @@ class EmbedWorker:
         if why := self._model.refuses(item):
             return Reject("unsupported", why)
         try:
-            (read,) = resolve([item], self._settings, None)
+            (read,) = load_media([item], self._settings, None)
         except MediaError as error:
             return Reject(str(error.reason), error.detail)
         return read

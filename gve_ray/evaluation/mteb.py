@@ -24,7 +24,7 @@ from mteb.types import PromptType
 
 from gve_ray.config import ModelConfig, StageResources
 from gve_ray.embedder import EmbedderSettings
-from gve_ray.embedder.models import cache_name, identify
+from gve_ray.embedder.backends import cache_name, identify
 from gve_ray.evaluation.embed import ItemIndex, embed, pending_table, read_vectors
 from gve_ray.job import JobError
 from gve_ray.schema import Item

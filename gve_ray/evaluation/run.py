@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gve_ray.embedder.models import identify
+from gve_ray.embedder.backends import identify
 from gve_ray.evaluation.classes import told as told_classes
 from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig
 from gve_ray.evaluation.embed import Embedded, ItemIndex, embed, pending_table

@@ -1,1 +1,1 @@
-"""A folder of videos -> segments, their vectors, and an index that is searched (gve_ray.search.library)."""
+"""Index a folder of videos: split them into segments, embed these, and build a searchable index."""

@@ -1,4 +1,4 @@
-"""What the last finished run left of each video, and what a new one changes: pure, but for two file calls."""
+"""Record the state of each video after a run, and find what has changed since the last."""
 
 import hashlib
 import json
@@ -24,11 +24,11 @@ CATALOG_SCHEMA = pa.schema(
         ("video_id", pa.string()),
         ("uri", pa.string()),
         ("version", pa.string()),
-        ("fingerprint", pa.string()),  # sha256 of the file; null where it could not be read
-        ("metadata", pa.string()),  # JSON: caption, and the manifest's other columns
-        ("segments", pa.int64()),  # in the index
-        ("lost", pa.int64()),  # segments that could not be embedded
-        ("reason", pa.string()),  # why none of it is in the index; null where some is
+        ("fingerprint", pa.string()),  # sha256 of the file; null if it could not be read
+        ("metadata", pa.string()),  # JSON: caption, and the user's columns of the manifest
+        ("segments", pa.int64()),  # number of segments in the index
+        ("lost", pa.int64()),  # number of segments that could not be embedded
+        ("reason", pa.string()),  # why no segment is in the index; null if some are
         ("detail", pa.string()),
     ]
 )
@@ -37,28 +37,34 @@ State = Literal["added", "changed", "unchanged", "rejected", "removed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What a run does to the videos. state: by video_id, those removed included."""
+    """The effect of a run on the videos. state: by video_id, including removed videos."""
 
     state: Mapping[str, State]
 
     def counts(self) -> dict[str, int]:
-        """How many videos are in each state: added + changed + unchanged + rejected are the input."""
-        found = Counter(self.state.values())
+        """Return the number of videos in each state.
+
+        The input consists of the added, changed, unchanged and rejected videos.
+        """
+        tally = Counter(self.state.values())
         names: tuple[State, ...] = ("added", "changed", "unchanged", "rejected", "removed")
-        return {name: found[name] for name in names}
+        return {name: tally[name] for name in names}
 
 
 def version_of(video_id: str, uri: str, stamp: str) -> str:
-    """Names a file as it is now: 32 hex digits."""
+    """Return 32 hex digits that identify the current version of a file. stamp: `media_stamp`."""
     return hashlib.sha256(json.dumps([video_id, uri, stamp]).encode()).hexdigest()[:32]
 
 
 def compare(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> Change:
-    """Two catalogs, rows of `CATALOG_SCHEMA`. A video that was rejected before counts as added once it is not."""
-    known = {row["video_id"]: row for row in before}
+    """Compare two catalogs, given as rows of `CATALOG_SCHEMA`.
+
+    A video that was rejected before and is not rejected now counts as added.
+    """
+    earlier = {row["video_id"]: row for row in before}
     state: dict[str, State] = {}
     for row in now:
-        video_id, old = row["video_id"], known.get(row["video_id"])
+        video_id, old = row["video_id"], earlier.get(row["video_id"])
         if row["reason"] is not None:
             state[video_id] = "rejected"
         elif old is None or old["reason"] is not None:
@@ -74,7 +80,7 @@ def compare(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]
 
 
 def read_catalog(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Rows of the last finished run in a folder, by its path or URI; none before the first."""
+    """Read the catalog of a folder, given by path or URI; empty before the first finished run."""
     files, path = filesystem(f"{folder}/{FILE}")
     if files.get_file_info(path).type != fs.FileType.File:
         return []
@@ -82,17 +88,18 @@ def read_catalog(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def write_catalog(folder: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replace the catalog as a whole."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=CATALOG_SCHEMA), sink)
+    """Replace the catalog of a folder in one atomic write."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=CATALOG_SCHEMA), buffer)
     files, path = filesystem(f"{folder}/{FILE}")
-    write_atomically(files, path, sink.getvalue().to_pybytes())
+    write_atomically(files, path, buffer.getvalue().to_pybytes())
 
 
 def user_fields(source: str, metadata: Iterable[Mapping[str, Any]]) -> dict[str, FieldType]:
-    """Names and types of a manifest's own columns, by their values; what is no number or truth value is text.
+    """Derive the index fields for the user's columns of a manifest from their values.
 
-    Raises PreflightError for a name that cannot be a field.
+    source: the manifest, for errors. A column whose values are neither all numbers nor all booleans
+    becomes a string field. Raises PreflightError for a name that cannot be a field.
     """
     types: dict[str, set[FieldType]] = {}
     for row in metadata:
@@ -100,21 +107,21 @@ def user_fields(source: str, metadata: Iterable[Mapping[str, Any]]) -> dict[str,
             kinds = types.setdefault(name, set())
             if value is not None:
                 kinds.add(_type_of(value))
-    found: dict[str, FieldType] = {}
+    fields: dict[str, FieldType] = {}
     for name, kinds in sorted(types.items()):
         if name in FIELDS or name in RESERVED:
             raise PreflightError(
-                f"input={source!r}: column {name!r} is one that the index has itself; rename it"
+                f"input={source!r}: the name of column {name!r} is reserved for the index; rename it"
             )
         if len(kinds) == 1:
-            (found[name],) = kinds
+            (fields[name],) = kinds
         else:
-            found[name] = "float" if kinds == {"int", "float"} else "string"
+            fields[name] = "float" if kinds == {"int", "float"} else "string"
         try:
-            IndexSpec(dimension=1, fields={name: found[name]})
+            IndexSpec(dimension=1, fields={name: fields[name]})
         except ValueError as error:
-            raise PreflightError(f"input={source!r}: a column cannot be filtered by: {error}") from error
-    return found
+            raise PreflightError(f"input={source!r}: a column cannot be a filter field: {error}") from error
+    return fields
 
 
 def _type_of(value: Any) -> FieldType:
@@ -126,11 +133,11 @@ def _type_of(value: Any) -> FieldType:
 
 
 def field_values(row: Mapping[str, Any], fields: Mapping[str, FieldType]) -> dict[str, Value]:
-    """A manifest row's own columns as values of their fields; what is not finite is None."""
-    return {name: _as(row.get(name), kind) for name, kind in fields.items()}
+    """Convert the user's columns of a manifest row to field values; NaN and infinity to None."""
+    return {name: _converted(row.get(name), kind) for name, kind in fields.items()}
 
 
-def _as(value: Any, kind: FieldType) -> Value:
+def _converted(value: Any, kind: FieldType) -> Value:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
     if kind == "string":

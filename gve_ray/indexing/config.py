@@ -1,4 +1,4 @@
-"""What an index of videos is made of, and what making it asks of the cluster."""
+"""The config of the index job."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Literal
 from gve_ray.config import LimitsConfig, ModelConfig, StageResources, expand_paths
 from gve_ray.search import IndexOptions
 
-_MOST_OVERLAP = 0.9  # of a window: ten windows for each length of one; close to 1, it is millions
+# As a share of a window. At 0.9 each second of video is in ten windows; close to 1, in millions.
+_MAX_OVERLAP = 0.9
 
 
 def _check(ok: bool, message: str) -> None:
@@ -16,10 +17,12 @@ def _check(ok: bool, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentsConfig:
-    """What is found: whole videos, windows of equal length, or scenes between cuts. All numbers but one are seconds.
+    """The unit of search: whole videos, windows of equal length, or scenes between cuts.
 
-    seconds, overlap: of windows. threshold: of a cut's score, 0 to 100 (gve_ray.media.scenes). longest: scenes
-    above it are divided evenly. shortest: scenes below it join the one before, and so does a video's last window.
+    All values are seconds, except `threshold`. seconds, overlap: length and overlap of windows.
+    threshold: minimum score of a cut, 0 to 100 (see gve_ray.media.scenes). longest: longer scenes
+    are divided into equal parts. shortest: a shorter scene is merged into the one before, as is a
+    shorter last window.
     """
 
     mode: Literal["whole", "windows", "scenes"] = "windows"
@@ -32,9 +35,9 @@ class SegmentsConfig:
     def __post_init__(self) -> None:
         _check(self.seconds > 0, f"segments.seconds={self.seconds}: use a positive number")
         _check(
-            0 <= self.overlap <= _MOST_OVERLAP * self.seconds + 1e-9,
-            f"segments.overlap={self.overlap}: use 0 to {_MOST_OVERLAP * self.seconds:g}, {_MOST_OVERLAP:.0%} of "
-            f"segments.seconds={self.seconds:g}; nearer to it, every second of video is in a great many windows",
+            0 <= self.overlap <= _MAX_OVERLAP * self.seconds + 1e-9,
+            f"segments.overlap={self.overlap}: use 0 to {_MAX_OVERLAP * self.seconds:g}, {_MAX_OVERLAP:.0%} of "
+            f"segments.seconds={self.seconds:g}; with more, each second of video is in too many windows",
         )
         _check(0 < self.threshold < 100, f"segments.threshold={self.threshold}: use above 0, below 100")
         _check(
@@ -45,10 +48,10 @@ class SegmentsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PicturesConfig:
-    """What is kept to look at, as JPEG, of each segment: a poster and a strip of frames side by side.
+    """The JPEG pictures stored for each segment: a poster, and a strip of frames side by side.
 
-    Made of the frames that are embedded, so never larger than those. poster, strip: the longer side of a
-    picture, pixels.
+    They are made from the embedded frames and never enlarged. poster, strip: the longer side of a
+    picture in pixels. strip_frames: number of frames in a strip. quality: of the JPEG encoding.
     """
 
     poster: int = 320
@@ -57,16 +60,20 @@ class PicturesConfig:
     quality: int = 80
 
     def __post_init__(self) -> None:
-        for name, least, most in (("poster", 16, 4096), ("strip", 16, 4096), ("strip_frames", 1, 64),
-                                  ("quality", 1, 100)):  # fmt: skip
+        limits = {"poster": (16, 4096), "strip": (16, 4096), "strip_frames": (1, 64), "quality": (1, 100)}
+        for name, (minimum, maximum) in limits.items():
             value = getattr(self, name)
-            _check(least <= value <= most, f"pictures.{name}={value}: use {least} to {most}")
+            _check(minimum <= value <= maximum, f"pictures.{name}={value}: use {minimum} to {maximum}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingConfig:
-    """How files are judged. strict: decode every frame once and refuse a file that is damaged anywhere. Without
-    it, and without scenes, only what the sampled frames need is decoded, and damage may go unseen."""
+    """How files are read and checked.
+
+    strict: decode every frame once, and reject a file with any damage. Otherwise, unless the
+    segments are scenes, only the data for the sampled frames is decoded, and damage may not be
+    detected.
+    """
 
     strict: bool = True
     limits: LimitsConfig = field(default_factory=LimitsConfig)
@@ -74,7 +81,7 @@ class ReadingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexResources:
-    """Resources by stage: looking through the files, and embedding their segments."""
+    """Resources of the stages: probing the files, and embedding their segments."""
 
     probe: StageResources = field(default_factory=lambda: StageResources(batch_size=4))
     embed: StageResources = field(default_factory=lambda: StageResources(batch_size=16))
@@ -82,12 +89,15 @@ class IndexResources:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexConfig:
-    """jobs/index.py: a folder, glob or manifest of videos in, an index of their segments out.
+    """Config of jobs/index.py, which builds an index of segments from a folder of videos.
 
-    input: as of jobs/synthesize.py; further columns of a manifest can be filtered by. output: the index's
-    folder, on a disk that all nodes see or as a URI; a second run does only what has changed since. frames, max_pixels,
-    min_pixels, max_tokens: as gve_ray.embedder.EmbedderSettings. Another model, other settings, segments,
-    pictures or reading need another folder; `search` may change, the index is then built anew.
+    input: a folder, glob or manifest of videos, as for jobs/synthesize.py; further columns of a
+    manifest become fields to filter by. output: the folder of the index, on a disk that all nodes
+    share or as a URI. A second run with the same folder processes only what has changed. frames,
+    max_pixels, min_pixels, max_tokens: see gve_ray.embedder.EmbedderSettings.
+
+    If the model, its settings, `segments`, `pictures` or `media` change, another folder is needed.
+    If `search` changes, the index is rebuilt in the same folder.
     """
 
     job: ClassVar[str] = "index"
@@ -103,25 +113,26 @@ class IndexConfig:
     media: ReadingConfig = field(default_factory=ReadingConfig)
     search: IndexOptions = field(default_factory=IndexOptions)
     resources: IndexResources = field(default_factory=IndexResources)
-    commit_seconds: float = 10.0  # finished rows are kept at least this often
+    commit_seconds: float = 10.0  # how often finished rows are committed
 
     def __post_init__(self) -> None:
         expand_paths(self, "input", "output")
         _check(bool(self.input), "input='': name a folder, a glob or a manifest of videos")
         _check(
-            bool(self.output), "output='': name the index's folder, on a disk that all nodes see or as a URI"
+            bool(self.output),
+            "output='': name the index's folder, on a disk that all nodes share or as a URI",
         )
         _check(
             self.search.kind != "milvus" or self.search.uri is not None or "://" not in self.output,
-            f"search.kind=milvus, output={self.output!r}: without a server it keeps a file that only a local disk can "
-            "hold; give search.uri, or another kind",
+            f"search.kind=milvus, output={self.output!r}: without a server, it needs a local disk for its file; "
+            "give search.uri, or another kind",
         )
         _check(self.commit_seconds > 0, f"commit_seconds={self.commit_seconds}: use a positive number")
 
     def identity(self) -> dict[str, Any]:
-        """The part of the config that decides the segments and their pictures, as plain values.
+        """Return the part of the config that determines the segments and their pictures.
 
-        The model and its settings are told apart by content (`identify`), not by name.
+        The model and its settings are not included: `identify` identifies them by content.
         """
         parts = asdict(self)
         return {name: parts[name] for name in ("segments", "pictures", "media")}

@@ -1,7 +1,8 @@
-"""Segments -> vectors and pictures.
+"""Embed segments and make their pictures: the second stage of the index job.
 
-Decoding is done in child processes, which may crash, hang or run out of memory: that is a reject with its
-reason. Of a segment `EmbedderSettings.frames` frames are read, as of a whole video by gve_ray.embedder.
+Videos are decoded in child processes. If one crashes, hangs or runs out of memory, the segment is
+rejected with the reason. `EmbedderSettings.frames` frames are read from each segment, as
+gve_ray.embedder reads them from a whole video.
 """
 
 import threading
@@ -15,50 +16,51 @@ import numpy as np
 
 from gve_ray.config import LimitsConfig, ModelConfig
 from gve_ray.embedder import EmbedderSettings
-from gve_ray.embedder.models import embed_readable, open_model
+from gve_ray.embedder.backends import embed_readable, open_model
 from gve_ray.indexing.config import PicturesConfig
 from gve_ray.media import DecodePool, FrameRequest, Limits, MediaError, encode_jpeg, uniform_indices
 from gve_ray.media.budget import resize
 from gve_ray.schema import Frames, Item
 from gve_ray.stage import Reject
 
-CHANGED = ("changed", "the file was written anew while it was being indexed; run again")
+CHANGED = ("changed", "the file was rewritten while it was being indexed; run the job again")
 
 
 class SegmentWorker:
-    """Worker of the second stage: rows of `segments.PENDING_SEGMENTS` -> rows of `library.SEGMENT_SCHEMA`.
+    """Stage worker from `segments.PENDING_SEGMENTS` to `library.SEGMENT_SCHEMA` rows.
 
-    Rows of one file that come together are decoded together. Thread-safe: with `concurrency` above 1, a batch
-    is decoded while another one is in the model. readers: decoding processes.
+    Adjacent rows of one file are decoded together. Thread-safe: if the stage's `concurrency` is
+    above 1, one batch is decoded while the model embeds another. readers: number of decoding
+    processes.
     """
 
     def __init__(
         self,
         model: ModelConfig,
         settings: EmbedderSettings,
-        facts: Mapping[str, Any],
+        identity: Mapping[str, Any],
         pictures: PicturesConfig,
         limits: LimitsConfig,
         readers: int,
     ) -> None:
         self._settings, self._pictures = settings, pictures
-        self._model = open_model(model, settings, facts)
+        self._model = open_model(model, settings, identity)
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="gve-read")
         self._processes = DecodePool(Limits(**asdict(limits)), readers)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | Reject]:
         groups = [list(group) for _, group in groupby(rows, key=lambda row: (row["uri"], row["fingerprint"]))]
-        read = [one for group in self._pool.map(self._read, groups) for one in group]
-        items = [one if isinstance(one, Reject) else Item(video=one) for one in read]
+        read = [frames for group in self._pool.map(self._read, groups) for frames in group]
+        items = [frames if isinstance(frames, Reject) else Item(video=frames) for frames in read]
         embedded = embed_readable(self._model, items, self._lock)
         return [
-            one if isinstance(one, Reject) else self._result(row["segment"], frames, one[0])
-            for row, frames, one in zip(rows, read, embedded, strict=True)
+            result if isinstance(result, Reject) else self._result(row["segment"], frames, result[0])
+            for row, frames, result in zip(rows, read, embedded, strict=True)
         ]
 
     def _read(self, rows: Sequence[Mapping[str, Any]]) -> list[Frames | Reject]:
-        """Frames of segments of one file. Where they cannot be had together, each is tried by itself."""
+        """Read the frames of segments of one file; if that fails, read each segment separately."""
         try:
             with self._processes.lend() as process:
                 decoded = process.decode(
@@ -74,14 +76,14 @@ class SegmentWorker:
         except MediaError as error:
             if len(rows) == 1:
                 return [Reject(str(error.reason), error.detail)]
-        except ValueError as error:  # a segment in which no frame begins
+        except ValueError as error:  # no frame begins within the segment
             if len(rows) == 1:
                 return [Reject("no_frames", str(error))]
         else:
             if decoded.content_hash == rows[0]["fingerprint"]:
                 return list(decoded.samples)
             return [Reject(*CHANGED)] * len(rows)
-        return [one for row in rows for one in self._read([row])]
+        return [frames for row in rows for frames in self._read([row])]
 
     def _result(self, segment: str, frames: Frames | Reject, vector: np.ndarray) -> dict[str, Any]:
         assert isinstance(frames, Frames)
@@ -98,7 +100,7 @@ class SegmentWorker:
 
 
 def within_side(pixels: np.ndarray, side: int) -> np.ndarray:
-    """uint8 [H, W, 3] made so small that no side is longer; never larger than it was."""
+    """Reduce a picture, uint8 [H, W, 3], so that no side is longer than `side`; never enlarge it."""
     height, width = pixels.shape[:2]
     scale = min(1.0, side / max(height, width))
     return resize(pixels, max(1, round(height * scale)), max(1, round(width * scale)))

@@ -1,7 +1,7 @@
-"""A look through each file: is it sound, how long is it, where do its segments begin and end.
+"""Check each video file and find its segments: the first stage of the index job.
 
-Decoding is done in a child process, which may crash, hang or run out of memory: that is a reject with its
-reason. Nothing here loads a model, so these workers start in a moment.
+Videos are decoded in a child process. If it crashes, hangs or runs out of memory, the file is
+rejected with the reason. These workers load no model, so they start quickly.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ from gve_ray.stage import Reject
 
 VIDEO_SCHEMA = pa.schema(
     [
-        ("version", pa.string()),  # of a file: another one once it is written anew
-        ("fingerprint", pa.string()),  # sha256 of its bytes
+        ("version", pa.string()),  # changes when the file is rewritten (catalog.version_of)
+        ("fingerprint", pa.string()),  # sha256 of the file
         ("size", pa.int64()),  # bytes
-        ("width", pa.int32()),  # of the displayed picture
+        ("width", pa.int32()),  # as displayed
         ("height", pa.int32()),
         ("fps", pa.float64()),
-        ("duration", pa.float64()),  # seconds from the first frame to the end of the last
-        ("starts", pa.list_(pa.float64())),  # of its segments, seconds on the file's own clock
+        ("duration", pa.float64()),  # seconds, including the last frame
+        ("starts", pa.list_(pa.float64())),  # of the segments, seconds on the file's own clock
         ("ends", pa.list_(pa.float64())),
     ]
 )
@@ -32,16 +32,16 @@ PENDING_VIDEOS = pa.schema([("version", pa.string()), ("uri", pa.string())])
 
 
 class ProbeWorker:
-    """Worker of the first stage: rows of `PENDING_VIDEOS` -> rows of `VIDEO_SCHEMA`."""
+    """Stage worker: takes rows of `PENDING_VIDEOS`, returns rows of `VIDEO_SCHEMA`."""
 
     def __init__(self, segments: SegmentsConfig, media: ReadingConfig) -> None:
         self._segments, self._strict = segments, media.strict or segments.mode == "scenes"
         self._process = DecodeProcess(Limits(**asdict(media.limits)))
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | Reject]:
-        return [self._one(row["version"], row["uri"]) for row in rows]
+        return [self._probe(row["version"], row["uri"]) for row in rows]
 
-    def _one(self, version: str, uri: str) -> dict[str, Any] | Reject:
+    def _probe(self, version: str, uri: str) -> dict[str, Any] | Reject:
         scenes = self._segments.threshold if self._segments.mode == "scenes" else None
         try:
             decoded = self._process.decode(uri, [FrameRequest(k=1)], strict=self._strict, scenes=scenes)

@@ -1,15 +1,16 @@
-"""Videos -> an index of their segments, on Ray; a second run does only what has changed since the first.
+"""Build an index of video segments on Ray; a second run processes only what has changed.
 
-output/videos.lance      one row a file: facts, and where its segments begin and end
-output/segments.lance    one row a segment: vector, poster, strip of frames (library.SEGMENT_SCHEMA)
-output/rejects.lance     one row a file or segment that could not be used, and why
-output/index-<hash>/     vectors and metadata to search in (gve_ray.search)
-output/catalog.parquet   one row a video of the last finished run (catalog.CATALOG_SCHEMA)
-output/library.json      what searches it begins with (gve_ray.search.library)
+output/videos.lance      one row per file: its properties and its segments (probe.VIDEO_SCHEMA)
+output/segments.lance    one row per segment: vector, poster, strip (library.SEGMENT_SCHEMA)
+output/rejects.lance     one row per file or segment that could not be used, with the reason
+output/index-<hash>/     the searchable index: vectors and metadata (gve_ray.search)
+output/catalog.parquet   one row per video of the last finished run (catalog.CATALOG_SCHEMA)
+output/library.json      the entry point for readers (gve_ray.search.library)
 
-Rows are keyed by the files' content or time of change, so a killed run goes on where it was. The index is made
-to hold what the stores say; then library.json and the catalog are replaced, and last of all what is no longer
-wanted is deleted, but for the index that was searched until then.
+Rows are keyed by the content or the modification time of the files, so a job that was killed
+continues where it stopped. When the stages have finished, the index is changed to match the stores,
+then library.json and the catalog are replaced. At the end, data that is no longer needed is
+deleted, except for the index that library.json named before.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 from gve_ray.embedder import EmbedderSettings
-from gve_ray.embedder.models import identify
+from gve_ray.embedder.backends import identify
 from gve_ray.indexing.catalog import (
     compare,
     field_values,
@@ -57,16 +58,19 @@ from gve_ray.store.runfolder import filesystem, plain, write_atomically
 log = logging.getLogger(__name__)
 
 PROBE, EMBED = "probe", "embed"
-# A file that was refused for one of these may be sound: it is tried again by every run.
+# A file that was rejected for one of these reasons may be valid, so each run tries it again.
 _TRANSIENT = ("unreadable", "timeout", "crashed", "out_of_memory", "quarantined", "error", "changed")
 _ROWS_AT_ONCE = 1024
-_STAMPERS = 16  # threads that ask for the files' times
+_STAMP_THREADS = 16  # threads that read the files' modification times
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IndexResult:
-    """What a run did. videos: counts by state. segments: in, out, rejected, and embedded by this run (new).
-    reasons: why videos were rejected, by count."""
+    """The summary of a run.
+
+    videos: counts by state. segments: counts of in, out, rejected and new (embedded by this run).
+    reasons: number of rejected videos by reason. kind: of the index. seconds: by step.
+    """
 
     output: str
     videos: Mapping[str, int]
@@ -76,7 +80,7 @@ class IndexResult:
     seconds: Mapping[str, float]
 
     def __str__(self) -> str:
-        """The lines that end a run's log."""
+        """Return the summary that is printed when the job ends."""
         v, s = self.videos, self.segments
         lines = [
             f"videos    {v['in']} in: {v['added']} added, {v['changed']} changed, {v['unchanged']} unchanged, "
@@ -84,47 +88,47 @@ class IndexResult:
             f"segments  {s['in']} in = {s['out']} out + {s['rejected']} rejected; {s['new']} embedded now",
         ]
         if self.reasons:
-            told = ", ".join(f"{count} {reason}" for reason, count in sorted(self.reasons.items()))
-            lines.append(f"rejected  {told}; catalog.parquet has each")
+            counts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.reasons.items()))
+            lines.append(f"rejected  {counts}; see catalog.parquet")
         spent = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())
         lines.append(f"index     {self.output} ({self.kind}); {spent}")
         return "\n".join(lines)
 
 
 def index(config: IndexConfig, *, connect: Callable[[], object] = lambda: None) -> IndexResult:
-    """Bring the index in `config.output` up to date with `config.input`.
+    """Update the index in `config.output` to match `config.input`.
 
-    connect: called once the checks that need no cluster have passed, to see that Ray is connected. Raises
-    PreflightError or RunFolderError before any work, StageError or JobError when it failed on the way; the
-    same call then goes on.
+    connect: connects to Ray; called after the checks that need no cluster. Raises PreflightError or
+    RunFolderError before any work is done, and StageError or JobError if the work fails; calling
+    again continues it.
     """
     check_request(needs_of(config))
     settings = settings_of(config)
     output = absolute(config.output)
     manifest = read_manifest(config.input, metadata=True).to_pylist()
     fields = user_fields(config.input, (json.loads(row["metadata"]) for row in manifest))
-    facts = identify(config.model, settings, on_gpu=config.resources.embed.num_gpus > 0)
-    identity = config.identity() | {"model": facts}
+    model_identity = identify(config.model, settings, on_gpu=config.resources.embed.num_gpus > 0)
+    identity = config.identity() | {"model": model_identity}
     with RunFolder(output, job=config.job, config=identity) as run:
         connect()
         check_cluster(needs_of(config, lambda: [row["uri"] for row in manifest]), live_nodes())
-        result = _Run(config, settings, facts, fields, output).update(manifest)
+        result = _Run(config, settings, model_identity, fields, output).update(manifest)
         run.record(result=asdict(result))
     return result
 
 
 class _Run:
-    """One run over one output folder, which it has to itself."""
+    """One run on one output folder, which no other process changes meanwhile."""
 
     def __init__(
         self,
         config: IndexConfig,
         settings: EmbedderSettings,
-        facts: Mapping[str, Any],
+        model_identity: Mapping[str, Any],
         fields: Mapping[str, FieldType],
         output: str,
     ) -> None:
-        self._config, self._settings, self._facts = config, settings, facts
+        self._config, self._settings, self._model_identity = config, settings, model_identity
         self._fields, self._output = fields, output
         self._folder = SharedFolder(output)
         self._videos = Store(f"{output}/videos.lance", VIDEO_SCHEMA, key="version")
@@ -132,35 +136,37 @@ class _Run:
         self._rejects = Store(f"{output}/rejects.lance", REJECT_SCHEMA)
 
     def update(self, manifest: Sequence[Mapping[str, Any]]) -> IndexResult:
-        """Everything, in the order that makes it safe to be killed anywhere."""
-        with ThreadPoolExecutor(_STAMPERS) as pool:
+        """Do all steps, in an order in which the process may be killed at any point."""
+        with ThreadPoolExecutor(_STAMP_THREADS) as pool:
             stamps = list(pool.map(media_stamp, [row["uri"] for row in manifest]))
         files = [
             {**row, "version": version_of(row["video_id"], row["uri"], stamp)}
             for row, stamp in zip(manifest, stamps, strict=True)
         ]
-        reasons = ", ".join(f"'{one}'" for one in _TRANSIENT)
+        reasons = ", ".join(f"'{reason}'" for reason in _TRANSIENT)
         self._rejects.delete(self._rejects.keys(f"reason in ({reasons})"))
         probed = self._probe(files)
         videos = {row["version"]: row for row in self._videos.table().to_pylist()}
-        wanted = [
+        pending = [
             row
             for file in files
             if file["version"] in videos
             for row in pending_segments(file["video_id"], file["uri"], videos[file["version"]])
         ]
-        before = len(self._segments.keys() & {row["segment"] for row in wanted})
-        embedded = self._embed(wanted)
+        embedded_before = len(self._segments.keys() & {row["segment"] for row in pending})
+        embedded = self._embed(pending)
 
-        there = self._segments.keys()
-        why = {row["video_id"]: (row["reason"], row["detail"]) for row in self._rejects.table().to_pylist()}
-        now = [self._catalog_row(file, videos.get(file["version"]), there, why) for file in files]
-        change = compare(read_catalog(self._output), now)
-        entries = self._entries(files, videos, there)
+        segments = self._segments.keys()
+        rejects = {
+            row["video_id"]: (row["reason"], row["detail"]) for row in self._rejects.table().to_pylist()
+        }
+        catalog = [self._catalog_row(file, videos.get(file["version"]), segments, rejects) for file in files]
+        change = compare(read_catalog(self._output), catalog)
+        entries = self._entries(files, videos, segments)
         name, seconds = self._fill(entries)
-        before_it = self._publish(name)
-        write_catalog(self._output, now)
-        self._sweep(files, entries, wanted, {name, before_it})
+        previous = self._publish(name)
+        write_catalog(self._output, catalog)
+        self._delete_unused(files, entries, pending, {name, previous})
         return IndexResult(
             output=self._output,
             videos={"in": len(files), **change.counts()},
@@ -168,9 +174,9 @@ class _Run:
                 "in": embedded.n_in,
                 "out": embedded.n_out,
                 "rejected": embedded.n_rejected,
-                "new": embedded.n_out - before,
+                "new": embedded.n_out - embedded_before,
             },
-            reasons=dict(Counter(row["reason"] for row in now if row["reason"] is not None)),
+            reasons=dict(Counter(row["reason"] for row in catalog if row["reason"] is not None)),
             kind=self._config.search.kind,
             seconds={
                 "probe": round(probed.seconds, 2),
@@ -179,7 +185,7 @@ class _Run:
             },
         )
 
-    # ---- stages
+    # ---- Stages
 
     def _probe(self, files: Sequence[Mapping[str, Any]]) -> StageCounts:
         rows = [{name: file[name] for name in PENDING_VIDEOS.names} for file in files]
@@ -194,23 +200,23 @@ class _Run:
             commit_seconds=self._config.commit_seconds,
         )
 
-    def _embed(self, wanted: Sequence[Mapping[str, Any]]) -> StageCounts:
-        needs = self._config.resources.embed
+    def _embed(self, pending: Sequence[Mapping[str, Any]]) -> StageCounts:
+        resources = self._config.resources.embed
         return run_stage(
             EMBED,
-            pending=pa.Table.from_pylist([dict(row) for row in wanted], schema=PENDING_SEGMENTS),
+            pending=pa.Table.from_pylist([dict(row) for row in pending], schema=PENDING_SEGMENTS),
             worker=SegmentWorker,
             worker_args={
                 "model": self._config.model,
                 "settings": self._settings,
-                "facts": dict(self._facts),
+                "identity": dict(self._model_identity),
                 "pictures": self._config.pictures,
                 "limits": self._config.media.limits,
-                "readers": max(1, int(needs.num_cpus)),
+                "readers": max(1, int(resources.num_cpus)),
             },
             out=self._segments,
             rejects=self._rejects,
-            resources=needs,
+            resources=resources,
             unit="segment",
             commit_seconds=self._config.commit_seconds,
         )
@@ -219,19 +225,19 @@ class _Run:
         self,
         file: Mapping[str, Any],
         video: Mapping[str, Any] | None,
-        there: set[str],
-        why: Mapping[str, tuple[str, str]],
+        embedded: set[str],
+        rejects: Mapping[str, tuple[str, str]],
     ) -> dict[str, Any]:
         row = {name: file[name] for name in ("video_id", "uri", "version")}
         row["metadata"] = json.dumps([file["caption"], json.loads(file["metadata"])], sort_keys=True)
         row |= {"fingerprint": None, "segments": 0, "lost": 0, "reason": None, "detail": None}
         if video is None:
-            row["reason"], row["detail"] = why[file["version"]]
+            row["reason"], row["detail"] = rejects[file["version"]]
             return row
         segments = [row["segment"] for row in pending_segments(file["video_id"], file["uri"], video)]
-        lost = [one for one in segments if one not in there]
+        lost = [segment for segment in segments if segment not in embedded]
         if len(lost) == len(segments):
-            row["reason"], row["detail"] = why[lost[0]]
+            row["reason"], row["detail"] = rejects[lost[0]]
         return {
             **row,
             "fingerprint": video["fingerprint"],
@@ -239,13 +245,13 @@ class _Run:
             "lost": len(lost),
         }
 
-    # ---- the index
+    # ---- The index
 
     def _entries(
-        self, files: Sequence[Mapping[str, Any]], videos: Mapping[str, Mapping[str, Any]], there: set[str]
+        self, files: Sequence[Mapping[str, Any]], videos: Mapping[str, Mapping[str, Any]], embedded: set[str]
     ) -> dict[str, dict[str, Value]]:
-        """Metadata by segment of all that belongs into the index."""
-        found: dict[str, dict[str, Value]] = {}
+        """Return the metadata, by segment, of all rows that belong in the index."""
+        entries: dict[str, dict[str, Value]] = {}
         for file in files:
             video = videos.get(file["version"])
             if video is None:
@@ -257,41 +263,44 @@ class _Run:
             }
             for number, (start, end) in enumerate(zip(video["starts"], video["ends"], strict=True)):
                 key = segment_id(file["video_id"], video["fingerprint"], start, end)
-                if key in there:
-                    found[key] = {**shared, "segment": number, "start": start, "end": end}
-        return found
+                if key in embedded:
+                    entries[key] = {**shared, "segment": number, "start": start, "end": end}
+        return entries
 
     def _fill(self, entries: Mapping[str, dict[str, Value]]) -> tuple[str, float]:
-        """Make the index hold exactly the entries, and save it; returns its folder's name, and seconds.
+        """Change the index so that it has exactly the entries, and save it.
 
-        What it holds is asked of itself: the catalog knows nothing of a run that was killed after it had saved.
+        Returns the name of its folder, and the seconds it took. The present content is read from
+        the index and not from the catalog, which does not include a run that was killed after
+        saving.
         """
-        begun = time.monotonic()
+        started = time.monotonic()
         fields = {**FIELDS, **self._fields}
-        # By what it is, so that a killed run finds the one it began.
+        # Named by its properties, so that a run after a crash finds the same index.
         name = f"index-{fingerprint({'fields': fields, 'search': self._config.search})[:12]}"
-        found = self._open(name, fields, sorted(entries))
+        index = self._open(name, fields, sorted(entries))
         try:
-            right, stale = set(), []
-            for key, row in found.metadata():
+            current, stale = set(), []
+            for key, row in index.metadata():
                 if row == entries.get(key):
-                    right.add(key)
+                    current.add(key)
                 else:
                     stale.append(key)
             if stale:
-                found.delete(sorted(stale))
-            new = sorted(set(entries) - right)
-            for at in range(0, len(new), _ROWS_AT_ONCE):
-                self._add(found, new[at : at + _ROWS_AT_ONCE], entries)
+                index.delete(sorted(stale))
+            new = sorted(set(entries) - current)
+            for start in range(0, len(new), _ROWS_AT_ONCE):
+                self._add(index, new[start : start + _ROWS_AT_ONCE], entries)
             if stale or new:
-                found.save()
-            if found.count() != len(entries):
+                index.save()
+            if index.count() != len(entries):
                 raise JobError(
-                    f"{self._output}/{name}: {found.count()} segments, not {len(entries)}; delete it"
+                    f"{self._output}/{name}: has {index.count()} segments instead of {len(entries)}; delete "
+                    "this folder and run the job again"
                 )
         finally:
-            found.close()
-        return name, time.monotonic() - begun
+            index.close()
+        return name, time.monotonic() - started
 
     def _open(self, name: str, fields: Mapping[str, FieldType], keys: Sequence[str]) -> VectorIndex:
         try:
@@ -299,9 +308,9 @@ class _Run:
                 return open_index(f"{self._output}/{name}")
             if not keys:
                 raise JobError(
-                    "no segment of any video could be embedded; catalog.parquet and the log say why"
+                    "no segment of any video could be embedded; rejects.lance and the log have the reasons"
                 )
-            self._folder.remove(name)  # a run was killed while it made it
+            self._folder.remove(name)  # left by a run that was killed while it created the index
             dimension = self._vectors(keys[:1]).shape[1]
             return create_index(
                 f"{self._output}/{name}",
@@ -311,18 +320,18 @@ class _Run:
         except IndexFileError as error:
             raise JobError(str(error)) from error
 
-    def _add(self, found: VectorIndex, keys: Sequence[str], entries: Mapping[str, dict[str, Value]]) -> None:
-        """Raises JobError, naming the video, for a row that the index does not take."""
+    def _add(self, index: VectorIndex, keys: Sequence[str], entries: Mapping[str, dict[str, Value]]) -> None:
+        """Add rows to the index. Raises JobError, naming the video, if a row is refused."""
         try:
-            found.add(keys, self._vectors(keys), [entries[key] for key in keys])
+            index.add(keys, self._vectors(keys), [entries[key] for key in keys])
         except SearchError as error:
             if len(keys) > 1:
-                for key in keys:  # which one it is, is seen alone
-                    self._add(found, [key], entries)
+                for key in keys:  # one by one, to find the row that is refused
+                    self._add(index, [key], entries)
             row = entries[keys[0]]
             raise JobError(
-                f"video {row['video_id']!r}, {row['uri']}: not taken by the index: {error}; correct its row "
-                "in the manifest"
+                f"video {row['video_id']!r}, {row['uri']}: refused by the index: {error}; correct its row in "
+                "the manifest"
             ) from error
 
     def _vectors(self, keys: Sequence[str]) -> np.ndarray:
@@ -330,47 +339,50 @@ class _Run:
         return matrix_of(column, len(column[0]))
 
     def _publish(self, name: str) -> str | None:
-        """Name the index to those who search; returns the one that was named before."""
-        before = read_library(self._output) if self._folder.exists(LIBRARY_FILE) else None
+        """Write library.json so that readers use this index; return the name of the index before."""
+        previous = read_library(self._output) if self._folder.exists(LIBRARY_FILE) else None
         facts = LibraryFacts(
-            generation=1 if before is None else before.generation + 1,
+            generation=1 if previous is None else previous.generation + 1,
             index=name,
-            model=_findable(plain(self._config.model)),
+            model=_with_absolute_paths(plain(self._config.model)),
             settings=asdict(self._settings),
-            identity=dict(self._facts),
+            identity=dict(self._model_identity),
             strip_frames=self._config.pictures.strip_frames,
         )
-        files, where = filesystem(f"{self._output}/{LIBRARY_FILE}")
-        write_atomically(files, where, (json.dumps(asdict(facts), indent=2) + "\n").encode())
-        return None if before is None else before.index
+        files, path = filesystem(f"{self._output}/{LIBRARY_FILE}")
+        write_atomically(files, path, (json.dumps(asdict(facts), indent=2) + "\n").encode())
+        return None if previous is None else previous.index
 
-    def _sweep(
+    def _delete_unused(
         self,
         files: Sequence[Mapping[str, Any]],
         entries: Mapping[str, object],
-        wanted: Sequence[Mapping[str, Any]],
+        pending: Sequence[Mapping[str, Any]],
         kept: Collection[str | None],
     ) -> None:
-        """Delete what no video of this run needs, and all indexes but those kept.
+        """Delete rows that no video of this run needs, and all indexes except those in `kept`.
 
-        That of the run before is: whoever searches in it has until the next run to open the new one.
+        The index of the run before is kept: its readers have until the next run to open the new
+        one.
         """
         versions = {file["version"] for file in files}
         self._videos.delete(self._videos.keys() - versions)
         self._segments.delete(self._segments.keys() - set(entries))
-        self._rejects.delete(self._rejects.keys() - versions - {row["segment"] for row in wanted})
+        self._rejects.delete(self._rejects.keys() - versions - {row["segment"] for row in pending})
         for name in self._folder.names():
             if name.startswith("index-") and name not in kept:
                 try:
                     if self._folder.exists(f"{name}/{INDEX_FILE}"):
                         open_index(f"{self._output}/{name}").drop()
-                except Exception as error:  # noqa: BLE001 - a client's own kinds; the run is published, and good
-                    log.warning("%s: what it kept elsewhere is left there: %s", name, error)
+                # The run is complete and published, so errors of any client class only cause a
+                # warning.
+                except Exception as error:  # noqa: BLE001
+                    log.warning("%s: its data outside the folder could not be deleted: %s", name, error)
                 self._folder.remove(name)
 
 
-def _findable(model: dict[str, Any]) -> dict[str, Any]:
-    """A model's config with local folders made absolute: a server may start in another one."""
+def _with_absolute_paths(model: dict[str, Any]) -> dict[str, Any]:
+    """Make local paths absolute, because a server may run in another working directory."""
     local = {
         name: str(Path(str(model[name])).resolve())
         for name in ("model", "adapter")

@@ -1,4 +1,4 @@
-"""A video's length and cuts -> its segments: pure functions of numbers."""
+"""Compute the segments of a video from its duration and its cuts."""
 
 import hashlib
 import json
@@ -17,15 +17,17 @@ PENDING_SEGMENTS = pa.schema(
         ("segment", pa.string()),
         ("uri", pa.string()),
         ("fingerprint", pa.string()),
-        ("start", pa.float64()),  # of the frames wanted; null: from the first
-        ("end", pa.float64()),  # null: to the last
+        ("start", pa.float64()),  # seconds; null to start with the first frame
+        ("end", pa.float64()),  # seconds; null to end with the last frame
     ]
 )
 
 
 def spans_of(config: SegmentsConfig, duration: float, cuts: Sequence[float]) -> list[Span]:
-    """The segments of a video, in order; together they cover it. cuts: when each scene but the first begins.
-    All seconds count from the first frame."""
+    """Return the segments of a video in order; together they cover the video.
+
+    cuts: start of each scene except the first. All times are seconds from the first frame.
+    """
     if config.mode == "windows":
         return windows(duration, config.seconds, config.overlap, config.shortest)
     if config.mode == "scenes":
@@ -34,7 +36,10 @@ def spans_of(config: SegmentsConfig, duration: float, cuts: Sequence[float]) -> 
 
 
 def windows(duration: float, seconds: float, overlap: float, shortest: float) -> list[Span]:
-    """Windows of `seconds`, each `overlap` into the one before; a last one below `shortest` is joined to it."""
+    """Return windows of `seconds`, each overlapping the one before by `overlap` seconds.
+
+    A last window shorter than `shortest` is merged into the one before.
+    """
     step = seconds - overlap
     count = 1 + max(0, math.ceil((duration - seconds) / step - 1e-9))
     spans = [(i * step, min(i * step + seconds, duration)) for i in range(count)]
@@ -44,30 +49,34 @@ def windows(duration: float, seconds: float, overlap: float, shortest: float) ->
 
 
 def scenes(duration: float, cuts: Sequence[float], shortest: float, longest: float) -> list[Span]:
-    """Spans between cuts; those below `shortest` join their neighbour, those above `longest` are divided."""
+    """Return the spans between cuts.
+
+    A span shorter than `shortest` is merged into a neighbour; one longer than `longest` is divided
+    into equal parts.
+    """
     starts = [0.0]
     for cut in sorted(cuts):
         if cut - starts[-1] >= shortest and duration - cut >= shortest:
             starts.append(cut)
-    found: list[Span] = []
+    spans: list[Span] = []
     for start, end in zip(starts, [*starts[1:], duration], strict=True):
         parts = max(1, math.ceil((end - start) / longest - 1e-9))
         edges = [start + (end - start) * i / parts for i in range(parts)]
-        found += zip(edges, [*edges[1:], end], strict=True)
-    return found
+        spans += zip(edges, [*edges[1:], end], strict=True)
+    return spans
 
 
 def segment_id(video_id: str, fingerprint: str, start: float, end: float) -> str:
-    """24 hex digits: the same for the same part of the same file under the same id."""
+    """Return 24 hex digits that identify a part of a file with this content and video id."""
     return hashlib.sha256(json.dumps([video_id, fingerprint, start, end]).encode()).hexdigest()[:24]
 
 
 def pending_segments(video_id: str, uri: str, video: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of `PENDING_SEGMENTS` for a row of `probe.VIDEO_SCHEMA`."""
+    """Return the rows of `PENDING_SEGMENTS` for one video. video: a row of `probe.VIDEO_SCHEMA`."""
     rows = []
     spans = list(zip(video["starts"], video["ends"], strict=True))
     for number, (start, end) in enumerate(spans):
-        # The frame at `end` is the first of what follows: half a frame earlier is the last of this segment.
+        # The frame at `end` belongs to the next segment, so stop half a frame before it.
         last = max(end - 0.5 / video["fps"], start + 1e-3) if video["fps"] > 0 else end
         rows.append(
             {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gve_ray.config import ModelConfig, is_uri, resolve_model
 from gve_ray.job import PreflightError
-from gve_ray.store.copies import holdings
+from gve_ray.store.model_cache import folder_listing
 
 _SAMPLE_BYTES = 1 << 16
 
@@ -45,7 +45,7 @@ class Weights:
         """
         self.check()
         if is_uri(self.name):
-            return _short_digest(holdings(self.name))
+            return _short_digest(folder_listing(self.name))
         folder = Path(resolve_model(self.name))
         if not folder.is_dir():
             from huggingface_hub import hf_hub_download
@@ -166,7 +166,7 @@ def check_model(option: str, name: str, revision: str | None, file: str = "confi
 
 def _check_remote_model(option: str, uri: str, file: str) -> None:
     try:
-        files = holdings(uri)
+        files = folder_listing(uri)
     except (OSError, ValueError, ImportError) as error:
         raise PreflightError(
             f"{option}={uri!r}: cannot be read ({_first_line(error)}); name a model folder or a hub id"

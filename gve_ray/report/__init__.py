@@ -1,4 +1,4 @@
-"""What the pages of all jobs share: their frame and colours, pictures inside the file, drawings."""
+"""The common parts of the HTML reports of all jobs: page frame, embedded pictures, drawings."""
 
 from gve_ray.report.drawing import new_figure, png, svg
 from gve_ray.report.page import picture, render

@@ -1,4 +1,4 @@
-"""Drawings in two media: SVG text that takes the page's colours by CSS class, and PNG by matplotlib."""
+"""Draw figures for reports: SVG that uses the page's CSS classes, and PNG with matplotlib."""
 
 import io
 from html import escape
@@ -9,23 +9,27 @@ if TYPE_CHECKING:
 
 
 def svg(body: str, *, label: str, width: int, height: int) -> str:
-    """Elements as one SVG of that shape, as wide as its place on the page. label: read to who cannot see it."""
+    """Return SVG elements as one SVG, which scales to the width available on the page.
+
+    body: the elements. label: a description for screen readers. width, height: of the coordinate
+    system.
+    """
     name = escape(label, quote=True)
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{name}">{body}</svg>'
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of that many inches."""
+    """Return an empty figure. width, height: in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=144, layout="constrained")
-    FigureCanvasAgg(figure)  # no pyplot: it keeps global state and may look for a display
+    FigureCanvasAgg(figure)  # not pyplot, which has global state and may look for a display
     return figure
 
 
 def png(figure: "Figure") -> bytes:
-    """The figure as a PNG on white."""
+    """Return the figure as a PNG on a white background."""
     out = io.BytesIO()
     figure.savefig(out, format="png", facecolor="white")
     return out.getvalue()

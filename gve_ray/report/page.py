@@ -1,7 +1,8 @@
-"""One HTML file that needs nothing else: a job's template inside the common frame, pictures as data URIs.
+"""Render a report as one self-contained HTML file: a job's template inside the common frame.
 
-Texts come from the web, so templates escape everything but our own SVG, and the frame forbids the browser
-to load anything. There is no script; light and dark follow the reader's setting.
+Pictures are embedded as data URIs. Texts in a report may come from the web, so templates escape
+everything except the package's own SVG, and the frame forbids the browser to load anything. There
+are no scripts. The colour scheme, light or dark, follows the reader's setting.
 """
 
 import base64
@@ -14,9 +15,11 @@ _FRAME = "frame.html.j2"
 
 
 def render(package: str, template: str, **values: Any) -> str:
-    """`template` of a package, which extends frame.html.j2, with its values as one HTML text.
+    """Render a template and return the HTML.
 
-    Raises jinja2.UndefinedError for a name of the template that has no value.
+    package: the package that contains the template. template: a file that extends frame.html.j2.
+    values: of the template's variables. Raises jinja2.UndefinedError for a variable without a
+    value.
     """
     from jinja2 import DictLoader, Environment, StrictUndefined
 
@@ -33,7 +36,10 @@ def render(package: str, template: str, **values: Any) -> str:
 
 
 def picture(jpeg: bytes, *, size: tuple[int, int] = THUMBNAIL, quality: int = 80) -> str:
-    """A JPEG as a small data URI. size: (width, height) it has to fit into; its shape is kept."""
+    """Return a JPEG, reduced to fit into `size` (width, height), as a data URI.
+
+    The aspect ratio is kept.
+    """
     from PIL import Image
 
     with Image.open(io.BytesIO(jpeg)) as image:

@@ -1,4 +1,4 @@
-"""Vectors -> neighbours: exact search over arrays, and indexes with metadata behind one Protocol."""
+"""Search for nearest neighbours: exactly in arrays, or in an index with metadata and filters."""
 
 from gve_ray.search.exact import NONE, exact, within
 from gve_ray.search.folder import create_index, open_index

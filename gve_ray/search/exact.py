@@ -1,19 +1,21 @@
-"""Exact nearest neighbours by inner product: a function of the vectors alone, ties included.
+"""Find exact nearest neighbours by inner product, with a result that depends on the vectors only.
 
     rows, scores = exact(queries, corpus, 100)          # int64 [n, 100], float32 [n, 100]
-    rows, scores = within(queries, corpus, candidates)  # ranks only each query's own list
+    rows, scores = within(queries, corpus, candidates)  # ranks only each query's own candidates
 
-FAISS finds a few more than k over chunks of both sides, so a corpus on disk (np.memmap) is read once a chunk
-of queries. Matrix products of other shapes round otherwise, so those few are scored again pair by pair in
-float64: chunks and threads cannot change an order. That costs n * 1.25 k * d multiplications beside n * m * d.
+FAISS finds slightly more than k rows, working in chunks of queries and corpus; a corpus on disk
+(np.memmap) is read once per chunk of queries. Because matrix products of different shapes round
+differently, the rows found are scored again, pair by pair in float64. Thus neither the chunk size
+nor the number of threads changes the order, including that of ties. This costs n * 1.25 k * d
+multiplications in addition to n * m * d.
 """
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-NONE = -1  # in rows: fewer than k vectors are there; its score is -inf
-_ROUNDING = 1e-5  # of a float32 product of unit vectors of a few thousand dimensions
+NONE = -1  # fills `rows` where fewer than k vectors exist; the score is -inf
+_ROUNDING = 1e-5  # error of a float32 product of unit vectors with a few thousand dimensions
 _GATHER_BYTES = 2**28
 
 
@@ -27,41 +29,45 @@ def exact(
     chunk: int = 16_384,
     longest: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k rows of `corpus` with the largest inner products, best first.
+    """Find the k rows of `corpus` with the largest inner products, best first.
 
-    queries: float32 [n, d]. corpus: float32 [m, d]. among: distinct rows int [a], the only ones to be found; None:
-    all. tie_break: int [m]; of equal float32 scores the smaller number comes first; None: the lower row. chunk:
-    vectors searched, and of `among` copied, at a time. longest: the largest norm in a corpus that is known to be
-    finite; None: measured, which reads the corpus once more. Gives rows int64 [n, k] and scores float32 [n, k];
-    NONE and -inf at the end where fewer than k can be found. Raises ValueError on shapes that do not fit and on
-    vectors that are not finite.
+    queries: float32 [n, d]. corpus: float32 [m, d]. among: int [a], distinct rows to which the
+    search is limited; None for all. tie_break: int [m]; of rows with equal float32 scores, the one
+    with the smaller number comes first; None for the row number. chunk: how many vectors are
+    searched at a time, and copied if `among` is given. longest: the largest norm in the corpus, if
+    it is known and all vectors are known to be finite; None to compute it, which reads the corpus
+    another time.
+
+    Returns rows int64 [n, k] and scores float32 [n, k]; if fewer than k rows exist, the rest is
+    NONE and -inf. Raises ValueError for shapes that do not match and for vectors that are not
+    finite.
     """
     _check(queries, corpus, chunk)
     if k < 1:
         raise ValueError(f"k={k}: use 1 or more")
-    places = _places(tie_break, len(corpus))
+    tie_ranks = _tie_ranks(tie_break, len(corpus))
     rows = np.full((len(queries), k), NONE, dtype=np.int64)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-    most = len(corpus) if among is None else len(among)
-    if not most:
+    size = len(corpus) if among is None else len(among)
+    if not size:
         return rows, scores
-    kept = min(k, most)
+    kept = min(k, size)
     longest = _longest(corpus, chunk) if longest is None else longest
     slack = _ROUNDING * _longest(queries, chunk) * longest
     for start in range(0, len(queries), chunk):
         todo = np.arange(start, min(start + chunk, len(queries)))
-        depth = min(k + max(16, k // 4), most)
+        depth = min(k + max(16, k // 4), size)
         while len(todo):
-            near, reach = _nearest(queries[todo], corpus, among, depth, chunk)
-            found = _scored(queries[todo], corpus, near)
-            order = np.lexsort((places[near], -found), axis=1)[:, :kept]
+            near, last_score = _nearest(queries[todo], corpus, among, depth, chunk)
+            near_scores = _exact_scores(queries[todo], corpus, near)
+            order = np.lexsort((tie_ranks[near], -near_scores), axis=1)[:, :kept]
             rows[todo, :kept] = np.take_along_axis(near, order, axis=1)
-            scores[todo, :kept] = np.take_along_axis(found, order, axis=1)
-            if depth == most:
+            scores[todo, :kept] = np.take_along_axis(near_scores, order, axis=1)
+            if depth == size:
                 break
-            # Something beyond FAISS's reach may be as good as the k-th: look deeper for those queries.
-            todo = todo[scores[todo, kept - 1] <= reach + slack]
-            depth = min(4 * depth, most)
+            # Where a row that FAISS did not return may be as good as the k-th, search deeper.
+            todo = todo[scores[todo, kept - 1] <= last_score + slack]
+            depth = min(4 * depth, size)
     return rows, scores
 
 
@@ -72,16 +78,17 @@ def within(
     *,
     tie_break: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Each query's own candidates, ranked: rows int64 [n, w], scores float32 [n, w], w the longest list.
+    """Rank the candidates of each query.
 
-    candidates: for each query, distinct rows of `corpus`, int [any length]; shorter lists end in NONE and
-    -inf. Otherwise as `exact`.
+    candidates: for each query, distinct rows of `corpus`, int [any length]. Returns rows int64 [n,
+    w] and scores float32 [n, w], where w is the length of the longest list; shorter lists are
+    filled with NONE and -inf. The other arguments and the errors are those of `exact`.
     """
     _check(queries, corpus, chunk=1)
     if len(candidates) != len(queries):
         raise ValueError(f"{len(candidates)} candidate lists for {len(queries)} queries: give one each")
-    places = _places(tie_break, len(corpus))
-    width = max((len(one) for one in candidates), default=0)
+    tie_ranks = _tie_ranks(tie_break, len(corpus))
+    width = max((len(listed) for listed in candidates), default=0)
     rows = np.full((len(queries), width), NONE, dtype=np.int64)
     scores = np.full((len(queries), width), -np.inf, dtype=np.float32)
     for i, listed in enumerate(candidates):
@@ -92,16 +99,16 @@ def within(
             raise ValueError(
                 f"candidates of query {i}: {near.tolist()[:5]}...: distinct rows of a corpus of {len(corpus)}"
             )
-        found = _scored(queries[i : i + 1], corpus, near[None])[0]
-        order = np.lexsort((places[near], -found))
-        rows[i, : len(near)], scores[i, : len(near)] = near[order], found[order]
+        near_scores = _exact_scores(queries[i : i + 1], corpus, near[None])[0]
+        order = np.lexsort((tie_ranks[near], -near_scores))
+        rows[i, : len(near)], scores[i, : len(near)] = near[order], near_scores[order]
     return rows, scores
 
 
 def _nearest(
     queries: np.ndarray, corpus: np.ndarray, among: np.ndarray | None, depth: int, chunk: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """FAISS's rows int64 [n, depth], and its score of the last one, float32 [n]."""
+    """Return the rows that FAISS finds, int64 [n, depth], and its score of the last, float32 [n]."""
     best: tuple[np.ndarray, np.ndarray] | None = None
     for scores, rows in nearest_by_chunk(queries, corpus, depth, chunk, among=among):
         if best is not None:
@@ -115,8 +122,10 @@ def _nearest(
 def nearest_by_chunk(
     queries: np.ndarray, corpus: np.ndarray, depth: int, chunk: int, *, among: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """FAISS's nearest of each `chunk` rows of the corpus, or of `among` its rows: scores float32 and rows int64,
-    [n, at most depth]."""
+    """Search each chunk of the corpus, or of its rows `among`, with FAISS.
+
+    Yields scores float32 and rows int64 for each chunk, both [n, at most depth].
+    """
     import faiss
 
     queries = np.ascontiguousarray(queries)
@@ -125,7 +134,7 @@ def nearest_by_chunk(
         end = min(start + chunk, size)
         scores, rows = faiss.knn(
             queries,
-            # Not named: a copy would stay until the next one is made.
+            # Not assigned to a name, which would keep the copy alive while the next one is made.
             np.ascontiguousarray(corpus[start:end] if among is None else corpus[among[start:end]]),
             min(depth, end - start),
             metric=faiss.METRIC_INNER_PRODUCT,
@@ -133,18 +142,18 @@ def nearest_by_chunk(
         yield scores, rows + start if among is None else among[start + rows]
 
 
-def _scored(queries: np.ndarray, corpus: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """Inner products of queries [n, d] with their own rows [n, w]: summed in float64, float32 [n, w]."""
-    found = np.empty(near.shape, dtype=np.float32)
+def _exact_scores(queries: np.ndarray, corpus: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Return inner products, float32 [n, w], of queries [n, d] with their rows [n, w]."""
+    scores = np.empty(near.shape, dtype=np.float32)
     step = max(1, _GATHER_BYTES // max(1, 8 * near.shape[1] * queries.shape[1]))
     for start in range(0, len(queries), step):
         part = slice(start, start + step)
         products = queries[part, None, :].astype(np.float64) * corpus[near[part]]  # [step, w, d]
-        found[part] = products.sum(axis=2)  # row by row: the same pair gives the same bits
-    return found
+        scores[part] = products.sum(axis=2)  # summed per pair: the same pair gives the same bits
+    return scores
 
 
-def _places(tie_break: np.ndarray | None, m: int) -> np.ndarray:
+def _tie_ranks(tie_break: np.ndarray | None, m: int) -> np.ndarray:
     if tie_break is None:
         return np.arange(m)
     if np.shape(tie_break) != (m,):
@@ -153,13 +162,13 @@ def _places(tie_break: np.ndarray | None, m: int) -> np.ndarray:
 
 
 def _longest(vectors: np.ndarray, chunk: int) -> float:
-    """The largest norm. Raises ValueError where a vector is not finite."""
+    """Return the largest norm. Raises ValueError if a vector is not finite."""
     longest = 0.0
     for start in range(0, len(vectors), chunk):
         norms = np.linalg.norm(vectors[start : start + chunk], axis=1)
         if not np.isfinite(norms).all():
             row = start + int(np.argmin(np.isfinite(norms)))
-            raise ValueError(f"vector {row} of {len(vectors)} is not finite: its embedding is broken")
+            raise ValueError(f"vector {row} of {len(vectors)} is not finite: its embedding is invalid")
         longest = max(longest, float(norms.max(initial=0.0)))
     return longest
 

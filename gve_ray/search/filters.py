@@ -1,11 +1,11 @@
-"""Filters on metadata: one small language, in the words of each index.
+"""Filter rows by metadata: parse filters, and translate them for each index.
 
-    {"year": 2024}                            equal
-    {"year": [2023, 2024]}                    one of these
-    {"start": {"gte": 10, "lt": 60}}          gt, gte, lt, lte (numbers), ne
-    {"caption": null}                         there is none
+    {"year": 2024}                            equal to the value
+    {"year": [2023, 2024]}                    equal to one of the values
+    {"start": {"gte": 10, "lt": 60}}          gt, gte, lt, lte (numbers only), ne
+    {"caption": null}                         the row has no value
 
-All conditions must hold. A row without a value passes only the last kind.
+All conditions must hold. A row without a value in a field passes only a condition of the last kind.
 """
 
 import json
@@ -23,12 +23,12 @@ SIGNS = {"eq": "=", "ne": "!=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _RANGES = ("gt", "gte", "lt", "lte")
 _COMPUTE = {"eq": "equal", "ne": "not_equal", "gt": "greater", "gte": "greater_equal",
             "lt": "less", "lte": "less_equal"}  # fmt: skip
-MOST_VALUES = 1000  # of a list
+MAX_VALUES = 1000  # in a list
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One comparison. sign: of `SIGNS`, or "in" with a tuple, or "null"."""
+    """One comparison. sign: a key of `SIGNS`, or "in" with a tuple of values, or "null"."""
 
     field: str
     sign: str
@@ -36,34 +36,34 @@ class Condition:
 
 
 def parse(filter: Filter | None, spec: IndexSpec) -> list[Condition]:
-    """The conditions of a filter. Raises SearchError, saying what would do, if it does not fit the fields."""
+    """Return the conditions of a filter. Raises SearchError if it does not match the fields."""
     if filter is None:
         return []
     if not hasattr(filter, "items"):
         raise SearchError(f'filter {filter!r}: give an object such as {{"field": value}}')
     conditions: list[Condition] = []
-    for name, wanted in filter.items():
+    for name, operand in filter.items():
         if name not in spec.fields:
             raise SearchError(f"filter {name!r}: no such field; there are {', '.join(sorted(spec.fields))}")
-        if wanted is None:
+        if operand is None:
             conditions.append(Condition(name, "null"))
-        elif isinstance(wanted, dict):
-            conditions += _comparisons(name, wanted, spec)
-        elif isinstance(wanted, (list, tuple)):
-            if not 0 < len(wanted) <= MOST_VALUES:
-                raise SearchError(f"filter {name!r}: a list of {len(wanted)}; give 1 to {MOST_VALUES} values")
-            conditions.append(Condition(name, "in", tuple(_value(name, one, spec) for one in wanted)))
+        elif isinstance(operand, dict):
+            conditions += _comparisons(name, operand, spec)
+        elif isinstance(operand, (list, tuple)):
+            if not 0 < len(operand) <= MAX_VALUES:
+                raise SearchError(f"filter {name!r}: a list of {len(operand)}; give 1 to {MAX_VALUES} values")
+            conditions.append(Condition(name, "in", tuple(_value(name, value, spec) for value in operand)))
         else:
-            conditions.append(Condition(name, "eq", _value(name, wanted, spec)))
+            conditions.append(Condition(name, "eq", _value(name, operand, spec)))
     return conditions
 
 
-def _comparisons(name: str, wanted: dict[str, Any], spec: IndexSpec) -> list[Condition]:
-    if not wanted or not set(wanted) <= set(SIGNS):
-        raise SearchError(f"filter {name!r}: {sorted(wanted)}; use some of {', '.join(SIGNS)}")
-    if spec.fields[name] in ("string", "bool") and (ranges := sorted(set(wanted) & set(_RANGES))):
+def _comparisons(name: str, operands: dict[str, Any], spec: IndexSpec) -> list[Condition]:
+    if not operands or not set(operands) <= set(SIGNS):
+        raise SearchError(f"filter {name!r}: {sorted(operands)}; use some of {', '.join(SIGNS)}")
+    if spec.fields[name] in ("string", "bool") and (ranges := sorted(set(operands) & set(_RANGES))):
         raise SearchError(f"filter {name!r}: {', '.join(ranges)} compare numbers; use a value or a list")
-    return [Condition(name, sign, _value(name, one, spec)) for sign, one in wanted.items()]
+    return [Condition(name, sign, _value(name, value, spec)) for sign, value in operands.items()]
 
 
 def _value(name: str, value: Any, spec: IndexSpec) -> Value:
@@ -76,42 +76,51 @@ def _value(name: str, value: Any, spec: IndexSpec) -> Value:
 
 
 def mask(conditions: Sequence[Condition], table: pa.Table) -> pa.ChunkedArray:
-    """bool [n]: which rows pass."""
+    """Return which rows pass, bool [n]."""
     passing = pa.chunked_array([pa.repeat(True, table.num_rows)])
-    for one in conditions:
-        column = table.column(one.field)
-        if one.sign == "null":
-            found = pc.is_null(column)
-        elif one.sign == "in":
-            found = pc.is_in(column, value_set=pa.array(one.value, column.type))
+    for condition in conditions:
+        column = table.column(condition.field)
+        if condition.sign == "null":
+            holds = pc.is_null(column)
+        elif condition.sign == "in":
+            holds = pc.is_in(column, value_set=pa.array(condition.value, column.type))
         else:
-            found = getattr(pc, _COMPUTE[one.sign])(column, pa.scalar(one.value, column.type))
-        passing = pc.and_(passing, pc.fill_null(found, False))
+            compare = getattr(pc, _COMPUTE[condition.sign])
+            holds = compare(column, pa.scalar(condition.value, column.type))
+        passing = pc.and_(passing, pc.fill_null(holds, False))
     return passing
 
 
 def to_sql(conditions: Sequence[Condition]) -> str | None:
-    """For Lance; None where there are no conditions."""
-    return _join([_one(one, f"`{one.field}`", "IS NULL", "=", "IN ({})", _sql_value) for one in conditions])
+    """Return the conditions as an SQL expression for Lance, or None if there are no conditions."""
+    return _join(
+        [
+            _expression(condition, f"`{condition.field}`", "IS NULL", "=", "IN ({})", _sql_value)
+            for condition in conditions
+        ]
+    )
 
 
 def to_milvus(conditions: Sequence[Condition]) -> str:
-    """For Milvus; empty where there are no conditions."""
-    return (
-        _join([_one(one, one.field, "is null", "==", "in [{}]", _milvus_value) for one in conditions]) or ""
-    )
+    """Return the conditions as an expression for Milvus; it is empty if there are no conditions."""
+    expressions = [
+        _expression(condition, condition.field, "is null", "==", "in [{}]", _milvus_value)
+        for condition in conditions
+    ]
+    return _join(expressions) or ""
 
 
 def _join(parts: list[str]) -> str | None:
     return " and ".join(f"({part})" for part in parts) or None
 
 
-def _one(one: Condition, name: str, null: str, equal: str, among: str, quoted: Any) -> str:
-    if one.sign == "null":
+def _expression(condition: Condition, name: str, null: str, equal: str, among: str, quoted: Any) -> str:
+    if condition.sign == "null":
         return f"{name} {null}"
-    if one.sign == "in":
-        return f"{name} {among.format(', '.join(quoted(value) for value in one.value))}"
-    return f"{name} {equal if one.sign == 'eq' else SIGNS[one.sign]} {quoted(one.value)}"
+    if condition.sign == "in":
+        return f"{name} {among.format(', '.join(quoted(value) for value in condition.value))}"
+    sign = equal if condition.sign == "eq" else SIGNS[condition.sign]
+    return f"{name} {sign} {quoted(condition.value)}"
 
 
 def _sql_value(value: Value) -> str:

@@ -1,6 +1,7 @@
-"""Exact search in memory, by FAISS: the default. One file holds everything and is replaced as a whole.
+"""The default index: exact search in memory with FAISS, stored as one file.
 
-Every search reads every vector: 100,000 of 2,048 numbers are 0.8 GB. benchmarks/search.py has the times.
+Every search reads all vectors: 100,000 vectors with 2,048 dimensions are 0.8 GB.
+benchmarks/search.py measures the times. Saving replaces the file as a whole.
 """
 
 import json
@@ -32,11 +33,11 @@ from gve_ray.store import SharedFolder
 
 FILE = "vectors.arrow"
 _SPEC = b"gve_ray.index"
-_ROWS = 65_536  # a record batch
+_ROWS = 65_536  # per record batch
 
 
 class FlatIndex:
-    """`VectorIndex` in memory; see the Protocol."""
+    """A `VectorIndex` in memory; see there for its methods."""
 
     def __init__(self, folder: SharedFolder, spec: IndexSpec, table: pa.Table) -> None:
         self.spec = spec
@@ -46,34 +47,36 @@ class FlatIndex:
 
     @classmethod
     def create(cls, folder: SharedFolder, spec: IndexSpec) -> "FlatIndex":
-        """An empty one, saved."""
+        """Create an empty index and save it."""
         index = cls(folder, spec, spec.schema.empty_table())
         index.save()
         return index
 
     @classmethod
     def load(cls, folder: SharedFolder) -> "FlatIndex":
-        """The one last saved. Raises IndexFileError."""
+        """Load the index as it was last saved. Raises IndexFileError if that is not possible."""
         try:
             with pa.memory_map(str(folder.fetch(FILE))) as file:
                 table = pa.ipc.open_file(file).read_all()
             spec = IndexSpec(**json.loads((table.schema.metadata or {})[_SPEC]))
         except (OSError, pa.ArrowInvalid, KeyError, ValueError, TypeError) as error:
-            raise IndexFileError(f"{folder.uri}/{FILE}: no index of ours ({error}); make it again") from error
+            raise IndexFileError(
+                f"{folder.uri}/{FILE}: not a readable index ({error}); create it again"
+            ) from error
         return cls(folder, spec, table.replace_schema_metadata(None))
 
     def add(self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[Mapping[str, Value]]) -> None:
         table = table_of(self.spec, ids, vectors, metadata)
         check_new(ids, self._row)
         first = len(self._row)
-        self._row.update({one: first + i for i, one in enumerate(ids)})
+        self._row.update({key: first + i for i, key in enumerate(ids)})
         self._new.append(table)
 
     def delete(self, ids: Sequence[str]) -> None:
         check_known(ids, self._row)
         self._merge()
         kept = np.ones(len(self._vectors), dtype=bool)
-        kept[[self._row[one] for one in ids]] = False
+        kept[[self._row[key] for key in ids]] = False
         self._set(self._vectors[kept], self._table.filter(pa.array(kept)))
 
     def search(self, queries: np.ndarray, k: int, *, filter: Filter | None = None) -> list[list[Hit]]:
@@ -84,16 +87,19 @@ class FlatIndex:
         among = None
         if conditions:
             passing = filters.mask(conditions, self._table).to_numpy()
-            among = None if passing.all() else np.flatnonzero(passing)  # all: nothing need be copied
+            among = None if passing.all() else np.flatnonzero(passing)  # None saves a copy
         rows, scores = exact(
-            queries, self._vectors, k, among=among, tie_break=self._places, longest=self._longest
+            queries, self._vectors, k, among=among, tie_break=self._id_ranks, longest=self._longest
         )
-        return [self._hits(near[near != NONE], found) for near, found in zip(rows, scores, strict=True)]
+        return [
+            self._hits(near[near != NONE], near_scores)
+            for near, near_scores in zip(rows, scores, strict=True)
+        ]
 
     def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[dict[str, Value]]]:
         check_known(ids, self._row)
         self._merge()
-        rows = np.array([self._row[one] for one in ids], dtype=np.int64)
+        rows = np.array([self._row[key] for key in ids], dtype=np.int64)
         return self._vectors[rows], self._table.take(pa.array(rows)).drop_columns(["id"]).to_pylist()
 
     def ids(self) -> set[str]:
@@ -123,14 +129,14 @@ class FlatIndex:
         self._folder.publish(FILE)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file stays open."""
 
     def drop(self) -> None:
-        """Nothing is outside the folder."""
+        """Do nothing: all files are in the folder."""
 
     def _hits(self, rows: np.ndarray, scores: np.ndarray) -> list[Hit]:
-        found = self._table.take(pa.array(rows)).to_pylist()
-        return [hit(row, float(score)) for row, score in zip(found, scores, strict=False)]
+        metadata = self._table.take(pa.array(rows)).to_pylist()
+        return [hit(row, float(score)) for row, score in zip(metadata, scores, strict=False)]
 
     def _slice(self, start: int, schema: pa.Schema) -> pa.Table:
         part = self._vectors[start : start + _ROWS]
@@ -140,20 +146,22 @@ class FlatIndex:
         return pa.Table.from_arrays(columns, schema=schema)
 
     def _merge(self) -> None:
-        """Take in what was added: not at each `add`, for it copies all vectors."""
+        """Append the rows that were added. Each merge copies all vectors, so `add` does not do it."""
         if not self._new:
             return
         new, self._new = self._new, []
-        vectors = [self._vectors, *(matrix_of(one.column("vector"), self.spec.dimension) for one in new)]
-        tables = [self._table, *(one.drop_columns(["vector"]) for one in new)]
+        vectors = [self._vectors, *(matrix_of(table.column("vector"), self.spec.dimension) for table in new)]
+        tables = [self._table, *(table.drop_columns(["vector"]) for table in new)]
         self._set(np.concatenate(vectors), pa.concat_tables(tables))
 
     def _set(self, vectors: np.ndarray, table: pa.Table) -> None:
         self._vectors, self._table = vectors, table
         ids = table.column("id").to_pylist()
-        self._row = {one: i for i, one in enumerate(ids)}
-        self._places = np.empty(len(ids), dtype=np.int64)  # of each row among the sorted ids
-        self._places[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
-        norms = (float(np.linalg.norm(vectors[at : at + _ROWS], axis=1).max())
-                 for at in range(0, len(vectors), _ROWS))  # fmt: skip
+        self._row = {key: i for i, key in enumerate(ids)}
+        self._id_ranks = np.empty(len(ids), dtype=np.int64)  # of each row's id in sorted order
+        self._id_ranks[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
+        norms = (
+            float(np.linalg.norm(vectors[start : start + _ROWS], axis=1).max())
+            for start in range(0, len(vectors), _ROWS)
+        )
         self._longest = max(norms, default=0.0)

@@ -1,7 +1,10 @@
-"""An index's folder: `index.json` says what kind it is; the rest is the kind's own.
+"""Create an index in a folder, and open it again.
 
-create_index(folder, spec, options) makes one, open_index(folder) opens what was last saved there. A folder is a path
-or a URI: FAISS's one file is fetched from there and back, Lance reads and writes in place.
+    index = create_index(folder, spec, options)
+    index = open_index(folder)                    # as it was last saved
+
+A folder is a path or a URI. Its `index.json` states the kind of index; the other files depend on
+the kind. FAISS's file is downloaded and uploaded as a whole, Lance reads and writes in place.
 """
 
 import json
@@ -23,14 +26,14 @@ from gve_ray.store.runfolder import write_atomically
 
 FILE = "index.json"
 _FORMAT = 1
-Place = str | os.PathLike[str]
+PathOrUri = str | os.PathLike[str]
 
 
-def create_index(place: Place, spec: IndexSpec, options: IndexOptions) -> VectorIndex:
-    """A new index in a folder that is made, or empty. Raises IndexFileError if an index is there."""
-    folder = SharedFolder(place)
+def create_index(uri: PathOrUri, spec: IndexSpec, options: IndexOptions) -> VectorIndex:
+    """Create an index in a new or empty folder. Raises IndexFileError if the folder has an index."""
+    folder = SharedFolder(uri)
     if folder.exists(FILE):
-        raise IndexFileError(f"{place}: holds an index; open it, or name another folder")
+        raise IndexFileError(f"{uri}: already contains an index; open it, or name another folder")
     folder.path.mkdir(parents=True, exist_ok=True)
     facts: dict[str, Any] = {"format": _FORMAT, "spec": asdict(spec), "options": asdict(options)}
     index: VectorIndex
@@ -41,13 +44,13 @@ def create_index(place: Place, spec: IndexSpec, options: IndexOptions) -> Vector
         index = MilvusIndex.create(_local(folder, options), spec, options, facts["collection"])
     else:
         index = FlatIndex.create(folder, spec)
-    _write(folder, facts)  # last: a folder without it holds no index
+    _write(folder, facts)  # last, because a folder without this file counts as having no index
     return index
 
 
-def open_index(place: Place) -> VectorIndex:
-    """The index as it was last saved. Raises IndexFileError if there is none, or it cannot be read."""
-    folder = SharedFolder(place)
+def open_index(uri: PathOrUri) -> VectorIndex:
+    """Open the index as it was last saved. Raises IndexFileError if it is missing or unreadable."""
+    folder = SharedFolder(uri)
     facts = _read(folder)
     spec, options = IndexSpec(**facts["spec"]), IndexOptions(**facts["options"])
     if options.kind == "lance":
@@ -58,24 +61,32 @@ def open_index(place: Place) -> VectorIndex:
 
 
 def _read(folder: SharedFolder) -> dict[str, Any]:
-    """What `index.json` says: spec, options, and the kind's own. Raises IndexFileError."""
+    """Return the content of `index.json`: spec, options, and values of the kind.
+
+    Raises IndexFileError if it is missing or was written by another version.
+    """
     try:
         facts = json.loads(folder.fetch(FILE).read_text(encoding="utf-8"))
-        if facts["format"] != _FORMAT or set(facts["options"]) != {one.name for one in fields(IndexOptions)}:
+        if facts["format"] != _FORMAT or set(facts["options"]) != {
+            option.name for option in fields(IndexOptions)
+        }:
             raise ValueError("written by another version of gve_ray")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IndexFileError(
-            f"{folder.uri}/{FILE}: no index ({error}); make it, or name its folder"
+            f"{folder.uri}/{FILE}: no index ({error}); create it, or name the folder of an index"
         ) from error
     return dict(facts)
 
 
 def _local(folder: SharedFolder, options: IndexOptions) -> Path:
-    """Where an embedded Milvus keeps its file. Raises IndexFileError where that is no local disk."""
+    """Return the folder for the file of an embedded Milvus.
+
+    Raises IndexFileError if that would not be on a local disk.
+    """
     if options.uri is None and not folder.is_local:
         raise IndexFileError(
-            f"{folder.uri}: an embedded Milvus keeps a file that only a local disk can hold; give search.uri, use "
-            "another search.kind, or a local folder"
+            f"{folder.uri}: an embedded Milvus needs a local disk for its file; give search.uri, use another "
+            "search.kind, or a local folder"
         )
     return folder.path
 

@@ -1,11 +1,12 @@
-"""What every index of vectors can do, and the checks they share.
+"""The interface of all vector indexes, the types of its arguments, and the checks they share.
 
     index = create_index(folder, IndexSpec(dimension=64, fields={"year": "int"}), IndexOptions())
     index.add(["a"], vectors, [{"year": 2024}])           # float32 [1, 64]
-    index.save()                                          # what is saved survives anything
+    index.save()                                          # saved changes survive a crash
     hits = open_index(folder).search(queries, 10, filter={"year": {"gte": 2020}})
 
-Scores are inner products, computed anew in float64 over what an index found: all kinds give the same numbers.
+Scores are inner products. They are computed in float64 for the rows that an index has found, so all
+kinds of index return the same numbers.
 """
 
 import math
@@ -21,38 +22,38 @@ from gve_ray.search.exact import within
 
 FieldType = Literal["string", "int", "float", "bool"]
 Value = str | int | float | bool | None
-Filter = Mapping[str, Any]  # field -> condition; gve_ray.search.filters says which
+Filter = Mapping[str, Any]  # field -> condition; see gve_ray.search.filters
 
 ARROW_TYPES = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 RESERVED = frozenset({"id", "vector", "score"})
-LONGEST_ID = 256  # bytes
-_ROUNDING = 1e-5  # of an engine's scores
+MAX_ID_BYTES = 256
+_ROUNDING = 1e-5  # rounding error of an engine's own scores
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# What `fits` asks of a value, for messages.
+# The values that `fits` accepts, for messages.
 FITTING = {
-    "string": "a text of whole characters",
-    "int": "a whole number of 64 bits",
-    "float": "a finite number (a whole one: of 64 bits)",
+    "string": "a text of valid Unicode characters",
+    "int": "a 64-bit integer",
+    "float": "a finite number (an integer: of at most 64 bits)",
     "bool": "true or false",
 }
 
 
 class SearchError(ValueError):
-    """A query or a row does not fit the index: its dimension, its filter, its fields."""
+    """A query or a row does not match the index: its dimension, its filter or its fields."""
 
 
 class UnknownIdError(LookupError):
-    """Ids that the index does not hold."""
+    """The index does not contain some of the given ids."""
 
 
 class IndexFileError(RuntimeError):
-    """A folder holds no index, or one that cannot be read."""
+    """A folder has no index, or one that cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexSpec:
-    """What the rows of an index are. dimension: of its vectors. fields: name and type of its metadata."""
+    """The rows of an index. dimension: of its vectors. fields: names and types of its metadata."""
 
     dimension: int
     fields: Mapping[str, FieldType] = field(default_factory=dict)
@@ -63,7 +64,7 @@ class IndexSpec:
         for name, kind in self.fields.items():
             if not _FIELD.fullmatch(name) or name in RESERVED:
                 raise ValueError(
-                    f"field {name!r}: use letters, digits and _, a letter first, and none of "
+                    f"field {name!r}: use letters, digits and _, start with a letter, and avoid the names "
                     f"{', '.join(sorted(RESERVED))}"
                 )
             if kind not in ARROW_TYPES:
@@ -76,20 +77,22 @@ class IndexSpec:
 
     @property
     def schema(self) -> pa.Schema:
-        """A whole row: id, vector, fields."""
+        """A complete row: id, vector and fields, as Arrow columns."""
         vector = pa.list_(pa.float32(), self.dimension)
         return pa.schema([("id", pa.string()), ("vector", vector), *self.metadata_schema])
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexOptions:
-    """Which index, and how it searches.
+    """The kind of index, and how it searches.
 
-    kind: faiss is exact and in memory; lance is on disk, and approximate from `approximate_from` vectors on;
-    milvus is a server's (`uri`), or embedded in the folder without one, for one process at a time.
-    lance: what is approximate is `structure`; a cell of it holds about `cell` vectors, and `probes` cells are
-    searched; `refine` times as many rows as asked for are scored by their full vectors.
-    milvus: the key is in the environment variable `token_variable`.
+    kind: "faiss" is exact and in memory. "lance" is on disk, and approximate from
+    `approximate_from` vectors on. "milvus" is a server at `uri`; without `uri`, it is embedded in
+    the folder, for one process at a time.
+
+    For lance: structure is the type of the approximate index. Its cells have about `cell` vectors
+    each; a search reads `probes` cells and scores `refine` * k rows by their full vectors. For
+    milvus: the environment variable `token_variable` contains the access token.
     """
 
     kind: Literal["faiss", "lance", "milvus"] = "faiss"
@@ -109,12 +112,15 @@ class IndexOptions:
         if self.approximate_from < 256:
             raise ValueError(f"search.approximate_from={self.approximate_from}: use 256 or more")
         if self.uri is not None and self.kind != "milvus":
-            raise ValueError(f"search.uri={self.uri!r}: only milvus has a server; leave it out")
+            raise ValueError(f"search.uri={self.uri!r}: only milvus uses a server; remove it")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One row found. score: inner product with the query. metadata: a value for each field, or None."""
+    """One row of a result.
+
+    score: inner product with the query. metadata: the value of each field, which may be None.
+    """
 
     id: str
     score: float
@@ -122,64 +128,75 @@ class Hit:
 
 
 class VectorIndex(Protocol):
-    """Vectors with metadata, in a folder. One process may change it at a time; any number may search.
+    """Vectors with metadata, stored in a folder.
 
-    What was changed but not saved may be lost in a crash, or be there: whoever goes on after one compares
-    `metadata`. What was saved is whole. Equal scores come in the order of the ids. An approximate index may miss
-    some of the nearest rows; what it finds is scored and ordered like all others.
+    Only one process may change an index at a time; any number may search. After a crash, changes
+    that were not saved may be lost or may be present, so a program that continues must compare
+    `metadata`; saved changes are complete. Rows with equal scores are in the order of their ids. An
+    approximate index may miss some of the nearest rows; the rows it finds are scored and ordered
+    exactly.
     """
 
     spec: IndexSpec
 
     def add(self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[Mapping[str, Value]]) -> None:
-        """Add rows, or none of them. vectors: float32 [n, d]. A field that a row does not name is None.
+        """Add all of the rows, or none. vectors: float32 [n, d]. A field missing in a row is None.
 
-        Raises SearchError for ids that repeat or are there already, a wrong dimension, a value that is no
-        number or not of its field's type, and unknown fields.
+        Raises SearchError for ids that repeat or exist already, a wrong dimension, vectors that are
+        not finite, values that do not match the type of their field, and unknown fields.
         """
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Delete rows. Raises UnknownIdError, and deletes none, if one is not there."""
+        """Delete rows. Raises UnknownIdError, and deletes none, if an id does not exist."""
 
     def search(self, queries: np.ndarray, k: int, *, filter: Filter | None = None) -> list[list[Hit]]:
-        """For each query, float32 [n, d], the k rows of largest inner product, best first; fewer if there are.
+        """Return for each query the k rows with the largest inner products, best first.
 
-        Raises SearchError for a wrong dimension or a filter that does not fit the fields.
+        queries: float32 [n, d]. A list is shorter than k if fewer rows pass the filter. Raises
+        SearchError for a wrong dimension, or a filter that does not match the fields.
         """
 
     def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[dict[str, Value]]]:
-        """Vectors float32 [n, d] and metadata of rows, in order. Raises UnknownIdError."""
+        """Return vectors, float32 [n, d], and metadata in the order of the ids.
+
+        Raises UnknownIdError if an id does not exist.
+        """
 
     def ids(self) -> set[str]:
-        """All ids."""
+        """Return all ids."""
 
     def metadata(self) -> Iterator[tuple[str, dict[str, Value]]]:
-        """Id and metadata of every row, in any order, without reading the vectors."""
+        """Yield the id and metadata of every row, in any order, without reading the vectors."""
 
     def count(self, *, filter: Filter | None = None) -> int:
-        """Number of rows that pass the filter."""
+        """Return the number of rows that pass the filter."""
 
     def save(self) -> None:
-        """Make all changes durable: a process that opens the folder sees all of them, or before that none."""
+        """Make all changes durable; other processes that open the folder see all of them or none."""
 
     def close(self) -> None:
-        """Give back files and connections."""
+        """Close files and connections."""
 
     def drop(self) -> None:
-        """Close, and delete what the index keeps outside its folder."""
+        """Close, and delete everything that the index keeps outside its folder."""
 
 
 def table_of(
     spec: IndexSpec, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[Mapping[str, Value]]
 ) -> pa.Table:
-    """Rows as a table of `spec.schema`. Raises SearchError as `VectorIndex.add`, but for ids already there."""
+    """Return rows as a table of `spec.schema`.
+
+    Raises the same errors as `VectorIndex.add`, except for ids that exist already.
+    """
     if not len(ids) == len(vectors) == len(metadata):
-        raise SearchError(f"{len(ids)} ids, {len(vectors)} vectors, {len(metadata)} metadata: one each")
-    for one in ids:
-        if one is None or not fits(one, "string") or not 0 < len(one.encode()) <= LONGEST_ID:
-            raise SearchError(f"id {one!r}: a text of 1 to {LONGEST_ID} bytes")
+        raise SearchError(
+            f"{len(ids)} ids, {len(vectors)} vectors, {len(metadata)} metadata: give the same number of each"
+        )
+    for key in ids:
+        if key is None or not fits(key, "string") or not 0 < len(key.encode()) <= MAX_ID_BYTES:
+            raise SearchError(f"id {key!r}: give a text of 1 to {MAX_ID_BYTES} bytes")
     if len(set(ids)) < len(ids):
-        raise SearchError(f"ids repeat: {sorted({one for one in ids if ids.count(one) > 1})[:3]}")
+        raise SearchError(f"ids repeat: {sorted({key for key in ids if ids.count(key) > 1})[:3]}")
     checked = check_vectors(spec, vectors)
     if unknown := sorted({name for row in metadata for name in row} - set(spec.fields)):
         raise SearchError(f"metadata {unknown}: no such fields; this index has {sorted(spec.fields)}")
@@ -197,11 +214,11 @@ def table_of(
 
 
 def fits(value: object, kind: FieldType) -> bool:
-    """Whether a value can be in a field of a type; None always can."""
+    """Return whether a field of the type can hold the value; every field can hold None."""
     if value is None:
         return True
     if kind == "string":
-        # Half of a surrogate pair, as JSON may hold, cannot be written as UTF-8.
+        # JSON may contain half of a surrogate pair, which cannot be encoded as UTF-8.
         return isinstance(value, str) and not _SURROGATE.search(value)
     if kind == "bool" or isinstance(value, bool):
         return kind == "bool" and isinstance(value, bool)
@@ -211,72 +228,79 @@ def fits(value: object, kind: FieldType) -> bool:
 
 
 def check_vectors(spec: IndexSpec, vectors: np.ndarray) -> np.ndarray:
-    """The vectors, contiguous float32 [n, d]. Raises SearchError if they are not of the index's dimension."""
+    """Return the vectors as contiguous float32 [n, d].
+
+    Raises SearchError for a wrong dimension or dtype, and for vectors that are not finite.
+    """
     if vectors.ndim != 2 or vectors.shape[1] != spec.dimension:
         raise SearchError(
             f"vectors {vectors.shape}: this index has dimension {spec.dimension}, give [n, {spec.dimension}]; "
-            "another model's vectors need another index"
+            "vectors of another model need another index"
         )
     if vectors.dtype != np.float32:
         raise SearchError(f"vectors are {vectors.dtype}: give float32")
     if not np.isfinite(vectors).all():
-        raise SearchError("a vector is not finite: its embedding is broken")
+        raise SearchError("a vector is not finite: its embedding is invalid")
     return np.ascontiguousarray(vectors)
 
 
 def check_depth(k: int) -> None:
-    """Raises SearchError unless k is positive."""
+    """Raise SearchError unless k is positive."""
     if k < 1:
         raise SearchError(f"k={k}: use 1 or more")
 
 
 def check_known(ids: Sequence[str], known: set[str] | Mapping[str, object]) -> None:
-    """Raises UnknownIdError, naming some, if one of the ids is not known."""
-    if missing := [one for one in ids if one not in known]:
+    """Raise UnknownIdError, naming up to three, if some of the ids are not in `known`."""
+    if missing := [key for key in ids if key not in known]:
         raise UnknownIdError(f"{len(missing)} ids are not in the index, first {missing[:3]}")
 
 
 def check_new(ids: Sequence[str], known: set[str] | Mapping[str, object]) -> None:
-    """Raises SearchError, naming some, if one of the ids is known."""
-    if there := [one for one in ids if one in known]:
-        raise SearchError(f"{len(there)} ids are in the index already, first {there[:3]}; delete them first")
+    """Raise SearchError, naming up to three, if some of the ids are in `known`."""
+    if existing := [key for key in ids if key in known]:
+        raise SearchError(
+            f"{len(existing)} ids are in the index already, first {existing[:3]}; delete them first"
+        )
 
 
 def matrix_of(column: pa.ChunkedArray, dimension: int) -> np.ndarray:
-    """A column of vectors as float32 [n, dimension]."""
+    """Return a column of vectors as float32 [n, dimension]."""
     parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
     flat = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.float32), *parts])
     return flat.reshape(-1, dimension)
 
 
 def rows_of(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, dict[str, Value]]]:
-    """Id and metadata of each row of batches of `IndexSpec.schema` without vectors."""
+    """Yield the id and metadata of each row. batches: of `IndexSpec.schema` without the vectors."""
     for batch in batches:
         for row in batch.to_pylist():
             yield row.pop("id"), row
 
 
 def best_hits(
-    spec: IndexSpec, query: np.ndarray, k: int, nearest: Callable[[int], pa.Table], *, most: int
+    spec: IndexSpec, query: np.ndarray, k: int, nearest: Callable[[int], pa.Table], *, limit: int
 ) -> list[Hit]:
-    """The best k rows for a query [d], scored and ordered as by `exact`, from an engine that finds candidates.
+    """Return the best k rows for a query [d], scored and ordered as by `exact`.
 
-    nearest: gives about so many rows of `spec.schema`, fewer if there are no more. Of equal scores an engine
-    may return any, so it is asked for more while the last one it found is as good as the k-th, up to `most`.
+    nearest: a function of an engine that returns the given number of nearest rows as a table of
+    `spec.schema`, or fewer if there are no more. Of rows with equal scores an engine may return
+    any. Therefore more are requested, up to `limit`, while the last row found is as good as the
+    k-th.
     """
-    depth = min(k + max(16, k // 4), most)
+    depth = min(k + max(16, k // 4), limit)
     while True:
-        found = nearest(depth)
-        vectors = matrix_of(found.column("vector"), spec.dimension)
-        places = np.argsort(np.argsort(np.array(found.column("id").to_pylist(), dtype=object)))
-        rows, scores = within(query[None], vectors, [np.arange(len(vectors))], tie_break=places)
-        if len(vectors) < depth or depth == most or scores[0, -1] + _ROUNDING < scores[0, k - 1]:
+        candidates = nearest(depth)
+        vectors = matrix_of(candidates.column("vector"), spec.dimension)
+        id_ranks = np.argsort(np.argsort(np.array(candidates.column("id").to_pylist(), dtype=object)))
+        rows, scores = within(query[None], vectors, [np.arange(len(vectors))], tie_break=id_ranks)
+        if len(vectors) < depth or depth == limit or scores[0, -1] + _ROUNDING < scores[0, k - 1]:
             break
-        depth = min(4 * depth, most)
-    best = found.select(["id", *spec.fields]).take(pa.array(rows[0, :k])).to_pylist()
+        depth = min(4 * depth, limit)
+    best = candidates.select(["id", *spec.fields]).take(pa.array(rows[0, :k])).to_pylist()
     return [hit(row, score) for row, score in zip(best, scores[0, :k].tolist(), strict=True)]
 
 
 def hit(row: dict[str, Any], score: float) -> Hit:
-    """A row (id and fields) with its score."""
+    """Return a `Hit` for a row with its id and fields, and its score."""
     return Hit(id=row.pop("id"), score=score, metadata=row)

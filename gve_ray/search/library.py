@@ -1,11 +1,11 @@
-"""An indexed folder of videos, as whoever searches it sees it: jobs/index.py writes it, serving reads it.
+"""Read an indexed folder of videos, which the index job writes and the service searches.
 
     library = open_library(folder)
-    hits = library.index.search(vectors, 10)            # of queries embedded as library.facts.model says
-    pictures = library.pictures(hits[0].id)             # JPEG: a poster, and a strip of frames
+    hits = library.index.search(vectors, 10)            # of queries embedded by library.facts.model
+    pictures = library.pictures(hits[0].id)             # JPEG: a poster and a strip of frames
 
-A folder is a path or a URI. library.json is replaced last, when everything it names is there; a new `generation` says
-to open it again.
+A folder is a path or a URI. The index job replaces library.json last, when all files that it names
+exist. If its `generation` has changed, a reader has to open the folder again.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from gve_ray.config import ModelConfig
-from gve_ray.search.folder import Place, open_index
+from gve_ray.search.folder import PathOrUri, open_index
 from gve_ray.search.index import FieldType, IndexFileError, VectorIndex
 from gve_ray.store import Store
 from gve_ray.store.runfolder import filesystem
@@ -26,11 +26,11 @@ FILE = "library.json"
 SEGMENTS = "segments.lance"
 FORMAT = 2
 
-# What every segment in the index says of itself; columns of a manifest come beside these.
+# The metadata of every segment in the index. The user's columns of a manifest are added to these.
 FIELDS: Mapping[str, FieldType] = {
     "video_id": "string",
     "uri": "string",  # of the video's file
-    "segment": "int",  # its number in the video, from 0
+    "segment": "int",  # number of the segment within the video, from 0
     "start": "float",  # seconds
     "end": "float",
     "duration": "float",  # of the video
@@ -53,9 +53,12 @@ SEGMENT_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class LibraryFacts:
-    """What library.json says. index: name of its folder. model, settings, identity: what embedded the segments
-    (`ModelConfig`, `EmbedderSettings` and `identify`), and so must embed the queries, as plain values.
-    strip_frames: pictures in every strip."""
+    """The content of library.json.
+
+    index: name of the index's folder. model, settings, identity: the `ModelConfig`, the
+    `EmbedderSettings` and the result of `identify` for the model that has embedded the segments and
+    must embed the queries, as plain values. strip_frames: number of frames in each strip.
+    """
 
     generation: int
     index: str
@@ -67,22 +70,25 @@ class LibraryFacts:
 
     @property
     def model_config(self) -> ModelConfig:
-        """The model for queries, for `gve_ray.embedder.models.open_model`; not compiled, or the first would wait."""
+        """The model for queries, to be opened by `gve_ray.embedder.backends.open_model`.
+
+        It is not compiled, because the first query would wait for the compilation.
+        """
         return replace(ModelConfig(**self.model), compile=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """Of one segment, as JPEG. strip: `LibraryFacts.strip_frames` pictures of equal width, side by side."""
+    """The pictures of one segment as JPEG. strip: `LibraryFacts.strip_frames` frames side by side."""
 
     poster: bytes
     strip: bytes
 
 
 class Library:
-    """An index, and the pictures of what is in it. Make one with `open_library`."""
+    """An index of segments, and their pictures. Create one with `open_library`."""
 
-    def __init__(self, folder: Place, facts: LibraryFacts, index: VectorIndex) -> None:
+    def __init__(self, folder: PathOrUri, facts: LibraryFacts, index: VectorIndex) -> None:
         self.folder = folder
         self.facts = facts
         self.index = index
@@ -90,20 +96,22 @@ class Library:
         self._reopening = threading.Lock()
 
     def pictures(self, segment: str) -> Pictures:
-        """Of a segment by its id; threads may ask at the same time. Raises KeyError if there is none, or no
-        longer."""
+        """Return the pictures of a segment by its id. Thread-safe.
+
+        Raises KeyError if the segment does not exist, or no longer exists.
+        """
         store = self._segments
         try:
             return _pictures(store, segment)
         except (OSError, ValueError):
-            # An indexing run has meanwhile rewritten files that this reader had open.
+            # An index job has rewritten files that this reader had open.
             with self._reopening:
                 if self._segments is store:
                     self._segments = segment_store(self.folder)
             return _pictures(self._segments, segment)
 
     def is_current(self) -> bool:
-        """False once an indexing run has finished since this was opened."""
+        """Return False if an index job has finished since this library was opened."""
         return read_library(self.folder).generation == self.facts.generation
 
     def close(self) -> None:
@@ -113,19 +121,19 @@ class Library:
 
 def _pictures(store: Store, segment: str) -> Pictures:
     (row,) = store.take([segment], ["segment", "poster", "strip"]).to_pylist()
-    if row["segment"] != segment:  # never another one's pictures
-        raise ValueError(f"{store.uri}: {row['segment']} is in the place of {segment}")
+    if row["segment"] != segment:  # never return the pictures of another segment
+        raise ValueError(f"{store.uri}: found {row['segment']} instead of {segment}")
     return Pictures(poster=row["poster"], strip=row["strip"])
 
 
-def open_library(folder: Place) -> Library:
-    """What the last finished indexing run left in `folder`. Raises IndexFileError."""
+def open_library(folder: PathOrUri) -> Library:
+    """Open the result of the last finished index job in `folder`. Raises IndexFileError."""
     facts = read_library(folder)
     return Library(folder, facts, open_index(_inside(folder, facts.index)))
 
 
-def read_library(folder: Place) -> LibraryFacts:
-    """library.json. Raises IndexFileError if there is none, or one of another version."""
+def read_library(folder: PathOrUri) -> LibraryFacts:
+    """Read library.json. Raises IndexFileError if it is missing or of another version."""
     uri = _inside(folder, FILE)
     try:
         files, path = filesystem(uri)
@@ -134,14 +142,14 @@ def read_library(folder: Place) -> LibraryFacts:
         if facts.format != FORMAT:
             raise ValueError(f"format {facts.format}, not {FORMAT}")
     except (OSError, ValueError, TypeError, ImportError) as error:
-        raise IndexFileError(f"{uri}: no index of videos ({error}); make one with gve index") from error
+        raise IndexFileError(f"{uri}: no index of videos ({error}); create one with gve index") from error
     return facts
 
 
-def segment_store(folder: Place) -> Store:
-    """Vectors and pictures by segment."""
+def segment_store(folder: PathOrUri) -> Store:
+    """Return the store with the vectors and pictures of all segments."""
     return Store(_inside(folder, SEGMENTS), SEGMENT_SCHEMA, key="segment")
 
 
-def _inside(folder: Place, name: str) -> str:
+def _inside(folder: PathOrUri, name: str) -> str:
     return f"{str(folder).rstrip('/')}/{name}"

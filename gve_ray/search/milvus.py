@@ -1,7 +1,8 @@
-"""Search by Milvus, through its own client: a server or cluster by its URI, or embedded in the folder.
+"""An index in Milvus, for more vectors than one machine can hold.
 
-For what one machine does not hold. Each index is a collection of its own. Milvus takes changes at once and has
-no versions, so after a crash before `save` some of them are there; `VectorIndex` says what to do then.
+Milvus is a server or cluster given by its URI, or embedded in the folder. Each index is one
+collection. Milvus applies changes at once and has no versions. Therefore, after a crash before
+`save`, some of the changes are present; `VectorIndex` describes how to continue.
 """
 
 import logging
@@ -16,7 +17,7 @@ import pyarrow as pa
 
 from gve_ray.search import filters
 from gve_ray.search.index import (
-    LONGEST_ID,
+    MAX_ID_BYTES,
     Filter,
     Hit,
     IndexFileError,
@@ -33,15 +34,15 @@ from gve_ray.search.index import (
     table_of,
 )
 
-FILE = "milvus.db"  # embedded
-_LONGEST_TEXT = 65_535  # bytes, Milvus's own limit
-_MOST_FOUND = 16_384
+FILE = "milvus.db"  # if embedded
+_MAX_TEXT_BYTES = 65_535  # Milvus's limit
+_MAX_RESULTS = 16_384  # Milvus's limit
 _ROWS_AT_ONCE = 1000
 _TYPES = {"string": "VARCHAR", "int": "INT64", "float": "DOUBLE", "bool": "BOOL"}
 
 
 class MilvusIndex:
-    """`VectorIndex` in Milvus; see the Protocol."""
+    """A `VectorIndex` in Milvus; see there for its methods."""
 
     def __init__(self, client: Any, collection: str, spec: IndexSpec) -> None:
         self.spec = spec
@@ -51,15 +52,15 @@ class MilvusIndex:
 
     @classmethod
     def create(cls, folder: Path, spec: IndexSpec, options: IndexOptions, collection: str) -> "MilvusIndex":
-        """An empty collection."""
+        """Create an empty collection."""
         from pymilvus import DataType
 
         client = _connect(folder, options)
         schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=LONGEST_ID)
+        schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=MAX_ID_BYTES)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=spec.dimension)
         for name, kind in spec.fields.items():
-            more = {"max_length": _LONGEST_TEXT} if kind == "string" else {}
+            more = {"max_length": _MAX_TEXT_BYTES} if kind == "string" else {}
             schema.add_field(name, getattr(DataType, _TYPES[kind]), nullable=True, **more)
         index = client.prepare_index_params()
         index.add_index("vector", index_type="AUTOINDEX", metric_type="IP")
@@ -68,11 +69,11 @@ class MilvusIndex:
 
     @classmethod
     def load(cls, folder: Path, spec: IndexSpec, options: IndexOptions, collection: str) -> "MilvusIndex":
-        """A collection that is there. Raises IndexFileError."""
+        """Open an existing collection. Raises IndexFileError if it does not exist."""
         client = _connect(folder, options)
         if not client.has_collection(collection):
             where = options.uri or folder / FILE
-            raise IndexFileError(f"{where}: no collection {collection!r}; make the index again")
+            raise IndexFileError(f"{where}: no collection {collection!r}; create the index again")
         client.load_collection(collection)
         return cls(client, collection, spec)
 
@@ -80,10 +81,10 @@ class MilvusIndex:
         table = table_of(self.spec, ids, vectors, metadata)
         for name, kind in self.spec.fields.items():
             if kind == "string" and any(
-                len((row.get(name) or "").encode()) > _LONGEST_TEXT  # type: ignore[union-attr]
+                len((row.get(name) or "").encode()) > _MAX_TEXT_BYTES  # type: ignore[union-attr]
                 for row in metadata
             ):
-                raise SearchError(f"metadata {name}: a text above {_LONGEST_TEXT} bytes; Milvus takes none")
+                raise SearchError(f"metadata {name}: Milvus stores texts of at most {_MAX_TEXT_BYTES} bytes")
         check_new(ids, self._ids())
         for at in range(0, table.num_rows, _ROWS_AT_ONCE):
             self._client.insert(self._collection, table.slice(at, _ROWS_AT_ONCE).to_pylist())
@@ -99,11 +100,11 @@ class MilvusIndex:
         queries = check_vectors(self.spec, queries)
         check_depth(k)
         conditions = filters.parse(filter, self.spec)
-        if k > _MOST_FOUND:
-            raise SearchError(f"k={k}: Milvus finds at most {_MOST_FOUND}")
+        if k > _MAX_RESULTS:
+            raise SearchError(f"k={k}: Milvus returns at most {_MAX_RESULTS} rows")
         where = filters.to_milvus(conditions)
         return [
-            best_hits(self.spec, query, k, partial(self._nearest, query, where), most=_MOST_FOUND)
+            best_hits(self.spec, query, k, partial(self._nearest, query, where), limit=_MAX_RESULTS)
             for query in queries
         ]
 
@@ -111,10 +112,10 @@ class MilvusIndex:
         rows: dict[str, dict[str, Any]] = {}
         for at in range(0, len(ids), _ROWS_AT_ONCE):
             part = list(ids[at : at + _ROWS_AT_ONCE])
-            found = self._client.get(self._collection, ids=part, output_fields=["*"])
-            rows |= {row["id"]: row for row in found}
+            fetched = self._client.get(self._collection, ids=part, output_fields=["*"])
+            rows |= {row["id"]: row for row in fetched}
         check_known(ids, rows)
-        table = self._table([rows[one] for one in ids])
+        table = self._table([rows[key] for key in ids])
         metadata = table.select([*self.spec.fields]).to_pylist()
         return matrix_of(table.column("vector"), self.spec.dimension), metadata or [{} for _ in ids]
 
@@ -141,14 +142,14 @@ class MilvusIndex:
         self.close()
 
     def _nearest(self, query: np.ndarray, where: str, depth: int) -> pa.Table:
-        (found,) = self._client.search(
+        (hits,) = self._client.search(
             self._collection,
             data=[query.tolist()],
             limit=depth,
             filter=where,
             output_fields=["id", "vector", *self.spec.fields],
         )
-        return self._table([row["entity"] for row in found])
+        return self._table([row["entity"] for row in hits])
 
     def _table(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         return pa.Table.from_pylist([dict(row) for row in rows], schema=self.spec.schema)
@@ -159,15 +160,15 @@ class MilvusIndex:
         return self._known
 
     def _rows(self, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Every row with some of its fields."""
-        found = self._client.query_iterator(
+        """Yield every row, with its id and the given fields."""
+        batches = self._client.query_iterator(
             self._collection, batch_size=_ROWS_AT_ONCE, output_fields=["id", *fields]
         )
         try:
-            while part := found.next():
-                yield from part
+            while batch := batches.next():
+                yield from batch
         finally:
-            found.close()
+            batches.close()
 
 
 def _connect(folder: Path, options: IndexOptions) -> Any:
@@ -175,7 +176,8 @@ def _connect(folder: Path, options: IndexOptions) -> Any:
         from pymilvus import MilvusClient, MilvusException
     except ImportError as error:
         raise IndexFileError("milvus: its client is not installed; pip install 'gve-ray[milvus]'") from error
-    logging.getLogger("pymilvus").setLevel(logging.ERROR)  # it warns of what the embedded engine lacks
+    # The client logs a warning for each feature that the embedded engine does not have.
+    logging.getLogger("pymilvus").setLevel(logging.ERROR)
     try:
         return MilvusClient(
             options.uri or str(folder / FILE), token=os.environ.get(options.token_variable, "")

@@ -1,11 +1,13 @@
-"""Search on disk or in an object store, by Lance, for millions of vectors: memory holds none of them.
+"""An index on disk or in an object store, for millions of vectors, built on Lance.
 
-Below `IndexOptions.approximate_from` vectors a search reads them all and is exact. From there on `save` builds
-an approximate index, and later adds to it what is new. benchmarks/search.py measures what it misses.
+Below `IndexOptions.approximate_from` vectors, a search reads all of them and is exact. From that
+size on, `save` builds an approximate index, and later adds new rows to it. benchmarks/search.py
+measures its recall.
 
-Lance commits every change; `index.json` (see folder.py) names the version that was last saved. Readers open
-that one, and a writer that finds later ones, left by a crash, returns to it. What an older version needs stays
-until the next writer's first change: those who read it have that long to open the new one.
+Lance commits every change as a new version; `index.json` (see folder.py) names the version that was
+last saved. Readers open that version. A writer that finds later versions, left by a crash, returns
+to the saved one. Files of an older version stay until the first change by the next writer, so that
+its readers have until then to open the new version.
 """
 
 import logging
@@ -44,11 +46,14 @@ log = logging.getLogger(__name__)
 
 FOLDER = "vectors.lance"
 _IDS_AT_ONCE = 1000  # in one SQL filter
-_MOST_FRAGMENTS = 16
+_MAX_FRAGMENTS = 16
 
 
 class LanceIndex:
-    """`VectorIndex` on disk; see the Protocol. saved: called with the version to be read from now on."""
+    """A `VectorIndex` on disk; see there for its methods.
+
+    saved: called by `save` with the version that readers are to open from then on.
+    """
 
     def __init__(
         self,
@@ -62,13 +67,13 @@ class LanceIndex:
         self._dataset = dataset
         self._saved = saved
         self._known: set[str] | None = None
-        self._has_changed = False  # once it is a writer's
+        self._has_changed = False  # whether this object has made a change
 
     @classmethod
     def create(
         cls, folder: SharedFolder, spec: IndexSpec, options: IndexOptions, saved: Callable[[int], None]
     ) -> "LanceIndex":
-        """An empty one, saved."""
+        """Create an empty index and save it."""
         import lance
 
         uri = f"{folder.uri}/{FOLDER}"
@@ -88,14 +93,14 @@ class LanceIndex:
         saved: Callable[[int], None],
         version: int,
     ) -> "LanceIndex":
-        """The version that was saved. Raises IndexFileError."""
+        """Open a saved version. Raises IndexFileError if that is not possible."""
         import lance
 
         uri = f"{folder.uri}/{FOLDER}"
         try:
             dataset = lance.dataset(uri, version=version, storage_options=lance_options(uri))
         except (ValueError, OSError) as error:
-            raise IndexFileError(f"{uri}: version {version}: {error}; make it again") from error
+            raise IndexFileError(f"{uri}: version {version}: {error}; create the index again") from error
         return cls(dataset, spec, options, saved)
 
     def add(self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[Mapping[str, Value]]) -> None:
@@ -105,42 +110,41 @@ class LanceIndex:
         check_new(ids, self._ids())
         if not len(ids):
             return
-        self._to_write()
+        self._prepare_change()
         uri = self._dataset.uri
         self._dataset = lance.write_dataset(table, uri, mode="append", storage_options=lance_options(uri))
         self._ids().update(ids)
 
     def delete(self, ids: Sequence[str]) -> None:
         check_known(ids, self._ids())
-        self._to_write()
+        self._prepare_change()
         for at in range(0, len(ids), _IDS_AT_ONCE):
-            self._dataset.delete(_among(ids[at : at + _IDS_AT_ONCE]))
+            self._dataset.delete(_sql_in(ids[at : at + _IDS_AT_ONCE]))
         self._ids().difference_update(ids)
 
     def search(self, queries: np.ndarray, k: int, *, filter: Filter | None = None) -> list[list[Hit]]:
         queries = check_vectors(self.spec, queries)
         check_depth(k)
         where = filters.to_sql(filters.parse(filter, self.spec))
-        most = self._dataset.count_rows()
-        if not most:
+        size = self._dataset.count_rows()
+        if not size:
             return [[] for _ in queries]
         return [
-            best_hits(self.spec, query, k, partial(self._nearest, query, where), most=most)
+            best_hits(self.spec, query, k, partial(self._nearest, query, where), limit=size)
             for query in queries
         ]
 
     def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[dict[str, Value]]]:
         tables = [
-            self._dataset.to_table(filter=_among(ids[at : at + _IDS_AT_ONCE]))
+            self._dataset.to_table(filter=_sql_in(ids[at : at + _IDS_AT_ONCE]))
             for at in range(0, len(ids), _IDS_AT_ONCE)
         ]
         table = pa.concat_tables(tables) if tables else self.spec.schema.empty_table()
-        row = {one: i for i, one in enumerate(table.column("id").to_pylist())}
+        row = {key: i for i, key in enumerate(table.column("id").to_pylist())}
         check_known(ids, row)
-        rows = table.take(pa.array([row[one] for one in ids], pa.int64()))
-        return matrix_of(rows.column("vector"), self.spec.dimension), rows.select(
-            [*self.spec.fields]
-        ).to_pylist()
+        rows = table.take(pa.array([row[key] for key in ids], pa.int64()))
+        metadata = rows.select([*self.spec.fields]).to_pylist()
+        return matrix_of(rows.column("vector"), self.spec.dimension), metadata
 
     def ids(self) -> set[str]:
         return set(self._ids())
@@ -153,7 +157,7 @@ class LanceIndex:
         return int(self._dataset.count_rows(where))
 
     def save(self) -> None:
-        if len(self._dataset.get_fragments()) > _MOST_FRAGMENTS:
+        if len(self._dataset.get_fragments()) > _MAX_FRAGMENTS:
             self._dataset.optimize.compact_files()
         count = self._dataset.count_rows()
         if count >= self._options.approximate_from:
@@ -164,10 +168,10 @@ class LanceIndex:
         self._saved(self._dataset.version)
 
     def close(self) -> None:
-        """Nothing is open between calls."""
+        """Do nothing: no file stays open between calls."""
 
     def drop(self) -> None:
-        """Nothing is outside the folder."""
+        """Do nothing: all files are in the folder."""
 
     def _nearest(self, query: np.ndarray, where: str | None, depth: int) -> pa.Table:
         nearest = {"column": "vector", "q": query, "k": depth, "metric": "dot"}
@@ -188,11 +192,14 @@ class LanceIndex:
         self._dataset.create_index("vector", kind, metric="dot", num_partitions=cells, **more)
         self._dataset.create_scalar_index("id", "BTREE")
 
-    def _to_write(self) -> None:
-        """Before a change: away with versions that were committed after the last save, and then a crash; or, if
-        there was none, with those before it, which nobody reads any more."""
+    def _prepare_change(self) -> None:
+        """Discard versions that a crashed writer committed after the last save.
+
+        If there are none, deletes the versions before the saved one, which no reader uses any more.
+        """
         if self._dataset.version < self._dataset.latest_version:
-            # The saved version is now among the older ones: they stay for this time.
+            # The saved version is now one of the older versions, so those are not deleted this
+            # time.
             self._dataset.restore()
         elif not self._has_changed:
             self._dataset.cleanup_old_versions(older_than=timedelta(0))
@@ -204,5 +211,5 @@ class LanceIndex:
         return self._known
 
 
-def _among(ids: Sequence[str]) -> str:
+def _sql_in(ids: Sequence[str]) -> str:
     return filters.to_sql([filters.Condition("id", "in", tuple(ids))]) or "false"

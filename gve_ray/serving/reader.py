@@ -23,6 +23,7 @@ _STATUS = {
     Reason.NOT_A_PICTURE: 415,
     Reason.NO_VIDEO_STREAM: 415,
     Reason.UNSUPPORTED_CODEC: 415,
+    Reason.ENCRYPTED: 415,
     Reason.TRUNCATED: 422,
     Reason.CORRUPT: 422,
     Reason.TOO_FEW_FRAMES: 422,

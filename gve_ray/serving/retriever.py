@@ -16,8 +16,8 @@ import numpy as np
 
 from gve_ray.config import resolve_model
 from gve_ray.embedder import EmbedderSettings, Embeddings
+from gve_ray.embedder.backends import NOT_FINITE, identify, open_model
 from gve_ray.embedder.checkpoint import resolve_settings
-from gve_ray.embedder.models import NOT_FINITE, identify, open_model
 from gve_ray.schema import Item
 from gve_ray.search import (
     Filter,
@@ -46,7 +46,7 @@ _SETTINGS = ("frames", "max_pixels", "min_pixels", "max_tokens")
 @dataclass(frozen=True, kw_only=True)
 class Described:
     """What a retriever is. settings: how the gateway has to read media for it. identity: of weights and settings,
-    as `gve_ray.embedder.models.identify`. segments: in the index; None without one, and fields are empty.
+    as `gve_ray.embedder.backends.identify`. segments: in the index; None without one, and fields are empty.
     strip_frames: pictures in a strip."""
 
     dimension: int

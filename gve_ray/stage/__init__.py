@@ -1,24 +1,25 @@
-"""The one engine for expensive stages: strictly one row in, one row out, or one reject.
+"""Run an expensive stage on Ray: each input row gives exactly one output row or one reject.
 
     counts = run_stage("captions", pending=table, worker=Captioner, worker_args={...},
                        out=annotations, rejects=rejects, resources=StageResources(num_gpus=1))
 
-Rows stream through a Ray Data actor pool. Each actor writes its results as invisible Lance fragments and
-returns only their metadata; the driver commits them every few seconds. Kill a worker or the driver
-anywhere and start again: the same rows, none lost, none twice.
+Rows stream through a Ray Data actor pool. Each actor writes its results as Lance fragments, which
+stay invisible until the driver commits their metadata every few seconds. If a worker or the driver
+is killed at any point and the job is started again, the result has the same rows: none is lost and
+none occurs twice.
 
-What fails is finite. An exception reruns the batch row by row, and a row that still raises becomes
-`Reject("error")`. When a worker process dies, the rows that were in flight are retried one at a time,
-and a row that kills its worker `max_attempts` times becomes `Reject("quarantined")`. A worker that
-cannot start, or that raises on every row, fails the job.
+Retries are limited. If a batch raises an exception, it is rerun row by row, and a row that still
+raises becomes `Reject("error")`. If a worker process dies, the rows that were in flight are retried
+one at a time, and a row that kills its worker `max_attempts` times becomes `Reject("quarantined")`.
+A worker that cannot start, or that raises on every row, fails the job.
 
-Trade-off: exactly-once costs two ledger calls and a fragment a batch (see benchmarks/stage.py); give
-batches that take longer than that.
+Trade-off: exactly-once processing costs two actor calls and one Lance fragment per batch (see
+benchmarks/stage.py), so a batch should take longer than that.
 """
 
 from gve_ray.config import StageResources
+from gve_ray.stage.committer import StageProgress
 from gve_ray.stage.run import StageCounts, check_resources, run_stage
-from gve_ray.stage.sink import StageProgress
 from gve_ray.stage.worker import REJECT_SCHEMA, BrokenWorker, Reject, StageError
 
 __all__ = [

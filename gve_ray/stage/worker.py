@@ -1,6 +1,7 @@
-"""What runs beside the rows: the actor that wraps a stage's worker.
+"""The Ray actor that wraps a stage's worker.
 
-It turns every way a row can fail into a `Reject`, and everything else into an error that ends the job.
+It turns each failure of a row into a `Reject`, and every other failure into an error that ends the
+job.
 """
 
 import json
@@ -15,21 +16,21 @@ from typing import Any
 
 import pyarrow as pa
 
-from gve_ray.logs import Marks, mark
-from gve_ray.stage.ledger import History
+from gve_ray.logs import LogContext, extend_log_context
+from gve_ray.stage.in_flight import History
 from gve_ray.stage.metrics import WorkerMetrics
 from gve_ray.store import Store
 
 log = logging.getLogger(__name__)
 
-_FAILED_STARTS = 3
-_OTHER_DEATHS = 16
+_MAX_FAILED_STARTS = 3
+_MAX_OTHER_DEATHS = 16  # of workers with one batch in flight, beyond those that quarantine explains
 
 REJECT_SCHEMA = pa.schema(
     [
         ("video_id", pa.string()),
         ("stage", pa.string()),
-        ("unit", pa.string()),  # what was rejected: video, caption, query
+        ("unit", pa.string()),  # what the row stands for: video, caption, query
         ("reason", pa.string()),
         ("detail", pa.string()),
         ("scores", pa.string()),  # JSON object
@@ -39,16 +40,16 @@ REJECT_SCHEMA = pa.schema(
 
 
 class StageError(RuntimeError):
-    """A stage cannot go on: its worker cannot start, breaks its contract, or fails on every row."""
+    """The stage fails: its worker cannot start, breaks its contract, or fails on every row."""
 
 
-class BrokenWorker(Exception):  # noqa: N818 - says what it is
-    """Raised by a worker whose process is of no more use (a dead engine): it is replaced by a new one."""
+class BrokenWorker(Exception):  # noqa: N818 - the name describes the state, not an error type
+    """Raised by a worker whose process cannot continue (a dead engine); a new process replaces it."""
 
 
 @dataclass(frozen=True)
 class Reject:
-    """Why a row has no output. `scores` are the numbers the verdict was made from."""
+    """Why a row has no output. `scores` are the numbers that the decision is based on."""
 
     reason: str
     detail: str = ""
@@ -56,7 +57,7 @@ class Reject:
     attempts: int = 1
 
     def row(self, key: str, *, stage: str, unit: str) -> dict[str, Any]:
-        """The row of rejects.lance (`REJECT_SCHEMA`)."""
+        """Return this reject as a row of rejects.lance (`REJECT_SCHEMA`)."""
         return {
             "video_id": key,
             "stage": stage,
@@ -70,7 +71,7 @@ class Reject:
 
 @dataclass(frozen=True, kw_only=True)
 class StageJob:
-    """Everything an actor needs to know of its stage."""
+    """Everything an actor needs to know about its stage."""
 
     name: str
     worker: type
@@ -80,30 +81,30 @@ class StageJob:
     unit: str
     max_attempts: int
     max_errors_in_a_row: int
-    ledger: Any  # handle of a `Ledger` actor
-    marks: Marks = field(default_factory=dict)  # what the log of its workers carries
+    in_flight: Any  # handle of an `InFlightRows` actor
+    log_context: LogContext = field(default_factory=dict)  # for log records of the workers
 
 
 class StageActor:
-    """Ray Data's callable: a batch of rows in, one row of fragment metadata out (`RECORD_SCHEMA`)."""
+    """The callable for Ray Data: takes a batch of rows, returns one row of `RECORD_SCHEMA`."""
 
     def __init__(self, job: StageJob) -> None:
         import ray
 
-        mark({**job.marks, "stage": job.name})
+        extend_log_context({**job.log_context, "stage": job.name})
         self._job = job
         self._metrics = WorkerMetrics(job.name)
         self._lock = _IsolationLock()
         actor = ray.get_runtime_context().get_actor_id()
-        failed = ray.get(job.ledger.starting.remote(actor))
+        failed = ray.get(job.in_flight.starting.remote(actor))
         try:
-            if failed >= _FAILED_STARTS:
+            if failed >= _MAX_FAILED_STARTS:
                 raise StageError(f"its process died {failed} times in a row while starting; see its log")
             self._worker = job.worker(**job.worker_args)
         except Exception as error:
-            ray.get(job.ledger.fail.remote(f"its worker cannot start: {_sentence(error)}"))
+            ray.get(job.in_flight.fail.remote(f"its worker cannot start: {_sentence(error)}"))
             raise
-        ray.get(job.ledger.started.remote(actor))
+        ray.get(job.in_flight.started.remote(actor))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         import ray
@@ -111,48 +112,52 @@ class StageActor:
         try:
             return self._batch(batch)
         except Exception as error:
-            # Ray's error reaches the driver without its causes.
-            ray.get(self._job.ledger.fail.remote(_sentence(error)))
+            # Ray's error reaches the driver without the causes of the exception.
+            ray.get(self._job.in_flight.fail.remote(_sentence(error)))
             raise
 
     def _batch(self, batch: pa.Table) -> pa.Table:
         import ray
 
-        begun = time.monotonic()
+        started = time.monotonic()
         rows = batch.to_pylist()
         keys = [row[self._job.out.key] for row in rows]
         with self._lock.shared():
-            earlier, history = ray.get(self._job.ledger.begin.remote(keys))
+            earlier, history = ray.get(self._job.in_flight.begin.remote(keys))
             if earlier:
                 self._metrics.retry()
-            self._bound(earlier, keys)
+            self._check_deaths(earlier, keys)
             if not history:
                 records = [self._record(rows, self._run(rows))]
         if history:
             with self._lock.alone():
                 records = self._isolated(rows, history)
         errors = sum(record["errors"] for record in records)
-        in_a_row = ray.get(self._job.ledger.end.remote(keys, errors))
-        if in_a_row >= self._job.max_errors_in_a_row:
+        consecutive = ray.get(self._job.in_flight.end.remote(keys, errors))
+        if consecutive >= self._job.max_errors_in_a_row:
             raise StageError(
-                f"{in_a_row} rows in a row raised an exception, the last: {records[-1]['error']}"
+                f"{consecutive} rows in a row raised an exception, the last: {records[-1]['error']}"
             )
-        self._metrics.batch(time.monotonic() - begun)
+        self._metrics.batch(time.monotonic() - started)
         return _merge(keys, records)
 
-    def _bound(self, earlier: int, keys: Sequence[str]) -> None:
-        """Deaths of a row's own are bounded by quarantine; this bounds those beside it, as in writing."""
-        if earlier > (self._job.max_attempts + 1) * len(keys) + _OTHER_DEATHS:
+    def _check_deaths(self, earlier: int, keys: Sequence[str]) -> None:
+        """Raise StageError if workers died too often with this batch in flight.
+
+        Quarantine limits the deaths caused by single rows. This limits all others, for example
+        those while results are written.
+        """
+        if earlier > (self._job.max_attempts + 1) * len(keys) + _MAX_OTHER_DEATHS:
             raise StageError(
                 f"workers died {earlier} times on the batch that begins with {keys[0]!r}, more than its "
                 "rows can explain; see the logs of the dead workers (out of memory? a full disk?)"
             )
 
     def _isolated(self, rows: Sequence[dict[str, Any]], history: History) -> list[dict[str, Any]]:
-        """Rows one at a time, after a death with this batch in flight."""
+        """Process the rows one at a time, after a worker died with this batch in flight."""
         import ray
 
-        ledger, records = self._job.ledger, []
+        in_flight, records = self._job.in_flight, []
         for row in rows:
             key = row[self._job.out.key]
             deaths, saved = history.get(key, (0, None))
@@ -161,10 +166,10 @@ class StageActor:
                     detail = f"its worker died {deaths} times with no other row in flight"
                     outcome: _Outcome = (Reject("quarantined", detail, attempts=deaths), False)
                 else:
-                    ray.get(ledger.alone.remote(key))
+                    ray.get(in_flight.begin_isolated.remote(key))
                     (outcome,) = self._run([row])
                 saved = self._record([row], [outcome])
-                ray.get(ledger.save.remote(key, saved))
+                ray.get(in_flight.save.remote(key, saved))
             records.append(saved)
         return records
 
@@ -173,7 +178,7 @@ class StageActor:
             return [(result, False) for result in self._call(rows)]
         except StageError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a worker raises is about its rows
+        except Exception as error:  # noqa: BLE001 - any other exception counts against the rows
             log.warning("%s: batch of %d raised %r; trying row by row", self._job.name, len(rows), error)
         return [self._try(row) for row in rows]
 
@@ -194,18 +199,20 @@ class StageActor:
         except BrokenWorker as error:
             log.error("%s: worker is broken (%s); replacing its process", job.name, error)
             logging.shutdown()
-            # Not an exception: Ray restarts actors that die, and the ledger isolates the rows in flight.
+            # Exit rather than raise: Ray restarts an actor that dies, and its rows are then
+            # isolated.
             os._exit(1)
         if len(results) != len(rows):
             raise StageError(
-                f"{job.worker.__name__} gave {len(results)} results for {len(rows)} rows; one row in, one out"
+                f"{job.worker.__name__} returned {len(results)} results for {len(rows)} rows; return one per "
+                "row"
             )
         for row, result in zip(rows, results, strict=True):
             check_result(job.worker.__name__, job.out, row, result)
         return list(results)
 
     def _record(self, rows: Sequence[dict[str, Any]], outcomes: "Sequence[_Outcome]") -> dict[str, Any]:
-        """Write one fragment of outputs and one of rejects; returns their metadata."""
+        """Write one fragment of outputs and one of rejects; return their metadata."""
         job = self._job
         good, bad = [], []
         for row, (result, _) in zip(rows, outcomes, strict=True):
@@ -232,18 +239,21 @@ def check_result(name: str, out: Store, row: Mapping[str, Any], result: Any) -> 
         return
     if not isinstance(result, dict):
         raise StageError(
-            f"{name} gave {type(result).__name__} for row {row[out.key]!r}; give a dict or a Reject"
+            f"{name} returned a {type(result).__name__} for row {row[out.key]!r}; return a dict or a Reject"
         )
     if result.get(out.key) != row[out.key]:
         given = result.get(out.key)
-        raise StageError(f"{name} gave {out.key}={given!r} for row {row[out.key]!r}; keep the row's key")
+        raise StageError(f"{name} returned {out.key}={given!r} for row {row[out.key]!r}; keep the row's key")
     unknown = sorted(set(result) - set(out.schema.names))
     if unknown:
-        raise StageError(f"{name} gave columns {unknown}; {out.uri} has no such columns")
+        raise StageError(
+            f"{name} returned columns {unknown}, which {out.uri} does not have; its columns are "
+            f"{out.schema.names}"
+        )
 
 
 def to_table(name: str, store: Store, rows: list[dict[str, Any]]) -> pa.Table:
-    """Rows of worker `name` as a table of the store. Raises StageError for a value of another type."""
+    """Convert rows of worker `name` to a table of the store. Raises StageError for a wrong type."""
     try:
         return pa.Table.from_pylist(rows, schema=store.schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
@@ -255,34 +265,35 @@ def _sentence(error: BaseException) -> str:
     return text if isinstance(error, StageError) else f"{type(error).__name__}: {text}"
 
 
-_Outcome = tuple[dict[str, Any] | Reject, bool]  # the result, and whether it stands for an exception
+_Outcome = tuple[dict[str, Any] | Reject, bool]  # the result, and whether the row raised
 
 RECORD_SCHEMA = pa.schema(
     [
         ("keys", pa.list_(pa.string())),
         ("out", pa.list_(pa.string())),
         ("rejects", pa.list_(pa.string())),
-        ("reasons", pa.list_(pa.string())),  # of the rejected, one each
+        ("reasons", pa.list_(pa.string())),  # one per rejected row
         ("errors", pa.int64()),
     ]
 )
 
 
 def _merge(keys: Sequence[str], records: Sequence[Mapping[str, Any]]) -> pa.Table:
-    record = {
+    merged = {
         "keys": list(keys),
-        "out": [text for one in records for text in one["out"]],
-        "rejects": [text for one in records for text in one["rejects"]],
-        "reasons": [reason for one in records for reason in one["reasons"]],
-        "errors": sum(one["errors"] for one in records),
+        "out": [text for record in records for text in record["out"]],
+        "rejects": [text for record in records for text in record["rejects"]],
+        "reasons": [reason for record in records for reason in record["reasons"]],
+        "errors": sum(record["errors"] for record in records),
     }
-    return pa.Table.from_pylist([record], schema=RECORD_SCHEMA)
+    return pa.Table.from_pylist([merged], schema=RECORD_SCHEMA)
 
 
 class _IsolationLock:
-    """Many batches at once, or one isolated batch with nothing else in the process.
+    """Lets many batches run at once, or one isolated batch while nothing else runs in the process.
 
-    Without it, with several calls an actor, an innocent row could die of its neighbour's poison.
+    Without it, an actor with several concurrent calls could blame a row for a death that another
+    row's call caused.
     """
 
     def __init__(self) -> None:
@@ -293,7 +304,7 @@ class _IsolationLock:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Hold while a batch runs beside others; waits for isolated ones."""
+        """Hold the lock for a batch that may run along with others; wait for isolated batches."""
         with self._changed:
             self._changed.wait_for(lambda: not self._isolating and not self._waiting)
             self._running += 1
@@ -306,7 +317,7 @@ class _IsolationLock:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold while nothing else runs in this process."""
+        """Hold the lock for a batch that must run alone in this process."""
         with self._changed:
             self._waiting += 1
             self._changed.wait_for(lambda: not self._isolating and not self._running)

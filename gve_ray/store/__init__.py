@@ -1,4 +1,4 @@
-"""Data sets with atomic commits, asset bytes by reference, and the folders of runs."""
+"""Store data: data sets with atomic commits, frames by reference, run folders, cached models."""
 
 from gve_ray.store.assets import AssetReader, frames_of_row
 from gve_ray.store.dataset import Store, StoreError

@@ -1,4 +1,4 @@
-"""Frames out of assets.lance by reference."""
+"""Read frames from assets.lance by asset reference."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -11,36 +11,36 @@ from gve_ray.store.dataset import Store
 
 
 class AssetReader:
-    """Frames out of assets.lance by asset reference; nothing is opened until the first read.
+    """Reads frames from assets.lance by asset reference. Nothing is opened until the first read.
 
-    A row's columns are those of `schema.ASSET_SCHEMA`. Raises KeyError for a video that is not there,
-    IndexError for a reference frame or clip that its row does not have.
+    The columns are those of `schema.ASSET_SCHEMA`. Reading raises KeyError for a video that does
+    not exist, and IndexError for a reference frame or clip that the video does not have.
     """
 
     def __init__(self, uri: str, *, storage_options: Mapping[str, str] | None = None) -> None:
         self.store = Store(uri, ASSET_SCHEMA, storage_options=storage_options)
 
     def frames(self, ref: AssetRef | str) -> Frames:
-        """The frames of one reference: the uniform frames of the video, one reference frame, or a clip."""
+        """Return the uniform frames of a video, one reference frame, or the frames of a clip."""
         return self.frames_many([ref])[0]
 
     def frames_many(self, refs: Sequence[AssetRef | str]) -> list[Frames]:
-        """Frames of many references by one read a part kind; same length and order."""
+        """Return the frames of each reference, in order, with one read per kind of reference."""
         parsed = [AssetRef.parse(ref) if isinstance(ref, str) else ref for ref in refs]
-        found: list[Frames | None] = [None] * len(parsed)
+        results: list[Frames | None] = [None] * len(parsed)
         for part, columns in _PART_COLUMNS.items():
-            at = [i for i, ref in enumerate(parsed) if ref.part == part]
-            ids = sorted({parsed[i].video_id for i in at})
+            indices = [i for i, ref in enumerate(parsed) if ref.part == part]
+            ids = sorted({parsed[i].video_id for i in indices})
             if not ids:
                 continue
-            rows = self.store.take(ids, ["video_id", *_FACT_COLUMNS, *columns]).to_pylist()
+            rows = self.store.take(ids, ["video_id", *_VIDEO_COLUMNS, *columns]).to_pylist()
             by_id = {row["video_id"]: row for row in rows}
-            for i in at:
-                found[i] = frames_of_row(by_id[parsed[i].video_id], parsed[i])
-        return [one for one in found if one is not None]
+            for i in indices:
+                results[i] = frames_of_row(by_id[parsed[i].video_id], parsed[i])
+        return [frames for frames in results if frames is not None]
 
 
-_FACT_COLUMNS = ("fps", "duration", "total_frames")
+_VIDEO_COLUMNS = ("fps", "duration", "total_frames")
 _PART_COLUMNS = {
     "video": ("frames", "timestamps", "indices"),
     "frame": ("reference_frames", "reference_timestamps"),
@@ -49,14 +49,18 @@ _PART_COLUMNS = {
 
 
 def frames_of_row(row: Mapping[str, Any], ref: AssetRef) -> Frames:
-    """Decode one part of an assets row (columns of its part, plus fps, duration and total_frames)."""
+    """Decode one part of a row of assets.lance.
+
+    row: the columns of the part, and fps, duration and total_frames. Raises IndexError for a
+    reference frame or clip that the row does not have.
+    """
     if ref.part == "video":
         return _frames(row["frames"], row["timestamps"], row["indices"], row)
     parts = row["reference_frames"] if ref.part == "frame" else row["clips"]
     if ref.index >= len(parts):
         raise IndexError(f"{ref}: this video has {len(parts)} {ref.part}s; give an index below that")
     if ref.part == "frame":
-        # A still picture: fps and duration 0, so that no processor reads time into it.
+        # A still picture has fps and duration 0, so that processors do not treat it as a video.
         still = {"fps": 0.0, "duration": 0.0, "total_frames": 1}
         return _frames([parts[ref.index]], [0.0], [0], still)
     clip = parts[ref.index]
@@ -64,7 +68,7 @@ def frames_of_row(row: Mapping[str, Any], ref: AssetRef) -> Frames:
 
 
 def _frames(
-    jpegs: Sequence[bytes], timestamps: Sequence[float], indices: Sequence[int], facts: Mapping[str, Any]
+    jpegs: Sequence[bytes], timestamps: Sequence[float], indices: Sequence[int], video: Mapping[str, Any]
 ) -> Frames:
     from PIL import Image
 
@@ -73,7 +77,7 @@ def _frames(
         pixels=pixels,  # uint8 [T, H, W, 3]
         timestamps=np.asarray(timestamps, dtype=np.float64),
         indices=np.asarray(indices, dtype=np.int64),
-        fps=facts["fps"],
-        duration=facts["duration"],
-        total_frames=facts["total_frames"],
+        fps=video["fps"],
+        duration=video["duration"],
+        total_frames=video["total_frames"],
     )

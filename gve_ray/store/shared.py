@@ -1,12 +1,13 @@
-"""A run's folder that code works on as local files, wherever it is kept.
+"""Work on a folder through local files, also if the folder is in an object store.
 
     folder = SharedFolder("s3://bucket/run")
-    (folder.path / "steps.jsonl").write_text(...)        # pathlib, as on any disk
-    folder.publish("steps.jsonl")                        # now others see it
-    folder.fetch("checkpoints/step-00000120")            # what others published, as a local path
+    (folder.path / "steps.jsonl").write_text(...)        # pathlib, as on a local disk
+    folder.publish("steps.jsonl")                        # upload: now other processes see it
+    folder.fetch("checkpoints/step-00000120")            # download what others have published
 
-On a local disk `path` is the folder itself, and publish and fetch do nothing. Elsewhere it is a scratch copy on this
-node, empty at first, that goes with the object or its process: one transfer of each file each way, and disk for it.
+For a local folder, `path` is the folder itself, and publish and fetch transfer nothing. Otherwise
+`path` is a temporary folder on this node, empty at first, which is deleted with the object or after
+the process has ended. Each file is transferred once in each direction and needs space on the disk.
 """
 
 import copy
@@ -26,10 +27,11 @@ _SCRATCH = "gve-shared-"
 
 
 class SharedFolder:
-    """A folder by its path or URI. path: where it is worked on. Raises what `filesystem` raises.
+    """A folder given by its path or URI. Raises the errors of `filesystem`.
 
-    Names are paths inside the folder, with slashes. Who publishes a file replaces it as a whole; of a tree that is
-    published each file appears by itself.
+    path: the local folder in which to read and write. The methods take names: paths inside the
+    folder, with slashes. Publishing replaces a file as a whole; the files of a folder are published
+    one by one.
     """
 
     def __init__(self, uri: str | os.PathLike[str]) -> None:
@@ -48,105 +50,110 @@ class SharedFolder:
         return self._root.rpartition("/")[2]
 
     def below(self, name: str) -> "SharedFolder":
-        """A folder inside this one, worked on in the same place."""
+        """Return a folder inside this one, which shares its local files."""
         inner = copy.copy(self)
         inner.uri, inner._root = f"{self.uri}/{name}", f"{self._root}/{name}"
         inner.path = self.path / name
-        inner._outer = self  # whose scratch it is
+        inner._outer = self  # keeps the temporary folder alive
         return inner
 
     def publish(self, name: str = "", *, last: str | None = None) -> None:
-        """Show others a file, or all files of a folder, as they are in `path` now; what else is there stays.
+        """Upload a file, or all files of a folder, from `path`; other published files stay.
 
-        last: a file of that folder that is to appear after all others, so that a tree which has it is whole.
-        Raises FileNotFoundError if nothing of that name was made.
+        last: a file of the folder that is uploaded after all others, so that a folder that contains
+        it is complete. Raises FileNotFoundError if `path` has no such file or folder.
         """
         if self.is_local:
             return
         source = self.path / name
-        made = [source] if source.is_file() else sorted(one for one in source.rglob("*") if one.is_file())
-        if not made:
-            raise FileNotFoundError(f"{source}: nothing was made there to be published as {self.uri}/{name}")
-        made.sort(key=lambda one: one.relative_to(source).as_posix() == last)
-        for one in made:
-            self._send(one, one.relative_to(self.path).as_posix())
+        files = [source] if source.is_file() else sorted(file for file in source.rglob("*") if file.is_file())
+        if not files:
+            raise FileNotFoundError(f"{source}: no files to publish as {self.uri}/{name}; write them first")
+        files.sort(key=lambda file: file.relative_to(source).as_posix() == last)
+        for file in files:
+            self._upload(file, file.relative_to(self.path).as_posix())
 
     def fetch(self, name: str) -> Path:
-        """A file, or all files of a folder, as they were last published: where they are now. What else is in
-        `path` stays. Raises FileNotFoundError if nothing of that name was published."""
+        """Download a file, or all files of a folder, as last published; return the local path.
+
+        Other files in `path` stay. Raises FileNotFoundError if no such file or folder was
+        published.
+        """
         target = self.path / name
         if self.is_local:
             if not target.exists():
                 raise FileNotFoundError(f"{target}: no such file or folder")
             return target
-        place = self._at(name)
-        kind = self._files.get_file_info(place).type
+        remote = self._remote_path(name)
+        kind = self._files.get_file_info(remote).type
         if kind == fs.FileType.NotFound:
             raise FileNotFoundError(f"{self.uri}/{name}: no such file or folder")
-        found = [place]
+        paths = [remote]
         if kind == fs.FileType.Directory:
             target.mkdir(parents=True, exist_ok=True)
-            listed = self._files.get_file_info(fs.FileSelector(place, recursive=True))
-            found = [one.path for one in listed if one.type == fs.FileType.File]
-        for one in found:
-            self._bring(one, target / one[len(place) :].lstrip("/") if one != place else target)
+            listed = self._files.get_file_info(fs.FileSelector(remote, recursive=True))
+            paths = [file.path for file in listed if file.type == fs.FileType.File]
+        for path in paths:
+            self._download(path, target / path[len(remote) :].lstrip("/") if path != remote else target)
         return target
 
     def names(self, name: str = "") -> list[str]:
-        """What a folder holds, sorted; nothing if it is not there."""
-        place = self._at(name)
-        if self._files.get_file_info(place).type != fs.FileType.Directory:
+        """Return the sorted names of the files and folders in a folder; empty if it does not exist."""
+        remote = self._remote_path(name)
+        if self._files.get_file_info(remote).type != fs.FileType.Directory:
             return []
-        return sorted(
-            one.base_name for one in self._files.get_file_info(fs.FileSelector(place, allow_not_found=True))
-        )
+        entries = self._files.get_file_info(fs.FileSelector(remote, allow_not_found=True))
+        return sorted(entry.base_name for entry in entries)
 
     def exists(self, name: str) -> bool:
-        """Whether a file or folder was published (on a local disk: is there)."""
-        return bool(self._files.get_file_info(self._at(name)).type != fs.FileType.NotFound)
+        """Return whether a file or folder was published or, on a local disk, exists."""
+        return bool(self._files.get_file_info(self._remote_path(name)).type != fs.FileType.NotFound)
 
     def remove(self, name: str) -> None:
-        """Delete a file or folder, here and for all; nothing if it is not there."""
-        kind = self._files.get_file_info(self._at(name)).type
+        """Delete a file or folder, both published and local; do nothing if it does not exist."""
+        kind = self._files.get_file_info(self._remote_path(name)).type
         if kind == fs.FileType.Directory:
-            self._files.delete_dir(self._at(name))
+            self._files.delete_dir(self._remote_path(name))
         elif kind != fs.FileType.NotFound:
-            self._files.delete_file(self._at(name))
+            self._files.delete_file(self._remote_path(name))
         if not self.is_local:
-            here = self.path / name
-            shutil.rmtree(here) if here.is_dir() else here.unlink(missing_ok=True)
+            local = self.path / name
+            shutil.rmtree(local) if local.is_dir() else local.unlink(missing_ok=True)
 
-    def _at(self, name: str) -> str:
+    def _remote_path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
 
-    def _send(self, source: Path, name: str) -> None:
-        # Not by a stream of ours: closing it after an error would show others the part that was written.
+    def _upload(self, source: Path, name: str) -> None:
+        # Not by an output stream: closing it after an error would publish an incomplete file.
         fs.copy_files(
             str(source),
-            self._at(name),
+            self._remote_path(name),
             source_filesystem=fs.LocalFileSystem(),
             destination_filesystem=self._files,
         )
 
-    def _bring(self, place: str, target: Path) -> None:
+    def _download(self, remote: str, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
         fs.copy_files(
-            place, str(part), source_filesystem=self._files, destination_filesystem=fs.LocalFileSystem()
+            remote, str(part), source_filesystem=self._files, destination_filesystem=fs.LocalFileSystem()
         )
         os.replace(part, target)
 
 
 def _make_scratch() -> tuple[Path, IO[bytes]]:
-    """A new folder on this node, and a lock beside it that this process holds; away with those of the killed."""
+    """Create a temporary folder on this node and a file next to it that this process locks.
+
+    Deletes the temporary folders of processes that were killed, which no longer hold their locks.
+    """
     root = Path(tempfile.gettempdir())
-    for left in root.glob(f"{_SCRATCH}*.lock"):
+    for abandoned in root.glob(f"{_SCRATCH}*.lock"):
         try:
-            with left.open("rb") as lock:
+            with abandoned.open("rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(left.with_suffix(""), ignore_errors=True)
-                left.unlink(missing_ok=True)
-        except OSError:  # held by a process that lives, another user's, or just gone
+                shutil.rmtree(abandoned.with_suffix(""), ignore_errors=True)
+                abandoned.unlink(missing_ok=True)
+        except OSError:  # locked by a running process, owned by another user, or already deleted
             continue
     number, name = tempfile.mkstemp(prefix=_SCRATCH, suffix=".lock", dir=root)
     lock = os.fdopen(number, "rb")

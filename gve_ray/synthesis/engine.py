@@ -8,7 +8,6 @@ On the CPU the engine runs in this process; on GPUs in processes of its own, bes
 the next prompts.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -24,15 +23,15 @@ from typing import Any
 import numpy as np
 
 from gve_ray.config import CaptionerConfig, resolve_model
-from gve_ray.schema import Frames
+from gve_ray.media.video_metadata import video_metadata
 from gve_ray.stage import BrokenWorker
+from gve_ray.store.weights import sampled_folder_digest
 from gve_ray.synthesis.captioner import Completion, ModelInfo, Question, Sampling
 from gve_ray.synthesis.guardian import guard
 from gve_ray.synthesis.prompts import load_prompt, messages
 
 _CPU_KV_CACHE_BYTES = 2 * 2**30
 _CPU_BATCHED_TOKENS = 8192
-_HASHED_WHOLE_BELOW = 2**30
 _UNPACKERS = 2
 _MAX_NUM_SEQS = 128
 _AHEAD = 16  # prompts that wait in the engine, and as many before it: each may hold 20 MB of pixels
@@ -53,27 +52,6 @@ def json_regex(json_schema: str) -> str:
         pattern = value["pattern"].removeprefix("^").removesuffix("$")
         members.append(f'"{key}": "{pattern}"')
     return r"\{" + ", ".join(members) + r"\}"
-
-
-def video_metadata(frames: Frames) -> dict[str, Any]:
-    """What vLLM's processors want to know of sampled frames, counted from the first of them.
-
-    A processor takes the spacing of frames from len(indices) / total * fps. For a clip that must be the
-    clip's own span, or eight frames of two seconds out of a minute pass for frames eight seconds apart.
-    """
-    indices = frames.indices - frames.indices[0]
-    total = int(indices[-1]) + 1
-    fps = frames.fps
-    if fps <= 0:  # a folder of frames has no rate of its own
-        fps = total / frames.duration if frames.duration > 0 else 1.0
-    return {
-        "fps": float(fps),
-        "duration": total / fps,
-        "total_num_frames": total,
-        "frames_indices": indices.tolist(),
-        "video_backend": "opencv",  # a name vLLM knows; nothing is decoded again
-        "do_sample_frames": False,
-    }
 
 
 def multi_modal(question: Question) -> dict[str, Any]:
@@ -98,20 +76,7 @@ def multi_modal(question: Question) -> dict[str, Any]:
 def model_revision(folder_or_id: str, loaded_commit: str | None) -> str:
     """What pins the weights: the hub's commit, or a fingerprint of a local folder's files."""
     folder = Path(folder_or_id)
-    if not folder.is_dir():
-        return loaded_commit or "unknown"
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".safetensors", ".jinja", ".bin"):
-            digest.update(f"{path.name}:{path.stat().st_size}:".encode())
-            with path.open("rb") as file:
-                if path.stat().st_size < _HASHED_WHOLE_BELOW:
-                    digest.update(file.read())
-                else:  # many gigabytes: the header with all shapes, and the end
-                    digest.update(file.read(2**20))
-                    file.seek(-(2**20), os.SEEK_END)
-                    digest.update(file.read())
-    return f"sha256:{digest.hexdigest()[:16]}"
+    return f"sha256:{sampled_folder_digest(folder)[:16]}" if folder.is_dir() else loaded_commit or "unknown"
 
 
 @dataclass

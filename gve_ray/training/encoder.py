@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gve_ray.embedder import Batch, Collator, GveModel, add_lora
 from gve_ray.embedder.batching import plan_batches
-from gve_ray.embedder.resolve import resolve
+from gve_ray.embedder.load_media import load_media
 from gve_ray.schema import Item
 from gve_ray.store import AssetReader
 from gve_ray.training.optimiser import check_frozen
@@ -77,7 +77,7 @@ class GveCollate:
         self.token_budget, self.max_rows = token_budget, max_rows
 
     def __call__(self, items: Sequence[Item]) -> list[Chunk]:
-        rows = self.collator.encode(resolve(items, self.collator.settings, self.assets))
+        rows = self.collator.encode(load_media(items, self.collator.settings, self.assets))
         plan = plan_batches(
             [len(row) for row in rows],
             [row.image is not None or row.video is not None for row in rows],

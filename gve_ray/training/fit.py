@@ -83,7 +83,7 @@ def fit(
     if ranks > 1:
         # Buffers are constants of the model: sending them before each forward pass would be idle work.
         wrapped = DistributedDataParallel(encoder, broadcast_buffers=False)
-    collator = Collator(settings, processor, backbone=model.backbone, config=model.config)
+    collator = Collator(settings, processor, family=model.family, config=model.config)
     prober = EpochProber(
         _Probers(config, model, processor, settings, assets, device),
         tasks,

@@ -1,6 +1,6 @@
 """A run's steps for Prometheus, by Ray's metrics; cluster/grafana draws them."""
 
-from gve_ray.logs import origin
+from gve_ray.logs import metric_tags
 from gve_ray.training.loop import StepLog
 
 _TAGS = ("gve_job", "run")
@@ -23,12 +23,12 @@ class StepMetrics:
         from ray.util.metrics import Gauge
 
         self._gauges = {
-            name: Gauge(name, description, tag_keys=_TAGS).set_default_tags(origin())
+            name: Gauge(name, description, tag_keys=_TAGS).set_default_tags(metric_tags())
             for name, description in _DESCRIPTIONS.items()
         }
         self._loss = Gauge(
             "gve_training_loss", "Loss of the last step of a task", tag_keys=(*_TAGS, "task")
-        ).set_default_tags(origin())
+        ).set_default_tags(metric_tags())
 
     def __call__(self, step: StepLog) -> None:
         values = {

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gve_ray.job import JobError
-from gve_ray.logs import is_json, mark, marks, set_up_rank
+from gve_ray.logs import extend_log_context, is_json, log_context, set_up_rank
 from gve_ray.preflight import absolute, check_cluster, check_request, live_nodes
 from gve_ray.store import RunFolder, SharedFolder
 from gve_ray.store.runfolder import RUN_FILE, seconds_of
@@ -104,7 +104,7 @@ def _trainer(config: TrainingJobConfig) -> "TorchTrainer":
     needs = config.resources
     return TorchTrainer(
         _rank,
-        train_loop_config={"config": config, "marks": marks(), "as_json": is_json()},
+        train_loop_config={"config": config, "log_context": log_context(), "as_json": is_json()},
         torch_config=TorchConfig(timeout_s=needs.timeout_s),
         scaling_config=ScalingConfig(
             num_workers=_workers(needs),
@@ -134,7 +134,7 @@ def _rank(loop: dict[str, Any]) -> None:
     from gve_ray.training.ray_feed import RayFeed
 
     set_up_rank(loop["as_json"])
-    mark({**loop["marks"], "rank": get_context().get_world_rank()})
+    extend_log_context({**loop["log_context"], "rank": get_context().get_world_rank()})
     config: TrainingJobConfig = loop["config"]
     workers = config.resources.feed_workers
     fit(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import httpx
 import pytest
 
-from gve_ray.logs import marked
+from gve_ray.logs import extra_log_context
 from gve_ray.stage import StageResources, run_stage
 from gve_ray.store import RunFolder
 from gve_ray.training.loop import StepLog
@@ -80,13 +80,13 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Ser
             run_stage(
                 "squares",
                 pending=workers.pending(40),
-                worker=workers.Ailing,
+                worker=workers.LoggingAndDying,
                 worker_args={"folder": str(folder)},
                 out=out,
                 rejects=rejects,
                 resources=StageResources(actors=1, num_cpus=0.5, batch_size=8, max_attempts=1),
             )
-        with marked(job="train", run="another"):
+        with extra_log_context(job="train", run="another"):
             StepMetrics()(STEP)
         yield run.facts["runs"][0]["id"], scrape()
     finally:

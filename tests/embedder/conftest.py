@@ -1,4 +1,4 @@
-"""Tiny random models of every supported family, complete folders as a user would have them."""
+"""Fixtures: complete folders of tiny random models of every supported family, and items to embed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ You are a helpful assistant.<|im_end|>
 
 
 def make_tokenizer() -> Any:
-    """A byte tokenizer with Qwen's pre-tokenizer and special tokens; no merges, so 256 + 7 ids."""
+    """Return a byte tokenizer with Qwen's pre-tokenizer and special tokens: 256 + 7 ids, no merges."""
     from tokenizers import pre_tokenizers
     from transformers import Qwen2Tokenizer
 
@@ -49,7 +49,7 @@ def make_tokenizer() -> Any:
 
 
 def make_config(model_type: str, tokenizer: Any) -> Any:
-    """Small enough for a second on CPU: 2 text layers, 2 vision layers, head_dim 32."""
+    """Return a config for a model that runs in a second on a CPU: 2 layers each, head_dim 32."""
     from transformers import AutoConfig
 
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
@@ -108,7 +108,7 @@ def make_config(model_type: str, tokenizer: Any) -> Any:
 
 
 def save_tiny(folder: Path, model_type: str) -> Path:
-    """Write config, random weights, tokenizer, template and processor files of one family."""
+    """Write the config, random weights, tokenizer, template and processor of one family."""
     from transformers import (
         AutoModelForImageTextToText,
         Qwen2_5_VLProcessor,
@@ -140,13 +140,13 @@ def save_tiny(folder: Path, model_type: str) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Qwen2.5-VL folder."""
+    """A random Qwen2.5-VL model folder."""
     return save_tiny(tmp_path_factory.mktemp("tiny") / "qwen2_5_vl", "qwen2_5_vl")
 
 
 @pytest.fixture(scope="session", params=["qwen2_5_vl", "qwen2_vl", "qwen3_vl"])
 def tiny_family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random folder of each supported family in turn."""
+    """A random model folder of each supported family in turn."""
     return save_tiny(tmp_path_factory.mktemp("family") / request.param, request.param)
 
 
@@ -160,7 +160,7 @@ def make_frames(
     seed: int = 0,
     start: int = 0,
 ) -> Frames:
-    """Coloured noise with a gradient, sampled uniformly, ends included."""
+    """Return blocks of random colours, sampled uniformly from the first to the last frame."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (count, height // 14 + 1, width // 14 + 1, 3), dtype=np.uint8)
     pixels = coarse.repeat(14, axis=1).repeat(14, axis=2)[:, :height, :width]
@@ -178,13 +178,13 @@ def make_frames(
 
 @pytest.fixture(scope="session")
 def frames_like() -> Callable[..., Frames]:
-    """`make_frames`."""
+    """The function `make_frames`."""
     return make_frames
 
 
 @pytest.fixture(scope="session")
 def items() -> dict[str, Item]:
-    """One item of each kind; the video is short in time, so transformers' own positions hold for it."""
+    """One item of each kind. The video is short, so that transformers computes the same positions."""
     video = make_frames(8, 112, 140, seconds=3)
     image = make_frames(1, 100, 90, seed=3)
     return {
@@ -201,7 +201,7 @@ def items() -> dict[str, Item]:
 
 @pytest.fixture(scope="session")
 def tiny_adapter(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter folder for `tiny` whose weights change every vector, with settings of its own."""
+    """An adapter folder for `tiny` with its own settings, whose weights change every vector."""
     model = add_lora(load_torch_model(tiny))
     torch.manual_seed(1)
     for name, weight in model.named_parameters():

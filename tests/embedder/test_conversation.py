@@ -1,3 +1,5 @@
+"""Tests the prompt text against the format of the published GVE models."""
+
 import pytest
 from transformers import AutoProcessor
 
@@ -12,7 +14,7 @@ def processor(tiny):
     return AutoProcessor.from_pretrained(tiny)
 
 
-def test_text_has_the_published_form(processor) -> None:
+def test_text_has_the_published_format(processor) -> None:
     assert render(Item(text="a dog"), DEFAULT, processor) == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
         "<|im_start|>user\na dog<|im_end|>\n"
@@ -29,7 +31,7 @@ def test_instruction_replaces_the_system_turn_and_media_come_before_text(process
     )
 
 
-def test_a_tokenizer_without_the_templates_tokens_is_refused(processor) -> None:
+def test_a_tokenizer_without_the_special_tokens_of_the_format_is_refused(processor) -> None:
     check_tokenizer(processor.tokenizer, "here")
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast

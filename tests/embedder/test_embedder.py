@@ -1,3 +1,5 @@
+"""Tests `Embedder` on the torch engine, against a plain transformers forward pass among others."""
+
 import logging
 
 import numpy as np
@@ -15,7 +17,7 @@ SETTINGS = EmbedderSettings()
 
 
 def plain_transformers(folder, item: Item) -> np.ndarray:
-    """The published convention spelled out with transformers alone: one item, no padding."""
+    """Embed one item as the published models require, using only transformers, without padding."""
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     content: list[dict[str, str]] = []
@@ -23,8 +25,9 @@ def plain_transformers(folder, item: Item) -> np.ndarray:
     if item.video is not None:
         content.append({"type": "video"})
         frames = item.video
-        share = len(frames.pixels) if model.config.model_type == "qwen3_vl" else 1  # its budget is a clip's
-        size = {"shortest_edge": 4 * 784 * share, "longest_edge": 200 * 784 * share}
+        # Qwen3-VL's budget is for all frames together.
+        counted = len(frames.pixels) if model.config.model_type == "qwen3_vl" else 1
+        size = {"shortest_edge": 4 * 784 * counted, "longest_edge": 200 * 784 * counted}
         metadata = VideoMetadata(
             total_num_frames=frames.total_frames, fps=frames.fps, frames_indices=frames.indices.tolist()
         )
@@ -47,7 +50,7 @@ def plain_transformers(folder, item: Item) -> np.ndarray:
     return torch.nn.functional.normalize(hidden, dim=0).numpy()
 
 
-def test_vectors_equal_a_plain_transformers_forward(tiny_family, items) -> None:
+def test_vectors_equal_those_of_plain_transformers(tiny_family, items) -> None:
     rows = list(items.values())
     vectors = Embedder.from_pretrained(tiny_family, device="cpu").embed(rows)
     expected = np.stack([plain_transformers(tiny_family, item) for item in rows])
@@ -62,7 +65,7 @@ def embedder(tiny) -> Embedder:
     return Embedder.from_pretrained(tiny, device="cpu")
 
 
-def test_order_is_kept_over_windows_and_batches(embedder, items, monkeypatch, caplog) -> None:
+def test_order_is_kept_across_windows_and_batches(embedder, items, monkeypatch, caplog) -> None:
     rows = [Item(text="word " * n) for n in (3, 30, 1, 12)] + list(items.values()) * 2
     alone = np.concatenate([embedder.embed([item]) for item in rows])
     monkeypatch.setattr(embedder_module, "VISUAL_WINDOW", 3)
@@ -80,10 +83,10 @@ def test_no_items_give_an_empty_matrix(embedder) -> None:
 def test_cut_texts_are_counted(tiny, caplog) -> None:
     short = Embedder.from_pretrained(tiny, device="cpu", settings=EmbedderSettings(max_tokens=100))
     with caplog.at_level(logging.WARNING, logger="gve_ray.embedder"):
-        found = short.encode([Item(text="a" * 300), Item(text="c"), Item(text="b" * 300)])
-    assert found.cut.tolist() == [True, False, True]
-    assert found.tokens[[0, 2]].tolist() == [100, 100]
-    assert 0 < found.tokens[1] < 100
+        embeddings = short.encode([Item(text="a" * 300), Item(text="c"), Item(text="b" * 300)])
+    assert embeddings.cut.tolist() == [True, False, True]
+    assert embeddings.tokens[[0, 2]].tolist() == [100, 100]
+    assert 0 < embeddings.tokens[1] < 100
     assert "2 of 3 texts were cut to 100 tokens" in caplog.text
 
 
@@ -103,11 +106,11 @@ def test_running_out_of_memory_halves_the_batch(tiny, caplog) -> None:
     np.testing.assert_allclose(embedder.embed(rows), expected, atol=1e-5)
     assert sizes == [8, 4, 2, 2, 4, 2, 2]
     embedder.embed(rows)
-    assert max(sizes[7:]) <= 2  # what was learned holds for later batches
+    assert max(sizes[7:]) <= 2  # later batches keep the lower limit
     assert "out of memory with 8 rows" in caplog.text
 
 
-def test_one_item_that_does_not_fit_is_an_error_that_says_so(tiny) -> None:
+def test_the_error_for_one_item_that_does_not_fit_is_clear(tiny) -> None:
     embedder = Embedder.from_pretrained(tiny, device="cpu")
 
     def forward(batch):
@@ -119,7 +122,7 @@ def test_one_item_that_does_not_fit_is_an_error_that_says_so(tiny) -> None:
 
 
 class _Assets:
-    """Stands in for an AssetReader; counts its calls."""
+    """Returns frames by reference like an AssetReader, and counts its calls."""
 
     def __init__(self, frames: dict[str, Frames]) -> None:
         self.frames = frames
@@ -130,7 +133,7 @@ class _Assets:
         return [self.frames[ref] for ref in refs]
 
 
-def test_asset_references_are_read_together_and_give_the_frames_vectors(embedder, items) -> None:
+def test_asset_references_are_read_in_one_call_and_give_the_same_vectors(embedder, items) -> None:
     video, image = items["all"].video, items["all"].image
     assets = _Assets({"asset://a/video": video, "asset://a/frame/1": image})
     refs = [
@@ -138,37 +141,37 @@ def test_asset_references_are_read_together_and_give_the_frames_vectors(embedder
         Item(image="asset://a/frame/1"),
         Item(video="asset://a/video", text="but slower"),
     ]
-    held = [Item(video=video), Item(image=image), Item(video=video, text="but slower")]
-    np.testing.assert_array_equal(embedder.embed(refs, assets=assets), embedder.embed(held))
+    in_memory = [Item(video=video), Item(image=image), Item(video=video, text="but slower")]
+    np.testing.assert_array_equal(embedder.embed(refs, assets=assets), embedder.embed(in_memory))
     assert assets.calls == 1
     with pytest.raises(ValueError, match="'asset://a/video' is an asset reference; pass assets="):
         embedder.embed(refs)
 
 
-def test_paths_are_read_with_the_settings_frames_and_budget(embedder, items, monkeypatch) -> None:
-    from gve_ray.embedder import resolve as resolve_module
+def test_files_are_read_with_the_frame_count_and_budget_of_the_settings(embedder, items, monkeypatch) -> None:
+    from gve_ray.embedder import load_media as load_media_module
 
-    asked = {}
+    calls = {}
 
-    def read_frames(source, **how):
-        asked[source] = how
+    def read_frames(source, **options):
+        calls[source] = options
         return items["video"].video
 
-    def read_image(source, **how):
-        asked[source] = how
+    def read_image(source, **options):
+        calls[source] = options
         return items["image"].image
 
-    monkeypatch.setattr(resolve_module, "read_frames", read_frames)
-    monkeypatch.setattr(resolve_module, "read_image", read_image)
+    monkeypatch.setattr(load_media_module, "read_frames", read_frames)
+    monkeypatch.setattr(load_media_module, "read_image", read_image)
     scaled = embedder.with_settings(frames=16, max_pixels=400 * 784)
     scaled.embed([Item(video="a.mp4"), Item(image="b.png")])
-    assert asked == {
+    assert calls == {
         "a.mp4": {"k": 16, "max_pixels": 400 * 784, "min_pixels": 4 * 784},
         "b.png": {"max_pixels": 400 * 784, "min_pixels": 4 * 784},
     }
 
 
-def test_settings_travel_with_the_adapter_and_are_refused_when_they_disagree(
+def test_settings_are_saved_with_the_adapter_and_conflicting_ones_are_refused(
     tiny, tiny_adapter, items
 ) -> None:
     loaded = Embedder.from_pretrained(tiny, tiny_adapter, device="cpu")
@@ -180,7 +183,7 @@ def test_settings_travel_with_the_adapter_and_are_refused_when_they_disagree(
     assert cosines.max() < 0.99  # the adapter is in use
 
 
-def test_test_time_scaling_departs_on_purpose_and_shares_the_model(embedder, items) -> None:
+def test_with_settings_overrides_the_saved_settings_and_shares_the_model(embedder, items) -> None:
     scaled = embedder.with_settings(max_pixels=8 * 784)
     assert scaled.engine.model is embedder.engine.model
     assert scaled.settings.max_pixels == 8 * 784
@@ -189,7 +192,7 @@ def test_test_time_scaling_departs_on_purpose_and_shares_the_model(embedder, ite
     assert float((scaled.embed([item]) * embedder.embed([item])).sum()) < 0.999
 
 
-def test_an_adapter_comes_back_with_the_same_vectors(tiny, tiny_adapter, items, tmp_path) -> None:
+def test_a_saved_and_loaded_adapter_gives_the_same_vectors(tiny, tiny_adapter, items, tmp_path) -> None:
     model = load_torch_model(tiny, tiny_adapter, device="cpu")
     again = save_adapter(model, tmp_path / "again", EmbedderSettings(max_pixels=50 * 784))
     first = Embedder.from_pretrained(tiny, tiny_adapter, device="cpu").embed([items["all"]])
@@ -202,7 +205,7 @@ def test_an_adapter_comes_back_with_the_same_vectors(tiny, tiny_adapter, items, 
     }
 
 
-def test_what_cannot_be_done_is_refused(tiny, tmp_path) -> None:
+def test_invalid_calls_are_refused(tiny, tmp_path) -> None:
     with pytest.raises(ValueError, match="engine='onnx': use 'torch' or 'vllm'"):
         Embedder.from_pretrained(tiny, engine="onnx")
     with pytest.raises(ValueError, match="has no adapter"):

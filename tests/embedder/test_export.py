@@ -1,4 +1,4 @@
-"""One exported folder, three ways to load it, the same vectors."""
+"""Tests that an exported folder gives the same vectors however it is loaded."""
 
 import os
 
@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from gve_ray.embedder import Embedder, export_merged
-from gve_ray.embedder.vllm_engine import video_metadata
+from gve_ray.media.video_metadata import video_metadata
 from gve_ray.schema import Item
 
 
@@ -25,14 +25,14 @@ def expected(tiny, tiny_adapter, items) -> np.ndarray:
     return Embedder.from_pretrained(tiny, tiny_adapter, device="cpu").embed(list(items.values()))
 
 
-def test_merged_weights_in_this_package(exported, expected, items) -> None:
+def test_this_package_loads_merged_weights(exported, expected, items) -> None:
     merged = Embedder.from_pretrained(exported, device="cpu")
     assert merged.settings.max_pixels == 50 * 784
     np.testing.assert_allclose(merged.embed(list(items.values())), expected, atol=1e-4)
 
 
-def test_plain_hugging_face(exported, expected, items) -> None:
-    """No code of ours, no settings given: the folder's own template and processor carry the convention."""
+def test_plain_transformers_loads_the_export(exported, expected, items) -> None:
+    """No settings are passed: the template and the processor in the folder are sufficient."""
     processor = AutoProcessor.from_pretrained(exported)
     model = AutoModelForImageTextToText.from_pretrained(exported, dtype=torch.float32).eval()
     for name, vector in zip(items, expected, strict=True):
@@ -72,7 +72,7 @@ def as_sentence_input(item: Item):
     return item.text if list(parts) == ["text"] else parts
 
 
-def test_sentence_transformers(exported, expected, items) -> None:
+def test_sentence_transformers_loads_the_export(exported, expected, items) -> None:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(exported), device="cpu")
@@ -83,7 +83,8 @@ def test_sentence_transformers(exported, expected, items) -> None:
         assert np.linalg.norm(encoded) == pytest.approx(1, abs=1e-5)
         assert encoded @ vector > 0.9999, name
     texts = [items["text"].text, items["text"].text + " and then some more"]
-    assert model.encode(texts)[0] @ expected[list(items).index("text")] > 0.9999  # padded beside a longer one
+    # The first text is padded to the length of the second.
+    assert model.encode(texts)[0] @ expected[list(items).index("text")] > 0.9999
 
 
 def test_vllm_reads_pooling_and_template_from_the_folder(exported) -> None:

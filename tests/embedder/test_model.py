@@ -1,3 +1,5 @@
+"""Tests the model: pooling, padding, gradients, LoRA layers and dtypes."""
+
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ def loaded(tiny):
 def collator(loaded, side: str = "left") -> Collator:
     model, processor = loaded
     return Collator(
-        EmbedderSettings(), processor, backbone=model.backbone, config=model.config, padding_side=side
+        EmbedderSettings(), processor, family=model.family, config=model.config, padding_side=side
     )
 
 
@@ -35,14 +37,14 @@ def test_both_padding_sides_and_no_padding_give_the_same_vectors(loaded, items) 
     torch.testing.assert_close(left, alone, atol=1e-5, rtol=0)
     assert left.dtype == torch.float32
     torch.testing.assert_close(left.norm(dim=1), torch.ones(len(rows)))
-    # a parity of vectors that are all alike would show nothing
+    # If all vectors were nearly equal, the comparisons above would prove nothing.
     assert (left @ left.T - 2 * torch.eye(len(rows))).max() < 0.99
 
 
-def test_gradients_reach_the_adapter_and_nothing_else(tiny, items) -> None:
+def test_gradients_reach_only_the_adapter(tiny, items) -> None:
     model = add_lora(load_torch_model(tiny, device="cpu"))
     processor = load_processor(tiny)
-    batch = Collator(EmbedderSettings(), processor, backbone=model.backbone, config=model.config)(
+    batch = Collator(EmbedderSettings(), processor, family=model.family, config=model.config)(
         list(items.values())
     )
     vectors = model(batch)
@@ -54,15 +56,13 @@ def test_gradients_reach_the_adapter_and_nothing_else(tiny, items) -> None:
     assert all(".lora_" in name for name in trained)
 
 
-def test_a_fresh_adapter_changes_nothing_and_is_seeded(tiny, items) -> None:
+def test_a_new_adapter_leaves_vectors_unchanged_and_is_seeded(tiny, items) -> None:
     plain, first, second = (load_torch_model(tiny, device="cpu") for _ in range(3))
     first, second = add_lora(first, seed=5).eval(), add_lora(second, seed=5).eval()
     for (name, a), (_, b) in zip(first.named_parameters(), second.named_parameters(), strict=True):
         assert torch.equal(a, b), name
     processor = load_processor(tiny)
-    batch = Collator(EmbedderSettings(), processor, backbone=plain.backbone, config=plain.config)(
-        [items["all"]]
-    )
+    batch = Collator(EmbedderSettings(), processor, family=plain.family, config=plain.config)([items["all"]])
     with torch.inference_mode():
         assert torch.equal(plain(batch), first(batch))
 

@@ -1,3 +1,5 @@
+"""Tests the embedder settings: defaults, validation, and saved settings against expected ones."""
+
 import json
 import re
 
@@ -16,33 +18,33 @@ def test_defaults_are_the_papers() -> None:
 
 
 @pytest.mark.parametrize("frames,advice", [(7, "use 6 or 8"), (1, "use 2"), (0, "use 2")])
-def test_odd_frame_count_is_refused_with_the_fix(frames: int, advice: str) -> None:
+def test_an_odd_frame_count_is_refused_with_advice(frames: int, advice: str) -> None:
     with pytest.raises(ValueError, match=f"frames={frames}: .*{advice}"):
         EmbedderSettings(frames=frames)
 
 
-def test_budgets_that_hold_nothing_are_refused() -> None:
+def test_impossible_limits_are_refused() -> None:
     with pytest.raises(ValueError, match="min_pixels"):
         EmbedderSettings(min_pixels=200, max_pixels=100)
     with pytest.raises(ValueError, match="max_tokens=3"):
         EmbedderSettings(max_tokens=3)
 
 
-def test_round_trip(tmp_path) -> None:
+def test_settings_survive_saving_and_loading(tmp_path) -> None:
     settings = EmbedderSettings(frames=16, max_pixels=400 * 28 * 28, default_instruction="Zoë finds a video.")
     path = settings.save(tmp_path)
     assert path.name == "embedder.json"
     assert EmbedderSettings.from_file(path) == settings
 
 
-def test_unknown_field_is_refused(tmp_path) -> None:
+def test_an_unknown_field_is_refused(tmp_path) -> None:
     path = tmp_path / "embedder.json"
     path.write_text(json.dumps({"frames": 8, "colour": 1}))
     with pytest.raises(ValueError, match="colour"):
         EmbedderSettings.from_file(path)
 
 
-def test_disagreement_names_every_field() -> None:
+def test_the_error_names_every_field_that_differs() -> None:
     saved = EmbedderSettings(frames=8, max_tokens=4096)
     with pytest.raises(ValueError, match=re.escape("max_tokens: 4096 saved, 8192 asked for")) as error:
         agreed(saved, EmbedderSettings(frames=16), "folder/adapter")
@@ -51,7 +53,7 @@ def test_disagreement_names_every_field() -> None:
     assert "min_pixels" not in str(error.value)
 
 
-def test_the_saved_settings_rule() -> None:
+def test_saved_settings_take_precedence_over_defaults() -> None:
     saved = EmbedderSettings(frames=4)
     assert agreed(saved, None, "x") is saved
     assert agreed(None, saved, "x") is saved

@@ -1,3 +1,5 @@
+"""Tests that patches equal those of the Qwen-VL processors."""
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ def spec_of(processor) -> PatchSpec:
     return PatchSpec.from_processor(processor.image_processor)
 
 
-# 300x250 shrinks, 40x30 grows, 112x140 is a multiple of 28 only
+# 300x250 is reduced, 40x30 is enlarged, 112x140 is a multiple of 28 but not of 32.
 @pytest.mark.parametrize("height,width", [(112, 140), (720, 480), (300, 250), (40, 30)])
 def test_video_patches_equal_the_processors(family, frames_like, height, width) -> None:
     frames = frames_like(4, height, width)
@@ -53,7 +55,7 @@ def test_image_patches_equal_the_processors(family, frames_like, height, width) 
 
 
 def test_patch_order_by_hand() -> None:
-    """Every pixel carries its own coordinates; patch 2, merge 2, one temporal patch of two frames."""
+    """Each pixel encodes its coordinates; patch 2, merge 2, one temporal patch of two frames."""
     spec = PatchSpec(patch=2, merge=2, temporal=2, mean=(0, 0, 0), std=(1, 1, 1))
     pixels = np.zeros((2, 8, 8, 3), dtype=np.uint8)
     t, y, x = np.meshgrid(np.arange(2), np.arange(8), np.arange(8), indexing="ij")
@@ -68,7 +70,7 @@ def test_patch_order_by_hand() -> None:
     assert patches.grid == (1, 4, 4)
     red = patches.pixels.view(16, 3, 2, 2, 2)[:, 0]  # [patch, temporal, y, x]
     corners = [(int(p[0, 0, 0]) // 8, int(p[0, 0, 0]) % 8) for p in red]
-    # the four patches of each 4x4 square follow each other; squares go row by row
+    # The four patches of each 4x4 square follow each other; the squares are in row order.
     assert corners[:8] == [(0, 0), (0, 2), (2, 0), (2, 2), (0, 4), (0, 6), (2, 4), (2, 6)]
     assert corners[8] == (4, 0)
     assert (red[:, 1] == red[:, 0] + 64).all()
@@ -82,7 +84,7 @@ def test_a_still_fills_both_halves_of_its_temporal_patch(frames_like) -> None:
     assert (halves[:, :, 0] == halves[:, :, 1]).all()
 
 
-def test_frames_at_the_budget_are_not_touched(frames_like) -> None:
+def test_frames_of_the_right_size_are_not_changed(frames_like) -> None:
     frames = frames_like(2, 112, 140)
     assert (resize(frames.pixels, SETTINGS, 28).permute(0, 2, 3, 1).numpy() == frames.pixels).all()
 
@@ -95,6 +97,6 @@ def test_frames_at_the_budget_are_not_touched(frames_like) -> None:
         (2, "image", "Item.image has 2 frames"),
     ],
 )
-def test_media_in_the_wrong_place_are_refused(frames_like, count, slot, message) -> None:
+def test_media_in_the_wrong_slot_are_refused(frames_like, count, slot, message) -> None:
     with pytest.raises(ValueError, match=message):
         check_media(frames_like(count, 56, 56), slot)

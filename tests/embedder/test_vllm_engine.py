@@ -1,4 +1,7 @@
-"""The vLLM engine against the torch engine. One engine for the module: starting it takes 10 s and more."""
+"""Tests the vLLM engine against the torch engine.
+
+All tests share one engine, because starting it takes 10 s or more.
+"""
 
 import gc
 from collections.abc import Iterator
@@ -7,7 +10,7 @@ import numpy as np
 import pytest
 
 from gve_ray.embedder import Embedder
-from gve_ray.embedder.vllm_engine import video_metadata
+from gve_ray.media.video_metadata import video_metadata
 from gve_ray.schema import Item
 
 pytest.importorskip("vllm")
@@ -15,10 +18,10 @@ pytest.importorskip("vllm")
 
 @pytest.fixture(scope="module")
 def engines(tiny, tiny_adapter) -> Iterator[tuple[Embedder, Embedder]]:
-    """(torch, vLLM), both with the adapter: vLLM therefore also loads the exported, merged folder."""
+    """(torch, vLLM), both with the adapter; so vLLM also tests the exported, merged folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # in this process: no second import of everything
-        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # or this process stays pinned to few cores
+        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # in this process, to save the imports
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else it pins this process
         small = {"kv_cache_memory_bytes": 2**28}
         fast = Embedder.from_pretrained(tiny, tiny_adapter, engine="vllm", engine_args=small)
         yield Embedder.from_pretrained(tiny, tiny_adapter, device="cpu"), fast
@@ -39,23 +42,24 @@ def test_the_same_vectors_as_torch(engines, items, frames_like) -> None:
         "cut": Item(text="abc" * 4000),
     }
     ours = torch_engine.embed(list(cases.values()))
-    found = vllm_engine.encode(list(cases.values()))
-    theirs = found.vectors
+    embeddings = vllm_engine.encode(list(cases.values()))
+    theirs = embeddings.vectors
     assert theirs.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(theirs, axis=1), 1, atol=1e-5)
     cosines = (ours * theirs).sum(axis=1)
     assert cosines.min() >= 0.999, dict(zip(cases, cosines, strict=True))
-    assert (ours @ ours.T - 2 * np.eye(len(ours))).max() < 0.99  # not a parity of vectors all alike
-    assert [name for name, cut in zip(cases, found.cut, strict=True) if cut] == ["cut"]
-    assert found.tokens.tolist() == torch_engine.encode(list(cases.values())).tokens.tolist()
+    # If all vectors were nearly equal, the comparison above would prove nothing.
+    assert (ours @ ours.T - 2 * np.eye(len(ours))).max() < 0.99
+    assert [name for name, cut in zip(cases, embeddings.cut, strict=True) if cut] == ["cut"]
+    assert embeddings.tokens.tolist() == torch_engine.encode(list(cases.values())).tokens.tolist()
 
 
-def test_settings_of_a_running_engine_stay(engines) -> None:
+def test_settings_of_a_running_engine_cannot_be_changed(engines) -> None:
     with pytest.raises(ValueError, match="only the torch engine"):
         engines[1].with_settings(frames=16)
 
 
-def test_metadata_gives_the_processors_the_torch_engines_timing(frames_like) -> None:
+def test_the_metadata_of_a_clip_has_the_timing_of_the_torch_engine(frames_like) -> None:
     from transformers.video_utils import VideoMetadata
 
     clip = video_metadata(frames_like(8, 56, 56, fps=24, seconds=5, start=1000))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from gve_ray.config import StageResources
 from gve_ray.embedder import EmbedderSettings, Embeddings
-from gve_ray.embedder.models import cache_name
+from gve_ray.embedder.backends import cache_name
 from gve_ray.evaluation import embed
 from gve_ray.evaluation.config import ModelConfig
 from gve_ray.evaluation.embed import (

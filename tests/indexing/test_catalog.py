@@ -1,4 +1,4 @@
-"""What changes between two runs, and the fields of a manifest's columns."""
+"""Tests the comparison of two catalogs, and the fields derived from a manifest's columns."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def row(video_id: str, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_every_video_is_in_one_state() -> None:
+def test_every_video_has_one_state() -> None:
     broken = {"fingerprint": None, "segments": 0, "reason": "empty"}
     before = [row("same"), row("touched"), row("new bytes"), row("new words"), row("moved"), row("breaks"),
               row("gone"), row("mended", **broken), row("still broken", **broken), row("broken, gone", **broken),
@@ -36,14 +36,14 @@ def test_every_video_is_in_one_state() -> None:
     assert sum(change.counts().values()) - 1 == len(now)
 
 
-def test_a_catalog_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_catalog_survives_writing_and_reading(tmp_path: Path) -> None:
     assert read_catalog(tmp_path) == []
     rows = [row("a"), row("b", reason="empty", detail="0 bytes", fingerprint=None)]
     write_catalog(tmp_path, rows)
     assert read_catalog(tmp_path) == rows
 
 
-def test_fields_are_what_all_values_are() -> None:
+def test_field_types_fit_all_values() -> None:
     rows = [
         {"year": 2024, "marks": 1, "live": True, "tag": "a", "mixed": 1, "list": [1], "none": None},
         {"year": None, "marks": 0.5, "live": False, "tag": "b", "mixed": "x", "list": [], "none": None},
@@ -58,7 +58,7 @@ def test_fields_are_what_all_values_are() -> None:
         "year": 2024, "marks": 1.0, "live": True, "tag": "a", "mixed": "1", "list": "[1]", "none": None,
         "huge": None,
     }  # fmt: skip
-    for number in ("NaN", "Infinity", "-Infinity", "1e999"):  # as JSON has them
+    for number in ("NaN", "Infinity", "-Infinity", "1e999"):  # as in JSON
         row = json.loads(f'{{"rating": {number}}}')
         assert user_fields("m.jsonl", [row]) == {"rating": "float"}
         assert (
@@ -69,6 +69,6 @@ def test_fields_are_what_all_values_are() -> None:
 
 
 @pytest.mark.parametrize("name", ["start", "id", "_hidden", "two words", ""])
-def test_columns_that_cannot_be_fields(name: str) -> None:
+def test_invalid_column_names_are_refused(name: str) -> None:
     with pytest.raises(PreflightError, match=r"input='m\.csv'"):
         user_fields("m.csv", [{name: 1}])

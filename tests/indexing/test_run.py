@@ -1,4 +1,4 @@
-"""The index of a run by itself, over stores that are written here; whole runs are in tests/integration."""
+"""Tests how a run builds its index from the stores that the stages have written."""
 
 import logging
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ N = 6
 
 
 def entries(**more: Any) -> dict[str, dict[str, Any]]:
-    """Two segments a video. more: of the metadata, by name, of the video v1."""
+    """Return the metadata of two segments per video. more: metadata by name for the video v1."""
     return {
         f"s{i}": {
             "video_id": f"v{i // 2}", "uri": f"/v{i // 2}.mp4", "segment": i % 2, "start": 2.0 * (i % 2),
@@ -43,7 +43,7 @@ def run_over(output: Path | str, **search: Any) -> _Run:
     return _Run(config, EmbedderSettings(frames=8), {}, {"year": "int", "note": "string"}, str(output))
 
 
-def held(output: Path, name: str) -> Mapping[str, Mapping[str, Any]]:
+def metadata_of(output: Path, name: str) -> Mapping[str, Mapping[str, Any]]:
     index = open_index(output / name)
     try:
         return dict(index.metadata())
@@ -58,7 +58,7 @@ def output(tmp_path: Path) -> Path:
 
 
 def embedded(output: Path | str) -> None:
-    """What the stages leave for the index."""
+    """Write the stores as the stages leave them."""
     run = run_over(output)
     for store in (run._videos, run._rejects, run._segments):
         store.create()
@@ -69,19 +69,19 @@ def embedded(output: Path | str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["faiss", "lance"])
-def test_a_killed_run_whose_metadata_was_never_published(output: Path, kind: str) -> None:
-    """Metadata is edited, the run saves the index and is killed; the edit is taken back: so does the index."""
+def test_changes_by_a_run_that_was_killed_before_publishing_are_reverted(output: Path, kind: str) -> None:
+    """A killed run has saved edited metadata in the index; a run without the edit follows."""
     run = run_over(output, kind=kind)
     name, _ = run._fill(entries())
-    assert held(output, name) == entries()
+    assert metadata_of(output, name) == entries()
     assert run._fill(entries(year=1999, note="edited"))[0] == name
-    assert held(output, name) == entries(year=1999, note="edited")
+    assert metadata_of(output, name) == entries(year=1999, note="edited")
     run._fill(entries())
-    assert held(output, name) == entries()
+    assert metadata_of(output, name) == entries()
 
 
 @pytest.mark.parametrize("kind", ["faiss", "lance"])
-def test_an_index_that_is_right_is_not_written(output: Path, kind: str) -> None:
+def test_an_index_that_is_up_to_date_is_not_written(output: Path, kind: str) -> None:
     run = run_over(output, kind=kind)
     name, _ = run._fill(entries())
     files = {path: path.stat().st_mtime_ns for path in (output / name).rglob("*")}
@@ -89,21 +89,21 @@ def test_an_index_that_is_right_is_not_written(output: Path, kind: str) -> None:
     assert {path: path.stat().st_mtime_ns for path in (output / name).rglob("*")} == files
 
 
-def test_a_row_that_the_index_does_not_take_is_named(output: Path) -> None:
+def test_the_error_for_a_row_that_the_index_refuses_names_the_video(output: Path) -> None:
     with pytest.raises(JobError, match=r"video 'v1', /v1\.mp4: .* metadata note='half \\ud83d': .* manifest"):
         run_over(output)._fill(entries(note="half \ud83d"))
 
 
 def publish(output: Path, **search: Any) -> list[str]:
-    """What a run does once all is embedded, with an index of its own; returns the folders that are left."""
+    """Do the steps of a run after embedding; return the folders of all indexes that remain."""
     run = run_over(output, **search)
     name, _ = run._fill(entries())
-    run._sweep([], entries(), [], {name, run._publish(name)})
+    run._delete_unused([], entries(), [], {name, run._publish(name)})
     assert open_library(output).facts.index == name
     return sorted(path.name for path in output.glob("index-*"))
 
 
-def test_the_index_of_the_run_before_stays_for_those_who_search_in_it(output: Path) -> None:
+def test_the_index_of_the_run_before_stays_for_its_readers(output: Path) -> None:
     (first,) = publish(output)
     reader = open_library(output)
     both = publish(output, kind="lance")
@@ -114,14 +114,14 @@ def test_the_index_of_the_run_before_stays_for_those_who_search_in_it(output: Pa
     assert publish(output, kind="lance") == sorted({*both} - {first})
     again = publish(output)
     assert len(again) == 2
-    assert held(output, first) == entries()
+    assert metadata_of(output, first) == entries()
 
 
-def test_a_published_run_does_not_fail_on_what_it_cannot_delete(
+def test_a_published_run_succeeds_even_if_an_old_index_cannot_be_deleted(
     output: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class ServerError(Exception):
-        """As a client's own errors, of no class that is known here."""
+        """An error of a class that only the client knows."""
 
     def drop(self: FlatIndex) -> None:
         raise ServerError("the server is gone")
@@ -131,12 +131,12 @@ def test_a_published_run_does_not_fail_on_what_it_cannot_delete(
     monkeypatch.setattr(FlatIndex, "drop", drop)
     with caplog.at_level(logging.WARNING):
         assert first not in publish(output, kind="lance")
-    assert f"{first}: what it kept elsewhere is left there: the server is gone" in caplog.text
+    assert f"{first}: its data outside the folder could not be deleted: the server is gone" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["faiss", "lance"])
-def test_in_an_object_store(s3: str, kind: str) -> None:
-    """An index is made, edited, published and left for another kind; who searches in it sees each once it is there."""
+def test_an_index_in_an_object_store_can_be_updated_and_replaced(s3: str, kind: str) -> None:
+    """Readers see each published state of an index that is created, edited and replaced."""
     uri = f"{s3}/index"
     embedded(uri)
     run = run_over(uri, kind=kind)
@@ -145,7 +145,7 @@ def test_in_an_object_store(s3: str, kind: str) -> None:
     reader = open_library(uri)
     assert reader.is_current()
     assert run._fill(entries())[0] == name
-    run._sweep([], entries(), [], {name, run._publish(name)})
+    run._delete_unused([], entries(), [], {name, run._publish(name)})
     assert not reader.is_current()
     now = open_library(uri)
     assert dict(now.index.metadata()) == entries()
@@ -155,11 +155,11 @@ def test_in_an_object_store(s3: str, kind: str) -> None:
 
     other = run_over(uri, kind="lance" if kind == "faiss" else "faiss")
     second, _ = other._fill(entries())
-    other._sweep([], entries(), [], {second, other._publish(second)})
+    other._delete_unused([], entries(), [], {second, other._publish(second)})
     folder = SharedFolder(uri)
-    assert [one for one in folder.names() if one.startswith("index-")] == sorted([name, second])
+    assert [name for name in folder.names() if name.startswith("index-")] == sorted([name, second])
     third = run_over(uri, kind=kind, approximate_from=300)
     last, _ = third._fill(entries())
-    third._sweep([], entries(), [], {last, third._publish(last)})
-    assert [one for one in folder.names() if one.startswith("index-")] == sorted([second, last])
+    third._delete_unused([], entries(), [], {last, third._publish(last)})
+    assert [name for name in folder.names() if name.startswith("index-")] == sorted([second, last])
     assert open_library(uri).facts.generation == 4

@@ -1,4 +1,4 @@
-"""Both workers by themselves, on files cut and broken at known places; run by Ray in tests/integration."""
+"""Tests both stage workers without Ray, on files with known frames, cuts and damage."""
 
 import hashlib
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ SETTINGS = EmbedderSettings(frames=4, max_pixels=140 * 112, min_pixels=784)
 
 
 class Recorder:
-    """Keeps the frames it is given; a vector is the number of the first frame."""
+    """Records the frames it embeds; a vector contains the number of the first frame."""
 
     def __init__(self) -> None:
-        self.shown: list[list[int]] = []
+        self.embedded: list[list[int]] = []
 
     def refuses(self, item: Item) -> str:
         return ""
@@ -36,8 +36,8 @@ class Recorder:
     def embed(self, items: Sequence[Item]) -> Embeddings:
         for item in items:
             assert isinstance(item.video, Frames)
-            self.shown.append([read_number(one) for one in item.video.pixels])
-        first = np.array([[one[0], 1] for one in self.shown[-len(items) :]], np.float32)
+            self.embedded.append([read_number(picture) for picture in item.video.pixels])
+        first = np.array([[numbers[0], 1] for numbers in self.embedded[-len(items) :]], np.float32)
         return replace(Embeddings.empty(len(items), 2), vectors=first)
 
     def close(self) -> None:
@@ -46,7 +46,7 @@ class Recorder:
 
 @pytest.fixture
 def clip(tmp_path: Path) -> str:
-    """30 numbered frames at 10 a second."""
+    """A video of 30 numbered frames at 10 frames per second."""
     path = tmp_path / "clip.mp4"
     path.write_bytes(render(Clip(frames=30)))
     return str(path)
@@ -54,9 +54,9 @@ def clip(tmp_path: Path) -> str:
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    made = Recorder()
-    monkeypatch.setattr(embed, "open_model", lambda *_: made)
-    return made
+    recorder = Recorder()
+    monkeypatch.setattr(embed, "open_model", lambda *_: recorder)
+    return recorder
 
 
 def segment_worker() -> SegmentWorker:
@@ -66,7 +66,7 @@ def segment_worker() -> SegmentWorker:
     )  # fmt: skip
 
 
-def test_windows_are_of_their_own_frames(clip: str, model: Recorder) -> None:
+def test_each_window_is_embedded_from_its_frames(clip: str, model: Recorder) -> None:
     (video,) = ProbeWorker(SegmentsConfig(seconds=1.0, overlap=0.0), ReadingConfig())(
         [{"version": "v", "uri": clip}]
     )
@@ -76,13 +76,13 @@ def test_windows_are_of_their_own_frames(clip: str, model: Recorder) -> None:
     assert (video["fingerprint"], video["size"]) == (hashlib.sha256(data).hexdigest(), len(data))
     rows = pending_segments("id", clip, video)
     assert len({row["segment"] for row in rows}) == 3
-    found = segment_worker()(rows)
-    assert model.shown == [[0, 3, 6, 9], [10, 13, 16, 19], [20, 23, 26, 29]]
-    assert [one["vector"] for one in found if isinstance(one, dict)] == [[0, 1], [10, 1], [20, 1]]
-    assert isinstance(found[1], dict)
-    strip = decode_jpeg(found[1]["strip"])
+    results = segment_worker()(rows)
+    assert model.embedded == [[0, 3, 6, 9], [10, 13, 16, 19], [20, 23, 26, 29]]
+    assert [row["vector"] for row in results if isinstance(row, dict)] == [[0, 1], [10, 1], [20, 1]]
+    assert isinstance(results[1], dict)
+    strip = decode_jpeg(results[1]["strip"])
     assert strip.shape == (56, 3 * 70, 3)
-    assert read_number(decode_jpeg(found[1]["poster"])) == 16
+    assert read_number(decode_jpeg(results[1]["poster"])) == 16
 
 
 def test_scenes_begin_at_cuts(tmp_path: Path) -> None:
@@ -96,18 +96,18 @@ def test_scenes_begin_at_cuts(tmp_path: Path) -> None:
     assert video["ends"] == pytest.approx([2.0, 3.7, 6.8])
 
 
-def test_broken_files_have_reasons(tmp_path: Path, clip: str) -> None:
+def test_unusable_files_are_rejected_with_a_reason(tmp_path: Path, clip: str) -> None:
     whole = Path(clip).read_bytes()
     files = {"empty": b"", "not_a_video": b"words" * 99, "truncated": whole[: len(whole) // 2]}
     for name, data in files.items():
         (tmp_path / f"{name}.mp4").write_bytes(data)
     rows = [{"version": name, "uri": str(tmp_path / f"{name}.mp4")} for name in [*files, "unreadable"]]
     rows += [{"version": uri, "uri": uri} for uri in ("foo://clips/a.mp4", "/nul\0in/it.mp4")]
-    found = ProbeWorker(SegmentsConfig(), ReadingConfig())(rows)
-    assert [one.reason for one in found if isinstance(one, Reject)] == [*files, *["unreadable"] * 3]
+    results = ProbeWorker(SegmentsConfig(), ReadingConfig())(rows)
+    assert [row.reason for row in results if isinstance(row, Reject)] == [*files, *["unreadable"] * 3]
 
 
-def test_damage_in_the_middle_is_seen_unless_nobody_looks(tmp_path: Path) -> None:
+def test_damage_in_the_middle_is_detected_only_by_strict_reading(tmp_path: Path) -> None:
     data = bytearray(render(Clip(frames=60, noise=20, options={"g": "10", "bf": "0"})))
     middle = len(data) // 2
     data[middle : middle + 3000] = bytes(3000)
@@ -117,36 +117,36 @@ def test_damage_in_the_middle_is_seen_unless_nobody_looks(tmp_path: Path) -> Non
     (strict,) = ProbeWorker(SegmentsConfig(), ReadingConfig())(row)
     assert isinstance(strict, Reject)
     assert strict.reason == "corrupt"
-    (found,) = ProbeWorker(SegmentsConfig(), ReadingConfig(strict=False))(row)
-    assert isinstance(found, dict)
+    (lenient,) = ProbeWorker(SegmentsConfig(), ReadingConfig(strict=False))(row)
+    assert isinstance(lenient, dict)
 
 
-def test_one_segment_that_cannot_be_read_costs_no_other(clip: str, model: Recorder) -> None:
+def test_an_unreadable_segment_does_not_affect_others(clip: str, model: Recorder) -> None:
     (video,) = ProbeWorker(SegmentsConfig(seconds=1.0, overlap=0.0), ReadingConfig())(
         [{"version": "v", "uri": clip}]
     )
     assert isinstance(video, dict)
     rows = pending_segments("id", clip, video)
     rows[1] |= {"start": 50.0, "end": 60.0}  # beyond the last frame
-    found = segment_worker()(rows)
-    assert [one.reason if isinstance(one, Reject) else one["vector"][0] for one in found] == [
+    results = segment_worker()(rows)
+    assert [row.reason if isinstance(row, Reject) else row["vector"][0] for row in results] == [
         0,
         "no_frames",
         20,
     ]
 
 
-def test_a_file_that_changes_meanwhile_is_not_mixed(clip: str, model: Recorder) -> None:
+def test_segments_of_a_file_that_has_changed_are_rejected(clip: str, model: Recorder) -> None:
     (video,) = ProbeWorker(SegmentsConfig(), ReadingConfig())([{"version": "v", "uri": clip}])
     assert isinstance(video, dict)
     Path(clip).write_bytes(render(Clip(frames=31)))
-    (found,) = segment_worker()(pending_segments("id", clip, video))
-    assert isinstance(found, Reject)
-    assert found.reason == "changed"
-    assert model.shown == []
+    (result,) = segment_worker()(pending_segments("id", clip, video))
+    assert isinstance(result, Reject)
+    assert result.reason == "changed"
+    assert model.embedded == []
 
 
-def test_pictures_shrink_and_never_grow() -> None:
+def test_pictures_are_reduced_but_never_enlarged() -> None:
     wide = np.zeros((50, 200, 3), np.uint8)
     assert within_side(wide, 100).shape == (25, 100, 3)
     assert within_side(wide, 400).shape == (50, 200, 3)

@@ -17,8 +17,8 @@ import pytest
 from gve_ray.config import ModelConfig, StageResources
 from gve_ray.demo.render import encode_mp4
 from gve_ray.embedder import Embedder, EmbedderSettings
-from gve_ray.embedder.models import identify
-from gve_ray.embedder.models import open_model as open_embedder
+from gve_ray.embedder.backends import identify
+from gve_ray.embedder.backends import open_model as open_embedder
 from gve_ray.indexing import run as indexing
 from gve_ray.indexing.catalog import read_catalog
 from gve_ray.indexing.config import IndexConfig, IndexResources, SegmentsConfig

@@ -1,10 +1,10 @@
-"""What is in a page, for tests."""
+"""Parse HTML pages in tests."""
 
 from html.parser import HTMLParser
 
 
 class Tags(HTMLParser):
-    """Every tag with its attributes, and the text outside of them."""
+    """Collects every tag with its attributes, and the text outside the tags."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -19,5 +19,5 @@ class Tags(HTMLParser):
         self.text += data
 
     def sources(self) -> list[str]:
-        """The src of every picture."""
+        """Return the `src` attribute of every image."""
         return [attrs["src"] or "" for tag, attrs in self.found if tag == "img"]

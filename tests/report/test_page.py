@@ -1,4 +1,4 @@
-"""The common frame of all pages, and pictures inside them."""
+"""Tests the common frame of all reports, and embedded pictures."""
 
 import base64
 import io
@@ -24,7 +24,7 @@ def synthesis_page(**values: object) -> str:
     return render("gve_ray.synthesis", "report.html.j2", **{**dict.fromkeys(names, ()), **values})
 
 
-def test_a_template_stands_inside_the_frame() -> None:
+def test_a_template_is_rendered_inside_the_frame() -> None:
     html = synthesis_page(title="a & b")
     assert html.startswith("<!doctype html>")
     assert html.count("</html>") == html.count("<style>") == 1
@@ -34,7 +34,7 @@ def test_a_template_stands_inside_the_frame() -> None:
     assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//""", html)
 
 
-def test_a_name_without_a_value_is_told() -> None:
+def test_a_variable_without_a_value_is_an_error() -> None:
     with pytest.raises(UndefinedError, match="title"):
         synthesis_page()
 
@@ -42,12 +42,14 @@ def test_a_name_without_a_value_is_told() -> None:
 @pytest.mark.parametrize(
     "size,options", [((240, 120), {}), ((160, 80), {"size": (160, 120)}), ((120, 60), {"size": (400, 60)})]
 )
-def test_pictures_are_small_and_keep_their_shape(size: tuple[int, int], options: dict[str, object]) -> None:
+def test_pictures_are_reduced_and_keep_their_aspect_ratio(
+    size: tuple[int, int], options: dict[str, object]
+) -> None:
     header, data = picture(jpeg(640, 320), **options).split(",")  # type: ignore[arg-type]
     assert header == "data:image/jpeg;base64"
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         assert image.size == size
 
 
-def test_a_label_cannot_break_out_of_its_drawing() -> None:
+def test_a_label_is_escaped() -> None:
     assert "<script" not in svg("", label='"><script>', width=10, height=5)

@@ -1,4 +1,4 @@
-"""Exact search against a plain sort of all products, on data whose products have no rounding."""
+"""Tests exact search against a plain sort of all products, on data whose products are not rounded."""
 
 import numpy as np
 import pytest
@@ -7,16 +7,16 @@ from gve_ray.search import NONE, exact, within
 
 
 def grid(n: int, d: int, seed: int) -> np.ndarray:
-    """Small whole numbers: every product is exact in float32, and many are equal."""
+    """Return small whole numbers: every product is exact in float32, and many are equal."""
     return np.random.default_rng(seed).integers(-2, 3, (n, d)).astype(np.float32)
 
 
-def sorted_by_hand(queries: np.ndarray, corpus: np.ndarray, places: list[int]) -> list[list[int]]:
-    found = []
+def sorted_by_hand(queries: np.ndarray, corpus: np.ndarray, tie_break: list[int]) -> list[list[int]]:
+    rankings = []
     for query in queries:
-        products = [sum(int(a) * int(b) for a, b in zip(query, one, strict=True)) for one in corpus]
-        found.append(sorted(range(len(corpus)), key=lambda i: (-products[i], places[i])))
-    return found
+        products = [sum(int(a) * int(b) for a, b in zip(query, row, strict=True)) for row in corpus]
+        rankings.append(sorted(range(len(corpus)), key=lambda i: (-products[i], tie_break[i])))
+    return rankings
 
 
 def test_best_first_with_scores() -> None:
@@ -33,46 +33,48 @@ def test_equals_a_plain_sort_with_many_ties(k: int, chunk: int) -> None:
     queries, corpus = grid(21, 4, seed=1), grid(200, 4, seed=2)
     expected = sorted_by_hand(queries, corpus, list(range(200)))
     rows, scores = exact(queries, corpus, k, chunk=chunk)
-    assert rows[:, :200].tolist() == [one[:k] for one in expected]
+    assert rows[:, :200].tolist() == [ranking[:k] for ranking in expected]
     assert (rows[:, 200:] == NONE).all()
     assert np.isneginf(scores[:, 200:]).all()
 
 
-def test_ties_by_the_order_that_is_given() -> None:
-    places = np.random.default_rng(3).permutation(200)
+def test_ties_are_ordered_by_tie_break() -> None:
+    tie_break = np.random.default_rng(3).permutation(200)
     queries, corpus = grid(9, 3, seed=4), grid(200, 3, seed=5)
-    expected = sorted_by_hand(queries, corpus, places.tolist())
-    rows, _ = exact(queries, corpus, 10, tie_break=places, chunk=64)
-    assert rows.tolist() == [one[:10] for one in expected]
+    expected = sorted_by_hand(queries, corpus, tie_break.tolist())
+    rows, _ = exact(queries, corpus, 10, tie_break=tie_break, chunk=64)
+    assert rows.tolist() == [ranking[:10] for ranking in expected]
 
 
 @pytest.mark.parametrize("chunk", [3, 50, 10_000])
 @pytest.mark.parametrize("k", [1, 7, 90])
-def test_only_the_rows_that_may_be_found(k: int, chunk: int) -> None:
+def test_a_search_limited_to_some_rows(k: int, chunk: int) -> None:
     queries, corpus = grid(21, 4, seed=1), grid(200, 4, seed=2)
-    places = np.random.default_rng(3).permutation(200)
+    tie_break = np.random.default_rng(3).permutation(200)
     among = np.random.default_rng(4).permutation(200)[:80]
     expected = [
-        [row for row in one if row in set(among)] for one in sorted_by_hand(queries, corpus, places.tolist())
+        [row for row in ranking if row in set(among)]
+        for ranking in sorted_by_hand(queries, corpus, tie_break.tolist())
     ]
-    rows, scores = exact(queries, corpus, k, among=among, tie_break=places, chunk=chunk)
-    assert rows[:, :80].tolist() == [one[:k] for one in expected]
+    rows, scores = exact(queries, corpus, k, among=among, tie_break=tie_break, chunk=chunk)
+    assert rows[:, :80].tolist() == [ranking[:k] for ranking in expected]
     assert (rows[:, 80:] == NONE).all()
     assert scores[:, :80].tolist() == [
-        [float(query @ corpus[row]) for row in one[:k]] for query, one in zip(queries, expected, strict=True)
+        [float(query @ corpus[row]) for row in ranking[:k]]
+        for query, ranking in zip(queries, expected, strict=True)
     ]
     assert (exact(queries, corpus, k, among=among[:0])[0] == NONE).all()
 
 
-def test_the_tie_beyond_the_first_reach_is_found() -> None:
-    """5000 equal vectors: the winner by tie_break is wherever FAISS does not look first."""
+def test_a_tie_beyond_the_first_rows_of_faiss_is_found() -> None:
+    """Of 5000 equal vectors, the best by tie_break is not among the first that FAISS returns."""
     corpus = np.tile(np.array([[0.6, 0.8]], dtype=np.float32), (5000, 1))
     rows, _ = exact(corpus[:1], corpus, 3, tie_break=-np.arange(5000), chunk=777)
     assert rows.tolist() == [[4999, 4998, 4997]]
 
 
-def test_equal_vectors_tie_whatever_the_chunks() -> None:
-    """Products of 384 numbers round otherwise in other shapes; copies must tie all the same."""
+def test_equal_vectors_tie_for_every_chunk_size() -> None:
+    """Products in 384 dimensions round differently for other shapes; copies must tie nevertheless."""
     rng = np.random.default_rng(6)
     vectors = rng.normal(size=(40, 384)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -99,14 +101,14 @@ def test_within_and_exact_give_the_same_scores() -> None:
     rng = np.random.default_rng(9)
     queries, corpus = (rng.normal(size=(n, 96)).astype(np.float32) for n in (4, 50))
     everything = [np.arange(50)] * 4
-    for one, other in zip(within(queries, corpus, everything), exact(queries, corpus, 50), strict=True):
-        assert (one == other).all()
+    for ranked, searched in zip(within(queries, corpus, everything), exact(queries, corpus, 50), strict=True):
+        assert (ranked == searched).all()
 
 
-def test_an_empty_side() -> None:
-    none, some = np.empty((0, 3), dtype=np.float32), np.ones((2, 3), dtype=np.float32)
-    assert exact(none, some, 4)[0].shape == (0, 4)
-    assert exact(some, none, 4)[0].tolist() == [[NONE] * 4] * 2
+def test_no_queries_and_an_empty_corpus() -> None:
+    empty, vectors = np.empty((0, 3), dtype=np.float32), np.ones((2, 3), dtype=np.float32)
+    assert exact(empty, vectors, 4)[0].shape == (0, 4)
+    assert exact(vectors, empty, 4)[0].tolist() == [[NONE] * 4] * 2
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_an_empty_side() -> None:
         (np.ones((2, 3)), np.full((2, 3), np.nan), 1, "vector 0 of 2 is not finite"),
     ],
 )
-def test_what_cannot_be_searched(queries: np.ndarray, corpus: np.ndarray, k: int, message: str) -> None:
+def test_invalid_arguments_are_refused(queries: np.ndarray, corpus: np.ndarray, k: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         exact(queries.astype(np.float32), corpus.astype(np.float32), k)
 

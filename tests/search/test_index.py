@@ -1,4 +1,4 @@
-"""One Protocol, three indexes: the same tests over all of them, against plain Python over plain lists."""
+"""Tests all kinds of index with the same tests, against results computed with plain Python lists."""
 
 import os
 import signal
@@ -42,23 +42,23 @@ def options(request: pytest.FixtureRequest) -> IndexOptions:
 
 @pytest.fixture(scope="module")
 def full(options: IndexOptions, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VectorIndex]:
-    """As `index`, for tests that change nothing."""
-    made = create_index(tmp_path_factory.mktemp("full"), SPEC, options)
-    made.add(*rows(range(N)))
-    yield made
-    made.close()
+    """The same rows as `index`, shared by tests that change nothing."""
+    index = create_index(tmp_path_factory.mktemp("full"), SPEC, options)
+    index.add(*rows(range(N)))
+    yield index
+    index.close()
 
 
 @pytest.fixture
 def index(options: IndexOptions, tmp_path: Path) -> VectorIndex:
-    """Forty rows, whose vectors have many equal products."""
-    made = create_index(tmp_path / "index", SPEC, options)
-    made.add(*rows(range(N)))
-    return made
+    """An index of forty rows, whose vectors have many equal products."""
+    index = create_index(tmp_path / "index", SPEC, options)
+    index.add(*rows(range(N)))
+    return index
 
 
 def vector(i: int) -> list[int]:
-    """Small whole numbers: products have no rounding, and rows 3 apart in a residue class tie."""
+    """Return small whole numbers, so that products are not rounded and many rows tie."""
     return [i % 3 - 1, i % 2, 1, (i // 7) % 2]
 
 
@@ -73,7 +73,7 @@ def metadata(i: int) -> dict[str, Any]:
 
 
 def key(i: int) -> str:
-    """Not in the order of the numbers."""
+    """Return an id; the order of the ids is not that of the numbers."""
     return f"{(i * 17) % 100:02d}-{i}"
 
 
@@ -88,30 +88,30 @@ def rows(numbers: range) -> tuple[list[str], np.ndarray, list[dict[str, Any]]]:
 def sorted_by_hand(
     query: list[int], passes: Callable[[dict[str, Any]], bool] = lambda _: True
 ) -> list[tuple[str, int]]:
-    found = [
+    scored = [
         (key(i), sum(a * b for a, b in zip(query, vector(i), strict=True)))
         for i in range(N)
         if passes(metadata(i))
     ]
-    return sorted(found, key=lambda one: (-one[1], one[0]))
+    return sorted(scored, key=lambda row: (-row[1], row[0]))
 
 
-def found(index: VectorIndex, query: list[int], k: int, **more: Any) -> list[tuple[str, int]]:
-    (hits,) = index.search(np.array([query], np.float32), k, **more)
+def search_one(index: VectorIndex, query: list[int], k: int, **options: Any) -> list[tuple[str, int]]:
+    (hits,) = index.search(np.array([query], np.float32), k, **options)
     return [(hit.id, int(hit.score)) for hit in hits]
 
 
 @pytest.mark.parametrize("k", [1, 5, N, N + 20])
-def test_best_first_and_ties_by_id(full: VectorIndex, k: int) -> None:
-    for query in ([1, 0, 0, 0], [0, 1, 2, 0], [0, 0, 1, 0]):  # the last ties with everything
-        assert found(full, query, k) == sorted_by_hand(query)[:k]
+def test_hits_are_ordered_by_score_and_ties_by_id(full: VectorIndex, k: int) -> None:
+    for query in ([1, 0, 0, 0], [0, 1, 2, 0], [0, 0, 1, 0]):  # with the last query, all rows tie
+        assert search_one(full, query, k) == sorted_by_hand(query)[:k]
 
 
-def test_several_queries_and_whole_hits(full: VectorIndex) -> None:
+def test_several_queries_and_the_metadata_of_hits(full: VectorIndex) -> None:
     queries = np.array([[1, 0, 0, 0], [-1, 2, 0, 1]], np.float32)
     both = full.search(queries, 3)
     assert [[hit.id for hit in hits] for hits in both] == [
-        [one for one, _ in sorted_by_hand(query)[:3]] for query in ([1, 0, 0, 0], [-1, 2, 0, 1])
+        [id_ for id_, _ in sorted_by_hand(query)[:3]] for query in ([1, 0, 0, 0], [-1, 2, 0, 1])
     ]
     first = both[0][0]
     assert first.metadata == metadata(int(first.id.split("-")[1]))
@@ -137,17 +137,21 @@ def test_several_queries_and_whole_hits(full: VectorIndex) -> None:
         ({"name": "' OR 1=1 --"}, lambda row: False),
     ],
 )  # fmt: skip
-def test_filters(
+def test_filters_select_rows(
     full: VectorIndex, filter: Mapping[str, Any], passes: Callable[[dict[str, Any]], bool]
 ) -> None:
     expected = sorted_by_hand([1, 2, 0, 0], passes)
-    assert found(full, [1, 2, 0, 0], N, filter=filter) == expected
+    assert search_one(full, [1, 2, 0, 0], N, filter=filter) == expected
     assert full.count(filter=filter) == len(expected)
 
 
-@pytest.mark.parametrize("filter,most", [({"n": {"gte": 0}}, 2**20), ({"n": {"gte": 1}}, 1.5 * 2**23)])
-def test_a_filter_copies_no_more_than_it_needs(filter: Any, most: float, tmp_path: Path) -> None:
-    """50,000 vectors of 512 bytes are 24 MiB. All pass: none is copied. All but one: 16,384, 8 MiB, at a time."""
+@pytest.mark.parametrize("filter,limit", [({"n": {"gte": 0}}, 2**20), ({"n": {"gte": 1}}, 1.5 * 2**23)])
+def test_a_filter_copies_at_most_one_chunk_of_vectors(filter: Any, limit: float, tmp_path: Path) -> None:
+    """50,000 vectors of 512 bytes are 24 MiB.
+
+    If all rows pass, nothing is copied. If all but one pass, 16,384 vectors (8 MiB) are copied at a
+    time.
+    """
     index = create_index(tmp_path, IndexSpec(dimension=128, fields={"n": "int"}), IndexOptions())
     vectors = np.random.default_rng(0).normal(size=(50_000, 128)).astype(np.float32)
     index.add([f"{i:05d}" for i in range(50_000)], vectors, [{"n": i} for i in range(50_000)])
@@ -161,11 +165,11 @@ def test_a_filter_copies_no_more_than_it_needs(filter: Any, most: float, tmp_pat
     scores = vectors @ vectors[0]
     first = filter["n"]["gte"]
     assert [hit.metadata["n"] for hit in hits] == (np.argsort(-scores[first:])[:5] + first).tolist()
-    assert copied < most
+    assert copied < limit
 
 
 @pytest.mark.parametrize(
-    "filter,says",
+    "filter,message",
     [
         ({"title": 1}, "'title': no such field; there are end, live, name, start, year"),
         ({"year": "2001"}, "'2001'; the field is int"),
@@ -186,15 +190,15 @@ def test_a_filter_copies_no_more_than_it_needs(filter: Any, most: float, tmp_pat
         (["year"], "give an object"),
     ],
 )
-def test_a_filter_that_does_not_fit(full: VectorIndex, filter: Any, says: str) -> None:
-    with pytest.raises(SearchError, match=says):
+def test_an_invalid_filter_is_refused(full: VectorIndex, filter: Any, message: str) -> None:
+    with pytest.raises(SearchError, match=message):
         full.search(np.ones((1, 4), np.float32), 3, filter=filter)
-    with pytest.raises(SearchError, match=says):
+    with pytest.raises(SearchError, match=message):
         full.count(filter=filter)
 
 
 @pytest.mark.parametrize(
-    "queries,k,says",
+    "queries,k,message",
     [
         (np.ones((1, 5), np.float32), 3, "dimension 4"),
         (np.ones(4, np.float32), 3, "dimension 4"),
@@ -203,13 +207,13 @@ def test_a_filter_that_does_not_fit(full: VectorIndex, filter: Any, says: str) -
         (np.ones((1, 4), np.float32), 0, "k=0"),
     ],
 )
-def test_a_query_that_does_not_fit(full: VectorIndex, queries: np.ndarray, k: int, says: str) -> None:
-    with pytest.raises(SearchError, match=says):
+def test_an_invalid_query_is_refused(full: VectorIndex, queries: np.ndarray, k: int, message: str) -> None:
+    with pytest.raises(SearchError, match=message):
         full.search(queries, k)
 
 
 @pytest.mark.parametrize(
-    "ids,width,row,says",
+    "ids,width,row,message",
     [
         (["new", key(3)], 4, {}, "1 ids are in the index already"),
         (["new", "new"], 4, {}, "ids repeat: \\['new'\\]"),
@@ -230,38 +234,38 @@ def test_a_query_that_does_not_fit(full: VectorIndex, queries: np.ndarray, k: in
         (["new", "half \ud83d"], 4, {}, "id 'half"),
     ],
 )
-def test_rows_that_do_not_fit_are_refused_together(
-    full: VectorIndex, ids: list[str], width: int, row: dict[str, Any], says: str
+def test_if_one_row_is_invalid_no_row_is_added(
+    full: VectorIndex, ids: list[str], width: int, row: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(SearchError, match=says):
+    with pytest.raises(SearchError, match=message):
         full.add(ids, np.ones((2, width), np.float32), [{}, row])
     assert full.count() == len(full.ids()) == N
     assert "new" not in full.ids()
 
 
-def test_deleted_rows_are_gone_and_may_come_back(index: VectorIndex) -> None:
-    gone = {key(i) for i in range(0, N, 3)}
-    index.delete(sorted(gone))
-    assert index.count() == N - len(gone)
-    assert found(index, [1, 0, 2, 0], N) == [
-        one for one in sorted_by_hand([1, 0, 2, 0]) if one[0] not in gone
+def test_deleted_rows_can_be_added_again(index: VectorIndex) -> None:
+    deleted = {key(i) for i in range(0, N, 3)}
+    index.delete(sorted(deleted))
+    assert index.count() == N - len(deleted)
+    assert search_one(index, [1, 0, 2, 0], N) == [
+        row for row in sorted_by_hand([1, 0, 2, 0]) if row[0] not in deleted
     ]
     index.add(*rows(range(0, N, 3)))
-    assert found(index, [1, 0, 2, 0], N) == sorted_by_hand([1, 0, 2, 0])
+    assert search_one(index, [1, 0, 2, 0], N) == sorted_by_hand([1, 0, 2, 0])
     index.delete(sorted(index.ids()))
-    assert found(index, [1, 0, 2, 0], N) == []
+    assert search_one(index, [1, 0, 2, 0], N) == []
     assert index.count() == 0
 
 
 def test_an_unknown_id_is_named_and_nothing_is_deleted(full: VectorIndex) -> None:
-    with pytest.raises(UnknownIdError, match="1 ids are not in the index, first \\['nobody'\\]"):
-        full.delete([key(1), "nobody"])
+    with pytest.raises(UnknownIdError, match="1 ids are not in the index, first \\['unknown'\\]"):
+        full.delete([key(1), "unknown"])
     assert full.count() == N
-    with pytest.raises(UnknownIdError, match="nobody"):
-        full.get(["nobody"])
+    with pytest.raises(UnknownIdError, match="unknown"):
+        full.get(["unknown"])
 
 
-def test_rows_by_id_in_the_order_asked(full: VectorIndex) -> None:
+def test_get_returns_rows_in_the_order_of_the_ids(full: VectorIndex) -> None:
     vectors, values = full.get([key(9), key(2), key(9)])
     assert vectors.tolist() == [vector(9), vector(2), vector(9)]
     assert vectors.dtype == np.float32
@@ -277,15 +281,15 @@ def test_metadata_of_every_row(index: VectorIndex) -> None:
     assert list(index.metadata()) == []
 
 
-def test_what_was_saved_is_opened(index: VectorIndex, tmp_path: Path) -> None:
+def test_a_saved_index_can_be_opened(index: VectorIndex, tmp_path: Path) -> None:
     index.delete([key(0)])
     index.save()
-    before = found(index, [1, 2, 3, 4], N)
+    before = search_one(index, [1, 2, 3, 4], N)
     index.close()
     again = open_index(tmp_path / "index")
     assert again.spec == SPEC
     assert again.ids() == {key(i) for i in range(1, N)}
-    assert found(again, [1, 2, 3, 4], N) == before
+    assert search_one(again, [1, 2, 3, 4], N) == before
     again.add(*rows(range(N, N + 2)))
     again.save()
     again.close()
@@ -302,11 +306,11 @@ def test_an_index_without_fields(options: IndexOptions, tmp_path: Path) -> None:
 
 
 def test_a_folder_with_an_index_is_not_overwritten(index: VectorIndex, tmp_path: Path) -> None:
-    with pytest.raises(IndexFileError, match="holds an index"):
+    with pytest.raises(IndexFileError, match="already contains an index"):
         create_index(tmp_path / "index", SPEC, IndexOptions())
 
 
-def test_no_index_is_said(tmp_path: Path) -> None:
+def test_opening_a_folder_without_an_index_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(IndexFileError, match="no index"):
         open_index(tmp_path)
     (tmp_path / "index.json").write_text("{}")
@@ -314,7 +318,7 @@ def test_no_index_is_said(tmp_path: Path) -> None:
         open_index(tmp_path)
 
 
-def test_a_torn_file_is_said(tmp_path: Path) -> None:
+def test_opening_a_truncated_file_is_an_error(tmp_path: Path) -> None:
     index = create_index(tmp_path, SPEC, IndexOptions())
     index.add(*rows(range(N)))
     index.save()
@@ -337,24 +341,26 @@ for turn in range(10_000):
 
 
 @pytest.mark.parametrize("after", [2, 7])
-def test_killed_while_it_saves(options: IndexOptions, tmp_path: Path, after: int) -> None:
+def test_an_index_is_complete_after_its_process_is_killed(
+    options: IndexOptions, tmp_path: Path, after: int
+) -> None:
     _kill_while_it_saves(str(tmp_path / "index"), options, after)
 
 
 @pytest.mark.parametrize("kind", ["faiss", "lance"])
-def test_killed_while_it_saves_to_an_object_store(kind: Any, s3: str) -> None:
+def test_an_index_in_an_object_store_is_complete_after_its_process_is_killed(kind: Any, s3: str) -> None:
     _kill_while_it_saves(f"{s3}/index", IndexOptions(kind=kind), after=3)
 
 
 def _kill_while_it_saves(folder: str, options: IndexOptions, after: int) -> None:
-    """What was reported as saved is there, whole; and the index goes on from it."""
+    """Kill a process while it saves; check that all saved rows exist and that more can be added."""
     command = [sys.executable, "-c", GROW, folder, options.kind]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if int(line) == after:
                 break
-        time.sleep(0.003 * after)  # somewhere in the next turns
+        time.sleep(0.003 * after)  # so that it is killed at different points of the next turns
         os.kill(process.pid, signal.SIGKILL)
         saved = max([after, *(int(line) for line in process.stdout)])
     index = open_index(folder)
@@ -369,10 +375,10 @@ def _kill_while_it_saves(folder: str, options: IndexOptions, after: int) -> None
 
 
 @pytest.mark.parametrize("kind", ["faiss", "lance"])
-def test_in_an_object_store_it_is_the_same(kind: Any, tmp_path: Path, s3: str) -> None:
+def test_an_index_in_an_object_store_behaves_the_same(kind: Any, tmp_path: Path, s3: str) -> None:
     options = IndexOptions(kind=kind)
-    here, there = (create_index(folder, SPEC, options) for folder in (tmp_path / "index", f"{s3}/a/index"))
-    for index in (here, there):
+    local, remote = (create_index(folder, SPEC, options) for folder in (tmp_path / "index", f"{s3}/a/index"))
+    for index in (local, remote):
         index.add(*rows(range(N)))
         index.save()
         index.delete([key(3)])
@@ -385,19 +391,19 @@ def test_in_an_object_store_it_is_the_same(kind: Any, tmp_path: Path, s3: str) -
     where = {"year": {"gte": 2000}}
     assert again.search(queries, 7, filter=where) == expected.search(queries, 7, filter=where)
     assert dict(again.metadata()) == dict(expected.metadata())
-    with pytest.raises(IndexFileError, match=rf"{s3}/a/index: holds an index"):
+    with pytest.raises(IndexFileError, match=rf"{s3}/a/index: already contains an index"):
         create_index(f"{s3}/a/index", SPEC, options)
     with pytest.raises(IndexFileError, match=rf"{s3}/none/index.json: no index"):
         open_index(f"{s3}/none")
 
 
-def test_an_embedded_milvus_needs_a_disk(s3: str) -> None:
-    with pytest.raises(IndexFileError, match="only a local disk can hold"):
+def test_an_embedded_milvus_needs_a_local_disk(s3: str) -> None:
+    with pytest.raises(IndexFileError, match="needs a local disk"):
         create_index(f"{s3}/index", SPEC, IndexOptions(kind="milvus"))
 
 
 @pytest.mark.parametrize("kind", ["faiss", "lance"])
-def test_readers_see_what_was_saved_and_nothing_else(kind: Any, tmp_path: Path) -> None:
+def test_readers_see_only_saved_changes(kind: Any, tmp_path: Path) -> None:
     writer = create_index(tmp_path, SPEC, IndexOptions(kind=kind))
     writer.add(*rows(range(10)))
     writer.save()
@@ -417,14 +423,14 @@ def test_readers_see_what_was_saved_and_nothing_else(kind: Any, tmp_path: Path) 
     assert open_index(tmp_path).ids() == {"x"} | {key(i) for i in range(1, 20)}
 
 
-def test_a_reader_on_disk_reads_on_while_new_versions_are_saved(
+def test_a_reader_can_use_its_version_until_the_run_after_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long ago the version was saved that a reader has open: it can be read until the run after next."""
+    """This holds however long ago the version was saved."""
     import lance
 
     clean = lance.LanceDataset.cleanup_old_versions
-    monkeypatch.setattr(  # all versions are as if saved long ago
+    monkeypatch.setattr(  # treat all versions as if they were saved long ago
         lance.LanceDataset, "cleanup_old_versions", lambda self, older_than: clean(self, timedelta(0))
     )
     create_index(tmp_path, SPEC, IndexOptions(kind="lance")).close()
@@ -433,7 +439,7 @@ def test_a_reader_on_disk_reads_on_while_new_versions_are_saved(
         return sorted(path.name for path in (tmp_path / "vectors.lance" / "data").iterdir())
 
     def run(numbers: range) -> VectorIndex:
-        """Rows are replaced, so that no file is needed by the version after; returns a reader of the new one."""
+        """Replace all rows, so that the new version needs no old file; return a reader of it."""
         writer = open_index(tmp_path)
         writer.delete(sorted(writer.ids()))
         writer.add(*rows(numbers))
@@ -454,7 +460,7 @@ def test_a_reader_on_disk_reads_on_while_new_versions_are_saved(
 
     crashed = open_index(tmp_path)
     crashed.delete([key(10)])
-    third = run(range(20, 30))  # returns to what was saved, and that is read, too
+    third = run(range(20, 30))  # returns to the saved version, which is still being read
     assert second.get([key(10)])[1] == [metadata(10)]
     fourth = run(range(30, 40))
     assert third.get([key(20)])[1] == [metadata(20)]
@@ -462,7 +468,7 @@ def test_a_reader_on_disk_reads_on_while_new_versions_are_saved(
     assert not set(old) & set(files())
 
 
-def test_an_approximate_index_finds_nearly_all_and_scores_alike(tmp_path: Path) -> None:
+def test_an_approximate_index_has_high_recall_and_exact_scores(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(40, 32))
     vectors = (centres[rng.integers(0, 40, 3000)] + 0.5 * rng.normal(size=(3000, 32))).astype(np.float32)
@@ -484,17 +490,23 @@ def test_an_approximate_index_finds_nearly_all_and_scores_alike(tmp_path: Path) 
     for filter, kept in ((None, np.arange(100, 3000)), ({"part": 3}, np.arange(103, 3000, 10))):
         near, scores = exact(queries, vectors[kept], 10)
         hits = index.search(queries, 10, filter=filter)
-        truth = [{ids[kept[row]] for row in one} for one in near]
-        recall = [len({hit.id for hit in one} & true) / 10 for one, true in zip(hits, truth, strict=True)]
+        truth = [{ids[kept[row]] for row in nearest} for nearest in near]
+        recall = [
+            len({hit.id for hit in query_hits} & expected) / 10
+            for query_hits, expected in zip(hits, truth, strict=True)
+        ]
         assert np.mean(recall) >= 0.97
-        for one, row, score in zip(hits, near, scores, strict=True):
-            known = {ids[kept[r]]: float(s) for r, s in zip(row, score, strict=True)}
-            assert all(hit.score == known[hit.id] for hit in one if hit.id in known)
+        for query_hits, nearest, nearest_scores in zip(hits, near, scores, strict=True):
+            exact_scores = {
+                ids[kept[row]]: float(score) for row, score in zip(nearest, nearest_scores, strict=True)
+            }
+            assert all(hit.score == exact_scores[hit.id] for hit in query_hits if hit.id in exact_scores)
 
 
 @pytest.mark.parametrize(
-    "fields,says", [({"id": "int"}, "field 'id'"), ({"a b": "int"}, "field 'a b'"), ({"a": "date"}, "'date'")]
+    "fields,message",
+    [({"id": "int"}, "field 'id'"), ({"a b": "int"}, "field 'a b'"), ({"a": "date"}, "'date'")],
 )
-def test_fields_that_cannot_be(fields: Any, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_invalid_fields_are_refused(fields: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         IndexSpec(dimension=2, fields=fields)

@@ -1,4 +1,4 @@
-"""Pictures of segments, while an indexing run changes what they are read from."""
+"""Tests that pictures of segments are right while an index job changes the files."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +15,7 @@ N = 40
 
 
 def rows(numbers: range) -> pa.Table:
-    """Each segment's pictures say which one it is."""
+    """Return segments whose pictures contain their number."""
     return pa.Table.from_pylist(
         [
             {"segment": f"s{i:03d}", "vector": [1.0], "poster": b"poster %d" % i, "strip": b"strip %d" % i}
@@ -26,8 +26,8 @@ def rows(numbers: range) -> pa.Table:
 
 
 def check(library: Library, i: int) -> None:
-    found = library.pictures(f"s{i:03d}")
-    assert (found.poster, found.strip) == (b"poster %d" % i, b"strip %d" % i)
+    pictures = library.pictures(f"s{i:03d}")
+    assert (pictures.poster, pictures.strip) == (b"poster %d" % i, b"strip %d" % i)
 
 
 @pytest.fixture
@@ -37,27 +37,29 @@ def library(tmp_path: Path) -> Library:
     return Library(tmp_path, facts, create_index(tmp_path / "index", IndexSpec(dimension=1), IndexOptions()))
 
 
-def test_pictures_of_a_segment_and_of_none(library: Library) -> None:
+def test_pictures_of_existing_and_unknown_segments(library: Library) -> None:
     for i in (7, 0, N - 1):
         check(library, i)
-    with pytest.raises(KeyError, match="nobody"):
-        library.pictures("nobody")
+    with pytest.raises(KeyError, match="unknown"):
+        library.pictures("unknown")
 
 
-def test_threads_look_while_a_run_adds_and_deletes(library: Library) -> None:
+def test_threads_read_while_a_job_adds_and_deletes(library: Library) -> None:
     writer = segment_store(library.folder)
     with ThreadPoolExecutor(8) as pool:
         for turn in range(8):
             writer.delete([f"s{turn:03d}"])
             writer.append(rows(range(N + turn, N + turn + 1)))
-            writer.clean()  # files that readers have open go
+            writer.clean()  # deletes files that readers have open
             list(pool.map(lambda i: check(library, i), [*range(turn + 1, N + turn + 1)] * 2))
             with pytest.raises(KeyError):
                 library.pictures(f"s{turn:03d}-")
 
 
-def test_never_the_pictures_of_another(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever goes wrong in the files: they are opened again, and if that does not help, it is an error."""
+def test_pictures_of_another_segment_are_never_returned(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that returns another row is opened again; if that does not help, it is an error."""
     wrong = [library._segments]
     take = Store.take
 
@@ -69,5 +71,5 @@ def test_never_the_pictures_of_another(library: Library, monkeypatch: pytest.Mon
     wrong.append(library._segments)
     check(library, 4)
     monkeypatch.setattr(Store, "take", lambda self, keys, columns: take(self, ["s005"], columns))
-    with pytest.raises(ValueError, match="s005 is in the place of s004"):
+    with pytest.raises(ValueError, match="found s005 instead of s004"):
         library.pictures("s004")

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from gve_ray.embedder import EmbedderSettings
-from gve_ray.embedder.resolve import resolve
+from gve_ray.embedder.load_media import load_media
 from gve_ray.media import Limits, MediaError, Reason, encode_jpeg
 from gve_ray.schema import Frames, Item
 from gve_ray.serving.reader import MediaReader, http_status
@@ -73,7 +73,7 @@ def test_a_clip_is_read_as_the_batch_embedder_reads_it(reader, tmp_path, kind, s
     data, path = render(kind), tmp_path / "clip"
     path.write_bytes(data)
     read = run(reader.read_video(data, settings))
-    (batch,) = resolve([Item(video=str(path))], settings, None)
+    (batch,) = load_media([Item(video=str(path))], settings, None)
     assert isinstance(batch.video, Frames)
     assert same(read, batch.video)
     assert len(read.pixels) == settings.frames
@@ -85,7 +85,7 @@ def test_a_picture_is_read_as_the_batch_embedder_reads_it(reader, tmp_path, sett
     path = tmp_path / "picture"
     path.write_bytes(PICTURE)
     read = run(reader.read_image(PICTURE, settings))
-    (batch,) = resolve([Item(image=str(path))], settings, None)
+    (batch,) = load_media([Item(image=str(path))], settings, None)
     assert isinstance(batch.image, Frames)
     assert same(read, batch.image)
     assert read_number(read.pixels[0]) == 9

@@ -11,8 +11,9 @@ import pytest
 
 from gve_ray.config import CaptionerConfig
 from gve_ray.demo import tiny_vl
+from gve_ray.media.video_metadata import video_metadata
 from gve_ray.schema import Frames
-from gve_ray.synthesis.engine import engine_arguments, json_regex, model_revision, multi_modal, video_metadata
+from gve_ray.synthesis.engine import engine_arguments, json_regex, model_revision, multi_modal
 from gve_ray.synthesis.enrich import EnrichConfig, caption_question, frame_questions
 from gve_ray.synthesis.extend import ExtendConfig, query_questions
 from gve_ray.synthesis.prompts import load_prompt
@@ -73,9 +74,9 @@ class TestVideoMetadata:
         assert metadata["frames_indices"] == [0, 3, 6, 9, 12, 15, 18, 21]
         assert self.sampled_fps(metadata) == pytest.approx(8 / (22 / 12))
 
-    def test_a_folder_of_frames_has_a_rate(self):
-        assert video_metadata(frames([0, 1, 2, 3], fps=0.0, duration=0.0, total=4))["fps"] == 1.0
-        assert video_metadata(frames([0, 1, 2, 3], fps=0.0, duration=2.0, total=4))["fps"] == 2.0
+    def test_an_unknown_rate_counts_as_one_sampled_frame_per_second(self):
+        metadata = video_metadata(frames([0, 2, 4, 7], fps=0.0, duration=0.0, total=8))
+        assert (metadata["fps"], self.sampled_fps(metadata)) == (2.0, 1.0)
 
 
 class TestMultiModal:

@@ -127,12 +127,12 @@ from gve_ray.store import SharedFolder
 from gve_ray.training import checkpoint
 from tests.training.test_checkpoint import parts, position
 folder = SharedFolder(sys.argv[1])
-send = folder._send
+upload = folder._upload
 def die(source, name):
     if name.endswith("state.json"):
         os.kill(os.getpid(), signal.SIGKILL)
-    send(source, name)
-folder._send = die
+    upload(source, name)
+folder._upload = die
 checkpoint.save(folder, *parts(), position(2), keep=2)
 """
 

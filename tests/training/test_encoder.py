@@ -46,7 +46,7 @@ def encoder(folder: Path, processor: Any, **options: Any) -> Encoder:
 
 def collate_for(one: Encoder, processor: Any, budget: int = 300) -> GveCollate:
     model = one.model
-    collator = Collator(SETTINGS, processor, backbone=model.backbone, config=model.config)
+    collator = Collator(SETTINGS, processor, family=model.family, config=model.config)
     return GveCollate(collator, token_budget=budget)
 
 

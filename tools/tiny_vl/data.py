@@ -41,8 +41,8 @@ from gve_ray.demo.scenes import (
 )
 from gve_ray.demo.tiny_vl import MAX_PIXELS, MIN_PIXELS
 from gve_ray.embedder import Collator
-from gve_ray.embedder.backbones import Span, positions
 from gve_ray.embedder.collate import Batch as ItemBatch
+from gve_ray.embedder.model_families import Span, positions
 from gve_ray.embedder.settings import EmbedderSettings
 from gve_ray.embedder.vision import PatchSpec, normalise, to_patches
 from gve_ray.media import fit_pixels

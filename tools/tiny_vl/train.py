@@ -41,7 +41,7 @@ from gve_ray.demo.facts import judge
 from gve_ray.demo.scenes import BACKGROUNDS, CAMERAS, COLOURS, MOTIONS, SHAPES
 from gve_ray.demo.tiny_vl import MODEL
 from gve_ray.embedder import Collator
-from gve_ray.embedder.backbones import backbone_for
+from gve_ray.embedder.model_families import model_family
 from tools.tiny_vl import build
 from tools.tiny_vl.data import (
     BUDGET,
@@ -414,7 +414,7 @@ def train(
     tokens_per_second = learner.model.config.vision_config.tokens_per_second
     processor = AutoProcessor.from_pretrained(folder)
     collator = Collator(
-        BUDGET, processor, backbone=backbone_for(learner.model.config.model_type), config=learner.model.config,
+        BUDGET, processor, family=model_family(learner.model.config.model_type), config=learner.model.config,
         padding_side="right",
     )  # fmt: skip
     batcher = Batcher(processor, tokens_per_second, collator)

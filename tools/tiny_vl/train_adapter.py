@@ -76,7 +76,7 @@ def train(work: Path, *, steps: int, batch: int, seed: int, rate: float, pool: i
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps + 1, pct_start=0.1)
-    collate = Collator(BUDGET, processor, backbone=model.backbone, config=model.config)
+    collate = Collator(BUDGET, processor, family=model.family, config=model.config)
     began, total = time.monotonic(), 0.0
     for step in range(1, steps + 1):
         rng = random.Random(f"{seed}/{step}")

@@ -1,4 +1,4 @@
-"""Models behind the Protocol: identities that change when vectors would, and the same vectors by other ways."""
+"""Tests the backends: identities that change whenever vectors would, and vectors that agree."""
 
 import json
 import threading
@@ -13,7 +13,7 @@ import pytest
 
 from gve_ray.config import ModelConfig, resolve_model
 from gve_ray.embedder import EmbedderSettings
-from gve_ray.embedder.models import cache_name, folder_digest, identify, open_model
+from gve_ray.embedder.backends import cache_name, identify, open_model
 from gve_ray.schema import Frames, Item
 
 TINY = "package://demo/tiny_vl/model"
@@ -23,7 +23,7 @@ CONFIG = ModelConfig(name="tiny", model=TINY)
 
 
 def frames(n: int) -> Frames:
-    """Noise. Short in time, since transformers' own time positions differ from the paper's beyond that."""
+    """Return random pixels; few, because for long videos transformers' positions differ."""
     return Frames(
         pixels=np.random.default_rng(n).integers(0, 256, (n, 112, 112, 3), dtype=np.uint8),
         timestamps=np.arange(n) / 8.0,
@@ -43,68 +43,60 @@ ITEMS = [
 ]
 
 
-def test_the_digest_of_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "weights").write_text("one")
-    before = folder_digest(tmp_path)
-    (tmp_path / ".cache").write_text("not part of it")
-    assert folder_digest(tmp_path) == before
-    (tmp_path / "a" / "weights").write_text("two")
-    assert folder_digest(tmp_path) != before
-
-
-def test_whatever_changes_a_vector_changes_the_cache() -> None:
-    facts = [
+def test_everything_that_changes_a_vector_changes_the_cache_name() -> None:
+    identities = [
         identify(CONFIG, SETTINGS, on_gpu=False),
         identify(CONFIG, SETTINGS, on_gpu=True),
         identify(replace(CONFIG, adapter=ADAPTER), SETTINGS, on_gpu=False),
         identify(replace(CONFIG, engine="vllm"), SETTINGS, on_gpu=False),
         identify(CONFIG, replace(SETTINGS, frames=6), on_gpu=False),
     ]
-    assert [one["dtype"] for one in facts[:2]] == ["float32", "bfloat16"]
-    assert len({cache_name(one) for one in facts}) == len(facts)
+    assert [identity["dtype"] for identity in identities[:2]] == ["float32", "bfloat16"]
+    assert len({cache_name(identity) for identity in identities}) == len(identities)
     same = identify(replace(CONFIG, name="other", dtype="float32"), SETTINGS, on_gpu=True)
-    assert cache_name(same) == cache_name(facts[0])
+    assert cache_name(same) == cache_name(identities[0])
 
 
-def test_a_folder_under_two_names_is_one_model() -> None:
-    found = identify(replace(CONFIG, model=resolve_model(TINY)), SETTINGS, on_gpu=False)
-    assert found == identify(CONFIG, SETTINGS, on_gpu=False)
+def test_two_names_of_the_same_folder_have_the_same_identity() -> None:
+    by_path = identify(replace(CONFIG, model=resolve_model(TINY)), SETTINGS, on_gpu=False)
+    assert by_path == identify(CONFIG, SETTINGS, on_gpu=False)
 
 
-def test_a_text_that_is_cut_is_told() -> None:
+def test_a_cut_text_is_reported() -> None:
     config, settings = replace(CONFIG, rescale=True), replace(SETTINGS, max_tokens=40)
     model = open_model(config, settings, identify(config, settings, on_gpu=False))
     short, long = Item(text="short"), Item(text="word " * 60)
-    found = model.embed([short, long, short])
-    assert found.cut.tolist() == [False, True, False]
-    assert found.tokens[1] == 40
-    assert np.linalg.norm(found.vectors, axis=1) == pytest.approx(1, abs=1e-5)
+    embeddings = model.embed([short, long, short])
+    assert embeddings.cut.tolist() == [False, True, False]
+    assert embeddings.tokens[1] == 40
+    assert np.linalg.norm(embeddings.vectors, axis=1) == pytest.approx(1, abs=1e-5)
 
 
-def test_sentence_transformers_gives_our_vectors(tmp_path: Path) -> None:
-    """An export opened by sentence-transformers, through the Protocol, against the torch engine."""
+def test_sentence_transformers_computes_the_same_vectors(tmp_path: Path) -> None:
+    """Compares an export that sentence-transformers has opened with the torch engine."""
     from gve_ray.embedder import export_merged
 
     export_merged(resolve_model(TINY), resolve_model(ADAPTER), tmp_path / "merged")
     ours = replace(CONFIG, adapter=ADAPTER)
     theirs = ModelConfig(name="st", model=str(tmp_path / "merged"), engine="sentence-transformers")
-    models = [open_model(one, SETTINGS, identify(one, SETTINGS, on_gpu=False)) for one in (ours, theirs)]
+    models = [
+        open_model(config, SETTINGS, identify(config, SETTINGS, on_gpu=False)) for config in (ours, theirs)
+    ]
     assert [models[1].refuses(item) for item in ITEMS] == [""] * len(ITEMS)
-    expected, found = (model.embed(ITEMS) for model in models)
-    assert found.vectors.shape == expected.vectors.shape
-    assert (found.vectors * expected.vectors).sum(axis=1) == pytest.approx(np.ones(len(ITEMS)), abs=1e-4)
-    assert not found.cut.any()
+    expected, actual = (model.embed(ITEMS) for model in models)
+    assert actual.vectors.shape == expected.vectors.shape
+    assert (actual.vectors * expected.vectors).sum(axis=1) == pytest.approx(np.ones(len(ITEMS)), abs=1e-4)
+    assert not actual.cut.any()
 
 
 class Endpoint(BaseHTTPRequestHandler):
-    """Gives [1, number of inputs or frames, 0] and keeps what it was asked."""
+    """Returns [3, 4] for each text and [0, number of frames] for messages; keeps all requests."""
 
-    asked: ClassVar[list[dict[str, Any]]] = []
+    requests: ClassVar[list[dict[str, Any]]] = []
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append({**body, "key": self.headers["Authorization"], "path": self.path})
+        self.requests.append({**body, "key": self.headers["Authorization"], "path": self.path})
         if "bad" in str(body.get("input")):
             self.send_response(400)
             self.end_headers()
@@ -114,7 +106,8 @@ class Endpoint(BaseHTTPRequestHandler):
             count, vector = len(body["input"]), [3.0, 4.0]
         else:
             count = 1
-            vector = [0.0, float(len([1 for one in body["messages"][1]["content"] if one["type"] != "text"]))]
+            media = [part for part in body["messages"][1]["content"] if part["type"] != "text"]
+            vector = [0.0, float(len(media))]
         data = [{"index": i, "embedding": vector} for i in reversed(range(count))]
         self.send_response(200)
         self.end_headers()
@@ -126,28 +119,28 @@ class Endpoint(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def endpoint() -> Iterator[str]:
-    Endpoint.asked.clear()
+    Endpoint.requests.clear()
     server = HTTPServer(("127.0.0.1", 0), Endpoint)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/v1/"
     server.shutdown()
 
 
-def test_an_endpoint(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_embeds_texts_and_media(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "secret")
     config = ModelConfig(name="far", model="m", engine="openai", url=endpoint, key_variable="MY_KEY")
-    facts = identify(config, SETTINGS, on_gpu=False)
-    assert "secret" not in str(facts)
-    vectors = open_model(config, SETTINGS, facts).embed(ITEMS).vectors
+    identity = identify(config, SETTINGS, on_gpu=False)
+    assert "secret" not in str(identity)
+    vectors = open_model(config, SETTINGS, identity).embed(ITEMS).vectors
     assert vectors == pytest.approx(np.array([[0.6, 0.8], [0.6, 0.8], [0, 1], [0, 1], [0, 1]]))
-    texts, *media = Endpoint.asked
+    texts, *media = Endpoint.requests
     assert texts["input"] == [ITEMS[0].text, "Instruct: Find the video.\nQuery: the same"]
     assert (texts["key"], texts["path"], texts["model"]) == ("Bearer secret", "/v1/embeddings", "m")
-    assert [len(one["messages"][1]["content"]) for one in media] == [8, 1, 9]
+    assert [len(request["messages"][1]["content"]) for request in media] == [8, 1, 9]
     assert media[2]["messages"][0]["content"] == "Find the video."
 
 
-def test_an_endpoint_that_refuses_says_why(endpoint: str) -> None:
+def test_the_error_of_a_refused_request_contains_the_endpoints_message(endpoint: str) -> None:
     config = ModelConfig(name="far", model="m", engine="openai", url=endpoint)
     with pytest.raises(OSError, match="HTTP 400: too long"):
         open_model(config, SETTINGS, {}).embed([Item(text="bad")])

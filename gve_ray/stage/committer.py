@@ -1,4 +1,4 @@
-"""Where the driver collects fragment metadata, makes it visible in time, and shows progress."""
+"""Collect the workers' fragment metadata in the driver, commit it regularly, and report progress."""
 
 import logging
 import math
@@ -15,12 +15,16 @@ from gve_ray.store import Store
 log = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 5.0
-_COMMIT_SHARE = 0.05  # of the time: as manifests grow, commits become rarer instead of dearer
+# Commits take at most this share of the time: as manifests grow, commits become less frequent.
+_COMMIT_SHARE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageProgress:
-    """done and rejected count all runs (done includes rejected); rate is rows a second of this run."""
+    """How far a stage is.
+
+    done, rejected: rows over all runs; done includes rejected. rate: rows per second of this run.
+    """
 
     name: str
     total: int
@@ -37,11 +41,11 @@ class StageProgress:
         )
 
 
-class Sink:
-    """Collects fragment metadata and makes it visible in time; shows progress. A context manager.
+class Committer:
+    """A context manager that commits fragment metadata every few seconds and reports progress.
 
-    A thread commits and reports, since the next batch may be minutes away. Its errors are raised by the
-    next `add`, or on leaving.
+    A thread commits and reports, because the next batch may be minutes away. Errors of that thread
+    are raised by the next `add`, or when the block ends.
     """
 
     def __init__(
@@ -57,20 +61,21 @@ class Sink:
         on_progress: Callable[[StageProgress], None] | None,
     ) -> None:
         self._name, self._out, self._rejects, self._total = name, out, rejects, total
-        self._before, self._done, self._rejected = done + rejected, done + rejected, rejected
+        self._done_before, self._done, self._rejected = done + rejected, done + rejected, rejected
         self._commit_seconds, self._on_progress = commit_seconds, on_progress
         self._waiting: dict[str, list[str]] = {"out": [], "rejects": [], "held": []}
-        # By first key: a batch is a block of the input, so that tells it. Keys of all rows would be 0.2 GB a million.
+        # A batch is a block of the input, so its first key identifies it. Keeping the keys of all
+        # rows would take 0.2 GB per million.
         self._seen: dict[str, int] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._error: Exception | None = None
-        self._begun = self._reported = self._committed = time.monotonic()
+        self._started = self._reported = self._committed = time.monotonic()
         self._pause = commit_seconds
         self._metrics = StageMetrics(name)
         self._thread = threading.Thread(target=self._tick, name=f"{name}-commits", daemon=True)
 
-    def __enter__(self) -> "Sink":
+    def __enter__(self) -> "Committer":
         self._thread.start()
         return self
 
@@ -78,19 +83,26 @@ class Sink:
         self._stop.set()
         self._thread.join()
         if kind is None:
-            self._raise()
-            self._release()
+            self._raise_thread_error()
+            self._release_held()
         if self._error is None and (kind is None or not math.isinf(self._commit_seconds)):
-            self._commit()  # after a failure too: what is done stays done
+            self._commit()  # after a failure too, so that finished rows are kept
         self._report()
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Take one record of `RECORD_SCHEMA`. Ray may deliver a batch again after losing a node."""
-        self._raise()
+        """Take one record of `RECORD_SCHEMA`; ignore it if the batch was delivered before.
+
+        Ray may deliver a batch again after losing a node. Raises StageError if the batch then has
+        other rows, or if a commit has failed.
+        """
+        self._raise_thread_error()
         keys = tuple(record["keys"])
-        if (before := self._seen.get(keys[0])) is not None:
-            if before != hash(keys):
-                raise StageError(f"stage {self._name}: a batch came back with other rows than before")
+        if (seen := self._seen.get(keys[0])) is not None:
+            if seen != hash(keys):
+                raise StageError(
+                    f"stage {self._name}: the batch that begins with {keys[0]!r} was delivered twice with "
+                    "different rows; start the job again"
+                )
             return
         with self._lock:
             self._seen[keys[0]] = hash(keys)
@@ -98,14 +110,14 @@ class Sink:
             self._rejected += len(record["reasons"])
             self._metrics.rejected(record["reasons"], record["errors"])
             if record["errors"] == len(keys):
-                # Perhaps the worker is broken and not the rows: wait for a row that works.
+                # The worker may be broken rather than the rows: hold until some row succeeds.
                 self._waiting["held"] += record["rejects"]
             else:
-                self._release()
+                self._release_held()
                 self._waiting["out"] += record["out"]
                 self._waiting["rejects"] += record["rejects"]
 
-    def _release(self) -> None:
+    def _release_held(self) -> None:
         self._waiting["rejects"] += self._waiting["held"]
         self._waiting["held"] = []
 
@@ -116,27 +128,27 @@ class Sink:
                     self._commit()
                 if time.monotonic() - self._reported >= _PROGRESS_SECONDS:
                     self._report()
-        except Exception as error:  # noqa: BLE001 - raised in the driver's thread by `_raise`
+        except Exception as error:  # noqa: BLE001 - raised by `_raise_thread_error`
             self._error = error
 
-    def _raise(self) -> None:
+    def _raise_thread_error(self) -> None:
         if self._error is not None:
             raise StageError(f"stage {self._name}: commit failed: {self._error}") from self._error
 
     def _commit(self) -> None:
-        begun = time.monotonic()
+        started = time.monotonic()
         with self._lock:
             out, rejects = self._waiting["out"], self._waiting["rejects"]
             self._waiting["out"], self._waiting["rejects"] = [], []
         self._out.commit(out)
         self._rejects.commit(rejects)
         self._committed = time.monotonic()
-        self._metrics.committed(self._committed - begun)
-        self._pause = max(self._commit_seconds, (self._committed - begun) / _COMMIT_SHARE)
+        self._metrics.committed(self._committed - started)
+        self._pause = max(self._commit_seconds, (self._committed - started) / _COMMIT_SHARE)
 
     def _report(self) -> None:
         self._reported = time.monotonic()
-        rate = (self._done - self._before) / max(self._reported - self._begun, 1e-9)
+        rate = (self._done - self._done_before) / max(self._reported - self._started, 1e-9)
         progress = StageProgress(
             name=self._name,
             total=self._total,

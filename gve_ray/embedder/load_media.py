@@ -1,4 +1,4 @@
-"""References in items -> frames in memory: asset references from a store, paths and URIs from files."""
+"""Load the media of items into memory: asset references from a store, paths and URIs from files."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from gve_ray.store import AssetReader
 
 
-def resolve(items: Sequence[Item], settings: EmbedderSettings, assets: "AssetReader | None") -> list[Item]:
-    """The items with every image and video as `Frames`, in order.
+def load_media(items: Sequence[Item], settings: EmbedderSettings, assets: "AssetReader | None") -> list[Item]:
+    """Return the items in order, with every image and video as `Frames`.
 
-    Asset references are read by one call. Raises ValueError for an asset reference without `assets`;
-    errors of reading (missing video, MediaError) pass through.
+    settings: how many frames to sample, and the pixel budget. assets: the store of asset
+    references, all of which are read by one call. Raises ValueError for an asset reference if
+    `assets` is None, KeyError for a video that the store does not have, and MediaError for a file
+    that cannot be read.
     """
     refs = list(dict.fromkeys(ref for item in items for ref in _asset_refs(item)))
     if refs and assets is None:
@@ -26,15 +28,15 @@ def resolve(items: Sequence[Item], settings: EmbedderSettings, assets: "AssetRea
         stored = dict(zip(refs, assets.frames_many(refs), strict=True))
 
     def read(media: Media | None, slot: str) -> Frames | None:
-        """One slot's media in memory: as it is, from the store, or from its file."""
+        """Return the media of one slot as frames: unchanged, from the store, or from a file."""
         if media is None or isinstance(media, Frames):
             return media
         if media in stored:
             return stored[media]
-        most, least = settings.max_pixels, settings.min_pixels
+        maximum, minimum = settings.max_pixels, settings.min_pixels
         if slot == "image":
-            return read_image(media, max_pixels=most, min_pixels=least)
-        return read_frames(media, k=settings.frames, max_pixels=most, min_pixels=least)
+            return read_image(media, max_pixels=maximum, min_pixels=minimum)
+        return read_frames(media, k=settings.frames, max_pixels=maximum, min_pixels=minimum)
 
     return [
         replace(item, image=read(item.image, "image"), video=read(item.video, "video"))
@@ -46,4 +48,4 @@ def resolve(items: Sequence[Item], settings: EmbedderSettings, assets: "AssetRea
 
 def _asset_refs(item: Item) -> list[str]:
     media = (item.image, item.video)
-    return [one for one in media if isinstance(one, str) and one.startswith(ASSET_SCHEME)]
+    return [ref for ref in media if isinstance(ref, str) and ref.startswith(ASSET_SCHEME)]

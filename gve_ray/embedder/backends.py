@@ -1,14 +1,15 @@
-"""What can be evaluated, behind one small Protocol: GVE on torch or vLLM, sentence-transformers, an endpoint.
+"""Run any embedding model behind one interface: GVE, sentence-transformers, or an HTTP endpoint.
 
-    facts = identify(config, settings, on_gpu=False)    # pins the weights; on the driver
-    model = open_model(config, settings, facts)         # loads them; once an actor
-    found = model.embed(items)                          # Embeddings: float32 [n, d] of unit length, and more
+    identity = identify(config, settings, on_gpu=False)    # in the driver: pins the weights
+    model = open_model(config, settings, identity)         # once per actor: loads the weights
+    embeddings = model.embed(items)                        # vectors: float32 [n, d], unit length
 
-Frames are read and sampled by gve_ray.media for all of them, so models differ in nothing but themselves.
+A backend is the program that runs a model; the architectures that GVE itself supports are in
+`model_families`. gve_ray.media reads and samples the frames for every backend, so all models get
+the same pixels.
 """
 
 import base64
-import hashlib
 import json
 import os
 import urllib.error
@@ -16,7 +17,6 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,39 +24,43 @@ import numpy as np
 from gve_ray.config import ModelConfig, resolve_model
 from gve_ray.embedder import Embedder, EmbedderSettings, Embeddings
 from gve_ray.media import encode_jpeg
+from gve_ray.media.video_metadata import video_metadata
 from gve_ray.schema import Frames, Item
 from gve_ray.stage import Reject
 from gve_ray.store import fingerprint
+from gve_ray.store.weights import weights_identity
 
-NOT_FINITE = ("not_finite", "the model gave a vector with NaN or infinity; try dtype float32")
-_ENDPOINT_SECONDS = 300.0
-_INSTRUCTED = "Instruct: {instruction}\nQuery: {text}"  # how public instruction-following embedders take it
+NOT_FINITE = ("not_finite", "the model returned a vector with NaN or infinity; try dtype float32")
+_ENDPOINT_TIMEOUT_SECONDS = 300.0
+# The format that public instruction-following text embedders are trained with.
+_WITH_INSTRUCTION = "Instruct: {instruction}\nQuery: {text}"
 
 
-class Model(Protocol):
+class Backend(Protocol):
     """Embeds items whose media are in memory. Used by one thread at a time."""
 
     def refuses(self, item: Item) -> str:
-        """Why the model cannot take such an item, or an empty text."""
+        """Return why the model cannot embed such an item, or an empty string."""
 
     def embed(self, items: Sequence[Item]) -> Embeddings:
-        """In the order of the items."""
+        """Return the embeddings in the order of the items."""
 
     def close(self) -> None:
-        """Give back what the model holds outside this process."""
+        """Stop processes that the backend has started."""
 
 
 def identify(config: ModelConfig, settings: EmbedderSettings, *, on_gpu: bool) -> dict[str, Any]:
-    """All that decides a vector beside the item, as plain values; its fingerprint keys the cache.
+    """Return everything besides the item that determines a vector; its fingerprint keys the cache.
 
-    Weights are pinned by content: a folder's digest, a hub's commit. An endpoint can only be taken at its
-    word. Raises OSError when the weights cannot be had.
+    The values are plain JSON values. Local weights are identified by a content hash, hub weights by
+    their commit, and a remote endpoint by its name only. Raises OSError if the weights cannot be
+    read.
     """
     remote = config.engine == "openai"
     return {
         "engine": config.engine,
-        "model": config.model if remote else weights(config.model, config.revision),
-        "adapter": weights(config.adapter, None, "adapter_config.json") if config.adapter else None,
+        "model": config.model if remote else weights_identity(config.model, config.revision),
+        "adapter": weights_identity(config.adapter, None, "adapter_config.json") if config.adapter else None,
         "dtype": None if remote else config.dtype or ("bfloat16" if on_gpu else "float32"),
         "settings": asdict(settings),
         "engine_args": dict(config.engine_args),
@@ -64,65 +68,45 @@ def identify(config: ModelConfig, settings: EmbedderSettings, *, on_gpu: bool) -
     }
 
 
-def weights(name: str, revision: str | None, file: str = "config.json") -> str:
-    """`sha256:<digest>` of a folder's files, or `<id>@<commit>` of a hub's."""
-    folder = Path(resolve_model(name))
-    if folder.is_dir():
-        return f"sha256:{folder_digest(folder)}"
-    from huggingface_hub import hf_hub_download
-
-    found = Path(hf_hub_download(name, file, revision=revision))  # .../snapshots/<commit>/config.json
-    return f"{name}@{found.parent.name}"
-
-
-def folder_digest(folder: Path) -> str:
-    """sha256 (hex) over the names and contents of a folder's visible files, subfolders included."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        inner = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in inner.parts):
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{inner.as_posix()}\0{content}\n".encode())
-    return digest.hexdigest()
-
-
 def embed_readable(
-    model: Model, items: Sequence[Item | Reject], lock: AbstractContextManager[object]
+    model: Backend, items: Sequence[Item | Reject], lock: AbstractContextManager[object]
 ) -> list[tuple[np.ndarray, bool] | Reject]:
-    """For each item its vector, float32 [d], and whether its text was cut; rejects pass through.
+    """Return for each item its vector, float32 [d], and whether its text was cut; keep rejects.
 
-    items: with media in memory, or why they could not be read. lock: held while the model works, so that
-    threads may read while another one embeds.
+    items: items with their media in memory, or the reject of an item whose media could not be read.
+    lock: held while the model runs, so that other threads can read media meanwhile.
     """
-    good = [i for i, item in enumerate(items) if isinstance(item, Item)]
-    found: dict[int, tuple[np.ndarray, bool] | Reject] = {}
-    if good:
+    readable = [i for i, item in enumerate(items) if isinstance(item, Item)]
+    results: dict[int, tuple[np.ndarray, bool] | Reject] = {}
+    if readable:
         with lock:
             embedded = model.embed([item for item in items if isinstance(item, Item)])
-        for i, vector, cut in zip(good, embedded.vectors, embedded.cut, strict=True):
-            found[i] = (vector, bool(cut)) if np.isfinite(vector).all() else Reject(*NOT_FINITE)
-    return [item if isinstance(item, Reject) else found[i] for i, item in enumerate(items)]
+        for i, vector, cut in zip(readable, embedded.vectors, embedded.cut, strict=True):
+            results[i] = (vector, bool(cut)) if np.isfinite(vector).all() else Reject(*NOT_FINITE)
+    return [item if isinstance(item, Reject) else results[i] for i, item in enumerate(items)]
 
 
-def cache_name(facts: Mapping[str, Any]) -> str:
-    """The folder of a model's embeddings in a cache."""
-    return fingerprint(facts)[:32]
+def cache_name(identity: Mapping[str, Any]) -> str:
+    """Return the name of the cache folder for embeddings of a model, given its `identify`."""
+    return fingerprint(identity)[:32]
 
 
-def open_model(config: ModelConfig, settings: EmbedderSettings, facts: Mapping[str, Any]) -> Model:
-    """Load a model as `identify` has pinned it."""
+def open_model(config: ModelConfig, settings: EmbedderSettings, identity: Mapping[str, Any]) -> Backend:
+    """Load a model with the weights and dtype that `identify` has pinned."""
     if config.engine == "openai":
-        return EndpointModel(config, settings)
-    name, _, commit = str(facts["model"]).partition("@")
+        return EndpointBackend(config, settings)
+    name, _, commit = str(identity["model"]).partition("@")
     pinned = commit if name == config.model and commit else None
+    dtype = identity["dtype"]
     if config.engine == "sentence-transformers":
-        return SentenceModel(config, revision=pinned, dtype=facts["dtype"], max_tokens=settings.max_tokens)
-    return GveModel(config, settings, revision=pinned, dtype=facts["dtype"])
+        return SentenceTransformersBackend(
+            config, revision=pinned, dtype=dtype, max_tokens=settings.max_tokens
+        )
+    return GveBackend(config, settings, revision=pinned, dtype=dtype)
 
 
-class GveModel:
-    """GVE and every checkpoint that gve_ray.embedder opens."""
+class GveBackend:
+    """Runs GVE, or any other checkpoint that `Embedder` can load, on torch or vLLM."""
 
     def __init__(
         self, config: ModelConfig, settings: EmbedderSettings, *, revision: str | None, dtype: str
@@ -141,20 +125,20 @@ class GveModel:
         self._embedder = embedder.with_settings(**asdict(settings)) if config.rescale else embedder
 
     def refuses(self, item: Item) -> str:
-        """Takes any mix."""
+        """Accept any mix of video, image and text."""
         return ""
 
     def embed(self, items: Sequence[Item]) -> Embeddings:
-        """As `Model.embed`."""
+        """See `Backend.embed`."""
         return self._embedder.encode(items)
 
     def close(self) -> None:
-        """Stop vLLM's processes, if it is vLLM."""
+        """Stop vLLM's processes, if there are any."""
         self._embedder.close()
 
 
-class SentenceModel:
-    """A sentence-transformers model, text-only or multimodal; it says itself what it takes."""
+class SentenceTransformersBackend:
+    """Runs a text-only or multimodal sentence-transformers model."""
 
     def __init__(self, config: ModelConfig, *, revision: str | None, dtype: str, max_tokens: int) -> None:
         from sentence_transformers import SentenceTransformer
@@ -164,31 +148,32 @@ class SentenceModel:
         limit = self._model.max_seq_length
         self._limit = min(limit, max_tokens) if limit else max_tokens
         self._model.max_seq_length = self._limit
-        self._takes = set(getattr(self._model, "modalities", ["text"]))
+        self._modalities = set(getattr(self._model, "modalities", ["text"]))
         processor = self._model.tokenizer
         self._tokenizer = getattr(processor, "tokenizer", processor)
 
     def refuses(self, item: Item) -> str:
-        """Named modalities the model lacks."""
+        """Refuse an item if the model does not declare its modalities or their combination."""
         slots = [slot for slot in ("image", "text", "video") if getattr(item, slot)]
-        known = slots[0] in self._takes if len(slots) == 1 else tuple(slots) in self._takes
-        if known or "message" in self._takes:
+        combination = slots[0] if len(slots) == 1 else tuple(slots)
+        if combination in self._modalities or "message" in self._modalities:
             return ""
-        return f"the model takes {', '.join(map(str, sorted(self._takes, key=str)))}, not {'+'.join(slots)}"
+        accepted = ", ".join(map(str, sorted(self._modalities, key=str)))
+        return f"the model takes {accepted}, not {'+'.join(slots)}"
 
     def embed(self, items: Sequence[Item]) -> Embeddings:
-        """As `Model.embed`; the instruction is the model's prompt. Only the text's tokens are counted."""
+        """See `Backend.embed`. The instruction becomes the prompt; `tokens` counts only text."""
         rows: list[np.ndarray | None] = [None] * len(items)
         for instruction in dict.fromkeys(item.instruction for item in items):
             where = [i for i, item in enumerate(items) if item.instruction == instruction]
-            found = self._model.encode(
+            encoded = self._model.encode(
                 [_sentence_input(items[i]) for i in where],
                 prompt=instruction,
                 normalize_embeddings=True,
                 show_progress_bar=False,
                 convert_to_numpy=True,
             )
-            for i, row in zip(where, found, strict=True):
+            for i, row in zip(where, encoded, strict=True):
                 rows[i] = np.asarray(row, dtype=np.float32)
         tokens = np.array(
             [len(self._tokenizer(i.text, truncation=False)["input_ids"]) if i.text else 0 for i in items]
@@ -197,13 +182,15 @@ class SentenceModel:
         return Embeddings(vectors=vectors, tokens=np.minimum(tokens, self._limit), cut=tokens > self._limit)
 
     def close(self) -> None:
-        """Nothing outside this process."""
+        """Do nothing: the model runs in this process."""
 
 
-class EndpointModel:
-    """An OpenAI-compatible `/embeddings`. Texts go as `input`, media as chat `messages` with JPEG frames.
+class EndpointBackend:
+    """Calls an OpenAI-compatible `/embeddings` endpoint.
 
-    The second form is vLLM's extension; an endpoint without it refuses media. Cuts are made out of sight.
+    Texts are sent as `input`, media as chat `messages` with JPEG frames. The `messages` form is an
+    extension of vLLM; an endpoint without it refuses media. The endpoint does not report token
+    counts, nor whether it cut a text.
     """
 
     def __init__(self, config: ModelConfig, settings: EmbedderSettings) -> None:
@@ -213,43 +200,44 @@ class EndpointModel:
         self._default = settings.default_instruction
 
     def refuses(self, item: Item) -> str:
-        """Known only by asking."""
+        """Refuse nothing: only a request shows what the endpoint accepts."""
         return ""
 
     def embed(self, items: Sequence[Item]) -> Embeddings:
-        """As `Model.embed`. Raises OSError with the endpoint's own words when it refuses."""
+        """See `Backend.embed`. Raises OSError with the endpoint's response if it refuses a request."""
         vectors: list[Any] = [None] * len(items)
         texts = [i for i, item in enumerate(items) if item.image is None and item.video is None]
         if texts:
-            answer = self._ask({"input": [_instructed(items[i]) for i in texts]})
-            for i, vector in zip(texts, answer, strict=True):
+            embedded = self._request({"input": [_with_instruction(items[i]) for i in texts]})
+            for i, vector in zip(texts, embedded, strict=True):
                 vectors[i] = vector
         for i in sorted(set(range(len(items))) - set(texts)):
-            (vectors[i],) = self._ask({"messages": chat_messages(items[i], self._default)})
-        found = np.asarray(vectors, dtype=np.float32)
+            (vectors[i],) = self._request({"messages": chat_messages(items[i], self._default)})
+        matrix = np.asarray(vectors, dtype=np.float32)
         unknown = Embeddings.empty(len(items), 0)
-        return replace(unknown, vectors=found / np.linalg.norm(found, axis=1, keepdims=True))
+        return replace(unknown, vectors=matrix / np.linalg.norm(matrix, axis=1, keepdims=True))
 
     def close(self) -> None:
-        """Nothing to stop."""
+        """Do nothing: there is nothing to stop."""
 
-    def _ask(self, question: Mapping[str, Any]) -> list[Any]:
-        body = json.dumps({"model": self._name, "encoding_format": "float", **question}).encode()
+    def _request(self, inputs: Mapping[str, Any]) -> list[Any]:
+        """Send one request and return the embeddings in the order of the inputs."""
+        body = json.dumps({"model": self._name, "encoding_format": "float", **inputs}).encode()
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         request = urllib.request.Request(self._url, data=body, headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=_ENDPOINT_SECONDS) as response:
+            with urllib.request.urlopen(request, timeout=_ENDPOINT_TIMEOUT_SECONDS) as response:
                 data = json.load(response)["data"]
         except urllib.error.HTTPError as error:
-            said = error.read(300).decode(errors="replace")
-            raise OSError(f"{self._url}: HTTP {error.code}: {said}") from error
-        return [one["embedding"] for one in sorted(data, key=lambda one: one["index"])]
+            message = error.read(300).decode(errors="replace")
+            raise OSError(f"{self._url}: HTTP {error.code}: {message}") from error
+        return [row["embedding"] for row in sorted(data, key=lambda row: row["index"])]
 
 
 def chat_messages(item: Item, default_instruction: str) -> list[dict[str, Any]]:
-    """An item as chat messages with data URLs: video frames, then the image, then the text."""
+    """Return an item as chat messages with data URLs: video frames, then the image, then the text."""
     content: list[dict[str, Any]] = []
     for media in (item.video, item.image):
         if isinstance(media, Frames):
@@ -262,18 +250,16 @@ def chat_messages(item: Item, default_instruction: str) -> list[dict[str, Any]]:
     return [{"role": "system", "content": system}, {"role": "user", "content": content}]
 
 
-def _instructed(item: Item) -> str:
+def _with_instruction(item: Item) -> str:
     if not item.instruction:
         return item.text or ""
-    return _INSTRUCTED.format(instruction=item.instruction, text=item.text or "")
+    return _WITH_INSTRUCTION.format(instruction=item.instruction, text=item.text or "")
 
 
 def _sentence_input(item: Item) -> Any:
-    """What SentenceTransformer.encode takes: a text, or a dict of parts."""
+    """Return an item as `SentenceTransformer.encode` expects it: a text, or a dict of parts."""
     import torch
     from PIL import Image
-
-    from gve_ray.embedder.vllm_engine import video_metadata
 
     parts: dict[str, Any] = {"text": item.text} if item.text else {}
     if isinstance(item.image, Frames):
