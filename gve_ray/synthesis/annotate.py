@@ -20,9 +20,9 @@ from gve_ray.config import CaptionerConfig, EnrichConfig, ExtendConfig, Synthesi
 from gve_ray.stage import Reject, StageCounts, StageProgress, run_stage
 from gve_ray.store import AssetReader, Store
 from gve_ray.synthesis.captioner import Answer, Asker, Generator
-from gve_ray.synthesis.engine import VllmGenerator
 from gve_ray.synthesis.enrich import caption_question, caption_texts, frame_questions
 from gve_ray.synthesis.extend import query_questions, query_texts
+from gve_ray.synthesis.vllm_captioner import VllmGenerator
 
 # What comes after the captions: the prompt, which is also the stage and the column -> what a reject of it is.
 PARTS = {"frame_captions": "caption", "composed_image": "query", "composed_clip": "query"}

@@ -5,7 +5,7 @@
 
 A question's words depend on (seed, video_id, prompt) and each try's sampling seed on (seed, video_id, prompt,
 ref, try), so what a video gets does not depend on its batch, its actor or the run that reached it. How the
-words are generated is behind `Generator`; vLLM's is in engine.py.
+words are generated is behind `Generator`; vLLM's is in vllm_captioner.py.
 """
 
 import hashlib

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from html import unescape
 from itertools import pairwise
 
-from gve_ray.synthesis.boilerplate import (
+from gve_ray.synthesis.gibberish import keyboard_share, plain_letters, strangeness
+from gve_ray.synthesis.web_text import (
     FILLER,
     INTERJECTIONS,
     PLACEHOLDERS,
     call_to_action,
     site_text,
 )
-from gve_ray.synthesis.letters import keyboard_share, plain_letters, strangeness
 
 REASONS = (
     "empty",
@@ -42,7 +42,7 @@ REASONS = (
     "too_short",
 )
 
-_STRANGE = 5.2  # bits a letter pair; see letters.strangeness
+_STRANGE = 5.2  # bits a letter pair; see gibberish.strangeness
 _EXTENSIONS = (
     "mp4|m4v|mov|avi|mkv|webm|wmv|flv|f4v|mpe?g|mpg|m2ts|mts|ts|3gp|3g2|ogv|vob|mxf|gif|jpe?g|png|webp|heic|bmp|"
     "tiff?|srt|vtt|mp3|wav|aac|m4a|psd|prproj|aep|zip|rar|7z|pdf|docx?|pptx?|xlsx?|txt|csv|json|xml|html?|php|part|tmp"

@@ -9,8 +9,8 @@ from transformers import AutoProcessor, AutoTokenizer
 
 from gve_ray.demo import tiny_vl
 from gve_ray.synthesis import prompts
-from gve_ray.synthesis.engine import special_tokens
 from gve_ray.synthesis.rectify import rectify
+from gve_ray.synthesis.vllm_captioner import special_tokens
 
 IDS = ("video_captions", "frame_captions", "composed_image", "composed_clip")
 

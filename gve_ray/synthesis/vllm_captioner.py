@@ -27,7 +27,7 @@ from gve_ray.media.video_metadata import video_metadata
 from gve_ray.stage import BrokenWorker
 from gve_ray.store.weights import sampled_folder_digest
 from gve_ray.synthesis.captioner import Completion, ModelInfo, Question, Sampling
-from gve_ray.synthesis.guardian import guard
+from gve_ray.synthesis.orphan_reaper import start_orphan_reaper
 from gve_ray.synthesis.prompts import load_prompt, messages
 
 _CPU_KV_CACHE_BYTES = 2 * 2**30
@@ -143,7 +143,7 @@ class VllmGenerator:
         model = resolve_model(name)
         on_cpu = _environment(self._config, self._threads)
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
-            self._guardian = guard()
+            self._orphan_reaper = start_orphan_reaper()
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 

@@ -1,7 +1,7 @@
 """Ends what a killed process leaves behind: vLLM's engine processes do not notice that their parent is gone.
 
 An orphaned engine core waits for ever for its next request and keeps its GPU's memory, so that the actor
-that replaces the killed one cannot load the model. `guard()` starts a small process that holds one end of a
+that replaces the killed one cannot load the model. `start_orphan_reaper()` starts a small process that holds one end of a
 pipe; when the other end closes, with or without a last word of its owner, it kills the owner's descendants.
 """
 
@@ -13,7 +13,7 @@ import threading
 _POLL_SECONDS = 1.0
 
 
-def guard() -> "subprocess.Popen[bytes]":
+def start_orphan_reaper() -> "subprocess.Popen[bytes]":
     """Have this process's descendants killed when it ends, however it ends. Keep the result: it is the pipe."""
     # By path: the interpreter need not find our package, and importing it would take a second.
     command = [sys.executable, os.path.abspath(__file__), str(os.getpid())]

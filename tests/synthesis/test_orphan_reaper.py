@@ -10,8 +10,8 @@ import psutil
 
 OWNER = """
 import subprocess, sys, time
-from gve_ray.synthesis.guardian import guard
-pipe = guard()
+from gve_ray.synthesis.orphan_reaper import start_orphan_reaper
+pipe = start_orphan_reaper()
 # A child with a child of its own, as an engine core has workers; neither looks after its parent.
 code = "import subprocess, sys, time; p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True); time.sleep(600)"
 child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -23,14 +23,14 @@ time.sleep(600)
 def test_descendants_of_a_killed_process_end():
     owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
-    guardian, *descendants = [psutil.Process(int(pid)) for pid in owner.stdout.readline().split()]
+    reaper, *descendants = [psutil.Process(int(pid)) for pid in owner.stdout.readline().split()]
     try:
-        time.sleep(3)  # the guardian looks once a second
+        time.sleep(3)  # the reaper looks once a second
         assert all(process.is_running() for process in descendants)
         owner.send_signal(signal.SIGKILL)
         # Orphans become zombies where nobody reaps them: that is dead enough.
         deadline = time.monotonic() + 60
-        while any(alive(process) for process in (guardian, *descendants)):
+        while any(alive(process) for process in (reaper, *descendants)):
             assert time.monotonic() < deadline
             time.sleep(0.1)
     finally:
