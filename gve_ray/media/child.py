@@ -1,4 +1,4 @@
-"""The far end of `DecodeProcess`: `python -m gve_ray.media.child REQUESTS REPLIES` (file descriptors).
+"""The child side of `DecodeProcess`: `python -m gve_ray.media.child REQUESTS REPLIES` (file descriptors).
 
 Reads limits once, then one request after another until the parent closes its end.
 """
@@ -37,14 +37,14 @@ def _answer(message: bytes, limits: Limits) -> bytes:
     try:
         function, source, arguments, settings = pickle.loads(message)
         return pickle.dumps((True, function(source, *arguments, limits=limits, **settings)), protocol=5)
-    except Exception as error:  # noqa: BLE001 (the parent raises it, whatever it is)
+    except Exception as error:  # noqa: BLE001 (the parent raises it)
         return _pickled_error(error)
 
 
 def _pickled_error(error: Exception) -> bytes:
     try:
         pickle.loads(data := pickle.dumps((False, error)))
-    except (pickle.PickleError, TypeError, AttributeError):  # an exception class with arguments of its own
+    except (pickle.PickleError, TypeError, AttributeError):  # an exception class that cannot be pickled
         return pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")))
     return data
 

@@ -1,4 +1,4 @@
-"""What the container's own bytes say about completeness, read without a decoder.
+"""Check from a container's bytes, without a decoder, whether a file is complete.
 
 Decoders give what they can of a file that was cut off, and say nothing. The container knows better: it
 states how long its parts are and where each sample lies.
@@ -122,17 +122,17 @@ def _colour_table(flags: bytes) -> int:
 
 
 def structural_damage(blob: Blob) -> str:
-    """What the container's own framing shows to be wrong inside a complete file, or "".
+    """Return the damage that the container's framing shows inside a complete file, or "".
 
-    For the two containers whose demuxers pass over damage in silence: Matroska and transport streams.
+    For the two containers whose demuxers silently skip damage: Matroska and transport streams.
     """
     with blob.open() as file:
         head = file.read(4096)
         if head.startswith(_EBML_MAGIC):
             misfit = first_misfit(file, blob.size)
             return "" if misfit is None else f"the elements around byte {misfit} do not fit together"
-    found = transport.layout(head)
-    return "" if found is None else transport.damage(blob, *found)
+    layout = transport.layout(head)
+    return "" if layout is None else transport.damage(blob, *layout)
 
 
 def why_not_opened(blob: Blob) -> tuple[Reason, str]:
@@ -165,7 +165,9 @@ def _matroska_end(head: bytes) -> int:
     first = head[at + 4]
     if first == 0:
         return 0
-    width = 9 - first.bit_length()  # EBML variable-length integer: leading zeros tell how many bytes follow
+    width = (
+        9 - first.bit_length()
+    )  # EBML variable-length integer: the number of leading zeros gives its length
     value = int.from_bytes(head[at + 4 : at + 4 + width], "big") & ((1 << 7 * width) - 1)
     if value == (1 << 7 * width) - 1:
         return 0
@@ -183,10 +185,10 @@ def _stated(head: bytes, marker: bytes, offset: int, layout: str) -> float:
 
 def _transport_end(file: BinaryIO, head: bytes, size: int) -> int:
     """Where the last packet of an MPEG transport stream ends; 0 for anything else."""
-    found = transport.layout(head)
-    if found is None:
+    layout = transport.layout(head)
+    if layout is None:
         return 0
-    packet, sync = found
+    packet, sync = layout
     begun = size % packet
     file.seek(size - begun + sync)
     return size - begun + packet if begun > sync and file.read(1)[0] == transport.SYNC else 0

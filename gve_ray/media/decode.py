@@ -1,4 +1,4 @@
-"""From a file, bytes, a folder of frames or a URI to checked frames: the media room's one entrance.
+"""Decode a file, bytes, a folder of frames or a URI to checked frames; the package's entry point.
 
 `decode` with `strict=True` (the default, used at ingest) decodes the whole stream once: that one pass
 both proves the file sound and yields the sampled frames. `read_frames` (serving, evaluation) reads only

@@ -1,4 +1,4 @@
-"""Whether a file is still the one that was read: by its bytes, or at a glance by its size and time."""
+"""Detect whether a file has changed since it was read, by its bytes or by its size and time."""
 
 import hashlib
 
@@ -38,7 +38,7 @@ def _remote_digest(uri: str) -> str:
 
 def media_stamp(path: str) -> str:
     """Changes when the file, local or behind a URI, or a picture of the folder, is written anew. UNREADABLE where
-    that cannot be told: reading the file will say why."""
+    that is unknown: reading the file raises the reason."""
     try:
         if not is_folder(path):
             return " ".join(map(str, file_facts(path)))

@@ -1,4 +1,4 @@
-"""Read the orientation of a picture from EXIF, without a parser that stumbles over other tags.
+"""Read the orientation of a picture from EXIF, without a full parser, which can fail on other tags.
 
 orientation(exif)      1 to 8, from the bytes of an EXIF block
 split_jpeg(data)       (the JPEG without its metadata, its EXIF block)

@@ -1,4 +1,4 @@
-"""What a file may cost, and the closed set of reasons for refusing one."""
+"""Limits on the size and length of media files, and the reasons for which a file is refused."""
 
 from dataclasses import dataclass
 from enum import StrEnum

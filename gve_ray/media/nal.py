@@ -70,7 +70,7 @@ def _forbidden(packet: bytes, start: int, end: int) -> int:
 
 
 def _next_unit(packet: bytes, codec: str, at: int, end: int) -> int:
-    """Where the header of the next unit in byte-stream form stands in [at, end); `end` if there is none."""
+    """Position of the next byte-stream unit's header in [at, end); `end` if there is none."""
     at = packet.find(b"\0\0\1", at, end)
     while at >= 0:
         if _is_header(packet[at + 3 : at + 5], codec):

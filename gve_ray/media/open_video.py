@@ -143,7 +143,7 @@ def _check_complete(blob: Blob, container: InputContainer) -> None:
                 Reason.TRUNCATED, f"{lost} of {len(ends)} samples lie beyond the file's {blob.size} bytes"
             )
     # The sample table outranks the size of the box around the samples: recorders that were interrupted,
-    # and then mended, leave that wrong while all samples are there. Fragments have no such table.
+    # and then mended, leave that table wrong although all samples are there. Fragments have no such table.
     ignore = frozenset({b"mdat"}) if ends and not is_fragmented(blob) else frozenset()
     if missing := missing_bytes(blob, ignore=ignore):
         raise MediaError(Reason.TRUNCATED, f"{missing} bytes short of what its container states")

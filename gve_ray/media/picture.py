@@ -37,7 +37,7 @@ Fit = Callable[[int, int], tuple[int, int]]  # (height, width) -> (height, width
 _Box = tuple[float, float, float, float]
 
 # What browsers and cameras write. Pillow knows dozens more, one of which (EPS) runs another program. These classes
-# and not Image.open: that has a pixel limit of its own, and reads the metadata of a JPEG's further pictures (MPO).
+# and not Image.open: that has its own pixel limit and reads the metadata of a JPEG's further pictures (MPO).
 _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
@@ -120,7 +120,7 @@ def _open(blob: Blob, limits: Limits) -> _Stored:
 
 
 def _kind(head: bytes) -> str | None:
-    """The format by its first bytes; None for what is no picture."""
+    """Return the format by the first bytes; None if they are not a picture's."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WebP"
     if head[4:8] == b"ftyp":
@@ -160,34 +160,37 @@ def _decode(stored: _Stored, size: tuple[int, int], limits: Limits) -> tuple[Ima
     width, height = picture.size
     # Twice the size leaves the resize what it needs; a picture above the limit is never decoded whole.
     most = 2 if width * height > limits.max_side_pixels else 1
-    wanted = (min(2 * size[0], width // most), min(2 * size[1], height // most))
+    draft_size = (min(2 * size[0], width // most), min(2 * size[1], height // most))
     try:
-        return _load_jpeg(picture, wanted)
+        return _load_jpeg(picture, draft_size)
     except OSError as error:
-        whole = _without_end(stored.data, wanted if most > 1 else None) if _TRUNCATED in str(error) else None
+        whole = (
+            _without_end(stored.data, draft_size if most > 1 else None) if _TRUNCATED in str(error) else None
+        )
         if whole is None:
             raise
         return whole
 
 
 def _load_jpeg(
-    picture: ImageFile.ImageFile, wanted: tuple[int, int] | None
+    picture: ImageFile.ImageFile, draft_size: tuple[int, int] | None
 ) -> tuple[Image.Image, _Box | None]:
     """Decode at the smallest scale that is not below `wanted`, (width, height); None: whole."""
-    drafted = picture.draft(None, wanted) if wanted else None
+    drafted = picture.draft(None, draft_size) if draft_size else None
     picture.load()
     return picture, drafted and drafted[1]
 
 
-def _without_end(data: bytes, wanted: tuple[int, int] | None) -> tuple[Image.Image, _Box | None] | None:
-    """A JPEG that lacks nothing but its end marker; None for one that was cut off.
+def _without_end(data: bytes, draft_size: tuple[int, int] | None) -> tuple[Image.Image, _Box | None] | None:
+    """Decode a JPEG that lacks only its end marker; None if more of it is missing.
 
     No byte after a complete scan is read, so two different continuations give the same pixels.
     """
     data = data.removesuffix(_JPEG_END[:1])
     try:
         (picture, box), (other, _) = (
-            _load_jpeg(JpegImagePlugin.JpegImageFile(io.BytesIO(data + more)), wanted) for more in _MORE_JPEG
+            _load_jpeg(JpegImagePlugin.JpegImageFile(io.BytesIO(data + more)), draft_size)
+            for more in _MORE_JPEG
         )
     except OSError:
         return None

@@ -107,7 +107,7 @@ class Packets:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scan:
-    """What the packets of a file tell; only the first frame is decoded.
+    """The facts that a file's packets give; only the first frame is decoded.
 
     timeline: None where timestamps are missing or repeat. zero: ticks at which the file's clock reads 0.
     reordered: the decoder puts pictures into another order than the packets'. protected: the container
@@ -174,7 +174,7 @@ def scan(blob: Blob, limits: Limits, *, start: float | None = None) -> Scan:
 def _clock_zero(video: OpenVideo, packets: Packets, start: float | None) -> int:
     """Ticks at which the file's clock reads 0.
 
-    MP4, Matroska and Ogg have a timeline of their own, and their ticks count from its start: browsers show
+    MP4, Matroska and Ogg have their own timeline, and their ticks count from its start: browsers show
     exactly that. The ticks of other containers (a transport stream, a live recording) start anywhere;
     there the clock starts with the earliest sound or picture. The clock never shows less than 0.
     """

@@ -200,7 +200,7 @@ class DecodePool:
 
     @contextmanager
     def lend(self) -> Iterator[DecodeProcess]:
-        """One that no other thread has; waits until there is one."""
+        """Take a process that no other thread uses; wait until one is free."""
         process = self._idle.get()
         try:
             yield process

@@ -14,7 +14,7 @@ class SceneCuts:
     """Is shown all frames of one video in order. numbers: those of the frames, from 0, that begin a new scene.
 
     A frame's score, 0 to 100, is how much more it differs from the one before than that one from its own;
-    steady motion has a low one. threshold: of the score; FFmpeg advises 8 to 14.
+    steady motion has a low one. threshold: minimum score of a cut; FFmpeg recommends 8 to 14.
     """
 
     def __init__(self, threshold: float) -> None:

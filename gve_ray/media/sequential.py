@@ -29,7 +29,7 @@ from gve_ray.media.source import Blob
 # show nothing by design (VP8's alternate references, MPEG-4's "not coded" pictures).
 _ALWAYS_SHOWN = frozenset({"h264", "hevc", "av1", "vp9", "mjpeg"})
 
-# Stands in for doubtful bytes: free of zeros, so it cannot form a start code.
+# Replaces doubtful bytes: it has no zeros, so it cannot form a start code.
 _FILLER = b"\xb5\x6b\xd3\x9a"
 
 
@@ -179,12 +179,12 @@ def lost_frames(seen: Pass, scan: Scan, timeline: Timeline) -> int:
     """
     if timeline.pts is None or seen.interlaced or scan.info.codec not in _ALWAYS_SHOWN:
         return 0
-    given = {p for p in seen.pts if p is not None}
-    if not given:
+    decoded = {p for p in seen.pts if p is not None}
+    if not decoded:
         return len(timeline)
     keys = scan.packets.pts[scan.packets.keyframe & scan.packets.shown]
-    first = min(given) if scan.packets.keyframe[0] or not len(keys) else max(min(given), int(keys[0]))
-    return int(sum(int(p) not in given and p > first for p in timeline.pts))
+    first = min(decoded) if scan.packets.keyframe[0] or not len(keys) else max(min(decoded), int(keys[0]))
+    return int(sum(int(p) not in decoded and p > first for p in timeline.pts))
 
 
 def observed_timeline(seen: Pass, scan: Scan) -> Timeline:

@@ -85,7 +85,7 @@ def _remote_blobs(uri: str) -> Iterator[Blob]:
     from gve_ray.store.runfolder import in_uri
 
     files, path = _filesystem(uri)
-    for info in sorted(files.get_file_info(FileSelector(path)), key=lambda one: one.base_name):
+    for info in sorted(files.get_file_info(FileSelector(path)), key=lambda entry: entry.base_name):
         if info.type == FileType.File and PurePosixPath(info.base_name).suffix.lower() in PICTURE_SUFFIXES:
             own = uri + in_uri(files, info.base_name)
             yield Blob(name=own, size=info.size, uri=own, changed=info.mtime_ns or -1)
@@ -169,7 +169,7 @@ def _fetch(uri: str, limits: Limits) -> bytes:
 
 
 def _read_at_most(stream: BinaryIO, most: int) -> bytes:
-    """Up to `most` bytes: the size a server states is not to be trusted."""
+    """Up to `most` bytes: the size that a server states may be wrong."""
     parts: list[bytes] = []
     left = most
     while left > 0 and (part := stream.read(min(_CHUNK, left))):

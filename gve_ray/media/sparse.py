@@ -8,7 +8,7 @@ from a place that an index names: an index may leave out key pictures, and a see
 back. Where a wanted timestamp does not come out, or the decoder reports damage, the caller decodes the
 file from the start. decord counts, and so returns wrong frames without a word wherever its index of key
 frames differs from the stream (open GOPs, incomplete sync tables, edit lists); benchmarks/media.py has its
-speed beside ours.
+speed in comparison.
 """
 
 from itertools import chain

@@ -1,1 +1,1 @@
-"""V-SynFlow (paper section 4): raw videos with noisy captions in, UVRD training pairs out."""
+"""V-SynFlow (arXiv:2510.27571, section 4): make UVRD training pairs from raw videos and noisy captions."""

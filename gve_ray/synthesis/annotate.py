@@ -1,12 +1,13 @@
-"""Stages 2 and 3 as the pipeline runs them: assets.lance in, annotations.lance out.
+"""Stages 2 and 3 of V-SynFlow: read assets.lance, caption each video, and write annotations.lance.
 
-One pass over the videos with one engine an actor asks all four prompts of a video: prompt 1 first, and when
-its captions are good the other three. A video without good captions is rejected and goes no further; a frame
-or query without a good answer is a reject of its own and leaves its list in the row empty.
+Each actor holds one engine and sends it all four prompts of a video: prompt 1 first and, if its
+captions pass the checks, the other three. A video without valid captions is rejected and not
+processed further. A frame or query without a valid answer gets its own reject row, and its list in
+the video's row stays empty.
 
-One pass and not four, because a captioner takes from ten seconds to minutes to start, and because the prompts
-of one video then find its frames already processed in the engine's cache. The price: a change of any prompt
-captions all videos again.
+All prompts run in a single pass because a captioner takes from ten seconds to minutes to start, and
+because the engine then has the video's frames in its cache. The trade-off: changing any prompt
+means captioning all videos again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,7 @@ from gve_ray.synthesis.enrich import caption_question, caption_texts, frame_ques
 from gve_ray.synthesis.extend import query_questions, query_texts
 from gve_ray.synthesis.vllm_captioner import VllmGenerator
 
-# What comes after the captions: the prompt, which is also the stage and the column -> what a reject of it is.
+# Prompts that follow the captions (prompt id = stage = column) -> unit of their reject rows.
 PARTS = {"frame_captions": "caption", "composed_image": "query", "composed_clip": "query"}
 _COLUMNS = [
     "video_id", "caption", "content_hash", "fps", "duration", "total_frames", "frames", "timestamps",
@@ -111,11 +112,11 @@ def build_annotations(
     make_generator: Callable[..., Generator] = VllmGenerator,
     annotator: type = Annotator,
 ) -> list[StageCounts]:
-    """Run stages captions, frame_captions, composed_image, composed_clip; goes on where a run stopped.
+    """Run stages captions, frame_captions, composed_image and composed_clip, resuming an earlier run.
 
-    annotator: a class that takes and gives what `Annotator` does. Each of the counts is of videos: those asked,
-    those with at least one good answer, those without. Seconds are those of the one pass, on `captions`. Raises
-    what `run_stage` raises.
+    annotator: a class with the arguments and rows of `Annotator`. Counts are in videos: those
+    prompted, those with at least one valid answer, and those with none. The seconds of the single
+    pass are recorded under `captions`. Raises what `run_stage` raises.
     """
     resources = config.resources.captioner
     counts = run_stage(
@@ -143,9 +144,9 @@ def build_annotations(
 
 def settle_parts(annotations: Store, rejects: Store) -> list[StageCounts]:
     """Count the other three prompts by their videos, and give those without an answer a row in rejects."""
-    asked = dict.fromkeys(PARTS, 0)
+    attempted = dict.fromkeys(PARTS, 0)
     answered = dict.fromkeys(PARTS, 0)
-    known = {stage: rejects.keys(f"stage = '{stage}'") for stage in PARTS}
+    already_rejected = {stage: rejects.keys(f"stage = '{stage}'") for stage in PARTS}
     missing: list[dict[str, Any]] = []
     for batch in annotations.batches(["video_id", "generations"], rows=1024):
         # In Arrow: as Python objects the questions of a million videos are minutes of the driver's time.
@@ -157,20 +158,22 @@ def settle_parts(annotations: Store, rejects: Store) -> list[StageCounts]:
             mine = pc.equal(prompts, stage)
             rows = pc.unique(row_of.filter(mine))
             well = pc.unique(row_of.filter(pc.and_(mine, good)))
-            asked[stage] += len(rows)
+            attempted[stage] += len(rows)
             answered[stage] += len(well)
             badly = rows.filter(pc.invert(pc.is_in(rows, value_set=well)))
             for row in batch.take(badly).to_pylist():
-                if row["video_id"] not in known[stage]:
-                    last = [one for one in row["generations"] if one["prompt_id"] == stage][-1]
+                if row["video_id"] not in already_rejected[stage]:
+                    last = [
+                        generation for generation in row["generations"] if generation["prompt_id"] == stage
+                    ][-1]
                     missing.append(_reject_of(last).row(row["video_id"], stage=stage, unit=unit))
     rejects.append(pa.Table.from_pylist(missing, schema=rejects.schema))
     return [
         StageCounts(
             name=stage,
-            n_in=asked[stage],
+            n_in=attempted[stage],
             n_out=answered[stage],
-            n_rejected=asked[stage] - answered[stage],
+            n_rejected=attempted[stage] - answered[stage],
             seconds=0.0,
         )
         for stage in PARTS

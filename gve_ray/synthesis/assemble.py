@@ -1,12 +1,13 @@
-"""Annotations to training pairs of all seven tasks (paper Table 7). Pure and cheap: run again, same bytes.
+"""Turn annotations into training pairs for all seven tasks (arXiv:2510.27571, Table 7).
 
     result = assemble(annotations, "runs/x/uvrd", config=AssembleConfig(), seed=42)
 
-Nothing is generated here. Each annotated video offers candidate pairs; each task keeps as many as its quota,
-those with the smallest hash of (seed, task, reference). Two passes over annotations.lance, the second in the
-order of video ids, whatever order the rows were committed in; memory is 8 bytes a candidate and one chunk
-of rows. Table 7's quotas are shares: with `scale` unset they are scaled to one T2V pair a video, and a task
-that the corpus cannot fill stays below its quota, which the counts say.
+No model runs here, and a rerun writes the same bytes. Each annotated video yields candidate pairs;
+each task keeps up to its quota of them, those with the smallest hash of (seed, task, pair id). There
+are two passes over annotations.lance. The second is in the order of video ids, so the output does not
+depend on the order of commits. Memory use is 8 bytes per candidate and one chunk of rows. Table 7's
+quotas are shares: if `scale` is unset they are scaled so that T2V takes all its candidates. A task
+with too few candidates stays below its quota, and the counts show it.
 """
 
 import hashlib
@@ -52,7 +53,7 @@ _PROFILE_DOMAINS = {"spatial": "FG-S", "temporal": "FG-T"}
 
 @dataclass(frozen=True, kw_only=True)
 class TaskCounts:
-    """What a task was to have, what the corpus offers, and what it has: the smaller of the two."""
+    """A task's quota, its number of candidate pairs, and the pairs written: the smaller of the two."""
 
     quota: int
     candidates: int
@@ -84,9 +85,9 @@ def assemble(
             for task, pair in candidates(row, seed, config):
                 ranks[task].append(_rank(seed, task, pair))
         progress.reach(len(ids))
-    found = {task: len(ranks[task]) for task in Task}
-    wanted = quotas(config, found)
-    cuts = {task: _cut(ranks[task], wanted[task]) for task in Task}
+    available = {task: len(ranks[task]) for task in Task}
+    targets = quotas(config, available)
+    cuts = {task: _cut(ranks[task], targets[task]) for task in Task}
     written = dict.fromkeys(Task, 0)
     with _Parts(out, part_rows) as parts:
         ids.sort()
@@ -100,19 +101,20 @@ def assemble(
     return Assembled(
         counts=StageCounts(
             name="assemble",
-            n_in=sum(found.values()),
+            n_in=sum(available.values()),
             n_out=sum(written.values()),
-            n_rejected=sum(found.values()) - sum(written.values()),
+            n_rejected=sum(available.values()) - sum(written.values()),
             seconds=time.monotonic() - begun,
         ),
         tasks={
-            task: TaskCounts(quota=wanted[task], candidates=found[task], pairs=written[task]) for task in Task
+            task: TaskCounts(quota=targets[task], candidates=available[task], pairs=written[task])
+            for task in Task
         },
     )
 
 
-def quotas(config: AssembleConfig, found: Mapping[Task, int]) -> dict[Task, int]:
-    """Pairs wanted of each task, rounded up. found: candidates of each task.
+def quotas(config: AssembleConfig, available: Mapping[Task, int]) -> dict[Task, int]:
+    """Pairs wanted of each task, rounded up. available: number of candidate pairs of each task.
 
     Unless `config.scale` is set, the scale is where T2V takes all its candidates; without a T2V quota,
     where the task that has most candidates for its quota takes all of them.
@@ -121,7 +123,7 @@ def quotas(config: AssembleConfig, found: Mapping[Task, int]) -> dict[Task, int]
     scale = config.scale
     if scale is None:
         leading = [Task.T2V] if shares[Task.T2V] else list(Task)
-        scale = max((found[task] / shares[task] for task in leading if shares[task]), default=0.0)
+        scale = max((available[task] / shares[task] for task in leading if shares[task]), default=0.0)
     # 1e-9: a scale of n / share times the share is n, not n + 1
     return {task: math.ceil(shares[task] * scale - 1e-9) for task in Task}
 
@@ -154,10 +156,14 @@ def candidates(
         query = rng.choice(texts)
         domain = caption_domain(query, long=False)
         yield _pair(Task.T2I, {"text": query["text"]}, {"image": ref}, domain, query["style"])
-    for one in row["composed_image"]:
-        yield _pair(Task.TI2V, {"text": one["text"], "image": one["ref"]}, video, "CMP", one["style"])
-    for one in row["composed_clip"]:
-        yield _pair(Task.TV2V, {"text": one["text"], "video": one["ref"]}, video, "CMP", one["style"])
+    for composed in row["composed_image"]:
+        yield _pair(
+            Task.TI2V, {"text": composed["text"], "image": composed["ref"]}, video, "CMP", composed["style"]
+        )
+    for composed in row["composed_clip"]:
+        yield _pair(
+            Task.TV2V, {"text": composed["text"], "video": composed["ref"]}, video, "CMP", composed["style"]
+        )
     if row["reference_timestamps"]:
         frame = AssetRef(video_id, "frame", rng.randrange(len(row["reference_timestamps"])))
         yield _pair(Task.I2V, {"image": str(frame)}, video, "VIS", "frame")
@@ -167,7 +173,7 @@ def candidates(
 
 
 def caption_domain(caption: Mapping[str, Any], *, long: bool) -> str:
-    """The ability of UVRB that a caption as query trains (METHOD 1), from its style and profile.
+    """Return the UVRB ability that a caption trains as a query, from its style and profile.
 
     Partial captions are PR; rich ones LC for a long video, else FG-S or FG-T by their information profile;
     all others, and rich ones of no profile, CG.
@@ -186,7 +192,7 @@ def pair_id(task: Task, query: Mapping[str, Any], target: Mapping[str, Any]) -> 
 
 
 def _json(item: Mapping[str, Any]) -> str:
-    """What `json.dumps` gives, which would take half of an assembly's time."""
+    """Return the text of `json.dumps`, which itself would take half of the assembly's time."""
     image, text, video = (
         "null" if item[name] is None else _quoted(item[name]) for name in ("image", "text", "video")
     )
@@ -225,7 +231,7 @@ def _cut(ranks: "Sequence[int]", quota: int) -> int:
 
 
 class _Parts:
-    """Parquet parts of all tasks. A file has its name only when it is whole."""
+    """Writes the Parquet parts of all tasks. A file gets its final name only when it is complete."""
 
     def __init__(self, out: str, part_rows: int) -> None:
         self._fs, self._root = filesystem(out)
@@ -263,7 +269,7 @@ class _Parts:
         self._rows[task] = []
 
     def _remove_others(self, task: Task) -> None:
-        """Parts of an earlier assembly, and what a killed one left."""
+        """Delete parts of an earlier assembly and partial files of one that was killed."""
         selector = fs.FileSelector(self._folder(task), allow_not_found=True)
         for info in self._fs.get_file_info(selector):
             if info.base_name not in self._names[task]:

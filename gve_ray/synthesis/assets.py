@@ -1,10 +1,10 @@
-"""Stage 1 of V-SynFlow as a whole: a manifest in, assets.lance and rejects.lance out.
+"""Stage 1 of V-SynFlow: read a manifest, filter its videos, write assets.lance and rejects.lance.
 
     rectify -> integrity -> duplicates -> dynamics -> consistency -> one commit of rejects, one of assets
 
-The dear parts (decoding, embedding) are stages whose stores lie in a work folder under names that hold a
-fingerprint of what decides their rows. With the same work folder, another threshold or a longer manifest
-needs no second decode. Verdicts are recomputed from those stores on every run and come out the same.
+The expensive steps (decoding, embedding) write stores in a work folder. Each store's name contains a
+fingerprint of the settings that determine its rows, so with the same work folder a new threshold or
+a longer manifest decodes no video again. The filters are recomputed from these stores on every run.
 """
 
 import logging
@@ -111,7 +111,7 @@ def build_assets(
         everyone = set(manifest["video_id"].to_pylist())
         gone = [row for row in broken.table().to_pylist() if row["video_id"] in everyone]
         verdicts = [rectified, copies, static, inconsistent]
-        _commit_rejects(rejects, [("integrity", gone), *((one.stage, one.rejects) for one in verdicts)])
+        _commit_rejects(rejects, [("integrity", gone), *((item.stage, item.rejects) for item in verdicts)])
         _commit_assets(
             inconsistent.kept, captions, scores, ingest, assets, rejects, resources.media, on_progress
         )
@@ -128,19 +128,22 @@ def _rejects_of(store: Store) -> Store:
 
 
 def _videos_of(manifest: pa.Table, ingest: Store) -> pa.Table:
-    """Scores of the manifest's sound videos, by id. Raises StoreError if an id now means another file."""
+    """Return the scores of the manifest's decodable videos, sorted by id.
+
+    Raises StoreError if an id now names another file.
+    """
     uri = manifest["uri"].combine_chunks()
     videos = ingest.table(_SCORE_COLUMNS)
     at = pc.index_in(videos["video_id"], value_set=manifest["video_id"].combine_chunks())
-    videos = videos.append_column("asked", uri.take(at.combine_chunks())).filter(pc.is_valid(at))
+    videos = videos.append_column("manifest_uri", uri.take(at.combine_chunks())).filter(pc.is_valid(at))
     videos = videos.sort_by("video_id")
-    other = videos.filter(pc.not_equal(videos["uri"], videos["asked"])).slice(0, 1).to_pylist()
+    other = videos.filter(pc.not_equal(videos["uri"], videos["manifest_uri"])).slice(0, 1).to_pylist()
     if other:
         raise StoreError(
             f"{ingest.uri}: {other[0]['video_id']!r} was decoded from {other[0]['uri']}, the manifest now says "
-            f"{other[0]['asked']}; give it another video_id, or use a new work folder"
+            f"{other[0]['manifest_uri']}; give it another video_id, or use a new work folder"
         )
-    return videos.drop_columns(["asked"])
+    return videos.drop_columns(["manifest_uri"])
 
 
 def _select(table: pa.Table, ids: Sequence[str]) -> pa.Table:
@@ -165,23 +168,23 @@ def _score(
     unscored = _rejects_of(out)
     counts = run(
         "consistency",
-        pending=pa.table({"video_id": [one for one, _ in pairs], "caption": [text for _, text in pairs]}),
+        pending=pa.table({"video_id": [item for item, _ in pairs], "caption": [text for _, text in pairs]}),
         worker_args={"config": config, "ingest": ingest},
         out=out,
         rejects=unscored,
         resources=resources,
     )
-    wanted = dict(pairs)
+    caption_of = dict(pairs)
     scores = {}
     for row in out.table().to_pylist():
-        if (text := wanted.get(row["video_id"])) is None:
+        if (text := caption_of.get(row["video_id"])) is None:
             continue
         if row["caption_hash"] != caption_hash(text):
             raise StoreError(
                 f"{out.uri}: {row['video_id']!r} was scored with another caption; use a new work folder"
             )
         scores[row["video_id"]] = row["consistency"]
-    failed = {row["video_id"]: row for row in unscored.table().to_pylist() if row["video_id"] in wanted}
+    failed = {row["video_id"]: row for row in unscored.table().to_pylist() if row["video_id"] in caption_of}
     return scores, failed, counts.seconds
 
 

@@ -1,11 +1,11 @@
-"""Asking a captioner: one prompt about one video, retried a bounded number of times.
+"""Ask a captioner one question about a video, check the answer, and retry a bounded number of times.
 
     asker = Asker(generator, config, seed=42)
     answer = asker.ask(question).result()
 
-A question's words depend on (seed, video_id, prompt) and each try's sampling seed on (seed, video_id, prompt,
-ref, try), so what a video gets does not depend on its batch, its actor or the run that reached it. How the
-words are generated is behind `Generator`; vLLM's is in vllm_captioner.py.
+The question's text depends on (seed, video_id, prompt) and the sampling seed of each attempt on (seed,
+video_id, prompt, ref, attempt), so the result for a video does not depend on its batch, actor or run.
+`Generator` is the interface to the model; vllm_captioner.py implements it with vLLM.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Completion:
-    """What came back. finish: "stop", "length", or "refused" for a prompt the engine does not take."""
+    """The generated text. finish: "stop", "length", or "refused" for a prompt that the engine rejects."""
 
     text: str
     finish: str
@@ -70,7 +70,7 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How one try is sampled."""
+    """Sampling parameters of one attempt."""
 
     seed: int
     temperature: float
@@ -80,25 +80,25 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """Which weights answered: the configured name and a revision that pins them."""
+    """The model that answered: its configured name and the revision of its weights."""
 
     name: str
     revision: str
 
 
 class Generator(Protocol):
-    """Something that answers questions, many at a time."""
+    """The interface to a model that answers many questions at a time."""
 
     info: ModelInfo
 
     def submit(self, question: Question, sampling: Sampling) -> "Future[Completion]":
-        """Start one generation. The future raises BrokenWorker if the engine is of no more use."""
+        """Start one generation. The future raises BrokenWorker if the engine has failed for good."""
         ...
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try that was not kept."""
+    """One attempt whose answer was rejected."""
 
     seed: int
     problems: tuple[Problem, ...]
@@ -107,7 +107,7 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The end of a question: texts by key, or none after the last attempt; and how it came about."""
+    """The final answer to a question: texts by key, or None if every attempt failed, with its history."""
 
     question: Question
     texts: Mapping[str, str] | None
@@ -121,13 +121,13 @@ class Answer:
         return Reject(
             reason=last.problems[0].code,
             detail="; ".join(str(problem) for problem in last.problems),
-            scores={"rejected": [rejected_record(one) for one in self.rejected]},
+            scores={"rejected": [rejected_record(rejection) for rejection in self.rejected]},
             attempts=self.attempts,
         )
 
 
 def rejected_record(attempt: Attempt) -> dict[str, Any]:
-    """One try as in `schema.REJECTED_ANSWER_TYPE`."""
+    """Return an attempt as a `schema.REJECTED_ANSWER_TYPE` record."""
     return {
         "seed": attempt.seed,
         "reason": attempt.problems[0].code,
@@ -137,7 +137,7 @@ def rejected_record(attempt: Attempt) -> dict[str, Any]:
 
 
 def sampling_seed(seed: int, question: Question, attempt: int) -> int:
-    """63 bits from the run's seed, the video, the prompt, the part it is about and the number of the try."""
+    """Return a 63-bit seed derived from the run's seed, video, prompt, part and attempt number."""
     parts = (str(seed), question.ref.video_id, question.prompt_id, str(question.ref), str(attempt))
     digest = hashlib.sha256("\x1f".join(parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
@@ -160,7 +160,7 @@ class Asker:
         object.__setattr__(self, "_sampling", json.dumps(described, sort_keys=True))
 
     def ask(self, question: Question) -> "Future[Answer]":
-        """Ask until an answer is good or `config.max_attempts` were not. The future raises BrokenWorker."""
+        """Ask until an answer is valid or `config.max_attempts` are used up. The future raises BrokenWorker."""
         outer: Future[Answer] = Future()
         self._try(question, 1, (), outer)
         return outer
@@ -179,10 +179,10 @@ class Asker:
         )
 
         def done(future: "Future[Completion]") -> None:
-            # concurrent.futures logs and drops what a callback raises: hand it to whoever waits instead.
+            # concurrent.futures logs and drops what a callback raises: pass it to the waiting caller instead.
             try:
                 self._judge(question, attempt, rejected, sampling.seed, future.result(), outer)
-            except Exception as error:  # noqa: BLE001 - any error is the waiter's
+            except Exception as error:  # noqa: BLE001 - any error is raised in the waiting caller
                 outer.set_exception(error)
 
         self.generator.submit(question, sampling).add_done_callback(done)
@@ -199,7 +199,7 @@ class Asker:
         texts, problems = _read(question, completion)
         if problems:
             rejected = (*rejected, Attempt(seed, tuple(problems), completion.text))
-            # A prompt the engine does not take is the same prompt next time.
+            # A refused prompt would be refused again: a retry sends the same prompt.
             if attempt < self.config.max_attempts and completion.finish != "refused":
                 self._try(question, attempt + 1, rejected, outer)
                 return
@@ -214,7 +214,7 @@ class Asker:
         )
 
     def record(self, answer: Answer) -> dict[str, Any]:
-        """The provenance of an answer as in `schema.GENERATION_TYPE`."""
+        """Return the provenance of an answer as a `schema.GENERATION_TYPE` record."""
         question = answer.question
         info = self.generator.info
         return {
@@ -228,7 +228,7 @@ class Asker:
             "seed": answer.seed,
             "attempts": answer.attempts,
             "reason": None if answer.texts is not None else answer.rejected[-1].problems[0].code,
-            "rejected": [rejected_record(one) for one in answer.rejected],
+            "rejected": [rejected_record(rejection) for rejection in answer.rejected],
         }
 
 

@@ -1,6 +1,6 @@
 """Small charts for the synthesis report: SVG text that follows the page's colours, and the funnel as PNG.
 
-Every function is pure text in, text out; colours are CSS classes, so one picture serves light and dark.
+The SVG functions return text. Colors are CSS classes, so a chart fits the light and the dark theme.
 """
 
 from collections.abc import Mapping, Sequence
@@ -113,7 +113,7 @@ def _axis(low: float, high: float, floor: int) -> str:
 
 
 def funnel_png(stages: Sequence[tuple[str, int, int]], reasons: Mapping[str, Mapping[str, int]]) -> bytes:
-    """The funnel as a PNG for the README: one bar a stage (name, in, out), reject reasons beside it."""
+    """The funnel as a PNG for the README: one bar per stage (name, in, out), labeled with reject reasons."""
     figure = new_figure(9, 0.52 * len(stages) + 0.5)
     axes = figure.add_subplot()
     top = max((n_in for _, n_in, _ in stages), default=0) or 1

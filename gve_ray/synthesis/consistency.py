@@ -1,6 +1,7 @@
-"""Cross-modal consistency: the cosine of a raw caption and its video under a pretrained embedder.
+"""Score how well a raw caption matches its video: the cosine under a pretrained embedder.
 
-The scores are a stage of their own and are kept; where the cut lies is decided after (METHOD 3, stage 1b).
+A separate stage computes and stores the scores; the threshold is chosen afterwards
+(arXiv:2510.27571, section 4).
 """
 
 import hashlib
@@ -22,20 +23,20 @@ _COLUMNS = ["video_id", "frames", "timestamps", "indices", "fps", "duration", "t
 
 
 def scores_fingerprint(config: ConsistencyConfig, ingest: str) -> str:
-    """Changes when the same captions and videos would be scored otherwise; where the cut lies is left out."""
+    """Return a hash of the settings that affect scores; the threshold is not part of it."""
     model = {name: getattr(config, name) for name in ("model", "adapter", "revision", "engine", "dtype")}
     return fingerprint({"embedder": model, "ingest": ingest})
 
 
 def caption_hash(caption: str) -> str:
-    """Tells whether a stored score is of this caption."""
+    """Return 16 hex digits of the caption's sha256, which link a stored score to its caption."""
     return hashlib.sha256(caption.encode()).hexdigest()[:16]
 
 
 def calibrate(scores: Sequence[float], percentile: float) -> float:
     """The threshold below which `percentile` % of the scores lie; -1, which rejects nothing, without scores.
 
-    It is one of the scores, so the same share is cut whatever the scale of an embedder's cosines.
+    It is one of the scores, so the share rejected does not depend on the scale of the cosines.
     """
     if not 0 <= percentile < 100:
         raise ValueError(f"percentile={percentile}: use 0 to below 100")

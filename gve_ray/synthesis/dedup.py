@@ -1,4 +1,4 @@
-"""Exact and near-duplicate removal: one copy of each video stays.
+"""Find exact and near-duplicate videos, so that one copy of each is kept.
 
 Exact copies share the sha256 of their bytes. Near copies (encoded again, rescaled, a little brighter) share
 their signature (gve_ray.media.signature) and their length.
@@ -76,7 +76,7 @@ def find_duplicates(
         if threshold > 0:
             for a, b in _near_pairs(stored, videos["duration"].to_numpy(), np.sort(first), threshold):
                 groups.join(a, b)
-        found = []
+        duplicates = []
         for members in groups.sets():
             kept = min(members, key=lambda i: (-area[i], i))
             for i in members:
@@ -85,27 +85,27 @@ def find_duplicates(
                 exact = codes[i] == codes[kept]
                 apart = 0.0 if exact else distance(*stored.read(np.array([i, kept])))
                 kind = "exact" if exact else "near"
-                found.append(
+                duplicates.append(
                     Duplicate(video_id=ids[i].as_py(), kept=ids[kept].as_py(), kind=kind, distance=apart)
                 )
-    return sorted(found, key=lambda one: one.video_id)
+    return sorted(duplicates, key=lambda copy: copy.video_id)
 
 
 class _Signatures:
-    """Signatures in a temporary file, by row of `ids`. sizes: int64 [n], bytes of each, 0 for one not given."""
+    """Signatures in a temporary file, by row of `ids`. sizes: int64 [n], bytes each, 0 if missing."""
 
     def __init__(self, batches: Iterable[pa.RecordBatch], ids: pa.ChunkedArray) -> None:
         self._file: IO[bytes] = tempfile.TemporaryFile(prefix="gve-signatures-")  # noqa: SIM115
-        given, lengths = [], [np.zeros(0, dtype=np.int64)]
+        given_ids, lengths = [], [np.zeros(0, dtype=np.int64)]
         for batch in batches:
             column = batch.column("signature").fill_null(b"")
             self._file.write(b"".join(column.to_pylist()))
             # A copy: a column of a batch keeps all columns of it in memory.
-            given.append(pa.array(batch.column("video_id").to_pylist(), pa.string()))
+            given_ids.append(pa.array(batch.column("video_id").to_pylist(), pa.string()))
             lengths.append(pc.binary_length(column).to_numpy().astype(np.int64))
         self._file.flush()
         sizes = np.concatenate(lengths)
-        at = pc.index_in(ids, value_set=pa.chunked_array(given, pa.string()).combine_chunks())
+        at = pc.index_in(ids, value_set=pa.chunked_array(given_ids, pa.string()).combine_chunks())
         there = at.fill_null(-1).to_numpy()
         self.sizes = np.where(there < 0, 0, np.append(sizes, 0)[there])
         self._starts = np.append(np.cumsum(sizes) - sizes, 0)[there]
@@ -147,7 +147,7 @@ def _near_pairs(
 def _are_near(a: np.ndarray, b: np.ndarray, threshold: float) -> np.ndarray:
     """bool [n]: whether `distances` of n pairs, float32 [n, T, 384] each, are within the threshold.
 
-    Most pairs are no copies, which their first frames tell at an eighth of the price.
+    Most pairs are not copies; comparing first frames rules them out at an eighth of the cost.
     """
     near = distances(a[:, :1], b[:, :1]) <= threshold
     if near.any():
@@ -209,8 +209,8 @@ class _Groups:
 
     def sets(self) -> list[list[int]]:
         """Groups of two or more, in order of their first members."""
-        found: dict[int, list[int]] = {}
+        members_of: dict[int, list[int]] = {}
         for i in range(len(self._parent)):
             if (root := self.root(i)) != i:
-                found.setdefault(root, [root]).append(i)  # a root is the smallest of its group
-        return [found[root] for root in sorted(found)]
+                members_of.setdefault(root, [root]).append(i)  # a root is the smallest of its group
+        return [members_of[root] for root in sorted(members_of)]

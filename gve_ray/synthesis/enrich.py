@@ -1,6 +1,6 @@
-"""Stage 2 of V-SynFlow: five captions a video (prompt 1) and five a reference frame (prompt 4).
+"""Stage 2 of V-SynFlow: five captions per video (prompt 1) and five per reference frame (prompt 4).
 
-Pure: which questions are asked of a row of assets.lance, and what their answers become.
+Pure functions that build the questions for a row of assets.lance and convert the answers to rows.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
-"""Stage 3 of V-SynFlow: the query text that makes a composed pair of a frame or a clip and its video.
+"""Stage 3 of V-SynFlow: query texts that combine with a frame or a clip to retrieve its video.
 
-Pure: which questions are asked of a row of assets.lance, and what their answers become.
+Pure functions that build the questions for a row of assets.lance and convert the answers to rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 
 
 def query_questions(row: Row, seed: int, config: ExtendConfig, captions: Sequence[str]) -> list[Question]:
-    """Prompts 2 and 3, each at most once a video, on a frame and a clip drawn by the seed.
+    """Prompts 2 and 3, each at most once per video, on a frame and a clip drawn by the seed.
 
     captions: those of the video, which a query must not copy.
     """

@@ -1,4 +1,4 @@
-"""Does a text look like a language's words? A letter-pair model of Latin-script languages.
+"""Detect gibberish: measure with letter-pair statistics how unlike Latin-script languages a text is.
 
 The model is the highest, over languages, of the probability of each letter after the one before it,
 counted in the paragraphs below (our own; accents are dropped). It separates keyboard mash and random
@@ -143,14 +143,14 @@ PARAGRAPHS = {
 
 _EDGE = " "
 _LETTERS = "abcdefghijklmnopqrstuvwxyz" + _EDGE
-_FLOOR = 0.0005  # probability of a pair no paragraph has
-_PRIOR = 10.0  # pairs: the weight of all languages together in each one
+_FLOOR = 0.0005  # probability of a pair that occurs in no paragraph
+_PRIOR = 10.0  # weight, in pairs, of the statistics over all languages in each language
 _KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-# Rows and the neighbours above and below: what a hand lying on the keys gives.
+# Neighboring keys of a row, in both directions.
 _NEIGHBOURS = frozenset(pair for row in _KEYBOARD for a, b in pairwise(row) for pair in (a + b, b + a))
 
 
-@lru_cache(maxsize=65_536)  # a caption's words are asked for four times, and most are those of the one before
+@lru_cache(maxsize=65_536)  # each caption's words are looked up four times, and captions share most words
 def plain_letters(word: str) -> str:
     """Lower-case a-z of a word: accents dropped, ligatures resolved, everything else removed."""
     text = word.lower().replace("ß", "ss").replace("æ", "ae").replace("ø", "o").replace("œ", "oe")
@@ -165,18 +165,18 @@ def _tables() -> tuple[dict[str, float], ...]:
     for text in PARAGRAPHS.values():
         words = [_EDGE + plain_letters(word) + _EDGE for word in text.split()]
         counts.append(Counter(word[i : i + 2] for word in words for i in range(len(word) - 1)))
-    return tuple(_bits(one, sum(counts, Counter())) for one in counts)
+    return tuple(_bits(language, sum(counts, Counter())) for language in counts)
 
 
-def _bits(one: Counter[str], everywhere: Counter[str]) -> dict[str, float]:
-    """A language's own pairs, filled up with what is usual in all languages, and a floor."""
+def _bits(language: Counter[str], everywhere: Counter[str]) -> dict[str, float]:
+    """Return bits per pair: the language's counts smoothed with those of all languages, with a floor."""
     bits: dict[str, float] = {}
     for a in _LETTERS:
-        own = sum(one[a + b] for b in _LETTERS)
+        language_total = sum(language[a + b] for b in _LETTERS)
         total = sum(everywhere[a + b] for b in _LETTERS)
         for b in _LETTERS:
-            usual = everywhere[a + b] / max(total, 1)
-            share = (one[a + b] + _PRIOR * usual) / (own + _PRIOR)
+            overall_share = everywhere[a + b] / max(total, 1)
+            share = (language[a + b] + _PRIOR * overall_share) / (language_total + _PRIOR)
             bits[a + b] = -math.log2(max(share, _FLOOR))
     return bits
 

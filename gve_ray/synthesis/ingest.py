@@ -1,8 +1,8 @@
-"""Integrity: each video is probed and decoded once, and what all later stages need is kept as JPEG.
+"""Decode each video once, check its integrity, and store as JPEG the frames that later stages need.
 
-A row of the ingest store is a row of assets.lance without its caption and consistency: the uniform frames,
-reference frames off their grid, clips with frames of their own, and the scores the filters judge by. A
-change of a threshold therefore never opens a video again.
+A row of the ingest store is a row of assets.lance without caption and consistency. It holds uniformly
+sampled frames, reference frames between them, clips with their frames, and the scores that filters
+use. Changing a threshold therefore never opens a video again.
 """
 
 import hashlib
@@ -32,17 +32,17 @@ from gve_ray.store import fingerprint
 from gve_ray.synthesis.motion import motion_score
 
 INGEST_SCHEMA = pa.schema([field for field in ASSET_SCHEMA if field.name not in ("caption", "consistency")])
-_FORMAT = 2  # raise it when the same video and config give other rows
+_FORMAT = 2  # increase when the same video and config give different rows
 _LONGEST_SHARE = 0.75  # of a video: a clip is not the video itself
 
 
 def ingest_fingerprint(media: MediaConfig, seed: int) -> str:
-    """Changes when the same videos would give other rows: names the ingest store in a work folder."""
+    """Return a hash of the settings that determine the rows; it names the ingest store."""
     return fingerprint({"format": _FORMAT, "media": media, "seed": seed})
 
 
 def seeded(seed: int, video_id: str, purpose: str) -> random.Random:
-    """A generator for one choice about one video, whatever was chosen before or elsewhere."""
+    """Return a random generator for one choice about one video, independent of all other choices."""
     digest = hashlib.sha256(f"{seed}/{video_id}/{purpose}".encode()).digest()
     return random.Random(int.from_bytes(digest[:16], "big"))
 
@@ -93,7 +93,7 @@ def clip_spans(
 
 
 def sampling_plan(info: VideoInfo, *, video_id: str, media: MediaConfig, seed: int) -> list[FrameRequest]:
-    """Everything wanted of one video: uniform frames, then reference frames if any, then the clips."""
+    """Return the frame requests of one video: uniform frames, then reference frames if any, then the clips."""
     moments = reference_moments(info, media, seeded(seed, video_id, "reference frames"))
     spans = clip_spans(info.duration, media, seeded(seed, video_id, "clips"), start=info.start)
     return [
@@ -106,8 +106,8 @@ def sampling_plan(info: VideoInfo, *, video_id: str, media: MediaConfig, seed: i
 class IngestWorker:
     """Worker of the integrity stage: rows of video_id and uri -> rows of `INGEST_SCHEMA`.
 
-    The decoder runs in a child process of its own, which may crash, hang or run out of memory: that is a
-    reject with its reason (`media.Reason`), and the child is replaced.
+    The decoder runs in a child process. If the child crashes, hangs or runs out of memory, the video
+    is rejected with that reason (`media.Reason`) and the child is replaced.
     """
 
     def __init__(self, media: MediaConfig, seed: int) -> None:

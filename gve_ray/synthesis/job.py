@@ -1,4 +1,4 @@
-"""What synthesis tells at its end, and whether it was done before."""
+"""Summarize a synthesis run, and detect whether the same run has already finished."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ UNITS = {"rectify": "captions", "assemble": "pairs"}  # all other stages count v
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesisResult:
-    """What a run made. stages: run.json's entries, in order (name, unit, in, out, rejected, seconds)."""
+    """The result of a run. stages: run.json's entries, in order (name, unit, in, out, rejected, seconds)."""
 
     output: str
     stages: Sequence[Mapping[str, Any]]
@@ -27,7 +27,7 @@ class SynthesisResult:
     was_finished: bool = False  # by an earlier run: this one did nothing
 
     def __str__(self) -> str:
-        """The table that ends a run's log."""
+        """Return the summary table that is printed when the job ends."""
         head = f"{'stage':<16}{'of':<10}{'in':>10}{'out':>10}{'rejected':>10}{'seconds':>10}"
         rows = [
             f"{s['name']:<16}{s['unit']:<10}{s['in']:>10}{s['out']:>10}{s['rejected']:>10}{s['seconds']:>10.1f}"
@@ -56,9 +56,9 @@ def stage_facts(stages: Sequence[StageCounts]) -> list[dict[str, Any]]:
 
 
 def manifest_fingerprint(manifest: pa.Table) -> str:
-    """Changes when a video or caption is added, removed or changed: sha256 of its rows as one JSON list.
+    """Return the sha256 of the manifest's rows as a JSON list: any change of a row changes it.
 
-    It is `store.fingerprint` of that list, made without having the list: 1.55 M rows would take 2 GB.
+    Equal to `store.fingerprint` of the list, which is never built: 1.55 M rows would take 2 GB.
     """
     digest = hashlib.sha256(b"[")
     between = b""
@@ -72,13 +72,13 @@ def manifest_fingerprint(manifest: pa.Table) -> str:
 
 
 def finished_before(config: SynthesisConfig, manifest: pa.Table) -> SynthesisResult | None:
-    """The result of an earlier run of this config on this manifest, if it came to its end."""
+    """The result of an earlier run of this config on this manifest, if it finished; otherwise None."""
     files, root = filesystem(config.output)
     path = f"{root}/{RUN_FILE}"
     try:
         with files.open_input_stream(path) as stream:
             facts = json.loads(stream.read())
-    except (OSError, ValueError):  # no run yet, or a torn file, which the run's folder will judge
+    except (OSError, ValueError):  # no run yet, or an incomplete file, which RunFolder will report
         return None
     same = facts.get("config_hash") == fingerprint(config.identity())
     if not same or facts.get("finished") != manifest_fingerprint(manifest):

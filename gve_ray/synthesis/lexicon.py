@@ -1,8 +1,8 @@
-"""English word lists and patterns that the checks of composed queries go by; see validate.py."""
+"""English word lists and patterns used by the checks of composed queries in validate.py."""
 
 import re
 
-# "the man who kneads", "where it kneads": a verb by its place, for verbs in no list.
+# "the man who kneads", "where it kneads": a verb recognized by its position, for verbs that are in no list.
 CLAUSE_VERB = re.compile(r"\b(?:that|which|who|it|he|she|they)\s+(?!(?:is|was|has|does)\b)[a-z]{3,}s\b")
 
 _MEDIUM = (

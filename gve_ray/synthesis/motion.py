@@ -1,11 +1,11 @@
-"""Temporal dynamics: does anything in a video move? (METHOD 3, stage 1c)
+"""Score the motion in a video, so that static videos can be rejected (arXiv:2510.27571, section 4).
 
 The score is the largest change between any two sampled frames, in grey levels of 0..1, after what is not
 motion has been taken out: gain and offset of the whole picture (flicker, fades, auto exposure), and noise
 (codec, sensor). A change counts where a window of about 4 % of the frame's side has changed as a whole, so
 a small object that crosses the frame counts as much as a pan, and grain does not.
 
-Trade-off: it is a peak, not an amount. It tells static from dynamic; it does not rank dynamic videos.
+Trade-off: it is a peak, not an amount. It separates static from dynamic videos but does not rank dynamic ones.
 """
 
 import numpy as np
@@ -40,7 +40,7 @@ def motion_score(pixels: np.ndarray) -> float:
 
 
 def is_static(score: float, threshold: float = THRESHOLD) -> bool:
-    """The verdict on a score; changing the threshold needs no second look at the video."""
+    """Return whether a score is below the threshold; the video itself is not needed."""
     return score < threshold
 
 
@@ -90,7 +90,7 @@ def _fit(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
         keep = error <= max(2.5 * 1.4826 * float(np.median(error)), 2.0)
         xs, ys = x[keep], y[keep]
         spread = float(xs.var())
-        if spread < 1.0:  # a flat picture tells nothing of the gain
+        if spread < 1.0:  # the gain of a flat picture is undetermined
             return 1.0, float(np.median(y - x))
         gain = float(((xs - xs.mean()) * (ys - ys.mean())).mean()) / spread
         offset = float(ys.mean()) - gain * float(xs.mean())

@@ -1,4 +1,4 @@
-"""What synthesis needs before it begins: videos, models, folders and workers."""
+"""List what a synthesis job needs before it starts: videos, models, folders and workers."""
 
 from collections.abc import Callable, Sequence
 

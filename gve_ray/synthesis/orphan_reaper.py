@@ -1,8 +1,9 @@
-"""Ends what a killed process leaves behind: vLLM's engine processes do not notice that their parent is gone.
+"""Kill the child processes of a process that has died; vLLM's engine processes do not exit by themselves.
 
-An orphaned engine core waits for ever for its next request and keeps its GPU's memory, so that the actor
-that replaces the killed one cannot load the model. `start_orphan_reaper()` starts a small process that holds one end of a
-pipe; when the other end closes, with or without a last word of its owner, it kills the owner's descendants.
+An orphaned engine process keeps its GPU memory and waits indefinitely for requests, so the actor that
+replaces the killed one cannot load the model. `start_orphan_reaper()` starts a small process that
+holds one end of a pipe. When the owner ends for any reason, the pipe closes and the small process
+kills the owner's descendants.
 """
 
 import os
@@ -14,7 +15,7 @@ _POLL_SECONDS = 1.0
 
 
 def start_orphan_reaper() -> "subprocess.Popen[bytes]":
-    """Have this process's descendants killed when it ends, however it ends. Keep the result: it is the pipe."""
+    """Kill this process's descendants when it ends for any reason. Keep the result: it holds the pipe."""
     # By path: the interpreter need not find our package, and importing it would take a second.
     command = [sys.executable, os.path.abspath(__file__), str(os.getpid())]
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)

@@ -1,10 +1,10 @@
-"""V-SynFlow in order: quality control, enrichment, extension (METHOD section 3).
+"""Run V-SynFlow: quality control, enrichment, extension and assembly (arXiv:2510.27571, section 4).
 
     rectify -> integrity -> duplicates -> dynamics -> consistency    ==> assets.lance, rejects.lance
     captions -> frame_captions, composed_image, composed_clip        ==> annotations.lance
     assemble                                                         ==> uvrd/task=*/part-*.parquet
 
-Every stage leaves out what is already committed, so a run that was killed is started again as it was.
+Every stage skips rows that are already committed, so a killed run resumes with the same command.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Workers:
-    """Who decodes, scores and captions. Others take the same arguments and give such rows, e.g. recorded ones."""
+    """The worker classes. A replacement takes the same arguments and returns the same kind of rows."""
 
     ingest: type = IngestWorker
     consistency: type = ConsistencyWorker
@@ -43,12 +43,12 @@ def synthesize(
     connect: Callable[[], object] = lambda: None,
     workers: Workers | None = None,
 ) -> SynthesisResult:
-    """Run the whole job, or what is left of it; a finished run is left as it is.
+    """Run the job, resuming an earlier run; a finished run is not repeated.
 
     connect: called once the checks that need no cluster have passed, to see that Ray is connected. workers: the
     real ones unless a benchmark brings its own.
     Raises PreflightError or RunFolderError before any work; StageError or StoreError from a stage, after
-    which the same call goes on where it ended.
+    which the same call resumes the run.
     """
     check_paths(needs_of(config))
     workers = workers or Workers()

@@ -16,7 +16,7 @@ from functools import cache
 from importlib.resources import files
 from string import Template
 
-PROFILES: Mapping[str, float] = {"spatial": 0.3, "temporal": 0.6, "other": 0.1}  # METHOD 3, stage 2
+PROFILES: Mapping[str, float] = {"spatial": 0.3, "temporal": 0.6, "other": 0.1}  # probabilities, normalized
 READABILITY = ("easy", "standard", "advanced")
 EDUCATION = ("primary school", "high school", "university")
 STRATEGIES = ("action change", "scene change", "negative constraint", "relation transfer")
@@ -45,7 +45,7 @@ COMPOSED_IMAGE_WORDS = (1, 50)
 COMPOSED_CLIP_WORDS = (5, 15)
 
 # Strict JSON in the grammar itself: no control characters, quotes or backslashes inside a value, so
-# whatever the grammar lets through also parses (a bare "string" type lets raw newlines through). No upper
+# every text that the grammar accepts also parses (a bare "string" type lets raw newlines through). No upper
 # length: max_tokens bounds it, and xgrammar takes 380 us a token for {8,1600} where it takes 2 us for {8,}.
 _TEXT = {"type": "string", "pattern": r'^[^\x00-\x1f\x7f"\\]{8,}$'}
 
@@ -85,14 +85,14 @@ def load_prompt(prompt_id: str) -> Prompt:
     """The prompt of that id; one of video_captions, frame_captions, composed_image, composed_clip."""
     path = files("gve_ray.synthesis") / "prompts" / f"{prompt_id}.toml"
     if not path.is_file():
-        raise ValueError(f"prompt {prompt_id!r}: no such template in gve_ray/synthesis/prompts")
+        raise ValueError(f"prompt {prompt_id!r}: there is no such template in gve_ray/synthesis/prompts")
     raw = tomllib.loads(path.read_text(encoding="utf-8"))
     schema = CAPTIONS_JSON_SCHEMA if prompt_id.endswith("_captions") else QUERY_JSON_SCHEMA
     return Prompt(raw["id"], raw["version"], raw["system"].strip(), raw["user"].strip(), schema)
 
 
 def rng_for(seed: int, *parts: str) -> random.Random:
-    """A generator that depends on the seed and the names given, and on nothing else."""
+    """Return a random generator that depends only on the seed and the given names."""
     digest = hashlib.sha256("\x1f".join((str(seed), *parts)).encode()).digest()
     return random.Random(digest)
 
@@ -142,7 +142,7 @@ def user_content(prompt_id: str, text: str) -> list[dict[str, str]]:
 
 
 def as_words(text: str, special_tokens: Iterable[str] = ()) -> str:
-    """A stranger's text without any spelling of a special token: "<|im_end|>" becomes "< |im_end|>".
+    """Return an untrusted text without any special token: "<|im_end|>" becomes "< |im_end|>".
 
     A space goes in after every "<" that something follows, which breaks up the tokens of nearly all models, and
     after the first character of each of `special_tokens` (those of other shapes, such as "[INST]").

@@ -1,7 +1,7 @@
-"""The filters of stage 1 as pure functions of what is stored: captions, signatures, scores -> verdicts.
+"""The filters of stage 1, as functions of stored captions, signatures and scores.
 
-Coarse to fine, cheap before dear (METHOD 3, stage 1). Each takes a table and gives a `Verdict`: who stays,
-who goes and why. Running them again with another threshold costs seconds.
+Filters run from cheapest to most expensive. Each takes a table and returns a `Verdict`: the videos
+kept, and those rejected with the reason. Rerunning them with another threshold takes seconds.
 """
 
 import logging
@@ -22,7 +22,7 @@ from gve_ray.synthesis.rectify import Rectified, rectify
 
 log = logging.getLogger(__name__)
 
-_PART = 10_000  # captions judged at a time, some seconds
+_PART = 10_000  # captions per batch, which takes a few seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +53,11 @@ def rectify_captions(manifest: pa.Table, *, on: bool = True) -> tuple[dict[str, 
     begun = time.monotonic()
     captions: dict[str, str] = {}
     rejects = []
-    given = manifest.select(["video_id", "caption"]).filter(pc.is_valid(manifest["caption"]))
-    done, progress = 0, Progress("rectify", given.num_rows, unit="captions")
-    for part, verdicts in _rectified(given.to_batches(_PART), on=on):
+    captioned = manifest.select(["video_id", "caption"]).filter(pc.is_valid(manifest["caption"]))
+    done, progress = 0, Progress("rectify", captioned.num_rows, unit="captions")
+    for part, verdicts in _rectified(captioned.to_batches(_PART), on=on):
         for video_id, caption, verdict in zip(
-            *(one.to_pylist() for one in part.columns), verdicts, strict=True
+            *(item.to_pylist() for item in part.columns), verdicts, strict=True
         ):
             if verdict.text is None:
                 reject = Reject(str(verdict.reason), detail=caption[:500])
@@ -93,28 +93,28 @@ def _rectified(
 
 
 def _judge(part: pa.RecordBatch, *, on: bool = True) -> list[Rectified]:
-    return [rectify(one) if on else Rectified(one, None) for one in part["caption"].to_pylist()]
+    return [rectify(item) if on else Rectified(item, None) for item in part["caption"].to_pylist()]
 
 
 def drop_duplicates(
     videos: pa.Table, signatures: Iterable[pa.RecordBatch] | None = None, *, threshold: float
 ) -> Verdict:
-    """Copies go, the best of each group stays (`dedup.find_duplicates`, which names the columns)."""
+    """Keep the best copy of each group and reject the others; `dedup.find_duplicates` lists the columns."""
     begun = time.monotonic()
     log.info("duplicates: looking for copies among %d videos", videos.num_rows)
-    gone = {one.video_id: one for one in find_duplicates(videos, signatures, threshold=threshold)}
+    gone = {item.video_id: item for item in find_duplicates(videos, signatures, threshold=threshold)}
     rejects = [
-        Reject(f"{one.kind}_duplicate", f"copy of {one.kept}", {"distance": one.distance}).row(
-            one.video_id, stage="duplicates", unit="video"
+        Reject(f"{item.kind}_duplicate", f"copy of {item.kept}", {"distance": item.distance}).row(
+            item.video_id, stage="duplicates", unit="video"
         )
-        for one in gone.values()
+        for item in gone.values()
     ]
     kept = [video_id for video_id in videos["video_id"].to_pylist() if video_id not in gone]
     return Verdict(stage="duplicates", kept=kept, rejects=rejects, seconds=time.monotonic() - begun)
 
 
 def drop_static(videos: pa.Table, *, threshold: float) -> Verdict:
-    """Videos in which nothing moves go. videos: columns video_id and motion; threshold 0 keeps all."""
+    """Reject videos in which nothing moves. videos: columns video_id and motion; threshold 0 keeps all."""
     begun = time.monotonic()
     kept, rejects = [], []
     for video_id, motion in zip(videos["video_id"].to_pylist(), videos["motion"].to_pylist(), strict=True):
@@ -134,9 +134,9 @@ def drop_inconsistent(
     threshold: float,
     seconds: float = 0.0,
 ) -> Verdict:
-    """Pairs whose cosine is below the threshold go; videos without a caption have no score and pass.
+    """Reject pairs whose cosine is below the threshold; videos without a caption are kept.
 
-    failed: reject rows, by video id, of pairs that could not be scored; those go too. seconds: of scoring.
+    failed: reject rows, by video id, of pairs that could not be scored, which are rejected too. seconds: of scoring.
     """
     begun = time.monotonic()
     kept, rejects = [], []

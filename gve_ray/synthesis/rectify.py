@@ -1,4 +1,4 @@
-"""Annotation rectification: is a raw web caption a description of something? (METHOD 3, stage 1a)
+"""Clean raw web captions and drop those that describe nothing (arXiv:2510.27571, section 4).
 
     rectify("IMG_2034.MOV")                      -> Rectified(None, "file_name")
     rectify("<p>a dog runs &amp; barks</p> #dog") -> Rectified("a dog runs & barks", None)
@@ -7,8 +7,8 @@ First what can be cleaned is cleaned (markup, links, file names, trailing tags, 
 is left is judged by rules and by letter statistics that hold for any subject. The default is to keep:
 terse captions and captions in any language pass; a caption is dropped only for a reason that has a name.
 
-Trade-off: no model is asked, so a fluent text about nothing in the video passes here; that is the
-consistency filter's work.
+Trade-off: no model is used, so a fluent text that does not match the video passes; the
+consistency filter rejects those.
 """
 
 import re
@@ -53,7 +53,9 @@ _MOJIBAKE = re.compile(
     "[\u0080-\u00bf\u20ac\u2018-\u201e\u2020-\u2026\u2030\u2039\u203a\u0152\u0153\u0160\u0161\u0178\u017d\u017e"
     "\u0192\u02c6\u02dc\u2122]"
 )
-_DEBRIS = frozenset("¤¦§¨©ª¬¯°±²³´¶·¸¹º¼½¾¿¡¢£¥€Ÿ†‡‰‹›ˆ˜\ufffd")  # what bytes read wrongly look like
+_DEBRIS = frozenset(
+    "¤¦§¨©ª¬¯°±²³´¶·¸¹º¼½¾¿¡¢£¥€Ÿ†‡‰‹›ˆ˜\ufffd"
+)  # typical characters of wrongly decoded bytes
 _SCRIPT = re.compile(r"<(script|style|iframe|noscript|svg)\b.*?(</\1\s*>|$)|<!--.*?(-->|$)", re.I | re.S)
 _TAG = re.compile(r"</?[a-z!][^<>]*>?", re.I)
 _BBCODE = re.compile(
@@ -79,7 +81,7 @@ _URL = re.compile(
     re.I,
 )
 _FILE = re.compile(rf"(?:[\w()+~-][\w()+~.\[\]-]*)\.(?:{_EXTENSIONS})(?:\.\w{{1,4}})?(?![\w])", re.I)
-# A title with an ending is one name ("my holiday 2019.mp4"), unless the last word is a name by itself.
+# A title with an ending is one name ("my holiday 2019.mp4"), unless the last word alone is a file name.
 _FILE_SPACED = re.compile(
     rf"^(?!.*\s[a-z]+[_-]?\d[\w-]*\.\w+$)[^.!?\n]{{0,80}}\.(?:{_EXTENSIONS})(?:\s*\(\d+\))?$", re.I
 )
@@ -210,13 +212,13 @@ def _judge(text: str, removed: str | None) -> str | None:
 
 def _words(text: str) -> list[str]:
     """Words of letters, lower case; scripts without spaces count two signs as a word."""
-    found: list[str] = []
+    tokens: list[str] = []
     for word in _TOKEN.findall(text.lower()):
         if unicodedata.name(word[0], "").startswith(_NO_SPACES):
-            found.extend(word[i : i + 2] for i in range(0, len(word), 2))
+            tokens.extend(word[i : i + 2] for i in range(0, len(word), 2))
         else:
-            found.append(word)
-    return found
+            tokens.append(word)
+    return tokens
 
 
 def _is_code(text: str) -> bool:
@@ -264,7 +266,7 @@ def _is_odd_token(token: str) -> bool:
 
 
 def _is_mixed_script(words: list[str]) -> bool:
-    """Words whose letters come from several alphabets: what wrong decoding leaves."""
+    """Words whose letters come from several alphabets: a sign of wrong decoding."""
     mixed = 0
     for word in words:
         scripts = {unicodedata.name(c, "? ").split()[0] for c in word}

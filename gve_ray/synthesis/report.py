@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with its pictures inside, and the funnel as PNG.
+"""Write the report of a synthesis run: an HTML file with embedded pictures, and the funnel as PNG.
 
 `collect` reads the stores once, a batch of rows at a time; `render` is pure.
 """
@@ -36,7 +36,7 @@ TEXT_NAMES = {
     "composed_clip": "query with clip",
 }
 _COUNTED = 5_000  # videos, about, whose captions' words are counted
-# score -> the stage that cuts by it, title, note; a rejected video's score stands in its row of rejects.lance
+# score -> the stage that cuts by it, title, note; rejects.lance holds the scores of rejected videos
 SCORES = {
     "motion": ("dynamics", "Motion", "videos below the cut are static"),
     "consistency": ("consistency", "Caption and video", "cosine; pairs below the cut are rejected"),
@@ -59,7 +59,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """One picture of the page: SVG of our own and a sentence under it."""
+    """A chart on the page: trusted SVG and a caption."""
 
     title: str
     svg: str
@@ -118,14 +118,14 @@ def funnel(stages: Sequence[Mapping[str, Any]], reasons: Mapping[str, Mapping[st
 
 
 def score_charts(scores: Mapping[str, Sequence[float]], cuts: Mapping[str, float]) -> list[Chart]:
-    """A histogram of each score with the cut that was applied; scores nobody has are left out."""
-    found = []
+    """A histogram of each score with the cut that was applied; scores without values are left out."""
+    drawn = []
     for name, (_, title, note) in SCORES.items():
         values = scores.get(name, ())
         if values:
             svg = charts.histogram(values, label=title, threshold=cuts.get(name))
-            found.append(Chart(title=title, svg=svg, note=f"{len(values):,} videos; {note}"))
-    return found
+            drawn.append(Chart(title=title, svg=svg, note=f"{len(values):,} videos; {note}"))
+    return drawn
 
 
 def word_charts(annotations: Iterable[Mapping[str, Any]]) -> list[Chart]:
@@ -138,13 +138,13 @@ def word_charts(annotations: Iterable[Mapping[str, Any]]) -> list[Chart]:
             by_style[text["style"]].append(count)
             if text["style"] == "rich":
                 by_profile[text["profile"]].append(count)
-    found = []
+    drawn = []
     for title, rows in (("Caption words by style", by_style), ("Rich caption words by profile", by_profile)):
         total = sum(len(values) for values in rows.values())
         if total:
             svg = charts.spans(rows, label=title, unit="words")
-            found.append(Chart(title=title, svg=svg, note=f"{total:,} captions"))
-    return found
+            drawn.append(Chart(title=title, svg=svg, note=f"{total:,} captions"))
+    return drawn
 
 
 def collect(config: SynthesisConfig, facts: Mapping[str, Any]) -> Page:
@@ -234,7 +234,7 @@ class _Refused:
                     self._scores[name].append(measured[name])
         for reason, rows in self._rows.items():
             ids = _draw(self._config, rows, self._config.report.rejects)
-            self._rows[reason] = {one: rows[one] for one in ids}
+            self._rows[reason] = {video_id: rows[video_id] for video_id in ids}
 
     def chosen(self) -> list[Mapping[str, Any]]:
         """Refusals of every reason in turn, until there are enough; by stage and reason."""
@@ -248,14 +248,14 @@ class _Refused:
 def _draw(config: SynthesisConfig, ids: Iterable[str], n: int) -> list[str]:
     """n ids that look random and are the same for the same seed."""
 
-    def rank(one: str) -> bytes:
-        return hashlib.sha256(f"{config.seed}/report/{one}".encode()).digest()
+    def rank(video_id: str) -> bytes:
+        return hashlib.sha256(f"{config.seed}/report/{video_id}".encode()).digest()
 
     return heapq.nsmallest(n, ids, key=rank)
 
 
 def _sample_cards(config: SynthesisConfig, assets: Store, annotations: Store) -> list[Card]:
-    named = (one.as_py() for one in annotations.table(["video_id"])["video_id"])
+    named = (video_id.as_py() for video_id in annotations.table(["video_id"])["video_id"])
     ids = _draw(config, named, config.report.samples)
     texts = annotations.take(ids, ["video_id", *TEXT_COLUMNS]).to_pylist() if ids else []
     by_id = {row["video_id"]: row for row in texts}
@@ -298,9 +298,9 @@ def _texts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _reject_cards(config: SynthesisConfig, chosen: Sequence[Mapping[str, Any]]) -> list[Card]:
     decoded = decoded_store(config)
-    asked = pa.array(sorted({row["video_id"] for row in chosen}), pa.string())
+    requested = pa.array(sorted({row["video_id"] for row in chosen}), pa.string())
     there = decoded.table(["video_id"])["video_id"].combine_chunks()
-    ids = asked.filter(pc.is_in(asked, value_set=there)).to_pylist()
+    ids = requested.filter(pc.is_in(requested, value_set=there)).to_pylist()
     stored = decoded.take(ids, ["video_id", "frames"]).to_pylist() if ids else []
     frames = {row["video_id"]: row["frames"] for row in stored}
     return [

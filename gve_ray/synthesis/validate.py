@@ -1,8 +1,8 @@
-"""What an answer must be before it is kept: pure checks of captions and composed queries (METHOD 3).
+"""Check generated captions and composed queries before they are kept.
 
 Each check returns the problems it found, empty when the answer is good. A problem has a code from a closed
 set, so that rejects can be counted, and a detail for people. The rules are general English, for any
-captioner: word lists and word forms, no parser. They err towards letting an odd query through.
+captioner: word lists and word forms, no parser. When in doubt they accept a query.
 """
 
 import json
@@ -24,9 +24,9 @@ from gve_ray.synthesis.prompts import COMPOSED_CLIP_WORDS, COMPOSED_IMAGE_WORDS,
 
 SHORT_BELOW = 20  # prompt 1: at least one caption has fewer words,
 LONG_ABOVE = 100  # and at least one has more
-SAME_ABOVE = 0.9  # Jaccard of word pairs from which two texts are one text said twice
+SAME_ABOVE = 0.9  # Jaccard of word pairs from which two texts count as the same
 COPY_ABOVE = 0.8  # the same, of a query and a caption of its target
-LOOP_BELOW = 0.4  # share of distinct word triples below which a text runs in circles
+LOOP_BELOW = 0.4  # share of distinct word triples below which a text is repetitive
 MIN_KEYWORDS = 3
 
 
@@ -42,7 +42,7 @@ class Problem:
 
 
 class AnswerError(Exception):
-    """The answer is not the JSON that was asked for."""
+    """The answer is not the requested JSON."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(str(problem))
@@ -133,7 +133,9 @@ def _check_query(query: str, limits: tuple[int, int], captions: Sequence[str]) -
     if not _attributes(query):
         problems.append(Problem("no_attribute", "names nothing that the reference shows"))
     flat = " ".join(words(query))
-    if any(flat in " ".join(words(one)) or _overlap(query, one) >= COPY_ABOVE for one in captions):
+    if any(
+        flat in " ".join(words(caption)) or _overlap(query, caption) >= COPY_ABOVE for caption in captions
+    ):
         problems.append(Problem("copies_caption", "finds the target without the reference"))
     return problems
 
@@ -148,8 +150,8 @@ def _word_range(text: str, low: int, high: int, name: str) -> list[Problem]:
 
 
 def _runs(text: str, size: int) -> list[tuple[str, ...]]:
-    found = words(text)
-    return list(zip(*(found[i:] for i in range(size)), strict=False))
+    tokens = words(text)
+    return list(zip(*(tokens[i:] for i in range(size)), strict=False))
 
 
 def _distinct_share(text: str) -> float:

@@ -1,11 +1,11 @@
-"""The captioner's engine: one vLLM vision-language model in one process, fed by a queue.
+"""Generate captions with a vLLM vision-language model that is fed by a queue.
 
-A thread of its own owns the engine: it takes questions from all callers, unpacks frames ahead of need on
-other threads, keeps the engine's batch full and hands completions back as they end. Batches of rows and
-retries share one running batch, so nothing waits for the slowest answer but its own row.
+A dedicated thread owns the engine. It takes questions from all callers, decodes frames in advance on
+other threads, keeps the engine's batch full, and returns each completion as soon as it is done. All
+rows and retries share one running batch, so a slow answer delays only its own row.
 
-On the CPU the engine runs in this process; on GPUs in processes of its own, beside which this one prepares
-the next prompts.
+On the CPU the engine runs in this process. On GPUs it runs in separate processes while this process
+prepares the next prompts.
 """
 
 import json
@@ -55,7 +55,7 @@ def json_regex(json_schema: str) -> str:
 
 
 def multi_modal(question: Question) -> dict[str, Any]:
-    """The media of a question as vLLM takes them, with ids that stand for their content."""
+    """Return a question's media in vLLM's format, with ids derived from their content."""
     from PIL import Image
 
     data: dict[str, list[Any]] = {}
@@ -74,7 +74,7 @@ def multi_modal(question: Question) -> dict[str, Any]:
 
 
 def model_revision(folder_or_id: str, loaded_commit: str | None) -> str:
-    """What pins the weights: the hub's commit, or a fingerprint of a local folder's files."""
+    """Return what identifies the weights: the hub's commit or a hash of a local folder's files."""
     folder = Path(folder_or_id)
     return f"sha256:{sampled_folder_digest(folder)[:16]}" if folder.is_dir() else loaded_commit or "unknown"
 
@@ -135,7 +135,7 @@ class VllmGenerator:
         with ThreadPoolExecutor(_UNPACKERS, thread_name_prefix="unpack") as self._pool:
             try:
                 self._serve()
-            except Exception as error:  # noqa: BLE001 - whatever it was, the engine is in an unknown state
+            except Exception as error:  # noqa: BLE001 - after any error the engine is in an unknown state
                 self._fail(BrokenWorker(f"{type(error).__name__}: {error}"), error)
 
     def _load(self) -> ModelInfo:
@@ -201,7 +201,7 @@ class VllmGenerator:
         assert job.prompt is not None
         try:
             prompt = job.prompt.result()
-        except Exception as error:  # noqa: BLE001 - of this row's bytes, not of the engine
+        except Exception as error:  # noqa: BLE001 - an error in this row's bytes, not in the engine
             job.future.set_exception(error)
             return
         self._number += 1
@@ -232,7 +232,7 @@ class VllmGenerator:
 
 
 def engine_arguments(config: CaptionerConfig, model: str, *, seed: int, on_cpu: bool) -> dict[str, Any]:
-    """vLLM's EngineArgs: what we need, then what the config says."""
+    """Return the arguments of vLLM's EngineArgs: our defaults, overridden by the config."""
     arguments: dict[str, Any] = {
         "model": model,
         "revision": config.revision,
@@ -243,7 +243,7 @@ def engine_arguments(config: CaptionerConfig, model: str, *, seed: int, on_cpu: 
         "disable_log_stats": True,
     }
     if config.tensor_parallel_size > 1:
-        # Inside an actor that holds all its GPUs; by itself vLLM would ask Ray for them once more.
+        # The actor already holds its GPUs; by default vLLM would request them from Ray again.
         arguments["distributed_executor_backend"] = "mp"
     if on_cpu:
         # vLLM 0.32 on CPU: without a size the KV cache takes nearly all memory of the machine; and a seeded
@@ -260,11 +260,11 @@ def engine_arguments(config: CaptionerConfig, model: str, *, seed: int, on_cpu: 
 
 
 def _environment(config: CaptionerConfig, threads: int) -> bool:
-    """Set what vLLM reads from the environment, before it is imported; whether it runs on the CPU."""
+    """Set vLLM's environment variables before it is imported; return whether it runs on the CPU."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve the actors beside us
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve other actors
     from vllm.platforms import current_platform
 
     on_cpu = bool(current_platform.is_cpu())
@@ -275,7 +275,7 @@ def _environment(config: CaptionerConfig, threads: int) -> bool:
 
 
 def special_tokens(tokenizer: Any) -> frozenset[str]:
-    """What a tokenizer takes for a special token wherever a text spells it."""
+    """Return the strings that a tokenizer reads as special tokens anywhere in a text."""
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     return frozenset(tokenizer.all_special_tokens) | {token.content for token in added if token.special}
 

@@ -1,13 +1,13 @@
-"""Words and phrases of web sites that are not about any picture, in a dozen languages.
+"""Recognize text of web sites that describes no video, such as menus and notices, in a dozen languages.
 
-Two kinds, since single words lie ("a baker takes cookies out of the oven"): phrases that decide alone, and
-weak words of which several must come together.
+A strong phrase is enough by itself. Weak words count only when several occur together, because a
+single word is ambiguous ("a baker takes cookies out of the oven").
 """
 
 import re
 from functools import cache, lru_cache
 
-# A phrase that by itself makes a text a site's own.
+# A single match of one of these marks a text as site text.
 _STRONG = (
     # rights
     r"(all|some) rights? reserved|tous droits? r[ée]serv[ée]s|alle rechten? (vorbehalten|voorbehouden)",
@@ -64,7 +64,7 @@ _STRONG = (
     r"доставка|inkl\.? mwst|zzgl\.? versand|customer reviews?|out of stock",
 )
 
-# Asking the viewer for something.
+# Requests to the viewer.
 _CALLS = (
     r"\bclick (here|below|the|this|on|now|link|to)|\bclick\b.{0,15}\b(link|button|bell)|\b(tap|follow|"
     r"hit|use|see|open|check) the (link|bell|button)|link(s)? (is |are )?(in|im|en|nella|na|"
@@ -122,7 +122,7 @@ _CALLS = (
     r"sledujte n[áa]s|klikněte|abona[țt]i|urm[ăa]ri[țt]i-ne|iratkozz",
 )
 
-# Of these, a share of the words: menus and footers.
+# Weak words of menus and footers: they count by their share of the text.
 _WEAK = frozenset(
     """
     home about contact faq login logout signup register account profile menu search help support blog
@@ -156,7 +156,7 @@ FILLER = frozenset(
     """.split()
 )
 
-# Words that stand where a title should be.
+# Placeholder titles.
 PLACEHOLDERS = frozenset(
     """
     video videos vid vids clip clips movie movies film films footage recording record untitled unnamed
@@ -204,9 +204,9 @@ def _says(which: str, text: str) -> bool:
     return any(pattern.search(lower) for pattern in _compiled(which))
 
 
-@lru_cache(maxsize=64)  # a caption of one sentence is asked about as a part, then as a whole
+@lru_cache(maxsize=64)  # a caption of one sentence is checked as a part, then as a whole
 def site_text(text: str) -> bool:
-    """Whether a text is a site's own: consent, rights, menus, errors, shops. Any of a dozen languages."""
+    """Return whether a text is site text: consent, rights, menus, errors or shops, in a dozen languages."""
     if _says("strong", text):
         return True
     words = _WORD.findall(text.lower())
@@ -216,5 +216,5 @@ def site_text(text: str) -> bool:
 
 @lru_cache(maxsize=64)
 def call_to_action(text: str) -> bool:
-    """Whether a text asks its reader for something: to click, subscribe, buy, share."""
+    """Return whether a text asks its reader to do something: click, subscribe, buy, share."""
     return _says("calls", text)

@@ -249,8 +249,8 @@ def turn(data: bytes, degrees: int) -> bytes:
     """Write a rotation into an MP4's track header (ISO/IEC 14496-12 section 8.3.2: matrix a b u c d v x y w)."""
     a, b = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
     at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix starts 40 bytes into the box's content
-    one = 1 << 16
-    matrix = struct.pack(">9i", a * one, b * one, 0, -b * one, a * one, 0, 0, 0, 1 << 30)
+    block = 1 << 16
+    matrix = struct.pack(">9i", a * block, b * block, 0, -b * block, a * block, 0, 0, 0, 1 << 30)
     return data[:at] + matrix + data[at + 36 :]
 
 

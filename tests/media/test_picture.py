@@ -158,7 +158,7 @@ def test_what_is_no_picture_says_so(data, reason):
     with pytest.raises(MediaError) as caught:
         read_image(data)
     assert caught.value.reason == reason
-    assert "0x" not in str(caught.value)  # where an object lies in memory is nobody's business
+    assert "0x" not in str(caught.value)  # no memory address in the message
 
 
 def test_a_video_is_no_picture(make):
@@ -179,7 +179,7 @@ def test_a_picture_cut_in_half_is_truncated(kind):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"])
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning", "ignore:Invalid APNG")
 def test_damage_anywhere_is_a_media_error(kind):
-    """Whatever the parser stumbles over; some damage is only seen by the eye."""
+    """Damage that the parser detects; other damage is visible only in the pixels."""
     rng = random.Random(kind)
     noise = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
     whole = saved(Image.fromarray(noise), kind)
@@ -315,7 +315,7 @@ def test_our_limit_counts_and_not_pillows():
     assert caught.value.reason != "too_many_pixels"
 
 
-# Kind and bytes of one EXIF value that no parser expects, beside a sound orientation.
+# Kind and bytes of one EXIF value that no parser expects, next to a valid orientation.
 ODD = {
     "signed rational by zero": (10, struct.pack("<ii", -1, 0)),
     "rational by zero": (5, struct.pack("<II", 0, 0)),

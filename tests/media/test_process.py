@@ -247,7 +247,7 @@ def test_media_errors_survive_pickling():
 
 
 def alive(process_id: int) -> bool:
-    """False once the process has ended, even where nobody has collected it yet."""
+    """False once the process has ended, even if its parent has not waited for it yet."""
     try:
         state = Path(f"/proc/{process_id}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:

@@ -30,9 +30,9 @@ def scenes_video(lengths: tuple[int, ...], codec: str = "libx264", container: st
 
 @pytest.mark.parametrize("codec,container", [("libx264", "mp4"), ("mpeg4", "avi"), ("libx265", "matroska")])
 def test_cuts_are_where_the_scenes_begin(codec: str, container: str) -> None:
-    found = decode(scenes_video(LENGTHS, codec, container), [FrameRequest(k=2)], scenes=10.0)
-    assert found.cuts == pytest.approx([2.0, 2.7], abs=1e-3)
-    assert found.info.total_frames == sum(LENGTHS)
+    decoded = decode(scenes_video(LENGTHS, codec, container), [FrameRequest(k=2)], scenes=10.0)
+    assert decoded.cuts == pytest.approx([2.0, 2.7], abs=1e-3)
+    assert decoded.info.total_frames == sum(LENGTHS)
 
 
 def test_motion_is_no_cut_and_none_are_looked_for_unasked() -> None:

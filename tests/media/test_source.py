@@ -39,8 +39,8 @@ def test_a_name_that_is_not_utf8_is_read_by_its_uri(clip, tmp_path, strict):
     for name, data in ((b"caf\xe9.mp4", clip), (b"bad\xe9.mp4", clip[:200])):
         with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:
             file.write(data)
-    found = decode(f"file://{tmp_path}/caf%E9.mp4", [FrameRequest(k=4)], strict=strict)
-    assert [read_number(p) for p in found.samples[0].pixels] == [0, 4, 7, 11]
+    decoded = decode(f"file://{tmp_path}/caf%E9.mp4", [FrameRequest(k=4)], strict=strict)
+    assert [read_number(p) for p in decoded.samples[0].pixels] == [0, 4, 7, 11]
     for name in ("bad%E9.mp4", "gone%E9.mp4"):
         with pytest.raises(MediaError) as caught:
             decode(f"file://{tmp_path}/{name}", [FrameRequest(k=4)], strict=strict)

@@ -1,4 +1,4 @@
-"""The sparse engine finds every frame by the timestamp of the decoded picture, whatever an index says."""
+"""The sparse engine finds every frame by the timestamp of the decoded picture, even if the index is wrong."""
 
 import io
 import struct
@@ -27,13 +27,13 @@ GROUPS = {
 }
 
 
-def sparse(data: bytes, wanted: list[int]) -> dict[int, int] | None:
+def sparse(data: bytes, numbers: list[int]) -> dict[int, int] | None:
     """wanted frame number -> number painted into the picture that the sparse engine gives for it."""
     blob = open_source(data, LIMITS)
-    found = scan(blob, LIMITS)
-    assert found.timeline is not None
+    scanned = scan(blob, LIMITS)
+    assert scanned.timeline is not None
     frames = read_sparse(
-        blob, found, found.timeline, set(wanted), lambda rgb: rgb, limits=LIMITS, deadline=Deadline(60.0)
+        blob, scanned, scanned.timeline, set(numbers), lambda rgb: rgb, limits=LIMITS, deadline=Deadline(60.0)
     )
     return None if frames is None else {i: read_number(pixels) for i, pixels in frames.items()}
 
@@ -41,8 +41,8 @@ def sparse(data: bytes, wanted: list[int]) -> dict[int, int] | None:
 @pytest.mark.parametrize("settings", GROUPS.values(), ids=GROUPS)
 def test_every_frame_is_found_in_open_and_closed_groups(make, settings):
     data = make(frames=60, **settings)
-    for wanted in ([0, 59], [3, 4, 5, 6, 7, 8, 9, 10, 11], list(range(0, 60, 7))):
-        assert sparse(data, wanted) == {i: i for i in wanted}
+    for numbers in ([0, 59], [3, 4, 5, 6, 7, 8, 9, 10, 11], list(range(0, 60, 7))):
+        assert sparse(data, numbers) == {i: i for i in numbers}
 
 
 def sync_table(data: bytes) -> tuple[int, list[int]]:
@@ -65,8 +65,8 @@ def test_key_pictures_that_the_index_leaves_out_mislead_nobody(make, kept):
     _, samples = sync_table(data)
     assert samples == [1, 11, 21, 31, 41, 51]
     broken = with_sync_samples(data, [samples[i] for i in kept])
-    wanted = list(range(0, 60, 4))
-    assert sparse(broken, wanted) == {i: i for i in wanted}
+    numbers = list(range(0, 60, 4))
+    assert sparse(broken, numbers) == {i: i for i in numbers}
     assert np.array_equal(
         read_frames(broken, k=16).pixels, decode(broken, [FrameRequest(k=16)]).samples[0].pixels
     )
@@ -85,8 +85,8 @@ def test_decord_is_misled_where_the_index_leaves_out_key_pictures(make):
     decord = pytest.importorskip("decord")
     data = make(frames=60, options={"g": "10", "bf": "0", "keyint_min": "10", "sc_threshold": "0"})
     reader = decord.VideoReader(io.BytesIO(with_sync_samples(data, [1, 31])), num_threads=1)
-    wanted = [0, 15, 25, 55]
-    assert [read_number(reader[i].asnumpy()) for i in wanted] != wanted
+    numbers = [0, 15, 25, 55]
+    assert [read_number(reader[i].asnumpy()) for i in numbers] != numbers
 
 
 def test_containers_without_an_exact_index_are_left_to_the_full_pass(make):

@@ -1,4 +1,4 @@
-"""Videos whose every frame carries its own number, so a test can tell which frame it was given."""
+"""Videos whose every frame carries its own number, so a test can identify the frames it gets."""
 
 import io
 import os

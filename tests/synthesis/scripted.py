@@ -1,4 +1,4 @@
-"""A captioner without a model: answers are written by the test, so that what happens to them can be told."""
+"""A captioner without a model: each test supplies the answers and checks how they are processed."""
 
 import io
 import json
@@ -35,7 +35,7 @@ def good(question: Question, sampling: Sampling) -> Completion:
 
 
 class Scripted:
-    """A `Generator` whose answers are those of a function; remembers what it was asked."""
+    """A `Generator` that answers with a function's results and records the questions."""
 
     def __init__(self, script: Callable[[Question, Sampling], Completion] = good) -> None:
         self.info = ModelInfo(name="scripted", revision="1")

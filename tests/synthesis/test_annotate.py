@@ -42,25 +42,27 @@ def only(prompt_id, completion):
 
 
 def call(worker, *ids):
-    return worker([{"video_id": one} for one in ids])
+    return worker([{"video_id": item} for item in ids])
 
 
 def test_a_row_holds_every_prompts_texts_and_how_they_came_about(tmp_path):
     worker, _ = annotator(tmp_path, [asset_row("v", clips=2)])
     (row,) = call(worker, "v")
     assert pa.Table.from_pylist([row], schema=ANNOTATION_SCHEMA).to_pylist() == [row]
-    assert [one["text"] for one in row["captions"]] == list(CAPTIONS.values())
+    assert [item["text"] for item in row["captions"]] == list(CAPTIONS.values())
     assert len(row["frame_captions"]) == 5
-    assert [one["text"] for one in row["composed_image"]] == [IMAGE_QUERY]
-    assert [one["text"] for one in row["composed_clip"]] == [CLIP_QUERY]
+    assert [item["text"] for item in row["composed_image"]] == [IMAGE_QUERY]
+    assert [item["text"] for item in row["composed_clip"]] == [CLIP_QUERY]
     assert row["clip_spans"] == [{"start": 1.0, "end": 3.0}, {"start": 2.0, "end": 4.0}]
     assert (row["duration"], row["reference_timestamps"]) == (5.0, [1.0, 2.0])
-    asked = [(one["prompt_id"], one["ref"]) for one in row["generations"]]
-    assert [prompt for prompt, _ in asked] == [
+    prompts_and_refs = [(item["prompt_id"], item["ref"]) for item in row["generations"]]
+    assert [prompt for prompt, _ in prompts_and_refs] == [
         "video_captions", "frame_captions", "composed_image", "composed_clip",
     ]  # fmt: skip
-    assert asked[0][1] == "asset://v/video"
-    assert {ref for prompt, ref in asked if prompt == "composed_image"} == {row["composed_image"][0]["ref"]}
+    assert prompts_and_refs[0][1] == "asset://v/video"
+    assert {ref for prompt, ref in prompts_and_refs if prompt == "composed_image"} == {
+        row["composed_image"][0]["ref"]
+    }
 
 
 def test_results_keep_the_order_of_rows_and_do_not_depend_on_the_batch(tmp_path):
@@ -68,7 +70,7 @@ def test_results_keep_the_order_of_rows_and_do_not_depend_on_the_batch(tmp_path)
     worker, _ = annotator(tmp_path, rows)
     together = call(worker, "v3", "v0", "v4", "v1", "v2")
     assert [row["video_id"] for row in together] == ["v3", "v0", "v4", "v1", "v2"]
-    assert together == [call(worker, one)[0] for one in ("v3", "v0", "v4", "v1", "v2")]
+    assert together == [call(worker, item)[0] for item in ("v3", "v0", "v4", "v1", "v2")]
 
 
 def test_a_video_without_captions_is_rejected_and_asked_nothing_more(tmp_path):
@@ -94,7 +96,7 @@ def test_shares_and_counts_of_frames_come_from_the_config(tmp_path):
     changes = {"enrich": EnrichConfig(frames=2), "extend": ExtendConfig(image_share=0.0, clip_share=0.0)}
     worker, _ = annotator(tmp_path, [asset_row("v", frames=3)], **changes)
     (row,) = call(worker, "v")
-    assert len({one["ref"] for one in row["frame_captions"]}) == 2
+    assert len({item["ref"] for item in row["frame_captions"]}) == 2
     assert (row["composed_image"], row["composed_clip"]) == ([], [])
 
 
@@ -108,7 +110,7 @@ def test_a_broken_engine_breaks_the_worker(tmp_path):
 
 
 def test_all_videos_of_a_batch_are_asked_at_once(tmp_path):
-    """An engine that answers nothing until five questions wait would hang if they came one by one."""
+    """Questions are submitted together: an engine that waits for five would hang otherwise."""
 
     class Patient(Scripted):
         waiting: list
@@ -140,7 +142,7 @@ class TestSettleParts:
         rows = [asset_row("a"), asset_row("b", clips=0), asset_row("c", frames=0)]
         annotations, rejects = self.stores(tmp_path, only("composed_image", BAD), rows)
         counts = {
-            one.name: (one.n_in, one.n_out, one.n_rejected) for one in settle_parts(annotations, rejects)
+            item.name: (item.n_in, item.n_out, item.n_rejected) for item in settle_parts(annotations, rejects)
         }
         assert counts == {
             "frame_captions": (2, 2, 0),

@@ -58,31 +58,31 @@ def rows_of(folder, task):
 
 class TestQuotas:
     def test_scale_to_one_t2v_pair_a_video(self):
-        found = dict.fromkeys(Task, 10**9) | {Task.T2V: 879}
-        wanted = quotas(AssembleConfig(), found)
+        available = dict.fromkeys(Task, 10**9) | {Task.T2V: 879}
+        targets = quotas(AssembleConfig(), available)
         # Table 7 in thousands: 879 T2V candidates fill its 879 K at one in a thousand.
-        assert {task.value: n for task, n in wanted.items()} == {
+        assert {task.value: n for task, n in targets.items()} == {
             "T2T": 100, "T2I": 210, "T2V": 879, "TI2V": 89, "TV2V": 35, "I2V": 200, "V2V": 36,
         }  # fmt: skip
 
     def test_small_corpora_round_up_so_that_no_task_is_empty(self):
-        found = dict.fromkeys(Task, 12)
-        wanted = quotas(AssembleConfig(), found)
-        assert wanted[Task.T2V] == 12
-        assert wanted[Task.TV2V] == 1  # 12 * 35 / 879 = 0.48
-        assert wanted[Task.T2I] == 3  # 12 * 210 / 879 = 2.87
+        available = dict.fromkeys(Task, 12)
+        targets = quotas(AssembleConfig(), available)
+        assert targets[Task.T2V] == 12
+        assert targets[Task.TV2V] == 1  # 12 * 35 / 879 = 0.48
+        assert targets[Task.T2I] == 3  # 12 * 210 / 879 = 2.87
 
     def test_a_given_scale_counts(self):
-        wanted = quotas(AssembleConfig(scale=0.01), dict.fromkeys(Task, 5))
-        assert wanted[Task.T2V] == 8790
-        assert wanted[Task.TV2V] == 350
+        targets = quotas(AssembleConfig(scale=0.01), dict.fromkeys(Task, 5))
+        assert targets[Task.T2V] == 8790
+        assert targets[Task.TV2V] == 350
 
     def test_without_t2v_the_task_that_fills_first_sets_the_scale(self):
         config = AssembleConfig(quotas={"T2I": 10, "I2V": 40})
-        wanted = quotas(config, dict.fromkeys(Task, 20))
-        assert wanted[Task.T2I] == 20
-        assert wanted[Task.I2V] == 80
-        assert wanted[Task.T2V] == 0
+        targets = quotas(config, dict.fromkeys(Task, 20))
+        assert targets[Task.T2I] == 20
+        assert targets[Task.I2V] == 80
+        assert targets[Task.T2V] == 0
 
 
 class TestCandidates:
@@ -118,15 +118,15 @@ class TestCandidates:
 
     @pytest.mark.parametrize(("n", "t2t"), [(1, 1), (2, 1), (3, 1), (4, 0), (5, 0)])
     def test_more_captions_a_video_leave_t2t_what_is_over(self, n, t2t):
-        found = list(candidates(annotation("v"), 1, AssembleConfig(captions_per_video=n)))
-        queries = [pair["query"]["text"] for task, pair in found if task is Task.T2V]
+        available = list(candidates(annotation("v"), 1, AssembleConfig(captions_per_video=n)))
+        queries = [pair["query"]["text"] for task, pair in available if task is Task.T2V]
         texts = [
-            pair[side]["text"] for task, pair in found if task is Task.T2T for side in ("query", "target")
+            pair[side]["text"] for task, pair in available if task is Task.T2T for side in ("query", "target")
         ]
         assert (len(queries), len(texts)) == (n, 2 * t2t)
         assert len(set(queries + texts)) == n + 2 * t2t
         first = next(pair for task, pair in candidates(annotation("v"), 1, AssembleConfig()))
-        assert found[0][1] == first  # more captions add pairs, and change none
+        assert available[0][1] == first  # more captions add pairs, and change none
 
     def test_every_caption_style_is_drawn_about_equally(self):
         styles = Counter(self.by_task(annotation(f"v{i}"))[Task.T2V]["style"] for i in range(500))
@@ -239,7 +239,7 @@ class TestAssemble:
     def test_readers_agree_on_the_schema(self, tmp_path):
         annotations = store(tmp_path / "a.lance", [annotation(f"v{i}") for i in range(5)])
         assemble(annotations, str(tmp_path / "uvrd"), config=AssembleConfig(quotas=dict(TABLE_7)), seed=1)
-        one = next((tmp_path / "uvrd" / "task=T2V").glob("*.parquet"))
-        assert pq.ParquetFile(one).schema_arrow.equals(PAIR_SCHEMA)
+        part = next((tmp_path / "uvrd" / "task=T2V").glob("*.parquet"))
+        assert pq.ParquetFile(part).schema_arrow.equals(PAIR_SCHEMA)
         whole = pq.read_table(tmp_path / "uvrd")
         assert set(whole.column("task").to_pylist()) == {task.value for task in Task}

@@ -130,7 +130,7 @@ def test_from_a_manifest_to_assets_and_rejects_and_again(
     parts = [f"asset://b/{part}" for part in ("video", "frame/0", "clip/0")]
     assert [len(frames.pixels) for frames in reader.frames_many(parts)] == [8, 1, 8]
 
-    # Once more: nothing is done again, the counts are the same.
+    # A second run does no work and returns the same counts.
     versions = [lance.dataset(store.uri).version for store in (assets, rejects)]
     again = build(tmp_path / "one", manifest)
     assert [(c.n_in, c.n_out) for c in again] == [(c.n_in, c.n_out) for c in counts]

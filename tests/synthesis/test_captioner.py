@@ -39,7 +39,7 @@ def test_bad_answers_are_asked_again_with_other_seeds_and_recorded():
     assert len(set(seeds)) == 3
     assert [sampling.temperature for _, sampling in generator.asked] == [0.1, 0.6, 0.6]
     record = asker.record(answer)
-    assert [(one["reason"], one["seed"], one["answer"]) for one in record["rejected"]] == [
+    assert [(attempt["reason"], attempt["seed"], attempt["answer"]) for attempt in record["rejected"]] == [
         ("invalid_json", seeds[0], "no JSON"),
         ("too_short", seeds[1], bad),
     ]

@@ -117,18 +117,20 @@ def test_the_largest_copy_stays_then_the_smallest_id() -> None:
     ]
     expected = [("a", "d", "near"), ("b", "d", "near"), ("c", "d", "near")]
     for order in (rows, rows[::-1], [*rows[2:], *rows[:2]]):
-        found = find_duplicates(table(*order))
-        assert [(one.video_id, one.kept, one.kind) for one in found] == expected
-        assert all(0 <= one.distance <= THRESHOLD for one in found)
+        duplicates = find_duplicates(table(*order))
+        assert [(copy.video_id, copy.kept, copy.kind) for copy in duplicates] == expected
+        assert all(0 <= copy.distance <= THRESHOLD for copy in duplicates)
     exact = find_duplicates(table(*rows), threshold=0)
-    assert [(one.video_id, one.kept, one.kind, one.distance) for one in exact] == [("c", "b", "exact", 0.0)]
+    assert [(copy.video_id, copy.kept, copy.kind, copy.distance) for copy in exact] == [
+        ("c", "b", "exact", 0.0)
+    ]
 
 
 def test_videos_of_other_lengths_are_not_copies() -> None:
-    one = {"video_id": "a", "signature": signature(ORIGINAL), "duration": 4.0}
-    assert find_duplicates(table(one, one | {"video_id": "b", "duration": 5.0, "content_hash": "b"})) == []
+    copy = {"video_id": "a", "signature": signature(ORIGINAL), "duration": 4.0}
+    assert find_duplicates(table(copy, copy | {"video_id": "b", "duration": 5.0, "content_hash": "b"})) == []
     assert (
-        len(find_duplicates(table(one, one | {"video_id": "b", "duration": 4.2, "content_hash": "b"}))) == 1
+        len(find_duplicates(table(copy, copy | {"video_id": "b", "duration": 4.2, "content_hash": "b"}))) == 1
     )
 
 
@@ -149,8 +151,8 @@ def test_copies_are_found_among_many(monkeypatch: pytest.MonkeyPatch, exact_sear
     )
     rows = [{"video_id": f"v{i:03d}", "signature": cells[i].tobytes()} for i in range(400)]
     rows += [{"video_id": f"w{i:03d}", "signature": noisy[i].tobytes()} for i in range(40)]
-    found = {(one.video_id, one.kept) for one in find_duplicates(table(*rows))}
-    assert found == {(f"w{i:03d}", f"v{i:03d}") for i in range(40)}
+    duplicates = {(copy.video_id, copy.kept) for copy in find_duplicates(table(*rows))}
+    assert duplicates == {(f"w{i:03d}", f"v{i:03d}") for i in range(40)}
 
 
 def test_a_group_of_more_copies_than_neighbours_is_still_one_group() -> None:
@@ -163,9 +165,9 @@ def test_a_group_of_more_copies_than_neighbours_is_still_one_group() -> None:
         }
         for i in range(100)
     ]
-    found = find_duplicates(table(*rows))
-    assert len(found) == 99
-    assert {one.kept for one in found} == {"v000"}
+    duplicates = find_duplicates(table(*rows))
+    assert len(duplicates) == 99
+    assert {copy.kept for copy in duplicates} == {"v000"}
 
 
 def test_signatures_may_stream_by_in_any_order_among_others() -> None:
@@ -177,9 +179,9 @@ def test_signatures_may_stream_by_in_any_order_among_others() -> None:
     stranger = {"video_id": "aa", "signature": signature(ORIGINAL)}
     light = table(*rows).drop_columns(["signature"])
     stored = table(rows[2], stranger, rows[1], rows[0]).select(["video_id", "signature"])
-    found = find_duplicates(light, stored.to_batches(max_chunksize=2))
-    assert [(one.video_id, one.kept, one.kind) for one in found] == [("c", "a", "near")]
-    assert found == find_duplicates(table(*rows))
+    duplicates = find_duplicates(light, stored.to_batches(max_chunksize=2))
+    assert [(copy.video_id, copy.kept, copy.kind) for copy in duplicates] == [("c", "a", "near")]
+    assert duplicates == find_duplicates(table(*rows))
     assert (
         find_duplicates(light, stored.slice(0, 2).to_batches()) == []
     )  # a and b have no signature: not near

@@ -17,9 +17,9 @@ def answer(question):
 def test_captions_carry_style_profile_and_reference():
     question = caption_question(asset_row("a b"), 1)
     texts = caption_texts(answer(question))
-    assert [one["style"] for one in texts] == ["short", "rich", "abstract", "keywords", "partial"]
-    assert {one["ref"] for one in texts} == {"asset://a%20b/video"}
-    assert {one["profile"] for one in texts} == {question.slots["profile"]}
+    assert [text["style"] for text in texts] == ["short", "rich", "abstract", "keywords", "partial"]
+    assert {text["ref"] for text in texts} == {"asset://a%20b/video"}
+    assert {text["profile"] for text in texts} == {question.slots["profile"]}
     assert set(texts[0]) == {field.name for field in TEXT_TYPE}
 
 

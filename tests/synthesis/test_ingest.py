@@ -74,11 +74,11 @@ def test_clip_lengths_and_places_vary() -> None:
 
 
 def test_choices_depend_on_seed_and_video_and_nothing_else() -> None:
-    one = sampling_plan(info(9.0), video_id="a", media=MEDIA, seed=1)
-    assert one == sampling_plan(info(9.0), video_id="a", media=MEDIA, seed=1)
-    assert one != sampling_plan(info(9.0), video_id="b", media=MEDIA, seed=1)
-    assert one != sampling_plan(info(9.0), video_id="a", media=MEDIA, seed=2)
-    assert [request.k for request in one] == [8, None, 8, 8]
+    result = sampling_plan(info(9.0), video_id="a", media=MEDIA, seed=1)
+    assert result == sampling_plan(info(9.0), video_id="a", media=MEDIA, seed=1)
+    assert result != sampling_plan(info(9.0), video_id="b", media=MEDIA, seed=1)
+    assert result != sampling_plan(info(9.0), video_id="a", media=MEDIA, seed=2)
+    assert [request.k for request in result] == [8, None, 8, 8]
 
 
 def test_the_store_is_named_by_what_decides_its_rows() -> None:
@@ -133,7 +133,7 @@ def test_bad_files_become_rejects_and_the_good_ones_beside_them_rows(mp4: Path, 
     rows = [{"video_id": name, "uri": str(tmp_path / name)} for name in names]
     *bad, good = IngestWorker(MEDIA, seed=3)([*rows, {"video_id": "v", "uri": str(mp4)}])
     assert isinstance(good, dict)
-    assert all(isinstance(one, Reject) for one in bad)
-    reasons = [one.reason for one in bad if isinstance(one, Reject)]
+    assert all(isinstance(result, Reject) for result in bad)
+    reasons = [result.reason for result in bad if isinstance(result, Reject)]
     assert (reasons[0], reasons[1], reasons[3]) == ("empty", "not_a_video", "unreadable")
     assert reasons[2] in ("truncated", "corrupt", "not_a_video")

@@ -206,9 +206,9 @@ def test_a_finished_run_is_left_as_it_is(
         raise AssertionError("a finished run needs no cluster")
 
     assert run_job(lambda: pipeline.synthesize(config, connect=connect)) == 0
-    told = capsys.readouterr().out
-    assert "finished before; nothing was done" in told
-    assert "integrity" in told
+    output = capsys.readouterr().out
+    assert "finished before; nothing was done" in output
+    assert "integrity" in output
     assert stages.called == []
     assert {path: path.stat().st_mtime_ns for path in Path(config.output).rglob("*")} == before
 
@@ -226,13 +226,13 @@ def test_a_failed_stage_says_so_and_is_started_again(
     config = make()
     stages.fail = True
     assert run_job(lambda: pipeline.synthesize(config, connect=lambda: None)) == 1
-    told = capsys.readouterr().err
-    assert "stage captions: its worker cannot start" in told
-    assert "start the job again to continue" in told
+    output = capsys.readouterr().err
+    assert "stage captions: its worker cannot start" in output
+    assert "start the job again to continue" in output
     assert "StageError" in run_facts(config)["runs"][0]["error"]
     stages.fail = False
     assert run_job(lambda: pipeline.synthesize(config, connect=lambda: None)) == 0
-    assert [one["error"] is None for one in run_facts(config)["runs"]] == [False, True]
+    assert [run["error"] is None for run in run_facts(config)["runs"]] == [False, True]
 
 
 def test_a_folder_of_another_config_is_refused(
@@ -241,9 +241,9 @@ def test_a_folder_of_another_config_is_refused(
     assert run_job(lambda: pipeline.synthesize(make(seed=1), connect=lambda: None)) == 0
     stages.called.clear()
     assert run_job(lambda: pipeline.synthesize(make(seed=2), connect=lambda: None)) == 2
-    told = capsys.readouterr().err
-    assert "belongs to another config" in told
-    assert "seed (1, now 2)" in told
+    output = capsys.readouterr().err
+    assert "belongs to another config" in output
+    assert "seed (1, now 2)" in output
     assert stages.called == []
 
 

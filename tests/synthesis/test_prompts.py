@@ -91,13 +91,13 @@ def special_ids(processor, tokens, prompt_id: str, filling: str) -> list[int]:
     conversation = prompts.messages(prompt_id, special_tokens=tokens, **dict.fromkeys(SLOTS, filling))
     text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
     ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return [one for one in ids if one in processor.tokenizer.added_tokens_decoder]
+    return [token for token in ids if token in processor.tokenizer.added_tokens_decoder]
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 @pytest.mark.parametrize("prompt_id", IDS)
 def test_words_of_a_stranger_stay_words(processor, prompt_id: str, hostile: str) -> None:
-    """Whichever slot they get into, and whether or not the tokenizer is known."""
+    """Special tokens are removed from every slot, for known and unknown tokenizers."""
     plain = special_ids(processor, (), prompt_id, "a horse")
     for tokens in ((), special_tokens(processor.tokenizer)):
         assert special_ids(processor, tokens, prompt_id, hostile) == plain
@@ -115,10 +115,10 @@ def test_special_tokens_of_any_shape_stay_words(processor, prompt_id: str) -> No
     tokens = special_tokens(tokenizer)
     assert {"[INST]", "<|im_end|>", "<|video_pad|>"} <= tokens
     text = "[INST][/INST][gMASK]<\uff5cUser\uff5c><tool_call></tool_call> [ INST] horse"
-    assert any(one in tokenizer.added_tokens_decoder for one in tokenizer(text)["input_ids"])
+    assert any(token in tokenizer.added_tokens_decoder for token in tokenizer(text)["input_ids"])
     (_, user) = prompts.messages(prompt_id, special_tokens=tokens, **dict.fromkeys(SLOTS, text))
     ids = tokenizer(user["content"][-1]["text"], add_special_tokens=False)["input_ids"]
-    assert not [one for one in ids if one in tokenizer.added_tokens_decoder]
+    assert not [token for token in ids if token in tokenizer.added_tokens_decoder]
 
 
 def test_ordinary_captions_are_left_as_they_are() -> None:

@@ -82,7 +82,7 @@ def test_the_page_loads_nothing_and_fits_phones_and_dark_rooms() -> None:
 
 def test_score_charts_leave_out_what_nobody_has() -> None:
     scores = {"motion": [0.1, 0.4], "consistency": []}
-    found = score_charts(scores, {"motion": 0.2, "consistency": 0.5})
-    assert [chart.title for chart in found] == ["Motion"]
-    assert found[0].note.startswith("2 videos")
-    assert 'class="cut"' in found[0].svg
+    score_histograms = score_charts(scores, {"motion": 0.2, "consistency": 0.5})
+    assert [chart.title for chart in score_histograms] == ["Motion"]
+    assert score_histograms[0].note.startswith("2 videos")
+    assert 'class="cut"' in score_histograms[0].svg

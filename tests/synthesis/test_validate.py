@@ -1,4 +1,4 @@
-"""Checks of captions and composed queries, on hand-written texts whose faults are known."""
+"""Checks of captions and composed queries, on hand-written texts with known problems."""
 
 import json
 

@@ -83,11 +83,13 @@ class TestMultiModal:
     def test_parts_have_ids_of_their_own(self):
         row = asset_row("v", frames=2, clips=2)
         image, clip = query_questions(row, 1, ExtendConfig(), [])
-        given = [multi_modal(question) for question in (caption_question(row, 1), image, clip)]
-        assert [{kind: len(items) for kind, items in one["multi_modal_data"].items()} for one in given] == [
+        arguments = [multi_modal(question) for question in (caption_question(row, 1), image, clip)]
+        assert [{kind: len(items) for kind, items in prompt["multi_modal_data"].items()} for prompt in arguments] == [
             {"video": 1}, {"video": 1, "image": 1}, {"video": 2},
         ]  # fmt: skip
-        ids = [uuid for one in given for uuids in one["multi_modal_uuids"].values() for uuid in uuids]
+        ids = [
+            uuid for prompt in arguments for uuids in prompt["multi_modal_uuids"].values() for uuid in uuids
+        ]
         assert len(ids) == 5
         assert len(set(ids)) == 3  # the target video is the same in all three
         assert all("hash-v" in uuid and "56x84" in uuid for uuid in ids)
@@ -104,16 +106,20 @@ class TestEngineArguments:
     )
 
     def test_the_config_has_the_last_word(self):
-        given = engine_arguments(self.config, "m", seed=3, on_cpu=False)
-        assert (given["tensor_parallel_size"], given["revision"], given["dtype"]) == (2, "r", "half")
-        assert "enable_chunked_prefill" not in given
+        arguments = engine_arguments(self.config, "m", seed=3, on_cpu=False)
+        assert (arguments["tensor_parallel_size"], arguments["revision"], arguments["dtype"]) == (
+            2,
+            "r",
+            "half",
+        )
+        assert "enable_chunked_prefill" not in arguments
 
     def test_on_the_cpu_prompts_are_processed_whole(self, monkeypatch):
         monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
-        given = engine_arguments(self.config, "m", seed=3, on_cpu=True)
-        assert given["enable_chunked_prefill"] is False
-        assert given["max_num_batched_tokens"] >= 30000
-        assert given["kv_cache_memory_bytes"] == 2 * 2**30
+        arguments = engine_arguments(self.config, "m", seed=3, on_cpu=True)
+        assert arguments["enable_chunked_prefill"] is False
+        assert arguments["max_num_batched_tokens"] >= 30000
+        assert arguments["kv_cache_memory_bytes"] == 2 * 2**30
 
 
 def test_the_revision_of_a_folder_changes_with_its_weights(tmp_path: Path):
@@ -128,7 +134,7 @@ def test_the_revision_of_a_folder_changes_with_its_weights(tmp_path: Path):
     assert model_revision("someone/model", "0123abc") == "0123abc"
 
 
-# A process of its own: vLLM changes torch for good in the one that it runs in.
+# A separate process, because vLLM permanently changes torch in the process it runs in.
 IN_ENGINE = """
 import json, sys
 from concurrent.futures import Future
@@ -225,7 +231,9 @@ def test_frames_at_the_budget_are_not_resized():
     processor = AutoProcessor.from_pretrained(tiny_vl.MODEL)
     video = np.zeros((8, 112, 112, 3), np.uint8)
     metadata = {"fps": 8.0, "total_num_frames": 8, "frames_indices": list(range(8)), "duration": 1.0}
-    given = processor(text="<|video_pad|>", videos=[video], video_metadata=[metadata], do_sample_frames=False)
-    assert given["video_grid_thw"].tolist() == [[4, 8, 8]]
+    arguments = processor(
+        text="<|video_pad|>", videos=[video], video_metadata=[metadata], do_sample_frames=False
+    )
+    assert arguments["video_grid_thw"].tolist() == [[4, 8, 8]]
     image = processor(text="<|image_pad|>", images=[video[0]])
     assert image["image_grid_thw"].tolist() == [[1, 8, 8]]
