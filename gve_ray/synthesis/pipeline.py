@@ -88,7 +88,7 @@ def synthesize(
         run.record(stages=stage_facts(counts))
         assembled = assemble(annotations, run.path("uvrd"), config=config.assemble, seed=config.seed)
         stages = stage_facts([*counts, assembled.counts])
-        pairs = {task.value: found.pairs for task, found in assembled.tasks.items()}
+        pairs = {task.value: counts_of_task.pairs for task, counts_of_task in assembled.tasks.items()}
         run.record(stages=stages, pairs=pairs)
         report = write_report(config, run.facts)
         run.record(report=report, finished=manifest_fingerprint(manifest))

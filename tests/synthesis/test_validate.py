@@ -115,7 +115,7 @@ class TestFrameCaptions:
 
     def test_a_still_has_no_sequence(self):
         captions = {**FRAME, "5": PARTIAL}  # "and then jumps over it"
-        assert [str(one) for one in check_frame_captions(captions, FRAME_STYLES)] == [
+        assert [str(problem) for problem in check_frame_captions(captions, FRAME_STYLES)] == [
             "sequence_claim: partial: then"
         ]
 
