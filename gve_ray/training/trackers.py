@@ -68,9 +68,7 @@ class Trackers:
             close()
 
     def _tensorboard(self, first: int) -> Send:
-        writer = _import(
-            "tensorboardX"
-        ).SummaryWriter(
+        writer = _import("tensorboardX").SummaryWriter(
             str(self.folder.path / "tensorboard"),
             purge_step=first,
             filename_suffix=f".from-{first}",  # the default has whole seconds: a restart could overwrite it
