@@ -1,11 +1,11 @@
-"""UVRB: retrieval data sets and models in, scores with intervals, rankings and counts out.
+"""Evaluate models on retrieval data sets such as UVRB: scores with confidence intervals, rankings and counts.
 
     ray job submit --working-dir . -- python jobs/evaluate.py --config gve-3b.yaml \
         --root /shared/uvrb --output /shared/gve-3b-evaluation
 
---sweep.frames and --sweep.max_pixels take lists and score at every pair of them (test-time scaling).
---check reads and decodes the data sets, prints one line a fault, and embeds nothing.
-Exit status: 0 done, 1 the run failed, 2 wrong arguments, data with faults, or something needed is missing.
+--sweep.frames and --sweep.max_pixels take lists; every combination is scored (test-time scaling).
+--check reads and decodes the data sets and prints one line per fault, without embedding.
+Exit status: 0 done, 1 the run failed, 2 wrong arguments, faulty data, or a requirement is missing.
 """
 
 import sys
@@ -16,7 +16,7 @@ from gve_ray.job import run_job
 
 
 def main() -> int:
-    """Parse, and hand over; the cluster is the one that the job runs on."""
+    """Load the config and run the job on the Ray cluster that it was submitted to."""
     import ray
 
     from gve_ray.evaluation.sources import check

@@ -1,9 +1,9 @@
-"""A folder of videos in, an index of their moments out; a second run does only what has changed since.
+"""Index the moments of a folder of videos. A second run processes only what has changed.
 
     ray job submit --working-dir . -- python jobs/index.py --config gve-3b.yaml \
         --input s3://bucket/videos --output /shared/index
 
-Exit status: 0 done, 1 the run failed, 2 wrong arguments, or something that it needs is missing.
+Exit status: 0 done, 1 the run failed, 2 wrong arguments, or a requirement is missing.
 """
 
 import sys
@@ -14,7 +14,7 @@ from gve_ray.job import run_job
 
 
 def main() -> int:
-    """Parse, and hand over; the cluster is the one that the job runs on."""
+    """Load the config and run the job on the Ray cluster that it was submitted to."""
     import ray
 
     from gve_ray.indexing.run import index

@@ -1,9 +1,9 @@
-"""Models and indexes as one HTTP service, until the job is stopped.
+"""Serve models and indexes over HTTP until the job is stopped.
 
     ray job submit --no-wait --working-dir . -- python jobs/serve.py --config gve-3b.yaml \
         --models '[{"name": "gve-3b", "index": "/shared/index"}]'
 
-Exit status: 0 stopped, 1 it did not start, 2 wrong arguments, or something that it needs is missing.
+Exit status: 0 stopped, 1 it did not start, 2 wrong arguments, or a requirement is missing.
 """
 
 import sys
@@ -14,7 +14,7 @@ from gve_ray.serving.config import ServeConfig
 
 
 def main() -> int:
-    """Parse, and hand over; the cluster is the one that the job runs on."""
+    """Load the config and run the job on the Ray cluster that it was submitted to."""
     import ray
 
     from gve_ray.serving.run import serve

@@ -1,9 +1,9 @@
-"""V-SynFlow: raw videos with noisy captions in, assets, annotations and training pairs out.
+"""Run V-SynFlow: make assets, annotations and training pairs from raw videos with noisy captions.
 
     ray job submit --working-dir . -- python jobs/synthesize.py --config gve-3b.yaml \
         --input s3://bucket/manifest.parquet --output s3://bucket/run-1
 
-Exit status: 0 done, 1 the run failed, 2 wrong arguments, or something that it needs is missing.
+Exit status: 0 done, 1 the run failed, 2 wrong arguments, or a requirement is missing.
 """
 
 import sys
@@ -13,7 +13,7 @@ from gve_ray.job import run_job
 
 
 def main() -> int:
-    """Parse, and hand over; the cluster is the one that the job runs on."""
+    """Load the config and run the job on the Ray cluster that it was submitted to."""
     import ray
 
     from gve_ray.synthesis.pipeline import synthesize

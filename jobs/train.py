@@ -1,9 +1,9 @@
-"""The Modality Pyramid on Ray Train: training pairs and a base model in, a LoRA adapter out.
+"""Train a LoRA adapter for a base model with the Modality Pyramid curriculum, on Ray Train.
 
     ray job submit --working-dir . -- python jobs/train.py --config gve-3b.yaml \
         --output /shared/gve-3b --assets s3://bucket/run-1/assets.lance
 
-Exit status: 0 done, 1 the run failed, 2 wrong arguments, or something that it needs is missing.
+Exit status: 0 done, 1 the run failed, 2 wrong arguments, or a requirement is missing.
 """
 
 import sys
@@ -14,7 +14,7 @@ from gve_ray.training.config import TrainingJobConfig
 
 
 def main() -> int:
-    """Parse, and hand over; the cluster is the one that the job runs on."""
+    """Load the config and run the job on the Ray cluster that it was submitted to."""
     import ray
 
     from gve_ray.training.run import train
