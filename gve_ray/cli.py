@@ -95,7 +95,7 @@ def evaluate(args: Sequence[str], *, prog: str = "gve evaluate") -> int:
     """`gve evaluate`: the same as jobs/evaluate.py. `--check` reads the data sets and embeds nothing."""
     from gve_ray.config import load_config
     from gve_ray.evaluation.config import EvaluationJobConfig
-    from gve_ray.evaluation.sources import check
+    from gve_ray.evaluation.data.eval_sets import check
     from gve_ray.evaluation.sweep import run as work
     from gve_ray.job import run_job
 
@@ -162,7 +162,7 @@ def diagnose(args: Sequence[str]) -> int:
     import argparse
     import json
 
-    from gve_ray.evaluation.diagnosis import diagnose as work
+    from gve_ray.evaluation.paper.diagnosis import diagnose as work
 
     parser = argparse.ArgumentParser(
         prog="gve diagnose", description="Result tables -> abilities, correlations, findings."

@@ -19,7 +19,7 @@ def main() -> int:
     """Parse, and hand over; the cluster is the one that the job runs on."""
     import ray
 
-    from gve_ray.evaluation.sources import check
+    from gve_ray.evaluation.data.eval_sets import check
     from gve_ray.evaluation.sweep import run
 
     args = [arg for arg in sys.argv[1:] if arg != "--check"]

@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from gve_ray.evaluation.config import ContaminationConfig
 from gve_ray.evaluation.contamination import Fingerprint, Overlap, fingerprints, overlap, signature_frames
+from gve_ray.evaluation.data.eval_sets import Source
 from gve_ray.evaluation.embed import Embedded, ItemIndex, read_signatures
-from gve_ray.evaluation.sources import Source
 from gve_ray.job import PreflightError
 from gve_ray.media.signature import FRAME_BYTES
 from gve_ray.schema import ASSET_SCHEMA

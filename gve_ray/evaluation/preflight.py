@@ -2,11 +2,11 @@
 
 from gve_ray.doctor import Needs, Read, absolute, pool_of
 from gve_ray.embedder import EmbedderSettings
-from gve_ray.evaluation import metrics
 from gve_ray.evaluation.config import EvaluationJobConfig
+from gve_ray.evaluation.data.eval_sets import find_sources
 from gve_ray.evaluation.guard import open_training
-from gve_ray.evaluation.report import check_baselines
-from gve_ray.evaluation.sources import find_sources
+from gve_ray.evaluation.report.page import check_baselines
+from gve_ray.evaluation.scores import metrics
 from gve_ray.inputs.model import check_embedder, loads_of
 from gve_ray.job import PreflightError, check_path
 

@@ -21,14 +21,14 @@ import pyarrow.parquet as pq
 
 from gve_ray.doctor import absolute, check_cluster
 from gve_ray.embedder.models import identify
-from gve_ray.evaluation.classes import told as told_classes
 from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig
+from gve_ray.evaluation.data.eval_sets import Source, find_sources, open_sources
+from gve_ray.evaluation.data.labelled_videos import told as told_classes
 from gve_ray.evaluation.embed import Embedded, ItemIndex, embed, pending_table
 from gve_ray.evaluation.guard import Guard, open_training
 from gve_ray.evaluation.preflight import check, needs_of, settings_of
-from gve_ray.evaluation.report import REPORT_FILE, write_report
-from gve_ray.evaluation.scoring import Scored, comparisons, left_out, score, summary
-from gve_ray.evaluation.sources import Source, find_sources, open_sources
+from gve_ray.evaluation.report.page import REPORT_FILE, write_report
+from gve_ray.evaluation.scores.scoring import Scored, comparisons, left_out, score, summary
 from gve_ray.job import live_nodes
 from gve_ray.store import RunFolder, SharedFolder
 from gve_ray.store.runfolder import RUN_FILE, filesystem, seconds_of, write_atomically

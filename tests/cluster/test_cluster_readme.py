@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gve_ray.config import SynthesisConfig, load_config
-from gve_ray.evaluation.datasets import UVRB
+from gve_ray.evaluation.data.uvrb import UVRB
 from tests.cluster.files import CLUSTER, IN_IMAGE, JOBS, README, ROOT, job_of, kuberay_job, ray_options
 from tests.s3 import S3Server
 

@@ -17,9 +17,9 @@ from gve_ray.demo.scenes import draw_scene
 from gve_ray.embedder import EmbedderSettings, Embeddings
 from gve_ray.evaluation import embed, guard
 from gve_ray.evaluation.config import ContaminationConfig, DataConfig, ModelConfig
+from gve_ray.evaluation.data.eval_sets import Source, open_sources
 from gve_ray.evaluation.embed import EMBEDDING_SCHEMA, KEY, Embedded, EmbedWorker, ItemIndex, pending_table
 from gve_ray.evaluation.guard import Guard, open_training
-from gve_ray.evaluation.sources import Source, open_sources
 from gve_ray.job import PreflightError
 from gve_ray.media.signature import THRESHOLD
 from gve_ray.schema import ASSET_SCHEMA, Item

@@ -13,9 +13,9 @@ from gve_ray.evaluation.config import (
     EvaluationJobConfig,
     ModelConfig,
 )
+from gve_ray.evaluation.data.eval_sets import check, find_sources, open_sources
 from gve_ray.evaluation.embed import ItemIndex
 from gve_ray.evaluation.run import EvaluationResult, evaluate
-from gve_ray.evaluation.sources import check, find_sources, open_sources
 from gve_ray.job import PreflightError
 
 TINY, ADAPTER = "package://demo/tiny_vl/model", "package://demo/tiny_vl/adapter"
