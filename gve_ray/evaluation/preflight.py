@@ -3,8 +3,8 @@
 from gve_ray.doctor import Needs, Read, absolute, pool_of
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.evaluation.config import EvaluationJobConfig
-from gve_ray.evaluation.data.eval_sets import find_sources
-from gve_ray.evaluation.guard import open_training
+from gve_ray.evaluation.contamination import open_training
+from gve_ray.evaluation.data.eval_sets import find_eval_sets as find_sources
 from gve_ray.evaluation.report.page import check_baselines
 from gve_ray.evaluation.scores import metrics
 from gve_ray.inputs.model import check_embedder, loads_of

@@ -1,4 +1,4 @@
-"""What is wrong with a data set, one line each, and which queries go with it."""
+"""Data errors: what is wrong with a data set, and which queries are left out because of it."""
 
 import reprlib
 from dataclasses import dataclass
@@ -6,12 +6,11 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fault:
-    """One thing wrong with a data set, and one line by `str()`.
+class DataError:
+    """One error in a data set; `str()` gives it in one line.
 
-    where: a file and its line, or the ids that use a media file. what: the fault in words. queries: ids of
-    queries that are left out because of it though their own lines are sound, for it leaves them nothing to
-    be found.
+    where: a file and its line, or the ids that use a media file. what: a description. queries: ids
+    of the queries that are left out because of this error although their own lines are valid.
     """
 
     dataset: str
@@ -23,43 +22,45 @@ class Fault:
         text = f"{self.dataset}: {self.where}: {self.what}"
         if self.queries:
             text += f"; so {_counted(self.queries)} left out"
-        # Bad data has line breaks and half surrogates in names; a log is UTF-8 and a fault is one line.
+        # Names in bad data may hold line breaks and lone surrogates; a log is UTF-8 with one line per error.
         return " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
 
 
-class Faults:
-    """The faults of one data set while it is read. A fault's number stands for it until all are known."""
+class DataErrorLog:
+    """Collects the errors of one data set while it is read; each error is referred to by its
+    number.
+    """
 
     def __init__(self, dataset: str) -> None:
         self.dataset = dataset
-        self._found: list[tuple[str, str, list[str]]] = []
+        self._entries: list[tuple[str, str, list[str]]] = []
 
     def add(self, where: str, what: str) -> int:
-        """Tell one fault; returns its number."""
-        self._found.append((where, what, []))
-        return len(self._found) - 1
+        """Add an error and return its number."""
+        self._entries.append((where, what, []))
+        return len(self._entries) - 1
 
-    def take(self, number: int, query_id: str) -> None:
-        """Fault `number` is why this query is left out."""
-        self._found[number][2].append(query_id)
+    def add_query(self, number: int, query_id: str) -> None:
+        """Record that this query is left out because of error `number`."""
+        self._entries[number][2].append(query_id)
 
-    def all(self) -> list[Fault]:
-        """In the order in which they were told."""
+    def all(self) -> list[DataError]:
+        """All errors, in the order in which they were added."""
         return [
-            Fault(dataset=self.dataset, where=where, what=what, queries=tuple(queries))
-            for where, what, queries in self._found
+            DataError(dataset=self.dataset, where=where, what=what, queries=tuple(queries))
+            for where, what, queries in self._entries
         ]
 
 
 def shown(value: Any) -> str:
-    """A value from a file, quoted and short enough for one line."""
+    """A value from a file, quoted and shortened for a message of one line."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = 80
     return short.repr(value)
 
 
 def _counted(ids: tuple[str, ...]) -> str:
-    first = ", ".join(shown(one) for one in ids[:3])
+    first = ", ".join(shown(query_id) for query_id in ids[:3])
     if len(ids) == 1:
         return f"query {first} is"
     return f"{len(ids)} queries ({first}{', ...' if len(ids) > 3 else ''}) are"

@@ -1,11 +1,12 @@
-"""The folder of a data set, on this machine's disks or behind a URI: which files it has, and what they are called.
+"""Access to the folder of a data set on a local disk or behind a URI: which files it has, and their
+paths.
 
-    place = place_of("s3://bucket/uvrb/MSRVTT")
-    place.is_file("jsonl/queries.jsonl")
-    place.media("videos/video7010.mp4")          # what an item names it by; workers open that
+    folder = open_folder("s3://bucket/uvrb/MSRVTT")
+    folder.is_file("jsonl/queries.jsonl")
+    folder.media("videos/video7010.mp4")          # the path or URI that workers open
 
-Names are paths inside the folder, with slashes. A folder behind a URI is listed once, with all below it: asking for
-each medium by itself would take longer than an evaluation.
+Names are paths inside the folder, separated by slashes. A folder behind a URI is listed once,
+recursively: one request per media file would take longer than the evaluation.
 """
 
 import os
@@ -20,51 +21,53 @@ from gve_ray.media.source import PICTURE_SUFFIXES
 from gve_ray.store.runfolder import filesystem, in_uri
 
 
-class Place(Protocol):
-    """Nothing here raises for a name that is not there, or that no file system can hold."""
+class DatasetFolder(Protocol):
+    """A data set's folder. No method raises for a name that does not exist or is invalid."""
 
     @property
     def name(self) -> str:
-        """The last part of its path."""
+        """The last part of the folder's path."""
 
     def is_file(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Whether this file exists."""
 
     def is_folder(self, name: str) -> bool:
-        """Whether there is such a folder."""
+        """Whether this folder exists."""
 
     def has_pictures(self, name: str) -> bool:
-        """Whether this is a folder with pictures in it."""
+        """Whether this is a folder that contains pictures."""
 
     def names(self, name: str = "") -> Sequence[str]:
-        """What a folder holds, sorted, but for what begins with a dot."""
+        """The entries of a folder, sorted, without hidden ones."""
 
     def media(self, name: str) -> str:
         """The path or URI of a file, or of a folder of frames."""
 
 
-def place_of(folder: str | Path) -> Place:
-    """Opens nothing that is on a disk; lists what is behind a URI at the first question."""
+def open_folder(folder: str | Path) -> DatasetFolder:
+    """Open a data set's folder: a local one is not read yet, a remote one is listed on first
+    access.
+    """
     files, path = filesystem(str(folder))
     return (
-        LocalPlace(path) if isinstance(files, fs.LocalFileSystem) else RemotePlace(files, path, str(folder))
+        LocalFolder(path) if isinstance(files, fs.LocalFileSystem) else RemoteFolder(files, path, str(folder))
     )
 
 
-def is_folder(place: str) -> bool:
+def is_folder(path: str) -> bool:
     """Whether a path or URI is a folder."""
-    files, path = filesystem(place)
-    return bool(files.get_file_info(path).type == fs.FileType.Directory)
+    files, inner = filesystem(path)
+    return bool(files.get_file_info(inner).type == fs.FileType.Directory)
 
 
-def is_file(place: str) -> bool:
+def is_file(path: str) -> bool:
     """Whether a path or URI is a file."""
-    files, path = filesystem(place)
+    files, path = filesystem(path)
     return bool(files.get_file_info(path).type == fs.FileType.File)
 
 
-class LocalPlace:
-    """`Place` on a disk. Media are absolute paths: workers stand in other folders."""
+class LocalFolder:
+    """A `DatasetFolder` on disk. Media are absolute paths, since workers run in other directories."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -88,7 +91,7 @@ class LocalPlace:
 
     def names(self, name: str = "") -> Sequence[str]:
         try:
-            return sorted(one for one in os.listdir(self.media(name)) if not one.startswith("."))
+            return sorted(entry for entry in os.listdir(self.media(name)) if not entry.startswith("."))
         except (OSError, ValueError):
             return []
 
@@ -96,8 +99,10 @@ class LocalPlace:
         return os.path.join(self._path, name) if name else self._path
 
 
-class RemotePlace:
-    """`Place` behind a URI. A folder of frames ends in a slash there, as gve_ray.media.source wants it."""
+class RemoteFolder:
+    """A `DatasetFolder` behind a URI. URIs of frame folders end in a slash, as gve_ray.media.source
+    expects.
+    """
 
     def __init__(self, files: fs.FileSystem, path: str, uri: str) -> None:
         self._files, self._path, self._uri = files, path, uri.rstrip("/")
@@ -108,17 +113,19 @@ class RemotePlace:
 
     @cached_property
     def _folders(self) -> dict[str, dict[str, bool]]:
-        """What each folder holds: names, and whether they are files. The folder itself is called ''."""
-        found: dict[str, dict[str, bool]] = {}
+        """By folder, its entries and whether each is a file. The data set's own folder is called
+        ''.
+        """
+        folders: dict[str, dict[str, bool]] = {}
         selector = fs.FileSelector(self._path, allow_not_found=True, recursive=True)
         for info in self._files.get_file_info(selector):
             inner = info.path[len(self._path) :].strip("/")
             if inner:
                 is_file = info.type == fs.FileType.File
-                found.setdefault(os.path.dirname(inner), {})[os.path.basename(inner)] = is_file
+                folders.setdefault(os.path.dirname(inner), {})[os.path.basename(inner)] = is_file
                 if not is_file:
-                    found.setdefault(inner, {})
-        return found
+                    folders.setdefault(inner, {})
+        return folders
 
     def is_file(self, name: str) -> bool:
         return self._folders.get(os.path.dirname(name), {}).get(os.path.basename(name), False)
@@ -127,10 +134,10 @@ class RemotePlace:
         return name in self._folders
 
     def has_pictures(self, name: str) -> bool:
-        return any(is_file and _is_picture(one) for one, is_file in self._folders.get(name, {}).items())
+        return any(is_file and _is_picture(entry) for entry, is_file in self._folders.get(name, {}).items())
 
     def names(self, name: str = "") -> Sequence[str]:
-        return sorted(one for one in self._folders.get(name, {}) if not one.startswith("."))
+        return sorted(entry for entry in self._folders.get(name, {}) if not entry.startswith("."))
 
     def media(self, name: str) -> str:
         return f"{self._uri}/{in_uri(self._files, name)}" + ("/" if self.is_folder(name) else "")

@@ -1,4 +1,6 @@
-"""Which data sets a run is over, read with the prompt, metric and fingerprints that they are asked with."""
+"""The data sets of a run: finds them from the config and reads them with their prompts, metrics and
+fingerprints.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -7,7 +9,7 @@ from dataclasses import dataclass, replace
 from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig
 from gve_ray.evaluation.data.dataset_folder import is_file, is_folder
 from gve_ray.evaluation.data.labelled_videos import load_classes
-from gve_ray.evaluation.data.layouts import Fault, RetrievalSet, check_media, load, load_mteb
+from gve_ray.evaluation.data.layouts import DataError, RetrievalSet, check_media, load, load_mteb
 from gve_ray.evaluation.data.uvrb import UVRB
 from gve_ray.evaluation.embed import ItemIndex
 from gve_ray.job import PreflightError
@@ -20,10 +22,11 @@ DEFAULT_METRIC = "hit@1"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """A data set as it is asked: queries with their prompt, and the fingerprints of all its items.
+class EvalSet:
+    """A data set ready to be evaluated: its queries with their prompt, and the fingerprints of all
+    its items.
 
-    is_classification: the corpus are the labels, of which each query has one.
+    is_classification: the corpus consists of labels, and each query has exactly one.
     """
 
     data: RetrievalSet
@@ -35,7 +38,9 @@ class Source:
 
     @property
     def revision(self) -> str:
-        """sha256 (hex) of all that scores hang on: ids, contents, prompt, judgements, candidate lists, metric."""
+        """sha256 (hex) of everything that scores depend on: ids, contents, prompt, positives,
+        candidates, metric.
+        """
         data = self.data
         return fingerprint(
             {
@@ -48,75 +53,77 @@ class Source:
         )
 
 
-def find_sources(config: EvaluationJobConfig) -> list[DataConfig]:
-    """The data sets of a config, those below `root` first. Raises PreflightError where there are none."""
+def find_eval_sets(config: EvaluationJobConfig) -> list[DataConfig]:
+    """The data sets of a config, those in `root` first. Raises PreflightError if there are none."""
     try:
-        return _find_sources(config)
+        return _find_eval_sets(config)
     except (OSError, ValueError, ImportError) as error:
         raise PreflightError(f"root={config.root!r}, data: cannot be read: {error}") from error
 
 
-def _find_sources(config: EvaluationJobConfig) -> list[DataConfig]:
-    named = {one.name for one in config.data}
+def _find_eval_sets(config: EvaluationJobConfig) -> list[DataConfig]:
+    named = {dataset.name for dataset in config.data}
     below: list[DataConfig] = []
     if config.root is not None:
         root = config.root.rstrip("/")
         folders = {name: f"{root}/{name}" for name in UVRB if name not in named}
-        below = [DataConfig(name=name, folder=one) for name, one in folders.items() if is_folder(one)]
+        below = [DataConfig(name=name, folder=path) for name, path in folders.items() if is_folder(path)]
         if not below:
             raise PreflightError(
-                f"root={config.root!r}: holds no data set of UVRB; name the folder that has "
-                f"{', '.join(UVRB)} in it"
+                f"root={config.root!r}: holds no data set of UVRB; name the folder that contains "
+                f"{', '.join(UVRB)}"
             )
-    for one in config.data:
-        if not (is_folder(one.folder) or (one.format == "classes" and is_file(one.folder))):
-            raise PreflightError(f"data.{one.name}.folder={one.folder!r}: no such folder")
+    for dataset in config.data:
+        if not (is_folder(dataset.folder) or (dataset.format == "classes" and is_file(dataset.folder))):
+            raise PreflightError(f"data.{dataset.name}.folder={dataset.folder!r}: no such folder")
     return [*below, *config.data]
 
 
-def open_sources(sources: Sequence[DataConfig], index: ItemIndex) -> list[Source]:
-    """Read the data sets and fingerprint their items. The prompt goes to the query side only."""
+def open_eval_sets(configs: Sequence[DataConfig], index: ItemIndex) -> list[EvalSet]:
+    """Read the data sets and fingerprint their items. Only queries get the prompt."""
     opened = []
-    for source in sources:
-        data = read(source)
-        spec = UVRB.get(source.name)
-        prompt = source.prompt if source.prompt is not None else (spec.prompt if spec else None)
+    for config in configs:
+        data = read(config)
+        spec = UVRB.get(config.name)
+        prompt = config.prompt if config.prompt is not None else (spec.prompt if spec else None)
         queries = [replace(item, instruction=prompt or None) for item in data.queries]
         opened.append(
-            Source(
+            EvalSet(
                 data=data,
-                metric=source.metric or (spec.metric if spec else DEFAULT_METRIC),
+                metric=config.metric or (spec.metric if spec else DEFAULT_METRIC),
                 queries=queries,
                 query_keys=index.keys(queries),
                 corpus_keys=index.keys(data.corpus),
-                is_classification=source.format == "classes",
+                is_classification=config.format == "classes",
             )
         )
     return opened
 
 
-def read(source: DataConfig) -> RetrievalSet:
-    """A data set in its format; what is wrong with it is in `skipped`."""
-    if source.format == "mteb":
-        data = load_mteb(source.folder, name=source.name, split=source.split)
-    elif source.format == "classes":
-        data = load_classes(source.folder, name=source.name, template=source.template)
+def read(config: DataConfig) -> RetrievalSet:
+    """Read a data set in its format; the errors found in it are in `skipped`."""
+    if config.format == "mteb":
+        data = load_mteb(config.folder, name=config.name, split=config.split)
+    elif config.format == "classes":
+        data = load_classes(config.folder, name=config.name, template=config.template)
     else:
-        data = load(source.folder, name=source.name)
+        data = load(config.folder, name=config.name)
     counts = len(data.queries), len(data.corpus), len(data.skipped)
-    log.info("%s: %d queries, %d items, %d faults", source.name, *counts)
+    log.info("%s: %d queries, %d items, %d errors", config.name, *counts)
     return data
 
 
 def check(config: EvaluationJobConfig) -> str:
-    """Read and decode all data sets and embed nothing. Raises PreflightError with one line a fault."""
-    sources = find_sources(config)
-    faults: list[Fault] = []
-    for source in sources:
-        data = read(source)
+    """Read and decode all data sets without embedding. Raises PreflightError with one line per
+    error.
+    """
+    datasets = find_eval_sets(config)
+    errors: list[DataError] = []
+    for dataset in datasets:
+        data = read(dataset)
         workers = max(1, config.resources.actors)
-        faults += data.skipped + check_media(data, frames=config.frames, workers=workers)
-    if faults:
-        told = "\n".join(map(str, faults))
-        raise PreflightError(f"faults in {len(sources)} data sets: {len(faults)}\n{told}")
-    return f"faults in {len(sources)} data sets: none ({', '.join(source.name for source in sources)})"
+        errors += data.skipped + check_media(data, frames=config.frames, workers=workers)
+    if errors:
+        lines = "\n".join(map(str, errors))
+        raise PreflightError(f"{len(errors)} errors in {len(datasets)} data sets\n{lines}")
+    return f"no errors in {len(datasets)} data sets ({', '.join(dataset.name for dataset in datasets)})"

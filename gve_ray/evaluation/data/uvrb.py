@@ -1,4 +1,4 @@
-"""The data sets of UVRB as data: what each one asks, by which metric, and how large it should be."""
+"""The UVRB benchmark as data: the task, metric, prompt and expected size of each of its data sets."""
 
 import csv
 from collections.abc import Iterator, Mapping
@@ -7,18 +7,19 @@ from functools import cached_property
 from importlib.resources import files
 
 TASKS = ("TXT", "CMP", "VIS")
-MEASURED = ("CG", "S", "T", "PR", "LC", "CMP", "VIS")  # the abilities that data sets stand for directly
+MEASURED = ("CG", "S", "T", "PR", "LC", "CMP", "VIS")  # the abilities that data sets measure directly
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
-    """One data set of a benchmark (paper Tables 4 and 5).
+    """One data set of a benchmark (arXiv:2510.27571, tables 4 and 5).
 
-    task: format of the query, TXT (text), CMP (text with an image or a video) or VIS (image or video alone).
-    domain: CG, FG or LC, only for TXT; subdomain: S, T or PR, only for FG. modality: what a query is made of,
-    e.g. "text+image". metric: a name of `metrics.score`. prompt: instruction on the query side, never on the
-    corpus side. n_queries, n_corpus: expected sizes. candidates: a query ranks only the items listed for it,
-    and n_corpus is how many those are.
+    task: query format, TXT (text), CMP (text with an image or a video) or VIS (image or video
+    alone). domain: CG, FG or LC, only for TXT; subdomain: S, T or PR, only for FG. modality: what a
+    query consists of, e.g. "text+image". metric: a metric name that `metrics.score` accepts.
+    prompt: instruction of the queries; the corpus never has one. n_queries, n_corpus: expected
+    sizes. candidates: whether each query ranks only its own list of items; n_corpus is then the
+    length of that list.
     """
 
     name: str
@@ -48,7 +49,7 @@ class DatasetSpec:
 
 
 class PackagedSpecs(Mapping[str, DatasetSpec]):
-    """Specs by name from a CSV in evaluation/data, in the order of its rows; read at the first use."""
+    """Specs by name from a CSV in evaluation/data, in file order; read on first use."""
 
     def __init__(self, file: str) -> None:
         self.file = file

@@ -1,10 +1,11 @@
-"""What result tables alone say: abilities, how they go together over models, and which findings hold.
+"""Diagnoses result tables: abilities, their correlations over models, and which of the paper's
+findings hold.
 
     print(diagnose([Path("results.csv")], baselines=True))
 
-No model and no video is needed. Correlations are over models, so n is small: 6 CLIP-based and 10 MLLM-based
-ones in the paper. Each comes as Pearson and as Spearman with a percentile bootstrap interval, which for n
-this small is still on the narrow side.
+Needs no model and no video. Correlations are over models, so n is small: the paper has 6 CLIP-based
+and 10 MLLM-based models. Each is computed as Pearson and as Spearman with a percentile bootstrap
+interval, which still tends to be too narrow for such small n.
 """
 
 import math
@@ -22,24 +23,26 @@ from gve_ray.evaluation.paper.paper_claims import (
     KINDS,
     QUOTES,
     Group,
-    Judged,
+    JudgedClaim,
     Quote,
-    comes_out_as,
     judge,
+    matches_of_quote,
     verdict_of,
 )
 from gve_ray.evaluation.paper.result_tables import ResultRow, pick, published_abilities, published_table
 from gve_ray.evaluation.scores.abilities import ABILITIES
 from gve_ray.evaluation.scores.statistics import SEED, Interval, Kind, correlation_draws, correlation_matrix
 
-FEWEST = 4  # models a correlation is worth printing for
-DIGITS = 3  # of published scores: closer ones are ties, also for the paper's own rank correlations
-TOLERANCE = 0.001  # of a printed ability against the one from the printed data sets
+MIN_MODELS = 4  # fewest models for which correlations are computed
+DIGITS = 3  # decimals of published scores; scores that round to the same value are ties
+TOLERANCE = 0.001  # between a printed ability and the one computed from the printed data sets
 
 
 @dataclass(frozen=True, kw_only=True)
 class Misprint:
-    """A printed average or ability of the paper that its own scores by data set do not give."""
+    """An average or ability printed in the paper that differs from the one its scores by data set
+    give.
+    """
 
     model: str
     column: str
@@ -49,16 +52,16 @@ class Misprint:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """See `diagnose`; str() is a readable page.
+    """The result of `diagnose`; str() is a readable page.
 
-    groups: correlations by family. misprints: of the published rows among these; None when there are none.
-    quotes: correlations in the paper's text, with the families and statistics they come out for; empty unless
-    the rows are all the published ones and no others.
+    groups: correlations by family. misprints: of the published rows among `rows`; None if there are
+    none. quotes: correlations in the paper's text, with the families and statistics that reproduce
+    them; empty unless the rows are exactly the published ones.
     """
 
     rows: Sequence[ResultRow]
     groups: Mapping[str, Group]
-    judged: Sequence[Judged]
+    judged: Sequence[JudgedClaim]
     misprints: Sequence[Misprint] | None
     quotes: Sequence[tuple[Quote, Sequence[tuple[str, Kind, float]]]]
     notes: Sequence[str]
@@ -73,14 +76,14 @@ class Diagnosis:
         return "\n\n".join(part for part in parts if part)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; a correlation that does not exist is None."""
+        """Plain values for JSON; an undefined correlation is None."""
         families = list(self.groups)
         return {
             "models": [
                 {"model": row.model, "family": row.family, "params_b": row.params_b, **row.summary.to_dict()}
                 for row in self.rows
             ],
-            "misprints": [asdict(one) for one in self.misprints or ()],
+            "misprints": [asdict(entry) for entry in self.misprints or ()],
             "correlations": {family: _group_dict(group) for family, group in self.groups.items()},
             "findings": [
                 {
@@ -90,13 +93,13 @@ class Diagnosis:
                         family: {kind: verdict_of(self.judged, number, family, kind) for kind in KINDS}
                         for family in families
                     },
-                    "claims": [_judged_dict(one) for one in self.judged if one.claim.finding == number],
+                    "claims": [_judged_dict(entry) for entry in self.judged if entry.claim.finding == number],
                 }
                 for number, text in FINDINGS.items()
             ],
             "quotes": [
-                {**asdict(quote), "comes_out_as": [list(one) for one in found]}
-                for quote, found in self.quotes
+                {**asdict(quote), "comes_out_as": [list(match) for match in matches]}
+                for quote, matches in self.quotes
             ],
             "notes": list(self.notes),
         }
@@ -110,46 +113,47 @@ def diagnose(
     resamples: int = 2_000,
     seed: int = SEED,
 ) -> Diagnosis:
-    """Diagnose the models of result tables, or the paper's 16 without any (tables: see tables.py).
+    """Diagnose the models of result tables, or the paper's 16 models if there are no tables (see
+    result_tables.py).
 
-    models: only these, in this order; the paper's are known by name beside those of the tables. baselines: add
-    the paper's to them. resamples, seed: of the bootstrap. Raises ValueError for a table or a name that is
-    wrong, OSError for a file that cannot be read.
+    models: only these, in this order; the paper's models can be named as well. baselines: add the
+    paper's models. resamples, seed: of the bootstrap. Raises ValueError for an invalid table or an
+    unknown name, OSError for a file that cannot be read.
     """
     rows = pick(tables, models, baselines=baselines)
     families = _families(rows)
     groups = {
         family: _group(family, members, resamples, seed + number)
         for number, (family, members) in enumerate(families.items())
-        if len(members) >= FEWEST
+        if len(members) >= MIN_MODELS
     }
     published = {row.model: row for row in published_table()}
-    genuine = [row for row in rows if published.get(row.model) == row]
+    unchanged = [row for row in rows if published.get(row.model) == row]
     notes = [
-        f"{family}: {len(members)} models; correlations need {FEWEST} or more"
+        f"{family}: {len(members)} models; correlations need {MIN_MODELS} or more"
         for family, members in families.items()
-        if len(members) < FEWEST
+        if len(members) < MIN_MODELS
     ]
-    partly = sorted({name for row in rows for name in set(UVRB) - set(row.scores)}, key=list(UVRB).index)
-    if partly:
-        notes.append(f"not scored for every model, so left out where missing: {', '.join(partly)}")
-    whole = len(genuine) == len(rows) == len(published)
+    incomplete = sorted({name for row in rows for name in set(UVRB) - set(row.scores)}, key=list(UVRB).index)
+    if incomplete:
+        notes.append(f"not scored for every model, so left out of correlations: {', '.join(incomplete)}")
+    is_published_table = len(unchanged) == len(rows) == len(published)
     return Diagnosis(
         rows=rows,
         groups=groups,
         judged=judge(groups),
-        misprints=_misprints(genuine) if genuine else None,
-        quotes=[(quote, comes_out_as(quote, groups)) for quote in QUOTES] if whole else [],
+        misprints=_misprints(unchanged) if unchanged else None,
+        quotes=[(quote, matches_of_quote(quote, groups)) for quote in QUOTES] if is_published_table else [],
         notes=notes,
     )
 
 
 def _families(rows: Sequence[ResultRow]) -> dict[str, list[ResultRow]]:
-    """All rows, then by family; a single family stands for all."""
-    named = dict.fromkeys(row.family for row in rows if row.family)
-    found = {family: [row for row in rows if row.family == family] for family in named}
-    alone = any(len(members) == len(rows) for members in found.values())
-    return found if alone else {ALL: list(rows), **found}
+    """All rows, then by family; a single family replaces "all"."""
+    names = dict.fromkeys(row.family for row in rows if row.family)
+    families = {family: [row for row in rows if row.family == family] for family in names}
+    is_single = any(len(members) == len(rows) for members in families.values())
+    return families if is_single else {ALL: list(rows), **families}
 
 
 def _group(family: str, rows: Sequence[ResultRow], resamples: int, seed: int) -> Group:
@@ -157,9 +161,12 @@ def _group(family: str, rows: Sequence[ResultRow], resamples: int, seed: int) ->
     names = [
         name
         for name in columns[0]
-        if all(name in one for one in columns) and len({one[name] for one in columns}) > 1
+        if all(name in row_values for row_values in columns)
+        and len({row_values[name] for row_values in columns}) > 1
     ]
-    table = np.array([[one[name] for name in names] for one in columns])  # float64 [models, columns]
+    table = np.array(
+        [[row_values[name] for name in names] for row_values in columns]
+    )  # float64 [models, columns]
     return Group(
         family=family,
         models=[row.model for row in rows],
@@ -170,26 +177,26 @@ def _group(family: str, rows: Sequence[ResultRow], resamples: int, seed: int) ->
 
 
 def _columns(row: ResultRow) -> dict[str, float]:
-    """What is correlated, by name."""
+    """The values that are correlated, by name."""
     summary = row.summary
-    found = {name: summary.abilities[name] for name in ABILITIES if name in summary.abilities}
+    values = {name: summary.abilities[name] for name in ABILITIES if name in summary.abilities}
     if summary.average_abilities is not None:
-        found["average"] = summary.average_abilities
+        values["average"] = summary.average_abilities
     if summary.average_datasets is not None:
-        found["average_datasets"] = summary.average_datasets
-    found |= {name: row.scores[name] for name in UVRB if name in row.scores}
-    rounded = {name: _rounded(value) for name, value in found.items()}
+        values["average_datasets"] = summary.average_datasets
+    values |= {name: row.scores[name] for name in UVRB if name in row.scores}
+    rounded = {name: _rounded(value) for name, value in values.items()}
     return rounded | ({"size": math.log10(row.params_b)} if row.params_b else {})
 
 
 def _rounded(value: float) -> float:
-    """To DIGITS, halves up as the paper does: 0.5585 is 0.559."""
+    """Round to DIGITS, halves up as in the paper: 0.5585 becomes 0.559."""
     return round(value + 1e-9, DIGITS)
 
 
 def _misprints(rows: Sequence[ResultRow]) -> list[Misprint]:
     printed = published_abilities()
-    found = []
+    misprints = []
     for row in rows:
         summary = row.summary
         computed = {
@@ -197,12 +204,12 @@ def _misprints(rows: Sequence[ResultRow]) -> list[Misprint]:
             "average_abilities": summary.average_abilities,
             **summary.abilities,
         }
-        found += [
-            Misprint(model=row.model, column=name, printed=value, computed=own)
+        misprints += [
+            Misprint(model=row.model, column=name, printed=value, computed=expected)
             for name, value in printed[row.model].items()
-            if (own := computed[name]) is not None and abs(own - value) > TOLERANCE + 1e-9
+            if (expected := computed[name]) is not None and abs(expected - value) > TOLERANCE + 1e-9
         ]
-    return found
+    return misprints
 
 
 def _ability_page(rows: Sequence[ResultRow]) -> str:
@@ -226,17 +233,18 @@ def _cells(texts: Sequence[str]) -> str:
 def _misprint_page(misprints: Sequence[Misprint] | None) -> str:
     if misprints is None:
         return ""
-    lines = [f"The published rows against the paper's printed abilities: equal to {TOLERANCE}"]
+    lines = [f"The published rows agree with the paper's printed abilities to within {TOLERANCE}"]
     lines[0] += ", except" if misprints else ""
     lines += [
-        f"  {one.model}, {one.column}: printed {one.printed:.3f}, its data sets give {one.computed:.4f}"
-        for one in misprints
+        f"  {misprint.model}, {misprint.column}: printed {misprint.printed:.3f}, "
+        f"its data sets give {misprint.computed:.4f}"
+        for misprint in misprints
     ]
     return "\n".join(lines)
 
 
 def _group_page(group: Group) -> str:
-    """Correlation with the average for every column, and of the abilities with each other."""
+    """Correlation of every column with the average, and of the abilities with each other."""
     lines = [f"Correlations over {len(group.models)} models ({group.family}); 95 % bootstrap intervals"]
     if "average" in group.names:
         lines.append(f"  {'with the average':18} {'Pearson':>22} {'Spearman':>24}")
@@ -259,71 +267,77 @@ def _group_page(group: Group) -> str:
     return "\n".join(lines)
 
 
-def _findings_page(found: Diagnosis) -> str:
-    if not found.judged:
+def _findings_page(diagnosis: Diagnosis) -> str:
+    if not diagnosis.judged:
         return ""
-    lines = ["The paper's findings (holds; unsure: the estimate does, its interval does not; fails)"]
+    lines = ["The paper's findings (holds; unsure: only the estimate holds, not its whole interval; fails)"]
     for number, text in FINDINGS.items():
         lines.append(f"{number}. {text}")
-        for family in found.groups:
-            verdicts = {kind: verdict_of(found.judged, number, family, kind) for kind in KINDS}
+        for family in diagnosis.groups:
+            verdicts = {kind: verdict_of(diagnosis.judged, number, family, kind) for kind in KINDS}
             if any(verdicts.values()):
                 lines.append(
-                    f"   {family}: " + ", ".join(f"{one} by {kind}" for kind, one in verdicts.items())
+                    f"   {family}: " + ", ".join(f"{result} by {kind}" for kind, result in verdicts.items())
                 )
-        judged = [one for one in found.judged if one.claim.finding == number]
-        for claim in dict.fromkeys(one.claim for one in judged):
+        judged = [result for result in diagnosis.judged if result.claim.finding == number]
+        for claim in dict.fromkeys(result.claim for result in judged):
             lines.append(f"   - {claim.text}")
-            for family in found.groups:
+            for family in diagnosis.groups:
                 cells = [
-                    f"{one.kind}: {one.verdict:6} {_interval(one.value):20}"
-                    for one in judged
-                    if (one.claim, one.family) == (claim, family)
+                    f"{result.kind}: {result.verdict:6} {_interval(result.value):20}"
+                    for result in judged
+                    if (result.claim, result.family) == (claim, family)
                 ]
                 lines += [f"     {family:6} {'  '.join(cells)}".rstrip()] if cells else []
     return "\n".join(lines)
 
 
-def _quotes_page(found: Diagnosis) -> str:
-    if not found.quotes:
+def _quotes_page(diagnosis: Diagnosis) -> str:
+    if not diagnosis.quotes:
         return ""
-    lines = ["Correlations quoted in the paper's text, and where they come out from its tables to two digits"]
-    for quote, places in found.quotes:
-        where = ", ".join(f"{family} {kind} ({value:.3f})" for family, kind, value in places) or "nowhere"
-        said = f" for {quote.family}" if quote.family else ""
-        lines.append(f"  {quote.pair[0]}-{quote.pair[1]} {quote.printed:.2f}{said}: {where}")
+    lines = [
+        "Correlations quoted in the paper's text, and which correlations of its tables give them to two digits"
+    ]
+    for quote, matches in diagnosis.quotes:
+        where = ", ".join(f"{family} {kind} ({value:.3f})" for family, kind, value in matches) or "none"
+        family_note = f" for {quote.family}" if quote.family else ""
+        lines.append(f"  {quote.pair[0]}-{quote.pair[1]} {quote.printed:.2f}{family_note}: {where}")
     return "\n".join(lines)
 
 
 def _interval(value: Interval) -> str:
-    return f"{_two(value.estimate)} [{_two(value.low)}, {_two(value.high)}]"
+    return f"{_two_digits(value.estimate)} [{_two_digits(value.low)}, {_two_digits(value.high)}]"
 
 
 def _starred(value: Interval) -> str:
-    return _two(value.estimate) + ("*" if value.excludes(0) else " ")
+    return _two_digits(value.estimate) + ("*" if value.excludes(0) else " ")
 
 
-def _two(value: float) -> str:
+def _two_digits(value: float) -> str:
     return f"{round(value, 2) + 0.0:.2f}"  # + 0.0: no -0.00
 
 
 def _group_dict(group: Group) -> dict[str, Any]:
-    found: dict[str, Any] = {"n": len(group.models), "models": list(group.models), "names": list(group.names)}
+    result: dict[str, Any] = {
+        "n": len(group.models),
+        "models": list(group.models),
+        "names": list(group.names),
+    }
     for kind in KINDS:
         low, high = np.nanquantile(group.draws[kind], [0.025, 0.975], axis=0)  # [c, c] each
-        found[kind] = {"estimate": _plain(group.values[kind]), "low": _plain(low), "high": _plain(high)}
-    return found
+        result[kind] = {"estimate": _plain(group.values[kind]), "low": _plain(low), "high": _plain(high)}
+    return result
 
 
 def _plain(values: np.ndarray) -> list[list[float | None]]:
     return [[round(float(v), 6) if np.isfinite(v) else None for v in row] for row in values]
 
 
-def _judged_dict(one: Judged) -> dict[str, Any]:
+def _judged_dict(judged: JudgedClaim) -> dict[str, Any]:
     return {
-        "claim": one.claim.text,
-        "family": one.family,
-        "statistic": one.kind,
-        "value": asdict(one.value),
-        "verdict": one.verdict,
+        "claim": judged.claim.text,
+        "family": judged.family,
+        "statistic": judged.kind,
+        "value": asdict(judged.value),
+        "verdict": judged.verdict,
     }

@@ -1,14 +1,16 @@
-"""The paper's four findings as claims about correlations over models, and which of them hold. Pure.
+"""The paper's four findings as claims about correlations over models, and which of them hold.
 
-The paper (section 4.3) argues from point values of 6 to 16 models. Here each statement is a bound that a
-correlation, or a difference of two, has to keep, and it is judged with the bootstrap interval over models:
+The paper (arXiv:2510.27571, section 4.3) argues from point estimates over 6 to 16 models. Here each
+statement is a bound on a correlation, or on the difference of two, and is judged with its bootstrap
+interval:
 
-    holds    the estimate keeps the bound, and so does the whole interval
-    unsure   the estimate keeps it, the interval does not: these models cannot tell
-    fails    the estimate itself breaks it
+    holds    the estimate is within the bound, and so is the whole interval
+    unsure   the estimate is within the bound, but not the whole interval
+    fails    the estimate is outside the bound
 
-Bounds, ours where the paper gives none: strong is 0.9 or more (its own word for 0.90), moderate 0.5 or more,
-weak below 0.5, near zero within 0.3. A finding is what the worst of its claims is.
+Where the paper gives no bound we use: strong is 0.9 or more (the paper calls 0.90 strong), moderate
+0.5 or more, weak below 0.5, near zero within 0.3. The verdict on a finding is the worst verdict on
+its claims.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,11 +23,11 @@ from gve_ray.evaluation.data.uvrb import MEASURED
 from gve_ray.evaluation.scores.statistics import Floats, Interval, Kind, interval_of
 
 Verdict = Literal["holds", "unsure", "fails"]
-VERDICTS: tuple[Verdict, ...] = ("holds", "unsure", "fails")  # from good to bad
+VERDICTS: tuple[Verdict, ...] = ("holds", "unsure", "fails")  # from best to worst
 KINDS: tuple[Kind, ...] = ("pearson", "spearman")
 ALL = "all"
 FINDINGS = {
-    1: "Partially relevant retrieval tells more of the whole than traditional benchmarks do",
+    1: "Partially relevant retrieval predicts overall performance better than traditional benchmarks",
     2: "Spatial and temporal ability are decoupled, and fine-grained ability is temporal",
     3: "CLIP-based and MLLM-based models fail in different ways",
     4: "Larger models gain little in visual perception",
@@ -37,9 +39,9 @@ Pair = tuple[str, str]
 class Group:
     """Correlations over the models of one family (or of all).
 
-    names: columns that every model has and that vary: abilities, averages, data sets and "size" (log of
-    parameters). values: float64 [c, c]
-    by kind. draws: float64 [resamples, c, c] by kind, the bootstrap's.
+    names: columns that every model has and that vary: abilities, averages, data sets and "size"
+    (log of the number of parameters). values: float64 [c, c] by kind. draws: bootstrap draws,
+    float64 [resamples, c, c] by kind.
     """
 
     family: str
@@ -49,11 +51,11 @@ class Group:
     draws: Mapping[Kind, Floats]
 
     def has(self, pair: Pair) -> bool:
-        """Whether both columns are there."""
+        """Whether both columns exist."""
         return set(pair) <= set(self.names)
 
     def value(self, kind: Kind, pair: Pair) -> float:
-        """One correlation."""
+        """The correlation of two columns."""
         return float(self.values[kind][self._at(pair)])
 
     def drawn(self, kind: Kind, pair: Pair) -> Floats:
@@ -70,9 +72,11 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One statement: the correlation of `pair`, less the largest one of `rivals`, lies within the bounds.
+    """A statement that the correlation of `pair`, minus the largest one of `rivals`, lies within
+    bounds.
 
-    families: where it is judged. rival_family: the rivals are taken there instead (a comparison of families).
+    families: the families it is made for. rival_family: take the rivals from this family instead,
+    to compare two families.
     """
 
     finding: int
@@ -88,36 +92,34 @@ class Claim:
 CLAIMS = (
     Claim(
         finding=1,
-        text="PR goes with the average more than MSRVTT does",
+        text="PR correlates more strongly with the average than MSRVTT does",
         pair=("PR", "average"),
         rivals=(("MSRVTT", "average"),),
         at_least=0,
     ),
     Claim(
         finding=1,
-        text="PR goes with the average more than the other abilities that it is no part of",
+        text="PR correlates more strongly with the average than the other measured abilities do",
         pair=("PR", "average"),
         rivals=tuple((other, "average") for other in MEASURED if other != "PR"),
         at_least=0,
     ),
-    Claim(finding=1, text="FG and PR go together strongly", pair=("FG", "PR"), at_least=0.9),
-    Claim(finding=1, text="FG and LC go together strongly", pair=("FG", "LC"), at_least=0.9),
-    Claim(finding=1, text="PR and LC go together strongly", pair=("PR", "LC"), at_least=0.9),
-    Claim(finding=2, text="S and T go together weakly", pair=("S", "T"), at_most=0.5),
-    Claim(finding=2, text="T and FG go together strongly", pair=("T", "FG"), at_least=0.9),
+    Claim(finding=1, text="FG and PR correlate strongly", pair=("FG", "PR"), at_least=0.9),
+    Claim(finding=1, text="FG and LC correlate strongly", pair=("FG", "LC"), at_least=0.9),
+    Claim(finding=1, text="PR and LC correlate strongly", pair=("PR", "LC"), at_least=0.9),
+    Claim(finding=2, text="S and T correlate weakly", pair=("S", "T"), at_most=0.5),
+    Claim(finding=2, text="T and FG correlate strongly", pair=("T", "FG"), at_least=0.9),
     Claim(
         finding=2,
-        text="T goes with FG more than S does",
+        text="T correlates more strongly with FG than S does",
         pair=("T", "FG"),
         rivals=(("S", "FG"),),
         at_least=0,
     ),
-    Claim(
-        finding=3, text="S and CG go together strongly", pair=("S", "CG"), at_least=0.9, families=("clip",)
-    ),
+    Claim(finding=3, text="S and CG correlate strongly", pair=("S", "CG"), at_least=0.9, families=("clip",)),
     Claim(
         finding=3,
-        text="S goes with CG more than T does",
+        text="S correlates more strongly with CG than T does",
         pair=("S", "CG"),
         rivals=(("T", "CG"),),
         at_least=0,
@@ -125,26 +127,28 @@ CLAIMS = (
     ),
     Claim(
         finding=3,
-        text="CMP and VIS go against each other",
+        text="CMP and VIS correlate negatively",
         pair=("CMP", "VIS"),
         at_most=0,
         families=("clip",),
     ),
     Claim(
         finding=3,
-        text="T and LC have next to nothing in common",
+        text="T and LC are nearly uncorrelated",
         pair=("T", "LC"),
         at_least=-0.3,
         at_most=0.3,
         families=("clip",),
     ),
     Claim(
-        finding=3, text="PR and CG go together strongly", pair=("PR", "CG"), at_least=0.9, families=("mllm",)
+        finding=3, text="PR and CG correlate strongly", pair=("PR", "CG"), at_least=0.9, families=("mllm",)
     ),
-    Claim(finding=3, text="T and LC go together", pair=("T", "LC"), at_least=0.5, families=("mllm",)),
+    Claim(
+        finding=3, text="T and LC correlate moderately", pair=("T", "LC"), at_least=0.5, families=("mllm",)
+    ),
     Claim(
         finding=3,
-        text="PR goes with CG more than in CLIP-based models",
+        text="PR and CG correlate more strongly than in CLIP-based models",
         pair=("PR", "CG"),
         rivals=(("PR", "CG"),),
         rival_family="clip",
@@ -153,18 +157,18 @@ CLAIMS = (
     ),
     Claim(
         finding=3,
-        text="T goes with LC more than in CLIP-based models",
+        text="T and LC correlate more strongly than in CLIP-based models",
         pair=("T", "LC"),
         rivals=(("T", "LC"),),
         rival_family="clip",
         at_least=0,
         families=("mllm",),
     ),
-    Claim(finding=4, text="VIS goes with the average weakly", pair=("VIS", "average"), at_most=0.5),
-    Claim(finding=4, text="VIS goes with model size weakly", pair=("VIS", "size"), at_most=0.5),
+    Claim(finding=4, text="VIS correlates weakly with the average", pair=("VIS", "average"), at_most=0.5),
+    Claim(finding=4, text="VIS correlates weakly with model size", pair=("VIS", "size"), at_most=0.5),
     Claim(
         finding=4,
-        text="TXT goes with model size more than VIS does",
+        text="TXT correlates more strongly with model size than VIS does",
         pair=("TXT", "size"),
         rivals=(("VIS", "size"),),
         at_least=0,
@@ -174,7 +178,9 @@ CLAIMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Quote:
-    """A correlation printed in the paper's text. family: the one it names, None where it names none."""
+    """A correlation printed in the paper's text. family: the one the text names, None if it names
+    none.
+    """
 
     finding: int
     pair: Pair
@@ -200,8 +206,10 @@ QUOTES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
-    """A claim in one family by one statistic. value: the correlation, or the difference of two."""
+class JudgedClaim:
+    """A claim judged in one family by one statistic. value: the correlation, or the difference of
+    two.
+    """
 
     claim: Claim
     family: str
@@ -210,8 +218,10 @@ class Judged:
     verdict: Verdict
 
 
-def judge(groups: Mapping[str, Group]) -> list[Judged]:
-    """Every claim in every family it is made for, by both statistics; without those whose columns are missing."""
+def judge(groups: Mapping[str, Group]) -> list[JudgedClaim]:
+    """Judge every claim in every family it is made for, by both statistics, if all its columns
+    exist.
+    """
     return [
         _judged(claim, groups[family], groups.get(claim.rival_family or family), kind)
         for claim in CLAIMS
@@ -221,30 +231,32 @@ def judge(groups: Mapping[str, Group]) -> list[Judged]:
     ]
 
 
-def verdict_of(judged: Sequence[Judged], finding: int, family: str, kind: Kind) -> Verdict | None:
-    """The worst verdict of a finding's claims; None when none was judged there."""
-    found = [
-        one.verdict for one in judged if (one.claim.finding, one.family, one.kind) == (finding, family, kind)
+def verdict_of(judged: Sequence[JudgedClaim], finding: int, family: str, kind: Kind) -> Verdict | None:
+    """The worst verdict on a finding's claims; None if none of them was judged."""
+    verdicts = [
+        result.verdict
+        for result in judged
+        if (result.claim.finding, result.family, result.kind) == (finding, family, kind)
     ]
-    return max(found, key=VERDICTS.index) if found else None
+    return max(verdicts, key=VERDICTS.index) if verdicts else None
 
 
-def comes_out_as(quote: Quote, groups: Mapping[str, Group]) -> list[tuple[str, Kind, float]]:
-    """(family, statistic, value) wherever a quoted correlation comes out to its two digits."""
-    found = [
+def matches_of_quote(quote: Quote, groups: Mapping[str, Group]) -> list[tuple[str, Kind, float]]:
+    """(family, statistic, value) of the correlations that equal a quoted one to two digits."""
+    correlations = [
         (family, kind, group.value(kind, quote.pair))
         for family, group in groups.items()
         for kind in KINDS
         if group.has(quote.pair)
     ]
-    return [one for one in found if abs(one[2] - quote.printed) <= 0.005 + 1e-9]
+    return [entry for entry in correlations if abs(entry[2] - quote.printed) <= 0.005 + 1e-9]
 
 
 def _judgeable(claim: Claim, group: Group, rival: Group | None) -> bool:
     return group.has(claim.pair) and rival is not None and all(rival.has(pair) for pair in claim.rivals)
 
 
-def _judged(claim: Claim, group: Group, rival: Group | None, kind: Kind) -> Judged:
+def _judged(claim: Claim, group: Group, rival: Group | None, kind: Kind) -> JudgedClaim:
     value, draws = group.value(kind, claim.pair), group.drawn(kind, claim.pair)
     if claim.rivals:
         assert rival is not None
@@ -253,6 +265,6 @@ def _judged(claim: Claim, group: Group, rival: Group | None, kind: Kind) -> Judg
     interval = interval_of(value, draws, n=len(group.models))
     verdict: Verdict = "fails"
     if claim.at_least <= value <= claim.at_most:
-        sure = claim.at_least < interval.low and interval.high < claim.at_most
-        verdict = "holds" if sure else "unsure"
-    return Judged(claim=claim, family=group.family, kind=kind, value=interval, verdict=verdict)
+        is_sure = claim.at_least < interval.low and interval.high < claim.at_most
+        verdict = "holds" if is_sure else "unsure"
+    return JudgedClaim(claim=claim, family=group.family, kind=kind, value=interval, verdict=verdict)

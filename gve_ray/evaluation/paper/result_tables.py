@@ -1,10 +1,11 @@
-"""Result tables: one row a model, one column a data set, and the paper's table as baselines.
+"""Reads result tables, one row per model and one column per data set, and has the paper's table as
+baselines.
 
     model,family,params_b,MSRVTT,DiDeMo,...
     mine,mllm,0.01,0.31,0.28,...
 
-family and params_b (billions of parameters) may be missing, so may data sets; lines that start with # are
-comments.
+family, params_b (billions of parameters) and any data set may be missing; lines that start with #
+are comments.
 """
 
 import math
@@ -19,7 +20,10 @@ from gve_ray.inputs.table import TableError, open_table
 
 @dataclass(frozen=True, kw_only=True)
 class ResultRow:
-    """One model's scores. scores: by data set, 0 to 1. family: e.g. "clip" or "mllm". params_b: billions."""
+    """One model's scores.
+
+    scores: by data set, 0 to 1. family: e.g. "clip" or "mllm". params_b: parameters in billions.
+    """
 
     model: str
     scores: Mapping[str, float]
@@ -28,12 +32,15 @@ class ResultRow:
 
     @property
     def summary(self) -> AbilityScores:
-        """Its abilities and averages."""
+        """The abilities and averages of the model."""
         return summarise(self.scores)
 
 
 def read_table(path: Path) -> list[ResultRow]:
-    """The rows of a result CSV. Raises ValueError that names the file and the cell, OSError if unreadable."""
+    """Read the rows of a result CSV.
+
+    Raises ValueError that names the file and the cell, OSError for a file that cannot be read.
+    """
     try:
         table = open_table(str(path), comment="#")
         rows = [
@@ -45,7 +52,7 @@ def read_table(path: Path) -> list[ResultRow]:
     if not rows or "model" not in table.columns:
         raise ValueError(f"{path}: no column 'model' or no rows; write model,{','.join(list(UVRB)[:2])},...")
     if unknown := [name for name in table.columns if name not in (*_FACTS, *UVRB)]:
-        raise ValueError(f"{path}: column {unknown[0]!r}: no data set; use {', '.join((*_FACTS, *UVRB))}")
+        raise ValueError(f"{path}: column {unknown[0]!r}: not a data set; use {', '.join((*_FACTS, *UVRB))}")
     try:
         return [_row(row) for row in rows]
     except ValueError as error:
@@ -53,12 +60,14 @@ def read_table(path: Path) -> list[ResultRow]:
 
 
 def published_table() -> list[ResultRow]:
-    """The paper's 16 models (Table 1)."""
+    """The 16 models of the paper (arXiv:2510.27571, table 1)."""
     return [_row(row) for row in packaged_rows("uvrb_results.csv")]
 
 
 def published_abilities() -> dict[str, dict[str, float]]:
-    """The paper's printed averages and abilities by model (Tables 1 and 2), misprints included."""
+    """The averages and abilities printed in the paper (tables 1 and 2) by model, misprints
+    included.
+    """
     return {
         row["model"]: {name: float(value) for name, value in row.items() if name != "model"}
         for row in packaged_rows("uvrb_abilities.csv")
@@ -68,17 +77,18 @@ def published_abilities() -> dict[str, dict[str, float]]:
 def pick(
     tables: Sequence[Path], models: Sequence[str] | None = None, *, baselines: bool = False
 ) -> list[ResultRow]:
-    """The rows of all tables, in order; with `models`, those by name, where the paper's are known too.
+    """The rows of all tables, in order; with `models`, only those rows, which may be the paper's as
+    well.
 
-    baselines: the paper's models after those of the tables; they are the whole set when there are no tables.
-    Raises ValueError for a model that is unknown or in there twice.
+    baselines: append the paper's models; without tables, the result is the paper's models. Raises
+    ValueError for a model that is unknown or occurs twice.
     """
     own = [row for path in tables for row in read_table(path)]
     if models is None:
         return _distinct([*own, *(published_table() if baselines or not tables else [])])
     by_name = {row.model: row for row in [*published_table(), *_distinct(own)]}
     if unknown := [name for name in models if name not in by_name]:
-        raise ValueError(f"model {unknown[0]!r}: in no table; use {', '.join(by_name)}")
+        raise ValueError(f"model {unknown[0]!r}: not in any table; use {', '.join(by_name)}")
     extra = [row for row in published_table() if baselines and row.model not in models]
     return _distinct([*(by_name[name] for name in models), *extra])
 
@@ -88,10 +98,10 @@ _FACTS = ("model", "family", "params_b")
 
 def _row(row: Mapping[str, str]) -> ResultRow:
     if not (row["model"] or "").strip():
-        raise ValueError("a row without a model: name it")
+        raise ValueError("a row has no model name; fill in the column 'model'")
     scores = {name: _number(row, name) for name in UVRB if (row.get(name) or "").strip()}
     if bad := [name for name, value in scores.items() if not 0 <= value <= 1]:
-        raise ValueError(f"{row['model']}, {bad[0]}: {scores[bad[0]]}: a score lies between 0 and 1")
+        raise ValueError(f"{row['model']}, {bad[0]}: {scores[bad[0]]}: a score must be between 0 and 1")
     return ResultRow(
         model=row["model"].strip(),
         scores=scores,
@@ -116,6 +126,8 @@ def _distinct(rows: Iterable[ResultRow]) -> list[ResultRow]:
     kept: dict[str, ResultRow] = {}
     for row in rows:
         if row.model in kept:
-            raise ValueError(f"model {row.model!r}: in the tables twice; rename or leave out one of the two")
+            raise ValueError(
+                f"model {row.model!r}: occurs twice in the tables; rename or remove one of the two"
+            )
         kept[row.model] = row
     return list(kept.values())

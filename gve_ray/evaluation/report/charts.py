@@ -1,7 +1,8 @@
-"""Drawings of an evaluation: radar, heat maps, intervals. SVG for the page, PNG for elsewhere, of the same data.
+"""Charts of the evaluation report (radar, heat maps, intervals), as SVG for the page and PNG for
+other uses.
 
-SVG takes its colours from the page by class: `s0`, `s1`, ... are the series, `pos` and `neg` the two ends of a
-correlation.
+The page's style sheet colours the SVG by class: `s0`, `s1`, ... are the series, `pos` and `neg` the
+two signs of a correlation.
 """
 
 import math
@@ -17,13 +18,13 @@ _RADAR = (420, 330)
 _RADIUS = 124
 _RING = 0.2
 _HEAT_WIDTH = 360
-_STRONG = 0.6  # from here on the colour of a cell decides which text can be read on it
+_STRONG = 0.6  # from this correlation on, cells are dark enough to need light text
 _LINE = (110, 16)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One model of the radar. values: 0 to 1 by ability. published: a row of the paper's table."""
+    """One model in the radar. values: 0 to 1 by ability. published: a row of the paper's table."""
 
     name: str
     values: Mapping[str, float]
@@ -32,7 +33,7 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A correlation and its interval; None where there is none to speak of."""
+    """A correlation and its interval."""
 
     value: float
     low: float
@@ -40,14 +41,17 @@ class Cell:
 
     @property
     def is_sure(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval excludes 0."""
         return not self.low <= 0 <= self.high
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeatMap:
-    """Correlations of rows with columns. name: of its PNG. cells: [rows][columns], None where a row meets itself
-    or a correlation does not exist."""
+    """Correlations of rows with columns.
+
+    name: part of the PNG's file name. cells: [rows][columns]; None on the diagonal or for an
+    undefined correlation.
+    """
 
     name: str
     title: str
@@ -58,14 +62,15 @@ class HeatMap:
 
 
 def axes_of(series: Sequence[Series]) -> list[str]:
-    """The abilities that every series has, in the first one's order; fewer than three make no radar."""
-    return [name for name in series[0].values if all(name in one.values for one in series)]
+    """The abilities that every series has, in the order of the first; a radar needs at least three."""
+    return [name for name in series[0].values if all(name in model.values for model in series)]
 
 
 def radar(series: Sequence[Series]) -> str:
-    """Abilities around a circle, a line a model; the values of the first model are written out.
+    """Draw abilities around a circle, one line per model, with the values of the first model as
+    text.
 
-    Raises ValueError when the models have fewer than three abilities in common.
+    Raises ValueError if the models have fewer than three abilities in common.
     """
     axes = _checked_axes(series)
     top = _top(series, axes)
@@ -94,36 +99,36 @@ def radar(series: Sequence[Series]) -> str:
         parts.append(
             f'<text class="strong" x="{lx:.1f}" y="{ly + 4:.1f}" text-anchor="{anchor}">{escape(name)}{value}</text>'
         )
-    for number, one in reversed(list(enumerate(series))):
-        points = ring([one.values[name] / top for name in axes])
-        kind = f"series s{number % len(COLOURS)}" + (" published" if one.published else "")
+    for number, model in reversed(list(enumerate(series))):
+        points = ring([model.values[name] / top for name in axes])
+        kind = f"series s{number % len(COLOURS)}" + (" published" if model.published else "")
         parts.append(f'<polygon class="{kind}{" first" if number == 0 else ""}" points="{points}"/>')
         for i, name in enumerate(axes):
-            x, y = at(i, one.values[name] / top)
-            told = f"{one.name}, {name}: {one.values[name]:.3f}"
+            x, y = at(i, model.values[name] / top)
+            tooltip = f"{model.name}, {name}: {model.values[name]:.3f}"
             parts.append(
-                f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{escape(told)}</title></circle>'
+                f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{escape(tooltip)}</title></circle>'
             )
     for step in range(1, round(top / _RING) + 1):
         x, y = at(0, step * _RING / top)
         parts.append(f'<text class="tick" x="{x + 3:.1f}" y="{y + 10:.1f}">{step * _RING:.1f}</text>')
-    label = f"Radar of {', '.join(axes)} for {', '.join(one.name for one in series)}"
+    label = f"Radar of {', '.join(axes)} for {', '.join(model.name for model in series)}"
     return svg("".join(parts), label=label, width=_RADAR[0], height=_RADAR[1])
 
 
 def radar_png(series: Sequence[Series]) -> bytes:
-    """The same for a README or a paper. Raises ValueError as `radar`."""
+    """The radar as PNG, for a README or a paper. Raises ValueError as `radar`."""
     axes = _checked_axes(series)
     figure = new_figure(5.6, 5.2)
     plot: Any = figure.add_subplot(projection="polar")
     angles = [2 * math.pi * i / len(axes) for i in range(len(axes))]
-    for number, one in enumerate(series):
-        values = [one.values[name] for name in axes]
+    for number, model in enumerate(series):
+        values = [model.values[name] for name in axes]
         plot.plot(
             [*angles, angles[0]], [*values, values[0]],
             color=COLOURS[number % len(COLOURS)], marker="o",
             markersize=3.5,
-            linestyle="--" if one.published else "-", label=one.name,
+            linestyle="--" if model.published else "-", label=model.name,
         )  # fmt: skip
     plot.fill(angles, [series[0].values[name] for name in axes], color=COLOURS[0], alpha=0.15)
     plot.set_theta_offset(math.pi / 2)
@@ -139,51 +144,53 @@ def radar_png(series: Sequence[Series]) -> bytes:
     return png(figure)
 
 
-def heat_map(found: HeatMap) -> str:
-    """One square a correlation, its colour by sign and size; figures that may be 0 are not bold but italic."""
-    names = max((len(name) for name in found.rows), default=1) * 7 + 14
-    size = (_HEAT_WIDTH - names) / len(found.columns)
-    row = min(size, 26)
-    head = 18
+def heat_map(data: HeatMap) -> str:
+    """Draw one cell per correlation, coloured by sign and size; italic figures may be 0, bold ones
+    are not.
+    """
+    label_width = max((len(name) for name in data.rows), default=1) * 7 + 14
+    width = (_HEAT_WIDTH - label_width) / len(data.columns)
+    height = min(width, 26)
+    top = 18
     parts = [
-        f'<text x="{names + size * (j + 0.5):.1f}" y="12" text-anchor="middle">{escape(name)}</text>'
-        for j, name in enumerate(found.columns)
+        f'<text x="{label_width + width * (j + 0.5):.1f}" y="12" text-anchor="middle">{escape(name)}</text>'
+        for j, name in enumerate(data.columns)
     ]
-    for i, name in enumerate(found.rows):
-        y = head + row * i
+    for i, name in enumerate(data.rows):
+        y = top + height * i
         parts.append(
-            f'<text x="{names - 6:.1f}" y="{y + row / 2 + 4:.1f}" text-anchor="end">{escape(name)}</text>'
+            f'<text x="{label_width - 6:.1f}" y="{y + height / 2 + 4:.1f}" text-anchor="end">{escape(name)}</text>'
         )
-        for j, other in enumerate(found.columns):
-            cell, x = found.cells[i][j], names + size * j
+        for j, other in enumerate(data.columns):
+            cell, x = data.cells[i][j], label_width + width * j
             if cell is None:
                 continue
-            told = f"{name}, {other}: {cell.value:.2f} [{cell.low:.2f}, {cell.high:.2f}]"
+            tooltip = f"{name}, {other}: {cell.value:.2f} [{cell.low:.2f}, {cell.high:.2f}]"
             kind = ("" if abs(cell.value) < _STRONG else " on" if cell.value > 0 else " against") + (
                 " sure" if cell.is_sure else ""
             )
             parts.append(
-                f'<g><title>{escape(told)}</title><rect class="{"pos" if cell.value >= 0 else "neg"}" '
-                f'x="{x:.1f}" y="{y:.1f}" width="{size - 1:.1f}" height="{row - 1:.1f}" '
+                f'<g><title>{escape(tooltip)}</title><rect class="{"pos" if cell.value >= 0 else "neg"}" '
+                f'x="{x:.1f}" y="{y:.1f}" width="{width - 1:.1f}" height="{height - 1:.1f}" '
                 f'fill-opacity="{abs(cell.value):.2f}"/>'
-                f'<text class="cell{kind}" x="{x + size / 2:.1f}" y="{y + row / 2 + 3.5:.1f}" '
+                f'<text class="cell{kind}" x="{x + width / 2:.1f}" y="{y + height / 2 + 3.5:.1f}" '
                 f'text-anchor="middle">{_short(cell.value)}</text></g>'
             )
-    height = math.ceil(head + row * len(found.rows))
-    return svg("".join(parts), label=found.title, width=_HEAT_WIDTH, height=height)
+    total = math.ceil(top + height * len(data.rows))
+    return svg("".join(parts), label=data.title, width=_HEAT_WIDTH, height=total)
 
 
-def heat_map_png(found: HeatMap) -> bytes:
-    """The same for a README or a paper, with its note."""
-    rows, columns = len(found.rows), len(found.columns)
+def heat_map_png(data: HeatMap) -> bytes:
+    """The heat map as PNG, for a README or a paper."""
+    rows, columns = len(data.rows), len(data.columns)
     figure = new_figure(1.6 + 0.52 * columns, 1.3 + 0.36 * rows)
     plot = figure.add_subplot()
-    values = [[math.nan if cell is None else cell.value for cell in row] for row in found.cells]
+    values = [[math.nan if cell is None else cell.value for cell in row] for row in data.cells]
     from matplotlib.colors import LinearSegmentedColormap
 
     colours = LinearSegmentedColormap.from_list("correlation", [COLOURS[1], "#ffffff", COLOURS[0]])
     plot.imshow(values, cmap=colours, vmin=-1, vmax=1, aspect="auto")
-    for i, row in enumerate(found.cells):
+    for i, row in enumerate(data.cells):
         for j, cell in enumerate(row):
             if cell is not None:
                 colour = "#ffffff" if cell.value >= _STRONG else "#1c2126"
@@ -192,17 +199,19 @@ def heat_map_png(found: HeatMap) -> bytes:
                     j, i, _short(cell.value), ha="center", va="center", fontsize=8.5,
                     color=colour, weight=weight, style=style,
                 )  # fmt: skip
-    plot.set_xticks(range(columns), found.columns, fontsize=9)
-    plot.set_yticks(range(rows), found.rows, fontsize=9)
+    plot.set_xticks(range(columns), data.columns, fontsize=9)
+    plot.set_yticks(range(rows), data.rows, fontsize=9)
     plot.xaxis.tick_top()
     plot.tick_params(length=0)
     plot.spines[:].set_visible(False)
-    plot.set_title(found.title, fontsize=10.5, pad=22)
+    plot.set_title(data.title, fontsize=10.5, pad=22)
     return png(figure)
 
 
 def interval(score: float, low: float, high: float, *, label: str, chance: float | None = None) -> str:
-    """A score and its interval on a line from 0 to 1; a thin mark is what chance gives."""
+    """Draw a score and its interval on a line from 0 to 1; a thin mark shows the score expected by
+    chance.
+    """
     width, height = _LINE
 
     def x(value: float) -> float:
@@ -217,11 +226,13 @@ def interval(score: float, low: float, high: float, *, label: str, chance: float
 
 
 def difference(value: float, low: float, high: float, *, label: str, is_sure: bool) -> str:
-    """A difference of two scores and its interval on a line from -1 to 1, grey unless it is sure."""
+    """Draw a difference of two scores and its interval on a line from -1 to 1, grey unless
+    `is_sure`.
+    """
     width, height = _LINE
 
-    def x(one: float) -> float:
-        return width / 2 + (width / 2 - 4) * min(1.0, max(-1.0, one))
+    def x(position: float) -> float:
+        return width / 2 + (width / 2 - 4) * min(1.0, max(-1.0, position))
 
     kind = "flat" if not is_sure else "bar" if value > 0 else "cut"
     track = f'<line class="track" x1="4" x2="{width - 4}" y1="{height / 2}" y2="{height / 2}"/>'
@@ -243,21 +254,21 @@ def _whisker(low: float, at: float, high: float, height: int, kind: str) -> str:
 
 
 def _short(value: float) -> str:
-    """Two digits without the zero before the point: .98, -.71, 1."""
+    """Two decimals without a leading zero: .98, -.71, 1."""
     text = f"{round(value, 2) + 0.0:.2f}"  # + 0.0: no -0.00
     return text.replace("0.", ".", 1) if abs(float(text)) < 1 else f"{float(text):.0f}"
 
 
 def _top(series: Sequence[Series], axes: Sequence[str]) -> float:
-    """The end of the scale: the first ring that no value goes beyond."""
-    most = max(one.values[name] for one in series for name in axes)
-    return max(1, math.ceil(round(most / _RING, 6))) * _RING
+    """The end of the scale: the first ring that is not exceeded by any value."""
+    largest = max(model.values[name] for model in series for name in axes)
+    return max(1, math.ceil(round(largest / _RING, 6))) * _RING
 
 
 def _checked_axes(series: Sequence[Series]) -> list[str]:
     axes = axes_of(series)
     if len(axes) < 3:
         raise ValueError(
-            f"radar of {', '.join(axes) or 'nothing'}: it needs three abilities or more; leave it out"
+            f"radar of {', '.join(axes) or 'nothing'}: it needs at least three common abilities; leave it out"
         )
     return axes

@@ -1,4 +1,6 @@
-"""The queries that a model answers best and worst, with frames of what it found and of what was wanted."""
+"""Selects the best and worst queries of a model for the report, with frames of the results and the
+positives.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
-from gve_ray.evaluation.scores.ranking import read_places
+from gve_ray.evaluation.scores.ranking import read_trec
 from gve_ray.media import DecodeProcess, FrameRequest, MediaError, encode_jpeg
 from gve_ray.report import picture
 from gve_ray.schema import Item
@@ -15,14 +17,20 @@ THUMBNAIL = (160, 120)  # pixels of a frame; 28 queries with 12 frames each stay
 QUALITY = 70
 _DECODED = 96 * 28 * 28  # pixels of a frame before it is made a thumbnail
 _LEAST = 28 * 28
-_WORDS, _MORE_WORDS = 55, 500  # of a text: shown at once and on demand; long-context ones have thousands
+_WORDS, _MORE_WORDS = (
+    55,
+    500,
+)  # words of a text shown at first and on demand; long-context texts have thousands
 Row = Mapping[str, Any]  # of per_query.parquet
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """An item as the page shows it. text, more: its beginning and what follows. rest: words after these. fault:
-    why it has no pictures."""
+    """An item as the page shows it.
+
+    text, more: the beginning of its text and the continuation. rest: number of words after these.
+    pictures: frames as data URIs. fault: why it has no pictures.
+    """
 
     name: str
     text: str = ""
@@ -34,7 +42,7 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One item of a ranking. role: what it is, e.g. "found". rank: None where it is beyond the ranks kept."""
+    """One item of a ranking. role: e.g. "found". rank: None if it is beyond the ranks kept."""
 
     role: str
     is_right: bool
@@ -45,7 +53,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One query with what was found and what was wanted. ranks: of the first positive, by model."""
+    """One query with the top result and the expected one. ranks: of the first positive, by model."""
 
     is_good: bool
     dataset: str
@@ -55,11 +63,11 @@ class Example:
 
 
 def choose(rows: Sequence[Row], n: int) -> tuple[list[Row], list[Row]]:
-    """The n best and the n worst queries of one model, taken from the data sets in turn.
+    """Choose the n best and the n worst queries of one model, taking turns between data sets.
 
-    Best: a positive is at rank 1, by the margin to the first wrong item. Worst: the first positive is not
-    at rank 1, and the later the worse; then by how much higher the found one scored than the last one kept.
-    Equal ones come in the order of the rows. rows: of per_query.parquet.
+    Best: a positive is at rank 1, ordered by its margin over the first negative. Worst: the first
+    positive is not at rank 1, ordered by its rank (latest first), then by the score range of the
+    ranking. Ties keep the order of the rows. rows: of per_query.parquet.
     """
     best = _in_turn([row for row in rows if row["first_rank"] == 1], _margin, n)
     worst = _in_turn([row for row in rows if row["first_rank"] != 1], _lateness, n)
@@ -74,7 +82,10 @@ def examples(
     *,
     frames: int,
 ) -> list[Example]:
-    """What the page shows of chosen rows. rows: of all models. runs: the folder of the model's TREC files."""
+    """Collect what the page shows of the chosen rows.
+
+    rows: of all models. runs: the folder of the model's TREC files.
+    """
     ranks: dict[tuple[str, str], list[tuple[str, int | None]]] = {
         (row["dataset"], row["query_id"]): [] for row in chosen
     }
@@ -82,7 +93,7 @@ def examples(
         if (key := (row["dataset"], row["query_id"])) in ranks:
             ranks[key].append((row["model"], row["first_rank"]))
     pairs = {id(row): _pair(row, runs) for row in chosen}
-    with DecodeProcess() as process:  # a file that kills its decoder does not take the run with it
+    with DecodeProcess() as process:  # a file that crashes its decoder must not crash the run
         reader = _Reader(process, frames)
         return [
             Example(
@@ -91,9 +102,10 @@ def examples(
                 query=reader.show(row["query_id"], _query(sets[row["dataset"]], row["query_id"])),
                 answers=[
                     replace(
-                        one, item=reader.show(one.item.name, _target(sets[row["dataset"]], one.item.name))
+                        answer,
+                        item=reader.show(answer.item.name, _target(sets[row["dataset"]], answer.item.name)),
                     )
-                    for one in pairs[id(row)]
+                    for answer in pairs[id(row)]
                 ],
                 ranks=ranks[row["dataset"], row["query_id"]],
             )
@@ -102,7 +114,9 @@ def examples(
 
 
 def _margin(row: Row) -> float:
-    """Score of the first item above that of the first wrong one; nothing where all that is known is right."""
+    """Negated margin of the top score over the first negative's; 0 if no negative is among the top
+    results.
+    """
     right = set(row["positives"])
     wrong = [score for name, score in zip(row["top"], row["top_scores"], strict=True) if name not in right]
     return -(row["top_scores"][0] - wrong[0]) if wrong else 0.0
@@ -114,7 +128,7 @@ def _lateness(row: Row) -> tuple[float, float]:
 
 
 def _in_turn(rows: Sequence[Row], key: Callable[[Row], Any], n: int) -> list[Row]:
-    """The first n by key, one of each data set at a time."""
+    """The first n rows by key, one per data set in turn."""
     queues: dict[str, list[Row]] = {}
     for row in sorted(rows, key=key):
         queues.setdefault(row["dataset"], []).append(row)
@@ -123,7 +137,7 @@ def _in_turn(rows: Sequence[Row], key: Callable[[Row], Any], n: int) -> list[Row
 
 
 def _pair(row: Row, runs: Path) -> list[Answer]:
-    """What was found at rank 1 and what was wanted; for a hit, the first wrong one beside it."""
+    """The result at rank 1 and the expected item; for a hit, the first negative instead."""
     right, top, scores = set(row["positives"]), row["top"], row["top_scores"]
     first = Answer(
         role="found and wanted" if top[0] in right else "found",
@@ -147,9 +161,9 @@ def _pair(row: Row, runs: Path) -> list[Answer]:
             name, score = top[rank - 1], scores[rank - 1]
         else:
             query = row["query_id"]
-            name, score = read_places(runs / f"{row['dataset']}.trec", {query: rank})[query]
-    wanted = Answer(role="wanted", is_right=True, rank=rank, score=score, item=Shown(name=name))
-    return [first, wanted]
+            name, score = read_trec(runs / f"{row['dataset']}.trec", {query: rank})[query]
+    expected = Answer(role="wanted", is_right=True, rank=rank, score=score, item=Shown(name=name))
+    return [first, expected]
 
 
 def _query(data: RetrievalSet, name: str) -> Item:
@@ -161,7 +175,7 @@ def _target(data: RetrievalSet, name: str) -> Item:
 
 
 class _Reader:
-    """Items as the page shows them; each medium is read once."""
+    """Prepares items for the page; each medium is read once."""
 
     def __init__(self, process: DecodeProcess, frames: int) -> None:
         self._process = process
@@ -169,7 +183,7 @@ class _Reader:
         self._seen: dict[tuple[str, str], Sequence[str]] = {}
 
     def show(self, name: str, item: Item) -> Shown:
-        """An item's words and pictures; what cannot be read is said in their place."""
+        """An item's words and pictures, or a message for what cannot be read."""
         words = (item.text or "").split()
         pictures: list[str] = []
         faults = []
@@ -200,6 +214,6 @@ class _Reader:
                 )
                 pixels = decoded.samples[0].pixels
             self._seen[part, path] = [
-                picture(encode_jpeg(one), size=THUMBNAIL, quality=QUALITY) for one in pixels
+                picture(encode_jpeg(frame), size=THUMBNAIL, quality=QUALITY) for frame in pixels
             ]
         return self._seen[part, path]

@@ -1,4 +1,6 @@
-"""What a reader has to know before the figures: how far they may be compared, what was left out, what was run."""
+"""The notes at the top of a report (comparability, contamination, skipped items) and its table of
+run facts.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -9,13 +11,13 @@ from gve_ray.evaluation.config import EvaluationJobConfig
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.data.uvrb import UVRB, DatasetSpec
 
-TOLERANCE = 0.05  # of a published size: videos vanish from the web, and releases drop a few
-_TOLD = 8  # contaminated videos named on the page; results.json has them all
+TOLERANCE = 0.05  # relative to a published size: some videos are no longer on the web
+_SHOWN_HITS = 8  # contaminated videos named on the page; results.json has them all
 
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """One remark above the figures. lines: its particulars."""
+    """A remark at the top of the page. lines: its details."""
 
     kind: Literal["warn", "good", "plain"]
     text: str
@@ -24,7 +26,7 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """What one model was not asked of one data set, or only in part."""
+    """What was left out or cut when one model was evaluated on one data set."""
 
     dataset: str
     model: str
@@ -36,15 +38,16 @@ class Skipped:
 
 
 def departures(results: Mapping[str, Any], sets: Mapping[str, RetrievalSet]) -> dict[str, str]:
-    """In what the run's data sets of UVRB differ from the published ones, in words; without those that do not.
+    """Describe how the run's data sets differ from UVRB's published ones; those that do not differ
+    are left out.
 
-    Compared are the numbers of queries and of items ranked (to `TOLERANCE`), metric and prompt.
+    Compares the numbers of queries and of ranked items (to within `TOLERANCE`), metric and prompt.
     """
-    found = {}
+    by_dataset = {}
     for name, facts in results["datasets"].items():
-        if name in UVRB and (told := _departure(UVRB[name], facts, sets[name])):
-            found[name] = told
-    return found
+        if name in UVRB and (difference := _departure(UVRB[name], facts, sets[name])):
+            by_dataset[name] = difference
+    return by_dataset
 
 
 def _departure(spec: DatasetSpec, facts: Mapping[str, Any], data: RetrievalSet) -> str:
@@ -67,7 +70,7 @@ def _departure(spec: DatasetSpec, facts: Mapping[str, Any], data: RetrievalSet) 
 
 
 def notes(results: Mapping[str, Any], away: Mapping[str, str], *, has_baselines: bool) -> list[Note]:
-    """Comparability, contamination, what was left out and cut."""
+    """Notes on comparability, contamination, and what was left out or cut."""
     return [
         *_comparability(results, away, has_baselines=has_baselines),
         _contamination(results.get("contamination")),
@@ -76,41 +79,45 @@ def notes(results: Mapping[str, Any], away: Mapping[str, str], *, has_baselines:
 
 
 def _comparability(results: Mapping[str, Any], away: Mapping[str, str], *, has_baselines: bool) -> list[Note]:
-    known = [name for name in results["datasets"] if name in UVRB]
+    own = [name for name in results["datasets"] if name in UVRB]
     if away:
-        some = "All" if len(away) == len(known) else f"{len(away)} of the"
+        share = "All" if len(away) == len(own) else f"{len(away)} of the"
         text = (
-            f"{some} {len(known)} data sets bear UVRB's names and are not UVRB's as published, so figures of this run "
-            "cannot be compared with published ones"
+            f"{share} {len(own)} data sets have UVRB's names but differ from the published ones, so the "
+            "scores of this run cannot be compared with published scores"
         )
-        text += "; published baselines below are there for their shape alone." if has_baselines else "."
-        return [Note(kind="warn", text=text, lines=[f"{name}: {told}" for name, told in away.items()])]
-    if missing := [name for name in UVRB if name not in known]:
-        text = f"{len(known)} of UVRB's {len(UVRB)} data sets: abilities and averages that need more are left out."
+        text += "; compare only the shape of the published baselines below." if has_baselines else "."
+        return [
+            Note(kind="warn", text=text, lines=[f"{name}: {difference}" for name, difference in away.items()])
+        ]
+    if missing := [name for name in UVRB if name not in own]:
+        text = f"{len(own)} of UVRB's {len(UVRB)} data sets: abilities and averages that need the others are left out."
         return [Note(kind="plain", text=text, lines=[f"not in this run: {', '.join(missing)}"])]
-    return [Note(kind="good", text="All of UVRB's data sets, at their published sizes, metrics and prompts.")]
+    return [
+        Note(kind="good", text="All of UVRB's data sets, with their published sizes, metrics and prompts.")
+    ]
 
 
-def _contamination(found: Mapping[str, Any] | None) -> Note:
-    if found is None:
+def _contamination(check: Mapping[str, Any] | None) -> Note:
+    if check is None:
         text = "Contamination was not checked: contamination.training names no training assets."
         return Note(kind="plain", text=text)
-    hits, where = found["hits"], found["training"]
+    hits, training = check["hits"], check["training"]
     if not hits:
         return Note(
             kind="good",
-            text=f"None of the {found['checked_videos']:,} evaluation videos was found in {where}: not by path, not "
-            "by bytes, not by near-equal frames. (Cuts out of a training video would not be found.)",
+            text=f"None of the {check['checked_videos']:,} evaluation videos was found in {training} by path, bytes or "
+            "near-equal frames. (Excerpts of training videos would not be found.)",
         )
-    counts = ", ".join(f"{name} {count}" for name, count in found["datasets"].items() if count)
+    counts = ", ".join(f"{name} {count}" for name, count in check["datasets"].items() if count)
     lines = [
-        f"{one['dataset']}: {one['video']} is training video {one['training_video']} ({one['how']})"
-        for one in hits[:_TOLD]
+        f"{hit['dataset']}: {hit['video']} is training video {hit['training_video']} ({hit['how']})"
+        for hit in hits[:_SHOWN_HITS]
     ]
-    if len(hits) > _TOLD:
-        lines.append(f"and {len(hits) - _TOLD:,} more, all in results.json")
-    text = f"Contaminated: {len(hits):,} finds among {found['checked_videos']:,} videos are in {where} ({counts}). "
-    return Note(kind="warn", text=text + "No zero-shot claim holds there.", lines=lines)
+    if len(hits) > _SHOWN_HITS:
+        lines.append(f"and {len(hits) - _SHOWN_HITS:,} more, all in results.json")
+    text = f"Contaminated: {len(hits):,} hits among {check['checked_videos']:,} videos match {training} ({counts}). "
+    return Note(kind="warn", text=text + "Scores on these data sets are not zero-shot.", lines=lines)
 
 
 def _left_out(results: Mapping[str, Any]) -> Note:
@@ -124,43 +131,45 @@ def _left_out(results: Mapping[str, Any]) -> Note:
         counts["corpus"] += row.corpus
         counts["cut"] += row.cut
     text = (
-        f"Left out: {faults:,} faults of the data sets; over all models {counts['queries']:,} queries and "
+        f"Left out: {faults:,} errors in the data sets; over all models {counts['queries']:,} queries and "
         f"{counts['corpus']:,} corpus items; {counts['cut']:,} texts cut. See below."
     )
     return Note(kind="warn", text=text)
 
 
 def skipped_rows(results: Mapping[str, Any]) -> list[Skipped]:
-    """By data set and model, without those that were asked everything in full."""
-    found = []
+    """One row per data set and model, without those where nothing was left out or cut."""
+    rows = []
     for dataset in results["datasets"]:
-        for model, one in results["models"].items():
-            told = one["datasets"][dataset]
-            row = Skipped(dataset=dataset, model=model, **told["skipped"], cut=sum(told["cut"].values()))
+        for model, model_results in results["models"].items():
+            facts = model_results["datasets"][dataset]
+            row = Skipped(dataset=dataset, model=model, **facts["skipped"], cut=sum(facts["cut"].values()))
             if any((row.faults, row.queries, row.corpus, row.queries_without_positives, row.cut)):
-                found.append(row)
-    return found
+                rows.append(row)
+    return rows
 
 
-def run_facts(config: EvaluationJobConfig, name: str, told: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """One model: what it is, pinned to a revision, and what embedding took."""
-    (model,) = (one for one in config.models if one.name == name)
-    identity, embedding = told["identity"], told["embedding"]
+def run_facts(config: EvaluationJobConfig, name: str, results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """One model's identity, pinned to a revision, its settings, and the time embedding took."""
+    (model,) = (candidate for candidate in config.models if candidate.name == name)
+    identity, embedding = results["identity"], results["embedding"]
     adapter = f"{model.adapter} ({revision(identity['adapter'])})" if model.adapter else None
-    rate = f"{embedding['new'] / embedding['seconds']:.1f} a second" if embedding["seconds"] else ""
+    rate = f"{embedding['new'] / embedding['seconds']:.1f} items per second" if embedding["seconds"] else ""
     shown = {
         "model": f"{model.model} ({revision(identity['model'])})",
         "adapter": adapter,
         "engine": " ".join(filter(None, [identity["engine"], identity["dtype"]])),
         "settings": ", ".join(f"{key} {value}" for key, value in identity["settings"].items()),
         "engine arguments": ", ".join(f"{key} {value}" for key, value in identity["engine_args"].items()),
-        "embedded": f"{embedding['new']:,} items now ({rate}), {embedding['found']:,} found in the cache",
+        "embedded": f"{embedding['new']:,} items by this run ({rate}), {embedding['found']:,} already cached",
     }
     return [(key, str(value)) for key, value in shown.items() if value]
 
 
 def revision(pinned: str) -> str:
-    """`sha256:<64 digits>` and `<id>@<40 digits>` in their first 12 digits; an endpoint's word as it is."""
+    """Shorten `sha256:<64 digits>` and `<id>@<40 digits>` to 12 digits; an endpoint has no
+    revision.
+    """
     head, mark, tail = pinned.rpartition("@") if "@" in pinned else pinned.rpartition(":")
     if not mark:
         return "as the endpoint names it"

@@ -1,9 +1,10 @@
-"""The report of a run: report.html with all pictures inside, its drawings as PNG, its figures as report.json.
+"""Writes the report of a run: report.html with all pictures inside, its charts as PNG, its figures
+as report.json.
 
-`collect` reads what the run has left and its data sets; `render` is pure.
+`collect` reads the run's output and its data sets; `render` is a pure function.
 
-output/report.html           one file that needs nothing else, for a desk and a phone, light and dark
-output/report.json           what the page adds to results.json: chance, headroom, correlations, the queries shown
+output/report.html           one self-contained file, for desktop and phone, in light and dark
+output/report.json           what the page adds to results.json: chance, ranks, correlations, example queries
 output/radar.png             abilities of the models and their baselines
 output/correlations-*.png    over models: by family, and of data sets with abilities
 output/results.csv           the scores as a table that `gve diagnose` reads
@@ -53,7 +54,7 @@ RESULTS_TABLE = "results.csv"
 
 @dataclass(frozen=True, kw_only=True)
 class AbilityExamples:
-    """The queries shown of one ability."""
+    """The example queries of one ability."""
 
     name: str
     meaning: str
@@ -62,13 +63,13 @@ class AbilityExamples:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Everything that the template shows. subject: the model whose headroom and queries are shown."""
+    """Everything the template shows. subject: the model whose rank breakdown and queries are shown."""
 
     title: str
     subject: str
-    headline: Sequence[tuple[str, str, str]]  # what, value, interval or more words
+    headline: Sequence[tuple[str, str, str]]  # name, value, interval or remark
     notes: Sequence[Note]
-    columns: Sequence[Column]  # of the abilities
+    columns: Sequence[Column]  # of the score tables
     abilities: Sequence[AbilityRow]
     radar: Sequence[charts.Series]  # empty: fewer than three abilities in common
     datasets: Sequence[DatasetRow]
@@ -83,11 +84,13 @@ class Page:
 
 
 def check_baselines(config: EvaluationJobConfig) -> None:
-    """Raises PreflightError for a baseline that is no model of the run and not in the published table."""
-    known = {one.name for one in config.models} | {row.model for row in published_table()}
+    """Raises PreflightError for a baseline that is neither a model of the run nor in the published
+    table.
+    """
+    known = {model.name for model in config.models} | {row.model for row in published_table()}
     if unknown := [name for name in config.report.baselines or () if name not in known]:
         raise PreflightError(
-            f"report.baselines: {unknown[0]!r} is no model of this run and not in the published table; use "
+            f"report.baselines: {unknown[0]!r} is neither a model of this run nor in the published table; use "
             f"{', '.join(sorted(known))}"
         )
 
@@ -97,53 +100,61 @@ def write_report(
 ) -> str:
     """Write all files of the report into the run's folder; returns the page's path.
 
-    output: where the run's folder is worked on. sets: the data sets of the run. facts: those of run.json.
+    output: local copy of the run's folder. sets: the data sets of the run. facts: those of
+    run.json.
     """
     results = json.loads((output / "results.json").read_text(encoding="utf-8"))
     _write(output / RESULTS_TABLE, _csv(results).encode())
     page = collect(config, output, results, sets, facts)
     _write(output / REPORT_FILE, render(page).encode())
-    told = json.dumps(figures(page), indent=1, ensure_ascii=False)
-    _write(output / FIGURES_FILE, f"{told}\n".encode())
+    text = json.dumps(figures(page), indent=1, ensure_ascii=False)
+    _write(output / FIGURES_FILE, f"{text}\n".encode())
     if page.radar:
         _write(output / "radar.png", charts.radar_png(page.radar))
-    for one in page.correlations.maps:
-        _write(output / f"correlations-{one.name}.png", charts.heat_map_png(one))
+    for heat_map in page.correlations.maps:
+        _write(output / f"correlations-{heat_map.name}.png", charts.heat_map_png(heat_map))
     return str(output / REPORT_FILE)
 
 
 def render(page: Page) -> str:
-    """The page as one HTML text that needs nothing else."""
-    drawn = {one.name: charts.heat_map(one) for one in page.correlations.maps}
+    """The page as self-contained HTML."""
+    heat_maps = {heat_map.name: charts.heat_map(heat_map) for heat_map in page.correlations.maps}
     radar = charts.radar(page.radar) if page.radar else ""
     return report.render(
-        "gve_ray.evaluation.report", "report.html.j2", **vars(page), heat_maps=drawn, radar_svg=radar
+        "gve_ray.evaluation.report", "report.html.j2", **vars(page), heat_maps=heat_maps, radar_svg=radar
     )
 
 
 def figures(page: Page) -> dict[str, Any]:
-    """What the page adds to results.json, as plain values; pictures and texts of queries are left out."""
+    """What the page adds to results.json, as plain values without pictures and query texts."""
     return {
         "subject": page.subject,
-        "notes": [asdict(one) for one in page.notes],
-        "departures": {one.name: one.departure for one in page.datasets if one.departure},
-        "chance": {one.name: one.chance for one in page.datasets}
-        | {one.name or one.meaning: one.chance for one in page.abilities},
-        "headroom": {one.name: None if one.places is None else asdict(one.places) for one in page.datasets},
-        "radar": [asdict(one) for one in page.radar],
+        "notes": [asdict(entry) for entry in page.notes],
+        "departures": {entry.name: entry.departure for entry in page.datasets if entry.departure},
+        "chance": {entry.name: entry.chance for entry in page.datasets}
+        | {entry.name or entry.meaning: entry.chance for entry in page.abilities},
+        "headroom": {
+            entry.name: None if entry.places is None else asdict(entry.places) for entry in page.datasets
+        },
+        "radar": [asdict(entry) for entry in page.radar],
         "correlations": page.correlations.figures,
         "queries": {
             ability.name: [
                 {
-                    "dataset": one.dataset,
-                    "query_id": one.query.name,
-                    "ranks": dict(one.ranks),
+                    "dataset": entry.dataset,
+                    "query_id": entry.query.name,
+                    "ranks": dict(entry.ranks),
                     "answers": [
-                        {"role": a.role, "id": a.item.name, "rank": a.rank, "score": a.score}
-                        for a in one.answers
+                        {
+                            "role": answer.role,
+                            "id": answer.item.name,
+                            "rank": answer.rank,
+                            "score": answer.score,
+                        }
+                        for answer in entry.answers
                     ],
                 }
-                for one in ability.examples
+                for entry in ability.examples
             ]
             for ability in page.queries
         },
@@ -157,29 +168,29 @@ def collect(
     sets: Sequence[RetrievalSet],
     facts: Mapping[str, Any],
 ) -> Page:
-    """Everything the page shows, from the run's folder and its data sets."""
+    """Collect everything the page shows, from the run's folder and its data sets."""
     models: Mapping[str, Any] = results["models"]
     subject = config.report.model or list(models)[-1]
     others = [name for name in models if name != subject]
     rows = pq.read_table(output / "per_query.parquet").to_pylist()
-    by_name = {one.name: one for one in sets}
+    by_name = {entry.name: entry for entry in sets}
     away = departures(results, by_name)
     is_uvrb = not away and not set(UVRB).isdisjoint(results["datasets"])
     baselines = _baselines(config, models, subject)
     radar = _radar(config, models, subject, baselines)
-    colours = {one.name: number for number, one in enumerate(radar)}
+    colours = {entry.name: number for number, entry in enumerate(radar)}
     columns = [Column(name=name, colour=colours.get(name)) for name in models]
     columns += [Column(name=row.model, published=True, colour=colours.get(_label(row))) for row in baselines]
     datasets = dataset_rows(results, rows, by_name, subject, away, baselines)
     pooled = is_uvrb if config.report.pooled is None else config.report.pooled
     own = [_row_name(name) for name in models]
     return Page(
-        title=f"{subject} beside {', '.join(others)}" if others else subject,
+        title=f"{subject} compared with {', '.join(others)}" if others else subject,
         subject=subject,
         headline=_headline(models, results),
         notes=notes(results, away, has_baselines=bool(baselines)),
         columns=columns,
-        abilities=ability_rows(models, baselines, {one.name: one.chance for one in datasets}),
+        abilities=ability_rows(models, baselines, {entry.name: entry.chance for entry in datasets}),
         radar=radar,
         datasets=datasets,
         depth=config.depth,
@@ -190,13 +201,15 @@ def collect(
         queries=_queries(config, output, rows, by_name, subject),
         skipped=skipped_rows(results),
         skipped_lines=_first_lines(output / "skipped.jsonl"),
-        models=[(name, run_facts(config, name, one)) for name, one in models.items()],
+        models=[(name, run_facts(config, name, entry)) for name, entry in models.items()],
         facts=_facts(config, facts),
     )
 
 
 def _baselines(config: EvaluationJobConfig, models: Mapping[str, Any], subject: str) -> list[ResultRow]:
-    """The published rows among the baselines. A name that another model of the run has means that model."""
+    """The published rows among the baselines. If another model of the run has the name, that one is
+    meant.
+    """
     published = {row.model: row for row in published_table()}
     others = set(models) - {subject}
     return [published[name] for name in config.report.baselines or () if name not in others]
@@ -207,14 +220,14 @@ def _radar(
 ) -> list[charts.Series]:
     chosen = config.report.baselines
     others = [name for name in models if name != subject and (chosen is None or name in chosen)]
-    found = [
+    series = [
         charts.Series(name=name, values=_in_order(models[name]["abilities"])) for name in (subject, *others)
     ]
-    found += [
+    series += [
         charts.Series(name=_label(row), values=_in_order(row.summary.abilities), published=True)
         for row in baselines
     ]
-    return found if len(charts.axes_of(found)) >= 3 else []
+    return series if len(charts.axes_of(series)) >= 3 else []
 
 
 def _label(row: ResultRow) -> str:
@@ -226,14 +239,17 @@ def _in_order(abilities: Mapping[str, float]) -> dict[str, float]:
 
 
 def _headline(models: Mapping[str, Any], results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    found = []
-    for name, one in models.items():
-        value, interval = one["average_abilities"], one["average_abilities_interval"]
+    headline = []
+    for name, model in models.items():
+        value, interval = (
+            model["average_abilities"],
+            model["average_abilities_interval"],
+        )
         if value is not None:
-            found.append((f"{name}, average over abilities", f"{value:.3f}", as_range(interval)))
+            headline.append((f"{name}, average over abilities", f"{value:.3f}", as_range(interval)))
     sets = results["datasets"].values()
-    queries = sum(one["n_queries"] for one in sets)
-    return [*found, ("data sets", str(len(sets)), ""), ("queries", f"{queries:,}", "")]
+    queries = sum(facts["n_queries"] for facts in sets)
+    return [*headline, ("data sets", str(len(sets)), ""), ("queries", f"{queries:,}", "")]
 
 
 def _queries(
@@ -243,53 +259,58 @@ def _queries(
     sets: Mapping[str, RetrievalSet],
     subject: str,
 ) -> list[AbilityExamples]:
-    """By the abilities that data sets stand for directly; TXT and FG are made of these. Other data sets last."""
+    """Example queries by measured ability (TXT and FG consist of these), then of data sets outside
+    UVRB.
+    """
     runs = output / "runs" / subject
     chosen: list[tuple[str, str, list[Mapping[str, Any]]]] = []
     for ability in (*MEASURED, ""):
-        mine = [
+        own_rows = [
             row
             for row in rows
             if row["model"] == subject
             and (UVRB[row["dataset"]].ability if row["dataset"] in UVRB else "") == ability
         ]
-        best, worst = choose(mine, config.report.queries)
+        best, worst = choose(own_rows, config.report.queries)
         if best or worst:
-            meaning = NAMES.get(ability, "data sets beside UVRB's")
+            meaning = NAMES.get(ability, "data sets outside UVRB")
             chosen.append((ability, meaning, [*best, *worst]))
     shown = examples(
-        [row for *_, some in chosen for row in some], rows, sets, runs, frames=config.report.frames
+        [row for *_, selected in chosen for row in selected], rows, sets, runs, frames=config.report.frames
     )
     parts = []
-    for ability, meaning, some in chosen:
-        parts.append(AbilityExamples(name=ability, meaning=meaning, examples=shown[: len(some)]))
-        shown = shown[len(some) :]
+    for ability, meaning, selected in chosen:
+        parts.append(AbilityExamples(name=ability, meaning=meaning, examples=shown[: len(selected)]))
+        shown = shown[len(selected) :]
     return parts
 
 
 def _first_lines(path: Path, n: int = 12) -> list[str]:
-    """The first lines of skipped.jsonl, in words; a fault of the data set, which no model is to blame for, says
-    itself where it is."""
+    """The first lines of skipped.jsonl, in words. The description of a data error includes its
+    location.
+    """
     with path.open(encoding="utf-8") as file:
-        found = [json.loads(line) for line in itertools.islice(file, n)]
+        entries = [json.loads(line) for line in itertools.islice(file, n)]
     return [
-        f"{one['model']}: {one['dataset']}: {one['where']}: {one['what']}" if one["model"] else one["what"]
-        for one in found
+        f"{entry['model']}: {entry['dataset']}: {entry['where']}: {entry['what']}"
+        if entry["model"]
+        else entry["what"]
+        for entry in entries
     ]
 
 
 def _facts(config: EvaluationJobConfig, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     shown = {
-        "frames": f"{config.frames} a video, uniform",
-        "pixels": f"{config.min_pixels:,} to {config.max_pixels:,} a frame",
-        "tokens": f"at most {config.max_tokens:,} an item",
+        "frames": f"{config.frames} per video, uniform",
+        "pixels": f"{config.min_pixels:,} to {config.max_pixels:,} per frame",
+        "tokens": f"at most {config.max_tokens:,} per item",
         "neighbours kept": f"{config.depth:,}",
         "intervals": f"95 %, {config.resamples:,} resamples of the queries, seed {config.seed}",
-        "data": ", ".join(filter(None, [config.root, *(one.folder for one in config.data)])),
+        "data": ", ".join(filter(None, [config.root, *(dataset.folder for dataset in config.data)])),
         "output": config.output,
         "config": facts.get("config_hash"),
         "git revision": facts.get("git"),
-        "begun": _when(facts["runs"][0]["started"]) if facts.get("runs") else None,
+        "started": _when(facts["runs"][0]["started"]) if facts.get("runs") else None,
         "runs": len(facts.get("runs", ())),
         "versions": ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items()),
     }
@@ -301,21 +322,25 @@ def _when(seconds: float) -> str:
 
 
 def _csv(results: Mapping[str, Any]) -> str:
-    """The scores on UVRB's data sets by UVRB's metrics, one row a model, as `tables.read_table` reads them."""
+    """The scores on UVRB's data sets by UVRB's metrics, one row per model, as
+    `result_tables.read_table` reads them.
+    """
     facts = results["datasets"]
     names = [name for name, spec in UVRB.items() if name in facts and facts[name]["metric"] == spec.metric]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["model", *names])
-    for model, one in results["models"].items():
-        scores = (one["datasets"][name]["score"] for name in names)
+    for model, model_results in results["models"].items():
+        scores = (model_results["datasets"][name]["score"] for name in names)
         cells = ("" if score is None else f"{score:.6f}" for score in scores)
         writer.writerow([_row_name(model), *cells])
     return out.getvalue()
 
 
 def _row_name(model: str) -> str:
-    """A model's name in a table that may stand beside the published one, where each name may be once."""
+    """A model's name for a table that may be combined with the published one, where names must be
+    unique.
+    """
     return f"{model} (this run)" if any(model == row.model for row in published_table()) else model
 
 

@@ -1,4 +1,6 @@
-"""The tables of a report: abilities, data sets and paired differences, with intervals as text and as lines."""
+"""The tables of a report: abilities, data sets and paired differences, with intervals as text and
+as charts.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from gve_ray.evaluation.data.uvrb import UVRB
 from gve_ray.evaluation.paper.result_tables import ResultRow
 from gve_ray.evaluation.report import charts
 from gve_ray.evaluation.scores.abilities import ABILITIES, weights
-from gve_ray.evaluation.scores.rank_breakdown import Places, chance, places
+from gve_ray.evaluation.scores.rank_breakdown import RankBreakdown, chance, rank_breakdown
 from gve_ray.evaluation.scores.statistics import holm
 
 NAMES = {
@@ -23,14 +25,17 @@ NAMES = {
     "T": "temporal",
     "PR": "partially relevant",
 }
-SURE = 0.05  # p, corrected, below which two models differ
+SURE = 0.05  # corrected p-value below which two models differ
 AVERAGES = {"average_abilities": "average over abilities", "average_datasets": "average over data sets"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One model of the tables. published: a row of the paper's table, from the paper's data sets. colour: its
-    number in the radar, None where it is not in there."""
+    """One model in the tables.
+
+    published: a row of the paper's table, measured on the paper's data sets. colour: its number in
+    the radar, None if it is not shown there.
+    """
 
     name: str
     published: bool = False
@@ -39,7 +44,7 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One figure of a table. interval: as text; svg: drawn, where there is one."""
+    """A score in a table. interval: as text; svg: as a chart, if there is an interval."""
 
     value: float
     interval: str = ""
@@ -58,8 +63,11 @@ class AbilityRow:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRow:
-    """One data set. departure: how it differs from UVRB's, empty where it does not. places: of the first positives
-    of the model that the report is about, None where it was asked nothing."""
+    """One data set.
+
+    departure: how it differs from UVRB's, empty if it does not. places: ranks of the first
+    positives for the model the report is about, None if it has no queries here.
+    """
 
     name: str
     ability: str
@@ -70,12 +78,14 @@ class DatasetRow:
     departure: str
     chance: float | None
     scores: Sequence[Score | None]
-    places: Places | None
+    places: RankBreakdown | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One model against the first on one data set. corrected: p by Holm over the data sets of the comparison."""
+    """One model compared with the first on one data set. corrected: Holm's p over the data sets
+    compared.
+    """
 
     dataset: str
     value: float
@@ -87,7 +97,7 @@ class Difference:
 
     @property
     def is_sure(self) -> bool:
-        """Whether the two can be told apart here."""
+        """Whether the two models differ significantly."""
         return self.corrected < SURE
 
 
@@ -100,8 +110,8 @@ class Comparison:
     rows: Sequence[Difference]
 
     def count(self, sign: int) -> int:
-        """Data sets where it is surely better (1) or worse (-1)."""
-        return sum(one.is_sure and one.value * sign > 0 for one in self.rows)
+        """Number of data sets where it is significantly better (1) or worse (-1)."""
+        return sum(difference.is_sure and difference.value * sign > 0 for difference in self.rows)
 
 
 def dataset_rows(
@@ -112,24 +122,33 @@ def dataset_rows(
     away: Mapping[str, str],
     baselines: Sequence[ResultRow],
 ) -> list[DatasetRow]:
-    """A row a data set of `results` (results.json). rows: of per_query.parquet. subject: the model reported on.
-    away: by data set, how it departs from the published one. baselines: columns beside the run's models."""
-    found = []
+    """One row per data set of `results` (results.json).
+
+    rows: of per_query.parquet. subject: the model the report is about. away: by data set, how it
+    differs from the published one. baselines: published models, shown after the run's.
+    """
+    table = []
     for name, facts in results["datasets"].items():
-        mine = [row for row in rows if (row["model"], row["dataset"]) == (subject, name)]
-        told = results["models"][subject]["datasets"][name]
+        own_rows = [row for row in rows if (row["model"], row["dataset"]) == (subject, name)]
+        own_facts = results["models"][subject]["datasets"][name]
         listed = sets[name].candidates
-        asked = [
-            (len(row["positives"]), told["n_corpus"] if listed is None else len(listed[row["query_id"]]))
-            for row in mine
+        query_sizes = [
+            (len(row["positives"]), own_facts["n_corpus"] if listed is None else len(listed[row["query_id"]]))
+            for row in own_rows
         ]
-        by_chance = chance(facts["metric"], asked)
+        by_chance = chance(facts["metric"], query_sizes)
         scores = [
-            _score(name, model, one["datasets"][name]["score"], one["datasets"][name]["interval"], by_chance)
-            for model, one in results["models"].items()
+            _score(
+                name,
+                model,
+                model_results["datasets"][name]["score"],
+                model_results["datasets"][name]["interval"],
+                by_chance,
+            )
+            for model, model_results in results["models"].items()
         ]
         scores += [Score(value=row.scores[name]) if name in row.scores else None for row in baselines]
-        found.append(
+        table.append(
             DatasetRow(
                 name=name,
                 ability=UVRB[name].ability if name in UVRB else "",
@@ -140,39 +159,47 @@ def dataset_rows(
                 departure=away.get(name, ""),
                 chance=by_chance,
                 scores=scores,
-                places=places(row["first_rank"] for row in mine) if mine else None,
+                places=rank_breakdown(row["first_rank"] for row in own_rows) if own_rows else None,
             )
         )
-    return found
+    return table
 
 
 def ability_rows(
     models: Mapping[str, Any], baselines: Sequence[ResultRow], chances: Mapping[str, float | None]
 ) -> list[AbilityRow]:
-    """A row an ability that any model has a score in. models: of results.json. chances: by data set."""
-    found = []
+    """One row per ability that any model has a score for. models: of results.json. chances: by data
+    set.
+    """
+    table = []
     for name in ABILITIES:
-        if all(name not in one["abilities"] for one in models.values()):
+        if all(name not in facts["abilities"] for facts in models.values()):
             continue
         by_chance = _weighted(weights(name), chances)
         scores = [
-            _score(name, model, one["abilities"].get(name), one["ability_intervals"].get(name), by_chance)
-            for model, one in models.items()
+            _score(
+                name,
+                model,
+                facts["abilities"].get(name),
+                facts["ability_intervals"].get(name),
+                by_chance,
+            )
+            for model, facts in models.items()
         ]
         scores += [_plain(row.summary.abilities.get(name)) for row in baselines]
-        found.append(AbilityRow(name=name, meaning=NAMES[name], chance=by_chance, scores=scores))
+        table.append(AbilityRow(name=name, meaning=NAMES[name], chance=by_chance, scores=scores))
     for key, meaning in AVERAGES.items():
-        if all(one[key] is None for one in models.values()):
+        if all(facts[key] is None for facts in models.values()):
             continue
         shares = weights("average") if key == "average_abilities" else dict.fromkeys(UVRB, 1 / len(UVRB))
         by_chance = _weighted(shares, chances)
         scores = [
-            _score(meaning, model, one[key], one[f"{key}_interval"], by_chance)
-            for model, one in models.items()
+            _score(meaning, model, facts[key], facts[f"{key}_interval"], by_chance)
+            for model, facts in models.items()
         ]
         scores += [_plain(getattr(row.summary, key)) for row in baselines]
-        found.append(AbilityRow(name="", meaning=meaning, chance=by_chance, scores=scores))
-    return found
+        table.append(AbilityRow(name="", meaning=meaning, chance=by_chance, scores=scores))
+    return table
 
 
 def _weighted(shares: Mapping[str, float], values: Mapping[str, float | None]) -> float | None:
@@ -198,36 +225,39 @@ def _plain(value: float | None) -> Score | None:
 
 
 def as_range(interval: Sequence[float] | None) -> str:
+    """An interval as text, empty for None."""
     return "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
 
 
-def paired(found: Sequence[Mapping[str, Any]]) -> list[Comparison]:
+def paired(comparisons: Sequence[Mapping[str, Any]]) -> list[Comparison]:
     """The comparisons of results.json, by model."""
-    pairs = dict.fromkeys((one["model"], one["against"]) for one in found)
+    pairs = dict.fromkeys((row["model"], row["against"]) for row in comparisons)
     return [
         Comparison(
             model=model,
             against=against,
-            rows=_differences([one for one in found if (one["model"], one["against"]) == (model, against)]),
+            rows=_differences(
+                [row for row in comparisons if (row["model"], row["against"]) == (model, against)]
+            ),
         )
         for model, against in pairs
     ]
 
 
-def _differences(found: Sequence[Mapping[str, Any]]) -> list[Difference]:
-    rows = []
-    for one, corrected in zip(found, holm([one["p_value"] for one in found]), strict=True):
-        value, (low, high) = one["difference"], one["interval"]
-        label = f"{one['model']} less {one['against']} on {one['dataset']}: {value:+.3f}, {low:+.3f} to {high:+.3f}"
-        rows.append(
+def _differences(comparisons: Sequence[Mapping[str, Any]]) -> list[Difference]:
+    differences = []
+    for row, corrected in zip(comparisons, holm([row["p_value"] for row in comparisons]), strict=True):
+        value, (low, high) = row["difference"], row["interval"]
+        label = f"{row['model']} less {row['against']} on {row['dataset']}: {value:+.3f}, {low:+.3f} to {high:+.3f}"
+        differences.append(
             Difference(
-                dataset=one["dataset"],
+                dataset=row["dataset"],
                 value=value,
                 interval=f"{low:+.3f} to {high:+.3f}",
-                p_value=one["p_value"],
+                p_value=row["p_value"],
                 corrected=corrected,
-                n_queries=one["n_queries"],
+                n_queries=row["n_queries"],
                 svg=charts.difference(value, low, high, label=label, is_sure=corrected < SURE),
             )
         )
-    return rows
+    return differences

@@ -1,9 +1,11 @@
-"""From scores by data set to the nine abilities and the two averages, by the paper's averaging. Pure.
+"""Computes the nine abilities and two averages of UVRB from scores by data set, with the paper's
+averaging.
 
-S, T, PR, LC, CG, CMP and VIS are plain means of their data sets; FG = mean(S, T, PR); TXT = mean(CG, FG, LC);
-the average over abilities is the mean of TXT, CMP, VIS, CG, FG and LC; the sub-domains are not in it. The
-rule was checked against the paper's Tables 1 and 2. All of them are weighted means of data sets, and
-`weights` gives those weights: with them an ability gets a confidence interval like a data set does.
+S, T, PR, LC, CG, CMP and VIS are plain means of their data sets; FG = mean(S, T, PR) and TXT =
+mean(CG, FG, LC). The average over abilities is the mean of TXT, CMP, VIS, CG, FG and LC, without
+the sub-domains S, T and PR. This rule reproduces tables 1 and 2 of arXiv:2510.27571. Every ability
+is a weighted mean of data sets; `weights` gives the weights, from which an ability's confidence
+interval is computed.
 """
 
 import math
@@ -22,8 +24,9 @@ COMPOSED = {"FG": ("S", "T", "PR"), "TXT": ("CG", "FG", "LC"), "average": AVERAG
 class AbilityScores:
     """Scores of one model, between 0 and 1.
 
-    datasets: by data set, as given. abilities: by ability; one whose data sets were not all scored is left
-    out, since a mean of fewer would look comparable and not be. The averages are None on the same ground.
+    datasets: the input scores. abilities: by ability; one whose data sets were not all scored is
+    left out, since a mean over fewer is not comparable. For the same reason the averages may be
+    None.
     """
 
     datasets: Mapping[str, float]
@@ -37,26 +40,29 @@ class AbilityScores:
 
 
 def summarise(scores: Mapping[str, float], specs: Mapping[str, DatasetSpec] = UVRB) -> AbilityScores:
-    """Abilities and averages from scores by data set. Raises ValueError for a data set not in `specs`."""
+    """Compute abilities and averages from scores by data set. Raises ValueError for an unknown data
+    set.
+    """
     if unknown := sorted(set(scores) - set(specs)):
         raise ValueError(
             f"data sets {', '.join(unknown)}: not in the benchmark; add a spec or leave them out"
         )
-    found = {name: _weighted(weights(name, specs), scores) for name in (*ABILITIES, "average")}
-    average = found.pop("average")
+    scores_by_ability = {name: _weighted(weights(name, specs), scores) for name in (*ABILITIES, "average")}
+    average = scores_by_ability.pop("average")
     whole = set(scores) == set(specs)
     return AbilityScores(
         datasets=dict(scores),
-        abilities={name: value for name, value in found.items() if value is not None},
+        abilities={name: value for name, value in scores_by_ability.items() if value is not None},
         average_datasets=math.fsum(scores.values()) / len(scores) if whole and scores else None,
         average_abilities=average,
     )
 
 
 def weights(ability: str, specs: Mapping[str, DatasetSpec] = UVRB) -> dict[str, float]:
-    """Weight of each data set in an ability, or in "average" (over abilities); they sum to 1.
+    """The weight of each data set in an ability or in "average" (over abilities); the weights sum
+    to 1.
 
-    Empty when `specs` has no data set for some part of it. Raises ValueError for an unknown ability.
+    Empty if `specs` has no data set for some part of it. Raises ValueError for an unknown ability.
     """
     if ability not in (*ABILITIES, "average"):
         raise ValueError(f"ability {ability!r}: use one of {', '.join(ABILITIES)} or average")

@@ -1,4 +1,6 @@
-"""What a score leaves open: where the first positive of each query stands, and what chance alone gives. Pure."""
+"""Breaks queries down by the rank of their first positive, and computes the score expected by
+chance.
+"""
 
 import math
 import re
@@ -9,11 +11,11 @@ _AT_K = re.compile(r"(hit|precision|recall)@(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
-    """Queries by the place of their first positive; the counts add up to the queries.
+class RankBreakdown:
+    """Numbers of queries by the rank of their first positive; they add up to all queries.
 
-    first: at rank 1. near: at 2 to 10, where a better order of what was found would do. far: at 11 to the
-    depth kept. lost: not among the neighbours kept.
+    first: rank 1. near: ranks 2 to 10, where reranking the results would help. far: rank 11 to the
+    search depth. lost: beyond the search depth.
     """
 
     first: int
@@ -23,35 +25,36 @@ class Places:
 
     @property
     def n(self) -> int:
-        """All of them."""
+        """The number of queries."""
         return self.first + self.near + self.far + self.lost
 
 
-def places(ranks: Iterable[int | None]) -> Places:
-    """Counts of ranks from 1; None: not among the neighbours kept."""
+def rank_breakdown(ranks: Iterable[int | None]) -> RankBreakdown:
+    """Count ranks (from 1); None means beyond the search depth."""
     counts = {"first": 0, "near": 0, "far": 0, "lost": 0}
     for rank in ranks:
         name = "lost" if rank is None else "first" if rank == 1 else "near" if rank <= 10 else "far"
         counts[name] += 1
-    return Places(**counts)
+    return RankBreakdown(**counts)
 
 
-def chance(metric: str, asked: Sequence[tuple[int, int]]) -> float | None:
-    """The expected score of a random order, 0 to 1.
+def chance(metric: str, queries: Sequence[tuple[int, int]]) -> float | None:
+    """The expected score of a random ranking, 0 to 1.
 
-    asked: (positives, items ranked) of each query. hit@k is 1 - C(n - p, k) / C(n, k); precision@k is p / n,
-    less where there are fewer than k items; recall@k is k / n, at most 1. None for other metrics and for no
-    queries. Raises ValueError where there are more positives than items.
+    queries: (positives, items ranked) of each query. hit@k is 1 - C(n - p, k) / C(n, k);
+    precision@k is p / n, or less if there are fewer than k items; recall@k is k / n, at most 1.
+    None for other metrics or without queries. Raises ValueError if a query has more positives than
+    items.
     """
-    found = _AT_K.fullmatch(metric)
-    if found is None or not asked:
+    match = _AT_K.fullmatch(metric)
+    if match is None or not queries:
         return None
-    name, k = found[1], int(found[2])
+    name, k = match[1], int(match[2])
     values = []
-    for positives, n in asked:
+    for positives, n in queries:
         if not 0 < positives <= n:
             raise ValueError(
-                f"{positives} positives among {n} items ranked: at least one, and no more than items"
+                f"{positives} positives among {n} items ranked: give at least one and at most as many as items"
             )
         drawn = min(k, n)
         if name == "hit":

@@ -1,4 +1,6 @@
-"""One model's vectors on one data set -> its scores, and many of those -> abilities and comparisons."""
+"""Scores a model on data sets: metrics with intervals, ability scores, and paired model
+comparisons.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gve_ray.evaluation.config import EvaluationConfig
-from gve_ray.evaluation.data.eval_sets import Source
+from gve_ray.evaluation.data.eval_sets import EvalSet
 from gve_ray.evaluation.data.labelled_videos import classification
 from gve_ray.evaluation.data.uvrb import UVRB
 from gve_ray.evaluation.embed import Embedded, read_vectors
@@ -24,9 +26,10 @@ AVERAGE = "average"
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """One model on one data set. values: of the data set's metric by query id. facts: as in results.json.
+    """The result of one model on one data set.
 
-    table: rows of per_query.parquet.
+    facts: its entry in results.json. values: the data set's metric by query id. table: rows of
+    per_query.parquet.
     """
 
     facts: dict[str, Any]
@@ -34,16 +37,18 @@ class Scored:
     table: pa.Table
 
 
-def score(source: Source, model: str, embedded: Embedded, config: EvaluationConfig, trec: Path) -> Scored:
-    """Rank, score, and write the TREC run. What could not be embedded is left out and counted."""
-    data, refused = source.data, embedded.rejects
-    query_ok = [key not in refused for key in source.query_keys]
-    corpus_ok = [key not in refused for key in source.corpus_keys]
+def score(dataset: EvalSet, model: str, embedded: Embedded, config: EvaluationConfig, trec: Path) -> Scored:
+    """Rank and score a data set and write the TREC run. Items without embedding are left out and
+    counted.
+    """
+    data, rejects = dataset.data, embedded.rejects
+    query_ok = [key not in rejects for key in dataset.query_keys]
+    corpus_ok = [key not in rejects for key in dataset.corpus_keys]
     part = usable(data, query_ok, corpus_ok)
-    queries, query_cut = read_vectors(embedded.store, [source.query_keys[i] for i in part.queries])
-    corpus, corpus_cut = read_vectors(embedded.store, [source.corpus_keys[i] for i in part.corpus])
+    queries, query_cut = read_vectors(embedded.store, [dataset.query_keys[i] for i in part.queries])
+    corpus, corpus_cut = read_vectors(embedded.store, [dataset.corpus_keys[i] for i in part.corpus])
     facts: dict[str, Any] = {
-        "metric": source.metric,
+        "metric": dataset.metric,
         "score": None,
         "interval": None,
         "scores": {},
@@ -60,15 +65,15 @@ def score(source: Source, model: str, embedded: Embedded, config: EvaluationConf
     if not len(part.queries):
         return Scored(facts=facts, values={}, table=PER_QUERY_SCHEMA.empty_table())
     ranking = rank(data, part, queries, corpus, depth=config.depth)
-    values = metrics.per_query(source.metric, ranking.ids, part.positives)
+    values = metrics.per_query(dataset.metric, ranking.ids, part.positives)
     scores = {
         name: metrics.score(name, ranking.ids, part.positives)
-        for name in dict.fromkeys((source.metric, *config.metrics))
+        for name in dict.fromkeys((dataset.metric, *config.metrics))
     }
-    facts["score"] = _finite(scores[source.metric])
-    facts["interval"] = _mean_interval(source.metric, values, config)
+    facts["score"] = _finite(scores[dataset.metric])
+    facts["interval"] = _mean_interval(dataset.metric, values, config)
     facts["scores"] = {name: _finite(value) for name, value in scores.items()}
-    if source.is_classification:
+    if dataset.is_classification:
         facts["classification"] = classification(
             ranking.ids,
             part.positives,
@@ -82,70 +87,78 @@ def score(source: Source, model: str, embedded: Embedded, config: EvaluationConf
     return Scored(
         facts=facts,
         values=dict(zip(part.positives, values.tolist(), strict=True)),
-        table=per_query_table(model, data, source.metric, values, part, ranking),
+        table=per_query_table(model, data, dataset.metric, values, part, ranking),
     )
 
 
 def summary(scored: Mapping[str, Scored], config: EvaluationConfig) -> dict[str, Any]:
-    """One model's part of results.json: data sets, abilities and averages, with intervals over queries.
+    """One model's part of results.json: data sets, abilities and averages, with intervals over
+    queries.
 
-    Abilities and averages are over UVRB's data sets and None where one of theirs is missing.
+    Abilities and averages cover UVRB's data sets only; they are left out or None if one of their
+    data sets is missing.
     """
-    known = {name: one for name, one in scored.items() if name in UVRB and one.facts["score"] is not None}
-    found = summarise({name: one.facts["score"] for name, one in known.items()})
+    benchmark = {
+        name: result for name, result in scored.items() if name in UVRB and result.facts["score"] is not None
+    }
+    scores = summarise({name: result.facts["score"] for name, result in benchmark.items()})
     shares = {name: weights(name) for name in (*ABILITIES, AVERAGE)}
     return {
-        "datasets": {name: one.facts for name, one in scored.items()},
-        "abilities": dict(found.abilities),
+        "datasets": {name: result.facts for name, result in scored.items()},
+        "abilities": dict(scores.abilities),
         "ability_intervals": {
-            name: _weighted_interval(shares[name], known, config) for name in found.abilities
+            name: _weighted_interval(shares[name], benchmark, config) for name in scores.abilities
         },
-        "average_datasets": found.average_datasets,
-        "average_datasets_interval": _weighted_interval(dict.fromkeys(UVRB, 1 / len(UVRB)), known, config),
-        "average_abilities": found.average_abilities,
-        "average_abilities_interval": _weighted_interval(shares[AVERAGE], known, config),
+        "average_datasets": scores.average_datasets,
+        "average_datasets_interval": _weighted_interval(
+            dict.fromkeys(UVRB, 1 / len(UVRB)), benchmark, config
+        ),
+        "average_abilities": scores.average_abilities,
+        "average_abilities_interval": _weighted_interval(shares[AVERAGE], benchmark, config),
     }
 
 
 def comparisons(scored: Mapping[str, Mapping[str, Scored]], config: EvaluationConfig) -> list[dict[str, Any]]:
-    """Each later model against the first, by data set: difference, its interval, p of a permutation test.
+    """Compare each later model with the first on each data set: difference, interval, permutation
+    test p-value.
 
-    scored: by model, then data set. Paired by query id; both must have been asked.
+    scored: by model, then data set. Queries are paired by id; only queries that both models have
+    count.
     """
     first, *others = scored
-    found = []
+    rows = []
     for model in others:
-        for name, one in scored[model].items():
-            other = scored[first][name]
-            shared = [query for query in one.values if query in other.values]
-            pairs = np.array([(one.values[query], other.values[query]) for query in shared])
+        for name, result in scored[model].items():
+            reference = scored[first][name]
+            shared = [query for query in result.values if query in reference.values]
+            pairs = np.array([(result.values[query], reference.values[query]) for query in shared])
             if not len(pairs) or not np.isfinite(pairs).all():
                 continue
-            told = compare(pairs[:, 0], pairs[:, 1], resamples=config.resamples, seed=config.seed)
-            found.append(
+            comparison = compare(pairs[:, 0], pairs[:, 1], resamples=config.resamples, seed=config.seed)
+            rows.append(
                 {
                     "dataset": name,
                     "model": model,
                     "against": first,
-                    "difference": told.difference.estimate,
-                    "interval": [told.difference.low, told.difference.high],
-                    "p_value": told.p_value,
+                    "difference": comparison.difference.estimate,
+                    "interval": [comparison.difference.low, comparison.difference.high],
+                    "p_value": comparison.p_value,
                     "n_queries": len(shared),
                 }
             )
-    return found
+    return rows
 
 
-def left_out(source: Source, model: str, embedded: Embedded) -> list[dict[str, str]]:
-    """One row for each query and corpus item that this model has no vector of, with the reason."""
+def left_out(dataset: EvalSet, model: str, embedded: Embedded) -> list[dict[str, str]]:
+    """One row with the reason for each query and corpus item that this model has no vector of."""
     sides = (
-        ("query", source.data.query_ids, source.query_keys),
-        ("corpus", source.data.corpus_ids, source.corpus_keys),
+        ("query", dataset.data.query_ids, dataset.query_keys),
+        ("corpus", dataset.data.corpus_ids, dataset.corpus_keys),
     )
     return [
         {
             "model": model,
-            "dataset": source.data.name,
+            "dataset": dataset.data.name,
             "where": f"{side} id {name!r}",
             "what": ": ".join(part for part in embedded.rejects[key] if part),
         }
@@ -156,24 +169,26 @@ def left_out(source: Source, model: str, embedded: Embedded) -> list[dict[str, s
 
 
 def _mean_interval(metric: str, values: NDArray[np.float64], config: EvaluationConfig) -> list[float] | None:
-    if metric == "median_rank":  # the one metric that is no mean over queries
+    if metric == "median_rank":  # the only metric that is not a mean over queries
         return None
-    found = bootstrap_mean(values, resamples=config.resamples, seed=config.seed)
-    return [found.low, found.high]
+    interval = bootstrap_mean(values, resamples=config.resamples, seed=config.seed)
+    return [interval.low, interval.high]
 
 
 def _weighted_interval(
-    shares: Mapping[str, float], known: Mapping[str, Scored], config: EvaluationConfig
+    weights_of_sets: Mapping[str, float], scored: Mapping[str, Scored], config: EvaluationConfig
 ) -> list[float] | None:
-    if not shares or not set(shares) <= set(known):
+    if not weights_of_sets or not set(weights_of_sets) <= set(scored):
         return None
-    groups: Sequence[list[float]] = [list(known[name].values.values()) for name in shares]
+    groups: Sequence[list[float]] = [list(scored[name].values.values()) for name in weights_of_sets]
     if not all(np.isfinite(group).all() for group in groups):
         return None
-    found = bootstrap_weighted(groups, list(shares.values()), resamples=config.resamples, seed=config.seed)
-    return [found.low, found.high]
+    interval = bootstrap_weighted(
+        groups, list(weights_of_sets.values()), resamples=config.resamples, seed=config.seed
+    )
+    return [interval.low, interval.high]
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no infinity: a median rank beyond the neighbours kept is null."""
+    """None for infinity, which JSON does not have: a median rank beyond the ranks kept."""
     return value if np.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""A data set behind a URI is the one that it is on a disk: the same items, the same faults, the same bytes."""
+"""A data set behind a URI equals the same data set on disk: the same items, errors and bytes."""
 
 import os
 from pathlib import Path
@@ -10,8 +10,8 @@ import pytest
 from gve_ray.config import ModelConfig
 from gve_ray.demo.render import encode_mp4
 from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig
-from gve_ray.evaluation.data.dataset_folder import LocalPlace, RemotePlace, place_of
-from gve_ray.evaluation.data.eval_sets import find_sources
+from gve_ray.evaluation.data.dataset_folder import LocalFolder, RemoteFolder, open_folder
+from gve_ray.evaluation.data.eval_sets import find_eval_sets
 from gve_ray.evaluation.data.labelled_videos import load_classes
 from gve_ray.evaluation.data.layouts import check, check_media, load, load_mteb
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
@@ -21,7 +21,7 @@ from gve_ray.media import Limits, MediaError, encode_jpeg, read_frames
 from gve_ray.media.digest import media_digest, media_stamp
 from gve_ray.store import SharedFolder
 
-ODD = "50% of it #2 ü"  # a name that a URI has to quote
+ODD = "50% of it #2 ü"  # a name that needs quoting in a URI
 
 
 def picture(path: Path, grey: int) -> None:
@@ -66,49 +66,49 @@ def uploaded(folder: Path, uri: str) -> str:
     target = SharedFolder(uri)
     for path in folder.rglob("*"):
         if path.is_file():
-            place = target.path / path.relative_to(folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(path.read_bytes())
+            file = target.path / path.relative_to(folder)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(path.read_bytes())
     target.publish()
     return uri
 
 
 def media_of(data: RetrievalSet) -> list[str]:
-    return [str(one.video or one.image) for one in (*data.queries, *data.corpus)]
+    return [str(item.video or item.image) for item in (*data.queries, *data.corpus)]
 
 
-def test_items_faults_and_bytes_are_those_of_the_disk(root: Path, s3: str) -> None:
+def test_items_errors_and_bytes_equal_those_on_disk(root: Path, s3: str) -> None:
     uri = uploaded(root, f"{s3}/uvrb/MSRVTT")
-    assert isinstance(place_of(root), LocalPlace)
-    assert isinstance(place_of(uri), RemotePlace)
-    here, there = load(root), load(uri)
-    assert (there.name, there.query_ids, there.corpus_ids) == ("MSRVTT", ["q"], ["c0", "c1", "c2", "c5"])
-    assert [str(one) for one in there.skipped] == [str(one) for one in here.skipped]
-    assert len(here.skipped) == 5
+    assert isinstance(open_folder(root), LocalFolder)
+    assert isinstance(open_folder(uri), RemoteFolder)
+    local, remote = load(root), load(uri)
+    assert (remote.name, remote.query_ids, remote.corpus_ids) == ("MSRVTT", ["q"], ["c0", "c1", "c2", "c5"])
+    assert [str(entry) for entry in remote.skipped] == [str(entry) for entry in local.skipped]
+    assert len(local.skipped) == 5
     odd = "50%25%20of%20it%20%232%20%C3%BC"
-    assert media_of(there) == [
+    assert media_of(remote) == [
         f"{uri}/images/p.jpg",
         f"{uri}/videos_frames/v0/",
         f"{uri}/videos/v1.mp4",
         f"{uri}/videos/v2.mp4",
         f"{uri}/videos_frames/{odd}/",
     ]
-    for mine, remote in zip(media_of(here), media_of(there), strict=True):
-        assert media_digest(remote) == media_digest(mine)
-        assert media_stamp(remote) == media_stamp(remote)
-    for at in (0, 1, 3):
-        read = [read_frames(str(one.corpus[at].video), k=4) for one in (here, there)]
-        assert np.array_equal(read[0].pixels, read[1].pixels)
-    wrong = [
-        [str(one).replace(uri, str(root)).partition(": [Errno")[0] for one in check_media(data, frames=4)]
-        for data in (here, there)
+    for local_medium, remote_medium in zip(media_of(local), media_of(remote), strict=True):
+        assert media_digest(remote_medium) == media_digest(local_medium)
+        assert media_stamp(remote_medium) == media_stamp(remote_medium)
+    for i in (0, 1, 3):
+        pictures = [read_frames(str(entry.corpus[i].video), k=4) for entry in (local, remote)]
+        assert np.array_equal(pictures[0].pixels, pictures[1].pixels)
+    problems = [
+        [str(entry).replace(uri, str(root)).partition(": [Errno")[0] for entry in check_media(data, frames=4)]
+        for data in (local, remote)
     ]
-    assert wrong[0] == wrong[1]
-    assert len(wrong[0]) == 1
-    assert [one.what for one in check(uri)[:5]] == [one.what for one in check(root)[:5]]
+    assert problems[0] == problems[1]
+    assert len(problems[0]) == 1
+    assert [entry.what for entry in check(uri)[:5]] == [entry.what for entry in check(root)[:5]]
 
 
-def test_a_picture_that_is_written_anew_is_another_item(root: Path, s3: str) -> None:
+def test_a_changed_picture_changes_the_item_key(root: Path, s3: str) -> None:
     uri = uploaded(root, f"{s3}/set")
     data = load(uri)
     before = ItemIndex(f"{s3}/cache").keys(data.corpus)
@@ -137,8 +137,8 @@ def test_mteb_and_classes_behind_a_uri(root: Path, s3: str) -> None:
     table = load_classes(f"{uri}/labels.csv", name="t")
     assert table.query_ids == ["videos/v1.mp4", "./videos_frames/v0"]
     assert media_of(table)[:2] == [f"{uri}/videos/v1.mp4", f"{uri}/videos_frames/v0/"]
-    assert [str(one) for one in table.skipped] == [
-        str(one) for one in load_classes(root / "labels.csv", name="t").skipped
+    assert [str(error) for error in table.skipped] == [
+        str(error) for error in load_classes(root / "labels.csv", name="t").skipped
     ]
     classes = load_classes(uri, name="t")
     assert classes.query_ids == [f"videos/{name}" for name in ("v1.mp4", "v2.mp4")] + [
@@ -146,45 +146,45 @@ def test_mteb_and_classes_behind_a_uri(root: Path, s3: str) -> None:
     ]
 
 
-def test_the_data_sets_below_a_root(root: Path, s3: str) -> None:
+def test_the_data_sets_in_a_root(root: Path, s3: str) -> None:
     uploaded(root, f"{s3}/uvrb/MSRVTT")
     models = (ModelConfig(name="m", model="m"),)
 
-    def found(**options: object) -> list[str]:
+    def folders(**options: object) -> list[str]:
         config = EvaluationJobConfig(models=models, output=f"{s3}/out", **options)  # type: ignore[arg-type]
-        return [one.folder for one in find_sources(config)]
+        return [dataset.folder for dataset in find_eval_sets(config)]
 
-    assert found(root=f"{s3}/uvrb/") == [f"{s3}/uvrb/MSRVTT"]
-    assert found(data=(DataConfig(name="x", folder=f"{s3}/uvrb/MSRVTT"),)) == [f"{s3}/uvrb/MSRVTT"]
-    with pytest.raises(PreflightError, match="holds no data set"):
-        found(root=f"{s3}/none")
+    assert folders(root=f"{s3}/uvrb/") == [f"{s3}/uvrb/MSRVTT"]
+    assert folders(data=(DataConfig(name="x", folder=f"{s3}/uvrb/MSRVTT"),)) == [f"{s3}/uvrb/MSRVTT"]
+    with pytest.raises(PreflightError, match="holds no data set of UVRB"):
+        folders(root=f"{s3}/none")
     with pytest.raises(PreflightError, match=r"root='nosuch://x', data: cannot be read"):
-        found(root="nosuch://x")
+        folders(root="nosuch://x")
     with pytest.raises(PreflightError, match=r"data.x.folder='s3://.*/none': no such folder"):
-        found(data=(DataConfig(name="x", folder=f"{s3}/none"),))
+        folders(data=(DataConfig(name="x", folder=f"{s3}/none"),))
 
 
-def test_a_place_is_listed_once(root: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_remote_folder_is_listed_once(root: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = uploaded(root, f"{s3}/set")
-    asked: list[object] = []
-    place = place_of(uri)
-    assert isinstance(place, RemotePlace)
+    requests: list[object] = []
+    folder = open_folder(uri)
+    assert isinstance(folder, RemoteFolder)
 
     class Counting:
         def get_file_info(self, what: object) -> object:
-            asked.append(what)
+            requests.append(what)
             return files.get_file_info(what)
 
-    files, place._files = place._files, Counting()  # type: ignore[assignment]
-    assert place.is_file("videos/v1.mp4")
-    assert not place.is_file("videos")
-    assert place.is_folder("videos")
-    assert not place.is_folder("videos/v1.mp4")
-    assert place.names() == ["images", "jsonl", "videos", "videos_frames"]
-    assert place.names("none") == []
-    assert not place.has_pictures("videos_frames/v3")
-    assert place.has_pictures("videos_frames/v3/deep")
-    assert len(asked) == 1
-    assert isinstance(asked[0], fs.FileSelector)
-    assert not place_of(root).is_file("a\0b")
-    assert os.fspath(place_of(root).media("x")) == str(root / "x")
+    files, folder._files = folder._files, Counting()  # type: ignore[assignment]
+    assert folder.is_file("videos/v1.mp4")
+    assert not folder.is_file("videos")
+    assert folder.is_folder("videos")
+    assert not folder.is_folder("videos/v1.mp4")
+    assert folder.names() == ["images", "jsonl", "videos", "videos_frames"]
+    assert folder.names("none") == []
+    assert not folder.has_pictures("videos_frames/v3")
+    assert folder.has_pictures("videos_frames/v3/deep")
+    assert len(requests) == 1
+    assert isinstance(requests[0], fs.FileSelector)
+    assert not open_folder(root).is_file("a\0b")
+    assert os.fspath(open_folder(root).media("x")) == str(root / "x")

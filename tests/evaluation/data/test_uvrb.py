@@ -5,7 +5,7 @@ import pytest
 from gve_ray.evaluation.data.uvrb import UVRB
 
 
-def test_the_sixteen_in_the_papers_order() -> None:
+def test_data_sets_are_in_the_papers_order() -> None:
     assert (
         list(UVRB)
         == (
@@ -15,7 +15,7 @@ def test_the_sixteen_in_the_papers_order() -> None:
     )
 
 
-def test_one_of_each_kind() -> None:
+def test_specs_of_each_kind() -> None:
     camera = UVRB["CMRB"]
     assert (camera.task, camera.domain, camera.subdomain, camera.ability) == ("TXT", "FG", "T", "T")
     assert (camera.metric, camera.n_queries, camera.n_corpus, camera.candidates) == (

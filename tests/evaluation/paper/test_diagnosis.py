@@ -14,7 +14,7 @@ def published() -> Diagnosis:
     return diagnose([])
 
 
-# Figure 7 of the paper, CLIP-based models, below the diagonal: its row of each ability with those before it.
+# Figure 7 of arXiv:2510.27571, CLIP-based models, below the diagonal: each ability with those before it.
 FIGURE_7_CLIP = {
     "CMP": [-0.26],
     "VIS": [-0.20, -0.71],
@@ -28,7 +28,7 @@ FIGURE_7_CLIP = {
 
 
 def test_the_papers_clip_figure_is_a_rank_correlation(published: Diagnosis) -> None:
-    """The text calls it Pearson; every one of its 36 figures is Spearman's, and as Pearson most are not."""
+    """The text calls it Pearson, but all 36 values are Spearman's, and most differ from Pearson's."""
     clip = published.groups["clip"]
     names = ["TXT", *FIGURE_7_CLIP]
     pairs = [((name, names[i]), r) for name, row in FIGURE_7_CLIP.items() for i, r in enumerate(row)]
@@ -39,7 +39,7 @@ def test_the_papers_clip_figure_is_a_rank_correlation(published: Diagnosis) -> N
 
 
 def test_correlations_are_those_of_the_printed_tables(published: Diagnosis) -> None:
-    """Against scipy on the paper's own printed abilities; T, S and LC have no misprint among them."""
+    """Compare with scipy on the paper's printed abilities; T, S and LC have no misprints."""
     printed, rows = published_abilities(), published_table()
     for family, count in (("clip", 6), ("mllm", 10), ("all", 16)):
         group = published.groups[family]
@@ -50,13 +50,13 @@ def test_correlations_are_those_of_the_printed_tables(published: Diagnosis) -> N
         assert group.value("spearman", ("LC", "T")) == pytest.approx(stats.spearmanr(lc, t)[0], abs=0.003)
 
 
-def test_where_the_quoted_figures_come_out(published: Diagnosis) -> None:
-    found = {
-        (quote.pair, quote.printed): {(family, kind) for family, kind, _ in places}
-        for quote, places in published.quotes
+def test_which_statistics_give_the_quoted_values(published: Diagnosis) -> None:
+    statistics = {
+        (quote.pair, quote.printed): {(family, kind) for family, kind, _ in matches}
+        for quote, matches in published.quotes
     }
     rank = {("clip", "spearman")}
-    assert found == {
+    assert statistics == {
         (("MSRVTT", "average"), 0.58): set(),
         (("PR", "average"), 0.97): {("all", "pearson")},
         (("S", "T"), 0.12): set(),
@@ -73,17 +73,19 @@ def test_where_the_quoted_figures_come_out(published: Diagnosis) -> None:
     }
 
 
-def test_what_is_said_of_the_findings(published: Diagnosis) -> None:
-    told = {one["finding"]: one["verdicts"] for one in published.to_dict()["findings"]}
+def test_verdicts_on_the_findings(published: Diagnosis) -> None:
+    verdicts = {entry["finding"]: entry["verdicts"] for entry in published.to_dict()["findings"]}
     fails = {"pearson": "fails", "spearman": "fails"}
     unsure = {"pearson": "unsure", "spearman": "unsure"}
     by_rank = {"pearson": "fails", "spearman": "unsure"}
-    assert told[1] == {"all": fails, "clip": fails, "mllm": fails}
-    assert told[2] == {"all": fails, "clip": fails, "mllm": fails}
-    assert told[3] == {"all": {"pearson": None, "spearman": None}, "clip": by_rank, "mllm": by_rank}
-    assert told[4] == {"all": unsure, "clip": unsure, "mllm": fails}
+    assert verdicts[1] == {"all": fails, "clip": fails, "mllm": fails}
+    assert verdicts[2] == {"all": fails, "clip": fails, "mllm": fails}
+    assert verdicts[3] == {"all": {"pearson": None, "spearman": None}, "clip": by_rank, "mllm": by_rank}
+    assert verdicts[4] == {"all": unsure, "clip": unsure, "mllm": fails}
     first = next(
-        one for one in published.judged if one.claim.text.startswith("PR goes with the average more than MS")
+        entry
+        for entry in published.judged
+        if entry.claim.text.startswith("PR correlates more strongly with the average than MS")
     )
     assert (first.family, first.verdict) == ("all", "holds")
 
@@ -94,20 +96,20 @@ def test_the_page_is_readable_and_complete(published: Diagnosis) -> None:
     assert "GVE-7B               0.573     0.599  0.657" in page
     assert "GME-2B, average_abilities: printed 0.416, its data sets give 0.5161" in page
     assert "Correlations over 6 models (clip); 95 % bootstrap intervals" in page
-    assert "S-T 0.12: nowhere" in page
+    assert "S-T 0.12: none" in page
     assert "nan" not in page
 
 
 def test_json_has_every_correlation_with_its_interval(published: Diagnosis) -> None:
-    told = json.loads(json.dumps(published.to_dict(), allow_nan=False))
-    clip = told["correlations"]["clip"]
+    values = json.loads(json.dumps(published.to_dict(), allow_nan=False))
+    clip = values["correlations"]["clip"]
     assert clip["n"] == 6
     assert len(clip["names"]) == 9 + 2 + 16 + 1
     for kind in ("pearson", "spearman"):
         shapes = {np.shape(clip[kind][part]) for part in ("estimate", "low", "high")}
         assert shapes == {(28, 28)}
-    assert [one["finding"] for one in told["findings"]] == [1, 2, 3, 4]
-    assert told["models"][0]["abilities"]["CMP"] == pytest.approx((0.173 + 0.183) / 2)
+    assert [finding["finding"] for finding in values["findings"]] == [1, 2, 3, 4]
+    assert values["models"][0]["abilities"]["CMP"] == pytest.approx((0.173 + 0.183) / 2)
 
 
 def test_the_same_seed_gives_the_same_page(published: Diagnosis) -> None:
@@ -118,29 +120,29 @@ def test_the_same_seed_gives_the_same_page(published: Diagnosis) -> None:
 def test_one_own_model_has_abilities_but_no_correlations(tmp_path: Path) -> None:
     table = tmp_path / "mine.csv"
     table.write_text("model,MS-TI,MS-TV,MSRVTT\nmine,0.2,0.4,0.5\n")
-    found = diagnose([table])
-    assert (found.groups, found.judged, found.misprints, found.quotes) == ({}, [], None, [])
-    page = str(found)
+    diagnosis = diagnose([table])
+    assert (diagnosis.groups, diagnosis.judged, diagnosis.misprints, diagnosis.quotes) == ({}, [], None, [])
+    page = str(diagnosis)
     cells = ["mine", "-", "-", "-", "0.300", *"-------"]  # two averages, TXT, CMP, and seven more
     assert page.splitlines()[2].split() == cells
     assert "all: 1 models; correlations need 4 or more" in page
     assert "not scored for every model" in page
     assert "DiDeMo" in page
-    json.dumps(found.to_dict(), allow_nan=False)
+    json.dumps(diagnosis.to_dict(), allow_nan=False)
 
 
-def test_one_family_stands_for_all_and_what_does_not_vary_is_left_out(tmp_path: Path) -> None:
+def test_a_single_family_replaces_all_and_constant_columns_are_left_out(tmp_path: Path) -> None:
     table = tmp_path / "mine.csv"
     rows = [f"m{i},mllm,2,{0.1 * i},{0.3 + 0.02 * i * i},0.5" for i in range(5)]
     table.write_text("\n".join(["model,family,params_b,CRB-T,CMRB,MSRVTT", *rows]))
-    found = diagnose([table])
-    assert list(found.groups) == ["mllm"]
-    assert found.groups["mllm"].names == ["T", "CRB-T", "CMRB"]
-    json.dumps(found.to_dict(), allow_nan=False)
-    assert "nan" not in str(found)
+    diagnosis = diagnose([table])
+    assert list(diagnosis.groups) == ["mllm"]
+    assert diagnosis.groups["mllm"].names == ["T", "CRB-T", "CMRB"]
+    json.dumps(diagnosis.to_dict(), allow_nan=False)
+    assert "nan" not in str(diagnosis)
 
 
-def test_changed_scores_are_not_taken_for_the_papers(tmp_path: Path) -> None:
+def test_changed_scores_do_not_count_as_published(tmp_path: Path) -> None:
     table = tmp_path / "mine.csv"
     table.write_text("model,MSRVTT\nGVE-3B,0.9\n")
     assert diagnose([table]).misprints is None

@@ -1,4 +1,4 @@
-"""Verdicts on groups whose correlations are set by hand, not drawn."""
+"""Verdicts on claims, for groups whose correlations are set by hand."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,14 +12,14 @@ from gve_ray.evaluation.paper.paper_claims import (
     Claim,
     Group,
     Quote,
-    comes_out_as,
     judge,
+    matches_of_quote,
     verdict_of,
 )
 
 
 def group(family: str, **correlations: list[float]) -> Group:
-    """Correlations by "X_Y": the estimate, then the bootstrap draws; the same by both statistics."""
+    """Correlations by "X_Y": the estimate, then the bootstrap draws; equal for both statistics."""
     names = sorted({name for pair in correlations for name in pair.split("_")})
     values = np.eye(len(names))
     draws = np.repeat(values[None], 4, axis=0)
@@ -38,7 +38,7 @@ def group(family: str, **correlations: list[float]) -> Group:
 
 def verdict(monkeypatch: pytest.MonkeyPatch, claim: Claim, **groups: Group) -> list[str]:
     monkeypatch.setattr("gve_ray.evaluation.paper.paper_claims.CLAIMS", (claim,))
-    return [one.verdict for one in judge(groups) if one.kind == "pearson"]
+    return [result.verdict for result in judge(groups) if result.kind == "pearson"]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def verdict(monkeypatch: pytest.MonkeyPatch, claim: Claim, **groups: Group) -> l
         ([0.31, 0.05, 0.08, 0.20, 0.25], {"at_least": -0.3, "at_most": 0.3}, "fails"),
     ],
 )
-def test_a_bound_is_kept_by_the_estimate_and_the_interval(
+def test_verdicts_depend_on_estimate_and_interval(
     drawn: list[float], bounds: dict[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim = Claim(finding=1, text="", pair=("S", "T"), families=("clip",), **bounds)
@@ -60,18 +60,18 @@ def test_a_bound_is_kept_by_the_estimate_and_the_interval(
 
 
 def test_rivals_are_subtracted_draw_by_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    # S leads LC in every draw by 0.1, though the two intervals overlap: the difference is sure.
+    # S leads LC in every draw by 0.1, though the two intervals overlap: the difference is certain.
     pairs = {"S_T": [0.7, 0.2, 0.4, 0.6, 0.9], "LC_T": [0.6, 0.1, 0.3, 0.5, 0.8], "PR_T": [0.0] * 5}
     rivals = (("LC", "T"), ("PR", "T"))
     claim = Claim(finding=1, text="", pair=("S", "T"), rivals=rivals, at_least=0, families=("all",))
     assert verdict(monkeypatch, claim, all=group("all", **pairs)) == ["holds"]
-    pairs["PR_T"] = [0.0, 0.3, 0.0, 0.0, 0.0]  # one rival ahead in one draw
+    pairs["PR_T"] = [0.0, 0.3, 0.0, 0.0, 0.0]  # one rival is larger in one draw
     assert verdict(monkeypatch, claim, all=group("all", **pairs)) == ["unsure"]
     pairs["PR_T"] = [0.8, 0.0, 0.0, 0.0, 0.0]
     assert verdict(monkeypatch, claim, all=group("all", **pairs)) == ["fails"]
 
 
-def test_families_are_compared_when_both_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_families_are_compared_if_both_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     claim = Claim(
         finding=3,
         text="",
@@ -87,7 +87,7 @@ def test_families_are_compared_when_both_are_there(monkeypatch: pytest.MonkeyPat
     assert verdict(monkeypatch, claim, clip=clip, mllm=group("mllm", S_LC=[0.9] * 5)) == []
 
 
-def test_a_finding_is_what_its_worst_claim_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finding_gets_its_worst_claims_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     claim = Claim(finding=2, text="", pair=("S", "T"), at_least=0.5, families=("all",))
     monkeypatch.setattr(
         "gve_ray.evaluation.paper.paper_claims.CLAIMS",
@@ -99,10 +99,10 @@ def test_a_finding_is_what_its_worst_claim_is(monkeypatch: pytest.MonkeyPatch) -
     assert verdict_of(judged, 4, "all", "spearman") is None
 
 
-def test_a_quoted_figure_is_found_at_its_two_digits() -> None:
+def test_a_quote_matches_to_two_digits() -> None:
     quote = Quote(finding=2, pair=("S", "T"), printed=0.12)
     groups = {"clip": group("clip", S_T=[0.124] + [0.0] * 4), "mllm": group("mllm", S_T=[0.126] + [0.0] * 4)}
-    assert comes_out_as(quote, groups) == [("clip", "pearson", 0.124), ("clip", "spearman", 0.124)]
+    assert matches_of_quote(quote, groups) == [("clip", "pearson", 0.124), ("clip", "spearman", 0.124)]
 
 
 def test_every_finding_has_claims_for_both_families() -> None:

@@ -1,4 +1,4 @@
-"""The drawings of the evaluation report: what is drawn is what was scored."""
+"""The charts of the evaluation report show the values they are given."""
 
 import math
 import re
@@ -23,16 +23,18 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def points(svg: str, kind: str) -> list[tuple[float, float]]:
-    found = re.search(rf'<polygon class="series {kind}[^"]*" points="([^"]*)"', svg)
-    assert found
-    return [(float(x), float(y)) for x, y in (pair.split(",") for pair in found[1].split())]
+    match = re.search(rf'<polygon class="series {kind}[^"]*" points="([^"]*)"', svg)
+    assert match
+    return [(float(x), float(y)) for x, y in (pair.split(",") for pair in match[1].split())]
 
 
-def test_radar_points_are_as_far_out_as_the_scores() -> None:
-    """The scale ends at 0.8, the first fifth not below 0.75; four axes point up, right, down and left."""
-    mine = Series(name="mine", values={"CG": 0.4, "FG": 0.75, "LC": 0.0, "S": 0.2, "T": 0.1})
+def test_radar_points_are_at_the_scores() -> None:
+    """The scale ends at 0.8, the first multiple of 0.2 above 0.75; the four axes point up, right,
+    down and left.
+    """
+    own = Series(name="mine", values={"CG": 0.4, "FG": 0.75, "LC": 0.0, "S": 0.2, "T": 0.1})
     other = Series(name="other", values={"CG": 0.8, "FG": 0.4, "LC": 0.4, "S": 0.4}, published=True)
-    svg = radar([mine, other])
+    svg = radar([own, other])
     ElementTree.fromstring(svg)
     assert "T</text>" not in svg  # the other has no such ability
     top, right, down, left = points(svg, "s1 published")
@@ -45,19 +47,19 @@ def test_radar_points_are_as_far_out_as_the_scores() -> None:
     assert "mine, FG: 0.750" in svg
 
 
-def test_two_abilities_are_no_radar() -> None:
+def test_a_radar_needs_three_abilities() -> None:
     for draw in (radar, radar_png):
-        with pytest.raises(ValueError, match="radar of CG, S: it needs three"):
+        with pytest.raises(ValueError, match="radar of CG, S: it needs at least three"):
             draw([Series(name="a", values={"CG": 0.1, "S": 0.2})])
 
 
-def test_heat_map_shows_sign_size_and_doubt() -> None:
+def test_heat_map_shows_sign_size_and_certainty() -> None:
     cells = [
         [None, Cell(value=-0.714, low=-0.9, high=-0.1)],
         [Cell(value=0.3, low=-0.2, high=0.6), Cell(value=1.0, low=1.0, high=1.0)],
     ]
-    found = HeatMap(name="x", title="t", note="n", rows=["S", EVIL], columns=["CG", "T"], cells=cells)
-    svg = heat_map(found)
+    data = HeatMap(name="x", title="t", note="n", rows=["S", EVIL], columns=["CG", "T"], cells=cells)
+    svg = heat_map(data)
     groups = [node for node in ElementTree.fromstring(svg) if node.tag == "g"]
     rects = [node.find("rect") for node in groups]
     texts = [node.find("text") for node in groups]
@@ -66,10 +68,10 @@ def test_heat_map_shows_sign_size_and_doubt() -> None:
     assert [text.text for text in texts] == ["-.71", ".30", "1"]  # type: ignore[union-attr]
     assert [text.get("class") for text in texts] == ["cell against sure", "cell", "cell on sure"]  # type: ignore[union-attr]
     assert groups[0].findtext("title") == "S, T: -0.71 [-0.90, -0.10]"
-    assert heat_map_png(found)[:8] == PNG
+    assert heat_map_png(data)[:8] == PNG
 
 
-def test_intervals_lie_where_they_are() -> None:
+def test_intervals_are_drawn_to_scale() -> None:
     svg = ElementTree.fromstring(interval(0.5, 0.25, 1.0, label="a", chance=0.0))
     start, end = (float(svg.find("line").get(side)) for side in ("x1", "x2"))  # type: ignore[union-attr, arg-type]
     bar, dot = svg.find("rect"), svg.find("circle")
@@ -85,7 +87,7 @@ def test_intervals_lie_where_they_are() -> None:
 @pytest.mark.parametrize(
     "value,is_sure,kind", [(0.3, True, "bar"), (-0.3, True, "cut"), (0.3, False, "flat")]
 )
-def test_a_difference_is_coloured_only_where_it_is_sure(value: float, is_sure: bool, kind: str) -> None:
+def test_a_difference_is_coloured_only_if_it_is_sure(value: float, is_sure: bool, kind: str) -> None:
     svg = ElementTree.fromstring(difference(value, value - 0.1, value + 0.1, label="a", is_sure=is_sure))
     assert svg.find("circle").get("class") == kind  # type: ignore[union-attr]
 

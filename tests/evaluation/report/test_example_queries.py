@@ -1,4 +1,4 @@
-"""Pictures of the queries that the report shows; how they are chosen and shown is in test_report.py."""
+"""Pictures of the queries in the report; their selection is tested in test_page.py."""
 
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +13,7 @@ from gve_ray.schema import Item
 
 
 def test_no_picture_is_read_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that kills its decoder would take the whole run along."""
+    """A picture that crashes its decoder must not crash the run."""
     (tmp_path / "sound.jpg").write_bytes(encode_jpeg(np.full((56, 56, 3), 90, np.uint8)))
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     data = RetrievalSet(
@@ -35,7 +35,7 @@ def test_no_picture_is_read_in_this_process(tmp_path: Path, monkeypatch: pytest.
         pytest.fail("a picture was read in the main process")
 
     monkeypatch.setattr(import_module("gve_ray.media.decode"), "read_picture", deadly)
-    (one,) = examples([row], [row], {"mine": data}, tmp_path, frames=2)
-    assert len(one.query.pictures) == 1
-    assert not one.query.fault
-    assert "no pictures of this image" in one.answers[0].item.fault
+    (example,) = examples([row], [row], {"mine": data}, tmp_path, frames=2)
+    assert len(example.query.pictures) == 1
+    assert not example.query.fault
+    assert "no pictures of this image" in example.answers[0].item.fault

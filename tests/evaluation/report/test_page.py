@@ -1,7 +1,8 @@
-"""The report of a run: real rankings, real videos, two models of which one sees.
+"""The report of a run with real rankings and real videos, and two models of which one is good.
 
-Ten videos of one colour each. `blind` has every query on the next video, `seeing` on its own, but for the two
-last queries. One video of the corpus is broken, and one query's text would be a script.
+There are ten videos of one grey each. The model `blind` ranks the next video first for every query;
+`seeing` ranks the correct one first except for the last two queries. One video of the corpus is
+broken, and the text of one query is a script.
 """
 
 import base64
@@ -21,7 +22,7 @@ from PIL import Image
 
 from gve_ray.demo.render import encode_mp4
 from gve_ray.evaluation.config import EvaluationJobConfig, ModelConfig, ReportConfig
-from gve_ray.evaluation.data.eval_sets import Source
+from gve_ray.evaluation.data.eval_sets import EvalSet
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.data.uvrb import UVRB
 from gve_ray.evaluation.embed import EMBEDDING_SCHEMA, KEY, Embedded
@@ -29,7 +30,7 @@ from gve_ray.evaluation.paper.diagnosis import diagnose
 from gve_ray.evaluation.paper.result_tables import published_table, read_table
 from gve_ray.evaluation.report.example_queries import choose
 from gve_ray.evaluation.report.page import check_baselines, collect, figures, render, write_report
-from gve_ray.evaluation.run import _source_facts
+from gve_ray.evaluation.run import _dataset_facts
 from gve_ray.evaluation.scores.ranking import PER_QUERY_SCHEMA
 from gve_ray.evaluation.scores.scoring import Scored, comparisons, score, summary
 from gve_ray.job import PreflightError
@@ -46,12 +47,14 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def colour(i: int) -> np.ndarray:
-    """uint8 [SIZE, SIZE, 3] of one grey."""
+    """A grey picture, uint8 [SIZE, SIZE, 3]."""
     return np.full((SIZE, SIZE, 3), 20 + 20 * i, np.uint8)
 
 
-def source(folder: Path, name: str) -> Source:
-    """Query i is answered by video i; the queries of MS-TI have an image, too, and a list of candidates."""
+def source(folder: Path, name: str) -> EvalSet:
+    """Video i is the positive of query i; queries of MS-TI also have an image and a list of
+    candidates.
+    """
     ids = [str(i) for i in range(N)]
     texts = [*(f"grey {i}" for i in range(N - 2)), EVIL, LONG]
     image = str(folder / "still.jpg") if name == "MS-TI" else None
@@ -65,7 +68,7 @@ def source(folder: Path, name: str) -> Source:
         candidates={f"q{i}": tuple(ids) for i in range(N)} if image else None,
         skipped=[],
     )
-    return Source(
+    return EvalSet(
         data=data,
         metric=UVRB[name].metric,
         queries=[replace(item, instruction=UVRB[name].prompt) for item in data.queries],
@@ -75,7 +78,9 @@ def source(folder: Path, name: str) -> Source:
 
 
 def embedded(folder: Path, name: str, right: int) -> Embedded:
-    """Queries below `right` on their video, the others nearest to the next one, and to theirs last of all."""
+    """Queries below `right` have their video's vector; the others are nearest to the next video and
+    farthest from their own.
+    """
     axes = np.eye(N, dtype=np.float32)
     rows = [{KEY: f"c{i}", "vector": axes[i], "cut": False} for i in range(N)]
     for i in range(N):
@@ -88,7 +93,7 @@ def embedded(folder: Path, name: str, right: int) -> Embedded:
 
 
 class Run:
-    """A run's folder as `evaluate` leaves it before the report."""
+    """A run's folder as `evaluate` leaves it before it writes the report."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -104,10 +109,10 @@ class Run:
         for name, right in (("blind", 0), ("seeing", N - 2)):
             vectors = embedded(folder, name, right)
             scored[name] = {
-                one.data.name: score(
-                    one, name, vectors, self.config, folder / f"out/runs/{name}/{one.data.name}.trec"
+                dataset.data.name: score(
+                    dataset, name, vectors, self.config, folder / f"out/runs/{name}/{dataset.data.name}.trec"
                 )
-                for one in self.sources
+                for dataset in self.sources
             }
             identity = {
                 "engine": "torch",
@@ -119,13 +124,13 @@ class Run:
                 "identity": {**identity, "settings": {"frames": 8}, "engine_args": {}},
                 "embedding": {"items": 20, "found": 0, "new": 20, "left_out": 0, "cut": 1, "seconds": 2.0},
             }
-        tables = [one.table for found in scored.values() for one in found.values()]
+        tables = [dataset.table for results in scored.values() for dataset in results.values()]
         pq.write_table(pa.concat_tables(tables), folder / "out/per_query.parquet")
         (folder / "out/skipped.jsonl").write_text(
             json.dumps({"model": "", "dataset": "MSRVTT", "where": "x", "what": f"MSRVTT: {EVIL}"}) + "\n"
         )
         self.results: dict[str, Any] = {
-            "datasets": {one.data.name: _source_facts(one) for one in self.sources},
+            "datasets": {dataset.data.name: _dataset_facts(dataset) for dataset in self.sources},
             "models": models,
             "comparisons": comparisons(scored, self.config),
             "contamination": None,
@@ -143,11 +148,11 @@ class Run:
         )
 
     def write(self, **report: Any) -> str:
-        """The page, after writing it."""
+        """Write the report and return the page."""
         (self.folder / "out/results.json").write_text(json.dumps(self.results))
         facts = {"config_hash": "c0ffee", "versions": {"python": "3.11"}, "runs": [{"started": 0.0}]}
         path = write_report(
-            self.job(**report), self.folder / "out", [one.data for one in self.sources], facts
+            self.job(**report), self.folder / "out", [dataset.data for dataset in self.sources], facts
         )
         return Path(path).read_text(encoding="utf-8")
 
@@ -166,32 +171,32 @@ def page(run: Run) -> str:
 
 
 def words(page: str) -> str:
-    """The page's text, a blank between elements."""
+    """The page's text, with a blank between elements."""
     body = page.split("</style>", 1)[1].replace("<", " <")
     return re.sub(r"\s+", " ", Tags(body).text)
 
 
-def test_the_figures_of_the_tables(page: str) -> None:
-    told = words(page)
+def test_scores_in_the_tables(page: str) -> None:
+    text = words(page)
     scores = r"0\.000 0\.000 to 0\.000 0\.800 0\.[56]\d\d to 1\.000 0\.100 10 10"
-    assert re.search(rf"MSRVTT CG, hit@1 {scores}", told)
-    assert re.search(rf"MS-TI CMP, precision@1 {scores}", told)
-    assert "seeing less blind: better on 2, worse on 0, not told apart on 0" in told
-    assert "Abilities of seeing" not in told  # each ability needs more data sets
+    assert re.search(rf"MSRVTT CG, hit@1 {scores}", text)
+    assert re.search(rf"MS-TI CMP, precision@1 {scores}", text)
+    assert "seeing less blind: better on 2, worse on 0, no significant difference on 0" in text
+    assert "Abilities of seeing" not in text  # each ability needs more data sets
 
 
 def test_headroom_is_counted_from_first_ranks(run: Run, page: str) -> None:
-    """Eight at rank 1; the two others have their video last of ten."""
-    found = json.loads(run.file("report.json"))
-    assert found["headroom"]["MSRVTT"] == {"first": 8, "near": 2, "far": 0, "lost": 0}
-    assert found["chance"] == {"MSRVTT": pytest.approx(0.1), "MS-TI": pytest.approx(0.1)}
+    """Eight queries have their video at rank 1, the other two at rank 10 of 10."""
+    report = json.loads(run.file("report.json"))
+    assert report["headroom"]["MSRVTT"] == {"first": 8, "near": 2, "far": 0, "lost": 0}
+    assert report["chance"] == {"MSRVTT": pytest.approx(0.1), "MS-TI": pytest.approx(0.1)}
 
 
-def test_best_and_worst_queries_with_what_was_found_and_wanted(run: Run, page: str) -> None:
-    found = json.loads(run.file("report.json"))["queries"]
-    assert list(found) == ["CG", "CMP"]
-    best, worst = found["CG"][:2], found["CG"][2:]
-    assert [one["query_id"] for one in best] == ["q0", "q1"]
+def test_best_and_worst_queries_have_the_top_and_the_expected_result(run: Run, page: str) -> None:
+    queries = json.loads(run.file("report.json"))["queries"]
+    assert list(queries) == ["CG", "CMP"]
+    best, worst = queries["CG"][:2], queries["CG"][2:]
+    assert [query["query_id"] for query in best] == ["q0", "q1"]
     assert best[0]["answers"][0] == {
         "role": "found and wanted",
         "id": "0",
@@ -199,9 +204,11 @@ def test_best_and_worst_queries_with_what_was_found_and_wanted(run: Run, page: s
         "score": pytest.approx(1),
     }
     assert best[0]["ranks"] == {"blind": N, "seeing": 1}
-    assert [one["query_id"] for one in worst] == ["q8", "q9"]
-    for one, i in zip(worst, (8, 9), strict=True):
-        answers = [(a["role"], a["id"], a["rank"], a["score"]) for a in one["answers"]]
+    assert [query["query_id"] for query in worst] == ["q8", "q9"]
+    for query, i in zip(worst, (8, 9), strict=True):
+        answers = [
+            (answer["role"], answer["id"], answer["rank"], answer["score"]) for answer in query["answers"]
+        ]
         assert answers == [
             ("found", str((i + 1) % N), 1, pytest.approx(0.8)),
             ("wanted", str(i), N, pytest.approx(-0.6)),
@@ -211,56 +218,56 @@ def test_best_and_worst_queries_with_what_was_found_and_wanted(run: Run, page: s
 def test_frames_are_those_of_the_videos(run: Run, page: str) -> None:
     card = page[page.index(">q0<") : page.index(">q1<")]
     pictures = Tags(card).sources()
-    assert len(pictures) == 4  # two frames of what was found and of the first wrong one
+    assert len(pictures) == 4  # two frames each of the top result and the first negative
     for uri in pictures[:2]:
         with Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) as image:
             assert abs(int(np.asarray(image).mean()) - int(colour(0).mean())) < 6
     composed = page[page.index("CMP, composed") :]
-    assert len(Tags(composed[: composed.index(">q1<")]).sources()) == 5  # and the query's image
-    assert "no pictures of this video: not_a_video" in words(page)  # video 9, which q8 and q9 are about
+    assert len(Tags(composed[: composed.index(">q1<")]).sources()) == 5  # with the query's image
+    assert "no pictures of this video: not_a_video" in words(page)  # video 9, in the results of q8 and q9
 
 
 def test_long_texts_are_cut_and_counted(page: str) -> None:
-    told = words(page)
-    assert "word54 …" in told
-    assert "… word55" in told
-    assert "and 145 more words" in told  # 700 less 55 and 500
-    assert "word555" not in told
+    text = words(page)
+    assert "word54 …" in text
+    assert "… word55" in text
+    assert "and 145 more words" in text  # 700 - 55 - 500
+    assert "word555" not in text
 
 
-def test_texts_from_data_sets_stay_texts_and_nothing_is_loaded(page: str) -> None:
+def test_data_set_texts_are_escaped_and_nothing_is_loaded(page: str) -> None:
     parsed = Tags(page)
     assert "script" not in {tag for tag, _ in parsed.found}
-    assert parsed.text.count(EVIL) >= 3  # the query in two data sets, the fault of skipped.jsonl
+    assert parsed.text.count(EVIL) >= 3  # the query in two data sets, the error in skipped.jsonl
     assert {src.split(",")[0] for src in parsed.sources()} == {"data:image/jpeg;base64"}
     assert not [attrs for _, attrs in parsed.found if any(name.startswith("on") for name in attrs)]
     assert all(attrs["href"].startswith("#") for tag, attrs in parsed.found if tag == "a" and attrs["href"])
     assert {tag for tag, _ in parsed.found} & {"link", "iframe", "object", "video"} == set()
 
 
-def test_links_of_the_page_lead_somewhere(page: str) -> None:
+def test_links_of_the_page_have_targets(page: str) -> None:
     parsed = Tags(page)
-    places = {attrs["id"] for _, attrs in parsed.found if "id" in attrs}
+    anchors = {attrs["id"] for _, attrs in parsed.found if "id" in attrs}
     links = {(attrs["href"] or "")[1:] for tag, attrs in parsed.found if tag == "a"}
-    assert links <= places
+    assert links <= anchors
     assert {"datasets", "headroom", "queries", "correlations", "run"} <= links
 
 
-def test_cuts_and_what_is_not_comparable_are_told_first(page: str) -> None:
-    told = words(page)
-    assert "All 2 data sets bear UVRB's names and are not UVRB's as published" in told
-    assert "MSRVTT: 10 queries, published 1,000; 10 items, published 1,000" in told
-    assert "MS-TI: 10 queries, published 400" in told  # its ten candidates are the published number
-    assert "4 texts cut" in told  # one query of each model and data set
-    assert "Contamination was not checked" in told
-    assert "model m (sha256 abababababab)" in told
-    assert "1970-01-01 00:00 UTC" in told
+def test_notes_on_comparability_and_cut_texts(page: str) -> None:
+    text = words(page)
+    assert "All 2 data sets have UVRB's names but differ from the published ones" in text
+    assert "MSRVTT: 10 queries, published 1,000; 10 items, published 1,000" in text
+    assert "MS-TI: 10 queries, published 400" in text  # its ten candidates are the published number
+    assert "4 texts cut" in text  # one query of each model and data set
+    assert "Contamination was not checked" in text
+    assert "model m (sha256 abababababab)" in text
+    assert "1970-01-01 00:00 UTC" in text
 
 
-def test_the_run_is_not_correlated_with_the_published_models(run: Run, page: str) -> None:
-    found = json.loads(run.file("report.json"))["correlations"]
-    assert (found["added"], found["published"]["all"]["n"]) == ([], 16)
-    assert "This run's are not among them" in words(page)
+def test_runs_on_other_data_are_not_correlated_with_the_published_models(run: Run, page: str) -> None:
+    report = json.loads(run.file("report.json"))["correlations"]
+    assert (report["added"], report["published"]["all"]["n"]) == ([], 16)
+    assert "This run's models are not included" in words(page)
     for name in ("all", "clip", "mllm", "datasets"):
         assert run.file(f"correlations-{name}.png")[:8] == PNG
 
@@ -280,26 +287,26 @@ def whole(run: Run, **names: str) -> dict[str, Any]:
     models = {}
     for name, like in names.items():
         row = published[like]
-        asked = {"faults": 0, "queries": 0, "corpus": 0, "queries_without_positives": 0}
+        skipped = {"faults": 0, "queries": 0, "corpus": 0, "queries_without_positives": 0}
         datasets = {
-            one: {
-                "score": row.scores[one],
-                "interval": [row.scores[one] - 0.01, row.scores[one] + 0.01],
+            dataset: {
+                "score": row.scores[dataset],
+                "interval": [row.scores[dataset] - 0.01, row.scores[dataset] + 0.01],
                 "n_corpus": 10,
-                "skipped": asked,
+                "skipped": skipped,
                 "cut": {"queries": 0, "corpus": 0},
             }
-            for one in UVRB
+            for dataset in UVRB
         }
-        summed = row.summary
+        totals = row.summary
         models[name] = {
             **run.results["models"]["seeing"],
             "datasets": datasets,
-            "abilities": dict(summed.abilities),
-            "ability_intervals": dict.fromkeys(summed.abilities),
-            "average_datasets": summed.average_datasets,
+            "abilities": dict(totals.abilities),
+            "ability_intervals": dict.fromkeys(totals.abilities),
+            "average_datasets": totals.average_datasets,
             "average_datasets_interval": None,
-            "average_abilities": summed.average_abilities,
+            "average_abilities": totals.average_abilities,
             "average_abilities_interval": None,
         }
     facts = {
@@ -322,38 +329,44 @@ def whole_page(run: Run, config: EvaluationJobConfig, results: dict[str, Any]) -
     with open(run.folder / "out/results.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["model", *UVRB])
-        for name, one in results["models"].items():
-            writer.writerow([name, *(one["datasets"][dataset]["score"] for dataset in UVRB)])
+        for name, model_results in results["models"].items():
+            writer.writerow([name, *(model_results["datasets"][set_name]["score"] for set_name in UVRB)])
     return collect(config, run.folder / "out", results, [replace(empty, name=name) for name in UVRB], {})
 
 
-def test_at_published_sizes_the_run_is_put_beside_the_published_models(run: Run) -> None:
+def test_at_published_sizes_the_run_is_compared_with_the_published_models(run: Run) -> None:
     results = whole(run, blind="CLIP4Clip", seeing="GVE-3B")
-    found = whole_page(run, run.job(queries=0, baselines=("GVE-7B",)), results)
-    assert [(one.kind, one.text[:27]) for one in found.notes][:1] == [("good", "All of UVRB's data sets, at")]
-    assert found.correlations.added == ["blind", "seeing"]
-    assert "n = 18 models, 2 of them added by this run (blind, seeing)" in found.correlations.maps[0].note
-    assert [(one.name, one.published) for one in found.radar] == [
+    page_data = whole_page(run, run.job(queries=0, baselines=("GVE-7B",)), results)
+    assert [(entry.kind, entry.text[:27]) for entry in page_data.notes][:1] == [
+        ("good", "All of UVRB's data sets, wi")
+    ]
+    assert page_data.correlations.added == ["blind", "seeing"]
+    assert "n = 18 models, 2 of them added by this run (blind, seeing)" in page_data.correlations.maps[0].note
+    assert [(entry.name, entry.published) for entry in page_data.radar] == [
         ("seeing", False),
         ("GVE-7B, published", True),
     ]
-    assert [(one.name, one.colour) for one in found.columns] == [
+    assert [(entry.name, entry.colour) for entry in page_data.columns] == [
         ("blind", None),
         ("seeing", 0),
         ("GVE-7B", 1),
     ]
-    text = [one for one in found.abilities if one.name == "TXT"]
-    assert [round(one.value, 3) for one in text[0].scores] == [0.401, 0.619, 0.657]  # as printed in the paper
-    told = words(render(found))
-    assert "Abilities of seeing" in told
-    assert "published, on other data" not in told
+    text = [entry for entry in page_data.abilities if entry.name == "TXT"]
+    assert [round(entry.value, 3) for entry in text[0].scores] == [
+        0.401,
+        0.619,
+        0.657,
+    ]  # as printed in the paper
+    html_text = words(render(page_data))
+    assert "Abilities of seeing" in html_text
+    assert "published, on other data" not in html_text
 
 
 def test_pooled_can_be_forced_either_way(run: Run) -> None:
     results = whole(run, blind="CLIP4Clip", seeing="GVE-3B")
     assert whole_page(run, run.job(queries=0, pooled=False), results).correlations.added == []
-    for one in results["datasets"].values():
-        one["n_queries"] = 10
+    for facts in results["datasets"].values():
+        facts["n_queries"] = 10
     assert whole_page(run, run.job(queries=0), results).correlations.added == []
     assert whole_page(run, run.job(queries=0, pooled=True), results).correlations.added == ["blind", "seeing"]
 
@@ -367,41 +380,41 @@ def test_pooled_can_be_forced_either_way(run: Run) -> None:
         ({"n_queries": 950, "n_corpus": 1050}, ""),
     ],
 )
-def test_what_parts_a_data_set_from_the_published_one(
-    run: Run, changes: dict[str, Any], expected: str
-) -> None:
+def test_differences_from_the_published_data_sets(run: Run, changes: dict[str, Any], expected: str) -> None:
     results = whole(run, seeing="GVE-3B")
     results["datasets"]["MSRVTT"].update(changes)
-    found = {
-        one.name: one.departure
-        for one in whole_page(run, run.job(queries=0, model="seeing"), results).datasets
+    departures = {
+        row.name: row.departure
+        for row in whole_page(run, run.job(queries=0, model="seeing"), results).datasets
     }
-    assert found.pop("MSRVTT") == expected
-    assert set(found.values()) == {""}
+    assert departures.pop("MSRVTT") == expected
+    assert set(departures.values()) == {""}
 
 
 def test_the_contamination_verdict_is_shown(run: Run, page: str) -> None:
     hit = {"dataset": "MSRVTT", "video": EVIL, "training_video": "t1", "how": "exact", "distance": 0.0}
-    told = {"checked_videos": 1234, "training": "assets.lance", "datasets": {"MSRVTT": 9, "MS-TI": 0}}
+    check = {"checked_videos": 1234, "training": "assets.lance", "datasets": {"MSRVTT": 9, "MS-TI": 0}}
     try:
-        run.results["contamination"] = {**told, "hits": [hit] * 9}
-        found = words(run.write(queries=0))
-        assert "Contaminated: 9 finds among 1,234 videos are in assets.lance (MSRVTT 9)" in found
-        assert f"MSRVTT: {EVIL} is training video t1 (exact)" in found
-        assert "and 1 more, all in results.json" in found
-        run.results["contamination"] = {**told, "hits": []}
-        found = words(run.write(queries=0))
-        assert "None of the 1,234 evaluation videos was found in assets.lance" in found
-        assert "Contaminated" not in found
+        run.results["contamination"] = {**check, "hits": [hit] * 9}
+        text = words(run.write(queries=0))
+        assert "Contaminated: 9 hits among 1,234 videos match assets.lance (MSRVTT 9)" in text
+        assert f"MSRVTT: {EVIL} is training video t1 (exact)" in text
+        assert "and 1 more, all in results.json" in text
+        run.results["contamination"] = {**check, "hits": []}
+        text = words(run.write(queries=0))
+        assert "None of the 1,234 evaluation videos was found in assets.lance" in text
+        assert "Contaminated" not in text
     finally:
         run.results["contamination"] = None
 
 
 def test_an_unknown_baseline_is_refused_before_the_run(run: Run) -> None:
     check_baselines(run.job(baselines=("blind", "GVE-7B")))
-    with pytest.raises(PreflightError, match=r"report.baselines: 'GVE-70B' is no model of this run .*GVE-7B"):
+    with pytest.raises(
+        PreflightError, match=r"report.baselines: 'GVE-70B' is neither a model of this run .*GVE-7B"
+    ):
         check_baselines(run.job(baselines=("GVE-70B",)))
-    with pytest.raises(ValueError, match=r"report.model='x': no model of this run; use blind, seeing"):
+    with pytest.raises(ValueError, match=r"report.model='x': not a model of this run; use blind, seeing"):
         run.job(model="x")
 
 
@@ -418,56 +431,60 @@ def test_data_sets_take_turns() -> None:
     rows = [
         row("one", "narrow", 1, [0.9, 0.8, 0.1], ["a"]),
         row("one", "wide", 1, [0.9, 0.2, 0.1], ["a"]),
-        row("one", "wider, for b is right, too", 1, [0.9, 0.8, 0.1], ["a", "b"]),
+        row("one", "widest, since b is positive as well", 1, [0.9, 0.8, 0.1], ["a", "b"]),
         row("two", "least", 1, [0.5, 0.45, 0.1], ["a"]),
         row("one", "late", 30, [0.9, 0.8, 0.1], ["z"]),
         row("one", "never", None, [0.9, 0.8, 0.1], ["z"]),
         row("two", "second", 2, [0.9, 0.8, 0.1], ["b"]),
     ]
     best, worst = choose(rows, 3)
-    assert [one["query_id"] for one in best] == ["wider, for b is right, too", "least", "wide"]
-    assert [one["query_id"] for one in worst] == ["never", "second", "late"]
+    assert [chosen["query_id"] for chosen in best] == ["widest, since b is positive as well", "least", "wide"]
+    assert [chosen["query_id"] for chosen in worst] == ["never", "second", "late"]
     assert choose(rows, 0) == ([], [])
 
 
 def test_figures_are_plain_json(run: Run) -> None:
     results = whole(run, blind="CLIP4Clip", seeing="GVE-3B")
-    found = figures(whole_page(run, run.job(queries=0), results))
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert found["departures"] == {}
-    assert [one["name"] for one in found["radar"]] == ["seeing", "blind"]
+    values = figures(whole_page(run, run.job(queries=0), results))
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+    assert values["departures"] == {}
+    assert [series["name"] for series in values["radar"]] == ["seeing", "blind"]
 
 
-def test_data_sets_of_ones_own_and_a_model_without_scores(run: Run, tmp_path: Path) -> None:
-    """Nothing of UVRB: no abilities, no radar, and the rest of the page as always."""
+def test_own_data_sets_and_a_model_without_scores(run: Run, tmp_path: Path) -> None:
+    """No data set of UVRB: no abilities and no radar, but the rest of the page."""
     results = json.loads(json.dumps(run.results).replace("MSRVTT", "mine").replace("MS-TI", "yours"))
-    lost = results["models"]["blind"]["datasets"]["mine"]
-    lost.update(
-        score=None, interval=None, n_queries=0, skipped=dict.fromkeys(lost["skipped"], 3) | {"faults": 0}
+    unscored = results["models"]["blind"]["datasets"]["mine"]
+    unscored.update(
+        score=None, interval=None, n_queries=0, skipped=dict.fromkeys(unscored["skipped"], 3) | {"faults": 0}
     )
     results["comparisons"] = []
     for model in results["models"].values():
         model.update(abilities={}, ability_intervals={}, average_datasets=None, average_abilities=None)
     rows = pq.read_table(run.folder / "out/per_query.parquet").to_pylist()
     names = {"MSRVTT": "mine", "MS-TI": "yours"}
-    rows = [{**one, "dataset": names[one["dataset"]]} for one in rows]
+    rows = [{**entry, "dataset": names[entry["dataset"]]} for entry in rows]
     (tmp_path / "results.csv").write_text("model\nblind\nseeing\n")
     (tmp_path / "skipped.jsonl").write_text("")
-    table = [one for one in rows if (one["model"], one["dataset"]) != ("blind", "mine")]
+    table = [entry for entry in rows if (entry["model"], entry["dataset"]) != ("blind", "mine")]
     pq.write_table(pa.Table.from_pylist(table, schema=PER_QUERY_SCHEMA), tmp_path / "per_query.parquet")
-    for one in names.values():
+    for entry in names.values():
         (tmp_path / "runs/seeing").mkdir(parents=True, exist_ok=True)
-        (tmp_path / f"runs/seeing/{one}.trec").touch()
-    sets = [replace(one.data, name=names[one.data.name]) for one in run.sources]
-    found = collect(run.job(queries=1), tmp_path, results, sets, {})
-    assert (found.abilities, found.radar, [one.name for one in found.queries]) == ([], [], [""])
-    assert found.datasets[0].scores[0] is None
-    told = words(render(found))
-    assert "0 of UVRB's 16 data sets" in told
-    assert "data sets beside UVRB's" in told
-    assert (
-        "Left out: 0 faults of the data sets; over all models 6 queries and 3 corpus items; 4 texts cut"
-        in told
+        (tmp_path / f"runs/seeing/{entry}.trec").touch()
+    sets = [replace(entry.data, name=names[entry.data.name]) for entry in run.sources]
+    page_data = collect(run.job(queries=1), tmp_path, results, sets, {})
+    assert (page_data.abilities, page_data.radar, [entry.name for entry in page_data.queries]) == (
+        [],
+        [],
+        [""],
     )
-    assert re.search(r"mine hit@1 none 0\.800", told)
-    assert "mine blind 0 3 3 3 1" in told
+    assert page_data.datasets[0].scores[0] is None
+    text = words(render(page_data))
+    assert "0 of UVRB's 16 data sets" in text
+    assert "data sets outside UVRB" in text
+    assert (
+        "Left out: 0 errors in the data sets; over all models 6 queries and 3 corpus items; 4 texts cut"
+        in text
+    )
+    assert re.search(r"mine hit@1 none 0\.800", text)
+    assert "mine blind 0 3 3 3 1" in text

@@ -1,4 +1,6 @@
-"""Against trec_eval (pytrec-eval) on random cases, and by hand where trec_eval has no such metric."""
+"""Metrics compared with trec_eval (pytrec-eval) on random cases, and by hand where trec_eval has no
+equivalent.
+"""
 
 import math
 import random
@@ -10,7 +12,7 @@ import pytrec_eval
 from gve_ray.evaluation.scores import metrics
 from gve_ray.evaluation.scores.metrics import per_query, score
 
-# Two queries. a: positives at ranks 2 and 4 of 5, a third one not found. b: its only positive at rank 1.
+# Two queries. a: positives at ranks 2 and 4 of 5, a third is not in the ranking. b: its only positive at rank 1.
 RANKINGS = {"a": ["v", "p1", "w", "p2", "x"], "b": ["q", "v"]}
 POSITIVES = {"a": frozenset({"p1", "p2", "p3"}), "b": frozenset({"q"})}
 
@@ -27,11 +29,11 @@ def test_by_hand() -> None:
     assert metrics.median_rank(RANKINGS, POSITIVES) == 1.5
 
 
-def test_the_papers_recall_is_hit_rate_and_not_recall() -> None:
+def test_the_papers_recall_is_the_hit_rate() -> None:
     assert score("hit@2", RANKINGS, POSITIVES) != score("recall@2", RANKINGS, POSITIVES)
 
 
-def test_what_is_not_in_the_list_was_not_found() -> None:
+def test_items_outside_the_ranking_count_as_not_found() -> None:
     lists, wanted = {"a": ["v"], "b": []}, {"a": {"p"}, "b": {"p"}}
     assert [score(name, lists, wanted) for name in ("hit@5", "recall@5", "ndcg@5", "mrr")] == [0, 0, 0, 0]
     assert metrics.median_rank(lists, wanted) == math.inf
@@ -39,19 +41,19 @@ def test_what_is_not_in_the_list_was_not_found() -> None:
     assert score("mrr@2", {"a": ["v", "p"]}, {"a": {"p"}}) == 0.5
 
 
-def test_values_come_in_the_order_of_the_positives() -> None:
+def test_values_are_in_the_order_of_the_positives() -> None:
     values = per_query("mrr", RANKINGS, dict(reversed(POSITIVES.items())))
     assert values.dtype == np.float64
     assert values.tolist() == [1.0, 0.5]
 
 
 @pytest.mark.parametrize("name", ["recall", "hit@0", "map@10", "median_rank@5", "hit@-1"])
-def test_an_unknown_metric_is_named(name: str) -> None:
+def test_an_unknown_metric_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"metric '{name}': unknown; use hit@k, recall@k"):
         score(name, RANKINGS, POSITIVES)
 
 
-def test_inputs_that_cannot_be_scored_are_named() -> None:
+def test_invalid_inputs_are_refused() -> None:
     with pytest.raises(ValueError, match="query 'a': no positives"):
         score("mrr", RANKINGS, {"a": frozenset()})
     with pytest.raises(ValueError, match="query 'c': no ranking"):
@@ -72,25 +74,25 @@ def test_equal_to_trec_eval_on_a_thousand_random_cases() -> None:
         listed = draw.sample(pool, draw.randint(1, len(pool)))
         qrels[f"q{case}"] = {item: int(item in wanted) for item in pool}
         run[f"q{case}"] = {item: float(draw.randint(0, 8)) for item in listed}  # 9 scores: many ties
-    # trec_eval orders by score, and equal scores by falling name.
+    # trec_eval orders by score, and ties by descending name.
     rankings = {
         query: sorted(scores, key=lambda item: (scores[item], item), reverse=True)
         for query, scores in run.items()
     }
     positives = {query: frozenset(d for d, r in judged.items() if r) for query, judged in qrels.items()}
-    # The cases are what they should be: two thirds of the lists and more have a tie, some lists are short.
+    # Checks the cases: at least two thirds of the lists have ties, and some lists are short.
     assert sum(len(set(scores.values())) < len(scores) for scores in run.values()) > 600
     assert sum(len(ranking) < 10 for ranking in rankings.values()) > 200
     assert sum(len(wanted) > 1 for wanted in positives.values()) > 600
 
     ours = {f"{ours}@{k}": f"{theirs}_{k}" for ours, theirs in NAMES.items() for k in (1, 3, 5, 10)}
     measures = {f"{theirs}.1,3,5,10" for theirs in NAMES.values()} | {"recip_rank"}
-    told = pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run)
+    reference = pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run)
     for name, theirs in {**ours, "mrr": "recip_rank"}.items():
-        expected = [told[query][theirs] for query in positives]
+        expected = [reference[query][theirs] for query in positives]
         np.testing.assert_allclose(per_query(name, rankings, positives), expected, atol=1e-12, err_msg=name)
     ranks = per_query("median_rank", rankings, positives)
-    np.testing.assert_allclose(1 / ranks, [told[query]["recip_rank"] for query in positives], atol=1e-12)
+    np.testing.assert_allclose(1 / ranks, [reference[query]["recip_rank"] for query in positives], atol=1e-12)
 
 
 NAMES = {"hit": "success", "recall": "recall", "precision": "P", "ndcg": "ndcg_cut"}

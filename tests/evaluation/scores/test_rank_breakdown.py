@@ -1,11 +1,11 @@
-"""Chance against all orders there are, and places counted once each."""
+"""Chance scores against all possible orders, and the breakdown of ranks."""
 
 import itertools
 
 import pytest
 
 from gve_ray.evaluation.scores import metrics
-from gve_ray.evaluation.scores.rank_breakdown import Places, chance, places
+from gve_ray.evaluation.scores.rank_breakdown import RankBreakdown, chance, rank_breakdown
 
 
 @pytest.mark.parametrize(
@@ -14,18 +14,20 @@ from gve_ray.evaluation.scores.rank_breakdown import Places, chance, places
 @pytest.mark.parametrize("positives,n", [(1, 5), (2, 5), (3, 3)])
 def test_chance_is_the_mean_over_all_orders(metric: str, positives: int, n: int) -> None:
     items = "abcde"[:n]
-    wanted = {"q": set(items[:positives])}
-    scores = [metrics.score(metric, {"q": order}, wanted) for order in itertools.permutations(items)]
+    positives_of_query = {"q": set(items[:positives])}
+    scores = [
+        metrics.score(metric, {"q": order}, positives_of_query) for order in itertools.permutations(items)
+    ]
     assert chance(metric, [(positives, n)]) == pytest.approx(sum(scores) / len(scores))
 
 
-def test_chance_is_a_mean_over_queries_of_any_size() -> None:
+def test_chance_is_a_mean_over_queries() -> None:
     assert chance("hit@1", [(1, 10), (3, 10)]) == pytest.approx(0.2)
     assert chance("hit@10", [(1, 15_000)]) == pytest.approx(10 / 15_000)
 
 
 @pytest.mark.parametrize("metric", ["mrr", "median_rank", "ndcg@10"])
-def test_no_chance_is_told_of_other_metrics(metric: str) -> None:
+def test_other_metrics_have_no_chance_score(metric: str) -> None:
     assert chance(metric, [(1, 10)]) is None
     assert chance("hit@1", []) is None
 
@@ -35,7 +37,7 @@ def test_more_positives_than_items_are_refused() -> None:
         chance("hit@1", [(4, 3)])
 
 
-def test_every_query_has_one_place() -> None:
-    found = places([1, 1, 2, 10, 11, 99, None])
-    assert found == Places(first=2, near=2, far=2, lost=1)
-    assert found.n == 7
+def test_every_query_is_counted_once() -> None:
+    result = rank_breakdown([1, 1, 2, 10, 11, 99, None])
+    assert result == RankBreakdown(first=2, near=2, far=2, lost=1)
+    assert result.n == 7

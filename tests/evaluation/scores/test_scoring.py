@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from gve_ray.evaluation.config import EvaluationConfig, ModelConfig
-from gve_ray.evaluation.data.eval_sets import Source
+from gve_ray.evaluation.data.eval_sets import EvalSet
 from gve_ray.evaluation.data.layouts import RetrievalSet
 from gve_ray.evaluation.data.uvrb import UVRB
 from gve_ray.evaluation.embed import EMBEDDING_SCHEMA, KEY, Embedded
@@ -24,30 +24,32 @@ CONFIG = EvaluationConfig(
 )
 
 
-def source(name: str = "set", metric: str = "hit@1") -> Source:
-    """Query i is answered by item i."""
+def dataset(name: str = "set", metric: str = "hit@1") -> EvalSet:
+    """A data set where item i is the positive of query i."""
     ids = [str(i) for i in range(N)]
     data = RetrievalSet(
         name=name,
         query_ids=ids,
-        queries=[Item(text=one) for one in ids],
+        queries=[Item(text=key) for key in ids],
         corpus_ids=ids,
-        corpus=[Item(text=one) for one in ids],
-        positives={one: frozenset([one]) for one in ids},
+        corpus=[Item(text=key) for key in ids],
+        positives={key: frozenset([key]) for key in ids},
         candidates=None,
         skipped=[],
     )
-    return Source(
+    return EvalSet(
         data=data,
         metric=metric,
         queries=data.queries,
-        query_keys=[f"q{one}" for one in ids],
-        corpus_keys=[f"c{one}" for one in ids],
+        query_keys=[f"q{key}" for key in ids],
+        corpus_keys=[f"c{key}" for key in ids],
     )
 
 
 def embedded(folder: Path, right: int, rejects: dict[str, tuple[str, str]] | None = None) -> Embedded:
-    """The first `right` queries lie on their item, the others on the next one, where theirs comes second."""
+    """Vectors where the first `right` queries are at their item; the others are at the next item,
+    their own second.
+    """
     turned = np.eye(N, dtype=np.float32)
     rows = [{KEY: f"c{i}", "vector": turned[i], "cut": False} for i in range(N)]
     for i in range(N):
@@ -64,27 +66,27 @@ def embedded(folder: Path, right: int, rejects: dict[str, tuple[str, str]] | Non
 
 
 def scored(folder: Path, right: int, name: str = "set") -> Scored:
-    return score(source(name), "m", embedded(folder, right), CONFIG, folder / "runs" / f"{name}.trec")
+    return score(dataset(name), "m", embedded(folder, right), CONFIG, folder / "runs" / f"{name}.trec")
 
 
 def test_scores_and_counts(tmp_path: Path) -> None:
-    found = scored(tmp_path, 15).facts
-    assert found["score"] == pytest.approx(15 / 20)
-    assert found["scores"] == pytest.approx({"hit@1": 15 / 20, "mrr": (15 + 5 / 2) / 20})
-    assert found["interval"][0] < 0.75 < found["interval"][1]
-    assert (found["n_queries"], found["n_corpus"], found["cut"]) == (N, N, {"queries": 1, "corpus": 0})
+    result = scored(tmp_path, 15).facts
+    assert result["score"] == pytest.approx(15 / 20)
+    assert result["scores"] == pytest.approx({"hit@1": 15 / 20, "mrr": (15 + 5 / 2) / 20})
+    assert result["interval"][0] < 0.75 < result["interval"][1]
+    assert (result["n_queries"], result["n_corpus"], result["cut"]) == (N, N, {"queries": 1, "corpus": 0})
     assert len((tmp_path / "runs/set.trec").read_text().splitlines()) == N * N
 
 
-def test_what_has_no_vector_is_left_out_and_told(tmp_path: Path) -> None:
+def test_items_without_vectors_are_left_out_and_reported(tmp_path: Path) -> None:
     lost = {"q0": ("corrupt", "not a picture"), "c19": ("unsupported", "no videos")}
     vectors = embedded(tmp_path, 15, lost)
-    found = score(source(), "m", vectors, CONFIG, tmp_path / "set.trec").facts
-    assert found["score"] == pytest.approx(
+    facts = score(dataset(), "m", vectors, CONFIG, tmp_path / "set.trec").facts
+    assert facts["score"] == pytest.approx(
         15 / 18
-    )  # of 1-14, and 18, whose rival was item 19; 19 has no answer
-    assert found["skipped"] == {"faults": 0, "queries": 1, "corpus": 1, "queries_without_positives": 1}
-    assert [(one["where"], one["what"]) for one in left_out(source(), "m", vectors)] == [
+    )  # queries 1-14, and 18, whose competitor 19 is missing; 19 has no positive
+    assert facts["skipped"] == {"faults": 0, "queries": 1, "corpus": 1, "queries_without_positives": 1}
+    assert [(row["where"], row["what"]) for row in left_out(dataset(), "m", vectors)] == [
         ("query id '0'", "corrupt: not a picture"),
         ("corpus id '19'", "unsupported: no videos"),
     ]
@@ -92,29 +94,31 @@ def test_what_has_no_vector_is_left_out_and_told(tmp_path: Path) -> None:
 
 def test_a_model_that_can_embed_nothing_has_no_score(tmp_path: Path) -> None:
     everything = {f"{side}{i}": ("unsupported", "") for side in "qc" for i in range(N)}
-    found = score(source(), "m", embedded(tmp_path, 1, everything), CONFIG, tmp_path / "set.trec")
-    assert (found.facts["score"], found.facts["n_queries"], found.table.num_rows) == (None, 0, 0)
-    json.dumps(summary({"set": found}, CONFIG))
+    result = score(dataset(), "m", embedded(tmp_path, 1, everything), CONFIG, tmp_path / "set.trec")
+    assert (result.facts["score"], result.facts["n_queries"], result.table.num_rows) == (None, 0, 0)
+    json.dumps(summary({"set": result}, CONFIG))
 
 
 def test_a_median_beyond_the_neighbours_is_null(tmp_path: Path) -> None:
     config = replace(CONFIG, depth=1, metrics=("median_rank",))
-    found = score(source(metric="median_rank"), "m", embedded(tmp_path, 5), config, tmp_path / "set.trec")
-    assert (found.facts["score"], found.facts["interval"]) == (None, None)
-    assert json.loads(json.dumps(found.facts["scores"], allow_nan=False)) == {"median_rank": None}
+    result = score(dataset(metric="median_rank"), "m", embedded(tmp_path, 5), config, tmp_path / "set.trec")
+    assert (result.facts["score"], result.facts["interval"]) == (None, None)
+    assert json.loads(json.dumps(result.facts["scores"], allow_nan=False)) == {"median_rank": None}
 
 
 def test_abilities_need_all_of_their_sets(tmp_path: Path) -> None:
-    """CG has two data sets: right in 15 and 10 of 20. The average over data sets needs all 16."""
+    """CG has several data sets, with 15, 10 and 5 of 20 queries right. The average over data sets
+    needs all 16.
+    """
     cg = [name for name, spec in UVRB.items() if spec.ability == "CG" and name != "CRB-G"]
     parts = {
         name: scored(tmp_path, right, name) for name, right in zip([*cg, "CRB-G"], (15, 10, 5), strict=True)
     }
-    found = summary(parts, CONFIG)
-    assert found["abilities"] == pytest.approx({"CG": (15 + 10 + 5) / 3 / 20})
-    low, high = found["ability_intervals"]["CG"]
-    assert low < found["abilities"]["CG"] < high
-    assert (found["average_datasets"], found["average_datasets_interval"]) == (None, None)
+    result = summary(parts, CONFIG)
+    assert result["abilities"] == pytest.approx({"CG": (15 + 10 + 5) / 3 / 20})
+    low, high = result["ability_intervals"]["CG"]
+    assert low < result["abilities"]["CG"] < high
+    assert (result["average_datasets"], result["average_datasets_interval"]) == (None, None)
     whole = summary(dict.fromkeys(UVRB, parts["CRB-G"]), CONFIG)
     assert whole["average_datasets"] == pytest.approx(5 / 20)
     assert whole["average_abilities"] == pytest.approx(5 / 20)

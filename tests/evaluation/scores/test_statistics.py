@@ -20,23 +20,25 @@ from gve_ray.evaluation.scores.statistics import (
 )
 
 
-def test_interval_of_a_hit_rate_is_the_binomial_one() -> None:
-    # Resampled means of 0s and 1s are binomial: its 2.5 % and 97.5 % points over n, to one or two draws.
-    found = bootstrap_mean(np.repeat([1.0, 0.0], [300, 700]))
-    assert (found.estimate, found.n) == (0.3, 1000)
+def test_interval_of_a_hit_rate_is_binomial() -> None:
+    # Resampled means of 0s and 1s are binomial: their 2.5 % and 97.5 % quantiles over n, to one or two draws.
+    result = bootstrap_mean(np.repeat([1.0, 0.0], [300, 700]))
+    assert (result.estimate, result.n) == (0.3, 1000)
     expected = stats.binom.ppf([0.025, 0.975], 1000, 0.3) / 1000
-    assert [found.low, found.high] == pytest.approx(expected, abs=0.002)
-    assert str(found) == f"0.300 [{found.low:.3f}, {found.high:.3f}]"
+    assert [result.low, result.high] == pytest.approx(expected, abs=0.002)
+    assert str(result) == f"0.300 [{result.low:.3f}, {result.high:.3f}]"
 
 
-def test_interval_of_any_numbers_is_near_the_normal_one() -> None:
+def test_interval_of_a_mean_is_near_the_normal_interval() -> None:
     values = np.random.default_rng(1).normal(5, 2, size=400)
-    found = bootstrap_mean(values)
+    result = bootstrap_mean(values)
     error = values.std() / math.sqrt(400)
-    assert [found.low, found.high] == pytest.approx(values.mean() + np.array([-1.96, 1.96]) * error, abs=0.02)
+    assert [result.low, result.high] == pytest.approx(
+        values.mean() + np.array([-1.96, 1.96]) * error, abs=0.02
+    )
 
 
-def test_intervals_cover_what_they_should() -> None:
+def test_intervals_have_their_nominal_coverage() -> None:
     draw = np.random.default_rng(2)
     inside = [
         not bootstrap_mean(draw.random(60) < 0.4, resamples=400, seed=i).excludes(0.4) for i in range(400)
@@ -59,23 +61,23 @@ def test_chunks_and_seeds_do_not_change_a_result(monkeypatch: pytest.MonkeyPatch
     )
 
 
-def test_a_weighted_sum_resamples_each_group_on_its_own() -> None:
+def test_a_weighted_sum_resamples_each_group_separately() -> None:
     # Variances add: 0.25 * 0.25/100 + 0.25 * 0.25/400.
     groups = [np.tile([0.0, 1.0], 50), np.tile([0.0, 1.0], 200)]
-    found = bootstrap_weighted(groups, [0.5, 0.5])
+    result = bootstrap_weighted(groups, [0.5, 0.5])
     error = math.sqrt(0.25 * 0.25 / 100 + 0.25 * 0.25 / 400)
-    assert (found.estimate, found.n) == (0.5, 500)
-    assert [found.low, found.high] == pytest.approx([0.5 - 1.96 * error, 0.5 + 1.96 * error], abs=0.005)
+    assert (result.estimate, result.n) == (0.5, 500)
+    assert [result.low, result.high] == pytest.approx([0.5 - 1.96 * error, 0.5 + 1.96 * error], abs=0.005)
 
 
-def test_pairing_sees_what_two_separate_intervals_do_not() -> None:
+def test_a_paired_test_finds_small_differences() -> None:
     # 10 of 1000 queries gained and none lost.
     first = np.repeat([1.0, 0.0], [510, 490])
     second = np.repeat([1.0, 0.0], [500, 500])
-    found = compare(first, second)
-    assert found.difference.estimate == pytest.approx(0.01)
-    assert found.difference.excludes(0)
-    assert found.p_value < 0.01  # exactly 2 / 2**10
+    result = compare(first, second)
+    assert result.difference.estimate == pytest.approx(0.01)
+    assert result.difference.excludes(0)
+    assert result.p_value < 0.01  # exactly 2 / 2**10
     assert not bootstrap_mean(first).excludes(0.5)
 
 
@@ -85,12 +87,12 @@ def test_permutation_p_against_all_signs() -> None:
         abs(sum(s * d for s, d in zip(signs, difference, strict=True)))
         for signs in itertools.product([1, -1], repeat=7)
     ]
-    exact = np.mean([one >= abs(difference.sum()) - 1e-9 for one in sums])
+    exact = np.mean([total >= abs(difference.sum()) - 1e-9 for total in sums])
     assert permutation_p(difference) == pytest.approx(exact, abs=0.015)
     assert permutation_p(np.zeros(5)) == 1.0
 
 
-def test_permutation_p_of_many_sizes_is_near_the_t_tests() -> None:
+def test_permutation_p_is_near_the_t_test() -> None:
     difference = np.random.default_rng(6).normal(0.05, 1, size=250)
     expected = stats.ttest_1samp(difference, 0).pvalue
     assert 0.02 < expected < 0.5
@@ -125,22 +127,22 @@ def test_draws_are_correlations_of_resampled_rows() -> None:
     rows = np.random.default_rng(9).integers(7, size=(20, 7))
     for kind, of in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
         draws = correlation_draws(table, kind=kind, resamples=20, seed=9)  # type: ignore[arg-type]
-        expected = [of(table[one, 0], table[one, 2])[0] for one in rows]
+        expected = [of(table[sample, 0], table[sample, 2])[0] for sample in rows]
         np.testing.assert_allclose(draws[:, 0, 2], expected, atol=1e-9)
 
 
 def test_interval_of_a_correlation() -> None:
     x = np.random.default_rng(4).normal(size=300)
     y = 0.6 * x + 0.8 * np.random.default_rng(5).normal(size=300)
-    found = correlate(x, y, kind="pearson")
+    result = correlate(x, y, kind="pearson")
     # Fisher: atanh(r) has an error of 1 / sqrt(n - 3).
-    middle = math.atanh(found.estimate)
+    middle = math.atanh(result.estimate)
     expected = [math.tanh(middle + sign * 1.96 / math.sqrt(297)) for sign in (-1, 1)]
-    assert [found.low, found.high] == pytest.approx(expected, abs=0.03)
-    assert found.n == 300
+    assert [result.low, result.high] == pytest.approx(expected, abs=0.03)
+    assert result.n == 300
 
 
-def test_inputs_that_make_no_sense_are_refused() -> None:
+def test_invalid_inputs_are_refused() -> None:
     with pytest.raises(ValueError, match=r"shape \(0,\)"):
         bootstrap_mean([])
     with pytest.raises(ValueError, match="finite numbers"):
@@ -151,12 +153,12 @@ def test_inputs_that_make_no_sense_are_refused() -> None:
         pearson([1, 2], [1, 2])
     with pytest.raises(ValueError, match="level=95"):
         bootstrap_mean([0.0, 1.0], level=95)
-    with pytest.raises(ValueError, match="one weight a group"):
+    with pytest.raises(ValueError, match="one weight per group"):
         bootstrap_weighted([[1.0]], [])
 
 
 def test_holm_by_hand() -> None:
-    # Sorted 0.01, 0.02, 0.03, 0.5: times 4, 3, 2, 1 is 0.04, 0.06, 0.06, 0.5; none below the one before it.
+    # Sorted 0.01, 0.02, 0.03, 0.5: times 4, 3, 2, 1 is 0.04, 0.06, 0.06, 0.5; and each at least the previous one.
     assert holm([0.5, 0.02, 0.01, 0.03]) == pytest.approx([0.5, 0.06, 0.04, 0.06])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([]) == []

@@ -1,4 +1,6 @@
-"""The guard of a run: hits by path, bytes and frames, told or refused, with the frames that the model saw."""
+"""The contamination check of a run: matches by path, bytes and frames, which are reported or refuse
+the run.
+"""
 
 import json
 import logging
@@ -15,11 +17,11 @@ from gve_ray.config import MediaConfig
 from gve_ray.demo.render import write_mp4
 from gve_ray.demo.scenes import draw_scene
 from gve_ray.embedder import EmbedderSettings, Embeddings
-from gve_ray.evaluation import embed, guard
+from gve_ray.evaluation import contamination, embed
 from gve_ray.evaluation.config import ContaminationConfig, DataConfig, ModelConfig
-from gve_ray.evaluation.data.eval_sets import Source, open_sources
+from gve_ray.evaluation.contamination import ContaminationCheck, open_training
+from gve_ray.evaluation.data.eval_sets import EvalSet, open_eval_sets
 from gve_ray.evaluation.embed import EMBEDDING_SCHEMA, KEY, Embedded, EmbedWorker, ItemIndex, pending_table
-from gve_ray.evaluation.guard import Guard, open_training
 from gve_ray.job import PreflightError
 from gve_ray.media.signature import THRESHOLD
 from gve_ray.schema import ASSET_SCHEMA, Item
@@ -31,8 +33,9 @@ SCENES = [draw_scene(seed, "corpus", long=False) for seed in range(2)]
 
 
 class World:
-    """Training videos t0 and t1. Data set one: t0's bytes, and a video of its own. Data set two: t1 encoded
-    again, and the same own video under another name."""
+    """Training videos t0 and t1; data set "one" has the bytes of t0 and an unrelated video; data
+    set "two" has t1 encoded again and the same unrelated video under another name.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -47,35 +50,37 @@ class World:
             (root / name / "jsonl").mkdir()
             lines = {
                 "queries": [{"id": "q", "text": "words"}],
-                "corpus": [{"id": one, "video": f"{one}.mp4"} for one in videos],
+                "corpus": [{"id": video, "video": f"{video}.mp4"} for video in videos],
                 "instances": [{"qid": "q", "pos": [videos[0]]}],
             }
-            for file, found in lines.items():
-                (root / name / f"jsonl/{file}.jsonl").write_text("\n".join(map(json.dumps, found)))
+            for file, fields in lines.items():
+                (root / name / f"jsonl/{file}.jsonl").write_text("\n".join(map(json.dumps, fields)))
         write_mp4(root / "one/videos/own.mp4", draw_scene(9, "heldout", long=False))
         self.copy, self.again = root / "one/videos/copy.mp4", root / "two/videos/again.mp4"
         self.copy.write_bytes((root / "t0.mp4").read_bytes())
         (root / "two/videos/also.mp4").write_bytes((root / "one/videos/own.mp4").read_bytes())
         write_mp4(self.again, SCENES[1], crf=30)
         self.index = ItemIndex(root / "cache")
-        self.sources = open_sources(
+        self.sources = open_eval_sets(
             [DataConfig(name=name, folder=str(root / name)) for name in ("one", "two")], self.index
         )
 
-    def guard(self, **options: Any) -> Guard:
-        return Guard(ContaminationConfig(training=self.training.uri, **options), self.training, *self.seen)
+    def check(self, **options: Any) -> ContaminationCheck:
+        return ContaminationCheck(
+            ContaminationConfig(training=self.training.uri, **options), self.training, *self.seen
+        )
 
     @property
-    def seen(self) -> tuple[list[Source], ItemIndex]:
+    def seen(self) -> tuple[list[EvalSet], ItemIndex]:
         return self.sources, self.index
 
     def embedded(self, folder: Path, frames: int, monkeypatch: pytest.MonkeyPatch) -> Embedded:
-        """What the embedding stage would have committed for all items, with so many frames a video."""
+        """What the embedding stage commits for all items when it takes this many frames per video."""
         monkeypatch.setattr(embed, "open_model", lambda *_: Ones())
         settings = EmbedderSettings(frames=frames, max_pixels=12544, min_pixels=3136)
         pending = pending_table(
-            [item for one in self.sources for item in (*one.queries, *one.data.corpus)],
-            [key for one in self.sources for key in (*one.query_keys, *one.corpus_keys)],
+            [item for dataset in self.sources for item in (*dataset.queries, *dataset.data.corpus)],
+            [key for dataset in self.sources for key in (*dataset.query_keys, *dataset.corpus_keys)],
         )
         rows = EmbedWorker(ModelConfig(name="m", model="m"), settings, {}, readers=1)(pending.to_pylist())
         store = Store(str(folder / "embeddings.lance"), EMBEDDING_SCHEMA, key=KEY).create()
@@ -85,7 +90,7 @@ class World:
 
 
 class Ones:
-    """Looks at nothing."""
+    """A model that ignores its input and returns ones."""
 
     def refuses(self, item: Item) -> str:
         return ""
@@ -104,17 +109,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def refuse(*_: object, **__: object) -> None:
-    raise AssertionError("nothing is to be decoded a second time")
+    raise AssertionError("a video was decoded a second time")
 
 
-def test_frames_that_were_embedded_tell_near_copies(
+def test_near_copies_are_found_from_the_embedded_frames(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     embedded = world.embedded(tmp_path, 8, monkeypatch)
-    monkeypatch.setattr(guard, "fingerprints", refuse)
+    monkeypatch.setattr(contamination, "fingerprints", refuse)
     with caplog.at_level(logging.WARNING):
-        found = world.guard(on_hit="flag").check(embedded, cache=str(tmp_path), workers=1)
-    copy, again = found["hits"]
+        result = world.check(on_hit="flag").check(embedded, cache=str(tmp_path), workers=1)
+    copy, again = result["hits"]
     assert copy == {
         "dataset": "one",
         "video": str(world.copy),
@@ -125,49 +130,49 @@ def test_frames_that_were_embedded_tell_near_copies(
     assert (again["dataset"], again["video"], again["training_video"]) == ("two", str(world.again), "t1")
     assert again["how"] == "near"
     assert 0 < again["distance"] <= THRESHOLD
-    assert (found["checked_videos"], found["datasets"]) == (3, {"one": 1, "two": 1})
-    assert found["training"] == world.training.uri
-    (told,) = caplog.messages
-    assert "2 hits among 3 videos" in told
-    assert f"one: {world.copy}: is training video 't0' (the same bytes)" in told
-    only_bytes = world.guard(on_hit="flag", threshold=0.0).check(embedded, cache=str(tmp_path), workers=1)
+    assert (result["checked_videos"], result["datasets"]) == (3, {"one": 1, "two": 1})
+    assert result["training"] == world.training.uri
+    (warning,) = caplog.messages
+    assert "2 hits among 3 videos" in warning
+    assert f"one: {world.copy}: is training video 't0' (the same bytes)" in warning
+    only_bytes = world.check(on_hit="flag", threshold=0.0).check(embedded, cache=str(tmp_path), workers=1)
     assert [hit["how"] for hit in only_bytes["hits"]] == ["exact"]
 
 
-def test_another_number_of_frames_is_decoded_once(
+def test_videos_are_decoded_once_if_frame_counts_differ(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedded = world.embedded(tmp_path, 4, monkeypatch)
     decoded: list[str] = []
-    real = guard.fingerprints
+    original = contamination.fingerprints
 
     def counted(videos: Sequence[str], **options: Any) -> Any:
         decoded.extend(videos)
-        return real(videos, **options)
+        return original(videos, **options)
 
-    monkeypatch.setattr(guard, "fingerprints", counted)
-    found = [world.guard(on_hit="flag").check(embedded, cache=str(tmp_path), workers=1) for _ in range(2)]
-    assert [hit["how"] for hit in found[0]["hits"]] == ["exact", "near"]
-    assert found[0] == found[1]
-    assert len(decoded) == len(set(decoded)) == 3  # one for each content, not for each name
+    monkeypatch.setattr(contamination, "fingerprints", counted)
+    results = [world.check(on_hit="flag").check(embedded, cache=str(tmp_path), workers=1) for _ in range(2)]
+    assert [hit["how"] for hit in results[0]["hits"]] == ["exact", "near"]
+    assert results[0] == results[1]
+    assert len(decoded) == len(set(decoded)) == 3  # once per content, not once per name
 
 
 def test_a_run_is_refused_before_and_after_embedding(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(PreflightError) as refused:
-        world.guard().check_bytes()
+        world.check().check_bytes()
     first, *lines = str(refused.value).splitlines()
     assert "1 hits among 3 videos" in first
     assert lines == [f"one: {world.copy}: is training video 't0' (the same bytes)"]
-    world.guard(on_hit="flag").check_bytes()
+    world.check(on_hit="flag").check_bytes()
     embedded = world.embedded(tmp_path, 8, monkeypatch)
     with pytest.raises(PreflightError, match="2 hits among 3 videos") as refused:
-        world.guard().check(embedded, cache=str(tmp_path), workers=1)
+        world.check().check(embedded, cache=str(tmp_path), workers=1)
     assert len(str(refused.value).splitlines()) == 3
 
 
-def test_training_assets_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_training_assets_are_an_error(tmp_path: Path) -> None:
     assert open_training(ContaminationConfig()) is None
     with pytest.raises(PreflightError, match=r"contamination\.training='nowhere': no assets there"):
         open_training(ContaminationConfig(training="nowhere"))
