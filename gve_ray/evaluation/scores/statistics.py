@@ -258,7 +258,9 @@ def _percentiles(draws: Floats, level: float) -> tuple[float, float]:
 def _finite(values: ArrayLike) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
-        raise ValueError(f"values of shape {array.shape}: give at least one, all finite numbers, one per query")
+        raise ValueError(
+            f"values of shape {array.shape}: give at least one, all finite numbers, one per query"
+        )
     return array
 
 
