@@ -33,11 +33,11 @@ from gve_ray.demo.benchmark import write_benchmark
 from gve_ray.demo.claims import order_free_content
 from gve_ray.demo.scenes import Scene
 from gve_ray.embedder import Embedder, EmbedderSettings
-from gve_ray.evaluation import metrics
-from gve_ray.evaluation.datasets import UVRB
-from gve_ray.evaluation.layout import RetrievalSet, load
-from gve_ray.evaluation.ranking import rank, usable
-from gve_ray.evaluation.statistics import Interval, bootstrap_weighted
+from gve_ray.evaluation.data.layouts import RetrievalSet, load
+from gve_ray.evaluation.data.uvrb import UVRB
+from gve_ray.evaluation.scores import metrics
+from gve_ray.evaluation.scores.ranking import rank, usable
+from gve_ray.evaluation.scores.statistics import Interval, bootstrap_weighted
 from gve_ray.media import read_frames, read_image
 from gve_ray.schema import Frames, Item
 

@@ -105,7 +105,7 @@ def diagnose(args: Sequence[str]) -> int:
     import argparse
     import json
 
-    from gve_ray.evaluation.diagnosis import diagnose as work
+    from gve_ray.evaluation.paper.diagnosis import diagnose as work
 
     parser = argparse.ArgumentParser(
         prog="gve diagnose", description="Derive abilities, correlations and findings from result tables."

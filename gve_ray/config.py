@@ -1,11 +1,11 @@
-"""One frozen, validated config per job, read from YAML with dotted overrides.
+"""Load the config of a job from YAML and dotted command-line overrides, and validate it.
 
     config = load_config(SynthesisConfig, ["--config", "demo.yaml", "--media.frames", "6"], prog="gve")
 
 `--config` takes a path or the name of one of the job's recipes (gve_ray/recipes/<job>); `--print_config`
 shows the result.
-A config travels to Ray workers and into run.json, so it holds plain values only; a model's name may start
-with `package://` (a folder inside gve_ray) or be another URI and stays so until `resolve_model`, where it is loaded.
+A config is sent to Ray workers and stored in run.json, so it holds plain values only. A model's name may start with
+`package://` (a folder inside gve_ray) or be another URI; `resolve_model` resolves it where the model is loaded.
 """
 
 import os
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 PACKAGE_SCHEME = "package://"
-NAME = re.compile(r"[\w.-]+(?: [\w.-]+)*")  # of what becomes files: no slashes, no leading blanks
+NAME = re.compile(r"[\w.-]+(?: [\w.-]+)*")  # for names that become file names: no slashes, no leading spaces
 MIB = 2**20
 GIB = 2**30
 
-# Paper Table 7: training pairs by task.
+# arXiv:2510.27571, Table 7: training pairs by task.
 TABLE_7 = {
     "T2T": 100_000,
     "T2I": 210_000,
@@ -40,12 +40,12 @@ def _check(ok: bool, message: str) -> None:
 
 
 def expand_home(path: str) -> str:
-    """A local path with the home folder for `~` or `~user` at its beginning; URIs and other names as they are."""
+    """Replace a leading `~` or `~user` by the home folder. URIs and other names are returned unchanged."""
     return path if "://" in path else os.path.expanduser(path)
 
 
 def expand_paths(config: Any, *names: str) -> None:
-    """Expand the home folder in these fields of a frozen config, from its `__post_init__`; None stays None."""
+    """Expand the home folder in these fields of a frozen config, called from its `__post_init__`; None stays None."""
     for name in names:
         value = getattr(config, name)
         if value is not None:
@@ -54,7 +54,7 @@ def expand_paths(config: Any, *names: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LimitsConfig:
-    """What one video may cost before it is refused. Same fields as gve_ray.media.Limits."""
+    """Limits above which a video is refused. Same fields as gve_ray.media.Limits."""
 
     max_bytes: int = 4 * GIB
     max_duration: float = 4 * 3600.0  # seconds
@@ -70,12 +70,12 @@ class LimitsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MediaConfig:
-    """What is decoded from each video, once, and kept as JPEG in assets.lance."""
+    """What is decoded once from each video and stored as JPEG in assets.lance."""
 
-    frames: int = 8  # uniform over the video, and over each clip
-    max_pixels: int = 200 * 28 * 28  # a frame; 28*28 pixels are one LLM token
+    frames: int = 8  # sampled uniformly from the video, and from each clip
+    max_pixels: int = 200 * 28 * 28  # per frame; 28*28 pixels are one LLM token
     min_pixels: int = 4 * 28 * 28
-    reference_frames: int = 2  # off the uniform grid
+    reference_frames: int = 2  # at other times than the uniformly sampled frames
     clips: int = 2
     clip_seconds: tuple[float, float] = (2.0, 10.0)
     jpeg_quality: int = 90
@@ -108,7 +108,7 @@ class MediaConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ConsistencyConfig:
-    """The embedder of the cross-modal filter, and where it cuts. Give a threshold or a percentile."""
+    """The embedder of the cross-modal filter, and its threshold, given as a cosine or as a percentile."""
 
     model: str | None = None  # None: no consistency filter
     adapter: str | None = None
@@ -116,7 +116,7 @@ class ConsistencyConfig:
     engine: Literal["torch", "vllm"] = "torch"
     dtype: str | None = None
     threshold: float | None = None  # cosine; pairs below it are rejected
-    percentile: float | None = None  # or: this share of the captioned videos (0-100) is below the cut
+    percentile: float | None = None  # or: percentage of the captioned videos that is rejected (0-100)
 
     def __post_init__(self) -> None:
         expand_paths(self, "model", "adapter")
@@ -133,11 +133,11 @@ class ConsistencyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class QualityConfig:
-    """Stage 1 of V-SynFlow (METHOD 3.1): the filters and their thresholds."""
+    """Stage 1 of V-SynFlow (arXiv:2510.27571, section 3.1): the filters and their thresholds."""
 
     rectify: bool = True
     motion_threshold: float = 0.07  # videos whose motion score is below it are static
-    near_duplicate_threshold: float = 0.1  # signatures closer than it are the same video; 0: exact only
+    near_duplicate_threshold: float = 0.1  # videos with closer signatures are duplicates; 0: exact only
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
 
     def __post_init__(self) -> None:
@@ -148,17 +148,17 @@ class QualityConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionerConfig:
-    """A vLLM vision-language model by name, how it is loaded and how it samples."""
+    """The vision-language model that writes captions with vLLM: its name, loading and sampling."""
 
     model: str
     revision: str | None = None
     tensor_parallel_size: int = 1
-    engine_args: dict[str, Any] = field(default_factory=dict)  # passed to vLLM's engine as they are
-    max_attempts: int = 4  # of one prompt, with a new seed each time
+    engine_args: dict[str, Any] = field(default_factory=dict)  # passed to vLLM's engine unchanged
+    max_attempts: int = 4  # per prompt, with a new seed each time
     temperature: float = 0.7
     retry_temperature: float = 0.7  # from the second attempt on, if `temperature` is lower
     top_p: float = 0.9
-    max_tokens: int = 1024  # of one answer: five captions as JSON
+    max_tokens: int = 1024  # per answer: five captions as JSON
 
     def __post_init__(self) -> None:
         expand_paths(self, "model")
@@ -181,7 +181,7 @@ class CaptionerConfig:
 class EnrichConfig:
     """Stage 2 of V-SynFlow: every video is captioned (prompt 1), and some reference frames (prompt 4)."""
 
-    frames: int = 1  # a video
+    frames: int = 1  # per video
 
     def __post_init__(self) -> None:
         _check(self.frames >= 0, f"enrich.frames={self.frames}: a count of frames; use 0 for none")
@@ -205,8 +205,8 @@ class AssembleConfig:
     """How many pairs of each task are made (paper Table 7)."""
 
     quotas: dict[str, int] = field(default_factory=lambda: dict(TABLE_7))
-    scale: float | None = None  # quotas are multiplied by it; None: as many as the corpus can fill
-    captions_per_video: int = 1  # that each become a T2V pair, of five; more make more of a small corpus
+    scale: float | None = None  # factor on the quotas; None: the largest that the corpus can fill
+    captions_per_video: int = 1  # captions, of five, that make a T2V pair each; more extend a small corpus
     long_seconds: float = 30.0  # rich captions of videos this long are long-context pairs (domain LC)
 
     def __post_init__(self) -> None:
@@ -224,12 +224,12 @@ class AssembleConfig:
 class ModelConfig:
     """One model of the comparison.
 
-    name: in results and file names. model: a folder by its path or URI, a hub id, `package://` folder, or the name
-    that an endpoint knows it by. adapter: a LoRA folder for it (torch, vllm), likewise. engine: torch and vllm take
-    GVE and every checkpoint of its kind; sentence-transformers its own folders and ids; openai an endpoint `url`
-    (ending in /v1) whose key is in the environment variable `key_variable`. dtype: None takes bfloat16 on
-    GPU, float32 on CPU. rescale: evaluate weights at other frames and pixels than they were trained with, on
-    purpose (test-time scaling; torch only). compile: compile the layers, which pays on GPUs (torch only).
+    name: used in results and file names. model: a folder (path, URI or `package://`), a hub id, or the model's name
+    at an endpoint. adapter: a LoRA folder for it (path, URI or hub id; torch and vllm only). engine: torch and vllm
+    run GVE and checkpoints of the same architecture; sentence-transformers runs its own folders and ids; openai
+    calls the endpoint `url` (ending in /v1) with the key in the environment variable `key_variable`. dtype: None
+    selects bfloat16 on a GPU and float32 on a CPU. rescale: allow other frames and pixels than in training
+    (test-time scaling; torch only). compile: compile the layers, which is faster on GPUs (torch only).
     engine_args: passed to vllm.LLM or SentenceTransformer.
     """
 
@@ -258,7 +258,7 @@ class ModelConfig:
             raise ValueError(f"{where}.rescale: only the torch engine can change the settings of weights")
         if self.compile and self.engine != "torch":
             raise ValueError(
-                f"{where}.compile: the engine {self.engine} compiles as it sees fit; leave it out"
+                f"{where}.compile: the engine {self.engine} decides itself whether to compile; leave it out"
             )
         if self.engine_args and self.engine not in ("vllm", "sentence-transformers"):
             raise ValueError(f"{where}.engine_args: the engine {self.engine} takes none; leave them out")
@@ -272,19 +272,19 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StageResources:
-    """What one stage asks of the cluster: a pool of actors and what each of them holds."""
+    """The resources of one stage: a pool of actors, and what each of them reserves."""
 
     actors: int = 1
-    max_actors: int = 0  # the pool grows up to it while there is work; 0: stays at `actors`
-    num_cpus: float = 1.0  # an actor
-    num_gpus: float = 0.0  # an actor
-    memory: int = 0  # bytes an actor, told to Ray's scheduler; 0: not declared
+    max_actors: int = 0  # the pool may grow to this while there is work; 0: it stays at `actors`
+    num_cpus: float = 1.0  # per actor
+    num_gpus: float = 0.0  # per actor
+    memory: int = 0  # bytes per actor, reserved with Ray's scheduler; 0: none
     accelerator_type: str | None = None  # as Ray names it, e.g. A100
-    batch_size: int = 16  # rows a call
+    batch_size: int = 16  # rows per call
     concurrency: int = 1  # calls at a time in one actor; above 1 the worker must be thread-safe
-    max_attempts: int = 3  # tries of a row that raises; deaths, alone, of a row that kills its worker
-    max_errors_in_a_row: int = 64  # rows that raise, none between them that does not: the stage is broken
-    stall_seconds: float = 1800.0  # without any batch done the stage fails; -1: never
+    max_attempts: int = 3  # per row: calls that raise, or worker deaths with this row alone
+    max_errors_in_a_row: int = 64  # the stage fails when this many consecutive rows raise
+    stall_seconds: float = 1800.0  # the stage fails when no batch is done for so long; -1: never
     wait_for_nodes: bool = False  # on an autoscaling cluster: do not fail at once when no node fits
 
     def __post_init__(self) -> None:
@@ -309,7 +309,7 @@ class SynthesisResources:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """What the HTML report shows of the corpus."""
+    """Sizes of the HTML report."""
 
     samples: int = 24  # videos shown with their frames and captions
     rejects: int = 24  # rejected videos shown
@@ -317,18 +317,19 @@ class ReportConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesisConfig:
-    """jobs/synthesize.py: raw videos with noisy captions in, UVRD pairs out.
+    """Make UVRD training pairs from raw videos with noisy captions (jobs/synthesize.py).
 
     input: a manifest (gve_ray.inputs.table's forms, with uri, video_id?, caption?), a folder or a glob.
     output: the run's folder: assets.lance, rejects.lance, annotations.lance, uvrd/, run.json, report.html.
-    work: may be that of an earlier run; then another threshold or a longer manifest decodes nothing again.
+    work: may be the folder of an earlier run; with another threshold or a longer manifest, its videos are not
+    decoded again.
     """
 
     job: ClassVar[str] = "synthesize"
     input: str
     output: str
     captioner: CaptionerConfig
-    work: str | None = None  # what is decoded and scored, before any cut; None: output/work
+    work: str | None = None  # decoded and scored videos, before filtering; None: output/work
     seed: int = 42
     media: MediaConfig = field(default_factory=MediaConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
@@ -352,10 +353,10 @@ class SynthesisConfig:
         )
 
     def identity(self) -> dict[str, Any]:
-        """The part of the config that decides what is in the output, as plain values.
+        """The part of the config that determines the content of the output, as plain values.
 
-        Where it is written, on what machines and how often it is committed are not part of it, so a run
-        may be resumed on a larger cluster.
+        Paths of the output, resources and commit intervals are not part of it, so a run may resume on a larger
+        cluster.
         """
         parts = asdict(self)
         for name in ("output", "work", "resources", "commit_seconds", "report"):
@@ -364,7 +365,7 @@ class SynthesisConfig:
 
 
 class JobConfig(Protocol):
-    """A job's config names the job, whose recipes are in gve_ray/recipes/<job>."""
+    """The config of a job. `job` is its name; its recipes are in gve_ray/recipes/<job>."""
 
     job: ClassVar[str]
 
@@ -375,10 +376,10 @@ ConfigT = TypeVar("ConfigT", bound=JobConfig)
 def load_config(
     kind: type[ConfigT], args: Sequence[str] | None = None, *, prog: str | None = None
 ) -> ConfigT:
-    """A config from `--config FILE` and `--a.b value` overrides; later ones win.
+    """Load a config from `--config FILE` and `--a.b value` overrides; later arguments win.
 
-    args: without the program's name; None reads sys.argv. Prints the error and exits with status 2 when
-    an argument is unknown, of the wrong type, or refused by the config's own checks.
+    args: command-line arguments without the program's name; None reads sys.argv. Prints the error and exits
+    with status 2 when an argument is unknown, of the wrong type, or refused by the config's own checks.
     """
     parser = _parser(kind, prog=prog)
     parser.add_argument("--config", action="config", help="YAML file, or the name of a packaged recipe")
@@ -392,7 +393,7 @@ def load_config(
 
 
 def config_of(kind: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
-    """A config from plain values, as a YAML file would give them. Raises ValueError."""
+    """Build a config from plain values, as in a YAML file. Raises ValueError for invalid ones."""
     from jsonargparse import ArgumentError
 
     parser = _parser(kind, exit_on_error=False)
@@ -403,8 +404,8 @@ def config_of(kind: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
 
 
 def _parser(kind: type[Any], **options: Any) -> Any:
-    """Takes what a config takes."""
-    from jsonargparse import ArgumentParser  # here: Ray workers import this module and never parse
+    """Build the parser of a config class."""
+    from jsonargparse import ArgumentParser  # imported here because Ray workers never parse
 
     # argparse would print every option above each error and push the error off the screen
     usage = "%(prog)s --config FILE [--section.option VALUE ...]"
@@ -414,9 +415,9 @@ def _parser(kind: type[Any], **options: Any) -> Any:
 
 
 def recipe_path(name: str, job: str) -> str:
-    """The YAML file called `name`: a path, or else the job's recipe of that name, with or without its ending.
+    """Return the path of a YAML file: `name` itself if it exists, or else the job's recipe of that name.
 
-    A name that is neither is returned as it is, for the parser to refuse.
+    The suffix may be left out for a recipe. A name that is neither is returned unchanged, and the parser refuses it.
     """
     path = expand_home(name)
     if Path(path).is_file():
@@ -426,28 +427,28 @@ def recipe_path(name: str, job: str) -> str:
 
 
 def _find_recipes(args: Sequence[str], job: str) -> list[str]:
-    """The same arguments with the names given to --config made paths."""
-    found: list[str] = []
+    """Return the arguments with the values of --config replaced by paths."""
+    resolved: list[str] = []
     for arg in args:
-        if found and found[-1] == "--config":
+        if resolved and resolved[-1] == "--config":
             arg = recipe_path(arg, job)
         elif arg.startswith("--config="):
             arg = "--config=" + recipe_path(arg.removeprefix("--config="), job)
-        found.append(arg)
-    return found
+        resolved.append(arg)
+    return resolved
 
 
 def is_uri(name: str) -> bool:
-    """Whether a model's name is the URI of a folder, outside the package."""
+    """Return whether a model's name is a URI other than `package://`."""
     return "://" in name and not name.startswith(PACKAGE_SCHEME)
 
 
 def resolve_model(name: str) -> str:
-    """A model's name as a loader wants it: `package://a/b` becomes that folder of the installed package, another
-    URI its copy on this node, which is made if there is none (gve_ray.store.model_cache).
+    """Resolve a model's name for a loader.
 
-    Raises FileNotFoundError when there is no such folder, OSError when it cannot be read. Other names are returned
-    unchanged.
+    `package://a/b` becomes that folder of the installed package. Another URI becomes the path of a copy on this
+    node, which is made if there is none. Other names are returned unchanged. Raises FileNotFoundError when there
+    is no such folder, and OSError when it cannot be read.
     """
     if is_uri(name):
         from gve_ray.store.model_cache import (

@@ -72,7 +72,7 @@ JOBS = {
             config="gve_ray.evaluation.config:EvaluationJobConfig",
             needs="gve_ray.evaluation.needs:needs_of",
             run="gve_ray.evaluation.sweep:run",
-            check_data="gve_ray.evaluation.sources:check",
+            check_data="gve_ray.evaluation.data.eval_sets:check",
         ),
         Job(
             name="index",

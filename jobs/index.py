@@ -1,9 +1,9 @@
-"""Index the moments of a folder of videos; a second run processes only what has changed since.
+"""Index the moments of a folder of videos. A second run processes only what has changed.
 
     ray job submit --working-dir . -- python jobs/index.py --config gve-3b.yaml \
         --input s3://bucket/videos --output /shared/index
 
-Exit status: 0 done, 1 the job failed, 2 wrong arguments, or something that it needs is missing.
+Exit status: 0 done, 1 the run failed, 2 wrong arguments, or a requirement is missing.
 """
 
 import sys
@@ -12,7 +12,7 @@ from gve_ray.registry import JOBS
 
 
 def main() -> int:
-    """Run the job on the cluster that it was submitted to."""
+    """Load the config and run the job on the Ray cluster that it was submitted to."""
     import ray
 
     return JOBS["index"].main(sys.argv[1:], prog="jobs/index.py", connect=ray.init)

@@ -3,7 +3,7 @@
     ray job submit --no-wait --working-dir . -- python jobs/serve.py --config gve-3b.yaml \
         --models '[{"name": "gve-3b", "index": "/shared/index"}]'
 
-Exit status: 0 stopped, 1 it did not start, 2 wrong arguments, or something that it needs is missing.
+Exit status: 0 stopped, 1 it did not start, 2 wrong arguments, or a requirement is missing.
 """
 
 import sys
@@ -12,7 +12,7 @@ from gve_ray.registry import JOBS
 
 
 def main() -> int:
-    """Run the job on the cluster that it was submitted to."""
+    """Load the config and run the job on the Ray cluster that it was submitted to."""
     import ray
 
     return JOBS["serve"].main(sys.argv[1:], prog="jobs/serve.py", connect=ray.init)

@@ -1,9 +1,9 @@
-"""V-SynFlow: make assets, annotations and training pairs from raw videos with noisy captions.
+"""Run V-SynFlow: make assets, annotations and training pairs from raw videos with noisy captions.
 
     ray job submit --working-dir . -- python jobs/synthesize.py --config gve-3b.yaml \
         --input s3://bucket/manifest.parquet --output s3://bucket/run-1
 
-Exit status: 0 done, 1 the job failed, 2 wrong arguments, or something that it needs is missing.
+Exit status: 0 done, 1 the run failed, 2 wrong arguments, or a requirement is missing.
 """
 
 import sys
@@ -12,7 +12,7 @@ from gve_ray.registry import JOBS
 
 
 def main() -> int:
-    """Run the job on the cluster that it was submitted to."""
+    """Load the config and run the job on the Ray cluster that it was submitted to."""
     import ray
 
     return JOBS["synthesize"].main(sys.argv[1:], prog="jobs/synthesize.py", connect=ray.init)

@@ -1,9 +1,9 @@
-"""The Modality Pyramid on Ray Train: train a LoRA adapter from training pairs and a base model.
+"""Train a LoRA adapter for a base model with the Modality Pyramid curriculum, on Ray Train.
 
     ray job submit --working-dir . -- python jobs/train.py --config gve-3b.yaml \
         --output /shared/gve-3b --assets s3://bucket/run-1/assets.lance
 
-Exit status: 0 done, 1 the job failed, 2 wrong arguments, or something that it needs is missing.
+Exit status: 0 done, 1 the run failed, 2 wrong arguments, or a requirement is missing.
 """
 
 import sys
@@ -12,7 +12,7 @@ from gve_ray.registry import JOBS
 
 
 def main() -> int:
-    """Run the job on the cluster that it was submitted to."""
+    """Load the config and run the job on the Ray cluster that it was submitted to."""
     import ray
 
     return JOBS["train"].main(sys.argv[1:], prog="jobs/train.py", connect=ray.init)

@@ -1,1 +1,3 @@
-"""Evaluation: retrieval sets in, scores by data set and ability out, with the doubt that belongs to them."""
+"""Evaluation: retrieval sets in, scores by data set and ability out, with the doubt that belongs to
+them.
+"""

@@ -1,4 +1,4 @@
-"""What an evaluation is made of, and what it asks of the cluster. Defaults are UVRB's protocol (section 2)."""
+"""Configuration of an evaluation. Defaults follow UVRB's protocol (arXiv:2510.27571, section 2)."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
@@ -13,12 +13,13 @@ MAX_DEPTH = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """One data set by its folder. name: one of UVRB's brings its prompt and metric along.
+    """One data set and its folder. A name from UVRB also selects that data set's prompt and metric.
 
-    format: uvrb, the published layout; mteb (corpus.jsonl, queries.jsonl, qrels/<split>.tsv); or classes, zero-shot
-    classification of a folder of <class>/<video> or a table (video, label), which `folder` then names. template: of
-    a class's text. prompt: the query side's instruction; None: the benchmark's own; '': none. metric: e.g.
-    hit@1; None: the benchmark's own, hit@1 where there is none.
+    format: uvrb, the published layout; mteb (corpus.jsonl, queries.jsonl, qrels/<split>.tsv); or
+    classes, for zero-shot classification, where `folder` is a folder of <class>/<video> or a table
+    (video, label). template: the text of a class. prompt: instruction of the queries; None: the
+    benchmark's; '': none. metric: e.g. hit@1; None: the benchmark's, or hit@1 for a data set that
+    is not in UVRB.
     """
 
     name: str
@@ -37,17 +38,18 @@ class DataConfig:
             raise ValueError(f"data.{self.name}.folder='': name the folder of the data set")
         if "{label}" not in self.template:
             raise ValueError(
-                f"data.{self.name}.template={self.template!r}: put {{label}} where the class stands"
+                f"data.{self.name}.template={self.template!r}: put {{label}} where the class name belongs"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContaminationConfig:
-    """The guard against evaluation videos that training has seen; without `training` there is none.
+    """The check for evaluation videos that were used in training; without `training` there is no
+    check.
 
-    training: the assets.lance that the models were trained on. on_hit: refuse the run, or flag the videos in the
-    log and in results.json and go on. threshold: largest distance of signatures of near copies
-    (gve_ray.media.signature); 0 finds the same paths and bytes alone.
+    training: the assets.lance that the models were trained on. on_hit: refuse the run, or flag the
+    videos in the log and in results.json and continue. threshold: largest signature distance of
+    near copies (gve_ray.media.signature); 0 compares only paths and bytes.
     """
 
     training: str | None = None
@@ -66,10 +68,11 @@ class ContaminationConfig:
 class ReportConfig:
     """What report.html shows.
 
-    model: whose queries and headroom are shown; None: the last one. baselines: who is beside it in the radar
-    and the table of abilities, models of the run or of the published table; None: the run's other models.
-    queries: best ones and worst ones for each ability. frames: of each video. pooled: correlations are over
-    the published models and the run's together; None: where the run's data sets have UVRB's sizes.
+    model: the model whose queries and rank breakdown are shown; None: the last one. baselines:
+    other models in the radar and the table of abilities, from the run or the published table; None:
+    the run's other models. queries: number of best and of worst queries for each ability. frames:
+    of each video. pooled: whether correlations are computed over the published models and the run's
+    together; None: only if the run's data sets have UVRB's sizes.
     """
 
     model: str | None = None
@@ -79,21 +82,21 @@ class ReportConfig:
     pooled: bool | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("queries", 0), ("frames", 1)):
+        for name, minimum in (("queries", 0), ("frames", 1)):
             value = getattr(self, name)
-            if value < least:
-                raise ValueError(f"report.{name}={value}: use {least} or more")
+            if value < minimum:
+                raise ValueError(f"report.{name}={value}: use {minimum} or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """What decides the scores.
+    """The settings that determine the scores.
 
-    root: a folder with one folder for each data set of UVRB, by name; those that are there are taken.
-    data: data sets by folder, beside those or instead. frames, max_pixels, min_pixels, max_tokens: as
-    gve_ray.embedder.EmbedderSettings, the same for all models. depth: neighbours kept a query.
-    metrics: computed for every data set beside its own. resamples: of the bootstrap over queries.
-    contamination: the training videos that none of the evaluation's may be.
+    root: a folder with one subfolder per UVRB data set, by name; those that exist are used. data:
+    data sets by folder, in addition or instead. frames, max_pixels, min_pixels, max_tokens: as in
+    gve_ray.embedder.EmbedderSettings, the same for all models. depth: neighbours kept per query.
+    metrics: computed for every data set in addition to its own. resamples: of the bootstrap over
+    queries. contamination: the training videos that must not occur in the evaluation.
     """
 
     models: tuple[ModelConfig, ...]
@@ -116,31 +119,33 @@ class EvaluationConfig:
         if not self.data and self.root is None:
             raise ValueError("root=None, data=[]: name UVRB's folder, or data sets")
         for option, names in (
-            ("models", [one.name for one in self.models]),
-            ("data", [one.name for one in self.data]),
+            ("models", [entry.name for entry in self.models]),
+            ("data", [entry.name for entry in self.data]),
         ):
-            if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise ValueError(f"{option}: {', '.join(twice)} named twice; give each its own name")
+            if duplicates := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{option}: {', '.join(duplicates)} named twice; give each its own name")
         if not 1 <= self.depth <= MAX_DEPTH:
             raise ValueError(f"depth={self.depth}: use 1 to {MAX_DEPTH}")
-        named = [*self.metrics, *(one.metric for one in self.data if one.metric)]
-        if deep := sorted(name for name in named if _places(name) > self.depth):
+        metrics = [*self.metrics, *(entry.metric for entry in self.data if entry.metric)]
+        if too_deep := sorted(name for name in metrics if _cutoff(name) > self.depth):
             raise ValueError(
-                f"depth={self.depth}: {', '.join(deep)} looks at more neighbours than are kept; raise depth"
+                f"depth={self.depth}: {', '.join(too_deep)} looks at more neighbours than are kept; raise depth"
             )
         if self.resamples < 1:
             raise ValueError(f"resamples={self.resamples}: use 1 or more, e.g. 1000")
 
 
-def _places(metric: str) -> int:
-    """k of `name@k`; 1 where there is none."""
+def _cutoff(metric: str) -> int:
+    """k of `name@k`; 1 if the name has none."""
     k = metric.partition("@")[2]
     return int(k) if k.isdecimal() else 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """Test-time scaling: evaluate at every pair of these instead of at the config's own; empty: at its own."""
+    """Test-time scaling: evaluate at every pair of these values; an empty tuple keeps the config's
+    value.
+    """
 
     frames: tuple[int, ...] = ()
     max_pixels: tuple[int, ...] = ()
@@ -153,10 +158,11 @@ class SweepConfig:
 class EvaluationJobConfig(EvaluationConfig):
     """jobs/evaluate.py: retrieval data sets and models in, scores and rankings out.
 
-    output: the run's folder, on a disk that all nodes see or as a URI: run.json, results.json, runs/,
-    per_query.parquet, skipped.jsonl and report.html. cache: embeddings by item and model, likewise; several runs may
-    use it, one after the other; None: a folder in `output`. commit_seconds: how often embeddings are
-    committed, the most that a killed run does again. sweep: `output` then holds one run for each pair.
+    output: the run's folder, on a disk that all nodes see or as a URI; it gets run.json,
+    results.json, runs/, per_query.parquet, skipped.jsonl and report.html. cache: folder for
+    embeddings by item and model, likewise; several runs may use it in turn; None: a folder in
+    `output`. commit_seconds: how often embeddings are committed, and so the most work that a killed
+    run repeats. sweep: `output` then has one run per pair.
     """
 
     output: str
@@ -176,17 +182,17 @@ class EvaluationJobConfig(EvaluationConfig):
                 raise ValueError(f"{option}='': name a folder, on a disk that all nodes see or as a URI")
         if self.commit_seconds <= 0:
             raise ValueError(f"commit_seconds={self.commit_seconds}: use a positive number")
-        names = [one.name for one in self.models]
+        names = [model.name for model in self.models]
         if self.report.model not in (None, *names):
             raise ValueError(
-                f"report.model={self.report.model!r}: no model of this run; use {', '.join(names)}"
+                f"report.model={self.report.model!r}: not a model of this run; use {', '.join(names)}"
             )
 
     def identity(self) -> dict[str, Any]:
-        """The part of the config that decides the scores, as plain values."""
+        """The part of the config that determines the scores, as plain values."""
         parts = asdict(self)
         for name in ("output", "cache", "resources", "commit_seconds", "report", "sweep"):
             del parts[name]
-        # A run that was refused may go on in its folder once its hits are to be flagged instead.
+        # A refused run may continue in its folder once on_hit is set to flag.
         del parts["contamination"]["on_hit"]
         return parts

@@ -1,27 +1,39 @@
-"""Contamination: evaluation videos that are among the training assets, so that zero-shot is no claim only.
+"""Contamination check: finds evaluation videos that are among the training assets.
 
     overlap(Store("runs/demo/assets.lance", ASSET_SCHEMA), ["uvrb/MSRVTT/videos/video7010.mp4", ...])
 
-Three ways to be found, by what synthesis stored of each training video: the same path, the same bytes
-(`content_hash`), or nearly the same frames (`signature`), which also finds copies that were encoded again and
-folders of uniform frames. The training set is streamed, so it may be of any size.
+    check = ContaminationCheck(config.contamination, training, datasets, index)
+    check.check_bytes()                                      # paths and bytes, before anything is embedded
+    results["contamination"] = check.check(embedded, ...)    # near copies as well, once frames are embedded
 
-What is not found: parts, for a clip cut out of a training video has other uniform frames; and most folders
-extracted at 1 FPS from videos of few seconds, which show other moments (4 of 12 short moving scenes found).
-So a find proves an overlap, and no find does not prove that there is none.
+A video matches if it has the same path, the same bytes (`content_hash`) or nearly the same frames
+(`signature`) as a training video; the latter also finds re-encoded copies and folders of uniform
+frames. The training set is streamed, so it may be of any size. A run reuses its own digests and the
+signatures of the frames it embedded. Videos are decoded again only if they have no such signature
+(other frame count than the training set, or a model that takes no videos), once per cache.
+
+Not found are excerpts, since a clip cut out of a training video has other uniform frames, and most
+folders extracted at 1 FPS from videos of a few seconds, which show other moments (4 of 12 short
+moving scenes were found). A match proves an overlap; no match does not prove that there is none.
 """
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gve_ray.evaluation.config import ContaminationConfig
+from gve_ray.evaluation.data.eval_sets import EvalSet
+from gve_ray.evaluation.embed import Embedded, ItemIndex, read_signatures
+from gve_ray.job import PreflightError
 from gve_ray.media import DecodeProcess, FrameRequest, MediaError
 from gve_ray.media.signature import (
     FRAME_BYTES,
@@ -33,19 +45,36 @@ from gve_ray.media.signature import (
     points,
     signature,
 )
-from gve_ray.store import Store
+from gve_ray.schema import ASSET_SCHEMA
+from gve_ray.store import FolderLock, Store
+
+log = logging.getLogger(__name__)
 
 COLUMNS = ("video_id", "uri", "content_hash", "signature", "duration")
-_NEIGHBOURS = 32  # of one evaluation video in one batch of training videos
-_CHUNK = 1024  # evaluation videos a search; 12 kB each
+_NEIGHBOURS = 32  # candidates per evaluation video in each batch of training videos
+_CHUNK = 1024  # evaluation videos per search; 12 kB each
 _ROWS = 8192
 _ORDER = ("uri", "exact", "near")
+_DIGEST = "digest"
+_SIGNATURE_SCHEMA = pa.schema(
+    [
+        (_DIGEST, pa.string()),
+        ("signature", pa.binary()),
+        ("duration", pa.float64()),
+    ]  # null: the video does not decode
+)
+_COMMIT_VIDEOS = 256  # videos decoded between commits
+_LOGGED_HITS = 20  # hits in the log of a run that continues; results.json has them all
 
 
 @dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """An evaluation video and the training video it is. kind: the same path, the same bytes, or nearly the
-    same frames. distance: of the signatures, 0 (the same) to the threshold; 0 for the first two."""
+    """An evaluation video and the training video it matches.
+
+    kind: the same path ("uri"), the same bytes ("exact"), or nearly the same frames ("near").
+    distance: between the signatures, from 0 (identical) to the threshold; 0 for the first two
+    kinds.
+    """
 
     video: str
     video_id: str
@@ -59,9 +88,12 @@ class Overlap:
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """content_hash: sha256 hex of the bytes. signature: of k uniform frames, the same k for all that are compared;
-    empty: compared by bytes alone. duration: seconds; NaN for a folder of frames, which does not tell how many
-    there were a second."""
+    """What a video is compared by.
+
+    content_hash: sha256 hex of the bytes. signature: of k uniform frames, with the same k for all
+    compared videos; if empty, only bytes are compared. duration: seconds; NaN for a folder of
+    frames, whose frame rate is unknown.
+    """
 
     content_hash: str
     signature: bytes
@@ -76,33 +108,35 @@ def overlap(
     workers: int = 1,
     known: Mapping[str, Fingerprint] | None = None,
 ) -> list[Overlap]:
-    """The evaluation videos that are in the training assets, one entry each, in the order given.
+    """Find the evaluation videos that are among the training assets; one entry per video, in the
+    order given.
 
-    assets: assets.lance, or a table with video_id and any of the other `COLUMNS`; values may be null.
-    videos: paths or URIs of files and folders of frames; those that do not decode are compared by path
-    alone. threshold: largest distance of near copies; 0 leaves them out. workers: decoding processes.
-    known: fingerprints by path; who gives them wants no decoding, and videos without are compared by path. A
-    video found in several ways or places is told by the surest: path, bytes, then the least distance.
-    Raises ValueError for a table without video_id and anything to compare by.
+    assets: assets.lance, or a table with video_id and any of the other `COLUMNS`; values may be
+    null. videos: paths or URIs of files and folders of frames; those that do not decode are
+    compared by path alone. threshold: largest distance of near copies; 0 ignores them. workers:
+    decoding processes. known: fingerprints by path; if given, nothing is decoded, and videos
+    without one are compared by path. If a video matches in several ways, the most certain one is
+    reported: path, then bytes, then the smallest distance. Raises ValueError for a table without
+    video_id or without any column to compare by.
     """
     columns = _columns(assets)
     distinct = list(dict.fromkeys(videos))
     prints = known or {}
     if known is None and {"content_hash", "signature"} & set(columns):
         prints = fingerprints(distinct, frames=signature_frames(assets), workers=workers)
-    found: dict[str, Overlap] = {}
+    matches: dict[str, Overlap] = {}
     for batch in _batches(assets, columns):
         table = pa.Table.from_batches([batch]).select(columns)
-        for one in _found_in(table, distinct, prints, threshold):
-            if one.video not in found or _rank(one) < _rank(found[one.video]):
-                found[one.video] = one
-    return [found[video] for video in distinct if video in found]
+        for match in _matches_in(table, distinct, prints, threshold):
+            if match.video not in matches or _rank(match) < _rank(matches[match.video]):
+                matches[match.video] = match
+    return [matches[video] for video in distinct if video in matches]
 
 
 def fingerprints(videos: Sequence[str], *, frames: int, workers: int = 1) -> dict[str, Fingerprint]:
-    """By path, of those videos that decode. frames: uniform frames in a signature."""
+    """Fingerprints, by path, of the videos that decode. frames: uniform frames in a signature."""
 
-    def some(start: int) -> dict[str, Fingerprint]:
+    def decode_share(start: int) -> dict[str, Fingerprint]:
         """Every `workers`-th video from `start` on, in one decoding process."""
         prints = {}
         with DecodeProcess() as process:
@@ -110,7 +144,7 @@ def fingerprints(videos: Sequence[str], *, frames: int, workers: int = 1) -> dic
                 try:
                     decoded = process.decode(video, [FrameRequest(k=frames)], strict=False)
                 except (MediaError, OSError, ValueError, MemoryError):
-                    continue  # `check` tells these; what nobody can open cannot be scored either
+                    continue  # `gve evaluate --check` reports these; they are not scored either
                 folder = decoded.info.container == "folder"
                 prints[video] = Fingerprint(
                     content_hash=decoded.content_hash,
@@ -120,71 +154,79 @@ def fingerprints(videos: Sequence[str], *, frames: int, workers: int = 1) -> dic
         return prints
 
     with ThreadPoolExecutor(workers) as pool:
-        return {video: one for part in pool.map(some, range(workers)) for video, one in part.items()}
+        return {
+            video: fingerprint
+            for part in pool.map(decode_share, range(workers))
+            for video, fingerprint in part.items()
+        }
 
 
-def _found_in(
+def _matches_in(
     table: pa.Table, videos: Sequence[str], prints: Mapping[str, Fingerprint], threshold: float
 ) -> Iterator[Overlap]:
-    """All finds among some training videos."""
+    """Yield all matches among some training videos."""
     by_path: dict[str, list[str]] = {}
     for video in videos:
         by_path.setdefault(_plain_path(video), []).append(video)
-    yield from _equal(table, "uri", [_plain_path(one) for one in _values(table, "uri")], by_path)
+    yield from _equal(table, "uri", [_plain_path(uri) for uri in _values(table, "uri")], by_path)
     by_hash: dict[str, list[str]] = {}
-    for video, one in prints.items():
-        by_hash.setdefault(one.content_hash, []).append(video)
+    for video, fingerprint in prints.items():
+        by_hash.setdefault(fingerprint.content_hash, []).append(video)
     yield from _equal(table, "exact", _values(table, "content_hash"), by_hash)
     if threshold > 0 and "signature" in table.column_names:
-        # Data sets share videos: each is looked for once, and told by all of its names.
-        for found in _near(table, {same[0]: prints[same[0]] for same in by_hash.values()}, threshold):
-            for video in by_hash[prints[found.video].content_hash]:
-                yield replace(found, video=video)
+        # Data sets share videos: each is searched once and reported under all its paths.
+        for match in _near(table, {same[0]: prints[same[0]] for same in by_hash.values()}, threshold):
+            for video in by_hash[prints[match.video].content_hash]:
+                yield replace(match, video=video)
 
 
 def _equal(
     table: pa.Table,
     kind: Literal["uri", "exact"],
     values: Sequence[str | None],
-    wanted: Mapping[str, Sequence[str]],
+    videos_by_value: Mapping[str, Sequence[str]],
 ) -> Iterator[Overlap]:
     for row, value in enumerate(values):
-        for video in wanted.get(value, ()) if value else ():
+        for video in videos_by_value.get(value, ()) if value else ():
             yield Overlap(video=video, video_id=table["video_id"][row].as_py(), kind=kind, distance=0.0)
 
 
 def _near(table: pa.Table, prints: Mapping[str, Fingerprint], threshold: float) -> Iterator[Overlap]:
-    """Near copies: the nearest by `points`, then judged by the whole signature."""
+    """Yield near copies: the nearest training videos by `points`, then compared by their whole
+    signatures.
+    """
     import faiss
 
-    size = max((len(one.signature) for one in prints.values()), default=0)
-    videos = [video for video, one in prints.items() if len(one.signature) == size > 0]
+    size = max((len(fingerprint.signature) for fingerprint in prints.values()), default=0)
+    videos = [video for video, fingerprint in prints.items() if len(fingerprint.signature) == size > 0]
     table = table.filter(pc.equal(pc.binary_length(table["signature"]), size))
     if not table.num_rows or not videos:
         return
     ids = table["video_id"].to_pylist()
     seconds = np.array(_values(table, "duration") or [None] * len(ids), dtype=np.float64)
-    cells = normalised(table["signature"].to_pylist())  # float32 [m, T, 384]
-    spots = points(cells)  # float32 [m, 128]
+    training_signatures = normalised(table["signature"].to_pylist())  # float32 [m, T, 384]
+    training_points = points(training_signatures)  # float32 [m, 128]
     for start in range(0, len(videos), _CHUNK):
         part = videos[start : start + _CHUNK]
-        own = normalised([prints[video].signature for video in part])
-        own_spots = points(own)
-        _, near = faiss.knn(own_spots, spots, min(_NEIGHBOURS, len(spots)))  # int64 [n, neighbours]
+        signatures = normalised([prints[video].signature for video in part])
+        signature_points = points(signatures)
+        _, near = faiss.knn(
+            signature_points, training_points, min(_NEIGHBOURS, len(training_points))
+        )  # int64 [n, neighbours]
         a = np.repeat(np.arange(len(part)), near.shape[1])
         b = near.ravel()
         own_seconds = np.array([prints[video].duration for video in part])
-        unknown = np.isnan(own_seconds[a]) | np.isnan(seconds[b])
-        likely = may_be_near(own_spots[a], spots[b], threshold)
-        likely &= unknown | lengths_agree(own_seconds[a], seconds[b])
-        for i, j in zip(a[likely], b[likely], strict=True):
-            apart = float(distances(own[i : i + 1], cells[j : j + 1])[0])
-            if apart <= threshold:
-                yield Overlap(video=part[i], video_id=ids[j], kind="near", distance=apart)
+        is_unknown = np.isnan(own_seconds[a]) | np.isnan(seconds[b])
+        is_candidate = may_be_near(signature_points[a], training_points[b], threshold)
+        is_candidate &= is_unknown | lengths_agree(own_seconds[a], seconds[b])
+        for i, j in zip(a[is_candidate], b[is_candidate], strict=True):
+            distance = float(distances(signatures[i : i + 1], training_signatures[j : j + 1])[0])
+            if distance <= threshold:
+                yield Overlap(video=part[i], video_id=ids[j], kind="near", distance=distance)
 
 
-def _rank(one: Overlap) -> tuple[int, float, str]:
-    return _ORDER.index(one.kind), one.distance, one.video_id
+def _rank(match: Overlap) -> tuple[int, float, str]:
+    return _ORDER.index(match.kind), match.distance, match.video_id
 
 
 def _columns(assets: Store | pa.Table) -> list[str]:
@@ -198,7 +240,7 @@ def _columns(assets: Store | pa.Table) -> list[str]:
 
 
 def signature_frames(assets: Store | pa.Table) -> int:
-    """Frames in the signatures of this training set; 8, as in the paper, where it has none."""
+    """Frames per signature in this training set; 8, as in the paper, if it has no signatures."""
     if "signature" in assets.schema.names:
         for batch in _batches(assets, ["signature"]):
             longest = pc.max(pc.binary_length(batch["signature"])).as_py()
@@ -218,7 +260,176 @@ def _values(table: pa.Table, column: str) -> list:
 
 
 def _plain_path(uri: str | None) -> str:
-    """An absolute path; other URIs as they are."""
+    """An absolute path; URIs other than file:// are returned unchanged."""
     if not uri or ("://" in uri and not uri.startswith("file://")):
         return uri or ""
     return os.path.abspath(unquote(urlsplit(uri).path) if uri.startswith("file://") else uri)
+
+
+def open_training(config: ContaminationConfig) -> Store | None:
+    """The training assets, or None if the config names none. Raises PreflightError if they cannot
+    be read.
+    """
+    if config.training is None:
+        return None
+    store = Store(config.training, ASSET_SCHEMA)
+    try:
+        exists = store.exists()
+    except (OSError, ValueError) as error:
+        raise PreflightError(
+            f"contamination.training={config.training!r}: cannot be read ({error}); name an assets.lance"
+        ) from error
+    if not exists:
+        raise PreflightError(
+            f"contamination.training={config.training!r}: no assets there; name the assets.lance that the models "
+            "were trained on, or leave the option out"
+        )
+    return store
+
+
+class ContaminationCheck:
+    """Compares the videos of data sets, in queries and corpora, with training assets.
+
+    index: has the digests of the data sets' items. A hit is one video in one data set; if it
+    matches in several ways, the most certain one is reported.
+    """
+
+    def __init__(
+        self, config: ContaminationConfig, training: Store, datasets: Sequence[EvalSet], index: ItemIndex
+    ) -> None:
+        self._config, self._training = config, training
+        self._keys: dict[str, str] = {}  # by path: the item with this video, one without text if there is one
+        self._sets: dict[str, list[str]] = {}  # by path: names of the data sets
+        for dataset in datasets:
+            items = [*dataset.data.corpus, *dataset.queries]
+            for item, key in zip(items, [*dataset.corpus_keys, *dataset.query_keys], strict=True):
+                if isinstance(item.video, str):
+                    self._keys.setdefault(item.video, key)
+                    names = self._sets.setdefault(item.video, [])
+                    if dataset.data.name not in names:
+                        names.append(dataset.data.name)
+        self._digests = {path: index.digest(path) for path in self._keys}
+
+    def check_bytes(self) -> None:
+        """Compare paths and bytes, which needs no decoding. Raises PreflightError if the run is
+        refused.
+        """
+        if self._config.on_hit == "refuse":
+            self._report(self._find(self._byte_fingerprints(), threshold=0.0))
+
+    def check(self, embedded: Embedded, *, cache: str, workers: int) -> dict[str, Any]:
+        """Compare frames as well; returns the part of results.json. Raises PreflightError if the
+        run is refused.
+
+        embedded: of any model. cache: stores signatures computed here. workers: decoding processes.
+        """
+        prints = self._byte_fingerprints()
+        if self._config.threshold > 0:
+            prints |= self._signature_fingerprints(embedded, cache, workers)
+        return self._report(self._find(prints, threshold=self._config.threshold))
+
+    def _byte_fingerprints(self) -> dict[str, Fingerprint]:
+        return {
+            path: Fingerprint(content_hash=digest, signature=b"", duration=np.nan)
+            for path, digest in self._digests.items()
+        }
+
+    def _find(self, prints: Mapping[str, Fingerprint], *, threshold: float) -> list[Overlap]:
+        return overlap(self._training, list(self._keys), threshold=threshold, known=prints)
+
+    def _signature_fingerprints(self, embedded: Embedded, cache: str, workers: int) -> dict[str, Fingerprint]:
+        """Fingerprints by path, with as many frames as the training set's signatures."""
+        frames = signature_frames(self._training)
+        stored = read_signatures(embedded.store, list(self._keys.values()))
+        signatures = {
+            self._digests[path]: stored[key]
+            for path, key in self._keys.items()
+            if key in stored and len(stored[key][0]) == frames * FRAME_BYTES
+        }
+        missing = {self._digests[path]: path for path in self._keys if self._digests[path] not in signatures}
+        signatures |= _decode_signatures(
+            missing, f"{cache}/signatures-{frames}", frames=frames, workers=workers
+        )
+        return {
+            path: Fingerprint(
+                content_hash=digest, signature=signatures[digest][0], duration=signatures[digest][1]
+            )
+            for path, digest in self._digests.items()
+        }
+
+    def _report(self, overlaps: Sequence[Overlap]) -> dict[str, Any]:
+        hits = [(name, match) for match in overlaps for name in self._sets[match.video]]
+        hits.sort(key=lambda hit: (hit[0], hit[1].video))
+        checked = len(set(self._digests.values()))
+        counts = Counter(name for name, _ in hits)
+        lines = [f"{name}: {match}" for name, match in hits]
+        if hits:
+            by_dataset = ", ".join(f"{name} {count}" for name, count in counts.items())
+            total = (
+                f"contamination: {len(hits)} hits among {checked} videos match {self._config.training} "
+                f"({by_dataset})"
+            )
+            if self._config.on_hit == "refuse":
+                raise PreflightError(
+                    "\n".join([f"{total}; remove them, or set --contamination.on_hit flag", *lines])
+                )
+            shown = lines[:_LOGGED_HITS]
+            if rest := len(lines) - len(shown):
+                shown.append(f"... and {rest} more, all in the results")
+            warning = f"{total}: scores on these data sets are not zero-shot"
+            log.warning("%s", "\n".join([warning, *shown]))
+        return {
+            "checked_videos": checked,
+            "training": self._config.training,
+            "hits": [
+                {
+                    "dataset": name,
+                    "video": match.video,
+                    "training_video": match.video_id,
+                    "how": match.kind,
+                    "distance": match.distance,
+                }
+                for name, match in hits
+            ],
+            "datasets": {name: counts.get(name, 0) for name in sorted(self._set_names())},
+        }
+
+    def _set_names(self) -> set[str]:
+        return {name for names in self._sets.values() for name in names}
+
+
+def _decode_signatures(
+    videos: Mapping[str, str], folder: str, *, frames: int, workers: int
+) -> dict[str, tuple[bytes, float]]:
+    """(signature, duration) by digest; a video that does not decode has an empty signature. videos:
+    by digest.
+    """
+    if not videos:
+        return {}
+    store = Store(f"{folder}/signatures.lance", _SIGNATURE_SCHEMA, key=_DIGEST)
+    with FolderLock(folder):
+        store.create()
+        stored = store.keys()
+        todo = [digest for digest in videos if digest not in stored]
+        if todo:
+            log.info("contamination: decoding %d videos for their signatures", len(todo))
+        for start in range(0, len(todo), _COMMIT_VIDEOS):
+            part = todo[start : start + _COMMIT_VIDEOS]
+            made = fingerprints([videos[digest] for digest in part], frames=frames, workers=workers)
+            rows = [
+                {
+                    _DIGEST: digest,
+                    "signature": fingerprint.signature if fingerprint else None,
+                    "duration": None
+                    if fingerprint is None or np.isnan(fingerprint.duration)
+                    else fingerprint.duration,
+                }
+                for digest in part
+                for fingerprint in [made.get(videos[digest])]
+            ]
+            store.append(pa.Table.from_pylist(rows, schema=_SIGNATURE_SCHEMA))
+    signature_rows = store.take(list(videos)).to_pylist()
+    return {
+        row[_DIGEST]: (row["signature"] or b"", np.nan if row["duration"] is None else row["duration"])
+        for row in signature_rows
+    }

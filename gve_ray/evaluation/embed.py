@@ -1,11 +1,12 @@
-"""Each distinct item is read and embedded once, however many data sets it is in, and never again.
+"""Embeds each distinct item once, however many data sets contain it, and caches the vectors.
 
     index = ItemIndex(cache); keys = index.keys(items)          # content fingerprints
     counts = embed(pending_table(items, keys), model, ...)      # a Ray stage: exactly once, resumable
     vectors, cut = read_vectors(store, keys)                    # float32 [n, d], bool [n]
 
-A cache holds one Lance store for each model (fingerprint of weights, settings, dtype and engine), keyed by the
-item's text, instruction and the sha256 of its media: a copy of a video under another name is the same item.
+A cache has one Lance store per model (fingerprint of weights, settings, dtype and engine). Its keys
+are hashes of an item's text, instruction and media bytes, so a copy of a video under another name
+is the same item.
 """
 
 import hashlib
@@ -45,11 +46,9 @@ EMBEDDING_SCHEMA = pa.schema(
         (KEY, pa.string()),
         ("vector", pa.list_(pa.float32())),
         ("cut", pa.bool_()),
-        (
-            "signature",
-            pa.binary(),
-        ),  # gve_ray.media.signature of the frames that were embedded; null: no video
-        ("duration", pa.float64()),  # of the video, seconds; null where a folder of frames does not tell it
+        # gve_ray.media.signature of the embedded frames; null: no video
+        ("signature", pa.binary()),
+        ("duration", pa.float64()),  # of the video, seconds; null if unknown (a folder of frames)
     ]
 )
 PENDING_SCHEMA = pa.schema(
@@ -57,64 +56,73 @@ PENDING_SCHEMA = pa.schema(
 )
 _MEDIA_SCHEMA = pa.schema([("path", pa.string()), ("stamp", pa.string()), ("digest", pa.string())])
 _READERS = 8  # threads that read files to fingerprint them
-_SAY_SECONDS = 5.0
+_LOG_SECONDS = 5.0
 
 
 class ItemIndex:
-    """Fingerprints of items by content. Digests of media are kept in `folder`, a path or URI, and read again only
-    when a file's size or time has changed."""
+    """Fingerprints items by content.
+
+    Digests of media are kept in `folder`, a path or URI; a file is read again only if its size or
+    time changed.
+    """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._files, self._folder = filesystem(str(folder))
         self._file = f"{self._folder}/media.parquet"
-        self._known: dict[str, tuple[str, str]] = {}
+        self._entries: dict[str, tuple[str, str]] = {}
         if self._files.get_file_info(self._file).type == fs.FileType.File:
             table = pq.read_table(self._file, schema=_MEDIA_SCHEMA, filesystem=self._files)
-            self._known = {row["path"]: (row["stamp"], row["digest"]) for row in table.to_pylist()}
+            self._entries = {row["path"]: (row["stamp"], row["digest"]) for row in table.to_pylist()}
 
     def keys(self, items: Sequence[Item]) -> list[str]:
-        """One fingerprint (hex) an item. Raises ValueError for media in memory, which have no path."""
+        """One fingerprint (hex) per item. Raises ValueError for media in memory, which have no
+        path.
+        """
         media = sorted(
-            {one for item in items for one in (item.image, item.video) if one is not None}, key=str
+            {medium for item in items for medium in (item.image, item.video) if medium is not None}, key=str
         )
-        if strange := next((one for one in media if not isinstance(one, str)), None):
+        if in_memory := next((medium for medium in media if not isinstance(medium, str)), None):
             raise ValueError(
-                f"{type(strange).__name__} in an item: evaluation items name their media by path"
+                f"{type(in_memory).__name__} in an item: evaluation items name their media by path"
             )
-        self._look([one for one in media if isinstance(one, str)])
+        self._update([medium for medium in media if isinstance(medium, str)])
         return [self._key(item) for item in items]
 
     def digest(self, path: str) -> str:
-        """`media_digest` of a medium of one of the items seen so far."""
-        return self._known[path][1]
+        """`media_digest` of a medium of an item passed to `keys` before."""
+        return self._entries[path][1]
 
     def _key(self, item: Item) -> str:
-        media = [self._known[one][1] if isinstance(one, str) else None for one in (item.image, item.video)]
+        media = [
+            self._entries[medium][1] if isinstance(medium, str) else None
+            for medium in (item.image, item.video)
+        ]
         text = json.dumps([item.instruction or None, item.text or None, *media], ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _look(self, paths: Sequence[str]) -> None:
-        begun = said = time.monotonic()
+    def _update(self, paths: Sequence[str]) -> None:
+        started = logged = time.monotonic()
         changed = False
         with ThreadPoolExecutor(_READERS) as pool:
-            for done, (path, found) in enumerate(zip(paths, pool.map(self._read, paths), strict=True), 1):
-                changed |= found != self._known.get(path)
-                self._known[path] = found
-                if (now := time.monotonic()) - said > _SAY_SECONDS:
-                    said = now
-                    left = (len(paths) - done) * (now - begun) / done
+            for done, (path, entry) in enumerate(zip(paths, pool.map(self._read, paths), strict=True), 1):
+                changed |= entry != self._entries.get(path)
+                self._entries[path] = entry
+                if (now := time.monotonic()) - logged > _LOG_SECONDS:
+                    logged = now
+                    left = (len(paths) - done) * (now - started) / done
                     log.info("fingerprints: %d of %d media, %.0f s left", done, len(paths), left)
         if changed:
             self._save()
 
     def _read(self, path: str) -> tuple[str, str]:
         stamp = media_stamp(path)
-        known = self._known.get(path)
+        known = self._entries.get(path)
         return known if known is not None and known[0] == stamp else (stamp, media_digest(path))
 
     def _save(self) -> None:
         rows = [
-            {"path": path, "stamp": one[0], "digest": one[1]} for path, one in sorted(self._known.items())
+            {"path": path, "stamp": entry[0], "digest": entry[1]}
+            for path, entry in sorted(self._entries.items())
         ]
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(rows, schema=_MEDIA_SCHEMA), sink)
@@ -123,7 +131,9 @@ class ItemIndex:
 
 
 def pending_table(items: Iterable[Item], keys: Iterable[str]) -> pa.Table:
-    """The distinct items (`PENDING_SCHEMA`): visual ones first, long texts together, so batches are even."""
+    """The distinct items (`PENDING_SCHEMA`), visual items first and then texts by length, for even
+    batches.
+    """
     distinct = dict(zip(keys, items, strict=True))
     rows = [
         {KEY: key, **{name: getattr(item, name) for name in PENDING_SCHEMA.names[1:]}}
@@ -136,7 +146,7 @@ def pending_table(items: Iterable[Item], keys: Iterable[str]) -> pa.Table:
 class EmbedWorker:
     """Worker of the embedding stage: rows of `PENDING_SCHEMA` -> rows of `EMBEDDING_SCHEMA`.
 
-    Thread-safe: with `concurrency` above 1, a batch is read while another one is in the model.
+    Thread-safe: with `concurrency` above 1, one batch is read while another is in the model.
     """
 
     def __init__(
@@ -151,8 +161,8 @@ class EmbedWorker:
         items = list(self._pool.map(self._read, rows))
         embedded = embed_readable(self._model, items, self._lock)
         return [
-            one if isinstance(one, Reject) else _result(row, item, *one)
-            for row, item, one in zip(rows, items, embedded, strict=True)
+            outcome if isinstance(outcome, Reject) else _result(row, item, *outcome)
+            for row, item, outcome in zip(rows, items, embedded, strict=True)
         ]
 
     def _read(self, row: Mapping[str, Any]) -> Item | Reject:
@@ -167,18 +177,21 @@ class EmbedWorker:
 
 
 def _result(row: Mapping[str, Any], item: Item | Reject, vector: np.ndarray, cut: bool) -> dict[str, Any]:
-    found = {KEY: row[KEY], "vector": vector.tolist(), "cut": cut, "signature": None, "duration": None}
+    result = {KEY: row[KEY], "vector": vector.tolist(), "cut": cut, "signature": None, "duration": None}
     if isinstance(item, Item) and isinstance(item.video, Frames):
-        # 3 kB a video, while its frames are at hand: the contamination guard need not decode it again.
-        found["signature"] = signature(item.video.pixels)
-        found["duration"] = None if is_folder(row["video"]) else item.video.duration
-    return found
+        # 3 kB per video, so that the contamination check need not decode it again.
+        result["signature"] = signature(item.video.pixels)
+        result["duration"] = None if is_folder(row["video"]) else item.video.duration
+    return result
 
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """A model's vectors. n_found: items that were in the cache when this run began; the run embedded
-    counts.n_out - n_found. rejects: (reason, detail) by item."""
+    """A model's vectors.
+
+    n_found: items that were in the cache when this run began; the run embedded counts.n_out -
+    n_found. rejects: (reason, detail) by item.
+    """
 
     store: Store
     counts: StageCounts
@@ -187,7 +200,7 @@ class Embedded:
 
     @property
     def n_new(self) -> int:
-        """Items embedded by this run."""
+        """Number of items embedded by this run."""
         return self.counts.n_out - self.n_found
 
 
@@ -202,11 +215,11 @@ def embed(
     resources: StageResources,
     commit_seconds: float = 5.0,
 ) -> Embedded:
-    """Embed what the cache does not have yet, on Ray actors.
+    """Embed the items that the cache does not have yet, on Ray actors.
 
-    cache: a folder, by its path or URI. rejects: a Lance data set of this run's, not of the cache's: another run
-    tries such an item again.
-    Raises RunFolderError while another run writes to the same model's cache, StageError as `run_stage`.
+    cache: a folder, by path or URI. rejects: a Lance data set that belongs to this run and not to
+    the cache, so that other runs try rejected items again. Raises RunFolderError while another run
+    writes to the same model's cache, StageError as `run_stage`.
     """
     folder = f"{cache}/{cache_name(facts)}"
     store = Store(f"{folder}/embeddings.lance", EMBEDDING_SCHEMA, key=KEY)
@@ -217,7 +230,7 @@ def embed(
         write_atomically(files, path, (json.dumps(dict(facts), indent=2) + "\n").encode())
         present = store.keys()
         n_found = len(present & set(pending.column(KEY).to_pylist()))
-        if present & refused.keys():  # another run with this cache could embed them: then this one can, too
+        if present & refused.keys():  # another run has embedded them in the meantime
             refused.drop()
         log.info("%s: %d distinct items, %d of them in %s", stage, pending.num_rows, n_found, folder)
         counts = run_stage(
@@ -241,7 +254,7 @@ def embed(
 
 
 def read_vectors(store: Store, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors float32 [n, d] and whether each text was cut, bool [n]; d = 0 where there are no keys."""
+    """Vectors float32 [n, d] and whether each text was cut, bool [n]; d = 0 without keys."""
     distinct = list(dict.fromkeys(keys))
     if not distinct:
         return np.empty((0, 0), dtype=np.float32), np.empty(0, dtype=bool)
@@ -249,15 +262,15 @@ def read_vectors(store: Store, keys: Sequence[str]) -> tuple[np.ndarray, np.ndar
     flat = table.column("vector").combine_chunks().flatten().to_numpy()
     vectors = flat.reshape(len(distinct), -1).astype(np.float32, copy=False)
     cut = np.array(table.column("cut").to_pylist(), dtype=bool)
-    place = {key: i for i, key in enumerate(distinct)}
-    where = np.array([place[key] for key in keys])
-    return vectors[where], cut[where]
+    position = {key: i for i, key in enumerate(distinct)}
+    rows = np.array([position[key] for key in keys])
+    return vectors[rows], cut[rows]
 
 
 def read_signatures(store: Store, keys: Sequence[str]) -> dict[str, tuple[bytes, float]]:
-    """(signature, duration in seconds or nan) by key, of the items that have a vector and a video."""
-    there = store.keys()
-    table = store.take([key for key in dict.fromkeys(keys) if key in there], [KEY, "signature", "duration"])
+    """(signature, duration in seconds or NaN) by key, for the items that have a vector and a video."""
+    stored = store.keys()
+    table = store.take([key for key in dict.fromkeys(keys) if key in stored], [KEY, "signature", "duration"])
     return {
         row[KEY]: (row["signature"], np.nan if row["duration"] is None else row["duration"])
         for row in table.to_pylist()

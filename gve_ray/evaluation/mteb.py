@@ -1,12 +1,13 @@
-"""mteb's own tasks on a Ray cluster with our models. Needs the extra `mteb` (`pip install 'gve-ray[mteb]'`).
+"""Runs mteb's tasks with our models on a Ray cluster. Needs the extra `mteb` (`pip install
+'gve-ray[mteb]'`).
 
     encoder = RayEncoder(ModelConfig(name="gve-3b", model="Alibaba-NLP/GVE-3B"), folder="runs/mteb")
     mteb.evaluate(encoder, mteb.get_tasks(tasks=["MSRVTT-T2V"]), cache=mteb.ResultCache("runs/mteb/results"))
 
-mteb brings the tasks, the ranking and the result files, which its own tools read; embedding is the stage of
-`gve evaluate`: distinct items once, on any number of actors, kept in a cache and resumed after a kill. Videos and
-images go to the actors as files and are decoded there by gve_ray.media, so torchcodec is not needed. Files that
-a data set holds as bytes are written to `folder`, which all nodes must see: disk for one decode less.
+mteb provides tasks, ranking and result files. Embedding is the stage of `gve evaluate`: each
+distinct item once, on any number of actors, cached, and resumed if it was interrupted. Actors get
+videos and images as files and decode them with gve_ray.media, so torchcodec is not needed. Media
+that a data set stores as bytes are first written to `folder`, which all nodes must see.
 """
 
 import hashlib
@@ -33,12 +34,13 @@ _MEDIA = {"image": Image, "video": Video}
 
 
 class RayEncoder(AbsEncoder):
-    """One of our models behind mteb's encoder protocol.
+    """One of our models as an mteb encoder.
 
-    settings: frames, pixels and tokens of an item; default the paper's (section 2). folder: on a disk that all
-    nodes see; holds the cache of embeddings, media that came as bytes, and rejects. prompts: instructions by
-    mteb's names of tasks, task types or sides, before a task's own. The Ray cluster is the one that is
-    connected when mteb asks; Ray starts one on this machine otherwise.
+    settings: frames, pixels and tokens of an item; defaults to the paper's (arXiv:2510.27571,
+    section 2). folder: on a disk that all nodes see; has the embedding cache, media stored as
+    bytes, and rejects. prompts: instructions by mteb's task name, task type or prompt type, used
+    instead of a task's own. Uses the Ray cluster that is connected when mteb calls the encoder, or
+    else starts Ray on this machine.
     """
 
     def __init__(
@@ -69,9 +71,11 @@ class RayEncoder(AbsEncoder):
         prompt_type: PromptType | None = None,
         **_: Any,
     ) -> np.ndarray:
-        """Unit vectors float32 [n, d] of a data loader's rows, in order; documents get no instruction.
+        """Unit vectors float32 [n, d] of the rows of a data loader, in order; documents get no
+        instruction.
 
-        Raises JobError when an item could not be embedded: mteb has no word for a row without a vector.
+        Raises JobError if an item cannot be embedded, since mteb has no way to mark a row without a
+        vector.
         """
         instruction = None
         if prompt_type != PromptType.document:
@@ -87,17 +91,17 @@ class RayEncoder(AbsEncoder):
             rejects=str(self._folder / "rejects" / f"{cache_name(self._facts)}.lance"),
             resources=self._resources,
         )
-        lost = [key for key in keys if key in embedded.rejects]
-        if lost:
-            why = ": ".join(part for part in embedded.rejects[lost[0]] if part)
+        rejected = [key for key in keys if key in embedded.rejects]
+        if rejected:
+            reason = ": ".join(part for part in embedded.rejects[rejected[0]] if part)
             raise JobError(
-                f"{task_metadata.name} {hf_subset}/{hf_split}: {len(lost)} of {len(keys)} items cannot be embedded; "
-                f"the first is row {keys.index(lost[0])}: {why}"
+                f"{task_metadata.name} {hf_subset}/{hf_split}: {len(rejected)} of {len(keys)} items cannot be "
+                f"embedded; the first is row {keys.index(rejected[0])}: {reason}"
             )
         return read_vectors(embedded.store, keys)[0]
 
     def _items(self, rows: Any) -> Iterator[Item]:
-        """The rows of a `datasets.Dataset`, media as files instead of decoded ones."""
+        """Items from the rows of a `datasets.Dataset`, with media as files that are not decoded."""
         columns = getattr(rows, "features", {})
         for name, kind in _MEDIA.items():
             if isinstance(columns.get(name), kind):
@@ -107,21 +111,21 @@ class RayEncoder(AbsEncoder):
             yield Item(text=row.get("text") or None, **media)
 
     def _file(self, stored: Mapping[str, Any]) -> str:
-        """The path of a medium as `datasets` stores it: a path, or bytes and the name they had."""
+        """The path of a medium as `datasets` stores it: a path, or bytes and their original name."""
         path, data = stored.get("path"), stored.get("bytes")
         if data is None:
             return str(path)
-        place = self._folder / "media" / f"{hashlib.sha256(data).hexdigest()}{Path(path or '').suffix}"
-        if not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            part = place.with_name(f"{place.name}.{os.getpid()}.part")
+        target = self._folder / "media" / f"{hashlib.sha256(data).hexdigest()}{Path(path or '').suffix}"
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(f"{target.name}.{os.getpid()}.part")
             part.write_bytes(data)
-            os.replace(part, place)
-        return str(place)
+            os.replace(part, target)
+        return str(target)
 
 
 def _meta(config: ModelConfig, settings: EmbedderSettings, facts: Mapping[str, Any]) -> ModelMeta:
-    """What mteb keys its results by: the revision changes whenever a vector may."""
+    """The model metadata that mteb keys its results by; the revision changes whenever vectors may."""
     return ModelMeta(
         loader=None,
         name=f"gve_ray/{config.name.replace(' ', '-')}",

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from gve_ray.embedder import EmbedderSettings
-from gve_ray.evaluation import metrics
 from gve_ray.evaluation.config import EvaluationJobConfig
-from gve_ray.evaluation.guard import open_training
-from gve_ray.evaluation.report import check_baselines
-from gve_ray.evaluation.sources import find_sources
+from gve_ray.evaluation.contamination import open_training
+from gve_ray.evaluation.data.eval_sets import find_eval_sets
+from gve_ray.evaluation.report.page import check_baselines
+from gve_ray.evaluation.scores import metrics
 from gve_ray.job import PreflightError
 from gve_ray.preflight import Embedder, Input, Needs, absolute, stage_workers
 
@@ -60,19 +60,19 @@ def settings_of(config: EvaluationJobConfig) -> EmbedderSettings:
 
 def _data_sets(config: EvaluationJobConfig) -> list[Input]:
     """Return the folders of the data sets; listing the files of `root` says why it has none."""
-    inputs, sources = [], list(config.data)
+    inputs, eval_sets = [], list(config.data)
     try:
-        sources = find_sources(config)
+        eval_sets = find_eval_sets(config)
     except PreflightError:
         if config.root is not None:
             inputs.append(Input(option="root", uri=config.root, list_files=lambda: _below_root(config)))
     return inputs + [
-        Input(option=f"data.{source.name}.folder", uri=absolute(source.folder)) for source in sources
+        Input(option=f"data.{source.name}.folder", uri=absolute(source.folder)) for source in eval_sets
     ]
 
 
 def _below_root(config: EvaluationJobConfig) -> list[str]:
-    return [source.folder for source in find_sources(replace(config, data=()))]
+    return [source.folder for source in find_eval_sets(replace(config, data=()))]
 
 
 def _check(config: EvaluationJobConfig) -> None:

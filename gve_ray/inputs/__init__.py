@@ -1,1 +1,1 @@
-"""What jobs are given, read and checked before any work: videos, and the model."""
+"""Read and check the inputs of jobs before any work: tables, manifests, folders of videos, and models."""

@@ -1,10 +1,10 @@
-"""What the cell of a table means: some texts, or a name.
+"""Interpret a cell of a table as a list of texts or as a name.
 
     texts("['a dog', 'one dog']")    # ["a dog", "one dog"], as pandas writes a list into a CSV file
-    name(7.0)                        # "7", as pandas makes of a column of numbers with a gap in it
+    name(7.0)                        # "7", since pandas turns whole numbers into floats if one is missing
 
-A cell that holds only a word for a missing value, as "nan", is missing, as in `pandas.read_csv`. Both functions raise
-ValueError for any other kind of value.
+A cell that holds only a marker such as "nan" counts as missing, as in `pandas.read_csv`. Both functions raise
+ValueError for values of other types.
 """
 
 import ast
@@ -16,24 +16,24 @@ import tokenize
 from decimal import Decimal
 from typing import Any
 
-# What pandas, NumPy, R, SQL and Excel write for a missing value.
+# Markers that pandas, NumPy, R, SQL and Excel write for a missing value.
 _MISSING = frozenset(
     ["", "nan", "NaN", "NaT", "None", "<NA>", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "\\N"]
 )
 _WHOLE = re.compile(r"(-?\d+)\.0+")
-_ROUNDED = re.compile(r"\d(\.\d+)?[eE]\+\d+")  # a long number after Excel or pandas
-_EXACT = 2**53  # up to here a float tells whole numbers apart
+_ROUNDED = re.compile(r"\d(\.\d+)?[eE]\+\d+")  # how Excel and pandas write a long number, with digits lost
+_EXACT = 2**53  # a float represents every whole number up to this one exactly
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds no value: None, NaN, a blank text, or a word that stands for one."""
+    """Whether a cell holds no value: None, NaN, a blank text, or a marker of a missing value."""
     if isinstance(value, str):
         return value.strip() in _MISSING
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def texts(value: Any) -> list[str]:
-    """The texts of a cell, stripped: none, one, or those of a list, which may be written out as in Python or JSON."""
+    """Return the texts of a cell, stripped. A cell may hold a list, also written as text in Python or JSON form."""
     if is_missing(value):
         return []
     if isinstance(value, list | tuple):
@@ -46,7 +46,7 @@ def texts(value: Any) -> list[str]:
 
 
 def name(value: Any) -> str | None:
-    """An id or a path as a text, None where it is missing. Numbers keep their digits: 7.0 is "7"."""
+    """Return an id or path as text, None if it is missing. Numbers keep their digits: 7.0 becomes "7"."""
     if is_missing(value):
         return None
     text = _text(value)
@@ -59,8 +59,10 @@ def name(value: Any) -> str | None:
 
 
 def _text(value: Any) -> str | None:
-    """A text, stripped, also of a number and of the bytes that some programs write into Parquet for it; None for
-    another kind of value."""
+    """Convert text, a number, or bytes (which some programs write to Parquet for text) to stripped text.
+
+    Returns None for other types.
+    """
     if isinstance(value, str):
         try:
             _ = value.isascii() or value.encode()
@@ -70,7 +72,7 @@ def _text(value: Any) -> str | None:
             ) from None
         return value.strip()
     if isinstance(value, bytes):
-        return value.decode().strip()  # whose UnicodeDecodeError is a ValueError
+        return value.decode().strip()  # raises UnicodeDecodeError, which is a ValueError
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         return _digits(value)
     return None
@@ -87,9 +89,9 @@ def _digits(number: int | float | Decimal) -> str:
 
 
 def _written_list(text: str) -> list[str | None] | None:
-    """The list of texts that is written out in a cell; None for a text that only looks like one, as `[music]`.
+    """Parse a list of texts that is written as text; return None for other text, such as `[music]`.
 
-    JSON, Python's form, and NumPy's, which has no commas between the texts.
+    It may have the form of JSON, Python, or NumPy, which puts no commas between the texts.
     """
     if not text.endswith("]"):
         return None

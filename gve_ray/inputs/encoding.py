@@ -1,10 +1,10 @@
-"""Text files of users: plain or gzipped, in UTF-8 or with a byte order mark.
+"""Read text files that are plain or gzipped, in UTF-8 or with a byte order mark.
 
     for line in open_text("captions.csv.gz"):
         fault = bad_byte(line)     # "" or "byte 0xe9 after 'caf' is not UTF-8; ..."
 
-Bytes that are not UTF-8 do not end the reading: they become surrogates, which `bad_byte` finds, so that the line they
-are in can be named and all others used. No other encoding is guessed: a wrong guess would be learnt as text.
+Bytes that are not UTF-8 do not stop the reading. They become surrogates, which `bad_byte` detects, so that their line
+can be reported and all others used. No other encoding is guessed, because a wrong guess would corrupt the text.
 """
 
 import gzip
@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from gve_ray.media.source import local_path, open_remote
 
 _GZIP = b"\x1f\x8b"
-_MARKS = (  # UTF-32's begins as UTF-16's does
+_MARKS = (  # UTF-32 comes first, because its mark begins like that of UTF-16
     (b"\xff\xfe\x00\x00", "utf-32"),
     (b"\x00\x00\xfe\xff", "utf-32"),
     (b"\xff\xfe", "utf-16"),
@@ -22,18 +22,18 @@ _MARKS = (  # UTF-32's begins as UTF-16's does
     (b"\xef\xbb\xbf", "utf-8-sig"),
 )
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx is a zip archive, .xls an OLE file
-_BUFFER = 1 << 20  # bytes of one read; a remote file is asked for them one by one
+_BUFFER = 1 << 20  # bytes per read; each read of a remote file is one request
 
 
 class NotTextError(ValueError):
-    """A file is not text, or in an encoding that cannot be recognised."""
+    """A file is not text, or its encoding cannot be recognised."""
 
 
 def open_text(source: str) -> TextIO:
-    """A text file's lines by its path or URI, unzipped, with their ends; close it when they are read.
+    """Open a text file by path or URI and decompress it. Lines keep their line ends. The caller closes it.
 
-    Raises NotTextError, OSError where the file cannot be read, ValueError or ImportError for a URI that nothing here
-    speaks.
+    Raises NotTextError, OSError if the file cannot be read, and ValueError or ImportError for a URI with an
+    unsupported scheme.
     """
     path = local_path(source)
     raw = open_remote(source) if path is None else path.open("rb")
@@ -57,12 +57,12 @@ def _buffered(stream: Any) -> io.BufferedReader:
 
 
 def bad_byte(text: str) -> str:
-    """The first byte of a text that is not UTF-8, in words; "" where all are."""
+    """Describe the first byte of a text that is not UTF-8; return "" if there is none."""
     try:
         _ = text.isascii() or text.encode()
     except UnicodeEncodeError as error:
         byte = bytes([ord(text[error.start]) - 0xDC00])
-        # cp1252 leaves five values without a character
+        # five byte values have no character in cp1252
         return (
             f"byte 0x{byte.hex()} after {text[: error.start][-22:]!r} is not UTF-8; if the file is Windows-1252 it is "
             f"{byte.decode('cp1252', 'replace')!r}: save the file as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8)"

@@ -1,9 +1,9 @@
-"""The videos in a folder, of a glob, or a single one, as URIs.
+"""List the videos of a folder, a glob or a single file as URIs.
 
-    find_videos("/data/[Group] Show")     # a path that exists is that path
-    find_videos("/data/**/*.mkv")         # any other with * ? [ is a glob
+    find_videos("/data/[Group] Show")     # a path that exists is taken literally
+    find_videos("/data/**/*.mkv")         # any other path with * ? [ is a glob
 
-Files that are left out are counted in one warning, which names the first of them.
+One warning counts the files that are skipped, and names the first of them.
 """
 
 import logging
@@ -25,14 +25,17 @@ from gve_ray.store.runfolder import filesystem, in_uri
 log = logging.getLogger(__name__)
 
 _WILD = re.compile(r"[*?\[]")
-_NAMED = 3  # files of each kind that a warning names
+_NAMED = 3  # number of files of each kind that a warning names
 _ENDINGS = " ".join(sorted(VIDEO_SUFFIXES))
 
 
 @dataclass(kw_only=True)
 class _Listing:
-    """What is below a folder. names: paths of its files in it. uri_of: of such a path. lost: what could not be looked
-    at, by its path in it, and why."""
+    """The content of a folder.
+
+    names: relative paths of its files. uri_of: relative path -> URI. lost: relative paths of entries that could
+    not be read, and why.
+    """
 
     names: list[str] = field(default_factory=list)
     uri_of: Callable[[str], str]
@@ -40,10 +43,10 @@ class _Listing:
 
 
 def find_videos(source: str) -> list[str]:
-    """URIs of the videos in a folder and the folders below it, of a glob, or of one file; sorted.
+    """Return the sorted URIs of the videos in a folder and its subfolders, of a glob, or of one file.
 
-    Links to other folders are followed, each folder is searched once. A local name that is not UTF-8 is given as a
-    file:// URI. Raises PreflightError where there is no video.
+    Links to folders are followed, and each folder is searched once. A local name that is not UTF-8 becomes a
+    file:// URI. Raises PreflightError if there is no video.
     """
     folder, pattern = _split(source)
     kind = kind_of(folder)
@@ -69,9 +72,9 @@ def find_videos(source: str) -> list[str]:
 
 
 def _split(source: str) -> tuple[str, str]:
-    """The folder to look in, and the glob of what is in it, "" for all.
+    """Split a source into a folder and a glob below it, which is "" for everything.
 
-    The folder is the longest beginning of the path that exists or has no wildcard.
+    The folder is the longest prefix of the path that exists or has no wildcard.
     """
     if not _WILD.search(source) or _exists(source):
         return source, ""
@@ -85,12 +88,12 @@ def _split(source: str) -> tuple[str, str]:
 def _exists(source: str) -> bool:
     try:
         return kind_of(source) != fs.FileType.NotFound
-    except ValueError:  # no URI, with such characters in it
+    except ValueError:  # with such characters it is not a valid URI
         return False
 
 
 def _single(source: str) -> str:
-    """The URI of a single video. Raises PreflightError where its ending is not a video's."""
+    """Return the URI of a single video. Raises PreflightError if its name does not end like a video's."""
     path = local_path(source)
     name = source.partition("?")[0] if path is None else path.name
     if not _is_video(name):
@@ -128,7 +131,7 @@ def _list_local(folder: str, path: Path, depth: int | None) -> _Listing:
 
 
 def local_uri(path: str) -> str:
-    """The path, or its file:// URI where it is not UTF-8: no table can hold such a name."""
+    """Return the path, or its file:// URI if it is not UTF-8, because tables cannot store such a path."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -137,10 +140,10 @@ def local_uri(path: str) -> str:
 
 
 def _walk(root: str, depth: int | None, lost: dict[str, str]) -> Iterator["os.DirEntry[str]"]:
-    """The files below a folder; what could not be looked at is added to `lost`.
+    """Yield the files below a folder; add entries that could not be read to `lost`.
 
-    depth: folders to go down; None: all the way, and then into each folder once, however many links lead to it, and
-    by its own name rather than a link's.
+    depth: levels of subfolders to search. None: all levels; then each folder is searched once, even if links
+    lead to it, and preferably under its own path.
     """
     real, linked, seen = deque([(root, 0)]), deque[tuple[str, int]](), set[str]()
     while real or linked:
@@ -168,7 +171,7 @@ def _walk(root: str, depth: int | None, lost: dict[str, str]) -> Iterator["os.Di
 
 
 def _mode(entry: "os.DirEntry[str]") -> int:
-    """The type of a folder's entry, or of what it links to; 0 where the link leads nowhere."""
+    """Return the mode of an entry or of its link target; 0 for a broken link."""
     try:
         return entry.stat().st_mode
     except OSError:
@@ -176,7 +179,7 @@ def _mode(entry: "os.DirEntry[str]") -> int:
 
 
 def _left_out(listing: _Listing, is_glob: bool) -> str:
-    """What is in the folder, or matches the glob, and is not taken, in words; "" where there is nothing."""
+    """Describe the skipped files in the folder or of the glob; return "" if there are none."""
     hidden = [] if is_glob else [name for name in listing.names if _is_hidden(name)]
     endings: dict[str, list[str]] = {}
     for name in sorted({*listing.names} - {*hidden}):
@@ -193,7 +196,7 @@ def _left_out(listing: _Listing, is_glob: bool) -> str:
 
 
 def _counted(names: Sequence[str], kind: str = "") -> str:
-    """How many there are, and the first of them; "" for none."""
+    """Return the number of names and the first of them as text; "" for none."""
     first = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
     return f"{len(names)}{kind and ' '}{kind} ({first})" if names else ""
 
@@ -211,7 +214,7 @@ def _depth(pattern: str) -> int | None:
 
 
 def _regex(glob: str) -> re.Pattern[str]:
-    """A regular expression for a shell pattern: * and ? within a folder, ** over folders, [...] as it is."""
+    """Convert a glob to a regular expression: * and ? match within a folder, ** across folders, [...] a set."""
     out, at = "", 0
     while at < len(glob):
         if glob.startswith("**/", at):

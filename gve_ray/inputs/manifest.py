@@ -1,8 +1,8 @@
-"""What the job is given, as one table: a manifest, a folder, a glob or one video -> video_id, uri, caption.
+"""Read the input of a job (a manifest, a folder, a glob or one video) into a table of video_id, uri and caption.
 
-A manifest is a table (gve_ray.inputs.table) with a column `uri`, and `video_id` and `caption` if there are any. A
-URI is a path, relative to the manifest's folder unless absolute, or any pyarrow/fsspec URI. A folder is
-searched with its subfolders for files with a video's ending; what is in them is for `integrity` to judge.
+A manifest is a table (gve_ray.inputs.table) with a column `uri` and optional columns `video_id` and `caption`. A
+`uri` is a path, absolute or relative to the manifest's folder, or any pyarrow/fsspec URI. A folder is searched with
+its subfolders for files whose names end like a video's; their content is not checked here.
 """
 
 import hashlib
@@ -31,22 +31,22 @@ MANIFEST_SCHEMA = pa.schema([("video_id", pa.string()), ("uri", pa.string()), ("
 _COLUMNS = frozenset(MANIFEST_SCHEMA.names)
 _SCHEMA = MANIFEST_SCHEMA.append(pa.field("metadata", pa.string()))
 _LOOKS = "a manifest has a column uri, and video_id and caption if there are any"
-_ROWS = 8192  # of an Arrow batch
-# What a URI has to quote; what is quoted already is left as it is.
+_ROWS = 8192  # rows per Arrow batch
+# The characters to quote in a URI; existing %XX escapes are kept.
 _UNQUOTED = re.compile(r"%(?![0-9A-Fa-f]{2})|[^\w.~/%-]", re.ASCII)
 
 
 def read_manifest(source: str, *, metadata: bool = False) -> pa.Table:
-    """Table of `MANIFEST_SCHEMA`, one row a video, sorted by video_id; a caption is null where there is none, and the
-    first one where a cell has several.
+    """Return a table of `MANIFEST_SCHEMA`, one row per video, sorted by video_id.
 
-    metadata: with one more column of that name, a JSON object with the manifest's other columns; those of CSV and TSV
-    are texts. Raises PreflightError for a source that is not there, cannot be read, names no video, has a malformed
-    row, or repeats an id.
+    A missing caption is null; if a cell has several captions, the first is used.
+    metadata: add a column `metadata`, a JSON object with the manifest's other columns; those of CSV and TSV are
+    text. Raises PreflightError for a source that does not exist, cannot be read or names no video, for a malformed
+    row, and for one id with two URIs.
     """
     place = expand_home(source)
     try:
-        table = _table(source, _entries(source, place, metadata=metadata))  # which reads them
+        table = _table(source, _entries(source, place, metadata=metadata))  # this reads the rows
     except RowError as error:
         raise PreflightError(f"input={source!r}: {error}") from error
     except TableError as error:
@@ -60,21 +60,21 @@ def read_manifest(source: str, *, metadata: bool = False) -> pa.Table:
 
 
 def video_uris(source: str) -> list[str]:
-    """URI of each video that the job is given. Raises as `read_manifest`."""
+    """Return the URI of each input video. Raises the same errors as `read_manifest`."""
     uris: list[str] = read_manifest(source).column("uri").to_pylist()
     return uris
 
 
 def video_id_of(uri: str) -> str:
-    """The id of a video that was given none: 16 hex digits of its URI's sha256."""
+    """Return the id of a video without one in the manifest: 16 hex digits of the SHA-256 of its URI."""
     return hashlib.sha256(uri.encode()).hexdigest()[:16]
 
 
-_Entry = Mapping[str, str | None]  # by the names of _SCHEMA
+_Entry = Mapping[str, str | None]  # keys are the columns of _SCHEMA
 
 
 def _entries(source: str, place: str, *, metadata: bool) -> Iterator[tuple[str, _Entry]]:
-    """(where it is, entry) of each video. place: the source with the home folder in it."""
+    """Yield (location, entry) of each video. place: the source with the home folder expanded."""
     if not is_table(place):
         for uri in find_videos(place):
             yield uri, {"video_id": video_id_of(uri), "uri": uri, "caption": None, "metadata": "{}"}
@@ -96,7 +96,7 @@ def _entries(source: str, place: str, *, metadata: bool) -> Iterator[tuple[str, 
 
 
 def _entry(row: Row, anchor: "_Anchor") -> tuple[_Entry, int]:
-    """A row's entry, and how many captions it has. Raises ValueError naming the cell."""
+    """Return the entry of a row and its number of captions. Raises ValueError naming the cell."""
     cells = {column: _read(column, name, row) for column in ("uri", "video_id")}
     if not isinstance(row.cells.get("uri"), str | bytes) or cells["uri"] is None:
         raise ValueError(f"uri={row.cells.get('uri')!r}; give a path or a URI")
@@ -140,7 +140,7 @@ def _table(source: str, entries: Iterable[tuple[str, _Entry]]) -> pa.Table:
             continue
         uri_by_id[video_id] = uri
         waiting.append(entry)
-        if len(waiting) == _ROWS:  # as dicts a row takes 1 kB, in Arrow what is in it
+        if len(waiting) == _ROWS:  # a row takes 1 kB as a dict, and much less in Arrow
             batches.append(pa.RecordBatch.from_pylist(waiting, schema=_SCHEMA))
             waiting = []
     if again:
@@ -152,7 +152,7 @@ def _table(source: str, entries: Iterable[tuple[str, _Entry]]) -> pa.Table:
 
 
 class _Anchor:
-    """Makes the relative paths of a manifest absolute, by the folder that it is in."""
+    """Makes the paths of a manifest absolute. Relative paths start at the folder of the manifest."""
 
     def __init__(self, place: str) -> None:
         path = local_path(place)
@@ -162,7 +162,7 @@ class _Anchor:
         self._quotes = path is None and not isinstance(filesystem(place)[0], fs.PyFileSystem)
 
     def absolute(self, uri: str) -> str:
-        """A path or URI as workers can open it, wherever they are."""
+        """Return a path or URI that any worker can open."""
         uri = expand_home(uri)
         if "://" in uri or uri.startswith("/"):
             return uri

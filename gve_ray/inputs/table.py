@@ -1,12 +1,12 @@
-"""The one reader for tables of users' data: CSV, TSV, JSON, JSON Lines and Parquet, on disk or behind a URI.
+"""Read tables of user data: CSV, TSV, JSON, JSON Lines and Parquet, by path or URI.
 
     table = open_table("s3://bucket/captions.csv.gz")
     table.columns                       # ["uri", "caption"]
     for row in table.rows:
         row.place, row.cells            # "row 1 (line 2)", {"uri": "a.mp4", "caption": "a dog"}
 
-The ending of the name says which form it is; all but Parquet may be gzipped. Text is UTF-8, or has a byte order mark.
-Empty cells, null and NaN are None. What a cell means, as a text or as a name, is read by `gve_ray.inputs.cells`.
+The end of the name determines the format; all but Parquet may be gzipped. Text is UTF-8 or has a byte order mark.
+Empty cells, null and NaN become None. Use `gve_ray.inputs.cells` to interpret a cell as texts or as a name.
 """
 
 import csv
@@ -34,24 +34,27 @@ from gve_ray.store.runfolder import filesystem
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 FORMS = ".csv, .tsv, .json, .jsonl or .parquet, all but the last also with .gz"
 
-_LONGEST_CELL = 1 << 26  # characters; without a limit an open quote would take in the rest of the file
-_BATCH = 1024  # rows of Parquet at a time
-_HEAD = 1000  # rows of JSON that are looked through for the names of the columns
-_ROW_NUMBER = re.compile(r"__index_level_\d+__")  # the column of Parquet that pandas writes it to
+_LONGEST_CELL = 1 << 26  # characters; bounds the memory when a quote is not closed
+_BATCH = 1024  # rows per batch of Parquet
+_HEAD = 1000  # rows of JSON that are searched for column names
+_ROW_NUMBER = re.compile(r"__index_level_\d+__")  # the column in which pandas stores its index in Parquet
 _QUOTED = re.compile(r'"[^"]*"?')
 
 
 class TableError(ValueError):
-    """A table cannot be read, or a row of it is malformed. Says what is wrong and where, but not in which file."""
+    """A table cannot be read, or a row is malformed. The message gives the place, but not the file."""
 
 
 class RowError(TableError):
-    """A row is malformed, or a cell of it is not what it should be."""
+    """A row is malformed, or one of its cells has an invalid value."""
 
 
 class Row(NamedTuple):
-    """One row. number: from 1, without header and blank rows. line: at which it begins in a text file, from 1; None in
-    Parquet and in a JSON array. cells: value by column; a column that is not there is missing."""
+    """One row of a table.
+
+    number: from 1, not counting the header and blank rows. line: the line of a text file where the row begins,
+    from 1; None in Parquet and in a JSON array. cells: value by column, without absent columns.
+    """
 
     number: int
     line: int | None = None
@@ -59,13 +62,17 @@ class Row(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Where it is, for messages."""
+        """The place of the row, for messages."""
         return f"row {self.number}" + ("" if self.line is None else f" (line {self.line})")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """columns: names in the header; of JSON, those in the first 1,000 rows. rows: read on demand, once."""
+    """A table.
+
+    columns: the names in the header; for JSON, the keys in the first 1,000 rows. rows: an iterator that reads on
+    demand, once.
+    """
 
     columns: Sequence[str]
     rows: Iterator[Row]
@@ -75,7 +82,7 @@ OnFault = Callable[[Row, str], object]
 
 
 def form_of(source: str) -> str | None:
-    """The ending, one of `SUFFIXES`, by which a path or URI names a table; None for any other file."""
+    """Return the suffix, one of `SUFFIXES`, of a path or URI of a table; None for any other file."""
     name = (source.partition("?")[0] if "://" in source else source).lower()
     plain = name.removesuffix(".gz")
     form = next((suffix for suffix in SUFFIXES if plain.endswith(suffix)), None)
@@ -83,8 +90,10 @@ def form_of(source: str) -> str | None:
 
 
 def kind_of(source: str) -> fs.FileType:
-    """Whether a path or URI is a file, a folder or neither. Raises ValueError or ImportError for a URI that nothing
-    here speaks."""
+    """Return whether a path or URI is a file, a folder or does not exist.
+
+    Raises ValueError or ImportError for a URI with an unsupported scheme.
+    """
     path = local_path(source)
     if path is None:
         files, name = filesystem(source)
@@ -95,7 +104,7 @@ def kind_of(source: str) -> fs.FileType:
 
 
 def is_table(source: str) -> bool:
-    """Whether a path or URI is a table; a folder is one where Parquet's writers made it. Raises as `kind_of`."""
+    """Return whether a path or URI is a table: a file, or a folder named *.parquet. Raises as `kind_of`."""
     form = form_of(source)
     kind = kind_of(source) if form else fs.FileType.NotFound
     return kind == fs.FileType.File or (kind == fs.FileType.Directory and form == ".parquet")
@@ -109,14 +118,15 @@ def open_table(
     comment: str | None = None,
     on_fault: OnFault | None = None,
 ) -> Table:
-    """A table by its path or URI.
+    """Open a table by path or URI.
 
-    header: the first row of a CSV or TSV file names the columns; else they are "0", "1", ... columns: those of a
-    Parquet file to read; None: all. comment: what begins a line that is no row, in CSV and TSV. on_fault: called with
-    a malformed row, which has no cells and is left out, and what is wrong with it; without it RowError is raised.
+    header: whether the first row of a CSV or TSV file names the columns; else they are "0", "1", ... columns: the
+    columns of a Parquet file to read; None: all. comment: prefix of comment lines in CSV and TSV. on_fault: called
+    with a malformed row (without cells) and a description of its fault, and the row is skipped; without it,
+    RowError is raised.
 
-    Raises TableError, here or when the rows are read, OSError where the file cannot be, and ValueError or ImportError
-    for a URI that nothing here speaks.
+    Raises TableError, here or when the rows are read, OSError if the file cannot be read, and ValueError or
+    ImportError for a URI with an unsupported scheme.
     """
     form = form_of(source)
     if form is None:
@@ -154,12 +164,12 @@ _FIX_CSV = (
 )
 _FIX_TSV = "write a text that holds tabs or line breaks without them, or the file as CSV"
 
-# Line number, cells, and what is wrong with them.
+# Line number, cells, and a description of their fault (empty if there is none).
 _Cells = tuple[int, list[str], str]
 
 
 def _rows_of_text(text: TextIO, comment: str | None) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line) of the lines that are no comments."""
+    """Yield (line number from 1, line) of the lines that are not comments."""
     with text:
         for number, line in enumerate(text, 1):
             if comment is None or not line.startswith(comment):
@@ -167,14 +177,14 @@ def _rows_of_text(text: TextIO, comment: str | None) -> Iterator[tuple[int, str]
 
 
 def _split_csv(text: TextIO, comment: str | None) -> Iterator[_Cells]:
-    """The cells of a CSV file (RFC 4180), which may be separated by what Excel uses in the user's country."""
+    """Yield the cells of a CSV file (RFC 4180). The delimiter may be one that Excel uses in some countries."""
     csv.field_size_limit(_LONGEST_CELL)  # the csv module keeps one limit for the process; its own is 128 KiB
     lines = dropwhile(lambda numbered: not numbered[1].strip(), _rows_of_text(text, comment))
     first = list(islice(lines, 1))
     delimiter = _delimiter(first[0][1]) if first else ","
     if first and _is_separator_line(first[0][1]):
         first = []
-    begin, fault = 0, ""  # of the row that is being read
+    begin, fault = 0, ""  # of the current row
 
     def counted() -> Iterator[str]:
         nonlocal begin, fault
@@ -203,7 +213,7 @@ def _is_separator_line(line: str) -> bool:
 
 
 def _delimiter(line: str) -> str:
-    """The comma, unless the first line has none outside quotes and has another delimiter."""
+    """Return the delimiter: a comma, unless the first line has none outside quotes and has another one."""
     if _is_separator_line(line):
         return line[4]
     bare = _QUOTED.sub("", line)
@@ -211,8 +221,11 @@ def _delimiter(line: str) -> str:
 
 
 def _split_tsv(lines: Iterable[tuple[int, str]]) -> Iterator[_Cells]:
-    """The cells between tabs. A quote is a character like any other, as data sets have it; a cell that is in quotes as
-    a whole, its own quotes doubled, is taken out of them."""
+    """Yield the cells between tabs.
+
+    A quote is an ordinary character, as usual in data sets, except around a whole cell with inner quotes doubled;
+    such a cell is unquoted.
+    """
     for number, line in lines:
         yield number, [_unquoted(cell) for cell in line.rstrip("\r\n").split("\t")], bad_byte(line)
 
@@ -244,11 +257,11 @@ def _open_cells(records: Iterator[_Cells], header: bool, refuse: OnFault, fix: s
         filled = chain([first], filled)
         expected = f"{len(names)} columns in the first row"
 
-    # The first column without a name is the row number that pandas writes.
+    # A first column without a name is the row number that pandas writes.
     nameless = [i for i, name in enumerate(names) if i and not name]
 
     def fault_of(cells: Sequence[str]) -> str:
-        # Empty cells at the end are no fault: spreadsheets add them.
+        # Spreadsheets add empty cells at the end, so these are not an error.
         if len(cells) != len(names) and (len(cells) < len(names) or any(map(str.strip, cells[len(names) :]))):
             return f"{len(cells)} {'cell' if len(cells) == 1 else 'cells'} for {expected}; {fix}"
         if header and cells[0] == first_cells[0] and cells == first_cells:
@@ -342,7 +355,7 @@ def _rows_of_lines(text: TextIO, refuse: OnFault) -> Iterator[Row]:
 
 
 def _parsed(text: str) -> Any:
-    """A JSON value; NaN and Infinity, which JSON does not have but pandas writes, are None."""
+    """Parse a JSON value. NaN and Infinity, which are not JSON but which pandas writes, become None."""
     return _DECODER.decode(text)
 
 
@@ -367,8 +380,8 @@ def _open_parquet(source: str, columns: Collection[str] | None) -> Table:
     files, path = filesystem(source)
     parts = ds.dataset(path, filesystem=files, format="parquet")
     names = [name for name in parts.schema.names if not _ROW_NUMBER.fullmatch(name)]
-    wanted = [name for name in names if columns is None or name in columns]
-    return Table(columns=names, rows=_rows_of_parquet(parts.to_batches(columns=wanted, batch_size=_BATCH)))
+    selected = [name for name in names if columns is None or name in columns]
+    return Table(columns=names, rows=_rows_of_parquet(parts.to_batches(columns=selected, batch_size=_BATCH)))
 
 
 def _rows_of_parquet(batches: Iterable[pa.RecordBatch]) -> Iterator[Row]:

@@ -154,7 +154,10 @@ def why_not_opened(blob: Blob) -> tuple[Reason, str]:
             "a raw stream of pictures, which has no times; put it into a container, for example with "
             "ffmpeg -i FILE -c copy FILE.mkv (raw YUV needs an encoder instead of copy)"
         )
-    return Reason.NOT_A_VIDEO, ""
+    return (
+        Reason.NOT_A_VIDEO,
+        "not a container that is read: MP4, QuickTime, Matroska, WebM, MPEG, AVI, FLV, ASF, Ogg, GIF ...",
+    )
 
 
 def _matroska_end(head: bytes) -> int:

@@ -1,1 +1,1 @@
-"""Training: the Modality Pyramid curriculum over pairs, by contrast, on one rank or many."""
+"""Contrastive training of an embedder on pairs, with the Modality Pyramid curriculum, on one rank or many."""

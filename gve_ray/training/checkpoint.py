@@ -1,10 +1,10 @@
-"""Checkpoints of a run: written whole, newest first on reading, a torn one skipped for the one before.
+"""Write and read the checkpoints of a training run. A damaged checkpoint is skipped for the one before it.
 
 A checkpoint is the folder `step-00000120` with the trained weights, the optimiser's state and state.json.
-Its digest file is written last into a folder of another name, which is then renamed: what is there under
-its name is whole, and what a disk lost afterwards shows in the digests. On an object store, which renames
-nothing, the digests are uploaded last. Random states are not stored: the
-loop seeds each step from (seed, epoch, step, rank), and schedules follow from the step's number.
+It is written under a temporary name, with its digest file last, and then renamed, so a folder with the
+final name is complete; the digests reveal what a disk has lost since. An object store cannot rename, so
+there the digests are uploaded last. Random states are not stored: the loop seeds each step from the seed,
+the number of the step and the rank, and the schedule follows from the number of the step.
 """
 
 import hashlib
@@ -30,9 +30,10 @@ _NAME = "step-{:08d}"
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """Where a run is. epoch: from 1. step: done in this epoch. total: done in all epochs.
+    """How far a run has come.
 
-    world_size: the schedule depends on it. history: the curriculum's, as plain values.
+    epoch: counted from 1. step: steps done in this epoch. total: steps done in all epochs. world_size:
+    number of ranks, on which the schedule depends. history: the curriculum's history, as plain values.
     """
 
     epoch: int
@@ -44,13 +45,13 @@ class Position:
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
     """The weights that require a gradient, on CPU, by name."""
-    return {name: one.detach().cpu() for name, one in model.named_parameters() if one.requires_grad}
+    return {name: weight.detach().cpu() for name, weight in model.named_parameters() if weight.requires_grad}
 
 
 def save(
     folder: SharedFolder, model: nn.Module, optimiser: torch.optim.Optimizer, position: Position, *, keep: int
 ) -> Path:
-    """Write a checkpoint (call it on one rank) and drop all but the newest `keep`."""
+    """Write a checkpoint and delete all but the newest `keep`. Call it on one rank. Return its folder."""
     folder.path.mkdir(parents=True, exist_ok=True)
     target = folder.path / _NAME.format(position.total)
     part = folder.path / f".{target.name}.part"
@@ -63,7 +64,7 @@ def save(
     (part / _DIGESTS).write_text(json.dumps(digests, indent=2) + "\n")
     for path in part.iterdir():
         _flush(path)
-    folder.remove(target.name)  # a torn one, or the run would have gone on from it
+    folder.remove(target.name)  # it is damaged, or the run would have resumed from it
     os.replace(part, target)
     folder.publish(target.name, last=_DIGESTS)
     for old in _all(folder)[keep:]:
@@ -72,38 +73,41 @@ def save(
 
 
 def newest(folder: SharedFolder) -> Path | None:
-    """The newest whole checkpoint, None without one, on this node. Says which torn ones were passed over."""
+    """Return the local path of the newest complete checkpoint, or None. Damaged ones are logged and skipped."""
     for name in _all(folder):
         path = folder.fetch(name)
-        if (wrong := _torn(path)) is None:
+        if (damage := _damage(path)) is None:
             return path
-        log.warning("%s/%s is torn (%s); going back to the checkpoint before it", folder.uri, name, wrong)
+        log.warning("%s/%s is damaged (%s); going back to the checkpoint before it", folder.uri, name, damage)
     return None
 
 
 def load(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> Position:
-    """Put a checkpoint into the model and the optimiser. Raises ValueError when the weights are others."""
+    """Load a checkpoint into the model and the optimiser and return its position.
+
+    Raises ValueError when the names of the trained weights differ from the model's.
+    """
     weights: dict[str, Tensor] = torch.load(path / "weights.pt", weights_only=True)
-    mine = {name: one for name, one in model.named_parameters() if one.requires_grad}
-    if differing := sorted(set(weights) ^ set(mine)):
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    if differing := sorted(set(weights) ^ set(trained)):
         raise ValueError(
             f"{path} has other trained weights than the model ({len(differing)} differ, e.g. {differing[0]}); "
             "continue with the run's own model and LoRA settings"
         )
     with torch.no_grad():
-        for name, one in mine.items():
-            one.copy_(weights[name])
+        for name, weight in trained.items():
+            weight.copy_(weights[name])
     optimiser.load_state_dict(torch.load(path / "optimiser.pt", weights_only=True))
     return Position(**json.loads((path / "state.json").read_text()))
 
 
 def _all(folder: SharedFolder) -> list[str]:
-    """Names of checkpoints, newest first."""
+    """Return the names of the checkpoints, newest first."""
     return sorted((name for name in folder.names() if name.startswith("step-")), reverse=True)
 
 
-def _torn(path: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None if nothing is."""
+def _damage(path: Path) -> str | None:
+    """Describe what is wrong with a checkpoint; return None if it is complete."""
     try:
         digests = json.loads((path / _DIGESTS).read_text())
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What a training run is made of, and what it asks of the cluster. Defaults are the paper's (section 5)."""
+"""Configuration of a training run and its resources. Defaults follow arXiv:2510.27571, section 5."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
@@ -7,7 +7,7 @@ from gve_ray.config import expand_paths
 from gve_ray.schema import Task
 from gve_ray.training.curriculum import Curriculum
 
-# Paper Table 7: pairs a GPU and step, and hard negatives a query, by task.
+# arXiv:2510.27571, Table 7: pairs per GPU and step, and hard negatives per query, by task.
 BATCH_SIZES = {
     Task.T2T: 64,
     Task.T2I: 32,
@@ -21,7 +21,7 @@ HARD_NEGATIVES = {task: 1 if task in (Task.T2V, Task.TI2V, Task.TV2V) else 0 for
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 Format = Literal["pairs", "text_pairs", "image_captions", "webvid"]
-# What each format reads, and the column it reads it from unless `columns` says otherwise.
+# The fields that each format reads, and the default name of the column of each field.
 COLUMNS: dict[Format, dict[str, str]] = {
     "pairs": {},
     "text_pairs": {"query": "query", "target": "positive", "negatives": "negative"},
@@ -34,16 +34,17 @@ COLUMNS: dict[Format, dict[str, str]] = {
 class DataSetConfig:
     """One entry of the mixture.
 
-    name: of the set; a folder of several tasks becomes `<name>-<task>` each. uri: a folder of task=*/
+    name: of the data set; each task of a `pairs` folder is named `<name>-<task>`. uri: a folder of task=*/
     Parquet parts in the pair schema (`pairs`), or a table (gve_ray.inputs.table) of
       text_pairs      MSMARCO-style: query, positive, negative
       image_captions  caption, image (text -> image)
       webvid          videoid, page_dir, name; the video is <root>/<page_dir>/<videoid>.mp4 (text -> video)
-    A cell of texts may hold a list of them: there is a pair for each.
-    columns: other names for those; numbers are places in a file without a header. root: where relative
-    paths of media start. tasks: of a `pairs` folder; empty takes all it has.
-    sample: at most so many pairs a task, drawn by the seed. weight: factor on how often it is drawn.
-    batch_size, negatives: a rank and a query; None: Table 7's.
+    A text cell may hold a list of texts; each of them makes a pair.
+    columns: names of these columns in the file; in a file without a header, their indices. root: the folder
+    that relative media paths start from. tasks: the tasks to read of a `pairs` folder; empty reads all.
+    sample: maximum number of pairs per task, sampled with the seed. weight: a factor on the probability of
+    the data set. batch_size: pairs per rank and step; None: as in Table 7. negatives: hard negatives per
+    query; None: as in Table 7.
     """
 
     name: str
@@ -85,7 +86,7 @@ class DataSetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
-    """AdamW with warm-up and cosine decay (paper section 5). clip: the largest norm of the gradient."""
+    """AdamW with warm-up and cosine decay (arXiv:2510.27571, section 5). clip: maximum gradient norm."""
 
     learning_rate: float = 3e-5
     weight_decay: float = 0.1
@@ -107,7 +108,7 @@ class OptimiserConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Temperature, false-negative margin (None: off) and Matryoshka sizes; see loss.py."""
+    """Temperature, false-negative margin (None disables it) and Matryoshka sizes; see loss.py."""
 
     temperature: float = 0.03
     margin: float | None = None
@@ -122,11 +123,12 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """What decides the steps of a run and their results.
+    """Settings of the training loop.
 
-    steps: of an epoch; None: one pass over all pairs. gradcache: embed in chunks and hold one chunk's
-    activations (gradcache.py). save_steps: a checkpoint at least this often, and at every epoch's end.
-    keep: newest checkpoints kept, so that a torn one has one before it.
+    steps: steps per epoch; None: one pass over all pairs. gradcache: embed the batch in chunks and hold the
+    activations of one chunk at a time (gradcache.py). save_steps: maximum number of steps between two
+    checkpoints; there is also one at the end of each epoch. keep: number of newest checkpoints to keep; with
+    two or more, a damaged one can be replaced by the one before it.
     """
 
     seed: int = 42
@@ -143,12 +145,12 @@ class LoopConfig:
         if self.save_steps < 1:
             raise ValueError(f"save_steps={self.save_steps}: use 1 or more")
         if self.keep < 2:
-            raise ValueError(f"keep={self.keep}: use 2 or more, or a torn checkpoint leaves none")
+            raise ValueError(f"keep={self.keep}: use 2 or more; with fewer, a damaged checkpoint leaves none")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """LoRA on q, k, v, up, down and gate of the language model (paper section 5)."""
+    """LoRA on q, k, v, up, down and gate of the language model (arXiv:2510.27571, section 5)."""
 
     r: int = 16
     alpha: int = 32
@@ -163,11 +165,11 @@ class LoraConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProberConfig:
-    """What scores the tasks and mines negatives: `model` in epoch 1, the model in training after it.
+    """The model that scores tasks and mines hard negatives: `model` in epoch 1, later the trained model itself.
 
-    model: a name, or None for the untrained base itself. adapter: a LoRA folder for it. pairs: N_p, scored
-    a task. mine: hard negatives for tasks that do not bring their own. margin: targets that score above
-    positive + margin are likely false negatives; None keeps them.
+    model: a folder or hub id; None: the untrained base model. adapter: a LoRA folder for it. pairs: pairs
+    scored per task (N_p in the paper). mine: mine hard negatives for tasks whose data set has none. margin:
+    targets that score above positive + margin are dropped as likely false negatives; None keeps them.
     """
 
     model: str | None = None
@@ -185,14 +187,15 @@ class ProberConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """jobs/train.py: a base model and pairs in, a LoRA adapter out. Defaults are the paper's.
+    """Train a LoRA adapter for a base model on pairs. Defaults are the paper's.
 
-    model: folder (path or URI) or hub id of the base. data: the mixture. assets: assets.lance of its asset references.
-    frames, max_pixels, min_pixels, max_tokens: as gve_ray.embedder.EmbedderSettings. dtype: None takes
-    bfloat16 on GPU, float32 on CPU. compile: compile the layers; on a GPU 1.8 times the speed, after two minutes.
-    checkpointing: recompute activations of the language model in the backward pass, which costs a sixth of the
-    speed there and saves most of the memory a pair takes. token_budget: padded tokens of one forward pass's
-    chunk. trackers: tensorboard, wandb, mlflow; steps.jsonl, the console and the curves are always written.
+    model: folder (path or URI) or hub id of the base model. data: the mixture. assets: the assets.lance that
+    `asset://` references point into. frames, max_pixels, min_pixels, max_tokens: see
+    gve_ray.embedder.EmbedderSettings. dtype: None selects bfloat16 on a GPU and float32 on a CPU. compile:
+    compile the layers; on a GPU this takes two minutes and makes training 1.8 times as fast. checkpointing:
+    recompute the activations of the language model in the backward pass; this costs a sixth of the speed and
+    saves most of the memory per pair. token_budget: padded tokens per chunk of a forward pass. trackers:
+    tensorboard, wandb, mlflow; steps.jsonl, the console log and the plots are always written.
     """
 
     model: str
@@ -224,7 +227,7 @@ class TrainingConfig:
             raise ValueError(f"token_budget={self.token_budget}: use 1 or more")
         if self.checkpointing and self.loop.gradcache:
             raise ValueError(
-                "checkpointing=True, loop.gradcache=True: each chunk would run three times; use one of the two"
+                "checkpointing=True, loop.gradcache=True: each chunk would run three times; use only one of them"
             )
 
 
@@ -232,13 +235,13 @@ class TrainingConfig:
 class TrainingResources:
     """The ranks of a run. Each has `num_cpus` cores and `num_gpus` GPUs (0: CPU and gloo; 1: NCCL).
 
-    min_workers: below `workers`, the run is elastic: it starts with as many as there are, and grows and
-    shrinks with the cluster, going on from its newest checkpoint. A step's batch grows with the ranks.
-    feed_workers: processes of one core each that prepare a rank's steps (Ray Data), beside its own cores;
-    0: threads of the rank itself, enough where the model is the slower part.
-    max_failures: times that the ranks are started again after one died; -1: without limit.
-    timeout_s: a collective that hangs longer ends the rank; the prober works while others wait.
-    resize_seconds: how often an elastic run looks whether the cluster has room for more ranks.
+    min_workers: if it is below `workers`, the run is elastic: it starts with the ranks that fit, and grows and
+    shrinks with the cluster, each time resuming from its newest checkpoint. The global batch grows with the
+    number of ranks. feed_workers: extra processes of one core each that prepare the steps of a rank (Ray
+    Data); 0: threads of the rank do it, which is enough where the model is slower than the data.
+    max_failures: how often the ranks are restarted after one has died; -1: no limit. timeout_s: seconds
+    after which a collective fails; it must cover the time in which ranks wait for the prober.
+    resize_seconds: how often an elastic run checks whether the cluster has room for more ranks.
     """
 
     workers: int = 1
@@ -274,16 +277,16 @@ class TrainingResources:
 
     @property
     def demands(self) -> dict[str, float]:
-        """What one rank holds, as Ray names it."""
+        """The Ray resources that one rank reserves."""
         return {"CPU": self.num_cpus} | ({"GPU": self.num_gpus} if self.num_gpus else {})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJobConfig(TrainingConfig):
-    """jobs/train.py: pairs and a base model in, a LoRA adapter out.
+    """Config of jobs/train.py, which trains a LoRA adapter on the ranks of a cluster.
 
-    output: the run's folder, on a disk that all nodes see or as a URI: run.json, probes/, checkpoints/,
-    steps.jsonl, adapter/ and the curves. A run started again with the same folder goes on.
+    output: the run's folder, on a disk that all nodes see or as a URI, for run.json, probes/, checkpoints/,
+    steps.jsonl, adapter/ and the plots. A run that is started again with the same folder resumes.
     """
 
     output: str
@@ -300,10 +303,10 @@ class TrainingJobConfig(TrainingConfig):
             )
 
     def identity(self) -> dict[str, Any]:
-        """The part of the config that decides the weights, as plain values.
+        """The part of the config that determines the trained weights, as plain values.
 
-        Not the resources, so a run may go on on another cluster. With another number of ranks its steps
-        have other batch sizes from there on.
+        Resources are not part of it, so a run may resume on another cluster. If the number of ranks has
+        changed, the global batch changes from there on.
         """
         parts = asdict(self)
         for name in ("output", "resources", "trackers"):

@@ -1,7 +1,7 @@
-"""Public data sets -> rows of the pair schema: text pairs, image-caption pairs and WebVid's csv.
+"""Convert public data sets (text pairs, image-caption pairs, WebVid's CSV) to rows of the pair schema.
 
-A converter yields one row a pair, a cell with several captions being as many pairs, or None for a line without text
-or target, which is counted and left out. Media stay references: nothing is opened here.
+A converter yields one row per pair; a cell with several captions makes several pairs. For a row without a
+query or a target it yields None, which is counted and skipped. Media stay references and are not opened.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,8 +20,11 @@ DOMAIN = "general"
 
 
 def convert(config: DataSetConfig) -> Iterator[dict[str, Any] | None]:
-    """Rows of `PAIR_SCHEMA` from one file. Raises ValueError that names the file for an unknown type, missing columns
-    and a malformed row, OSError where it cannot be read."""
+    """Yield the rows of one file in `PAIR_SCHEMA`, and None for each row without a query or a target.
+
+    Raises ValueError naming the file for an unknown file type, missing columns or a malformed row, and OSError
+    if the file cannot be read.
+    """
     names = {**COLUMNS[config.format], **config.columns}
     try:
         number = 0
@@ -35,7 +38,7 @@ def convert(config: DataSetConfig) -> Iterator[dict[str, Any] | None]:
                     "task": task_of(config.format).value,
                     "query": {**_NO_MEDIA, **query},
                     "target": {**_NO_MEDIA, **target},
-                    "negatives": [{**_NO_MEDIA, **one} for one in negatives],
+                    "negatives": [{**_NO_MEDIA, **negative} for negative in negatives],
                     "instruction": config.instruction,
                     "domain": DOMAIN,
                     "style": config.format,
@@ -53,7 +56,7 @@ def _pairs(config: DataSetConfig, names: Names, row: Row) -> "_Pairs":
 
 
 def task_of(kind: Format) -> Task:
-    """The task of a format's pairs. Raises KeyError for `pairs`, whose folders say it."""
+    """Return the task of a format. Raises KeyError for `pairs`, whose folder names give the tasks."""
     return {"text_pairs": Task.T2T, "image_captions": Task.T2I, "webvid": Task.T2V}[kind]
 
 
@@ -91,7 +94,7 @@ _CONVERTERS: Mapping[Format, Callable[[DataSetConfig, Names, Cells], _Pairs]] = 
 
 
 def _texts(column: str, cells: Cells) -> list[_Side]:
-    """A side for each text of a cell; an empty one where there is none."""
+    """Return a query or target for each text of a cell; an empty one if the cell has none."""
     return [{"text": text} for text in _read(texts, column, cells)] or [{}]
 
 
@@ -103,17 +106,17 @@ def _read(read: Callable[[Any], Any], column: str, cells: Cells) -> Any:
 
 
 def _under(root: str, path: str) -> str:
-    """`path` below `root`, unless it is absolute or a URI already."""
+    """Join `root` and `path`; a path that is absolute or a URI is returned as it is."""
     path = expand_home(path)
     return path if not root or path.startswith("/") or "://" in path else f"{root.rstrip('/')}/{path}"
 
 
 def _rows(config: DataSetConfig, names: Names) -> Iterator[Row]:
-    """Rows of a file; checks its columns first."""
+    """Open a file, check its columns and return its rows."""
     headless = all(column.isdecimal() for column in names.values())
     table = open_table(config.uri, header=not headless, columns=list(names.values()))
-    wanted = {column for use, column in names.items() if use != "negatives" or use in config.columns}
-    if missing := sorted(wanted - set(table.columns)):
+    required = {column for use, column in names.items() if use != "negatives" or use in config.columns}
+    if missing := sorted(required - set(table.columns)):
         raise ValueError(
             f"no column {', '.join(missing)} among {', '.join(table.columns)}; name the columns to "
             f"read in data.{config.name}.columns ({', '.join(names)})"

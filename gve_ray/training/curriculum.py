@@ -1,8 +1,8 @@
-"""The Modality Pyramid: which task is trained how often, epoch by epoch (paper section 5). Pure.
+"""The Modality Pyramid curriculum: how often each task is trained per epoch (arXiv:2510.27571, section 5).
 
 A prober scores each task by R_k, the mean cosine of N_p of its pairs: well-aligned tasks are easy. Tasks
-are drawn with P(k) proportional to exp(R_k / sigma), sigma from 0.1 to 1.0 over the epochs, so easy ones
-come first and harder ones catch up. A "task" here is one data set of the mixture: batches hold one each.
+are drawn with P(k) proportional to exp(R_k / sigma). Sigma rises from 0.1 to 1.0 over the epochs, so easy
+tasks dominate at first and harder ones catch up. A task is one data set; a batch holds pairs of one task.
 """
 
 import json
@@ -24,9 +24,10 @@ Kind = Literal["pyramid", "uniform", "proportional", "easy_to_hard"]
 class Curriculum:
     """How tasks are drawn in each of `epochs` epochs (counted from 1).
 
-    pyramid: the paper's. uniform: all alike. proportional: by number of pairs. easy_to_hard: static, in
-    the order of the first epoch's R_k; epoch t draws from the easiest ceil(K * t / epochs) tasks, by
-    number of pairs. sigma: of the first and of the last epoch (pyramid).
+    kind: `pyramid` is the paper's curriculum. `uniform` gives all tasks the same probability.
+    `proportional` draws by number of pairs. `easy_to_hard` keeps the order of the first epoch's R_k: epoch
+    t draws from the easiest ceil(K * t / epochs) of the K tasks, by number of pairs.
+    sigma: temperature in the first and in the last epoch (pyramid).
     """
 
     kind: Kind = "pyramid"
@@ -43,11 +44,11 @@ class Curriculum:
 
     @property
     def needs_scores(self) -> bool:
-        """Whether a prober has to run at all."""
+        """Whether the curriculum needs scores of a prober."""
         return self.kind in ("pyramid", "easy_to_hard")
 
     def sigma_at(self, epoch: int) -> float:
-        """sigma(t), linear from the first epoch to the last. Raises ValueError outside 1..epochs."""
+        """Return sigma, linear from the first epoch to the last. Raises ValueError outside 1..epochs."""
         if not 1 <= epoch <= self.epochs:
             raise ValueError(f"epoch={epoch}: this curriculum has epochs 1 to {self.epochs}")
         first, last = self.sigma
@@ -62,8 +63,10 @@ class Curriculum:
         first_scores: Mapping[str, float] | None = None,
         weights: Mapping[str, float] | None = None,
     ) -> dict[str, float]:
-        """P(k) of an epoch, summing to 1. sizes: pairs by task. scores, first_scores: R_k of this epoch
-        (pyramid) and of the first (easy_to_hard). weights: factors on P(k) before it is normalised.
+        """Return P(k) of an epoch; the values sum to 1.
+
+        sizes: number of pairs by task. scores: R_k of this epoch (for pyramid). first_scores: R_k of the
+        first epoch (for easy_to_hard). weights: factors on P(k) before it is normalised.
 
         Raises ValueError when a task has no pairs or the scores it needs are missing.
         """
@@ -94,12 +97,12 @@ class Curriculum:
 
 
 def alignment(queries: np.ndarray, targets: np.ndarray) -> float:
-    """R_k: the mean cosine of pairs. queries, targets: unit-norm float [N_p, d]."""
+    """Return R_k, the mean cosine of pairs. queries, targets: unit-norm float [N_p, d]."""
     return float(np.einsum("nd,nd->n", queries, targets, dtype=np.float64).mean())
 
 
 def easy_first(scores: Mapping[str, float]) -> list[str]:
-    """Tasks by falling R_k; equal ones by name."""
+    """Return the tasks by decreasing R_k; tasks with equal R_k by name."""
     return sorted(scores, key=lambda task: (-scores[task], task))
 
 
@@ -114,7 +117,7 @@ def _complete(scores: Mapping[str, float] | None, sizes: Mapping[str, int]) -> d
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
-    """What was decided for one epoch. scores: R_k by task, empty when no prober ran."""
+    """The curriculum of one epoch. scores: R_k by task, empty when no prober ran."""
 
     epoch: int
     sigma: float
@@ -125,39 +128,39 @@ class EpochRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """The epochs so far, in order: part of every checkpoint and of the adapter that comes out."""
+    """The epochs so far, in order. It is saved in every checkpoint and with the final adapter."""
 
     kind: Kind
     epochs: Sequence[EpochRecord] = field(default_factory=tuple)
 
     @property
     def first_scores(self) -> Mapping[str, float] | None:
-        """R_k of the first epoch, None before it."""
+        """R_k of the first epoch; None before there is one."""
         return self.epochs[0].scores if self.epochs else None
 
     def of(self, epoch: int) -> EpochRecord | None:
-        """The record of an epoch that was decided before, e.g. before a restart."""
-        return next((one for one in self.epochs if one.epoch == epoch), None)
+        """Return the record of an epoch, or None if it has none yet (it may have one after a restart)."""
+        return next((record for record in self.epochs if record.epoch == epoch), None)
 
     def add(self, record: EpochRecord) -> "History":
-        """This history with one epoch more. Raises ValueError unless it is the next one."""
+        """Return this history with `record` appended. Raises ValueError unless it is the next epoch."""
         if record.epoch != len(self.epochs) + 1:
             raise ValueError(f"epoch {record.epoch} after {len(self.epochs)}: add epochs in order")
         return replace(self, epochs=(*self.epochs, record))
 
     def save(self, uri: str) -> None:
-        """Write JSON, whole or not at all."""
+        """Write the history as JSON in one atomic step."""
         files, path = filesystem(uri)
         write_atomically(files, path, (json.dumps(asdict(self), indent=2) + "\n").encode())
 
     @classmethod
     def load(cls, uri: str | Path) -> "History":
-        """Inverse of `save`."""
+        """Read what `save` wrote."""
         files, path = filesystem(str(uri))
         with files.open_input_stream(path) as stream:
             return cls.from_plain(json.loads(stream.read()))
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "History":
-        """Inverse of `dataclasses.asdict`, also after a way through JSON."""
-        return cls(kind=values["kind"], epochs=tuple(EpochRecord(**one) for one in values["epochs"]))
+        """Build a history from the values of `dataclasses.asdict`, also after a JSON round trip."""
+        return cls(kind=values["kind"], epochs=tuple(EpochRecord(**record) for record in values["epochs"]))

@@ -1,6 +1,6 @@
-"""The GVE model as the loop trains it: LoRA on, all else frozen; items -> chunks -> embeddings.
+"""Prepare a GVE model for training: add LoRA, freeze the rest, and turn items into chunks and embeddings.
 
-Rendering, patches and pooling are the embedder's own, so training cannot disagree with what is served.
+Rendering, patches and pooling are those of gve_ray.embedder, so training and serving cannot disagree.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from gve_ray.store import AssetReader
 from gve_ray.training.optimiser import check_frozen
 from gve_ray.training.step import Chunk
 
-FROZEN = ("visual", "embed_tokens", "lm_head")  # in the names of the weights of every supported family
+FROZEN = ("visual", "embed_tokens", "lm_head")  # parts of weight names, in every supported model family
 
 
 class Encoder(nn.Module):
-    """Batches on any device -> unit-norm float32 embeddings [rows of all, d], one graph.
+    """Embed a list of batches: unit-norm float32 [total rows, d], in one autograd graph.
 
-    One call a step, so that DDP sees one forward pass.
+    Batches may be on any device. It is called once per step, so that DDP sees one forward pass.
     """
 
     def __init__(self, model: GveModel) -> None:
@@ -44,10 +44,10 @@ def with_lora(
     checkpointing: bool = False,
     compile: bool = False,
 ) -> Encoder:
-    """Fresh LoRA on the language model (paper section 5), checked to be all that is trained.
+    """Add new LoRA weights to the language model (arXiv:2510.27571, section 5) and train only those.
 
-    checkpointing: recompute activations in the backward pass instead of keeping them. compile: the layers.
-    Raises ValueError when a weight of the vision tower or of the token embeddings would be trained.
+    checkpointing: recompute activations in the backward pass instead of keeping them. compile: compile the
+    layers. Raises ValueError when a weight of the vision tower or of the token embeddings would be trained.
     """
     add_lora(model, r=r, alpha=alpha, dropout=dropout, seed=seed)
     check_frozen(model, FROZEN)
@@ -59,10 +59,11 @@ def with_lora(
 
 
 class GveCollate:
-    """Items with references -> chunks within a token budget, text-only apart from visual. CPU only.
+    """Turn items with references into chunks within a token budget, on the CPU.
 
-    assets: where `asset://` references are read; stored frames are read, no video is decoded.
-    token_budget: padded tokens a chunk, the unit of memory under GradCache.
+    Items with and without media go to separate chunks. assets: where `asset://` references are read; stored
+    frames are used, so no video is decoded. token_budget: maximum padded tokens per chunk, which bounds the
+    memory under GradCache. max_rows: maximum items per chunk.
     """
 
     def __init__(

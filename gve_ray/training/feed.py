@@ -1,4 +1,4 @@
-"""From a step of the schedule to what one rank embeds: items, ids and hard negatives, made ahead of the step."""
+"""Prepare what a rank embeds in a step (items, ids, hard negatives), ahead of the step, in threads."""
 
 import time
 from collections import deque
@@ -21,7 +21,10 @@ Out = TypeVar("Out")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mined:
-    """Hard negatives of one task. rows: int64 [pairs, k] of `items`, mining.NONE where there are fewer."""
+    """Mined hard negatives of one task.
+
+    rows: int64 [pairs, k], indices into `items`, with mining.NONE where there are fewer than k.
+    """
 
     items: list[Item]
     rows: np.ndarray
@@ -29,9 +32,9 @@ class Mined:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StepItems:
-    """What one rank embeds in one step: B pairs with H hard negatives a query.
+    """What one rank embeds in one step: B pairs with H hard negatives per query.
 
-    items: B queries, B targets, B * H negatives (those of the first query first).
+    items: B queries, then B targets, then B * H negatives (those of the first query first).
     pair_ids, sources: int64 [B]. negative_sources: int64 [B, H]. See loss.info_nce.
     """
 
@@ -43,10 +46,10 @@ class StepItems:
 
 
 def items_of(step: Step, rank: int, task: MixtureTask, mined: Mined | None) -> StepItems:
-    """One rank's share of a step.
+    """Return one rank's share of a step.
 
-    Hard negatives are the pair's own, then the mined ones; a query with fewer than the task's number gets
-    its own target for each that is missing, which the loss leaves out. Without any source of them, H = 0.
+    Hard negatives are those of the data set, then the mined ones. If a query has fewer than the task asks
+    for, its own target fills the gaps, and the loss ignores it. If a task has neither kind, H = 0.
     """
     rows = step.slice(rank)
     pairs = task.pairs.take(rows)
@@ -55,13 +58,13 @@ def items_of(step: Step, rank: int, task: MixtureTask, mined: Mined | None) -> S
         _negatives(pair, hard, mined, int(row)) for pair, row in zip(pairs, rows.tolist(), strict=True)
     ]
     sources = [id_of(source_of(pair.target)) for pair in pairs]
-    negative_sources = [[id_of(source_of(one)) for one in some] for some in negatives]
+    negative_sources = [[id_of(source_of(item)) for item in row] for row in negatives]
     return StepItems(
         step=step,
         items=[
             *(pair.query for pair in pairs),
             *(pair.target for pair in pairs),
-            *(one for some in negatives for one in some),
+            *(item for row in negatives for item in row),
         ],
         pair_ids=np.asarray([id_of(pair.pair_id) for pair in pairs], dtype=np.int64),
         sources=np.asarray(sources, dtype=np.int64),
@@ -70,15 +73,15 @@ def items_of(step: Step, rank: int, task: MixtureTask, mined: Mined | None) -> S
 
 
 def _negatives(pair: Pair, hard: int, mined: Mined | None, row: int) -> list[Item]:
-    found = list(pair.negatives[:hard])
+    negatives = list(pair.negatives[:hard])
     if mined is not None:
-        found += [mined.items[at] for at in mined.rows[row].tolist() if at >= 0]
-    return (found + [pair.target] * hard)[:hard]
+        negatives += [mined.items[at] for at in mined.rows[row].tolist() if at >= 0]
+    return (negatives + [pair.target] * hard)[:hard]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """What the feed needs of an epoch: tasks by name, and negatives mined for it."""
+    """What the feed needs for an epoch: the tasks by name, and the negatives mined for the epoch."""
 
     tasks: Mapping[str, MixtureTask]
     mined: Mapping[str, Mined]
@@ -90,19 +93,19 @@ class Epoch:
 def ahead(
     make: Callable[[In], Out], inputs: Iterable[In], *, depth: int = 2, workers: int = 1
 ) -> Iterator[tuple[Out, float]]:
-    """`make` of each input, in order, made by threads up to `depth` ahead; with the seconds waited for it.
+    """Yield `make` of each input, in order, and the seconds waited for it.
 
-    An error in `make` is raised where its result would have come.
+    Threads compute up to `depth` results ahead. An error in `make` is raised in place of its result.
     """
     source = iter(inputs)
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="gve-feed") as pool:
-        waiting = deque(pool.submit(make, one) for one in islice(source, depth))
+        waiting = deque(pool.submit(make, value) for value in islice(source, depth))
         try:
             while waiting:
                 begun = time.monotonic()
                 result = waiting.popleft().result()
                 waited = time.monotonic() - begun
-                waiting.extend(pool.submit(make, one) for one in islice(source, 1))
+                waiting.extend(pool.submit(make, value) for value in islice(source, 1))
                 yield result, waited
         finally:
             for future in waiting:

@@ -1,11 +1,11 @@
-"""A training run on one rank, from its config to the adapter folder. Ray, torchrun or nobody starts the ranks.
+"""Run a whole training on one rank, from the config to the adapter. It needs Ray or torchrun only for many ranks.
 
     fit(config, "runs/x")      # under a process group of any size, or none
 
-Writes below the run's folder: pairs/, checkpoints/, probes/, steps.jsonl, the trackers' files and, at the
-end, adapter/ with the curriculum's history, and pictures of both. Called again with the same config and
-folder, it goes on. Where the folder is no local one, pairs/ stays on the rank's node, and the logs are
-uploaded before each checkpoint: steps after the last one are done again anyway.
+It writes pairs/, checkpoints/, probes/, steps.jsonl and the trackers' files to the run's folder and, at the
+end, adapter/ with the curriculum's history, and plots of the steps and the curriculum. Called again with the
+same config and folder, it resumes. If the folder is remote, pairs/ stays on the rank's node, and the logs are
+uploaded before each checkpoint; that is enough, because later steps would be repeated anyway.
 """
 
 import logging
@@ -55,12 +55,12 @@ def fit(
     feed: Feed = ahead,
     outlets: Sequence[Callable[[StepLog], None]] = (),
 ) -> History:
-    """Train to the end of the last epoch and write `output`/adapter. Returns the curriculum's history.
+    """Train to the end of the last epoch and write `output`/adapter. Return the curriculum's history.
 
-    output: the run's folder, a path or URI that all ranks see. device: of this rank; None takes the
+    output: the run's folder, a path or URI that all ranks see. device: of this rank; None selects the
     accelerator if there is one. feed: prepares the steps, by default in threads of this process. outlets:
-    rank 0 tells them, too, of every step.
-    Raises ValueError when pairs, references, model or settings do not fit, before the first step.
+    called by rank 0 with the log of every step, after the run log and the trackers.
+    Raises ValueError before the first step when pairs, references, model or settings do not fit.
     """
     ranks = world_size()
     rank = dist.get_rank() if ranks > 1 else 0
@@ -81,7 +81,7 @@ def fit(
     model = encoder.model
     wrapped: nn.Module = encoder
     if ranks > 1:
-        # Buffers are constants of the model: sending them before each forward pass would be idle work.
+        # Buffers are constants of the model, so there is no need to send them before each forward pass.
         wrapped = DistributedDataParallel(encoder, broadcast_buffers=False)
     collator = Collator(settings, processor, family=model.family, config=model.config)
     prober = EpochProber(
@@ -92,15 +92,15 @@ def fit(
         score_tasks=config.curriculum.needs_scores,
         seed=config.loop.seed,
     )
-    told: list[Callable[[StepLog], None]] = []
+    listeners: list[Callable[[StepLog], None]] = []
     if rank == 0:
         if folder.exists(STEPS_FILE):
             folder.fetch(STEPS_FILE)
-        told = [RunLog(folder.path / STEPS_FILE), trackers, *outlets]
+        listeners = [RunLog(folder.path / STEPS_FILE), trackers, *outlets]
 
-    def tell(step: StepLog) -> None:
-        for outlet in told:
-            outlet(step)
+    def log_step(step: StepLog) -> None:
+        for listener in listeners:
+            listener(step)
 
     def publish_logs() -> None:
         trackers.publish()
@@ -116,7 +116,7 @@ def fit(
         folder.below("checkpoints"),
         prepare=prober,
         feed=feed,
-        on_step=tell,
+        on_step=log_step,
         on_save=publish_logs,
     ).run()
     trackers.close()
@@ -152,7 +152,10 @@ def _encoder(config: TrainingConfig, base: str, processor: Any, device: str | No
 
 
 class _Probers:
-    """Epoch -> prober: the named model in epoch 1, the model in training otherwise (METHOD 5)."""
+    """The prober of an epoch: the configured model in epoch 1, otherwise the model in training.
+
+    Source: arXiv:2510.27571, section 5.
+    """
 
     def __init__(
         self,
@@ -177,7 +180,7 @@ class _Probers:
                 device=self.device,
             )
             return named, self._embed(embedder)
-        self.model.eval()  # no dropout; the loop goes back to training
+        self.model.eval()  # disables dropout; the loop switches back to training mode
         name = self.config.model if epoch == 1 else f"checkpoint of epoch {epoch - 1}"
         return name, self._embed(self.training)
 

@@ -1,9 +1,9 @@
-"""Batches across ranks: what every rank holds of a batch, put together on every rank, with gradients.
+"""Gather a batch from all W ranks on every rank, with gradients.
 
-The loss is then computed on the whole batch by every rank alike. `all_gather` sends to each rank the sum
-of all ranks' gradients for its rows, W times too much, and DDP's averaging divides by W: each weight gets
-the gradient that one rank with the whole batch would give it (tested to 1e-5). Gathering by swapping the
-own rows into the result of a plain all_gather would give a gradient W times too small.
+Every rank then computes the loss on the whole batch. The backward pass of `all_gather` gives each rank the
+sum of all ranks' gradients for its rows, which is W times too large, and DDP's averaging divides by W. So
+each weight gets the gradient that a single rank with the whole batch would compute (tested to 1e-5). The
+common shortcut, a plain all_gather with the local rows swapped in, gives a gradient W times too small.
 """
 
 from collections.abc import Sequence
@@ -15,30 +15,30 @@ from torch.distributed._functional_collectives import all_gather_single_autograd
 
 
 def world_size() -> int:
-    """Ranks of the default process group; 1 without one."""
+    """Return the number of ranks in the default process group; 1 if there is no group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def gather(*parts: Tensor) -> list[Tensor]:
-    """Rows of all ranks, rank after rank: each [B, ...] becomes [W * B, ...]; differentiable.
+    """Concatenate the rows of all ranks in rank order: each [B, ...] becomes [W * B, ...]; differentiable.
 
-    Floating-point parts share a dtype and their last dimension, and travel in one collective, integer
-    ones in another. Raises ValueError on every rank unless all ranks give the same shapes.
+    Floating-point parts must share a dtype and are gathered in one collective, integer parts in another.
+    Raises ValueError on every rank unless all ranks give the same shapes.
     """
     if world_size() == 1:
         return list(parts)
     _check_equal(parts)
     floats = [i for i, part in enumerate(parts) if part.is_floating_point()]
     others = [i for i in range(len(parts)) if i not in floats]
-    found: dict[int, Tensor] = {}
+    gathered: dict[int, Tensor] = {}
     for kind in (floats, others):
         if kind:
-            found |= zip(kind, _together([parts[i] for i in kind]), strict=True)
-    return [found[i] for i in range(len(parts))]
+            gathered |= zip(kind, _together([parts[i] for i in kind]), strict=True)
+    return [gathered[i] for i in range(len(parts))]
 
 
 def _together(parts: Sequence[Tensor]) -> list[Tensor]:
-    """Gather parts of one dtype by one collective: rows side by side, [B, all their values]."""
+    """Gather parts of one dtype in one collective, flattened and joined to [B, values per row]."""
     rows = len(parts[0])
     widths = [part[0].numel() for part in parts]
     flat = torch.cat([part.reshape(rows, -1) for part in parts], dim=1).contiguous()
@@ -48,13 +48,13 @@ def _together(parts: Sequence[Tensor]) -> list[Tensor]:
         whole = flat.new_empty(world_size() * rows, flat.shape[1])
         dist.all_gather_into_tensor(whole, flat)
     split = whole.split(widths, dim=1)
-    return [one.reshape(-1, *part.shape[1:]) for one, part in zip(split, parts, strict=True)]
+    return [rows.reshape(-1, *part.shape[1:]) for rows, part in zip(split, parts, strict=True)]
 
 
 def _check_equal(parts: Sequence[Tensor]) -> None:
-    """Compare batch sizes over ranks before they meet in a collective, which would hang or crash.
+    """Compare the batch sizes of all ranks, since a collective with unequal ones would hang or crash.
 
-    Each rank sends as many numbers as there are parts; all ranks run the same code, so that is equal.
+    Each rank sends one number per part. All ranks run the same code, so this message has equal size.
     """
     device = parts[0].device
     if any(len(part) != len(parts[0]) for part in parts):

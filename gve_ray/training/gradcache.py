@@ -1,9 +1,9 @@
-"""GradCache: contrastive batches larger than memory, for one more forward pass (Gao et al., 2021).
+"""GradCache: contrastive batches larger than memory, at the cost of a second forward pass.
 
-1. Embed the batch chunk by chunk without a graph. 2. Loss on the embeddings, and its gradient for each of
-them. 3. Embed each chunk again, now with a graph, and send the cached gradient through it. Activations of
-one chunk are held at a time; the gradient is that of the whole batch. With gradient checkpointing on top,
-each chunk would run a third time: use one of the two.
+It works in three steps: embed the batch chunk by chunk without a graph; compute the loss and its gradient
+for each embedding; embed each chunk again, with a graph, and backpropagate the cached gradient. Activations
+of one chunk are held at a time; the gradient is that of the whole batch (Gao et al., 2021,
+arXiv:2101.06983). With gradient checkpointing on top, each chunk would run a third time: use only one.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,8 +28,8 @@ def backward_in_chunks(
 ) -> Loss:
     """Add the gradient of `loss_of(cat(encode(chunk) for chunk in chunks))` to the weights of `encode`.
 
-    encode: chunk -> [rows, d]. loss_of: [all rows, d] -> Loss; it may gather over ranks. no_sync: DDP's,
-    so that ranks exchange gradients once, with the last chunk. Dropout draws the same masks in both passes.
+    encode: chunk -> [rows, d]. loss_of: [total rows, d] -> Loss; it may gather over ranks. no_sync: that of
+    DDP, so that ranks exchange gradients once, with the last chunk. Dropout masks are the same in both passes.
     """
     states: list[_RandomState] = []
     cached: list[Tensor] = []
@@ -41,7 +41,7 @@ def backward_in_chunks(
     loss = loss_of(leaves)
     loss.value.backward()
     assert leaves.grad is not None
-    gradients = leaves.grad.split([len(one) for one in cached])
+    gradients = leaves.grad.split([len(embeddings) for embeddings in cached])
     after = _RandomState()
     for i, (chunk, state, gradient) in enumerate(zip(chunks, states, gradients, strict=True)):
         last = i == len(chunks) - 1
@@ -53,7 +53,7 @@ def backward_in_chunks(
 
 
 class _RandomState:
-    """The random state of the CPU and, in use, of the current GPU."""
+    """The random state of the CPU and, if CUDA is initialised, of the current GPU."""
 
     def __init__(self) -> None:
         self.cpu = torch.get_rng_state()

@@ -1,10 +1,10 @@
-"""The training loop on one rank. It knows no Ray: give it a process group (or none) and a model.
+"""The training loop of one rank. It does not depend on Ray; it uses the process group, if there is one.
 
     Trainer(model, collate, tasks, curriculum, config, folder, prepare=prober).run()
 
-Every epoch: a prober scores the tasks, the curriculum turns scores into P(k), the schedule turns P(k) into
-steps; every step: items -> chunks -> embeddings -> gathered over ranks -> loss. Each step is seeded by its
-place, so a run that continues from a checkpoint does what it would have done.
+In every epoch a prober scores the tasks, the curriculum turns scores into P(k), and the schedule turns P(k)
+into steps. In every step items become chunks and embeddings, which are gathered over ranks for the loss. Each
+step is seeded by its number, so a run that resumes from a checkpoint gives the same result as one without a stop.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ Collate = Callable[[Sequence[Item]], list[Chunk]]
 
 @dataclass(frozen=True, kw_only=True)
 class Make:
-    """A step of the schedule -> what one rank embeds in it, and its chunks. Travels to other processes."""
+    """Turn a step of the schedule into one rank's items and chunks. It is pickled to other processes."""
 
     epoch: Epoch
     collate: Collate
@@ -53,7 +53,7 @@ class Make:
 
 
 class Feed(Protocol):
-    """Calls `make` on each step ahead of need; yields what it gives, in order, with the seconds waited."""
+    """Call `make` on each step ahead of time; yield the results in order, each with the seconds waited."""
 
     def __call__(
         self, make: Make, inputs: Iterator[Step]
@@ -62,7 +62,10 @@ class Feed(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What is known before an epoch. scores: R_k by task, and who gave them. mined: hard negatives by task."""
+    """Results of the prober for an epoch.
+
+    prober: its name. scores: R_k by task. mined: hard negatives by task.
+    """
 
     prober: str | None = None
     scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -70,9 +73,9 @@ class Probe:
 
 
 class Prepare(Protocol):
-    """Called by every rank before each epoch, and again when a run continues within one.
+    """Called by every rank before each epoch, and again when a run resumes within an epoch.
 
-    It must then return the `mined` of the first time, so it keeps them on disk: the weights have moved on.
+    The second call must return the same `mined`, so they are kept on disk: the weights have changed since.
     """
 
     def __call__(self, epoch: int) -> Probe: ...
@@ -80,9 +83,11 @@ class Prepare(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class StepLog:
-    """One line of the log. step: from 1, over all epochs, `of` how many. hardest_gap: None without negatives.
+    """One line of the log.
 
-    pairs_per_second: of all ranks. tokens_per_second, data_wait (seconds), seconds: of this one.
+    step: number of the step over all epochs, from 1. of: steps of the whole run. hardest_gap: None if there
+    are no negatives. pairs_per_second: of all ranks. tokens_per_second: of this rank. data_wait: seconds that
+    this rank waited for data. seconds: duration of the step.
     """
 
     epoch: int
@@ -102,17 +107,17 @@ class StepLog:
 
 
 def no_probe(epoch: int) -> Probe:
-    """For curricula that need no scores, without mining."""
+    """Return an empty probe, for a curriculum that needs no scores and a run without mining."""
     return Probe()
 
 
 class Trainer:
-    """One rank's run over all epochs.
+    """Trains all epochs on one rank.
 
-    model: a list of chunks' batches -> unit-norm embeddings [rows, d]; under DDP where there are ranks.
-    collate: items with their references -> chunks that cover them. folder: of the checkpoints, the same for all
-    ranks. feed: prepares the steps, in threads of this process unless another is given. on_step: called by
-    every rank after each step; on_save: by rank 0 before each checkpoint.
+    model: takes the batches of all chunks and returns unit-norm embeddings [rows, d]; wrapped in DDP if there
+    are several ranks. collate: turns items with references into chunks. folder: holds the checkpoints, the
+    same for all ranks. feed: prepares the steps, by default in threads of this process. on_step: called by
+    every rank after each step. on_save: called by rank 0 before each checkpoint.
     """
 
     def __init__(
@@ -130,7 +135,7 @@ class Trainer:
         on_save: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
-        self.inner: nn.Module = getattr(model, "module", model)  # without DDP
+        self.inner: nn.Module = getattr(model, "module", model)  # the model inside DDP
         self.collate, self.tasks, self.curriculum, self.config = collate, tasks, curriculum, config
         self.folder, self.prepare, self.feed = folder, prepare, feed
         self.on_step, self.on_save = on_step, on_save
@@ -139,13 +144,13 @@ class Trainer:
         self.optimiser = make_optimiser(self.inner, config.optimiser)
         self.sizes = {name: len(task.pairs) for name, task in tasks.items()}
         self.batch_sizes = {name: task.batch_size for name, task in tasks.items()}
-        # The same for every epoch, whatever its probabilities, so the learning rates are known ahead.
+        # All epochs have equally many steps, so the learning rate of each step is known in advance.
         self.steps = config.steps or one_pass(self.sizes, self.batch_sizes, self.world_size)
 
     def run(self) -> History:
-        """Train from the newest whole checkpoint, or from the start, to the end of the last epoch.
+        """Train from the newest complete checkpoint, or from the start, to the end of the last epoch.
 
-        Raises FloatingPointError when loss or gradient is not a number; the last good checkpoint stays.
+        Raises FloatingPointError when the loss or the gradient is not finite; the checkpoints stay valid.
         """
         at, history = self._resume()
         for epoch in range(at.epoch, self.curriculum.epochs + 1):
@@ -167,7 +172,7 @@ class Trainer:
         return history
 
     def _decide(self, epoch: int, probe: Probe, history: History) -> tuple[History, EpochRecord]:
-        """P(k) of an epoch: as the checkpoint has it, or from the prober's scores; rank 0's on all ranks."""
+        """Return P(k) of an epoch: from the checkpoint or else from the scores; all ranks use rank 0's."""
         record = history.of(epoch)
         if record is None:
             first = history.first_scores if epoch > 1 else probe.scores
@@ -185,7 +190,9 @@ class Trainer:
                 scores=probe.scores,
                 probabilities=probabilities,
             )
-            if self.world_size > 1:  # scores of another rank may differ in the last digit, and so the steps
+            if (
+                self.world_size > 1
+            ):  # scores of ranks may differ in the last digit, and then so would the steps
                 shared: list[Any] = [record]
                 dist.broadcast_object_list(shared, src=0)
                 record = shared[0]
@@ -193,9 +200,8 @@ class Trainer:
         return history, record
 
     def _epoch(self, schedule: Schedule, epoch: Epoch, at: Position) -> Position:
-        """The steps of an epoch from `at.step` on; returns the position after the last."""
+        """Run the steps of an epoch from `at.step` on; return the position after the last."""
         self.model.train()
-
         make = Make(epoch=epoch, collate=self.collate, rank=self.rank)
         begun = time.monotonic()
         for (items, chunks), waited in self.feed(make, schedule.steps(at.step)):
@@ -217,10 +223,10 @@ class Trainer:
         norm = float(nn.utils.clip_grad_norm_(trained, self.config.optimiser.clip))
         if not (math.isfinite(norm) and math.isfinite(float(loss.value))):
             kept = checkpoint.newest(self.folder)
-            told = f"{self.folder.uri}/{kept.name}" if kept else "none yet"
+            last_good = f"{self.folder.uri}/{kept.name}" if kept else "none yet"
             raise FloatingPointError(
                 f"step {at.total + 1} ({items.step.task}): loss {float(loss.value)}, gradient norm {norm}; "
-                f"stopped before the weights were touched. The last good checkpoint is {told}; "
+                f"stopped before the weights were touched. The last good checkpoint is {last_good}; "
                 "lower optimiser.learning_rate, or look at this step's pairs"
             )
         self.optimiser.step()
@@ -264,7 +270,7 @@ class Trainer:
             return start, history
         at = checkpoint.load(path, self.inner, self.optimiser)
         if at.world_size != self.world_size:
-            # A schedule is made for a number of ranks: go on at the same share of the new one.
+            # A schedule depends on the number of ranks: resume at the same fraction of the new schedule.
             before = self.config.steps or one_pass(self.sizes, self.batch_sizes, at.world_size)
             share = self.steps / before
             log.warning("continuing with %d ranks after %d", self.world_size, at.world_size)

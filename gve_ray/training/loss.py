@@ -1,9 +1,9 @@
-"""The loss: embeddings in, a scalar out. It knows nothing of models, ranks or data sets.
+"""The contrastive loss. It takes embeddings and returns a scalar, independent of models, ranks and data sets.
 
-Symmetric InfoNCE (paper section 5): 0.5 * (query -> target + target -> query) at temperature 0.03 over the
-in-batch negatives; explicit hard negatives join the query -> target side only. Gathering over ranks is
-gather.py's job: this sees the whole batch, at the cost of one [N, N] product on every rank (8 GFLOP for
-N = 1024, d = 2048, beside some 14,000 GFLOP a video that the model takes).
+It is the symmetric InfoNCE of arXiv:2510.27571, section 5: 0.5 * (query -> target + target -> query) at
+temperature 0.03 over in-batch negatives; explicit hard negatives count in the query -> target direction
+only. gather.py collects the batch from all ranks, so each rank computes one [N, N] product of the whole
+batch (8 GFLOP for N = 1024, d = 2048; the model itself takes some 14,000 GFLOP per video).
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,11 @@ TEMPERATURE = 0.03
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """The scalar to minimise, and what the paper logs of it: float32 scalars without gradient.
+    """The scalar to minimise, and the statistics that the paper logs, as float32 scalars without gradient.
 
-    mean_score: cosine of every query with every target. mean_positive: of the pairs. hardest_gap: positive
-    minus the hardest negative left by the masks, mean over the queries that have one; NaN if none has.
+    mean_score: mean cosine of every query with every target. mean_positive: mean cosine of the pairs.
+    hardest_gap: cosine of the pair minus that of the hardest negative that is not masked, averaged over the
+    queries that have one; NaN if none has.
     """
 
     value: Tensor
@@ -44,17 +45,17 @@ def info_nce(
 ) -> Loss:
     """Symmetric InfoNCE over N pairs.
 
-    queries, targets: unit-norm [N, d], row i of both is a pair. negatives: unit-norm [N, H, d], the hard
+    queries, targets: unit-norm [N, d]; row i of both is a pair. negatives: unit-norm [N, H, d], the hard
     negatives of query i. pairs, sources: int64 [N], ids of the pair and of what its target shows (the
-    video); rows that share one are no negatives of each other. negative_sources: int64 [N, H]; a hard
-    negative of the positive's source is left out (give it that source to pad a row).
-    margin: a candidate that scores above its positive + margin is taken for a false negative and left
-    out; 0.1 in the authors' released loss, None keeps all. dimensions: Matryoshka; the loss is the mean
-    over the embeddings cut to each of them and normalised again. Empty: the full ones only.
+    video); rows that share one are not used as negatives of each other. negative_sources: int64 [N, H]; a
+    hard negative with the source of its positive is ignored (this allows padding of a row).
+    margin: a candidate that scores above its positive + margin is treated as a false negative and ignored;
+    0.1 in the authors' released loss; None keeps all. dimensions: Matryoshka sizes; the loss is the mean
+    over the embeddings cut to each size and normalised again. Empty: full size only.
     Raises ValueError on shapes or settings that do not fit.
     """
     _check(queries, targets, negatives, sources, negative_sources, temperature, dimensions)
-    # Scores divided by 0.03 lose the third digit in bfloat16, so autocast is kept out.
+    # Scores divided by 0.03 lose the third digit in bfloat16, so autocast is disabled.
     with torch.autocast(queries.device.type, enabled=False):
         q, t = queries.float(), targets.float()
         n = None if negatives is None else negatives.float()
@@ -107,7 +108,7 @@ def _masked_scores(
 def _statistics(
     q: Tensor, t: Tensor, n: Tensor | None, same: Tensor, same_hard: Tensor | None, margin: float | None
 ) -> dict[str, Tensor]:
-    """What is logged, from the full-size embeddings."""
+    """Compute the logged statistics from the full-size embeddings."""
     forward, hard, _ = _masked_scores(q, t, n, same, same_hard, margin)
     positive = forward.diagonal()
     others = forward.masked_fill(torch.eye(len(q), dtype=torch.bool, device=q.device), float("-inf"))
@@ -137,7 +138,7 @@ def _same_hard(negatives: Tensor, sources: Tensor | None, negative_sources: Tens
 
 
 def _cut(x: Tensor, size: int) -> Tensor:
-    """The first `size` dimensions, unit-norm again."""
+    """Keep the first `size` dimensions and normalise again."""
     return x if size == x.shape[-1] else F.normalize(x[..., :size], dim=-1)
 
 

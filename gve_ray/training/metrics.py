@@ -1,23 +1,23 @@
-"""A run's steps for Prometheus, by Ray's metrics; cluster/grafana draws them."""
+"""Export the steps of a run to Prometheus through Ray's metrics. cluster/grafana has a dashboard for them."""
 
 from gve_ray.logs import metric_tags
 from gve_ray.training.loop import StepLog
 
 _TAGS = ("gve_job", "run")
 _DESCRIPTIONS = {
-    "gve_training_step": "Steps that are done, over all epochs",
+    "gve_training_step": "Steps done, over all epochs",
     "gve_training_steps": "Steps of the whole run",
-    "gve_training_epoch": "The epoch, from 1",
+    "gve_training_epoch": "Current epoch, from 1",
     "gve_training_learning_rate": "Learning rate of the last step",
-    "gve_training_gradient_norm": "Norm of the last step's gradient before it was clipped",
-    "gve_training_pairs_per_second": "Pairs a second in the last step, of all ranks",
-    "gve_training_tokens_per_second": "Tokens a second in the last step, of rank 0",
+    "gve_training_gradient_norm": "Gradient norm of the last step before clipping",
+    "gve_training_pairs_per_second": "Pairs per second in the last step, of all ranks",
+    "gve_training_tokens_per_second": "Tokens per second in the last step, of rank 0",
     "gve_training_data_wait_share": "Share of the last step in which rank 0 waited for data",
 }
 
 
 class StepMetrics:
-    """An outlet for `gve_ray.training.fit.fit` where Ray runs. Its series are as many as the mixture's tasks."""
+    """An outlet for `gve_ray.training.fit.fit` under Ray. The loss has one series per task of the mixture."""
 
     def __init__(self) -> None:
         from ray.util.metrics import Gauge

@@ -1,17 +1,18 @@
-"""Hard negatives: the targets that a prober takes for a query's own, exactly and deterministically.
+"""Mine hard negatives: the targets that score highest for a query without being its own.
 
     mine(queries, targets, positives, k=8, groups=groups, margin=0.1)     # int64 [n, 8] rows of targets
 
-Exact inner products by FAISS over chunks of both sides, so a corpus on disk (np.memmap) is read once a
-chunk of queries. Cost is n * m * d multiplications; at 8.8 M targets a sample of the corpus is enough.
+The search is exact and deterministic: FAISS computes inner products over chunks of both sides, so a corpus on
+disk (np.memmap) is read once per chunk of queries. It takes n * m * d multiplications; at 8.8 M targets a
+sample of the corpus is enough.
 """
 
 import numpy as np
 
 from gve_ray.search.exact import nearest_by_chunk
 
-NONE = -1  # in a result: fewer than k targets were left
-_GROUP = 64  # rows of one group that the first search allows for
+NONE = -1  # fills a row of the result that has fewer than k targets
+_GROUP = 64  # the first search allows for groups of up to this many rows
 
 
 def mine(
@@ -28,16 +29,16 @@ def mine(
 
     queries: unit-norm float32 [n, d]. targets: unit-norm float32 [m, d]. positives: int [n], the row of
     each query's own target. groups: int [m]; targets of one group show the same thing, so those in the
-    positive's group are no negatives. margin: targets scoring above positive + margin are likely false
-    negatives and left out; it may be below 0 to be strict; None keeps them. Equal scores (to six digits)
-    come in the order of rows. Raises ValueError on shapes that do not fit.
+    positive's group are not negatives. margin: targets that score above positive + margin are dropped as
+    likely false negatives; a value below 0 is stricter; None keeps them. Targets with equal scores (to six
+    digits) are in the order of rows. Raises ValueError on shapes that do not fit.
     """
     _check(queries, targets, positives, groups, k, chunk)
     kinds = np.arange(len(targets)) if groups is None else np.asarray(groups)
-    # k, the positive's group and one to see a tie: enough without a margin; where not, the search deepens.
+    # k, the positive's group and one more to detect a tie. With a margin the search may have to go deeper.
     largest = int(np.unique(kinds, return_counts=True)[1].max())
     reach = k + min(largest, _GROUP) + 1
-    found = np.full((len(queries), k), NONE, dtype=np.int64)
+    mined = np.full((len(queries), k), NONE, dtype=np.int64)
     for start in range(0, len(queries), chunk):
         rows = np.arange(start, min(start + chunk, len(queries)))
         depth = min(reach, len(targets))
@@ -50,16 +51,16 @@ def mine(
                 allowed &= scores <= limit[:, None]
             for i, row in enumerate(rows):
                 chosen = near[i, allowed[i]][:k]
-                found[row, : len(chosen)] = chosen
+                mined[row, : len(chosen)] = chosen
             if depth == len(targets):
                 break
             rows = rows[_unsure(scores, allowed, k)]
             depth = min(4 * depth, len(targets))
-    return found
+    return mined
 
 
 def _unsure(scores: np.ndarray, allowed: np.ndarray, k: int) -> np.ndarray:
-    """bool [n]: too few candidates are left, or the last one ties with those beyond the search's reach."""
+    """bool [n]: too few candidates are left, or the last one may tie with one beyond the search depth."""
     nth = np.cumsum(allowed, axis=1)  # [n, depth]
     kth = np.argmax(nth >= k, axis=1)  # where the k-th candidate is; 0 if there is none
     tied = scores[np.arange(len(scores)), kth] <= scores[:, -1]
@@ -71,9 +72,9 @@ def _nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores float32 [n, depth], rounded to six digits, and rows int64 [n, depth]: best first, then by row."""
     best: tuple[np.ndarray, np.ndarray] | None = None
-    for found, rows in nearest_by_chunk(queries, targets, depth, chunk):
-        # Matrix products of other shapes round otherwise: beyond six digits two equal vectors may differ.
-        scores = found.round(6)
+    for exact_scores, rows in nearest_by_chunk(queries, targets, depth, chunk):
+        # Rounding depends on the shape of the product: scores of equal vectors may differ after six digits.
+        scores = exact_scores.round(6)
         if best is not None:
             scores, rows = np.hstack([best[0], scores]), np.hstack([best[1], rows])
         order = np.lexsort((rows, -scores), axis=1)[:, :depth]

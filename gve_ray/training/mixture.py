@@ -1,7 +1,8 @@
-"""The mixture: every data set of a run as one `PairSet` a task, with how it is drawn.
+"""Load the mixture of a run: one `PairSet` per task of each data set, with its weight and batch size.
 
-UVRD is one entry (a folder of seven tasks); any other data set in the pair schema, or one that convert.py
-reads, is another. Each becomes tasks of its own, since a batch holds one data set (paper section 5).
+UVRD is one entry (a folder of seven tasks). Other entries are data sets in the pair schema or in a format
+that convert.py reads. Data sets are not merged, because a batch holds pairs of a single one
+(arXiv:2510.27571, section 5).
 """
 
 import logging
@@ -24,9 +25,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureTask:
-    """One task of the mixture. batch_size: pairs a rank and step. negatives: hard negatives a query.
+    """One task of the mixture.
 
-    brings_negatives: whether its pairs come with some, so that they need not be mined.
+    batch_size: pairs per rank and step. negatives: hard negatives per query. brings_negatives: whether the
+    data set has hard negatives, so that they need not be mined.
     """
 
     pairs: PairSet
@@ -39,17 +41,17 @@ class MixtureTask:
 def load_mixture(
     configs: Sequence[DataSetConfig], folder: str | os.PathLike[str], *, seed: int
 ) -> dict[str, MixtureTask]:
-    """Copy every data set into Arrow files under `folder` (local) and open them, keyed by task name.
+    """Copy every data set to Arrow files under the local `folder` and open them. Return them by task name.
 
-    Raises ValueError on two sets of one name, a task that a folder does not have, and a set without pairs.
+    Raises ValueError for two data sets with one name, a task that a folder lacks, or a data set without pairs.
     """
-    found: dict[str, MixtureTask] = {}
+    tasks: dict[str, MixtureTask] = {}
     for config in configs:
         for name, task, path in _frozen(config, Path(folder)):
-            if name in found:
-                raise ValueError(f"data: two sets are called {name!r}; give them names of their own")
+            if name in tasks:
+                raise ValueError(f"data: two data sets are called {name!r}; give them different names")
             pairs = PairSet(path, name=name, task=task, sample=config.sample, seed=seed)
-            found[name] = MixtureTask(
+            tasks[name] = MixtureTask(
                 pairs=pairs,
                 weight=config.weight,
                 batch_size=BATCH_SIZES[task] if config.batch_size is None else config.batch_size,
@@ -57,13 +59,13 @@ def load_mixture(
                 brings_negatives=pairs.has_negatives(),
             )
             log.info("%s: %d pairs", name, len(pairs))
-    if not found:
+    if not tasks:
         raise ValueError("data=[]: a mixture needs at least one data set")
-    return found
+    return tasks
 
 
 def check_sources(configs: Sequence[DataSetConfig]) -> None:
-    """Raises ValueError for a data set that is not there, or that lacks a task asked for. Reads no pairs."""
+    """Raise ValueError for a data set that does not exist or lacks a requested task. No pairs are read."""
     for config in configs:
         try:
             if config.format == "pairs":
@@ -77,12 +79,12 @@ def check_sources(configs: Sequence[DataSetConfig]) -> None:
 
 
 def _frozen(config: DataSetConfig, folder: Path) -> list[tuple[str, Task, Path]]:
-    """Name, task and Arrow file of each task of one data set."""
+    """Copy one data set to Arrow files; return the name, task and file of each of its tasks."""
     if config.format != "pairs":
         path = folder / f"{config.name}.arrow"
         counts = freeze(convert(config), path)
         if counts.n_skipped:
-            log.warning("%s: %d lines without text or target left out", config.name, counts.n_skipped)
+            log.warning("%s: skipped %d rows without a query or a target", config.name, counts.n_skipped)
         return [(config.name, task_of(config.format), path)]
     files, root = filesystem(config.uri)
     out = []
@@ -95,24 +97,24 @@ def _frozen(config: DataSetConfig, folder: Path) -> list[tuple[str, Task, Path]]
 
 
 def _tasks(config: DataSetConfig, files: fs.FileSystem, root: str) -> list[Task]:
-    """The tasks to read: those asked for, each of which must be there, or all that are."""
-    there = [task for task in Task if _parts(files, root, task)]
-    if not there:
+    """Return the tasks to read: those of the config, which must all exist, or else all that exist."""
+    available = [task for task in Task if _parts(files, root, task)]
+    if not available:
         raise ValueError(
             f"data.{config.name}.uri={config.uri}: no task=*/part-*.parquet in it; give the uvrd folder that "
             "jobs/synthesize.py wrote"
         )
-    wanted = [Task(task) for task in config.tasks] or there
-    if missing := [task.value for task in wanted if task not in there]:
+    requested = [Task(task) for task in config.tasks] or available
+    if missing := [task.value for task in requested if task not in available]:
         raise ValueError(
             f"data.{config.name}: no pairs for {', '.join(missing)}; {config.uri} has "
-            f"{', '.join(task.value for task in there)}. Drop the task, or synthesize pairs for it"
+            f"{', '.join(task.value for task in available)}. Drop the task, or synthesize pairs for it"
         )
-    return wanted
+    return requested
 
 
 def _parts(files: fs.FileSystem, root: str, task: Task) -> list[str]:
-    """Parquet files of one task, by name; a leading dot marks one that is not whole."""
+    """Return the Parquet files of one task by name. Unfinished files start with a dot and are ignored."""
     selector = fs.FileSelector(f"{root}/task={task.value}", allow_not_found=True)
     names = [info.path for info in files.get_file_info(selector) if info.base_name.startswith("part-")]
     return sorted(name for name in names if name.endswith(".parquet"))

@@ -1,4 +1,4 @@
-"""AdamW over what may be trained, and the learning rate of each step: warm-up, then cosine to zero."""
+"""AdamW over the trainable weights, and the learning rate of each step: warm-up, then cosine to zero."""
 
 import math
 from collections.abc import Iterable
@@ -10,8 +10,10 @@ from gve_ray.training.config import OptimiserConfig
 
 
 def learning_rate(step: int, total: int, config: OptimiserConfig) -> float:
-    """Of step 0 <= step < total. Rises linearly over the warm-up, its last step at the peak, then falls by
-    a half cosine that would be 0 at `total`.
+    """Return the learning rate of a step, 0 <= step < total.
+
+    It rises linearly over the warm-up, whose last step has the peak rate, and then falls along a half cosine
+    that would reach 0 at `total`.
     """
     warmup = math.ceil(config.warmup * total)
     if step < warmup:
@@ -21,7 +23,7 @@ def learning_rate(step: int, total: int, config: OptimiserConfig) -> float:
 
 
 def make_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
-    """AdamW over the weights that require a gradient; vectors (norms, biases) do not decay.
+    """Return AdamW over the weights that require a gradient, without weight decay for norms and biases.
 
     Raises ValueError when nothing is trainable.
     """
@@ -31,23 +33,23 @@ def make_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Ada
             "no weight requires a gradient; call add_lora, or load an adapter with trainable=True"
         )
     groups = [
-        {"params": [one for one in trained if one.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [one for one in trained if one.ndim < 2], "weight_decay": 0.0},
+        {"params": [weight for weight in trained if weight.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [weight for weight in trained if weight.ndim < 2], "weight_decay": 0.0},
     ]
     kept = [group for group in groups if group["params"]]
     return torch.optim.AdamW(kept, lr=config.learning_rate)
 
 
 def check_frozen(model: nn.Module, parts: Iterable[str]) -> None:
-    """Raise ValueError naming weights that would be trained although their name holds one of `parts`."""
-    wanted = tuple(parts)
-    open_ = [
+    """Raise ValueError if a weight whose name contains one of `parts` would be trained."""
+    frozen = tuple(parts)
+    trainable = [
         name
         for name, weight in model.named_parameters()
-        if weight.requires_grad and any(part in name for part in wanted)
+        if weight.requires_grad and any(part in name for part in frozen)
     ]
-    if open_:
+    if trainable:
         raise ValueError(
-            f"{len(open_)} weights of {', '.join(wanted)} are trainable, e.g. {open_[0]}; only LoRA on the "
-            "language model is trained (paper section 4)"
+            f"{len(trainable)} weights of {', '.join(frozen)} are trainable, e.g. {trainable[0]}; only LoRA on the "
+            "language model is trained (arXiv:2510.27571, section 4)"
         )

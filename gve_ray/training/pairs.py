@@ -1,8 +1,8 @@
-"""Training pairs by row number, out of one Arrow file a task that all workers of a machine share.
+"""Random access to training pairs by row number, from one memory-mapped Arrow file per task.
 
-Parquet and csv cannot be read at random; the pairs of a run are therefore copied once into Arrow files
-(`freeze`), which are mapped into memory: a step's rows cost microseconds, and the pages are shared.
-Pairs are texts and references; pixels stay in assets.lance.
+Parquet and CSV have no fast random access, so `freeze` copies the pairs of a run to Arrow files before
+training. Reading the rows of a step then takes microseconds, and processes share the memory pages. Pairs
+hold texts and references; pixels stay in assets.lance.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 
 from gve_ray.schema import ASSET_SCHEME, PAIR_SCHEMA, AssetRef, Item, Task
 
-_ROWS = 1024  # of an Arrow batch
-_PROBED_FILES = 256  # of a set, looked for on disk before training
+_ROWS = 1024  # rows per Arrow batch
+_PROBED_FILES = 256  # local files per data set whose existence is checked before training
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,14 +36,14 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Frozen:
-    """What `freeze` wrote: n_in = n_out + n_skipped."""
+    """Numbers of rows that `freeze` wrote and skipped."""
 
     n_out: int
     n_skipped: int
 
 
 def freeze(rows: Iterable[Mapping[str, Any] | None], path: str | os.PathLike[str]) -> Frozen:
-    """Write rows of `PAIR_SCHEMA` as an Arrow file, whole or not at all. None is a row to skip."""
+    """Write rows of `PAIR_SCHEMA` to an Arrow file, which appears only when complete. None is skipped."""
     out = Path(path)
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
@@ -64,14 +64,14 @@ def freeze(rows: Iterable[Mapping[str, Any] | None], path: str | os.PathLike[str
     return Frozen(n_out=n_out + len(waiting), n_skipped=n_skipped)
 
 
-# The file is one task's: a dictionary column would only cost a dictionary a batch.
+# A file holds one task, so it needs no task column (a dictionary in each batch).
 _FILE_SCHEMA = PAIR_SCHEMA.remove(PAIR_SCHEMA.get_field_index("task"))
 
 
 class PairSet:
-    """Pairs of one task, by row number. Opened on first use, so it can be sent to workers.
+    """The pairs of one task by row number. The file is opened on first use, so a PairSet can be pickled.
 
-    sample: at most so many pairs, drawn by the seed; None takes all. Raises ValueError when there are none.
+    sample: maximum number of pairs, sampled with the seed; None: all. Raises ValueError if there are none.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class PairSet:
         return self._size
 
     def take(self, rows: Sequence[int] | np.ndarray) -> list[Pair]:
-        """The pairs at these rows, in order."""
+        """Return the pairs at these rows, in order. Raises IndexError for a row that does not exist."""
         reader = self._open()
         numbers = np.asarray(rows, dtype=np.int64)
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < self._size:
@@ -99,19 +99,19 @@ class PairSet:
         if self._chosen is not None:
             numbers = self._chosen[numbers]
         batches = {at: reader.get_batch(at) for at in np.unique(numbers // _ROWS).tolist()}
-        found = (batches[row // _ROWS].slice(row % _ROWS, 1).to_pylist()[0] for row in numbers.tolist())
-        return [pair_of(row) for row in found]
+        values = (batches[row // _ROWS].slice(row % _ROWS, 1).to_pylist()[0] for row in numbers.tolist())
+        return [pair_of(row) for row in values]
 
     def has_negatives(self) -> bool:
-        """Whether any pair of the file brings hard negatives of its own."""
+        """Whether any pair of the file has hard negatives."""
         reader = self._open()
         batches = (reader.get_batch(at) for at in range(reader.num_record_batches))
         return any(len(pc.list_flatten(batch.column("negatives"))) for batch in batches)
 
     def references(self) -> set[str]:
-        """Every reference to media in the file: asset references without their part, paths and URIs."""
+        """Return all media references in the file: assets (`asset://ID`, without the part), paths and URIs."""
         reader = self._open()
-        found: set[str] = set()
+        references: set[str] = set()
         for at in range(reader.num_record_batches):
             batch = reader.get_batch(at)
             sides = [
@@ -124,8 +124,8 @@ class PairSet:
                     whole = pc.replace_substring_regex(
                         pc.struct_field(side, kind), f"^({ASSET_SCHEME}[^/]+)/.*", r"\1"
                     )
-                    found.update(pc.unique(whole.drop_null()).to_pylist())
-        return found
+                    references.update(pc.unique(whole.drop_null()).to_pylist())
+        return references
 
     def _open(self) -> Any:
         if self._reader is None:
@@ -144,20 +144,21 @@ class PairSet:
 
 
 def pair_of(row: Mapping[str, Any]) -> Pair:
-    """A row of the pair schema as a `Pair`."""
+    """Convert a row of the pair schema to a `Pair`."""
     return Pair(
         pair_id=row["pair_id"],
         query=Item(**row["query"], instruction=row["instruction"]),
         target=Item(**row["target"]),
-        negatives=tuple(Item(**one) for one in row["negatives"] or ()),
+        negatives=tuple(Item(**item) for item in row["negatives"] or ()),
         domain=row["domain"],
         style=row["style"],
     )
 
 
 def source_of(item: Item) -> str:
-    """What an item shows: the id of its video, else its file, else its text. Equal sources are no negatives
-    of each other. Raises TypeError for media in memory, which have no name.
+    """Return what an item shows: the id of its video, or else its file, or else its text.
+
+    Items with equal sources are not negatives of each other. Raises TypeError for media in memory.
     """
     for media in (item.video, item.image):
         if media is None:
@@ -169,14 +170,16 @@ def source_of(item: Item) -> str:
 
 
 def id_of(text: str) -> int:
-    """A signed 64-bit number for a pair id or source, equal on every machine."""
+    """Hash a pair id or source to a signed 64-bit integer, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Corpus:
-    """Targets of a set without repeats, for mining. positives: int64 [pairs], the row of each pair's target.
-    groups: int64 [items], equal for targets that show the same source.
+    """The distinct targets of a task, for mining.
+
+    positives: int64 [pairs], the row in `items` of each pair's target. groups: int64 [items], equal for
+    targets with the same source.
     """
 
     items: list[Item]
@@ -185,7 +188,7 @@ class Corpus:
 
 
 def corpus_of(pairs: Iterable[Pair]) -> Corpus:
-    """The distinct targets of pairs, in order of appearance."""
+    """Return the distinct targets of pairs, in order of appearance."""
     rows: dict[tuple[Any, ...], int] = {}
     items: list[Item] = []
     positives: list[int] = []
@@ -205,21 +208,22 @@ def corpus_of(pairs: Iterable[Pair]) -> Corpus:
 
 
 def check_references(sets: Iterable[PairSet], videos: set[str]) -> None:
-    """Raise ValueError naming the references that lead nowhere, before a step meets one.
+    """Raise ValueError naming media references that do not resolve.
 
-    videos: ids in assets.lance. Local files are looked for by a spread of a few hundred; other URIs are not.
+    videos: ids in assets.lance. For local files an evenly spaced sample of at least 256 per data set is
+    checked, or all if there are fewer; remote URIs are not checked.
     """
-    for one in sets:
-        references = one.references()
+    for pairs in sets:
+        references = pairs.references()
         assets = {ref for ref in references if ref.startswith(ASSET_SCHEME)}
         lost = sorted(ref for ref in assets if AssetRef.parse(f"{ref}/video").video_id not in videos)
         _refuse(
-            one.name, lost, "assets.lance has no such video; train with the assets its pairs were made from"
+            pairs.name, lost, "assets.lance has no such video; train with the assets its pairs were made from"
         )
         local = sorted(ref for ref in references - assets if "://" not in ref)
         spread = local[:: max(1, len(local) // _PROBED_FILES)]
         gone = [path for path in spread if not Path(path).exists()]
-        _refuse(one.name, gone, "no such file; set the data set's `root` to where its media are")
+        _refuse(pairs.name, gone, "no such file; set the data set's `root` to where its media are")
 
 
 def _refuse(name: str, lost: Sequence[str], why: str) -> None:
@@ -228,7 +232,7 @@ def _refuse(name: str, lost: Sequence[str], why: str) -> None:
 
 
 def rows_of_parts(files: Any, paths: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """Rows of Parquet parts in the pair schema, in order. Raises ValueError where columns are missing."""
+    """Yield the rows of Parquet files in the pair schema, in order. Raises ValueError if columns are missing."""
     import pyarrow.parquet as pq
 
     for path in paths:

@@ -1,4 +1,4 @@
-"""Pictures of a run: the curves of its steps and what the curriculum decided, as PNG beside the log."""
+"""Plot the steps and the curriculum of a run as PNG files in the run's folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ _CURVES = {
 
 
 def save_plots(run: Path, history: History) -> tuple[str, str]:
-    """Write `run`/training.png from `run`/steps.jsonl, and `run`/curriculum.png; returns the files' names."""
+    """Write `run`/training.png from `run`/steps.jsonl, and `run`/curriculum.png and return both names."""
     steps, epochs = "training.png", "curriculum.png"
     curves(list(read_log(run / STEPS_FILE))).savefig(run / steps, dpi=120)
     pyramid(history).savefig(run / epochs, dpi=120)
@@ -27,7 +27,7 @@ def save_plots(run: Path, history: History) -> tuple[str, str]:
 
 
 def curves(steps: Sequence[Mapping[str, Any]]) -> "Figure":
-    """Loss, scores and learning rate over the steps; a colour a task, since tasks are not equally hard."""
+    """Plot loss, scores and learning rate over the steps, one colour per task."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7), layout="constrained")
@@ -45,7 +45,7 @@ def curves(steps: Sequence[Mapping[str, Any]]) -> "Figure":
 
 
 def pyramid(history: History) -> "Figure":
-    """R_k and P(k) by epoch, a line a task; sigma is in the epochs' labels."""
+    """Plot R_k and P(k) by epoch, one line per task. The labels of the epochs show sigma."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4), layout="constrained")

@@ -1,6 +1,6 @@
-"""The prober: an embedder that scores the tasks and mines their hard negatives before an epoch (METHOD 5).
+"""Score the tasks and mine their hard negatives before an epoch (arXiv:2510.27571, section 5).
 
-An off-the-shelf embedder for the first epoch, the model in training after it: the loop does not care.
+The prober is an off-the-shelf embedder in the first epoch and the model in training after it.
 """
 
 import json
@@ -31,22 +31,22 @@ _CHUNK = 4096  # pairs read at a time
 
 
 def score(embed: Embed, tasks: Mapping[str, MixtureTask], *, pairs: int, seed: int) -> dict[str, float]:
-    """R_k by task: the mean cosine of `pairs` of its pairs (N_p in the paper), drawn by the seed.
+    """Return R_k by task: the mean cosine of `pairs` of its pairs (N_p in the paper), sampled with the seed.
 
-    embed: items -> unit-norm float32 [n, d]. The same pairs for every prober, so that scores compare.
+    embed: items -> unit-norm float32 [n, d]. All probers get the same pairs, so scores are comparable.
     """
-    found = {}
+    scores = {}
     for name, task in tasks.items():
         rng = np.random.default_rng(id_of(f"{seed}:{name}:probe") % 2**64)
         size = len(task.pairs)
         chosen = task.pairs.take(np.sort(rng.permutation(size)[: min(pairs, size)]))
         queries = embed([pair.query for pair in chosen])
-        found[name] = alignment(queries, embed([pair.target for pair in chosen]))
-    return found
+        scores[name] = alignment(queries, embed([pair.target for pair in chosen]))
+    return scores
 
 
 def mine_task(embed: Embed, task: MixtureTask, *, margin: float | None) -> Mined:
-    """The hardest `task.negatives` targets of the task for each of its pairs."""
+    """Mine the hardest `task.negatives` targets of the task for each of its pairs."""
     pairs = _all(task)
     corpus = corpus_of(pairs)
     rows = mine(
@@ -61,7 +61,7 @@ def mine_task(embed: Embed, task: MixtureTask, *, margin: float | None) -> Mined
 
 
 def save_mined(mined: Mined, path: Path) -> None:
-    """Keep the rows of an epoch, whole or not at all; the items follow from the pairs."""
+    """Write the mined rows in one atomic step. Items are not stored, as they follow from the pairs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with part.open("wb") as file:
@@ -70,22 +70,22 @@ def save_mined(mined: Mined, path: Path) -> None:
 
 
 def load_mined(task: MixtureTask, path: Path) -> Mined:
-    """Inverse of `save_mined` for the same pairs. Raises ValueError when they are not."""
+    """Read what `save_mined` wrote for the same pairs. Raises ValueError if the pairs have changed."""
     corpus = corpus_of(_all(task))
     rows = np.load(path, allow_pickle=False)
     if len(rows) != len(corpus.positives) or (rows.size and rows.max() >= len(corpus.items)):
         raise ValueError(
-            f"{path}: mined for {len(rows)} other pairs than the {len(corpus.positives)} there are"
+            f"{path}: mined for {len(rows)} pairs, not for the {len(corpus.positives)} of this task; delete the file"
         )
     return Mined(items=corpus.items, rows=rows)
 
 
 class EpochProber:
-    """Scores and mines before each epoch, tasks shared out among the ranks, results kept in `folder`.
+    """Scores and mines before each epoch. The ranks share the tasks, and results are kept in `folder`.
 
-    embed_for: epoch -> name of its prober and its embed function; called only when something is to be done.
-    score_tasks: whether the curriculum needs scores. folder: the same for all ranks. What it holds is not
-    computed again, so that a run that continues within an epoch has the epoch's own negatives.
+    embed_for: epoch -> name of its prober and its embed function; called only if there is work to do.
+    score_tasks: whether the curriculum needs scores. folder: the same for all ranks. Results in it are reused,
+    so a run that resumes within an epoch has the negatives that the epoch started with.
     """
 
     def __init__(
@@ -110,10 +110,10 @@ class EpochProber:
         if ranks > 1:
             dist.barrier()
         notes = {name: self._note(folder, name) for name in sorted(self.tasks)}
-        known = {name: note for name, note in notes.items() if note is not None}
+        probed = {name: note for name, note in notes.items() if note is not None}
         return Probe(
-            prober=next((note["prober"] for note in known.values()), None),
-            scores={name: note["score"] for name, note in known.items() if self.score_tasks},
+            prober=next((note["prober"] for note in probed.values()), None),
+            scores={name: note["score"] for name, note in probed.items() if self.score_tasks},
             mined={
                 name: load_mined(task, folder.fetch(f"{name}.npy"))
                 for name, task in self.tasks.items()
@@ -125,7 +125,7 @@ class EpochProber:
         return self.config.mine and task.negatives > 0 and not task.brings_negatives
 
     def _work(self, folder: SharedFolder, epoch: int, name: str) -> None:
-        """Score and mine one task, unless that is done or not wanted. The note is written last."""
+        """Score and mine one task if that is needed and not done yet. The note, written last, marks it as done."""
         task = self.tasks[name]
         if self._note(folder, name) is not None or not (self.score_tasks or self._mines(task)):
             return
@@ -146,7 +146,7 @@ class EpochProber:
 
 
 def _all(task: MixtureTask) -> list[Pair]:
-    """Every pair of a task, read in chunks."""
+    """Read all pairs of a task, in chunks."""
     size = len(task.pairs)
     return [
         pair

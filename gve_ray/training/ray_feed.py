@@ -1,6 +1,6 @@
-"""The feed of a rank by Ray Data: processes beside the rank prepare its steps, in order, ahead of it.
+"""Prepare the steps of a rank ahead of time in separate processes, with Ray Data.
 
-For accelerators: to read, cut and tokenise a step of 64 pairs of videos takes longer than the step itself.
+It is meant for GPUs, where reading, patching and tokenising 64 pairs of videos takes longer than the step.
 """
 
 import time
@@ -13,20 +13,20 @@ import numpy as np
 
 from gve_ray.training.feed import In, Out
 
-AHEAD = 2  # prepared steps that wait for the rank, beside those in the making
-WINDOW = 512  # steps that Ray Data is given at once; it runs empty between two windows
+AHEAD = 2  # prepared steps that wait for the rank, not counting those being prepared
+WINDOW = 512  # steps per Ray Data pipeline; the pipeline drains between two windows
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayFeed:
-    """Does what `feed.ahead` does, by `workers` processes of one core each. Ray must be connected."""
+    """Like `feed.ahead`, with `workers` processes of one core each. Ray must be connected."""
 
     workers: int
 
     def __call__(self, make: Callable[[In], Out], inputs: Iterable[In]) -> Iterator[tuple[Out, float]]:
-        """`make` of each input, in order, with the seconds waited for it. Both sides travel pickled.
+        """Yield `make` of each input, in order, with the seconds waited for it. Inputs and results are pickled.
 
-        An error in `make` ends the feed as an error of Ray's that names it.
+        An error in `make` is raised as a Ray error that names it.
         """
         import ray
 
@@ -39,14 +39,14 @@ class RayFeed:
                 begun = time.monotonic()
 
     def _batches(self, make: Any, window: list[Any]) -> Iterable[dict[str, np.ndarray]]:
-        """Batches of one step each."""
+        """Yield batches of one step each."""
         from ray.data import ActorPoolStrategy, DataContext, from_items
 
         context = DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
-        # One block a step: a block leaves a worker only when all of its rows are done.
-        steps = from_items([{"step": one} for one in window], override_num_blocks=len(window))
+        # One block per step, because a worker returns a block only when all of its rows are done.
+        steps = from_items([{"step": step} for step in window], override_num_blocks=len(window))
         pool = ActorPoolStrategy(size=min(self.workers, len(window)))
         made = steps.map_batches(
             _Preparer, fn_constructor_args=(make,), batch_size=1, compute=pool, num_cpus=1
@@ -55,7 +55,7 @@ class RayFeed:
 
 
 class _Preparer:
-    """One process of the feed."""
+    """An actor that prepares steps."""
 
     def __init__(self, make: Any) -> None:
         import ray

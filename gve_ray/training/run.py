@@ -1,4 +1,4 @@
-"""`fit` on the ranks of a Ray Train job: the checks before it, the ranks, what is told at its end."""
+"""Run a training job on Ray Train: check the config, run `fit` on every rank and summarise the result."""
 
 import dataclasses
 import json
@@ -25,7 +25,11 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """What a run made. seconds: of all its attempts. data_wait: share of the steps' time, after the first."""
+    """The result of a run.
+
+    seconds: duration over all its attempts. data_wait: share of the time of all steps but the first that rank
+    0 waited for data.
+    """
 
     output: str
     adapter: str
@@ -34,10 +38,10 @@ class TrainingResult:
     loss: float
     data_wait: float
     history: History
-    was_finished: bool = False  # by an earlier run: this one did nothing
+    was_finished: bool = False  # an earlier run finished it, and this one did nothing
 
     def __str__(self) -> str:
-        """The curriculum's table and the run's figures, which end its log."""
+        """The summary that is printed when the job ends: the curriculum as a table, and the run's figures."""
         lines = [f"{'epoch':<7}{'sigma':>6}  {'task':<24}{'R_k':>7}{'P(k)':>7}"]
         for record in self.history.epochs:
             for task, share in sorted(record.probabilities.items()):
@@ -51,16 +55,16 @@ class TrainingResult:
             f"curves   {self.output}/training.png, {self.output}/curriculum.png",
         ]
         if self.was_finished:
-            lines.insert(0, f"{self.output}: this run was finished before; nothing was done")
+            lines.insert(0, f"{self.output}: this run is already finished; nothing was done")
         return "\n".join(lines)
 
 
 def train(config: TrainingJobConfig, *, connect: Callable[[], object] = lambda: None) -> TrainingResult:
-    """Run the whole job, or what is left of it; a finished run is left as it is.
+    """Run the job, or resume it. If the run is already finished, return its result.
 
-    connect: called once the checks that need no cluster have passed, to see that Ray is connected.
-    Raises PreflightError or RunFolderError before any work, JobError when the ranks failed for good; the
-    same call then goes on from the newest checkpoint.
+    connect: connects to Ray; called after the checks that need no cluster.
+    Raises PreflightError or RunFolderError before any work, and JobError when the ranks failed for good; the
+    same call then resumes from the newest checkpoint.
     """
     check_request(needs_of(config))
     config = dataclasses.replace(config, output=absolute(config.output))
@@ -77,9 +81,9 @@ def train(config: TrainingJobConfig, *, connect: Callable[[], object] = lambda: 
 
 
 def _run_ranks(config: TrainingJobConfig) -> None:
-    """Ray Train starts the ranks; when one dies all are started again and resume our newest checkpoint.
+    """Start the ranks. When one dies, restart all of them from the newest checkpoint.
 
-    The retries are ours and not Ray's, which would also repeat what fails the same way each time.
+    Ray Train's own retries are off, because they would also repeat errors that recur every time.
     """
     from ray.train import TrainingFailedError
 
@@ -90,11 +94,11 @@ def _run_ranks(config: TrainingJobConfig) -> None:
             return
         except TrainingFailedError as error:
             rank, cause = _first_failure(error)
-            told = f"training, rank {rank}: {type(cause).__name__}: {cause}"
+            message = f"training, rank {rank}: {type(cause).__name__}: {cause}"
             if left == 0 or isinstance(cause, (ValueError, ArithmeticError)):
-                raise JobError(told) from error
+                raise JobError(message) from error
             left -= 1
-            log.warning("%s; starting the ranks again", told)
+            log.warning("%s; starting the ranks again", message)
 
 
 def _trainer(config: TrainingJobConfig) -> "TorchTrainer":
@@ -124,7 +128,7 @@ def _workers(needs: TrainingResources) -> int | tuple[int, int]:
 
 
 def _rank(loop: dict[str, Any]) -> None:
-    """What every rank runs, under a process group that Ray Train has made."""
+    """Run `fit` on one rank, in the process group that Ray Train has created."""
     from ray.train import get_context
     from ray.train.torch import get_device
 
@@ -147,13 +151,13 @@ def _rank(loop: dict[str, Any]) -> None:
 
 
 def _first_failure(error: Exception) -> tuple[int, BaseException]:
-    """Rank and error of the lowest rank that failed by itself: others often fail only because it did."""
+    """Return the lowest failed rank and its error."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {0: error})
-    return min(failures.items(), key=lambda one: one[0])
+    return min(failures.items(), key=lambda failure: failure[0])
 
 
 def read_result(output: str | os.PathLike[str]) -> TrainingResult:
-    """What the finished run in folder `output` made."""
+    """Read the result of the finished run in folder `output`."""
     folder = SharedFolder(output)
     facts = json.loads(folder.fetch(RUN_FILE).read_text(encoding="utf-8"))
     steps = list(read_log(folder.fetch(STEPS_FILE)))
@@ -164,6 +168,6 @@ def read_result(output: str | os.PathLike[str]) -> TrainingResult:
         steps=len(steps),
         seconds=seconds_of(facts),
         loss=steps[-1]["loss"],
-        data_wait=sum(one["data_wait"] for one in later) / sum(one["seconds"] for one in later),
+        data_wait=sum(step["data_wait"] for step in later) / sum(step["seconds"] for step in later),
         history=History.load(folder.fetch(f"adapter/{HISTORY_FILE}")),
     )

@@ -1,4 +1,4 @@
-"""The log of a run: every step as a line of JSON, now and then as a line on the console with the time left."""
+"""Log every step of a run as a line of JSON, and every ten seconds one on the console with the time left."""
 
 import json
 import logging
@@ -17,9 +17,10 @@ CONSOLE_SECONDS = 10.0
 
 
 class RunLog:
-    """Give it to the trainer of rank 0 as `on_step`. path: a .jsonl file, added to when a run continues.
+    """Writes the log; the trainer of rank 0 calls it after each step.
 
-    A step that is done again after a crash replaces what the file has from there on.
+    path: a .jsonl file; a run that resumes appends to it. When steps are repeated after a crash, their old
+    lines are removed first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,7 +40,7 @@ class RunLog:
             log.info("%s", line_of(step, (now - self._begun) / (step.step - self._first + 1)))
 
     def _rewind(self, first: int) -> None:
-        """Drop lines of steps from `first` on, and one that was cut off by a crash."""
+        """Remove the lines of steps from `first` on, and a line that a crash cut off."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_log(self.path) if line["step"] < first] if self.path.exists() else []
         part = self.path.with_name(f".{self.path.name}.part")
@@ -48,7 +49,7 @@ class RunLog:
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a log."""
+    """Yield the complete lines of a log."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             if line.endswith("\n"):
@@ -56,7 +57,7 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def line_of(step: StepLog, seconds: float) -> str:
-    """A step for people. seconds: the mean time of a step, for what is left."""
+    """Format a step for the console. seconds: mean duration of a step, for the time left."""
     left = round((step.of - step.step) * seconds)
     gap = "-" if step.hardest_gap is None else f"{step.hardest_gap:.3f}"
     return (

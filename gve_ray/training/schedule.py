@@ -1,12 +1,12 @@
-"""Which pairs make which step: pure, and the same on every rank. One task a step (paper section 5).
+"""Choose the pairs of each step, identically on every rank. A step has one task (arXiv:2510.27571, section 5).
 
     schedule = Schedule(seed=42, epoch=1, probabilities=p, sizes=n, batch_sizes=b, world_size=32)
     for step in schedule.steps(start=120):
         step.slice(rank)                          # int32 [batch]: rows of step.task
 
-Tasks are drawn independently with P(k). Rows are drawn without replacement: a task's pairs are all used
-before any comes again, and no step holds a pair twice. Only the permutations in use are in memory, 4 bytes
-a pair (50 MB at the paper's 12.55 M), so nothing is stored with a checkpoint but the number of the step.
+Tasks are drawn independently with P(k). Rows are drawn without replacement: all pairs of a task are used
+before any is repeated, and no step holds a pair twice. Memory holds the current permutation of each task, 4
+bytes per pair (50 MB for the paper's 12.55 M pairs). A checkpoint stores only the number of the step.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """index: from 0 within the epoch. rows: int32 [world_size * batch], pairs of `task`, rank after rank."""
+    """One step: index, from 0 within the epoch, and rows of `task`, int32 [world_size * batch], in rank order."""
 
     index: int
     task: str
@@ -26,7 +26,7 @@ class Step:
     world_size: int
 
     def slice(self, rank: int) -> np.ndarray:
-        """int32 [batch]: the rows of one rank."""
+        """Return the rows of one rank, int32 [batch]."""
         share = len(self.rows) // self.world_size
         return self.rows[rank * share : (rank + 1) * share]
 
@@ -35,9 +35,9 @@ class Step:
 class Schedule:
     """All steps of one epoch.
 
-    probabilities: P(k). sizes: pairs by task. batch_sizes: pairs a rank and step, by task (Table 7); a
-    task with fewer pairs than a whole step gets smaller steps that the ranks share evenly. length: number of
-    steps; None: as many as one pass over all pairs has. Raises ValueError on tasks that cannot fill a step.
+    probabilities: P(k). sizes: pairs by task. batch_sizes: pairs per rank and step, by task (Table 7); a
+    task with fewer pairs than a full step gets smaller steps, equal on all ranks. length: number of steps;
+    None: one pass over all pairs. Raises ValueError on tasks that cannot fill a step.
     """
 
     seed: int
@@ -73,7 +73,7 @@ class Schedule:
         return sorted(task for task, share in self.probabilities.items() if share > 0)
 
     def batch_size(self, task: str) -> int:
-        """Pairs a rank in a step of `task`."""
+        """Return the pairs per rank in a step of `task`."""
         return min(self.batch_sizes[task], self.sizes[task] // self.world_size)
 
     def __len__(self) -> int:
@@ -83,14 +83,14 @@ class Schedule:
         return one_pass(sizes, self.batch_sizes, self.world_size)
 
     def draws(self) -> np.ndarray:
-        """int64 [steps]: the index in `tasks` of each step's task."""
+        """Draw the task of each step: int64 [steps], indices into `tasks`."""
         shares = np.array([self.probabilities[task] for task in self.tasks])
         rng = np.random.default_rng(_seed(self.seed, self.epoch, "tasks"))
-        # Inverse of the cumulative distribution, by hand: the same draws in every version of numpy.
+        # Inverse transform sampling instead of rng.choice gives the same draws in every version of numpy.
         return np.searchsorted(np.cumsum(shares)[:-1], rng.random(len(self)), side="right")
 
     def steps(self, start: int = 0) -> Iterator[Step]:
-        """The steps from `start` on; those before it are skipped without being made."""
+        """Yield the steps from `start` on, without building those before it."""
         tasks, draws = self.tasks, self.draws()
         streams: dict[str, _Rows] = {}
         before = np.bincount(draws[:start], minlength=len(tasks))
@@ -104,7 +104,7 @@ class Schedule:
             yield Step(index=index, task=task, rows=streams[task].take(), world_size=self.world_size)
 
     def pairs(self) -> dict[str, int]:
-        """Pairs drawn from each task in the epoch, repeats counted."""
+        """Return the number of pairs drawn from each task in the epoch, with repeats."""
         counts = np.bincount(self.draws(), minlength=len(self.tasks))
         return {
             task: int(count) * self.batch_size(task) * self.world_size
@@ -113,7 +113,7 @@ class Schedule:
 
 
 def one_pass(sizes: Mapping[str, int], batch_sizes: Mapping[str, int], world_size: int) -> int:
-    """Steps that hold as many pairs as there are, at least one."""
+    """Return the number of steps in one pass over all pairs, at least 1."""
     steps = [
         size / (min(batch_sizes[task], max(size // world_size, 1)) * world_size)
         for task, size in sizes.items()
@@ -122,7 +122,7 @@ def one_pass(sizes: Mapping[str, int], batch_sizes: Mapping[str, int], world_siz
 
 
 class _Rows:
-    """Batches from an endless stream of permutations of `size` rows, no row twice in a batch."""
+    """Batches from an endless stream of permutations of `size` rows, without a repeat in a batch."""
 
     def __init__(self, size: int, batch: int, key: tuple[int, int, str]) -> None:
         self._size, self._batch, self._key = size, batch, key
@@ -134,7 +134,7 @@ class _Rows:
             self.take()
 
     def take(self) -> np.ndarray:
-        """int32 [batch]; the tail of one pass and the head of the next may share a batch."""
+        """Return the next batch, int32 [batch]; it may span the end of a pass and the start of the next."""
         tail = self._order[self._at : self._at + self._batch]
         self._at += len(tail)
         if len(tail) == self._batch:
@@ -145,7 +145,7 @@ class _Rows:
         return np.concatenate([tail, self._order[: self._at]])
 
     def _permutation(self, tail: np.ndarray) -> np.ndarray:
-        """The order of a pass. Rows in `tail`, used in the same batch, are moved behind that batch."""
+        """Return the order of a pass. Rows in `tail`, which are in its first batch, come after that batch."""
         rng = np.random.default_rng(_seed(*self._key, self._pass))
         order = np.arange(self._size, dtype=np.int32)
         rng.shuffle(order)
@@ -159,6 +159,6 @@ class _Rows:
 
 
 def _seed(*parts: object) -> int:
-    """128 bits of a hash: streams of different seeds, epochs, tasks and passes do not overlap."""
+    """Hash the parts to a 128-bit seed, so that each seed, epoch, task and pass has its own stream."""
     digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:16], "big")

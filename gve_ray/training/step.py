@@ -1,4 +1,4 @@
-"""One optimisation step's gradient on one rank: chunks -> embeddings -> loss over all ranks -> backward."""
+"""Compute the gradient of one step on one rank: embed the chunks, compute the loss of all ranks, backpropagate."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -18,7 +18,7 @@ from gve_ray.training.loss import Loss, info_nce
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Chunk:
-    """Items that share a forward pass. rows: their places among the step's items. tokens: for the log."""
+    """Items that share a forward pass. rows: their indices in the step's items. tokens: their number of tokens."""
 
     rows: Sequence[int]
     batch: Any
@@ -28,10 +28,11 @@ class Chunk:
 def backward(
     model: nn.Module, chunks: Sequence[Chunk], items: StepItems, config: LossConfig, *, gradcache: bool
 ) -> Loss:
-    """Add the gradient of the whole batch's loss to the weights. The loss comes back without its graph.
+    """Add the gradient of the whole batch's loss to the weights. Return the loss, detached.
 
-    model: a list of chunks' batches -> unit-norm embeddings [rows of all, d]; DDP where there are ranks.
-    chunks: cover every item once. gradcache: hold the activations of one chunk at a time.
+    model: takes the batches of all chunks and returns unit-norm embeddings [total rows, d]; wrapped in DDP if
+    there are several ranks. chunks: cover every item once. gradcache: hold the activations of one chunk at a
+    time.
     """
     place = np.argsort(np.concatenate([np.asarray(chunk.rows) for chunk in chunks]))
     order = torch.from_numpy(place)
@@ -48,7 +49,7 @@ def backward(
 
 
 def _loss(embeddings: Tensor, items: StepItems, config: LossConfig) -> Loss:
-    """The loss over all ranks. embeddings: [B * (2 + H), d] in the order of `items.items`."""
+    """Compute the loss over all ranks. embeddings: [B * (2 + H), d] in the order of `items.items`."""
     pairs, hard = items.negative_sources.shape
     parts = {
         "queries": embeddings[:pairs],

@@ -1,7 +1,7 @@
-"""A run's steps to TensorBoard, Weights & Biases or MLflow: whatever is named and installed.
+"""Send the steps of a run to TensorBoard, Weights & Biases or MLflow.
 
-A run that continues goes on in the same record: TensorBoard drops what lies after the step it goes on from,
-the other two keep their run's id in the run's folder.
+A run that resumes continues the same record: TensorBoard discards the steps that are repeated, and for the
+other two the id of the run is kept in the run's folder.
 """
 
 import importlib
@@ -16,14 +16,14 @@ from gve_ray.training.config import TrackerName
 from gve_ray.training.loop import StepLog
 
 _PACKAGES: dict[TrackerName, str] = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
-_ID = "{}.id"  # the file of a tracker that names runs itself
-_LEFT_OUT = ("step", "of", "task")  # the axis, a constant, and a text
+_ID = "{}.id"  # the file with the run's id at a tracker that assigns ids
+_LEFT_OUT = ("step", "of", "task")  # the x axis, a constant and a text
 
 Send = Callable[[int, Mapping[str, float]], None]
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raises ValueError for a tracker that is unknown or whose package is not installed."""
+    """Raise ValueError for a tracker that is unknown or whose package is not installed."""
     for name in names:
         if name not in _PACKAGES:
             raise ValueError(f"trackers={name!r}: unknown; use {', '.join(get_args(TrackerName))}")
@@ -34,9 +34,9 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 class Trackers:
-    """Give it to the trainer of rank 0 as `on_step`; close it at the end.
+    """Sends each step to the trackers. The trainer of rank 0 calls it after each step; close it at the end.
 
-    names: of trackers; config: what they show as the run's settings; folder: the run's.
+    names: the trackers to use. folder: the run's folder. config: shown by the trackers as the run's settings.
     """
 
     def __init__(self, names: Sequence[TrackerName], folder: SharedFolder, config: Mapping[str, Any]) -> None:
@@ -47,7 +47,7 @@ class Trackers:
         self._closers: list[Callable[[], object]] = []
 
     def __call__(self, step: StepLog) -> None:
-        if self._senders is None:  # only now is it known where the run goes on
+        if self._senders is None:  # the first step is not known before
             openers = {"tensorboard": self._tensorboard, "wandb": self._wandb, "mlflow": self._mlflow}
             self._senders = [openers[name](step.step) for name in self.names]
         values = {k: float(v) for k, v in asdict(step).items() if k not in _LEFT_OUT and v is not None}
@@ -56,7 +56,7 @@ class Trackers:
             send(step.step, values)
 
     def publish(self) -> None:
-        """Show others what is known by now, where the folder is not on a disk that they see."""
+        """Flush the records and upload them if the run's folder is remote."""
         for flush in self._flushers:
             flush()
         if self._flushers:
@@ -71,7 +71,7 @@ class Trackers:
         writer = _import("tensorboardX").SummaryWriter(
             str(self.folder.path / "tensorboard"),
             purge_step=first,
-            filename_suffix=f".from-{first}",  # a file's name has whole seconds, and would be overwritten
+            filename_suffix=f".from-{first}",  # the default has whole seconds: a restart could overwrite it
             flush_secs=10,
         )
         self._flushers.append(writer.flush)
@@ -85,35 +85,35 @@ class Trackers:
 
     def _wandb(self, _: int) -> Send:
         wandb = _import("wandb")
-        known = self._kept("wandb")
+        run_id = self._load_id("wandb")
         run = wandb.init(
-            id=known, resume="allow" if known else None, name=self.folder.name, dir=str(self.folder.path),
+            id=run_id, resume="allow" if run_id else None, name=self.folder.name, dir=str(self.folder.path),
             config=dict(self.config),
         )  # fmt: skip
-        self._keep("wandb", run.id)
+        self._save_id("wandb", run.id)
         self._closers.append(run.finish)
         return lambda step, values: run.log(dict(values), step=step)
 
     def _mlflow(self, _: int) -> Send:
         mlflow = _import("mlflow")
-        known = self._kept("mlflow")
-        run = mlflow.start_run(run_id=known, run_name=None if known else self.folder.name)
-        self._keep("mlflow", run.info.run_id)
-        if not known:
+        run_id = self._load_id("mlflow")
+        run = mlflow.start_run(run_id=run_id, run_name=None if run_id else self.folder.name)
+        self._save_id("mlflow", run.info.run_id)
+        if not run_id:
             mlflow.log_params({name: str(value)[:500] for name, value in self.config.items()})
         self._closers.append(mlflow.end_run)
         return lambda step, values: mlflow.log_metrics(dict(values), step=step)
 
-    def _kept(self, name: str) -> str | None:
+    def _load_id(self, name: str) -> str | None:
         file = _ID.format(name)
         return self.folder.fetch(file).read_text().strip() if self.folder.exists(file) else None
 
-    def _keep(self, name: str, run_id: str) -> None:
+    def _save_id(self, name: str, run_id: str) -> None:
         file = _ID.format(name)
         (self.folder.path / file).write_text(run_id + "\n")
         self.folder.publish(file)
 
 
 def _import(name: str) -> ModuleType:
-    """A package that brings no types, or that is not installed everywhere."""
+    """Import a package that has no type information or is optional."""
     return importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""Evaluation videos that training has seen are found; others are not."""
+"""Evaluation videos that were used in training are found; others are not."""
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ SCENES = [draw_scene(seed, "corpus", long=False) for seed in range(4)]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Four training videos, t0 to t3, and an evaluation video that none of them is, e9."""
+    """Four training videos, t0 to t3, and an unrelated evaluation video, e9."""
     root = tmp_path_factory.mktemp("videos")
     for i, scene in enumerate(SCENES):
         write_mp4(root / f"t{i}.mp4", scene)
@@ -40,15 +40,15 @@ def assets(folder, tmp_path_factory):
     return store
 
 
-def moved(folder, name, to):
-    """The same bytes under another name."""
+def copied(folder, name, to):
+    """Copy a file to another name."""
     (folder / to).write_bytes((folder / name).read_bytes())
     return str(folder / to)
 
 
-def test_each_way_of_being_found(folder, assets):
+def test_each_kind_of_match(folder, assets):
     same_path = str(folder / "t0.mp4")
-    same_bytes = moved(folder, "t1.mp4", "copy.mp4")
+    same_bytes = copied(folder, "t1.mp4", "copy.mp4")
     write_mp4(folder / "again.mp4", SCENES[2], crf=30)
     eight = folder / "eight"
     eight.mkdir()
@@ -56,69 +56,71 @@ def test_each_way_of_being_found(folder, assets):
         (eight / f"{i}.jpg").write_bytes(encode_jpeg(picture, quality=80))
     other = str(folder / "e9.mp4")
     videos = [other, str(eight), str(folder / "again.mp4"), same_bytes, "file://" + same_path, same_bytes]
-    found = overlap(assets, videos, workers=2)
-    assert [(one.video, one.video_id, one.kind) for one in found] == [
+    matches = overlap(assets, videos, workers=2)
+    assert [(match.video, match.video_id, match.kind) for match in matches] == [
         (str(eight), "id3", "near"),
         (str(folder / "again.mp4"), "id2", "near"),
         (same_bytes, "id1", "exact"),
         ("file://" + same_path, "id0", "uri"),
     ]
-    assert [0 < one.distance <= THRESHOLD for one in found] == [True, True, False, False]
-    assert str(found[2]) == f"{same_bytes}: is training video 'id1' (the same bytes)"
-    assert {one.kind for one in overlap(assets, videos, threshold=0)} == {"uri", "exact"}
+    assert [0 < match.distance <= THRESHOLD for match in matches] == [True, True, False, False]
+    assert str(matches[2]) == f"{same_bytes}: is training video 'id1' (the same bytes)"
+    assert {match.kind for match in overlap(assets, videos, threshold=0)} == {"uri", "exact"}
 
 
-def test_the_same_motion_mirrored_is_another_video(folder, assets):
+def test_a_mirrored_video_does_not_match(folder, assets):
     picture = np.stack(list(frames(SCENES[0], np.linspace(0, 1, 8), 112, 112)))
     mirrored = folder / "mirrored"
     mirrored.mkdir()
-    for i, one in enumerate(picture[:, :, ::-1]):
-        (mirrored / f"{i}.jpg").write_bytes(encode_jpeg(np.ascontiguousarray(one)))
+    for i, frame in enumerate(picture[:, :, ::-1]):
+        (mirrored / f"{i}.jpg").write_bytes(encode_jpeg(np.ascontiguousarray(frame)))
     assert overlap(assets, [str(mirrored)]) == []
 
 
-def test_what_does_not_decode_is_compared_by_path_alone(folder, assets):
+def test_videos_that_do_not_decode_are_compared_by_path_only(folder, assets):
     broken = folder / "broken.mp4"
     broken.write_bytes(b"no video")
     assert overlap(assets, [str(broken), str(folder / "gone.mp4")]) == []
     table = pa.table({"video_id": ["a"], "uri": [str(broken)]})
-    assert [one.kind for one in overlap(table, [str(broken)])] == ["uri"]
+    assert [match.kind for match in overlap(table, [str(broken)])] == ["uri"]
 
 
 def test_a_table_may_lack_columns_and_values(folder, assets):
-    video = moved(folder, "t1.mp4", "moved.mp4")
+    video = copied(folder, "t1.mp4", "moved.mp4")
     rows = assets.table(["video_id", "content_hash"])
-    assert [(one.video_id, one.kind) for one in overlap(rows, [video])] == [("id1", "exact")]
+    assert [(match.video_id, match.kind) for match in overlap(rows, [video])] == [("id1", "exact")]
     rows = assets.table(["video_id", "signature"])
-    assert [(one.video_id, one.kind) for one in overlap(rows, [video])] == [("id1", "near")]
+    assert [(match.video_id, match.kind) for match in overlap(rows, [video])] == [("id1", "near")]
     nulls = pa.Table.from_pylist([{"video_id": "n"}], schema=assets.table(list(COLUMNS)).schema)
     assert overlap(nulls, [video]) == []
     with pytest.raises(ValueError, match="give video_id and at least one of uri"):
         overlap(pa.table({"video_id": ["a"]}), [video])
 
 
-def test_a_copy_of_another_length_is_none(folder, assets):
-    """A signature alone does not tell a video from the same one at half the speed; its length does."""
-    video = moved(folder, "t1.mp4", "length.mp4")
+def test_videos_of_different_lengths_do_not_match(folder, assets):
+    """Equal signatures match only if the durations agree, e.g. not at half the speed."""
+    video = copied(folder, "t1.mp4", "length.mp4")
     rows = assets.table(["video_id", "signature", "duration"])
-    twice = rows.set_column(2, "duration", pa.array([2 * one for one in rows["duration"].to_pylist()]))
+    doubled = rows.set_column(
+        2, "duration", pa.array([2 * seconds for seconds in rows["duration"].to_pylist()])
+    )
     assert len(overlap(rows, [video])) == 1
-    assert overlap(twice, [video]) == []
+    assert overlap(doubled, [video]) == []
 
 
-def test_of_two_copies_the_surest_is_told_whatever_the_order_and_chunks(folder, assets, monkeypatch):
-    video = moved(folder, "t1.mp4", "both.mp4")
+def test_the_most_certain_match_is_reported_in_any_order_and_chunking(folder, assets, monkeypatch):
+    video = copied(folder, "t1.mp4", "both.mp4")
     monkeypatch.setattr(contamination, "_ROWS", 1)
     monkeypatch.setattr(contamination, "_CHUNK", 1)
     rows = assets.table(list(COLUMNS)).slice(1, 1).to_pylist()
     near = {**rows[0], "video_id": "a", "content_hash": "0" * 64}
     for order in ([near, *rows], [*rows, near]):
         table = pa.Table.from_pylist(order)
-        found = overlap(table, [str(folder / "e9.mp4"), video])
-        assert [(one.video, one.video_id, one.kind) for one in found] == [(video, "id1", "exact")]
+        matches = overlap(table, [str(folder / "e9.mp4"), video])
+        assert [(match.video, match.video_id, match.kind) for match in matches] == [(video, "id1", "exact")]
 
 
-def test_fingerprints_are_those_that_synthesis_stores(folder, assets):
+def test_fingerprints_equal_those_stored_by_synthesis(folder, assets):
     stored = assets.table(["content_hash", "signature", "duration"]).to_pylist()[0]
     video = str(folder / "t0.mp4")
     assert vars(fingerprints([video], frames=8)[video]) == stored

@@ -1,4 +1,6 @@
-"""Fingerprints of items, the worker's rows, and vectors read back. The Ray stage is in tests/integration."""
+"""Fingerprints of items, the worker's rows, and vectors read back. The Ray stage is in
+tests/integration.
+"""
 
 import os
 from collections.abc import Sequence
@@ -36,16 +38,16 @@ def picture(path: Path, shade: int) -> str:
     return str(path)
 
 
-def test_a_key_is_of_the_content(tmp_path: Path) -> None:
-    one, copy = picture(tmp_path / "one.png", 10), picture(tmp_path / "elsewhere/copy.png", 10)
+def test_a_key_depends_on_the_content(tmp_path: Path) -> None:
+    original, copy = picture(tmp_path / "one.png", 10), picture(tmp_path / "elsewhere/copy.png", 10)
     other = picture(tmp_path / "other.png", 11)
     index = ItemIndex(tmp_path / "cache")
     items = [
-        Item(image=one),
+        Item(image=original),
         Item(image=copy),
         Item(image=other),
-        Item(video=one),
-        Item(image=one, text="and words"),
+        Item(video=original),
+        Item(image=original, text="and words"),
         Item(text="and words"),
         Item(text="and words", instruction="Find it."),
     ]
@@ -54,7 +56,7 @@ def test_a_key_is_of_the_content(tmp_path: Path) -> None:
     assert len(set(keys)) == len(keys) - 1
 
 
-def test_a_folder_of_frames_is_its_pictures_in_order(tmp_path: Path) -> None:
+def test_the_key_of_a_frame_folder_depends_on_its_pictures_in_order(tmp_path: Path) -> None:
     for name, shades in (("a", (1, 2)), ("b", (1, 2)), ("c", (2, 1))):
         for i, shade in enumerate(shades):
             picture(tmp_path / name / f"{name}-{i}.png", shade)
@@ -65,7 +67,7 @@ def test_a_folder_of_frames_is_its_pictures_in_order(tmp_path: Path) -> None:
     assert first != turned
 
 
-def test_media_are_read_again_only_when_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_media_are_read_again_only_if_they_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path(picture(tmp_path / "one.png", 10))
     read: list[str] = []
     digest = embed.media_digest
@@ -92,7 +94,7 @@ def test_media_in_memory_have_no_key(tmp_path: Path) -> None:
         ItemIndex(tmp_path).keys([Item(image=still)])
 
 
-def test_pending_holds_each_item_once_and_like_beside_like() -> None:
+def test_pending_has_each_item_once_in_order_of_kind_and_length() -> None:
     items = [Item(text="bb"), Item(video="v"), Item(text="aaaa"), Item(text="bb"), Item(image="i", text="x")]
     table = pending_table(items, ["k1", "k2", "k3", "k1", "k5"])
     assert table.column(KEY).to_pylist() == ["k5", "k2", "k3", "k1"]
@@ -103,13 +105,13 @@ class Half:
     """Embeds everything but videos; a text "nan" gives a broken vector."""
 
     def __init__(self) -> None:
-        self.asked: list[int] = []
+        self.batch_sizes: list[int] = []
 
     def refuses(self, item: Item) -> str:
         return "no videos" if item.video else ""
 
     def embed(self, items: Sequence[Item]) -> Embeddings:
-        self.asked.append(len(items))
+        self.batch_sizes.append(len(items))
         values = [np.nan if item.text == "nan" else float(len(item.text or "")) for item in items]
         vectors = np.array([[value, 1.0] for value in values], dtype=np.float32)
         return Embeddings(vectors=vectors, tokens=np.zeros(len(items)), cut=np.array(values) > 3)
@@ -118,7 +120,7 @@ class Half:
         pass
 
 
-def test_the_worker_gives_a_row_or_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worker_returns_a_row_or_a_reject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Half()
     monkeypatch.setattr(embed, "open_model", lambda *_: model)
     worker = EmbedWorker(ModelConfig(name="m", model="m"), SETTINGS, {}, readers=2)
@@ -132,18 +134,20 @@ def test_the_worker_gives_a_row_or_a_reason(tmp_path: Path, monkeypatch: pytest.
         Item(image=picture(tmp_path / "a.png", 9), text="ab"),
     ]
     rows = pending_table(items, list("01234")).to_pylist()
-    found = {row[KEY]: one for row, one in zip(rows, worker(rows), strict=True)}
-    assert found["0"] == {KEY: "0", "vector": [9.0, 1.0], "cut": True, **NO_VIDEO}
-    assert found["4"] == {KEY: "4", "vector": [2.0, 1.0], "cut": False, **NO_VIDEO}
-    reasons = {key: one.reason for key, one in found.items() if isinstance(one, Reject)}
+    outcomes = {row[KEY]: outcome for row, outcome in zip(rows, worker(rows), strict=True)}
+    assert outcomes["0"] == {KEY: "0", "vector": [9.0, 1.0], "cut": True, **NO_VIDEO}
+    assert outcomes["4"] == {KEY: "4", "vector": [2.0, 1.0], "cut": False, **NO_VIDEO}
+    reasons = {key: outcome.reason for key, outcome in outcomes.items() if isinstance(outcome, Reject)}
     assert reasons == {"1": "unsupported", "2": "not_a_picture", "3": "not_finite"}
-    assert model.asked == [3]
+    assert model.batch_sizes == [3]
 
 
-def test_an_item_that_another_run_could_embed_is_no_longer_rejected(
+def test_an_item_embedded_by_another_run_is_no_longer_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Run A rejected item b and was killed; run B, with the same cache, embedded it; run A goes on."""
+    """Run A rejected item b and was killed; run B, with the same cache, embedded it; run A is
+    restarted.
+    """
     seen: list[set[str]] = []
 
     def stage(name: str, *, pending: pa.Table, out: Store, rejects: Store, **_: object) -> StageCounts:
@@ -154,8 +158,8 @@ def test_an_item_that_another_run_could_embed_is_no_longer_rejected(
     facts: dict[str, str] = {}
     store = Store(str(tmp_path / cache_name(facts) / "embeddings.lance"), EMBEDDING_SCHEMA, key=KEY).create()
     rejects = Store(str(tmp_path / "rejects.lance"), REJECT_SCHEMA).create()
-    told = Reject("error", "out of memory").row("b", stage="embed m", unit="item")
-    rejects.append(pa.Table.from_pylist([told], schema=REJECT_SCHEMA))
+    reject = Reject("error", "out of memory").row("b", stage="embed m", unit="item")
+    rejects.append(pa.Table.from_pylist([reject], schema=REJECT_SCHEMA))
 
     def again() -> embed.Embedded:
         return embed.embed(
@@ -173,7 +177,7 @@ def test_an_item_that_another_run_could_embed_is_no_longer_rejected(
     assert (again().n_found, seen[1:]) == (1, [set()])
 
 
-def test_vectors_come_in_the_order_of_the_keys(tmp_path: Path) -> None:
+def test_vectors_are_in_the_order_of_the_keys(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "e.lance"), EMBEDDING_SCHEMA, key=KEY).create()
     rows = [{KEY: f"k{i}", "vector": [i, -i], "cut": i == 2} for i in range(4)]
     store.append(pa.Table.from_pylist(rows, schema=EMBEDDING_SCHEMA))

@@ -1,4 +1,6 @@
-"""The config of an evaluation: recipes load, and what cannot be evaluated is refused with its fix."""
+"""The evaluation config: recipes load, and invalid configs are refused with a message that names
+the fix.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ def test_recipes_load(recipe: str, frames: int, pixels: int, depth: int) -> None
     assert config.cache is not None
 
 
-def test_where_and_on_what_machines_is_not_part_of_the_identity(tmp_path: Path) -> None:
+def test_paths_and_resources_are_not_part_of_the_identity(tmp_path: Path) -> None:
     assert job().identity() == job(output=str(tmp_path), cache="elsewhere", commit_seconds=1.0).identity()
     assert job().identity() != job(frames=16).identity()
 
@@ -41,7 +43,7 @@ def test_where_and_on_what_machines_is_not_part_of_the_identity(tmp_path: Path) 
         ({"output": ""}, "output='': name a folder, on a disk"),
     ],
 )
-def test_what_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_invalid_configs_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         job(**changes)
 
@@ -59,6 +61,6 @@ def test_what_is_refused(changes: dict[str, Any], message: str) -> None:
         ({"engine_args": {"seed": 1}}, "the engine torch takes none"),
     ],
 )
-def test_models_that_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_invalid_models_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ModelConfig(**{**BASE, **changes})

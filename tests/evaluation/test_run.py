@@ -1,4 +1,6 @@
-"""What `evaluate` refuses before it starts anything. Whole runs are in tests/integration."""
+"""Configurations that `evaluate` refuses before it starts anything. Whole runs are in
+tests/integration.
+"""
 
 import json
 from pathlib import Path
@@ -13,16 +15,16 @@ from gve_ray.evaluation.config import (
     EvaluationJobConfig,
     ModelConfig,
 )
+from gve_ray.evaluation.data.eval_sets import check, find_eval_sets, open_eval_sets
 from gve_ray.evaluation.embed import ItemIndex
 from gve_ray.evaluation.run import EvaluationResult, evaluate
-from gve_ray.evaluation.sources import check, find_sources, open_sources
 from gve_ray.job import PreflightError
 
 TINY, ADAPTER = "package://demo/tiny_vl/model", "package://demo/tiny_vl/adapter"
 
 
 def write_set(folder: Path, texts: tuple[str, ...] = ("one", "two")) -> str:
-    """Text to text, which needs no media."""
+    """A data set of texts only, which needs no media."""
     (folder / "jsonl").mkdir(parents=True)
     rows = {
         "queries": [{"id": f"q{i}", "text": text} for i, text in enumerate(texts)],
@@ -46,23 +48,23 @@ def job(tmp_path: Path, **changes: Any) -> EvaluationJobConfig:
 
 
 def refuse() -> None:
-    raise AssertionError("Ray must not be started for a run that cannot be")
+    raise AssertionError("Ray was started for an invalid run")
 
 
-def test_sets_below_the_root_by_name_and_those_by_folder(tmp_path: Path) -> None:
+def test_sets_are_found_in_the_root_and_by_folder(tmp_path: Path) -> None:
     for name in ("MSRVTT", "VDC-D", "strange"):
         write_set(tmp_path / "uvrb" / name)
-    mine = DataConfig(name="VDC-D", folder=write_set(tmp_path / "mine"), metric="ndcg@10", prompt="")
-    found = find_sources(job(tmp_path, data=(mine,)))
-    assert [(one.name, Path(one.folder).parent.name) for one in found[:-1]] == [("MSRVTT", "uvrb")]
-    assert found[-1] is mine
-    first, second = open_sources(found, ItemIndex(tmp_path / "cache"))
+    own = DataConfig(name="VDC-D", folder=write_set(tmp_path / "mine"), metric="ndcg@10", prompt="")
+    configs = find_eval_sets(job(tmp_path, data=(own,)))
+    assert [(config.name, Path(config.folder).parent.name) for config in configs[:-1]] == [("MSRVTT", "uvrb")]
+    assert configs[-1] is own
+    first, second = open_eval_sets(configs, ItemIndex(tmp_path / "cache"))
     assert {item.instruction for item in first.queries} == {
         "Find the clip that corresponds to the described scene in the given video."
     }
     assert {item.instruction for item in (*first.data.corpus, *second.queries)} == {None}
     assert (first.metric, second.metric) == ("hit@1", "ndcg@10")
-    assert first.corpus_keys == second.corpus_keys == second.query_keys  # one text, three times
+    assert first.corpus_keys == second.corpus_keys == second.query_keys  # the same text in all three
     assert not set(first.query_keys) & set(second.query_keys)
 
 
@@ -85,45 +87,49 @@ def test_sets_below_the_root_by_name_and_those_by_folder(tmp_path: Path) -> None
         ),
     ],
 )
-def test_what_is_refused_before_ray_starts(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_invalid_runs_are_refused_before_ray_starts(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     write_set(tmp_path / "uvrb" / "MSRVTT")
     with pytest.raises(PreflightError, match=message):
         evaluate(job(tmp_path, **changes), connect=refuse)
     assert not (tmp_path / "out").exists()
 
 
-def test_check_tells_each_fault_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_reports_one_error_per_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_set(tmp_path / "uvrb" / "MSRVTT")
-    assert check(job(tmp_path)) == "faults in 1 data sets: none (MSRVTT)"
+    assert check(job(tmp_path)) == "no errors in 1 data sets (MSRVTT)"
     write_set(tmp_path / "uvrb" / "DiDeMo", ("good", ""))
     arguments = ["evaluate", "--check", "--config", "demo.yaml", "--root", str(tmp_path / "uvrb")]
     assert cli.main(arguments) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert told[0].startswith("error: faults in 2 data sets: ")
-    assert int(told[0].rpartition(" ")[2]) == len(told) - 1
-    assert all(line.startswith("DiDeMo: ") for line in told[1:])
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"error: {len(lines) - 1} errors in 2 data sets"
+    assert all(line.startswith("DiDeMo: ") for line in lines[1:])
 
 
-def test_the_table_at_the_end() -> None:
+def test_the_summary_table() -> None:
     def model(value: float | None) -> dict[str, Any]:
         interval = None if value is None else [value - 0.1, value + 0.1]
-        told = {"items": 9, "new": 5, "found": 3, "left_out": 1, "cut": 2}
+        embedding = {"items": 9, "new": 5, "found": 3, "left_out": 1, "cut": 2}
         averages = dict.fromkeys(("average_abilities", "average_abilities_interval"))
         averages |= {"average_datasets": value, "average_datasets_interval": interval}
-        one = {"score": value, "interval": interval}
-        return {"datasets": {"MSRVTT": one}, "embedding": told, **averages}
+        facts = {"score": value, "interval": interval}
+        return {"datasets": {"MSRVTT": facts}, "embedding": embedding, **averages}
 
     results = {
         "datasets": {"MSRVTT": {"metric": "hit@1"}},
         "models": {"base": model(None), "trained": model(0.5)},
         "contamination": {"hits": [{}, {}], "checked_videos": 7, "training": "assets.lance"},
     }
-    told = str(EvaluationResult(output="out", results=results, seconds=7.4)).splitlines()
-    assert told[0].split() == ["data", "set", "metric", "base", "trained"]
-    assert told[1].split() == ["MSRVTT", "hit@1", "-", "0.500", "[0.400,", "0.600]"]
-    assert told[2].split()[0] == "average_datasets"
-    assert told[4] == "base: 9 distinct items, 5 embedded now, 3 in the cache before, 1 left out, 2 texts cut"
-    assert told[-2:] == [
+    lines = str(EvaluationResult(output="out", results=results, seconds=7.4)).splitlines()
+    assert lines[0].split() == ["data", "set", "metric", "base", "trained"]
+    assert lines[1].split() == ["MSRVTT", "hit@1", "-", "0.500", "[0.400,", "0.600]"]
+    assert lines[2].split()[0] == "average_datasets"
+    assert (
+        lines[4]
+        == "base: 9 distinct items, 5 embedded by this run, 3 already cached, 1 left out, 2 texts cut"
+    )
+    assert lines[-2:] == [
         "contamination: 2 hits among 7 videos in assets.lance",
         "out/results.json and report.html after 7 s",
     ]

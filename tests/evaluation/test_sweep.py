@@ -1,4 +1,4 @@
-"""The points of a sweep and its table. A whole sweep is in tests/integration."""
+"""The points of a sweep and its summary table. A whole sweep is in tests/integration."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def job(tmp_path: Path, **options: Any) -> EvaluationJobConfig:
     )
 
 
-def test_every_pair_and_what_is_not_named_is_the_configs_own(tmp_path: Path) -> None:
+def test_every_pair_is_run_and_empty_axes_keep_the_config(tmp_path: Path) -> None:
     assert pairs(job(tmp_path, frames=(8, 16), max_pixels=(3136, 6272))) == [
         (8, 3136), (8, 6272), (16, 3136), (16, 6272)
     ]  # fmt: skip
@@ -31,17 +31,19 @@ def test_every_pair_and_what_is_not_named_is_the_configs_own(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "options,said", [({"frames": (8, 7)}, "frames=7"), ({"max_pixels": (9,)}, "max_pixels=9")]
+    "options,message", [({"frames": (8, 7)}, "frames=7"), ({"max_pixels": (9,)}, "max_pixels=9")]
 )
-def test_a_bad_pair_is_refused_before_any_run(tmp_path: Path, options: dict[str, Any], said: str) -> None:
-    with pytest.raises(PreflightError, match=f"sweep: .*{said}"):
+def test_an_invalid_pair_is_refused_before_any_run(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PreflightError, match=f"sweep: .*{message}"):
         sweep(job(tmp_path, **options))
     assert not (tmp_path / "out").exists()
 
 
-def test_the_table() -> None:
+def test_the_summary_table() -> None:
     def point(frames: int, score: float | None) -> dict[str, Any]:
-        one = {
+        facts = {
             "datasets": {"MSRVTT": score},
             "abilities": {} if score is None else {"CG": score},
             "average_datasets": None,
@@ -49,13 +51,13 @@ def test_the_table() -> None:
             "seconds": 2.5,
             "new": 7,
         }
-        return {"frames": frames, "tokens": 16.0, "models": {"m": one}}
+        return {"frames": frames, "tokens": 16.0, "models": {"m": facts}}
 
-    told = str(SweepResult(output="out", points=[point(8, 0.5), point(16, None)])).splitlines()
-    assert told[1].split() == ["m", "8", "x", "16", "16", "x", "16"]
-    assert told[2].split() == ["MSRVTT", "0.500", "-"]
-    assert told[3].split() == ["CG", "0.500", "-"]
-    assert told[4].split() == ["average_datasets", "-", "-"]
-    assert told[6].split() == ["embedding", "2.5", "s", "2.5", "s"]
-    assert told[7].split() == ["items", "embedded", "7", "7"]
-    assert told[-1] == "out/sweep.json"
+    lines = str(SweepResult(output="out", points=[point(8, 0.5), point(16, None)])).splitlines()
+    assert lines[1].split() == ["m", "8", "x", "16", "16", "x", "16"]
+    assert lines[2].split() == ["MSRVTT", "0.500", "-"]
+    assert lines[3].split() == ["CG", "0.500", "-"]
+    assert lines[4].split() == ["average_datasets", "-", "-"]
+    assert lines[6].split() == ["embedding", "2.5", "s", "2.5", "s"]
+    assert lines[7].split() == ["items", "embedded", "7", "7"]
+    assert lines[-1] == "out/sweep.json"

@@ -179,7 +179,7 @@ def test_what_a_run_leaves(world: World) -> None:
     assert mean == pytest.approx(text["score"])
     log = log_of(world.finished)
     assert "left, " in log  # progress with the time left
-    assert f"base: {DISTINCT} distinct items, {DISTINCT - 1} embedded now" in log
+    assert f"base: {DISTINCT} distinct items, {DISTINCT - 1} embedded by this run" in log
 
 
 @pytest.mark.slow
@@ -229,5 +229,5 @@ def test_check_names_the_broken_video(world: World, tmp_path: Path) -> None:
     with driver(world, tmp_path / "run", "--check") as process:
         assert process.wait(DEADLINE) == 2
     told = log_of(tmp_path / "run")
-    assert "error: faults in 2 data sets: 1\nMSRVTT-I2V: corpus id 'broken'" in told
+    assert "error: 1 errors in 2 data sets\nMSRVTT-I2V: corpus id 'broken'" in told
     assert not (tmp_path / "run").exists()

@@ -149,7 +149,7 @@ def test_a_slow_body(server: Service) -> None:
         (b'{"content": "a", "model": "b"}', 404, "use demo"),
         (b'{"content": "a", "like": "b"}', 400, "either content or like"),
         (b'{"content": "a", "filter": {"duration": {"near": 1}}}', 400, "near"),
-        (b'{"content": [{"type": "audio_url"}]}', 400, "content[0]: Input tag 'audio_url'"),
+        (b'{"content": [{"type": "audio_url"}]}', 400, "content[0]: parts of type 'audio_url'"),
         (b'{"content": [{"type": "image_url"}]}', 400, "content[0].image_url: Field required"),
         (b'{"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}', 400, "2 parts"),
         (b'{"content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,%%%"}}]}', 400, "base64"),

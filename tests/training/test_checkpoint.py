@@ -54,7 +54,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "undigested", "garbled"])
-def test_a_torn_one_is_passed_over(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_checkpoint_is_skipped(tmp_path: Path, damage: str) -> None:
     model, optimiser = parts()
     first = checkpoint.save(SharedFolder(tmp_path), model, optimiser, position(1), keep=2)
     second = checkpoint.save(SharedFolder(tmp_path), model, optimiser, position(2), keep=2)
@@ -150,7 +150,7 @@ def test_a_killed_upload_falls_back_to_the_one_before_and_the_next_save_heals(
     rank = SharedFolder(uri)  # another node's: nothing is there but what was published
     found = checkpoint.newest(rank)
     assert found == rank.path / "step-00000001"
-    assert "step-00000002 is torn" in caplog.text
+    assert "step-00000002 is damaged" in caplog.text
     other, its_optimiser = parts(seed=1)
     assert checkpoint.load(found, other, its_optimiser) == position(1)
     assert torch.equal(other[1].weight, model[1].weight)

@@ -118,7 +118,7 @@ def test_the_prober_scores_and_mines(tmp_path: Path) -> None:
     assert again.items == mined.items
     assert again.rows.tolist() == mined.rows.tolist()
     np.save(tmp_path / "mined" / "x-1.npy", mined.rows[:2])
-    with pytest.raises(ValueError, match="mined for 2 other pairs than the 4"):
+    with pytest.raises(ValueError, match="mined for 2 pairs, not for the 4"):
         load_mined(one, tmp_path / "mined" / "x-1.npy")
 
 

@@ -136,7 +136,7 @@ def test_asset_references_without_assets_are_refused_before_the_model_loads(tmp_
         ({"model": ""}, "model=''"),
         ({"data": ()}, r"data=\[\]"),
         ({"token_budget": 0}, "token_budget=0"),
-        ({"checkpointing": True, "loop": LoopConfig(gradcache=True)}, "use one of the two"),
+        ({"checkpointing": True, "loop": LoopConfig(gradcache=True)}, "use only one of them"),
     ],
 )
 def test_wrong_configs_are_refused(change: dict, message: str) -> None:

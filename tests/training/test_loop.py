@@ -93,7 +93,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, at: int, gra
         torch.testing.assert_close(mine, weights(undisturbed)[name], atol=1e-5, rtol=0)
 
 
-def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
     interrupted(tmp_path, 10)
     newest = checkpoint.newest(SharedFolder(tmp_path / "checkpoints"))
     assert newest is not None

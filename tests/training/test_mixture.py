@@ -66,7 +66,7 @@ def test_missing_tasks_and_folders_are_named(tmp_path: Path) -> None:
         load(tmp_path, DataSetConfig(name="uvrd", uri=uri, tasks=("T2V", "TI2V")))
     with pytest.raises(ValueError, match="no task="):
         load(tmp_path, DataSetConfig(name="uvrd", uri=str(tmp_path / "elsewhere")))
-    with pytest.raises(ValueError, match="two sets are called 'uvrd-T2I'"):
+    with pytest.raises(ValueError, match="two data sets are called 'uvrd-T2I'"):
         load(tmp_path, *[DataSetConfig(name="uvrd", uri=uri)] * 2)
     with pytest.raises(ValueError, match="at least one data set"):
         load(tmp_path)

@@ -1,0 +1,129 @@
+"""The data sets of a run: finds them from the config and reads them with their prompts, metrics and
+fingerprints.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig
+from gve_ray.evaluation.data.dataset_folder import is_file, is_folder
+from gve_ray.evaluation.data.labelled_videos import load_classes
+from gve_ray.evaluation.data.layouts import DataError, RetrievalSet, check_media, load, load_mteb
+from gve_ray.evaluation.data.uvrb import UVRB
+from gve_ray.evaluation.embed import ItemIndex
+from gve_ray.job import PreflightError
+from gve_ray.schema import Item
+from gve_ray.store import fingerprint
+
+log = logging.getLogger(__name__)
+
+DEFAULT_METRIC = "hit@1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSet:
+    """A data set ready to be evaluated: its queries with their prompt, and the fingerprints of all
+    its items.
+
+    is_classification: the corpus consists of labels, and each query has exactly one.
+    """
+
+    data: RetrievalSet
+    metric: str
+    queries: list[Item]
+    query_keys: list[str]
+    corpus_keys: list[str]
+    is_classification: bool = False
+
+    @property
+    def revision(self) -> str:
+        """sha256 (hex) of everything that scores depend on: ids, contents, prompt, positives,
+        candidates, metric.
+        """
+        data = self.data
+        return fingerprint(
+            {
+                "queries": list(zip(data.query_ids, self.query_keys, strict=True)),
+                "corpus": list(zip(data.corpus_ids, self.corpus_keys, strict=True)),
+                "positives": {name: sorted(ids) for name, ids in data.positives.items()},
+                "candidates": data.candidates,
+                "metric": self.metric,
+            }
+        )
+
+
+def find_eval_sets(config: EvaluationJobConfig) -> list[DataConfig]:
+    """The data sets of a config, those in `root` first. Raises PreflightError if there are none."""
+    try:
+        return _find_eval_sets(config)
+    except (OSError, ValueError, ImportError) as error:
+        raise PreflightError(f"root={config.root!r}, data: cannot be read: {error}") from error
+
+
+def _find_eval_sets(config: EvaluationJobConfig) -> list[DataConfig]:
+    named = {dataset.name for dataset in config.data}
+    below: list[DataConfig] = []
+    if config.root is not None:
+        root = config.root.rstrip("/")
+        folders = {name: f"{root}/{name}" for name in UVRB if name not in named}
+        below = [DataConfig(name=name, folder=path) for name, path in folders.items() if is_folder(path)]
+        if not below:
+            raise PreflightError(
+                f"root={config.root!r}: holds no data set of UVRB; name the folder that contains "
+                f"{', '.join(UVRB)}"
+            )
+    for dataset in config.data:
+        if not (is_folder(dataset.folder) or (dataset.format == "classes" and is_file(dataset.folder))):
+            raise PreflightError(f"data.{dataset.name}.folder={dataset.folder!r}: no such folder")
+    return [*below, *config.data]
+
+
+def open_eval_sets(configs: Sequence[DataConfig], index: ItemIndex) -> list[EvalSet]:
+    """Read the data sets and fingerprint their items. Only queries get the prompt."""
+    opened = []
+    for config in configs:
+        data = read(config)
+        spec = UVRB.get(config.name)
+        prompt = config.prompt if config.prompt is not None else (spec.prompt if spec else None)
+        queries = [replace(item, instruction=prompt or None) for item in data.queries]
+        opened.append(
+            EvalSet(
+                data=data,
+                metric=config.metric or (spec.metric if spec else DEFAULT_METRIC),
+                queries=queries,
+                query_keys=index.keys(queries),
+                corpus_keys=index.keys(data.corpus),
+                is_classification=config.format == "classes",
+            )
+        )
+    return opened
+
+
+def read(config: DataConfig) -> RetrievalSet:
+    """Read a data set in its format; the errors found in it are in `skipped`."""
+    if config.format == "mteb":
+        data = load_mteb(config.folder, name=config.name, split=config.split)
+    elif config.format == "classes":
+        data = load_classes(config.folder, name=config.name, template=config.template)
+    else:
+        data = load(config.folder, name=config.name)
+    counts = len(data.queries), len(data.corpus), len(data.skipped)
+    log.info("%s: %d queries, %d items, %d errors", config.name, *counts)
+    return data
+
+
+def check(config: EvaluationJobConfig) -> str:
+    """Read and decode all data sets without embedding. Raises PreflightError with one line per
+    error.
+    """
+    datasets = find_eval_sets(config)
+    errors: list[DataError] = []
+    for dataset in datasets:
+        data = read(dataset)
+        workers = max(1, config.resources.actors)
+        errors += data.skipped + check_media(data, frames=config.frames, workers=workers)
+    if errors:
+        lines = "\n".join(map(str, errors))
+        raise PreflightError(f"{len(errors)} errors in {len(datasets)} data sets\n{lines}")
+    return f"no errors in {len(datasets)} data sets ({', '.join(dataset.name for dataset in datasets)})"

@@ -1,0 +1,147 @@
+"""Zero-shot classification as retrieval: videos are the queries, and the labels' texts are the
+corpus.
+
+    load_classes("hmdb51", name="HMDB51", template="a video of someone who does this: {label}")
+    load_classes("k700/val.csv", name="K700")
+
+A folder contains one folder per class with its videos (files, or folders of frames). A table has
+the columns video and label; paths are absolute or relative to the table. Each video has exactly one
+correct label, so accuracy@k equals hit@k.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from gve_ray.evaluation.data.data_errors import DataErrorLog, shown
+from gve_ray.evaluation.data.dataset_folder import DatasetFolder, is_file, open_folder
+from gve_ray.evaluation.data.jsonl_items import id_of, is_unicode, table_rows, where
+from gve_ray.evaluation.data.retrieval_set import RetrievalSet
+from gve_ray.evaluation.scores import metrics
+from gve_ray.evaluation.scores.statistics import bootstrap_mean
+from gve_ray.media.source import VIDEO_SUFFIXES
+from gve_ray.schema import Item
+
+CUTOFFS = (1, 5)
+_WORD_START = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def load_classes(source: str | Path, *, name: str, template: str = "{label}") -> RetrievalSet:
+    """Load a folder of classes or a table as a retrieval set; query ids are the videos' paths as
+    written there.
+
+    template: text of a label, with `{label}` in it. The name of a class folder is split into words
+    (`brush_hair` and `BrushHair` become "brush hair" and "Brush Hair"); labels in a table are used
+    unchanged. Invalid entries are left out and listed in `skipped`; does not raise on bad data.
+    """
+    errors = DataErrorLog(name)
+    folder, _, file = str(source).rpartition("/")
+    is_table = is_file(str(source))
+    root = open_folder((folder or ".") if is_table else source)
+    rows = _of_table(root, file, errors) if is_table else _of_folder(root, errors)
+    labels: dict[str, str] = {}  # text by label
+    videos: dict[str, tuple[str, str]] = {}  # path and label by id
+    for here, video, path, label in rows:
+        if video in videos:
+            errors.add(
+                here,
+                f"video {shown(video)}: listed twice; its first label, {shown(videos[video][1])}, is used",
+            )
+        elif not (root.is_file(path) or root.has_pictures(path)):
+            errors.add(here, f"video {shown(video)}: not found as a file or a folder of frames")
+        else:
+            videos[video] = root.media(path), label
+            labels[label] = label if is_table else words(label)
+    if not videos:
+        errors.add(
+            str(source), "no videos; give a folder of <class>/<video>, or a table with video and label"
+        )
+    return RetrievalSet(
+        name=name,
+        query_ids=list(videos),
+        queries=[Item(video=path) for path, _ in videos.values()],
+        corpus_ids=sorted(labels),
+        corpus=[Item(text=template.replace("{label}", labels[label])) for label in sorted(labels)],
+        positives={video: frozenset({label}) for video, (_, label) in videos.items()},
+        candidates=None,
+        skipped=errors.all(),
+    )
+
+
+def words(name: str) -> str:
+    """Split the name of a class folder into words."""
+    return " ".join(_WORD_START.sub(" ", name).replace("_", " ").split())
+
+
+def classification(
+    rankings: metrics.Rankings, positives: metrics.Positives, *, n_labels: int, resamples: int, seed: int
+) -> dict[str, Any]:
+    """The classification part of results.json: accuracy@k with its interval over videos, and
+    confusion.
+
+    rankings: labels by video, best first; positives: the one correct label of each video.
+    confusion: for each correct label, how often each label was ranked first.
+    """
+    facts: dict[str, Any] = {"n_labels": n_labels, "chance": 1 / n_labels}
+    for k in CUTOFFS:
+        values = metrics.per_query(f"hit@{k}", rankings, positives)
+        interval = bootstrap_mean(values, resamples=resamples, seed=seed)
+        facts[f"accuracy@{k}"] = {"score": float(np.mean(values)), "interval": [interval.low, interval.high]}
+    confusion: dict[str, Counter[str]] = {}
+    for video, right in positives.items():
+        (label,) = right
+        confusion.setdefault(label, Counter())[rankings[video][0]] += 1
+    facts["confusion"] = {label: dict(confusion[label].most_common()) for label in sorted(confusion)}
+    return facts
+
+
+def classification_line(facts: Mapping[str, Any]) -> str:
+    """The facts of `classification` in one line."""
+    parts = []
+    for k in CUTOFFS:
+        accuracy = facts[f"accuracy@{k}"]
+        parts.append(
+            f"accuracy@{k} {accuracy['score']:.3f} [{accuracy['interval'][0]:.3f}, {accuracy['interval'][1]:.3f}]"
+        )
+    return f"{', '.join(parts)} of {facts['n_labels']} labels"
+
+
+_Row = tuple[str, str, str, str]  # location, the video's name as written, its path in the folder, its label
+
+
+def _of_folder(root: DatasetFolder, errors: DataErrorLog) -> Iterator[_Row]:
+    for folder in root.names():
+        if not root.is_folder(folder):
+            continue
+        others = 0
+        for entry in root.names(folder):
+            inner = f"{folder}/{entry}"
+            if not is_unicode(inner):
+                errors.add(folder, f"{inner!r}: the name is not UTF-8; rename it")
+            elif root.is_folder(inner) or PurePosixPath(entry).suffix.lower() in VIDEO_SUFFIXES:
+                yield folder, inner, inner, folder
+            else:
+                others += 1
+        if others:
+            errors.add(folder, f"{others} files are not videos ({' '.join(sorted(VIDEO_SUFFIXES))})")
+
+
+def _of_table(root: DatasetFolder, file: str, errors: DataErrorLog) -> Iterator[_Row]:
+    for row in table_rows(root, file, errors, columns=("video", "label")):
+        location, cells = where(file, row), {column: row.cells.get(column) for column in ("video", "label")}
+        video, label = id_of(cells["video"]), id_of(cells["label"])
+        if video is None:
+            errors.add(
+                location,
+                "empty video" if cells["video"] is None else f"video={shown(cells['video'])}: not a path",
+            )
+        elif label is None:
+            what = "empty label" if cells["label"] is None else f"label={shown(cells['label'])}: not a label"
+            errors.add(location, f"video {shown(video)}: {what}")
+        else:
+            yield location, video, os.path.normpath(video), label

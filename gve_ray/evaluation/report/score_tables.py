@@ -1,0 +1,263 @@
+"""The tables of a report: abilities, data sets and paired differences, with intervals as text and
+as charts.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gve_ray.evaluation.data.retrieval_set import RetrievalSet
+from gve_ray.evaluation.data.uvrb import UVRB
+from gve_ray.evaluation.paper.result_tables import ResultRow
+from gve_ray.evaluation.report import charts
+from gve_ray.evaluation.scores.abilities import ABILITIES, weights
+from gve_ray.evaluation.scores.rank_breakdown import RankBreakdown, chance, rank_breakdown
+from gve_ray.evaluation.scores.statistics import holm
+
+NAMES = {
+    "TXT": "text queries",
+    "CMP": "composed queries",
+    "VIS": "visual queries",
+    "CG": "coarse-grained",
+    "FG": "fine-grained",
+    "LC": "long-context",
+    "S": "spatial",
+    "T": "temporal",
+    "PR": "partially relevant",
+}
+SURE = 0.05  # corrected p-value below which two models differ
+AVERAGES = {"average_abilities": "average over abilities", "average_datasets": "average over data sets"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One model in the tables.
+
+    published: a row of the paper's table, measured on the paper's data sets. colour: its number in
+    the radar, None if it is not shown there.
+    """
+
+    name: str
+    published: bool = False
+    colour: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A score in a table. interval: as text; svg: as a chart, if there is an interval."""
+
+    value: float
+    interval: str = ""
+    svg: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbilityRow:
+    """One ability or average. meaning: in words. scores: by column, None where there is none."""
+
+    name: str
+    meaning: str
+    chance: float | None
+    scores: Sequence[Score | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetRow:
+    """One data set.
+
+    departure: how it differs from UVRB's, empty if it does not. places: ranks of the first
+    positives for the model the report is about, None if it has no queries here.
+    """
+
+    name: str
+    ability: str
+    metric: str
+    n_queries: int
+    n_corpus: int
+    revision: str
+    departure: str
+    chance: float | None
+    scores: Sequence[Score | None]
+    places: RankBreakdown | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One model compared with the first on one data set. corrected: Holm's p over the data sets
+    compared.
+    """
+
+    dataset: str
+    value: float
+    interval: str
+    p_value: float
+    corrected: float
+    n_queries: int
+    svg: str
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the two models differ significantly."""
+        return self.corrected < SURE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All differences of one model from the first."""
+
+    model: str
+    against: str
+    rows: Sequence[Difference]
+
+    def count(self, sign: int) -> int:
+        """Number of data sets where it is significantly better (1) or worse (-1)."""
+        return sum(difference.is_sure and difference.value * sign > 0 for difference in self.rows)
+
+
+def dataset_rows(
+    results: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    sets: Mapping[str, RetrievalSet],
+    subject: str,
+    away: Mapping[str, str],
+    baselines: Sequence[ResultRow],
+) -> list[DatasetRow]:
+    """One row per data set of `results` (results.json).
+
+    rows: of per_query.parquet. subject: the model the report is about. away: by data set, how it
+    differs from the published one. baselines: published models, shown after the run's.
+    """
+    table = []
+    for name, facts in results["datasets"].items():
+        own_rows = [row for row in rows if (row["model"], row["dataset"]) == (subject, name)]
+        own_facts = results["models"][subject]["datasets"][name]
+        listed = sets[name].candidates
+        query_sizes = [
+            (len(row["positives"]), own_facts["n_corpus"] if listed is None else len(listed[row["query_id"]]))
+            for row in own_rows
+        ]
+        by_chance = chance(facts["metric"], query_sizes)
+        scores = [
+            _score(
+                name,
+                model,
+                model_results["datasets"][name]["score"],
+                model_results["datasets"][name]["interval"],
+                by_chance,
+            )
+            for model, model_results in results["models"].items()
+        ]
+        scores += [Score(value=row.scores[name]) if name in row.scores else None for row in baselines]
+        table.append(
+            DatasetRow(
+                name=name,
+                ability=UVRB[name].ability if name in UVRB else "",
+                metric=facts["metric"],
+                n_queries=facts["n_queries"],
+                n_corpus=facts["n_corpus"],
+                revision=facts["revision"],
+                departure=away.get(name, ""),
+                chance=by_chance,
+                scores=scores,
+                places=rank_breakdown(row["first_rank"] for row in own_rows) if own_rows else None,
+            )
+        )
+    return table
+
+
+def ability_rows(
+    models: Mapping[str, Any], baselines: Sequence[ResultRow], chances: Mapping[str, float | None]
+) -> list[AbilityRow]:
+    """One row per ability that any model has a score for. models: of results.json. chances: by data
+    set.
+    """
+    table = []
+    for name in ABILITIES:
+        if all(name not in facts["abilities"] for facts in models.values()):
+            continue
+        by_chance = _weighted(weights(name), chances)
+        scores = [
+            _score(
+                name,
+                model,
+                facts["abilities"].get(name),
+                facts["ability_intervals"].get(name),
+                by_chance,
+            )
+            for model, facts in models.items()
+        ]
+        scores += [_plain(row.summary.abilities.get(name)) for row in baselines]
+        table.append(AbilityRow(name=name, meaning=NAMES[name], chance=by_chance, scores=scores))
+    for key, meaning in AVERAGES.items():
+        if all(facts[key] is None for facts in models.values()):
+            continue
+        shares = weights("average") if key == "average_abilities" else dict.fromkeys(UVRB, 1 / len(UVRB))
+        by_chance = _weighted(shares, chances)
+        scores = [
+            _score(meaning, model, facts[key], facts[f"{key}_interval"], by_chance)
+            for model, facts in models.items()
+        ]
+        scores += [_plain(getattr(row.summary, key)) for row in baselines]
+        table.append(AbilityRow(name="", meaning=meaning, chance=by_chance, scores=scores))
+    return table
+
+
+def _weighted(shares: Mapping[str, float], values: Mapping[str, float | None]) -> float | None:
+    known = {name: value for name in shares if (value := values.get(name)) is not None}
+    return sum(shares[name] * value for name, value in known.items()) if len(known) == len(shares) else None
+
+
+def _score(
+    what: str, model: str, value: float | None, interval: Sequence[float] | None, by_chance: float | None
+) -> Score | None:
+    if value is None:
+        return None
+    if interval is None:
+        return Score(value=value)
+    low, high = interval
+    label = f"{model}, {what}: {value:.3f}, from {low:.3f} to {high:.3f}"
+    drawn = charts.interval(value, low, high, label=label, chance=by_chance)
+    return Score(value=value, interval=as_range(interval), svg=drawn)
+
+
+def _plain(value: float | None) -> Score | None:
+    return None if value is None else Score(value=value)
+
+
+def as_range(interval: Sequence[float] | None) -> str:
+    """An interval as text, empty for None."""
+    return "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
+def paired(comparisons: Sequence[Mapping[str, Any]]) -> list[Comparison]:
+    """The comparisons of results.json, by model."""
+    pairs = dict.fromkeys((row["model"], row["against"]) for row in comparisons)
+    return [
+        Comparison(
+            model=model,
+            against=against,
+            rows=_differences(
+                [row for row in comparisons if (row["model"], row["against"]) == (model, against)]
+            ),
+        )
+        for model, against in pairs
+    ]
+
+
+def _differences(comparisons: Sequence[Mapping[str, Any]]) -> list[Difference]:
+    differences = []
+    for row, corrected in zip(comparisons, holm([row["p_value"] for row in comparisons]), strict=True):
+        value, (low, high) = row["difference"], row["interval"]
+        label = f"{row['model']} less {row['against']} on {row['dataset']}: {value:+.3f}, {low:+.3f} to {high:+.3f}"
+        differences.append(
+            Difference(
+                dataset=row["dataset"],
+                value=value,
+                interval=f"{low:+.3f} to {high:+.3f}",
+                p_value=row["p_value"],
+                corrected=corrected,
+                n_queries=row["n_queries"],
+                svg=charts.difference(value, low, high, label=label, is_sure=corrected < SURE),
+            )
+        )
+    return differences

@@ -1,0 +1,1 @@
+"""Scores: exact ranking, retrieval metrics, their confidence intervals, and abilities."""

@@ -1,0 +1,145 @@
+"""Ranks the corpus for each query of a data set, and writes rankings as TREC runs and per-query
+tables.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+
+from gve_ray.evaluation.data.layouts import RetrievalSet
+from gve_ray.evaluation.scores import metrics
+from gve_ray.search import NONE, exact, within
+
+TOP = 10  # items kept in per_query.parquet; the TREC run has the whole ranking
+PER_QUERY_SCHEMA = pa.schema(
+    [
+        ("model", pa.string()),
+        ("dataset", pa.string()),
+        ("query_id", pa.string()),
+        ("metric", pa.string()),  # the data set's metric
+        ("score", pa.float64()),
+        ("first_rank", pa.int32()),  # of the first positive, from 1; null if it is beyond the ranks kept
+        ("positives", pa.list_(pa.string())),
+        ("top", pa.list_(pa.string())),  # best first
+        ("top_scores", pa.list_(pa.float32())),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usable:
+    """The part of a data set that one model has embeddings for.
+
+    queries, corpus: positions in the RetrievalSet, int64. positives: by query id, the embedded
+    ones; queries without any are left out of `queries`. n_orphans: the number of such queries.
+    """
+
+    queries: np.ndarray
+    corpus: np.ndarray
+    positives: dict[str, frozenset[str]]
+    n_orphans: int
+
+
+def usable(data: RetrievalSet, query_ok: Sequence[bool], corpus_ok: Sequence[bool]) -> Usable:
+    """Leave out what could not be embedded, just as `layouts.load` leaves out what could not be
+    read.
+    """
+    corpus = np.flatnonzero(np.asarray(corpus_ok, dtype=bool))
+    embedded = {data.corpus_ids[i] for i in corpus}
+    embedded_queries = np.flatnonzero(np.asarray(query_ok, dtype=bool))
+    positives = {data.query_ids[i]: data.positives[data.query_ids[i]] & embedded for i in embedded_queries}
+    queries = np.array([i for i in embedded_queries if positives[data.query_ids[i]]], dtype=np.int64)
+    kept = {data.query_ids[i]: positives[data.query_ids[i]] for i in queries}
+    return Usable(
+        queries=queries, corpus=corpus, positives=kept, n_orphans=len(embedded_queries) - len(queries)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Corpus ids by query id, best first, and their cosine similarities."""
+
+    ids: Mapping[str, list[str]]
+    scores: Mapping[str, list[float]]
+
+
+def rank(data: RetrievalSet, part: Usable, queries: np.ndarray, corpus: np.ndarray, *, depth: int) -> Ranking:
+    """Find the `depth` nearest corpus items of each usable query, or of its candidates.
+
+    queries, corpus: float32 [len(part.queries), d] and [len(part.corpus), d]. Ties are in the order
+    of the corpus file.
+    """
+    query_ids = [data.query_ids[i] for i in part.queries]
+    corpus_ids = [data.corpus_ids[i] for i in part.corpus]
+    if data.candidates is None:
+        rows, scores = exact(queries, corpus, depth)
+    else:
+        row_of = {name: row for row, name in enumerate(corpus_ids)}
+        listed = [[row_of[item] for item in data.candidates[name] if item in row_of] for name in query_ids]
+        rows, scores = within(
+            queries, corpus, [np.array(candidates, dtype=np.int64) for candidates in listed]
+        )
+        rows, scores = rows[:, :depth], scores[:, :depth]
+    kept = [int((neighbours != NONE).sum()) for neighbours in rows]
+    return Ranking(
+        ids={name: [corpus_ids[row] for row in rows[i, : kept[i]]] for i, name in enumerate(query_ids)},
+        scores={name: scores[i, : kept[i]].tolist() for i, name in enumerate(query_ids)},
+    )
+
+
+def per_query_table(
+    model: str, data: RetrievalSet, metric: str, values: np.ndarray, part: Usable, ranking: Ranking
+) -> pa.Table:
+    """One row per query (`PER_QUERY_SCHEMA`). values: the metric, float64, in the order of the
+    queries.
+    """
+    first_ranks = metrics.per_query("median_rank", ranking.ids, part.positives)
+    rows = [
+        {
+            "model": model,
+            "dataset": data.name,
+            "query_id": name,
+            "metric": metric,
+            "score": value,
+            "first_rank": int(rank_of_first) if np.isfinite(rank_of_first) else None,
+            "positives": sorted(part.positives[name]),
+            "top": ranking.ids[name][:TOP],
+            "top_scores": ranking.scores[name][:TOP],
+        }
+        for name, value, rank_of_first in zip(part.positives, values, first_ranks, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=PER_QUERY_SCHEMA)
+
+
+def trec_lines(ranking: Ranking, tag: str) -> Iterable[str]:
+    """Yield `query Q0 item rank score tag` lines, best first.
+
+    The format is separated by blanks, so blanks and % in ids and tags are percent-encoded. Scores
+    have nine digits: sorting by them gives the same order, except among ties.
+    """
+    for name, ids in ranking.ids.items():
+        for position, (item, score) in enumerate(zip(ids, ranking.scores[name], strict=True), start=1):
+            yield f"{_field(name)} Q0 {_field(item)} {position} {score:.9g} {_field(tag)}\n"
+
+
+def read_trec(path: Path, ranks: Mapping[str, int]) -> dict[str, tuple[str, float]]:
+    """Read from a file of `trec_lines` the item at one rank of each query in `ranks`, and its
+    score.
+    """
+    items = {}
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            name, _, item, position, score, _ = line.split()
+            query = unquote(name)
+            if ranks.get(query) == int(position):
+                items[query] = unquote(item), float(score)
+    return items
+
+
+def _field(text: str) -> str:
+    return re.sub(r"[\s%]", lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), text)
