@@ -57,7 +57,7 @@ def test_invalid_configs_are_refused(changes: dict[str, Any], message: str) -> N
         ({"engine": "openai", "url": "file:///etc/passwd"}, "use http:// or https://"),
         ({"engine": "sentence-transformers", "adapter": "x"}, "export a merged model"),
         ({"engine": "vllm", "rescale": True}, "only the torch engine"),
-        ({"engine": "vllm", "compile": True}, "compiles as it sees fit; leave it out"),
+        ({"engine": "vllm", "compile": True}, "decides itself whether to compile; leave it out"),
         ({"engine_args": {"seed": 1}}, "the engine torch takes none"),
     ],
 )
