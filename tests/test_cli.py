@@ -68,7 +68,7 @@ def test_diagnose_prints_a_page_or_json(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize(
     "args,message",
-    [(["nowhere.csv"], "nowhere.csv"), (["--models", "nobody"], "model 'nobody': in no table")],
+    [(["nowhere.csv"], "nowhere.csv"), (["--models", "nobody"], "model 'nobody': not in any table")],
 )
 def test_wrong_arguments_of_diagnose(
     args: list[str], message: str, capsys: pytest.CaptureFixture[str]
