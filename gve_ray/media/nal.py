@@ -3,7 +3,7 @@
 Inside a NAL unit the bytes 00 00 00, 00 00 01 and 00 00 02 cannot occur (H.264 section 7.4.1, H.265
 section 7.4.2): encoders break them up with 03. Where they do occur, the unit has ended, and what follows
 is padding, another unit in byte-stream form, or a hole that an interrupted download left. Many healthy
-cameras and editors write the first two, so the syntax alone refuses nothing; `sequential.depends_on`
+cameras and editors write the first two, so the syntax alone refuses nothing; `sequential.check_doubtful_bytes`
 finds out whether the decoder needs those bytes.
 """
 

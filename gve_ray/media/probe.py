@@ -87,7 +87,7 @@ class Packets:
     pts, dts: int64 [n] in ticks of `time_base`, with `has_pts`/`has_dts` False where missing.
     keyframe, shown: bool [n]; shown is False for packets that an edit list cuts away or that hold no picture.
     damage: what the container says is wrong; "" if nothing. doubtful: packet number -> byte ranges that
-    cannot belong to a coded picture by its syntax (see `nal.doubtful_bytes`).
+    cannot belong to a coded picture by its syntax (see `nal.inspect`).
     """
 
     pts: np.ndarray
