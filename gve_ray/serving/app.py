@@ -4,7 +4,7 @@ import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -15,15 +15,13 @@ from starlette.exceptions import HTTPException
 
 from gve_ray import __version__
 from gve_ray.search import Hit
-from gve_ray.serving.bodies import Asked, EmbeddingBody, SearchBody, of_form, parsed, validated
+from gve_ray.serving.bodies import EmbeddingBody, Query, SearchBody, of_form, parsed, validated
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.files import ChangedFileError, NotAFileError, TooLargeError, file_response
+from gve_ray.serving.gateway import Entry, Gateway
 from gve_ray.serving.guard import COOKIE, Guard, session_of
 from gve_ray.serving.metrics import agents, collect
-from gve_ray.serving.retriever import Described
-
-if TYPE_CHECKING:
-    from gve_ray.serving.gateway import Entry, Gateway
+from gve_ray.serving.retriever import ModelInfo
 
 _PAGE_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _PAGE_HEADERS = {
@@ -45,7 +43,15 @@ _JPEG_HEADERS = {
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def build_app(gateway: "Gateway") -> FastAPI:
+class HttpGateway(Gateway):
+    """A gateway that Ray Serve deploys with its HTTP application."""
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Return the application of this replica; Ray Serve calls this when the replica starts."""
+        return build_app(self)
+
+
+def build_app(gateway: Gateway) -> FastAPI:
     """The application of one gateway replica."""
     app = FastAPI(
         title="gve_ray",
@@ -66,7 +72,7 @@ def build_app(gateway: "Gateway") -> FastAPI:
 
 
 class _Routes:
-    def __init__(self, gateway: "Gateway") -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         folder = files("gve_ray.serving") / "page"
         self._page = {
@@ -143,7 +149,7 @@ class _Routes:
             *(self._gateway.describe(entry) for entry in entries), return_exceptions=True
         )
         described = [
-            (entry, one) for entry, one in zip(entries, found, strict=True) if isinstance(one, Described)
+            (entry, one) for entry, one in zip(entries, found, strict=True) if isinstance(one, ModelInfo)
         ]
         data = [
             {
@@ -228,7 +234,7 @@ class _Routes:
         return Response(self._page[name], media_type=_PAGE_TYPES[_suffix(name)], headers=_PAGE_HEADERS)
 
 
-async def _search_body(request: Request) -> tuple[SearchBody, Asked | None]:
+async def _search_body(request: Request) -> tuple[SearchBody, Query | None]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         async with request.form(max_files=_FORM_FILES, max_fields=_FORM_FIELDS) as form:
@@ -246,7 +252,7 @@ def _read(kind: type[Any], data: bytes) -> Any:
     return validated(kind, parsed(data))
 
 
-def _hit(entry: "Entry", hit: Hit) -> dict[str, Any]:
+def _hit(entry: Entry, hit: Hit) -> dict[str, Any]:
     metadata = dict(hit.metadata)
     uri, start, end = (metadata.pop(name) for name in ("uri", "start", "end"))
     name, segment = quote(entry.name, safe=""), quote(hit.id, safe="")

@@ -1,6 +1,6 @@
 """Request bodies: JSON in OpenAI's and vLLM's forms, and multipart, as checked values. Nothing is fetched here.
 
-asked = EmbeddingBody.model_validate(json).asked()      # list[Asked], one an embedding
+asked = EmbeddingBody.model_validate(json).asked()      # list[Query], one an embedding
 asked = SearchBody.model_validate(json).asked()         # one
 """
 
@@ -20,7 +20,7 @@ NO_CONTENT = "empty: give a text, an image or a video"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Query:
     """One thing to embed as a client gave it. image, video: a URL, or a file's bytes."""
 
     text: str | None = None
@@ -162,7 +162,7 @@ class EmbeddingBody(_Body):
     continue_final_message: bool | None = Field(None, description="Taken for compatibility; not used.")
     add_special_tokens: bool | None = Field(None, description="Taken for compatibility; not used.")
 
-    def asked(self) -> list[Asked]:
+    def asked(self) -> list[Query]:
         """What to embed, in order. Raises ApiError."""
         if (self.input is None) == (self.messages is None):
             raise ApiError(400, "give either input or messages", param="input")
@@ -175,7 +175,7 @@ class EmbeddingBody(_Body):
         for i, text in enumerate(texts):
             if not text:
                 raise ApiError(400, f"input[{i}] is empty: give a text", param="input")
-        return [Asked(text=text, instruction=self.instruction) for text in texts]
+        return [Query(text=text, instruction=self.instruction) for text in texts]
 
 
 class SearchBody(_Body):
@@ -190,7 +190,7 @@ class SearchBody(_Body):
     )
     instruction: str | None = None
 
-    def asked(self) -> Asked | None:
+    def asked(self) -> Query | None:
         """What to look for; None for `like`. Raises ApiError."""
         if (self.content is None) == (self.like is None):
             raise ApiError(400, "give either content or like", param="content")
@@ -239,7 +239,7 @@ def parsed(data: bytes, param: str | None = None) -> Any:
         raise ApiError(400, f"{param or 'the body'} is not JSON: {error}", param, "invalid_json") from error
 
 
-def of_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[SearchBody, Asked | None]:
+def of_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[SearchBody, Query | None]:
     """A multipart search: fields text, like, top_k, filter (JSON), instruction, model; files image, video.
 
     Raises ApiError.
@@ -263,7 +263,7 @@ def of_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[Sear
         raise ApiError(400, f"content: {NO_CONTENT}; or give like, alone", param="content")
     if like:
         return body, None
-    return body, Asked(
+    return body, Query(
         text=text or None,
         image=files.get("image"),
         video=files.get("video"),
@@ -271,7 +271,7 @@ def of_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[Sear
     )
 
 
-def _of_messages(messages: Sequence[Message], instruction: str | None) -> Asked:
+def _of_messages(messages: Sequence[Message], instruction: str | None) -> Query:
     turns = list(messages)
     if turns and turns[-1].role == "assistant":
         if any(not isinstance(part, TextPart) or part.text for part in _parts(turns[-1].content)):
@@ -307,7 +307,7 @@ def _parts(content: Content) -> Sequence[Part]:
     return [TextPart(type="text", text=content)] if isinstance(content, str) else content
 
 
-def _of_content(content: Content, instruction: str | None) -> Asked:
+def _of_content(content: Content, instruction: str | None) -> Query:
     parts = _parts(content)
     texts = [part.text for part in parts if isinstance(part, TextPart) and part.text]
     images = [_url(part.image_url) for part in parts if isinstance(part, ImagePart)]
@@ -324,7 +324,7 @@ def _of_content(content: Content, instruction: str | None) -> Asked:
         placeholder = f"{VISION_START}{token}{VISION_END}"
         if medium and text.startswith(placeholder):  # vLLM's examples say so where the medium goes
             text = text.removeprefix(placeholder).lstrip()
-    return Asked(
+    return Query(
         text=text or None,
         image=next(iter(images), None),
         video=next(iter(videos), None),

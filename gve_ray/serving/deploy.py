@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from gve_ray.serving.config import ReplicasConfig, ServeConfig
-from gve_ray.serving.gateway import RETRY_SECONDS, Gateway
+from gve_ray.serving.gateway import RETRY_SECONDS
 from gve_ray.serving.guard import digest
 from gve_ray.serving.retriever import Retriever
 
@@ -21,6 +21,8 @@ def application(config: ServeConfig, key_digest: str | None) -> "Application":
     """The gateway, and a retriever behind it for each model."""
     from ray import serve
 
+    from gve_ray.serving.app import HttpGateway
+
     retrievers = [
         serve.deployment(
             Retriever,
@@ -30,7 +32,7 @@ def application(config: ServeConfig, key_digest: str | None) -> "Application":
         for one in config.models
     ]
     gateway = serve.deployment(
-        serve.ingress()(Gateway),
+        serve.ingress()(HttpGateway),
         name="gateway",
         **_options(config.gateway.replicas, config.gateway.max_ongoing, config.gateway.max_queued, config),
     )

@@ -11,13 +11,13 @@ from gve_ray.embedder import EmbedderSettings, Embeddings
 from gve_ray.media import Limits, MediaError
 from gve_ray.schema import Frames, Item
 from gve_ray.search import Filter, Hit, Pictures
-from gve_ray.serving.bodies import Asked
+from gve_ray.serving.bodies import Query
 from gve_ray.serving.config import RequestLimits, ServeConfig
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.fetch import Fetcher, FetchError
 from gve_ray.serving.metrics import Metrics
 from gve_ray.serving.reader import MediaReader, http_status
-from gve_ray.serving.retriever import Described
+from gve_ray.serving.retriever import ModelInfo
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +67,6 @@ class Gateway:
         if hasattr(self, "_reader"):
             self._reader.close()
 
-    def __serve_build_asgi_app__(self) -> Any:
-        from gve_ray.serving.app import build_app
-
-        return build_app(self)
-
     def entry(self, name: str | None, *, searched: bool = False) -> Entry:
         """The model of a request; without a name the first (that can be searched with). Raises ApiError: 404, 400."""
         if name is None:
@@ -84,13 +79,13 @@ class Gateway:
             raise ApiError(404, f"model {name!r}: not served here; use {known}", "model", "model_not_found")
         return self.entries[name]
 
-    async def describe(self, entry: Entry) -> Described:
+    async def describe(self, entry: Entry) -> ModelInfo:
         """What a retriever says of itself."""
-        found: Described = await ask(entry.retriever.describe.remote())
+        found: ModelInfo = await ask(entry.retriever.describe.remote())
         return found
 
     async def ready(self) -> bool:
-        """Whether every retriever is there; one that is busy is. Asked once in a while, however often clients ask."""
+        """Whether every retriever is there; one that is busy is. Query once in a while, however often clients ask."""
         async with self._looking:
             if time.monotonic() - self._looked > READY_EVERY:
                 found = await asyncio.gather(*map(self._is_there, self.entries.values()))
@@ -107,7 +102,7 @@ class Gateway:
             return self._is_ready
         return True
 
-    async def embed(self, entry: Entry, asked: Sequence[Asked], *, cut: bool) -> Embeddings:
+    async def embed(self, entry: Entry, asked: Sequence[Query], *, cut: bool) -> Embeddings:
         """Vectors of what a client gave, in order. Raises ApiError."""
 
         async def call(items: Sequence[Item], settings: EmbedderSettings | None) -> Embeddings:
@@ -115,7 +110,7 @@ class Gateway:
 
         return await self._with_items(entry, asked, call)
 
-    async def search(self, entry: Entry, asked: Asked, top_k: int, filter: Filter | None) -> list[Hit]:
+    async def search(self, entry: Entry, asked: Query, top_k: int, filter: Filter | None) -> list[Hit]:
         """The best segments for what a client gave. Raises ApiError."""
 
         async def call(items: Sequence[Item], settings: EmbedderSettings | None) -> list[Hit]:
@@ -141,7 +136,7 @@ class Gateway:
     async def _with_items(
         self,
         entry: Entry,
-        asked: Sequence[Asked],
+        asked: Sequence[Query],
         call: Callable[[Sequence[Item], EmbedderSettings | None], Awaitable[T]],
     ) -> T:
         """Call with what was asked as items, their media read as the model needs them."""
@@ -163,7 +158,7 @@ class Gateway:
                     raise
         raise AssertionError("the second round returns or raises")
 
-    def _check_text(self, asked: Asked) -> None:
+    def _check_text(self, asked: Query) -> None:
         most = self.config.limits.max_text
         for name, text in (("text", asked.text), ("instruction", asked.instruction)):
             if text is not None and len(text) > most:
@@ -171,7 +166,7 @@ class Gateway:
                     400, f"{name}: {len(text)} characters; the limit is {most}", name, "text_too_long"
                 )
 
-    async def _fetched(self, asked: Asked) -> Asked:
+    async def _fetched(self, asked: Query) -> Query:
         """With the bytes in the place of URLs."""
 
         async def content(value: str | bytes | None, name: str) -> bytes | None:
@@ -185,9 +180,9 @@ class Gateway:
         image, video = await asyncio.gather(
             content(asked.image, "image_url"), content(asked.video, "video_url")
         )
-        return Asked(text=asked.text, image=image, video=video, instruction=asked.instruction)
+        return Query(text=asked.text, image=image, video=video, instruction=asked.instruction)
 
-    async def _item(self, asked: Asked, settings: EmbedderSettings) -> Item:
+    async def _item(self, asked: Query, settings: EmbedderSettings) -> Item:
         async def frames(data: str | bytes | None, name: str) -> Frames | None:
             if data is None:
                 return None

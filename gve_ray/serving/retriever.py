@@ -44,7 +44,7 @@ _SETTINGS = ("frames", "max_pixels", "min_pixels", "max_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Described:
+class ModelInfo:
     """What a retriever is. settings: how the gateway has to read media for it. identity: of weights and settings,
     as `gve_ray.embedder.backends.identify`. segments: in the index; None without one, and fields are empty.
     strip_frames: pictures in a strip."""
@@ -112,14 +112,14 @@ class Retriever:
         if dict(facts.identity) != self._identity:
             raise RuntimeError(f"{self._library.folder} was made anew with another model")
 
-    async def describe(self) -> Described:
+    async def describe(self) -> ModelInfo:
         """What it serves, now."""
         if self._library is None:
             return self._described(None, None)
         return await self._use(lambda library: self._described(library, library.index.count()))
 
-    def _described(self, library: Library | None, segments: int | None) -> Described:
-        return Described(
+    def _described(self, library: Library | None, segments: int | None) -> ModelInfo:
+        return ModelInfo(
             dimension=self._dimension,
             settings=self._settings,
             identity=self._identity,

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gve_ray.serving.bodies import Asked, EmbeddingBody, SearchBody, of_form, parsed, validated
+from gve_ray.serving.bodies import EmbeddingBody, Query, SearchBody, of_form, parsed, validated
 from gve_ray.serving.errors import ApiError
 
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": "high"}}
@@ -12,32 +12,32 @@ CLIP = {"type": "video_url", "video_url": "https://example.org/a.mp4"}
 TEXT = {"type": "text", "text": "a ball"}
 
 
-def embedding(**values: Any) -> list[Asked]:
+def embedding(**values: Any) -> list[Query]:
     body: EmbeddingBody = validated(EmbeddingBody, values)
     return body.asked()
 
 
-def search(**values: Any) -> Asked | None:
+def search(**values: Any) -> Query | None:
     body: SearchBody = validated(SearchBody, values)
     return body.asked()
 
 
 def test_texts() -> None:
-    assert embedding(input="a", model="m", user="me") == [Asked(text="a")]
+    assert embedding(input="a", model="m", user="me") == [Query(text="a")]
     assert embedding(input=["a", "b"], instruction="Find it.") == [
-        Asked(text="a", instruction="Find it."),
-        Asked(text="b", instruction="Find it."),
+        Query(text="a", instruction="Find it."),
+        Query(text="b", instruction="Find it."),
     ]
 
 
 def test_chat_messages() -> None:
     user = {"role": "user", "content": [CLIP, PICTURE, TEXT]}
-    expected = Asked(text="a ball", image="data:image/png;base64,AA==", video="https://example.org/a.mp4")
+    expected = Query(text="a ball", image="data:image/png;base64,AA==", video="https://example.org/a.mp4")
     assert embedding(messages=[user]) == [expected]
     for system in ("Find it.", [{"type": "text", "text": "Find it."}]):
         (found,) = embedding(messages=[{"role": "system", "content": system}, user])
         assert found.instruction == "Find it."
-    assert embedding(messages=[{"role": "user", "content": "a"}]) == [Asked(text="a")]
+    assert embedding(messages=[{"role": "user", "content": "a"}]) == [Query(text="a")]
 
 
 SAID = [{"role": "user", "content": "a ball"}]
@@ -48,16 +48,16 @@ SAID = [{"role": "user", "content": "a ball"}]
              "add_generation_prompt", "continue_final_message", "add_special_tokens", "extra_of_a_client"],
 )  # fmt: skip
 def test_null_is_as_good_as_left_out(name: str) -> None:
-    assert embedding(**{"input": "a ball", name: None}) == [Asked(text="a ball")]
+    assert embedding(**{"input": "a ball", name: None}) == [Query(text="a ball")]
 
 
 def test_null_within_messages_and_searches() -> None:
     user = {"role": "user", "content": [{**TEXT, "uuid": None}], "name": None}
-    assert embedding(messages=[user], input=None) == [Asked(text="a ball")]
+    assert embedding(messages=[user], input=None) == [Query(text="a ball")]
     body: SearchBody = validated(
         SearchBody, {"content": "a", "top_k": None, "filter": None, "like": None, "instruction": None}
     )
-    assert (body.top_k, body.asked()) == (10, Asked(text="a"))
+    assert (body.top_k, body.asked()) == (10, Query(text="a"))
 
 
 @pytest.mark.parametrize("content", ["", None, [], [{"type": "text", "text": ""}]])
@@ -69,22 +69,22 @@ def test_the_form_of_qwen3_vl_embeddings_examples(content: Any, instruction: str
     if instruction is not None:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": instruction}]})
     found = embedding(messages=messages, continue_final_message=True, add_special_tokens=True)
-    assert found == [Asked(image="data:image/png;base64,AA==", instruction=instruction)]
+    assert found == [Query(image="data:image/png;base64,AA==", instruction=instruction)]
 
 
 @pytest.mark.parametrize(
     "part,expected",
     [
-        ("a ball", Asked(text="a ball")),
-        ({"text": "a ball"}, Asked(text="a ball")),
-        ({"type": "input_text", "text": "a ball"}, Asked(text="a ball")),
-        ({"image_url": {"url": "data:,a"}}, Asked(image="data:,a")),
-        ({"type": "input_image", "image_url": "data:,a", "detail": None}, Asked(image="data:,a")),
-        ({"type": "image", "image": "https://example.org/a.jpg"}, Asked(image="https://example.org/a.jpg")),
-        ({"type": "video", "video": "https://example.org/a.mp4"}, Asked(video="https://example.org/a.mp4")),
+        ("a ball", Query(text="a ball")),
+        ({"text": "a ball"}, Query(text="a ball")),
+        ({"type": "input_text", "text": "a ball"}, Query(text="a ball")),
+        ({"image_url": {"url": "data:,a"}}, Query(image="data:,a")),
+        ({"type": "input_image", "image_url": "data:,a", "detail": None}, Query(image="data:,a")),
+        ({"type": "image", "image": "https://example.org/a.jpg"}, Query(image="https://example.org/a.jpg")),
+        ({"type": "video", "video": "https://example.org/a.mp4"}, Query(video="https://example.org/a.mp4")),
     ],
 )
-def test_other_spellings_of_a_part(part: Any, expected: Asked) -> None:
+def test_other_spellings_of_a_part(part: Any, expected: Query) -> None:
     assert embedding(messages=[{"role": "user", "content": [part]}]) == [expected]
     assert search(content=[part]) == expected
 
@@ -103,8 +103,8 @@ def test_a_placeholder_before_the_text_is_the_medium() -> None:
 
 
 def test_searches() -> None:
-    assert search(content="a", instruction="Find it.") == Asked(text="a", instruction="Find it.")
-    assert search(content=[PICTURE]) == Asked(image="data:image/png;base64,AA==")
+    assert search(content="a", instruction="Find it.") == Query(text="a", instruction="Find it.")
+    assert search(content=[PICTURE]) == Query(image="data:image/png;base64,AA==")
     assert search(like="0a") is None
 
 
@@ -151,7 +151,7 @@ def test_a_form() -> None:
         {"text": "a", "top_k": "3", "filter": '{"x": 1}', "instruction": "Find it."}, {"image": b"i"}
     )
     assert (body.top_k, body.filter) == (3, {"x": 1})
-    assert asked == Asked(text="a", image=b"i", instruction="Find it.")
+    assert asked == Query(text="a", image=b"i", instruction="Find it.")
     body, asked = of_form({"like": "0a", "text": ""}, {})
     assert (body.like, asked) == ("0a", None)
 
