@@ -92,7 +92,7 @@ class Retriever:
                 f"models.{served.name}.dimensions={served.dimensions}: its vectors have {self._dimension}"
             )
         self._batcher = TokenBatcher(
-            self._model.embed, max_tokens=served.max_batch_tokens, watch=ModelMetrics()
+            self._model.embed, max_tokens=served.max_batch_tokens, observer=ModelMetrics()
         )
 
     def __del__(self) -> None:

@@ -81,7 +81,7 @@ class Watch:
 def test_who_watches_sees_the_queue_and_each_call(bad: str) -> None:
     async def scenario() -> None:
         engine, watch = Engine(), Watch()
-        batcher = TokenBatcher(engine, max_tokens=1000, watch=watch)
+        batcher = TokenBatcher(engine, max_tokens=1000, observer=watch)
         tasks = await begun(batcher, words("a"), words("bb", "cc"), words(bad or "dd"))
         engine.go.set()
         await asyncio.gather(*tasks, return_exceptions=True)
