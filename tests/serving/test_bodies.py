@@ -90,7 +90,10 @@ def test_other_spellings_of_a_part(part: Any, expected: Query) -> None:
 
 
 def test_a_media_placeholder_before_the_text_is_removed() -> None:
-    """The example of vLLM for Qwen3-VL has such a placeholder. Without media it is part of the text."""
+    """The example of vLLM for Qwen3-VL has such a placeholder.
+
+    Without media it is part of the text.
+    """
     placeholder = "<|vision_start|><|image_pad|><|vision_end|>"
     for text, expected in (
         (placeholder, None),

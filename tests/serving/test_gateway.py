@@ -1,4 +1,6 @@
-"""Gateway: abandoned calls are cancelled, errors of Ray Serve become ApiErrors, media limits fit photos."""
+"""Gateway: abandoned calls are cancelled, errors of Ray Serve become ApiErrors, media limits fit
+photos.
+"""
 
 import asyncio
 from typing import Any
