@@ -161,10 +161,10 @@ def test_spellings_of_an_allowed_host(site, url, entry):
     ],
 )
 def test_other_hosts_are_refused_before_they_are_looked_up(host):
-    async def unexpected(host: str, port: int) -> list[str]:
+    async def never_called(host: str, port: int) -> list[str]:
         raise AssertionError(f"{host} was looked up")
 
-    error = refusal(f"http://{host}/a", ["media.example.org", "*.example.org"], resolve=unexpected)
+    error = refusal(f"http://{host}/a", ["media.example.org", "*.example.org"], resolve=never_called)
     assert (error.reason, error.status) == (FetchReason.HOST, 403)
     assert "allow-list" in error.message
 
@@ -534,8 +534,8 @@ def test_tls_uses_and_checks_the_host_name(site, tmp_path, certified):
     certificate = self_signed(certified, tmp_path / "tls.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    asked: list[str | None] = []
-    context.sni_callback = lambda _socket, name, _context: asked.append(name)
+    server_names: list[str | None] = []
+    context.sni_callback = lambda _socket, name, _context: server_names.append(name)
     site.socket = context.wrap_socket(site.socket, server_side=True)
     site.pages["/a"] = page(CLIP)
     url, hosts = f"https://media.example.org.:{site.port}/a", [f"media.example.org:{site.port}"]
@@ -546,7 +546,7 @@ def test_tls_uses_and_checks_the_host_name(site, tmp_path, certified):
     else:
         assert refusal(url, hosts, tls=trusted).reason == FetchReason.FAILED
         assert site.seen == []
-    assert set(asked) == {"media.example.org"}
+    assert set(server_names) == {"media.example.org"}
 
 
 def self_signed(name: str, path):
