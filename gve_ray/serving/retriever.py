@@ -213,7 +213,7 @@ class Retriever:
                     field = "filter" if str(error).startswith("filter") else None
                     raise ApiError(400, str(error), field, "invalid_search") from error
                 except (UnknownIdError, KeyError) as error:
-                    raise ApiError(404, f"no such segment: {error}", "id", "unknown_segment") from error
+                    raise ApiError(404, f"unknown segment: {error}", "id", "unknown_segment") from error
                 except Exception:
                     # An indexing run may have replaced the index and deleted the files that were
                     # being read.

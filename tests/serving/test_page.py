@@ -41,7 +41,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 WIDE = {"viewport": {"width": 1280, "height": 900}}
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
-WANTED = 3  # index of the video that the searches should find
+TARGET = 3  # index of the video that the searches should find
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -134,15 +134,15 @@ def visitor(browser: Browser, server: Service) -> Iterator[Visitor]:
 
 
 @pytest.fixture(scope="module")
-def wanted(server: Service, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def target(server: Service, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return name, text, image and clip of the video that the searches should find."""
-    video = server.heldout.videos[WANTED]
+    video = server.heldout.videos[TARGET]
     frames = read_frames(video, k=16, max_pixels=10**6)
     picture, clip = io.BytesIO(), tmp_path_factory.mktemp("clip") / "clip.mp4"
     Image.fromarray(frames.pixels[7]).save(picture, "PNG")
     height, width = frames.pixels.shape[1:3]
     encode_mp4(clip, frames.pixels, fps=8, width=width, height=height)
-    text = server.heldout.queries["fine"][WANTED].text
+    text = server.heldout.queries["fine"][TARGET].text
     return {"name": Path(video).name, "uri": video, "text": text, "picture": picture.getvalue(), "clip": clip}
 
 
@@ -214,17 +214,17 @@ def refusing(status: int, message: str, headers: dict[str, str] | None = None) -
 
 
 def test_words_find_the_right_video(
-    visitor: Visitor, wanted: dict[str, Any], moments: list[dict[str, Any]]
+    visitor: Visitor, target: dict[str, Any], moments: list[dict[str, Any]]
 ) -> None:
     page = visitor.open()
     expect(page.get_by_text("Drop, paste or choose an image or a short clip.")).to_be_visible()
     expect(page.locator("#holdings")).to_have_text(f"{VIDEOS} moments can be found here.")
-    search(page, wanted["text"])
+    search(page, target["text"])
     expect(page.get_by_role("status")).to_have_text(re.compile(rf"^{VIDEOS} moments in "))
     assert len(names(page)) == VIDEOS
-    assert names(page)[0] == wanted["name"]
-    assert query_of(page) == {"text": wanted["text"]}
-    (hit,) = [hit for hit in moments if hit["uri"] == wanted["uri"]]
+    assert names(page)[0] == target["name"]
+    assert query_of(page) == {"text": target["text"]}
+    (hit,) = [hit for hit in moments if hit["uri"] == target["uri"]]
     seconds = round(hit["metadata"]["duration"])
     first = page.locator(".card").first
     expect(first.locator(".time")).to_have_text(f"0:00–{seconds // 60}:{seconds % 60:02d}")
@@ -235,7 +235,7 @@ def test_words_find_the_right_video(
     assert scores == sorted(scores, reverse=True)
 
 
-def test_choices_and_links(visitor: Visitor, wanted: dict[str, Any]) -> None:
+def test_choices_and_links(visitor: Visitor, target: dict[str, Any]) -> None:
     """Options are sent and are part of the address; opening the address repeats the search."""
     page = visitor.open()
     sent: list[str] = []
@@ -245,11 +245,11 @@ def test_choices_and_links(visitor: Visitor, wanted: dict[str, Any]) -> None:
     )
     page.get_by_label("Look for").select_option("what happens in which order")
     assert sent == []  # nothing was searched yet
-    search(page, wanted["text"])
+    search(page, target["text"])
     page.get_by_label("Show").select_option("24")
     page.wait_for_url("**top_k=24**")
     answered(page)
-    assert query_of(page) == {"text": wanted["text"], "instruction": "order", "top_k": "24"}
+    assert query_of(page) == {"text": target["text"], "instruction": "order", "top_k": "24"}
     assert len(sent) == 2
     assert all("one after the other" in body for body in sent)
     assert 'name="top_k"\r\n\r\n24\r\n' in sent[-1]
@@ -257,7 +257,7 @@ def test_choices_and_links(visitor: Visitor, wanted: dict[str, Any]) -> None:
     answered(linked)
     assert names(linked) == names(page)
     assert linked.get_by_label("Look for").input_value() == "order"
-    assert linked.get_by_label("What to find").input_value() == wanted["text"]
+    assert linked.get_by_label("What to find").input_value() == target["text"]
     page.go_back()
     page.wait_for_url(lambda url: "top_k" not in url)
     answered(page)
@@ -267,45 +267,45 @@ def test_choices_and_links(visitor: Visitor, wanted: dict[str, Any]) -> None:
     assert names(page) == []
 
 
-def test_a_dropped_picture(visitor: Visitor, wanted: dict[str, Any]) -> None:
+def test_a_dropped_picture(visitor: Visitor, target: dict[str, Any]) -> None:
     page = visitor.open()
-    hand_over(page, "drop", "still.png", "image/png", wanted["picture"])
+    hand_over(page, "drop", "still.png", "image/png", target["picture"])
     expect(page.get_by_role("status")).to_have_text("Image added. Search, or add words to it.")
     until(page, "document.querySelector('.chip img').naturalWidth > 0")
     with page.expect_request("**/v1/search") as sent:
         page.keyboard.press("Enter")  # the box has the focus
     assert (sent.value.header_value("content-type") or "").startswith("multipart/form-data")
     answered(page)
-    assert names(page)[0] == wanted["name"]
+    assert names(page)[0] == target["name"]
     assert query_of(page) == {}
     search(page, "the same, as it moves")
-    assert names(page)[0] == wanted["name"]
+    assert names(page)[0] == target["name"]
     page.get_by_role("button", name="Remove still.png").click()
     expect(page.locator(".chip")).to_have_count(0)
     search(page, "something else")
     page.go_back()  # the page keeps the file in memory
     expect(page.locator(".chip")).to_have_count(1)
     answered(page)
-    assert names(page)[0] == wanted["name"]
+    assert names(page)[0] == target["name"]
     page.reload()
     expect(page.get_by_role("status")).to_contain_text("Add it again")
     assert names(page) == []
 
 
-def test_a_chosen_clip_and_a_pasted_picture(visitor: Visitor, wanted: dict[str, Any]) -> None:
+def test_a_chosen_clip_and_a_pasted_picture(visitor: Visitor, target: dict[str, Any]) -> None:
     page = visitor.open()
-    page.locator("#file").set_input_files(wanted["clip"])
+    page.locator("#file").set_input_files(target["clip"])
     until(page, "document.querySelector('.chip video').videoWidth > 0")
     page.get_by_role("button", name="Search", exact=True).click()
     answered(page)
-    assert names(page)[0] == wanted["name"]
-    hand_over(page, "paste", "image.png", "image/png", wanted["picture"])
+    assert names(page)[0] == target["name"]
+    hand_over(page, "paste", "image.png", "image/png", target["picture"])
     expect(page.locator(".chip")).to_have_count(2)
-    hand_over(page, "paste", "other.png", "image/png", wanted["picture"])
+    hand_over(page, "paste", "other.png", "image/png", target["picture"])
     expect(page.locator(".chip .name")).to_have_text(["other.png", "clip.mp4"])  # one of each kind
     page.get_by_role("button", name="Search", exact=True).click()
     answered(page)
-    assert names(page)[0] == wanted["name"]
+    assert names(page)[0] == target["name"]
 
 
 def test_files_that_are_not_sent(visitor: Visitor) -> None:
@@ -330,11 +330,11 @@ def test_files_that_are_not_sent(visitor: Visitor) -> None:
     assert sent == []
 
 
-def test_a_hit_opens_and_plays(visitor: Visitor, wanted: dict[str, Any]) -> None:
+def test_a_hit_opens_and_plays(visitor: Visitor, target: dict[str, Any]) -> None:
     page = visitor.open()
-    search(page, wanted["text"])
+    search(page, target["text"])
     page.locator(".card .open").first.click()
-    dialog = page.get_by_role("dialog", name=wanted["name"])
+    dialog = page.get_by_role("dialog", name=target["name"])
     expect(dialog).to_be_visible()
     film = "document.querySelector('#stage video')"
     until(page, f"{film}.readyState >= 2 && {film}.currentTime > 0.3")
@@ -343,7 +343,7 @@ def test_a_hit_opens_and_plays(visitor: Visitor, wanted: dict[str, Any]) -> None
     assert page.evaluate(f"[{film}.muted, {film}.controls, {film}.error, {film}.videoWidth > 0]") == [
         False, True, None, True,
     ]  # fmt: skip
-    expect(dialog.locator("dt", has_text="File").locator("+ dd")).to_have_text(wanted["uri"])
+    expect(dialog.locator("dt", has_text="File").locator("+ dd")).to_have_text(target["uri"])
     expect(dialog.locator("dt", has_text="fingerprint").locator("+ dd")).to_have_text(
         re.compile("^[0-9a-f]{64}$")
     )
@@ -356,7 +356,7 @@ def test_a_hit_opens_and_plays(visitor: Visitor, wanted: dict[str, Any]) -> None
     expect(dialog).to_be_hidden()
 
 
-def test_only_the_moment_plays(visitor: Visitor, wanted: dict[str, Any]) -> None:
+def test_only_the_moment_plays(visitor: Visitor, target: dict[str, Any]) -> None:
     """With the first hit set to 0.5 s to 1.2 s, a card repeats this part and the dialog stops at
     its end.
     """
@@ -366,7 +366,7 @@ def test_only_the_moment_plays(visitor: Visitor, wanted: dict[str, Any]) -> None
 
     page = visitor.open()
     page.route("**/v1/search", answering(shorten))
-    search(page, wanted["text"])
+    search(page, target["text"])
     expect(page.locator(".card .time").first).to_have_text("0:01–0:01")
     page.locator(".card .open").first.hover()
     page.wait_for_selector(".card.playing video")
@@ -554,30 +554,30 @@ def test_a_card_of_an_animated_image_moves(formats: Page) -> None:
     expect(other).not_to_have_class(re.compile("playing"))
 
 
-def test_a_deleted_file(visitor: Visitor, wanted: dict[str, Any], moments: list[dict[str, Any]]) -> None:
-    (hit,) = [hit for hit in moments if hit["uri"] == wanted["uri"]]
+def test_a_deleted_file(visitor: Visitor, target: dict[str, Any], moments: list[dict[str, Any]]) -> None:
+    (hit,) = [hit for hit in moments if hit["uri"] == target["uri"]]
     visitor.refused = {urlsplit(hit["links"]["video"]).path}
     page = visitor.open()
     page.route("**/media/**", refusing(410, "its file has gone since it was indexed; run gve index"))
-    search(page, wanted["text"])
-    with opened(page, wanted["name"]) as dialog:
+    search(page, target["text"])
+    with opened(page, target["name"]) as dialog:
         expect(dialog.locator("#note-text")).to_have_text(
             re.compile("has gone since it was indexed; run gve index")
         )
         expect(dialog.get_by_role("link", name="Download it")).to_be_hidden()
 
 
-def test_more_like_this(visitor: Visitor, wanted: dict[str, Any], moments: list[dict[str, Any]]) -> None:
+def test_more_like_this(visitor: Visitor, target: dict[str, Any], moments: list[dict[str, Any]]) -> None:
     page = visitor.open()
-    search(page, wanted["text"])
+    search(page, target["text"])
     before = names(page)
     page.locator(".card").first.get_by_role("button", name="More like this").click()
     page.wait_for_url("**like=**")
     answered(page)
-    (hit,) = [hit for hit in moments if hit["uri"] == wanted["uri"]]
+    (hit,) = [hit for hit in moments if hit["uri"] == target["uri"]]
     assert query_of(page) == {"like": hit["id"]}
-    assert sorted(names(page)) == sorted(set(before) - {wanted["name"]})
-    expect(page.locator(".chip .name")).to_contain_text(f"Like {wanted['name']}, 0:00–")
+    assert sorted(names(page)) == sorted(set(before) - {target["name"]})
+    expect(page.locator(".chip .name")).to_contain_text(f"Like {target['name']}, 0:00–")
     linked = visitor.open(page.url.removeprefix(visitor.url))
     answered(linked)
     assert names(linked) == names(page)
@@ -588,13 +588,13 @@ def test_more_like_this(visitor: Visitor, wanted: dict[str, Any], moments: list[
     expect(page.locator(".chip")).to_have_count(0)
 
 
-def test_the_keyboard_alone(visitor: Visitor, wanted: dict[str, Any]) -> None:
+def test_the_keyboard_alone(visitor: Visitor, target: dict[str, Any]) -> None:
     page = visitor.open()
     box = page.get_by_label("What to find")
     cards = page.locator(".card .open")
     page.keyboard.press("/")
     expect(box).to_be_focused()
-    page.keyboard.insert_text(wanted["text"])
+    page.keyboard.insert_text(target["text"])
     page.keyboard.press("Enter")
     answered(page)
     tops = [round(cards.nth(i).bounding_box()["y"]) for i in range(VIDEOS)]  # type: ignore[index]
@@ -684,7 +684,7 @@ def test_errors_of_the_server_are_shown(visitor: Visitor) -> None:
     answered(page)
 
 
-def test_a_late_reply_is_not_shown(visitor: Visitor, wanted: dict[str, Any]) -> None:
+def test_a_late_reply_is_not_shown(visitor: Visitor, target: dict[str, Any]) -> None:
     page = visitor.open()
     held: list[Route] = []
     failed: list[str | None] = []
@@ -700,9 +700,9 @@ def test_a_late_reply_is_not_shown(visitor: Visitor, wanted: dict[str, Any]) -> 
     page.get_by_label("What to find").fill("a slow question")
     page.keyboard.press("Enter")
     expect(page.get_by_role("status")).to_have_text("Searching…")
-    search(page, wanted["text"])
+    search(page, target["text"])
     shown_names = names(page)
-    assert shown_names[0] == wanted["name"]
+    assert shown_names[0] == target["name"]
     assert "net::ERR_ABORTED" in failed
     held[0].fulfill(json={"object": "list", "model": "demo", "data": []})
     page.wait_for_timeout(300)
@@ -710,7 +710,7 @@ def test_a_late_reply_is_not_shown(visitor: Visitor, wanted: dict[str, Any]) -> 
     answered(page)
 
 
-def test_the_key(visitor: Visitor, wanted: dict[str, Any]) -> None:
+def test_the_key(visitor: Visitor, target: dict[str, Any]) -> None:
     """The test service has no key, so a route handler replies like a service with a key."""
     visitor.refused = {"/v1/search", "/v1/session"}
     page = visitor.open()
@@ -732,7 +732,7 @@ def test_the_key(visitor: Visitor, wanted: dict[str, Any]) -> None:
         lambda route: route.continue_() if is_open else refusing(401, "send the API key")(route),
     )
     dialog = page.get_by_role("dialog", name="This server asks for a key")
-    page.get_by_label("What to find").fill(wanted["text"])
+    page.get_by_label("What to find").fill(target["text"])
     page.keyboard.press("Enter")
     expect(dialog).to_be_visible()
     page.keyboard.press("Escape")
@@ -745,7 +745,7 @@ def test_the_key(visitor: Visitor, wanted: dict[str, Any]) -> None:
     page.get_by_role("button", name="Open", exact=True).click()
     answered(page)
     expect(dialog).to_be_hidden()
-    assert names(page)[0] == wanted["name"]
+    assert names(page)[0] == target["name"]
     assert sent_keys == ["Bearer wrong", "Bearer the-key"]
     kept = "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, history.state, location.href])"
     assert "the-key" not in page.evaluate(kept)
@@ -796,12 +796,12 @@ def test_text_from_the_server_is_never_markup(visitor: Visitor) -> None:
     assert page.locator("b", has_text="bold").count() == 0
 
 
-def test_less_motion(visitor: Visitor, wanted: dict[str, Any]) -> None:
+def test_less_motion(visitor: Visitor, target: dict[str, Any]) -> None:
     """With reduced motion nothing plays by itself; moving the pointer over a card shows frames of
     its strip.
     """
     page = visitor.open(context={**WIDE, "reduced_motion": "reduce"})
-    search(page, wanted["text"])
+    search(page, target["text"])
     picture = page.locator(".card .picture").first
     box = picture.bounding_box()
     assert box is not None
@@ -819,7 +819,7 @@ def test_less_motion(visitor: Visitor, wanted: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", ["wide", "phone"])
-def test_looks(visitor: Visitor, wanted: dict[str, Any], tmp_path: Path, scheme: str, size: str) -> None:
+def test_looks(visitor: Visitor, target: dict[str, Any], tmp_path: Path, scheme: str, size: str) -> None:
     """The text has enough contrast in both colour schemes and on a phone.
 
     Screenshots are in tmp_path.
@@ -827,7 +827,7 @@ def test_looks(visitor: Visitor, wanted: dict[str, Any], tmp_path: Path, scheme:
     page = visitor.open(context={**(WIDE if size == "wide" else PHONE), "color_scheme": scheme})
     page.screenshot(path=tmp_path / f"start-{size}-{scheme}.png")
     page.get_by_role("button", name="Filter", exact=True).click()
-    search(page, wanted["text"])
+    search(page, target["text"])
     until(page, "document.querySelector('.card .poster').naturalWidth > 0")
     page.screenshot(path=tmp_path / f"results-{size}-{scheme}.png")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -264,7 +264,7 @@ function say(message, wrong = false) {
 function complain(error) {
   if (!(error instanceof Refused)) throw error;
   const ofFilter = /^filter\b/.test(error.param);
-  say(ofFilter ? "The filter cannot be used. What to change is said with it." : error.message, true);
+  say(ofFilter ? "The filter cannot be used. The message next to it says what to change." : error.message, true);
   if (!ofFilter) return;
   complainOfFilter(error.message);
   form.filter.focus();
