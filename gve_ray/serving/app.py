@@ -1,10 +1,10 @@
-"""The routes: HTTP in, HTTP out. What is behind them is `gve_ray.serving.gateway.Gateway`."""
+"""The FastAPI application: HTTP routes that call `gve_ray.serving.gateway.Gateway`."""
 
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -15,15 +15,13 @@ from starlette.exceptions import HTTPException
 
 from gve_ray import __version__
 from gve_ray.search import Hit
-from gve_ray.serving.bodies import Asked, EmbeddingBody, SearchBody, of_form, parsed, validated
+from gve_ray.serving.bodies import EmbeddingBody, Query, SearchBody, of_form, parsed, validated
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.files import ChangedFileError, NotAFileError, TooLargeError, file_response
+from gve_ray.serving.gateway import Entry, Gateway
 from gve_ray.serving.guard import COOKIE, Guard, session_of
 from gve_ray.serving.metrics import agents, collect
-from gve_ray.serving.retriever import Described
-
-if TYPE_CHECKING:
-    from gve_ray.serving.gateway import Entry, Gateway
+from gve_ray.serving.retriever import ModelInfo
 
 _PAGE_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _PAGE_HEADERS = {
@@ -45,13 +43,21 @@ _JPEG_HEADERS = {
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def build_app(gateway: "Gateway") -> FastAPI:
-    """The application of one gateway replica."""
+class HttpGateway(Gateway):
+    """A gateway that Ray Serve deploys with its HTTP application."""
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Return the application of this replica; Ray Serve calls this when the replica starts."""
+        return build_app(self)
+
+
+def build_app(gateway: Gateway) -> FastAPI:
+    """Return the application of one gateway replica."""
     app = FastAPI(
         title="gve_ray",
         version=__version__,
         description="Finds moments of videos by text, picture, clip, or a mix of them.",
-        docs_url=None,  # its page would load scripts from elsewhere
+        docs_url=None,  # its page would load scripts from another host
         redoc_url=None,
         exception_handlers={ApiError: _refused, HTTPException: _http_refused},
     )
@@ -66,15 +72,18 @@ def build_app(gateway: "Gateway") -> FastAPI:
 
 
 class _Routes:
-    def __init__(self, gateway: "Gateway") -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         folder = files("gve_ray.serving") / "page"
         self._page = {
-            one.name: one.read_bytes() for one in folder.iterdir() if _suffix(one.name) in _PAGE_TYPES
+            file.name: file.read_bytes() for file in folder.iterdir() if _suffix(file.name) in _PAGE_TYPES
         }
 
     def add_to(self, app: FastAPI) -> None:
-        """Name every route; bodies are described by hand, for they are read by hand."""
+        """Add every route.
+
+        The schemas of the bodies are added by hand, because FastAPI does not parse the bodies.
+        """
         app.post("/v1/embeddings", openapi_extra=_body_of(EmbeddingBody), tags=["api"])(self.embeddings)
         form = {"multipart/form-data": {"schema": _FORM_SCHEMA}}
         app.post("/v1/search", openapi_extra=_body_of(SearchBody, form), tags=["api"])(self.search)
@@ -89,26 +98,26 @@ class _Routes:
         app.get("/page/{name}", include_in_schema=False)(self.page)
 
     async def embeddings(self, request: Request) -> Response:
-        """OpenAI's embeddings of texts, and vLLM's of chat messages with pictures and clips."""
+        """Embed texts (OpenAI format), or chat messages with images and clips (vLLM format)."""
         body: EmbeddingBody = await asyncio.to_thread(_read, EmbeddingBody, await request.body())
-        most = self._gateway.config.limits.max_inputs
-        if isinstance(body.input, list) and len(body.input) > most:
-            raise ApiError(400, f"input: {len(body.input)} texts; the limit is {most} a request", "input")
-        entry, asked = self._gateway.entry(body.model), body.asked()
+        limit = self._gateway.config.limits.max_inputs
+        if isinstance(body.input, list) and len(body.input) > limit:
+            raise ApiError(400, f"input: {len(body.input)} texts; the limit is {limit} a request", "input")
+        entry, queries = self._gateway.entry(body.model), body.asked()
         if body.dimensions is not None and body.dimensions not in entry.dimensions:
-            known = ", ".join(map(str, entry.dimensions)) or "none; leave it out"
+            allowed = ", ".join(map(str, entry.dimensions)) or "none; leave it out"
             raise ApiError(
                 400,
-                f"dimensions={body.dimensions}: {entry.name} was trained for these: {known}",
+                f"dimensions={body.dimensions}: {entry.name} was trained for these: {allowed}",
                 "dimensions",
             )
-        found = await self._gateway.embed(entry, asked, cut=body.truncate_prompt_tokens is not None)
-        vectors = found.vectors
+        embeddings = await self._gateway.embed(entry, queries, cut=body.truncate_prompt_tokens is not None)
+        vectors = embeddings.vectors
         if body.dimensions is not None:
             vectors = vectors[:, : body.dimensions]
             vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         encode = _base64 if body.encoding_format == "base64" else _floats
-        tokens = int(found.tokens.sum())
+        tokens = int(embeddings.tokens.sum())
         return JSONResponse(
             {
                 "object": "list",
@@ -122,28 +131,28 @@ class _Routes:
         )
 
     async def search(self, request: Request) -> Response:
-        """Moments of the indexed videos, best first."""
-        body, asked = await _search_body(request)
+        """Return the moments of the indexed videos that match a query, best first."""
+        body, query = await _search_body(request)
         entry = self._gateway.entry(body.model, searched=True)
-        most = self._gateway.config.limits.max_top_k
-        if body.top_k > most:
-            raise ApiError(400, f"top_k={body.top_k}: the limit is {most}", "top_k")
-        if asked is None:
+        limit = self._gateway.config.limits.max_top_k
+        if body.top_k > limit:
+            raise ApiError(400, f"top_k={body.top_k}: the limit is {limit}", "top_k")
+        if query is None:
             assert body.like is not None
             hits = await self._gateway.similar(entry, body.like, body.top_k, body.filter)
         else:
-            hits = await self._gateway.search(entry, asked, body.top_k, body.filter)
+            hits = await self._gateway.search(entry, query, body.top_k, body.filter)
         data = [_hit(entry, hit) for hit in hits]
         return JSONResponse({"object": "list", "model": entry.name, "data": data})
 
     async def models(self) -> Response:
-        """What can be asked; a model that does not answer at the moment is not among them."""
+        """List the served models. A model that does not reply at the moment is left out."""
         entries = list(self._gateway.entries.values())
-        found = await asyncio.gather(
+        results = await asyncio.gather(
             *(self._gateway.describe(entry) for entry in entries), return_exceptions=True
         )
-        described = [
-            (entry, one) for entry, one in zip(entries, found, strict=True) if isinstance(one, Described)
+        available = [
+            (entry, info) for entry, info in zip(entries, results, strict=True) if isinstance(info, ModelInfo)
         ]
         data = [
             {
@@ -151,32 +160,34 @@ class _Routes:
                 "object": "model",
                 "created": self._gateway.created,
                 "owned_by": "gve_ray",
-                "dimension": one.dimension,
+                "dimension": info.dimension,
                 "dimensions": list(entry.dimensions),
-                "max_model_len": one.settings.max_tokens,
+                "max_model_len": info.settings.max_tokens,
                 "index": None
-                if one.segments is None
-                else {"segments": one.segments, "fields": one.fields, "strip_frames": one.strip_frames},
+                if info.segments is None
+                else {"segments": info.segments, "fields": info.fields, "strip_frames": info.strip_frames},
             }
-            for entry, one in described
+            for entry, info in available
         ]
         return JSONResponse({"object": "list", "data": data})
 
     async def session(self, request: Request) -> Response:
-        """Gives a browser a cookie in the place of the key, for pictures and films cannot send headers."""
-        answer = Response(status_code=204)
+        """Give the browser a session cookie, because its requests for images and videos cannot send
+        the key.
+        """
+        response = Response(status_code=204)
         if self._gateway.key_digest is not None:
-            answer.set_cookie(
+            response.set_cookie(
                 COOKIE,
                 session_of(self._gateway.key_digest),
                 httponly=True,
                 samesite="strict",
                 secure=request.url.scheme == "https",
             )
-        return answer
+        return response
 
     async def media(self, request: Request, model: str, segment: str) -> Response:
-        """The video that a segment is of; large ones in parts, by Range."""
+        """Return the video of a segment; a large one only in parts, by Range."""
         record = await self._gateway.record(self._gateway.entry(model), segment)
         try:
             return await asyncio.to_thread(
@@ -190,7 +201,7 @@ class _Routes:
         except (ChangedFileError, FileNotFoundError) as error:
             raise ApiError(
                 410,
-                f"{segment}: its file has changed or gone since it was indexed; run gve index",
+                f"{segment}: its file was changed or deleted after it was indexed; run gve index",
                 code="gone",
             ) from error
         except NotAFileError as error:
@@ -199,54 +210,54 @@ class _Routes:
             raise ApiError(400, f"{segment}: {error}", "Range", "range_needed") from error
 
     async def preview(self, model: str, segment: str, picture: str) -> Response:
-        """A segment's poster.jpg, or strip.jpg: frames of it side by side."""
+        """Return poster.jpg of a segment, or strip.jpg: frames of the segment next to each other."""
         if picture not in ("poster", "strip"):
-            raise ApiError(404, f"{picture}.jpg: no such picture; there are poster.jpg and strip.jpg")
-        found = await self._gateway.pictures(self._gateway.entry(model), segment)
-        data = found.poster if picture == "poster" else found.strip
+            raise ApiError(404, f"{picture}.jpg: unknown picture; use poster.jpg or strip.jpg")
+        pictures = await self._gateway.pictures(self._gateway.entry(model), segment)
+        data = pictures.poster if picture == "poster" else pictures.strip
         return Response(data, media_type="image/jpeg", headers=_JPEG_HEADERS)
 
     async def healthz(self) -> Response:
-        """This gateway lives."""
+        """Report that this gateway is alive."""
         return PlainTextResponse("ok\n")
 
     async def readyz(self) -> Response:
-        """Every model answers."""
+        """Report whether every model is ready."""
         if await self._gateway.ready():
             return PlainTextResponse("ready\n")
-        raise ApiError(503, "a model is not there yet; try again", code="not_ready", retry_after=2.0)
+        raise ApiError(503, "a model is not ready yet; try again", code="not_ready", retry_after=2.0)
 
     async def metrics(self) -> Response:
-        """Figures for Prometheus, of all nodes."""
+        """Return Prometheus metrics of all nodes."""
         urls = await asyncio.to_thread(agents)
         return PlainTextResponse(await collect(urls), media_type="text/plain; version=0.0.4")
 
     async def page(self, name: str = "index.html") -> Response:
-        """The search page."""
+        """Return a file of the search page."""
         if name not in self._page:
             raise ApiError(404, f"{name}: not a file of the page")
         return Response(self._page[name], media_type=_PAGE_TYPES[_suffix(name)], headers=_PAGE_HEADERS)
 
 
-async def _search_body(request: Request) -> tuple[SearchBody, Asked | None]:
+async def _search_body(request: Request) -> tuple[SearchBody, Query | None]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         async with request.form(max_files=_FORM_FILES, max_fields=_FORM_FIELDS) as form:
             fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
             uploads = {name: value for name, value in form.multi_items() if isinstance(value, UploadFile)}
             if len(fields) + len(uploads) < len(form.multi_items()):
-                raise ApiError(400, "a field comes twice; give each once", code="invalid_body")
-            return of_form(fields, {name: await one.read() for name, one in uploads.items()})
+                raise ApiError(400, "a field occurs twice; give each field once", code="invalid_body")
+            return of_form(fields, {name: await upload.read() for name, upload in uploads.items()})
     body: SearchBody = await asyncio.to_thread(_read, SearchBody, await request.body())
     return body, body.asked()
 
 
 def _read(kind: type[Any], data: bytes) -> Any:
-    """In a thread: a large body takes a while."""
+    """Parse and validate a body. A large body takes long, so call this in a thread."""
     return validated(kind, parsed(data))
 
 
-def _hit(entry: "Entry", hit: Hit) -> dict[str, Any]:
+def _hit(entry: Entry, hit: Hit) -> dict[str, Any]:
     metadata = dict(hit.metadata)
     uri, start, end = (metadata.pop(name) for name in ("uri", "start", "end"))
     name, segment = quote(entry.name, safe=""), quote(hit.id, safe="")
@@ -267,16 +278,18 @@ def _hit(entry: "Entry", hit: Hit) -> dict[str, Any]:
 
 
 def _shown(uri: str) -> str:
-    """A URI without what may be a key in it; a path as it is."""
-    scheme, found, rest = uri.partition("://")
-    if not found:
+    """Return a URI without credentials and query, which may contain keys; a path is returned
+    unchanged.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
         return uri
-    place, slash, path = rest.partition("?")[0].partition("/")
-    return f"{scheme}://{place.rpartition('@')[2]}{slash}{path}"
+    authority, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
 
 
 def _base64(vector: np.ndarray) -> str:
-    """Little-endian float32, as OpenAI's clients decode it."""
+    """Encode a vector as base64 of little-endian float32, which OpenAI clients decode."""
     return base64.b64encode(vector.astype("<f4").tobytes()).decode()
 
 
@@ -290,10 +303,12 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _http_refused(request: Request, error: Exception) -> Response:
-    """The framework's own refusals (no such path, a broken form) in the same form as ours."""
+    """Return the errors of FastAPI, such as an unknown path or a damaged form, in the format of
+    ApiError.
+    """
     assert isinstance(error, HTTPException)
-    ours = ApiError(error.status_code, str(error.detail), code="http")
-    return JSONResponse(ours.body(), status_code=error.status_code, headers=error.headers)
+    api_error = ApiError(error.status_code, str(error.detail), code="http")
+    return JSONResponse(api_error.body(), status_code=error.status_code, headers=error.headers)
 
 
 def _suffix(name: str) -> str:
@@ -301,7 +316,9 @@ def _suffix(name: str) -> str:
 
 
 def _body_of(kind: type[Any], more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A request body for OpenAPI. Its parts are written out, for FastAPI knows nothing of them."""
+    """Return the OpenAPI description of a request body, with definitions inlined, because FastAPI
+    does not know them.
+    """
     schema = kind.model_json_schema(ref_template="#/paths/~1/{model}")
     definitions = schema.pop("$defs", {})
     content = {"application/json": {"schema": _inlined(schema, definitions)}, **(more or {})}
@@ -312,8 +329,10 @@ def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
     if isinstance(schema, dict):
         if "$ref" in schema:
             return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
-        return {name: _inlined(one, definitions) for name, one in schema.items() if name != "discriminator"}
-    return [_inlined(one, definitions) for one in schema] if isinstance(schema, list) else schema
+        return {
+            name: _inlined(value, definitions) for name, value in schema.items() if name != "discriminator"
+        }
+    return [_inlined(item, definitions) for item in schema] if isinstance(schema, list) else schema
 
 
 _FORM_SCHEMA: dict[str, Any] = {

@@ -1,7 +1,9 @@
-"""Request bodies: JSON in OpenAI's and vLLM's forms, and multipart, as checked values. Nothing is fetched here.
+"""Parse and validate request bodies: JSON in the formats of OpenAI and vLLM, and multipart forms.
 
-asked = EmbeddingBody.model_validate(json).asked()      # list[Asked], one an embedding
-asked = SearchBody.model_validate(json).asked()         # one
+URLs in a body are not fetched here.
+
+queries = validated(EmbeddingBody, json).asked()    # list[Query], one per embedding
+query = validated(SearchBody, json).asked()         # Query, or None for a search by segment
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,13 +17,13 @@ from gve_ray.embedder.conversation import VISION_TOKENS
 from gve_ray.serving.errors import ApiError
 
 VISION_START, VISION_END, IMAGE_TOKEN, VIDEO_TOKEN = VISION_TOKENS
-MOST_PARTS = 1_000_000  # commas and brackets of a body; what is between them takes far more memory than bytes
+MAX_PARTS = 1_000_000  # commas and brackets of a body; a parsed value takes far more memory than its JSON
 NO_CONTENT = "empty: give a text, an image or a video"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """One thing to embed as a client gave it. image, video: a URL, or a file's bytes."""
+class Query:
+    """One item to embed, as the client sent it. image, video: a URL, or the bytes of a file."""
 
     text: str | None = None
     image: str | bytes | None = None
@@ -34,34 +36,36 @@ class Asked:
 
 
 class _Body(BaseModel):
-    # A misspelt field would otherwise be as good as left out.
+    # Otherwise a misspelt field would be ignored silently.
     model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, values: Any) -> Any:
-        """Clients send null for what they leave out: LiteLLM an encoding_format, others every field they know."""
+        """Drop null fields: some clients send null for a field that is not set (LiteLLM:
+        encoding_format).
+        """
         if isinstance(values, Mapping):
             return {name: value for name, value in values.items() if value is not None}
         return values
 
 
 class MediaUrl(_Body):
-    """A `data:` URL, or one of an allowed host."""
+    """A `data:` URL, or a URL of an allowed host."""
 
     url: str
-    detail: str | None = Field(None, description="Taken for compatibility; the model's own size is used.")
+    detail: str | None = Field(None, description="Accepted for compatibility; the size is that of the model.")
 
 
 class TextPart(_Body):
-    """Words."""
+    """A text."""
 
     type: Literal["text"]
     text: str
 
 
 class ImagePart(_Body):
-    """A picture."""
+    """An image."""
 
     type: Literal["image_url"]
     image_url: MediaUrl | str
@@ -74,8 +78,8 @@ class VideoPart(_Body):
     video_url: MediaUrl | str
 
 
-# Other spellings of a part: (its type, the field that holds its content). OpenAI's Responses API and vLLM know
-# input_text and input_image; Qwen's own client writes image and video.
+# Other types of a part -> (our type, the field with the content). The Responses API of OpenAI and
+# vLLM have input_text and input_image; the client of Qwen sends image and video.
 _SPELLINGS = {
     "input_text": ("text", "text"),
     "input_image": ("image_url", "image_url"),
@@ -86,7 +90,10 @@ _PARTS = ("text", "image_url", "video_url")
 
 
 def _as_part(value: Any) -> Any:
-    """A part in one of our three forms; as in vLLM it may also be a bare text, or have no type."""
+    """Convert a part to one of our three types.
+
+    As in vLLM, it may also be a plain string or have no type.
+    """
     if isinstance(value, str):
         return {"type": "text", "text": value}
     if not isinstance(value, Mapping):
@@ -97,7 +104,7 @@ def _as_part(value: Any) -> Any:
         return {**value, "type": kind}
     if kind in _SPELLINGS:
         name, key = _SPELLINGS[kind]
-        rest = {field: one for field, one in value.items() if field not in ("type", key)}
+        rest = {field: content for field, content in value.items() if field not in ("type", key)}
         return {**rest, "type": name, name: value.get(key)}
     if kind not in _PARTS:
         raise ValueError(f"parts of type {kind!r} are not read; send text, image_url or video_url")
@@ -105,29 +112,35 @@ def _as_part(value: Any) -> Any:
 
 
 Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type"), BeforeValidator(_as_part)]
-# Without fail_fast a list of a million wrong items would be a million errors.
+# Without fail_fast a list of a million wrong items would give a million errors.
 Content = str | Annotated[list[Part], Field(fail_fast=True)]
 
 
 class Message(_Body):
-    """A turn of vLLM's chat form: `system` (or `developer`) is the instruction, `user` the thing to embed, and an
-    empty `assistant` may follow, as Qwen's clients send it."""
+    """A message in the chat format of vLLM.
+
+    `system` or `developer` holds the instruction and `user` the item to embed. An empty `assistant`
+    message may follow, as the clients of Qwen send it.
+    """
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Content = ""
 
 
 def _as_text(value: Any) -> Any:
-    """An item of `input`. Raises ValueError on what other services take, with what to send here."""
+    """Check an item of `input`.
+
+    For items that only other services accept, the ValueError says what to send.
+    """
     if isinstance(value, int | list):
-        # vLLM takes them for ids of its own tokenizer, whichever they are of, and gives a vector of other words.
+        # vLLM would read ids of any tokenizer as its own, and embed a different text.
         raise ValueError(
-            "token ids, of a tokenizer that is not this model's; send the text itself (LangChain: "
+            "token ids of another tokenizer than that of this model; send the text itself (LangChain: "
             "OpenAIEmbeddings(check_embedding_ctx_length=False))"
         )
     if isinstance(value, Mapping):
         raise ValueError(
-            "an object; input takes texts. Send a picture or a clip as messages, each in a request of its own: "
+            "an object; input takes texts. Send an image or a clip as messages, one in each request: "
             '[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "..."}}]}]'
         )
     return value
@@ -146,24 +159,26 @@ Turn = Annotated[Message, BeforeValidator(_as_message)]
 
 
 class EmbeddingBody(_Body):
-    """POST /v1/embeddings: `input` (OpenAI), or `messages` (vLLM's chat form), in the model's own template."""
+    """Body of POST /v1/embeddings: `input` (OpenAI) or `messages` (the chat format of vLLM)."""
 
     model: str | None = None
     input: str | Annotated[list[Text], Field(fail_fast=True)] | None = None
     messages: Annotated[list[Turn], Field(fail_fast=True)] | None = None
-    instruction: str | None = Field(None, description="What is looked for, for queries; none for a corpus.")
+    instruction: str | None = Field(
+        None, description="The retrieval task, for queries; leave it out for a corpus."
+    )
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, description="Only for models trained with Matryoshka dimensions.")
     truncate_prompt_tokens: Literal[-1] | None = Field(
         None, description="-1 cuts texts above the model's limit; otherwise they are refused."
     )
-    user: str | None = Field(None, description="Taken for compatibility; not used.")
-    add_generation_prompt: bool | None = Field(None, description="Taken for compatibility; not used.")
-    continue_final_message: bool | None = Field(None, description="Taken for compatibility; not used.")
-    add_special_tokens: bool | None = Field(None, description="Taken for compatibility; not used.")
+    user: str | None = Field(None, description="Accepted for compatibility; not used.")
+    add_generation_prompt: bool | None = Field(None, description="Accepted for compatibility; not used.")
+    continue_final_message: bool | None = Field(None, description="Accepted for compatibility; not used.")
+    add_special_tokens: bool | None = Field(None, description="Accepted for compatibility; not used.")
 
-    def asked(self) -> list[Asked]:
-        """What to embed, in order. Raises ApiError."""
+    def asked(self) -> list[Query]:
+        """Return the items to embed, in order. Raises ApiError."""
         if (self.input is None) == (self.messages is None):
             raise ApiError(400, "give either input or messages", param="input")
         if self.messages is not None:
@@ -175,49 +190,52 @@ class EmbeddingBody(_Body):
         for i, text in enumerate(texts):
             if not text:
                 raise ApiError(400, f"input[{i}] is empty: give a text", param="input")
-        return [Asked(text=text, instruction=self.instruction) for text in texts]
+        return [Query(text=text, instruction=self.instruction) for text in texts]
 
 
 class SearchBody(_Body):
-    """POST /v1/search: `content` in the form of a chat message's, or `like`, the id of a segment."""
+    """Body of POST /v1/search: `content`, as in a chat message, or `like`, the ID of a segment."""
 
     model: str | None = None
     content: Content | None = None
-    like: str | None = Field(None, description="Segments that are like this one.")
+    like: str | None = Field(
+        None, description="The ID of a segment; the result is the segments most similar to it."
+    )
     top_k: int = Field(10, ge=1)
     filter: dict[str, Any] | None = Field(
         None, description='Conditions on metadata, e.g. {"start": {"gte": 10}, "year": [2023, 2024]}.'
     )
     instruction: str | None = None
 
-    def asked(self) -> Asked | None:
-        """What to look for; None for `like`. Raises ApiError."""
+    def asked(self) -> Query | None:
+        """Return the query; None for a search by `like`. Raises ApiError."""
         if (self.content is None) == (self.like is None):
             raise ApiError(400, "give either content or like", param="content")
         return None if self.content is None else _of_content(self.content, self.instruction)
 
 
 def validated(kind: type[Any], values: Any) -> Any:
-    """A body of this kind. Raises ApiError(400) that names the field at fault."""
+    """Return `values` as a body of this class. Raises ApiError(400) that names the field at fault."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        # Where several forms are possible there is an error for each: the one that got furthest is meant.
-        furthest = max(
+        # There is an error for each form that a value may have; the deepest one belongs to the
+        # intended form.
+        deepest = max(
             error.errors(include_url=False, include_context=False, include_input=False),
-            key=lambda one: len(one["loc"]),
+            key=lambda details: len(details["loc"]),
         )
-        where = _path(furthest["loc"]) or "body"
-        message = furthest["msg"].removeprefix("Value error, ")
-        if furthest["type"] == "extra_forbidden":
+        where = _path(deepest["loc"]) or "body"
+        message = deepest["msg"].removeprefix("Value error, ")
+        if deepest["type"] == "extra_forbidden":
             message = "not a field here; leave it out"
-            if len(furthest["loc"]) == 1:
+            if len(deepest["loc"]) == 1:
                 message += f". There are {', '.join(kind.model_fields)}"
         raise ApiError(400, f"{where}: {message}", param=where, code="invalid_body") from error
 
 
 def _path(loc: Sequence[int | str]) -> str:
-    """The field that pydantic means, without the names of the forms that it tried."""
+    """Return the field of a pydantic error location, without the names of the union members."""
     path = ""
     for before, part in zip(("", *loc), loc, strict=False):
         if isinstance(part, int):
@@ -228,42 +246,44 @@ def _path(loc: Sequence[int | str]) -> str:
 
 
 def parsed(data: bytes, param: str | None = None) -> Any:
-    """A JSON body, or a field of a form. Raises ApiError(400)."""
-    if sum(data.count(sign) for sign in (b",", b"[", b"{")) > MOST_PARTS:
+    """Parse a JSON body, or the field `param` of a form. Raises ApiError(400)."""
+    if sum(data.count(sign) for sign in (b",", b"[", b"{")) > MAX_PARTS:
         raise ApiError(
-            400, f"{param or 'the body'} has more than {MOST_PARTS} parts; send less", param, "too_many_parts"
+            400, f"{param or 'the body'} has more than {MAX_PARTS} parts; send less", param, "too_many_parts"
         )
     try:
-        return from_json(data)  # refuses halves of surrogate pairs, which no tokenizer takes
+        return from_json(data)  # refuses lone surrogates, which no tokenizer accepts
     except ValueError as error:
         raise ApiError(400, f"{param or 'the body'} is not JSON: {error}", param, "invalid_json") from error
 
 
-def of_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[SearchBody, Asked | None]:
-    """A multipart search: fields text, like, top_k, filter (JSON), instruction, model; files image, video.
+def of_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[SearchBody, Query | None]:
+    """Return the body and the query of a multipart search; the query is None for a search by
+    `like`.
 
-    Raises ApiError.
+    fields: text, like, top_k, filter (JSON), instruction, model. files: image, video. Raises
+    ApiError.
     """
-    known = {"text", "like", "top_k", "filter", "instruction", "model"}
-    unknown = sorted(set(fields) - known) + sorted(set(files) - {"image", "video"})
+    allowed = {"text", "like", "top_k", "filter", "instruction", "model"}
+    unknown = sorted(set(fields) - allowed) + sorted(set(files) - {"image", "video"})
     if unknown:
         raise ApiError(
             400,
-            f"{unknown[0]}: no such field; fields are {', '.join(sorted(known))}, files image and video",
+            f"{unknown[0]}: unknown field; fields are {', '.join(sorted(allowed))}, files are image and video",
             param=unknown[0],
         )
     values: dict[str, Any] = {name: value for name, value in fields.items() if value and name != "text"}
     if "filter" in values:
         values["filter"] = parsed(values["filter"].encode(), "filter")
     text, like = fields.get("text"), values.get("like")
-    given = bool(text) or bool(files)
-    # Its own content is never read: what was uploaded takes its place.
-    body: SearchBody = validated(SearchBody, values | ({"content": ""} if given else {}))
-    if given == bool(like):
+    has_content = bool(text) or bool(files)
+    # `content` only satisfies the check of the body; the query is made of the text and the files.
+    body: SearchBody = validated(SearchBody, values | ({"content": ""} if has_content else {}))
+    if has_content == bool(like):
         raise ApiError(400, f"content: {NO_CONTENT}; or give like, alone", param="content")
     if like:
         return body, None
-    return body, Asked(
+    return body, Query(
         text=text or None,
         image=files.get("image"),
         video=files.get("video"),
@@ -271,14 +291,14 @@ def of_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[Sear
     )
 
 
-def _of_messages(messages: Sequence[Message], instruction: str | None) -> Asked:
+def _of_messages(messages: Sequence[Message], instruction: str | None) -> Query:
     turns = list(messages)
     if turns and turns[-1].role == "assistant":
         if any(not isinstance(part, TextPart) or part.text for part in _parts(turns[-1].content)):
             raise ApiError(
                 400,
-                "messages: the last, of the role assistant, has content; leave it empty, for the embedding is read "
-                "where the answer would begin",
+                "messages: the last message, of the role assistant, has content; leave it empty, because the embedding "
+                "is read where the answer would begin",
                 param="messages",
             )
         turns.pop()
@@ -286,8 +306,8 @@ def _of_messages(messages: Sequence[Message], instruction: str | None) -> Asked:
     if roles not in (["user"], ["system", "user"], ["developer", "user"]):
         raise ApiError(
             400,
-            f"messages with roles {[message.role for message in messages]}: give one user message, with a system one "
-            "before it at most, and an empty assistant one after it",
+            f"messages with roles {[message.role for message in messages]}: give one user message, "
+            "optionally with a system message before it and an empty assistant message after it",
             param="messages",
         )
     if len(turns) == 2:
@@ -296,7 +316,8 @@ def _of_messages(messages: Sequence[Message], instruction: str | None) -> Asked:
         if instruction is not None or len(texts) != len(parts):
             raise ApiError(
                 400,
-                "messages: the system message is the instruction: text alone, and no instruction beside it",
+                "messages: the system message is the instruction: give only text in it, and leave out the "
+                "field instruction",
                 param="messages",
             )
         instruction = "".join(texts)
@@ -307,24 +328,24 @@ def _parts(content: Content) -> Sequence[Part]:
     return [TextPart(type="text", text=content)] if isinstance(content, str) else content
 
 
-def _of_content(content: Content, instruction: str | None) -> Asked:
+def _of_content(content: Content, instruction: str | None) -> Query:
     parts = _parts(content)
     texts = [part.text for part in parts if isinstance(part, TextPart) and part.text]
     images = [_url(part.image_url) for part in parts if isinstance(part, ImagePart)]
     videos = [_url(part.video_url) for part in parts if isinstance(part, VideoPart)]
-    for name, found in (("text", texts), ("image_url", images), ("video_url", videos)):
-        if len(found) > 1:
+    for name, parts_of_type in (("text", texts), ("image_url", images), ("video_url", videos)):
+        if len(parts_of_type) > 1:
             raise ApiError(
-                400, f"content: {len(found)} parts of type {name}; give one at most", param="content"
+                400, f"content: {len(parts_of_type)} parts of type {name}; give one at most", param="content"
             )
     if not (texts or images or videos):
         raise ApiError(400, f"content: {NO_CONTENT}", param="content")
     text = next(iter(texts), "")
     for medium, token in ((images, IMAGE_TOKEN), (videos, VIDEO_TOKEN)):
         placeholder = f"{VISION_START}{token}{VISION_END}"
-        if medium and text.startswith(placeholder):  # vLLM's examples say so where the medium goes
+        if medium and text.startswith(placeholder):  # the examples of vLLM mark the place of the medium
             text = text.removeprefix(placeholder).lstrip()
-    return Asked(
+    return Query(
         text=text or None,
         image=next(iter(images), None),
         video=next(iter(videos), None),

@@ -1,4 +1,4 @@
-"""Ask a running service from Python or a shell: `gve search "a red ball" --image still.png`."""
+"""A client for a running service, used by `gve search "a red ball" --image still.png`."""
 
 import json
 import mimetypes
@@ -13,11 +13,11 @@ SECONDS = 120.0
 
 
 class ServiceError(RuntimeError):
-    """The service did not answer, or refused; the text says why."""
+    """The service did not reply or refused the request; the message says why."""
 
 
 class Client:
-    """One service. key: its API key, where it has one."""
+    """A client of one service. url: base URL of the service. key: its API key, if it needs one."""
 
     def __init__(self, url: str = URL, *, key: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -34,7 +34,8 @@ class Client:
         instruction: str | None = None,
         model: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Hits, best first, as the service gives them. Raises ServiceError, and OSError for a file."""
+        """Return hits, best first, as the service sends them. Raises ServiceError, or OSError if a
+        file cannot be read."""
         fields: dict[str, Any] = {
             "text": text,
             "top_k": str(top_k),
@@ -43,7 +44,8 @@ class Client:
         }
         if filter is not None:
             fields["filter"] = json.dumps(filter)
-        # Fields as nameless files: what is sent is multipart with files and without.
+        # Fields are sent as files without a name, so that the body is multipart even without a
+        # file.
         parts: list[tuple[str, Any]] = [
             (name, (None, value)) for name, value in fields.items() if value is not None
         ]
@@ -51,27 +53,27 @@ class Client:
             if path is not None:
                 kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
                 parts.append((name, (path.name, path.read_bytes(), kind)))
-        found: list[dict[str, Any]] = self._answer("/v1/search", parts)["data"]
-        return found
+        hits: list[dict[str, Any]] = self._post("/v1/search", parts)["data"]
+        return hits
 
-    def _answer(self, path: str, parts: Sequence[tuple[str, Any]]) -> Any:
+    def _post(self, path: str, parts: Sequence[tuple[str, Any]]) -> Any:
         try:
-            answer = self._http.post(path, files=parts)
+            response = self._http.post(path, files=parts)
         except httpx.HTTPError as error:
             raise ServiceError(
-                f"{self._http.base_url}: no answer ({type(error).__name__}: {error}); is `gve serve` running there?"
+                f"{self._http.base_url}: no reply ({type(error).__name__}: {error}); is `gve serve` running there?"
             ) from error
-        if answer.is_success:
-            return answer.json()
+        if response.is_success:
+            return response.json()
         try:
-            said = answer.json()["error"]["message"]
+            message = response.json()["error"]["message"]
         except (ValueError, KeyError, TypeError):
-            said = answer.text[:300]
-        raise ServiceError(f"{self._http.base_url}: HTTP {answer.status_code}: {said}")
+            message = response.text[:300]
+        raise ServiceError(f"{self._http.base_url}: HTTP {response.status_code}: {message}")
 
 
 def as_text(hits: Sequence[Mapping[str, Any]]) -> str:
-    """Hits as lines for people: score, seconds, file."""
+    """Format hits as one line each: score, start and end in seconds, URI."""
     return "\n".join(
         f"{hit['score']:6.3f}  {hit['start']:8.2f} - {hit['end']:8.2f} s  {hit['uri']}" for hit in hits
     )

@@ -1,4 +1,4 @@
-"""What is served, where, and what a request may cost."""
+"""Configuration of the service: models and indexes, address, replicas and the limits of a request."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -15,17 +15,19 @@ def _check(ok: bool, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class RequestLimits:
-    """What one request may cost before it is refused.
+    """The limits of one request; a request that exceeds one is refused.
 
-    max_body_bytes: of the request, and of what a URL gives. max_inputs: items of one /v1/embeddings. max_text:
-    characters. max_duration: seconds of a clip. max_side_pixels: width * height of a picture or
-    clip, of a JPEG four times as many: photos of 200 megapixels pass.
-    decode_seconds, decode_memory: of one picture or clip, in a process of its own. receive_seconds: until the
-    body is there. fetch_seconds: until a URL's content is there. request_seconds: for all of it.
+    max_body_bytes: size of the request body, and of the content of a URL. max_inputs: number of
+    items in a request to /v1/embeddings. max_text: characters of a text or an instruction.
+    max_top_k: number of hits. max_duration: seconds of a clip. max_side_pixels: width * height of
+    an image or clip; four times as many for a JPEG, so that photos of 200 megapixels are accepted.
+    max_frames: frames of a clip. decode_seconds, decode_memory (bytes): for decoding one image or
+    clip in a separate process. receive_seconds: time to receive the body. fetch_seconds: time to
+    fetch a URL. request_seconds: time for the whole request.
     """
 
     max_body_bytes: int = 64 * MIB
-    max_inputs: int = 2048  # as OpenAI's; LangChain sends 1,000 at a time
+    max_inputs: int = 2048  # the limit of OpenAI; LangChain sends 1,000 at a time
     max_text: int = 100_000
     max_top_k: int = 1000
     max_duration: float = 3600.0
@@ -44,10 +46,12 @@ class RequestLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicasConfig:
-    """How many replicas, between `replicas` and `max_replicas` (0: always `replicas`), and what each holds.
+    """The number of replicas, from `replicas` to `max_replicas` (0: always `replicas`), and their
+    resources.
 
-    busy: requests at a time that a replica is to have; more replicas are started above it. num_cpus, num_gpus,
-    memory (bytes), accelerator_type: as of gve_ray.config.StageResources.
+    busy: target number of concurrent requests per replica; above it, more replicas are started.
+    num_cpus, num_gpus, memory (bytes), accelerator_type: what each replica reserves, as in
+    gve_ray.config.StageResources.
     """
 
     replicas: int = 1
@@ -72,14 +76,15 @@ class ReplicasConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
-    """One model by the name that requests call it.
+    """A model, with or without an index, and the name that requests use for it.
 
-    index: folder of jobs/index.py, by its path or URI; what embedded its segments then embeds the queries, and
-    `model` and the four settings are left out. model: without an index, for /v1/embeddings alone; frames,
-    max_pixels, min_pixels and max_tokens are those saved with the weights, or gve_ray.embedder's own, where they are
-    None. dimensions: Matryoshka sizes that it was trained for. max_batch_tokens: requests that wait for the model
-    go into it together, about so many tokens at a time. A replica has max_ongoing requests at a time, and max_queued
-    more wait for it; others are refused with 503.
+    index: path or URI of a folder that jobs/index.py wrote. The model that embedded its segments
+    also embeds the queries, so `model` and the four settings below must be left out. model: a model
+    without an index, for /v1/embeddings only. frames, max_pixels, min_pixels, max_tokens: None
+    means the value that is saved with the weights, or else the default of gve_ray.embedder.
+    dimensions: the Matryoshka dimensions that the model was trained for. max_batch_tokens:
+    approximate number of tokens in one batch of waiting requests. max_ongoing: concurrent requests
+    per replica. max_queued: requests that may wait for a replica; more are refused with 503.
     """
 
     name: str
@@ -112,15 +117,18 @@ class ServedModel:
             value = getattr(self, name)
             _check(value > 0, f"{where}.{name}={value}: use a positive number")
         _check(
-            all(one > 0 for one in self.dimensions),
+            all(dimension > 0 for dimension in self.dimensions),
             f"{where}.dimensions={self.dimensions}: use positive sizes",
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatewayConfig:
-    """What speaks HTTP: parses, guards, decodes. readers: decoding processes of each replica. A replica has
-    max_ongoing requests at a time, and max_queued more wait for it; others are refused with 503."""
+    """The deployment that handles HTTP requests and decodes media.
+
+    readers: decoding processes per replica. max_ongoing: concurrent requests per replica.
+    max_queued: requests that may wait for a replica; more are refused with 503.
+    """
 
     readers: int = 2
     max_ongoing: int = 128
@@ -135,11 +143,11 @@ class GatewayConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """jobs/serve.py: models and indexes as one HTTP service.
+    """Configuration of jobs/serve.py, which serves models and indexes over HTTP.
 
-    host, port: where it listens. Beyond the loopback a key is needed, in the environment variable
-    `key_variable`.
-    url_hosts: from where pictures and clips may be fetched, as `example.org`, `*.example.org` or `host:port`.
+    host, port: the address to listen on. Any address other than the loopback needs an API key in
+    the environment variable `key_variable`. url_hosts: the hosts from which images and clips may be
+    fetched, as `example.org`, `*.example.org` or `host:port`.
     """
 
     job: ClassVar[str] = "serve"
@@ -152,7 +160,7 @@ class ServeConfig:
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
 
     def __post_init__(self) -> None:
-        names = [one.name for one in self.models]
+        names = [served.name for served in self.models]
         _check(bool(names), "models=[]: name at least one model or index")
         _check(len(set(names)) == len(names), f"models: names repeat: {names}")
         _check(0 <= self.port < 65536, f"port={self.port}: use 1 to 65535, or 0 for a free one")
@@ -160,16 +168,19 @@ class ServeConfig:
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can call it."""
+        """Whether only this machine can reach the service."""
         return is_loopback(self.host)
 
     def described(self) -> Sequence[str]:
-        """One line a model, for people."""
-        return [f"{one.name:<12} {one.index or (one.model and one.model.model)}" for one in self.models]
+        """Return a line for each model: its name and its index or weights."""
+        return [
+            f"{served.name:<12} {served.index or (served.model and served.model.model)}"
+            for served in self.models
+        ]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address or name is this machine's own loopback."""
+    """Return whether an address or a host name is the loopback of this machine."""
     if host == "localhost":
         return True
     try:

@@ -1,4 +1,6 @@
-"""What clients are told when a request is refused, in the form that OpenAI's clients understand."""
+"""The error that refuses a request, and its HTTP reply in the format that OpenAI clients
+understand.
+"""
 
 import math
 from typing import Any
@@ -7,8 +9,12 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_
 
 
 class ApiError(Exception):
-    """A request that gets no answer. message: says what to change. param: the field at fault. code: for
-    programs. retry_after: seconds, with 503."""
+    """A request is refused.
+
+    status: HTTP status of the reply. message: what is wrong and what to change. param: the field at
+    fault. code: the error for programs. retry_after: seconds after which the client may try again,
+    with status 503.
+    """
 
     def __init__(
         self,
@@ -18,7 +24,7 @@ class ApiError(Exception):
         code: str | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(status, message, param, code, retry_after)  # all of them: errors travel pickled
+        super().__init__(status, message, param, code, retry_after)  # all arguments: Ray pickles errors
         self.status, self.message, self.param, self.code = status, message, param, code
         self.retry_after = retry_after
 
@@ -26,12 +32,12 @@ class ApiError(Exception):
         return self.message
 
     def body(self) -> dict[str, Any]:
-        """The answer's JSON."""
+        """Return the JSON of the reply."""
         kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
-        """The answer's headers beyond the usual."""
+        """Return the additional headers of the reply."""
         if self.status == 401:
             return {"WWW-Authenticate": "Bearer"}
         return {} if self.retry_after is None else {"Retry-After": str(math.ceil(self.retry_after))}

@@ -1,12 +1,12 @@
-"""The URLs of a request -> bytes, without reaching anything the operator has not named.
+"""Fetch the URLs of a request, only from hosts that the operator has allowed.
 
     fetcher = Fetcher(["media.example.org", "*.cdn.example.org", "files.example.org:8443"], max_bytes=..., seconds=...)
     data = await fetcher.fetch("data:image/png;base64,...")
 
-A server that fetches what strangers name can be made to ask its own network on their behalf. So the host
-must be on the allow-list and every address it resolves to must be a public one, at the first URL and again
-at every redirect; and the connection goes to the very address that was checked, for a second look-up could
-give another one.
+A server that fetches URLs for its clients could be made to send requests into its own network
+(server-side request forgery). So the host must be on the allow-list and every address it resolves
+to must be public, for the first URL and for every redirect. The connection goes to an address that
+was checked, because a second DNS look-up could return another one.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _NOT_A_HOST = re.compile(r"[\s/?#@*\\%]")
 
 
 class FetchReason(StrEnum):
-    """Why a URL was not read; the machine word of an error reply."""
+    """Why a URL was not read; the `code` of the error reply."""
 
     BAD_URL = "bad_url"
     BAD_SCHEME = "scheme_not_allowed"
@@ -65,8 +65,11 @@ _STATUS = {
 
 
 class FetchError(Exception):
-    """A URL that is not read. reason: of `FetchReason`. message: for whoever sent the URL. It names neither
-    addresses nor where a redirect led, for those may be inside the network."""
+    """A URL was not read.
+
+    message: for the client that sent the URL. It contains neither addresses nor the targets of
+    redirects, because those may be inside the network of the server.
+    """
 
     def __init__(self, reason: FetchReason | str, message: str) -> None:
         self.reason = FetchReason(reason)
@@ -78,12 +81,12 @@ class FetchError(Exception):
 
     @property
     def status(self) -> int:
-        """The HTTP status of a reply that reports this."""
+        """The HTTP status of the error reply."""
         return _STATUS.get(self.reason, 400)
 
 
 class _Rule(NamedTuple):
-    """One entry of the allow-list. port None: the scheme's own."""
+    """One entry of the allow-list. port: None means the standard port of the scheme."""
 
     host: str
     subdomains: bool
@@ -91,7 +94,10 @@ class _Rule(NamedTuple):
 
     @classmethod
     def parse(cls, entry: str) -> "_Rule":
-        """Of `name`, `*.name`, `address` or `[address]`, with `:port` or without. Raises ValueError."""
+        """Parse `name`, `*.name`, `address` or `[address]`, with or without `:port`.
+
+        Raises ValueError.
+        """
         name = entry.removeprefix("*.")
         try:
             url = httpx.URL(f"any://{name}")
@@ -106,16 +112,21 @@ class _Rule(NamedTuple):
         return cls(host, name != entry, url.port)
 
     def admits_host(self, host: str) -> bool:
-        """host: as `_host_of` gives it."""
+        """Return whether the rule allows a host, which must be normalized by `_host_of`."""
         return host.endswith(f".{self.host}") if self.subdomains else host == self.host
 
     def admits_port(self, url: httpx.URL) -> bool:
-        """Where the rule names no port, the one that the URL's scheme implies."""
+        """Return whether the rule allows the port of a URL: its own port, or else the standard one
+        of the scheme.
+        """
         return url.port == self.port if self.port is None else _port_of(url) == self.port
 
 
 def is_public(address: Address) -> bool:
-    """True for a global unicast address; for one that stands for an IPv4 address, if that is one."""
+    """Return whether an address is global unicast.
+
+    An IPv6 address that embeds an IPv4 address is judged by that.
+    """
     if isinstance(address, ipaddress.IPv4Address):
         return address.is_global and not address.is_multicast
     inner = address.ipv4_mapped or address.sixtofour
@@ -127,19 +138,22 @@ def is_public(address: Address) -> bool:
 
 
 async def resolve_name(host: str, port: int) -> list[str]:
-    """All addresses of a name, as the system resolves it. Raises OSError."""
+    """Return all addresses to which the system resolves a host name. Raises OSError."""
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]) for entry in found]
+    entries = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(entry[4][0]) for entry in entries]
 
 
 class Fetcher:
-    """Reads data: URLs, and http(s) URLs of allowed hosts. Used by any number of tasks at once.
+    """Fetches data: URLs, and http(s) URLs of allowed hosts.
 
-    hosts: the allow-list: `name`, `*.name` (all below it, not itself), each with `:port` or for the standard
-    ports. max_bytes: of what a URL gives. seconds: for all of one URL, redirects included. resolve: host,
-    port -> addresses. is_allowed_address: asked for each of them. tls: the certificates trusted; None: the
-    usual ones. Raises ValueError on a host that cannot be meant.
+    Any number of tasks may use it at the same time.
+
+    hosts: the allow-list, with entries `name` or `*.name` (all subdomains, but not the name
+    itself), each with `:port` or for the standard ports. max_bytes: of the content of a URL.
+    seconds: for one URL with all its redirects. resolve: returns the addresses of a host and port.
+    is_allowed_address: must be true for every address. tls: the trusted certificates; None means
+    the default ones. Raises ValueError for an invalid entry of `hosts`.
     """
 
     def __init__(
@@ -162,11 +176,11 @@ class Fetcher:
         self._tls = tls or httpx.create_ssl_context()
 
     async def fetch(self, url: str) -> bytes:
-        """What is behind a URL, at least one byte. Raises FetchError."""
+        """Return the content of a URL, which is at least one byte. Raises FetchError."""
         try:
             async with asyncio.timeout(self._seconds):
                 if url[:5].lower() == "data:":
-                    # In a thread, for all of a large one is taken apart at once.
+                    # In a thread, because decoding a large URL would block the event loop.
                     data = await asyncio.to_thread(read_data_url, url, self._max_bytes)
                 else:
                     data = await self._follow(url)
@@ -182,7 +196,7 @@ class Fetcher:
         return data
 
     async def _follow(self, text: str) -> bytes:
-        """The body at the end of the redirects, each of them checked like the first URL."""
+        """Follow redirects, each of which is checked like the first URL, and return the final body."""
         what = "the URL"
         try:
             url = httpx.URL(text)
@@ -190,12 +204,12 @@ class Fetcher:
             raise FetchError(FetchReason.BAD_URL, f"this is no URL: {error}; check its spelling") from None
         for _ in range(self._max_redirects + 1):
             url = self._checked(url, what)
-            answer = await self._get(url, await self._addresses(url, what), what)
-            if isinstance(answer, bytes):
-                return answer
+            result = await self._get(url, await self._addresses(url, what), what)
+            if isinstance(result, bytes):
+                return result
             what = "a redirect of the URL"
             try:
-                url = url.join(answer)
+                url = url.join(result)
             except (httpx.InvalidURL, ValueError):
                 raise FetchError(
                     FetchReason.FAILED, "the URL is redirected to something that is no URL"
@@ -206,7 +220,7 @@ class Fetcher:
         )
 
     def _checked(self, url: httpx.URL, what: str) -> httpx.URL:
-        """The URL with its host as the allow-list spells it. Raises FetchError if it may not be asked."""
+        """Return the URL with its host normalized. Raises FetchError if the URL is not allowed."""
         if url.scheme not in _STANDARD_PORTS:
             raise FetchError(
                 FetchReason.BAD_SCHEME,
@@ -218,7 +232,7 @@ class Fetcher:
         host = _host_of(url)
         if not host:
             raise FetchError(FetchReason.BAD_URL, f"{what} names no host; give http(s)://host/path")
-        # Where a redirect leads is not for the eyes of who sent the URL.
+        # The client must not learn where a redirect leads.
         named = f"{what} names {host[:253]!r}, which" if what == "the URL" else f"{what} leads to a host that"
         rules = [rule for rule in self._rules if rule.admits_host(host)]
         if not rules:
@@ -232,11 +246,14 @@ class Fetcher:
         return url.copy_with(host=host)
 
     async def _addresses(self, url: httpx.URL, what: str) -> list[Address]:
-        """All addresses of the URL's host. Raises FetchError unless every one of them is allowed."""
+        """Return all addresses of the host of a URL.
+
+        Raises FetchError unless every address is allowed.
+        """
         try:
-            found = await self._resolve(_host_of(url), _port_of(url))
-            addresses = [ipaddress.ip_address(one) for one in dict.fromkeys(found)]
-        except (OSError, ValueError):  # UnicodeError is one: a label that is too long
+            resolved = await self._resolve(_host_of(url), _port_of(url))
+            addresses = [ipaddress.ip_address(address) for address in dict.fromkeys(resolved)]
+        except (OSError, ValueError):  # a UnicodeError is a ValueError: a label is too long
             addresses = []
         if not addresses:
             raise FetchError(FetchReason.FAILED, f"the host of {what} has no address; check its spelling")
@@ -248,26 +265,31 @@ class Fetcher:
         return addresses
 
     async def _get(self, url: httpx.URL, addresses: Sequence[Address], what: str) -> bytes | str:
-        """The body, or where a redirect leads, from the first address that takes the connection."""
-        share = self._seconds / len(addresses)  # one that swallows packets must not use up all the time
+        """Return the body, or the target of a redirect, from the first address that accepts a
+        connection.
+        """
+        share = self._seconds / len(addresses)  # an address that drops packets must not use up all the time
         for address in addresses:
             try:
-                return await self._ask(url, address, share, what)
+                return await self._request(url, address, share, what)
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 continue
             except httpx.HTTPError as error:
                 raise FetchError(
                     FetchReason.FAILED,
-                    f"the host of {what} broke off or did not speak HTTP ({type(error).__name__}); try "
+                    f"the host of {what} closed the connection or did not speak HTTP ({type(error).__name__}); try "
                     "again, or send the file itself as a data: URL",
                 ) from None
         raise FetchError(
             FetchReason.FAILED,
-            f"the host of {what} takes no connection, or its certificate is not valid; try again later",
+            f"the host of {what} accepts no connection, or its certificate is not valid; try again later",
         )
 
-    async def _ask(self, url: httpx.URL, address: Address, patience: float, what: str) -> bytes | str:
-        """The same from one address. patience: seconds for the connection. Raises httpx.HTTPError."""
+    async def _request(self, url: httpx.URL, address: Address, patience: float, what: str) -> bytes | str:
+        """Send the request to one address.
+
+        patience: seconds to connect. Raises FetchError or httpx.HTTPError.
+        """
         request = httpx.Request(
             "GET",
             url.copy_with(host=str(address), fragment=None),
@@ -278,11 +300,12 @@ class Fetcher:
                 "Connection": "close",
                 "User-Agent": "gve_ray",
             },
-            # The name in TLS, and in the certificate, is not the address.
+            # TLS checks the certificate against the host name and not against the address.
             extensions={"sni_hostname": _host_of(url), "timeout": {"connect": patience}},
         )
-        # The bare transport: it knows no proxies and cookies, unpacks and follows nothing. And one for each request,
-        # so that no connection made for one name serves another.
+        # The transport without a client: it uses no proxies and no cookies, decompresses nothing
+        # and follows no redirects. A new one for each request, so that a connection is never shared
+        # between host names.
         async with (
             httpx.AsyncHTTPTransport(verify=self._tls) as transport,
             aclosing(await transport.handle_async_request(request)) as response,
@@ -323,23 +346,26 @@ class Fetcher:
 
 
 def read_data_url(url: str, max_bytes: int) -> bytes:
-    """The bytes of a data: URL (RFC 2397), in base64 or percent-encoded. Raises FetchError."""
+    """Return the content of a data: URL (RFC 2397), in base64 or percent-encoded.
+
+    Raises FetchError.
+    """
     head, comma, payload = url[len("data:") :].partition(",")
     if not comma:
         raise FetchError(
             FetchReason.BAD_DATA_URL, "the data: URL has no comma; write data:<type>;base64,<bytes>"
         )
     is_base64 = head.rstrip().lower().endswith(";base64")
-    most = 4 * ((max_bytes + 2) // 3) if is_base64 else max_bytes  # characters, once escapes are resolved
-    if len(payload) > 3 * most:
+    limit = 4 * ((max_bytes + 2) // 3) if is_base64 else max_bytes  # characters after unescaping
+    if len(payload) > 3 * limit:
         raise _too_large(max_bytes)
     try:
         data = _unescaped(payload.encode("ascii"))
-        if len(data) > most:
+        if len(data) > limit:
             raise _too_large(max_bytes)
         if is_base64:
             data = binascii.a2b_base64(data, strict_mode=True)
-    except ValueError as error:  # binascii.Error and UnicodeEncodeError are two of them
+    except ValueError as error:  # includes binascii.Error and UnicodeEncodeError
         why = "characters beyond ASCII" if isinstance(error, UnicodeError) else str(error)
         raise FetchError(
             FetchReason.BAD_DATA_URL,
@@ -352,12 +378,16 @@ def read_data_url(url: str, max_bytes: int) -> bytes:
 
 
 def _unescaped(payload: bytes) -> bytes:
-    """With percent-encoding resolved. Raises ValueError on a % that no two hexadecimal digits follow."""
+    """Decode percent-encoding.
+
+    Raises ValueError for a % that is not followed by two hexadecimal digits.
+    """
     if b"%" not in payload:
         return payload
     if _BAD_ESCAPE.search(payload):
         raise ValueError("a % without two hexadecimal digits")
-    # Quoted-printable is the same but for its sign. urllib makes an object of each escape: gigabytes of them.
+    # Quoted-printable differs only in its escape character. urllib would create an object for each
+    # escape.
     return binascii.a2b_qp(payload.replace(b"=", b"=3D").replace(b"%", b"="))
 
 
@@ -369,7 +399,9 @@ def _too_large(max_bytes: int) -> FetchError:
 
 
 def _host_of(url: httpx.URL) -> str:
-    """The host in the one spelling that is compared: lower case, IDNA, no trailing dot, shortest IPv6."""
+    """Return the normalized host: lower case, IDNA, without a trailing dot, IPv6 in its shortest
+    form.
+    """
     host = url.raw_host.decode("ascii").removesuffix(".")
     return str(ipaddress.IPv6Address(host)) if ":" in host else host
 

@@ -1,8 +1,8 @@
-"""The file of an indexed video -> a reply in which a player can seek. Never called with what a client names: only
-with a URI out of the index.
+"""Serve the file of an indexed video with HTTP range requests, so that a player can seek.
 
-Every reply is small and whole. A stream would be read to its end at once, whatever the client takes of it: between
-a Ray Serve replica and its proxy nothing tells the sender to wait.
+The URI always comes from the index and never from a client. Every reply is small and complete
+instead of a stream, because there is no back-pressure between a Ray Serve replica and its proxy: a
+stream would be read to its end even if the client reads only a part.
 """
 
 import re
@@ -16,12 +16,13 @@ from starlette.responses import Response
 
 from gve_ray.media.source import file_facts, local_path, open_remote
 
-PART = 4 << 20  # bytes of a reply to a range; a player asks for the next
-WHOLE = 64 << 20  # a larger file is given by ranges alone
+PART = 4 << 20  # bytes of a reply to a range request; a player requests the next part
+WHOLE = 64 << 20  # bytes; a larger file is served only in ranges
 _RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.IGNORECASE)
 _OTHER_TYPE = "application/octet-stream"
-_HEAD = 600  # bytes that tell a file's type
-# Media types by what a file begins with; the first match counts. None is of a kind that a browser would run.
+_HEAD = 600  # bytes from which the type is detected
+# Media types by the first bytes of a file; the first match counts. No type is one that a browser
+# would execute.
 _TYPES = {
     kind: re.compile(pattern, re.DOTALL)
     for kind, pattern in {
@@ -47,34 +48,38 @@ _TYPES = {
 
 
 class ChangedFileError(Exception):
-    """A file is no longer the one that was indexed."""
+    """The file has changed since it was indexed."""
 
 
 class NotAFileError(Exception):
-    """What was indexed is no single file: a folder of frames."""
+    """The indexed video is a folder of frames and not a single file."""
 
 
 class TooLargeError(Exception):
-    """A file is too large to be given at once."""
+    """The file is too large for one reply."""
 
 
 def file_response(uri: str, *, size: int, etag: str, method: str = "GET", headers: Headers) -> Response:
-    """An indexed file, or the first `PART` bytes of the range that the request asks for (Range, If-Range), to GET
-    or HEAD.
+    """Return the reply to GET or HEAD: the whole file, or the first `PART` bytes of the requested
+    range.
 
-    uri: local path or URI. size: bytes when it was indexed. etag: its fingerprint. headers: of the request; one
-    range is understood, anything else counts as none. Reads the file: call it in a thread. Raises
-    FileNotFoundError, ChangedFileError, NotAFileError, and TooLargeError without a range above `WHOLE`.
+    uri: local path or URI. size: bytes of the file when it was indexed. etag: its fingerprint.
+    headers: of the request; Range and If-Range are used, and a Range header with several ranges is
+    ignored. This reads the file, so call it in a thread. Raises FileNotFoundError,
+    ChangedFileError, NotAFileError, and TooLargeError for a file above `WHOLE` bytes without a
+    range.
     """
     path = local_path(uri)
-    plain = uri.partition("?")[0] if path is None else path  # pyarrow takes options behind a "?"
+    plain = uri.partition("?")[0] if path is None else path  # pyarrow accepts options after a "?"
     name = quote(PurePosixPath(plain).name, safe="", errors="replace")
     if path is not None and not stat.S_ISREG(path.stat().st_mode):
         raise NotAFileError("a folder of frames has no file to play; show its pictures")
-    found, _ = file_facts(uri)
-    if found >= 0 and found != size:  # -1: its file system cannot tell
-        raise ChangedFileError(f"the file has {found} bytes, {size} when it was indexed; run gve index again")
-    own = {
+    current_size, _ = file_facts(uri)
+    if current_size >= 0 and current_size != size:  # -1: the file system does not know
+        raise ChangedFileError(
+            f"the file has {current_size} bytes, {size} when it was indexed; run gve index again"
+        )
+    reply_headers = {
         "Accept-Ranges": "bytes",
         "Content-Disposition": f"inline; filename*=UTF-8''{name}",
         "Cache-Control": "private",
@@ -82,38 +87,45 @@ def file_response(uri: str, *, size: int, etag: str, method: str = "GET", header
         "X-Content-Type-Options": "nosniff",
         "Cross-Origin-Resource-Policy": "same-origin",
     }
-    wanted = headers.get("range", "") if headers.get("if-range", own["ETag"]) == own["ETag"] else ""
-    asked = _asked_range(wanted, size)
-    if asked is None and size > WHOLE and method != "HEAD":
+    range_header = (
+        headers.get("range", "")
+        if headers.get("if-range", reply_headers["ETag"]) == reply_headers["ETag"]
+        else ""
+    )
+    requested = _requested_range(range_header, size)
+    if requested is None and size > WHOLE and method != "HEAD":
         raise TooLargeError(f"{size} bytes: ask for parts of it, by the header Range: bytes=FIRST-LAST")
-    start, end = asked or (0, size)
+    start, end = requested or (0, size)
     if start >= end:
-        return Response(status_code=416, headers=own | {"Content-Range": f"bytes */{size}"})
-    if asked:
+        return Response(status_code=416, headers=reply_headers | {"Content-Range": f"bytes */{size}"})
+    if requested:
         end = min(end, start + PART)
-        own["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-    own["Content-Length"] = str(end - start)
+        reply_headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+    reply_headers["Content-Length"] = str(end - start)
     data = b"" if method == "HEAD" else _read(uri, start, end)
-    return Response(data, 206 if asked else 200, headers=own, media_type=_type_of(uri, etag))
+    return Response(data, 206 if requested else 200, headers=reply_headers, media_type=_type_of(uri, etag))
 
 
 @lru_cache(maxsize=4096)
 def _type_of(uri: str, etag: str) -> str:
-    """The media type of a file; kept until its `etag` changes."""
+    """Return the media type of a file; cached until its `etag` changes."""
     return media_type(_read(uri, 0, _HEAD))
 
 
 def media_type(head: bytes) -> str:
-    """The media type of a video or an animated image by its first bytes; "application/octet-stream" for any other file.
+    """Return the media type of a video or an animated image, detected from its first bytes.
 
-    The file's name plays no part: it is often wrong, and browsers act on the type.
+    For any other file this is "application/octet-stream". The file name is not used, because it is
+    often wrong and browsers trust the type.
     """
     return next((kind for kind, pattern in _TYPES.items() if pattern.match(head)), _OTHER_TYPE)
 
 
-def _asked_range(header: str, size: int) -> tuple[int, int] | None:
-    """First byte and the one after the last (RFC 9110 section 14.1.2), an empty range where the file has nothing
-    of what is asked for; None where the header is not understood, which counts as if it were not there."""
+def _requested_range(header: str, size: int) -> tuple[int, int] | None:
+    """Return the requested range as [start, end) (RFC 9110 section 14.1.2).
+
+    The range is empty if it lies outside the file. None: the header is invalid and is ignored.
+    """
     match = _RANGE.fullmatch(header)
     first, last = match.groups() if match else ("", "")
     if not first:

@@ -1,4 +1,8 @@
-"""The deployment that speaks HTTP: guards, parses, fetches and decodes what clients send, and asks the retrievers."""
+"""The gateway: reads the texts and media of a request and calls the retriever of its model.
+
+It fetches URLs and decodes media, so that the replicas that hold the models do neither. The HTTP
+routes are in `gve_ray.serving.app`.
+"""
 
 import asyncio
 import logging
@@ -11,51 +15,57 @@ from gve_ray.embedder import EmbedderSettings, Embeddings
 from gve_ray.media import Limits, MediaError
 from gve_ray.schema import Frames, Item
 from gve_ray.search import Filter, Hit, Pictures
-from gve_ray.serving.bodies import Asked
+from gve_ray.serving.bodies import Query
 from gve_ray.serving.config import RequestLimits, ServeConfig
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.fetch import Fetcher, FetchError
 from gve_ray.serving.metrics import Metrics
 from gve_ray.serving.reader import MediaReader, http_status
-from gve_ray.serving.retriever import Described
+from gve_ray.serving.retriever import ModelInfo
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 1.0  # what a client is told to wait when all are busy
-READY_SECONDS = 5.0  # for a retriever to say that it is there
-READY_EVERY = 1.0  # seconds between looks
+RETRY_SECONDS = 1.0  # Retry-After when all replicas are busy
+READY_SECONDS = 5.0  # within which a retriever must reply to be ready
+READY_EVERY = 1.0  # seconds between checks of the retrievers
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One model as clients see it. takes_index: whether it can be searched with."""
+    """A served model.
+
+    dimensions: Matryoshka dimensions. takes_index: whether it has an index to search in.
+    """
 
     name: str
     dimensions: Sequence[int]
     takes_index: bool
-    retriever: Any  # Ray Serve's handle on gve_ray.serving.retriever.Retriever
+    retriever: Any  # Ray Serve handle of a gve_ray.serving.retriever.Retriever
 
 
 class Gateway:
-    """One replica. key_digest: of `gve_ray.serving.guard.digest`, or None for this machine alone.
-    retrievers: handles, in the order of config.models."""
+    """A gateway replica.
+
+    key_digest: result of `gve_ray.serving.guard.digest`; None admits only this machine. retrievers:
+    handles in the order of config.models.
+    """
 
     def __init__(self, config: ServeConfig, key_digest: str | None, *retrievers: Any) -> None:
         self.config, self.key_digest = config, key_digest
         self.created = int(time.time())
         self.entries = {
-            one.name: Entry(
-                name=one.name,
-                dimensions=one.dimensions,
-                takes_index=one.index is not None,
+            served.name: Entry(
+                name=served.name,
+                dimensions=served.dimensions,
+                takes_index=served.index is not None,
                 retriever=retriever,
             )
-            for one, retriever in zip(config.models, retrievers, strict=True)
+            for served, retriever in zip(config.models, retrievers, strict=True)
         }
         limits = config.limits
         self._settings: dict[str, EmbedderSettings] = {}
-        self._looking, self._looked, self._is_ready = asyncio.Lock(), float("-inf"), False
+        self._ready_lock, self._checked_at, self._is_ready = asyncio.Lock(), float("-inf"), False
         self._fetcher = Fetcher(
             config.url_hosts, max_bytes=limits.max_body_bytes, seconds=limits.fetch_seconds
         )
@@ -63,116 +73,125 @@ class Gateway:
         self.metrics = Metrics()
 
     def __del__(self) -> None:
-        """Ray Serve calls it when a replica is to go."""
+        """Stop the decoding processes; Ray Serve calls this when it stops a replica."""
         if hasattr(self, "_reader"):
             self._reader.close()
 
-    def __serve_build_asgi_app__(self) -> Any:
-        from gve_ray.serving.app import build_app
-
-        return build_app(self)
-
     def entry(self, name: str | None, *, searched: bool = False) -> Entry:
-        """The model of a request; without a name the first (that can be searched with). Raises ApiError: 404, 400."""
+        """Return the model of a request.
+
+        name: from the request; None means the first model, or with `searched` the first that has an
+        index. Raises ApiError: 404 for an unknown name, 400 if no model has an index.
+        """
         if name is None:
-            chosen = next((one for one in self.entries.values() if one.takes_index or not searched), None)
-            if chosen is None:
+            default = next(
+                (entry for entry in self.entries.values() if entry.takes_index or not searched), None
+            )
+            if default is None:
                 raise ApiError(400, "no model here has an index to search in", "model", "no_index")
-            return chosen
+            return default
         if name not in self.entries:
-            known = ", ".join(self.entries)
-            raise ApiError(404, f"model {name!r}: not served here; use {known}", "model", "model_not_found")
+            names = ", ".join(self.entries)
+            raise ApiError(404, f"model {name!r}: not served here; use {names}", "model", "model_not_found")
         return self.entries[name]
 
-    async def describe(self, entry: Entry) -> Described:
-        """What a retriever says of itself."""
-        found: Described = await ask(entry.retriever.describe.remote())
-        return found
+    async def describe(self, entry: Entry) -> ModelInfo:
+        """Return what the retriever of a model serves. Raises ApiError."""
+        info: ModelInfo = await result_of(entry.retriever.describe.remote())
+        return info
 
     async def ready(self) -> bool:
-        """Whether every retriever is there; one that is busy is. Asked once in a while, however often clients ask."""
-        async with self._looking:
-            if time.monotonic() - self._looked > READY_EVERY:
-                found = await asyncio.gather(*map(self._is_there, self.entries.values()))
-                self._is_ready, self._looked = all(found), time.monotonic()
+        """Return whether every retriever is ready; a busy one counts as ready.
+
+        The retrievers are checked at most once in READY_EVERY seconds.
+        """
+        async with self._ready_lock:
+            if time.monotonic() - self._checked_at > READY_EVERY:
+                are_ready = await asyncio.gather(*map(self._is_retriever_ready, self.entries.values()))
+                self._is_ready, self._checked_at = all(are_ready), time.monotonic()
         return self._is_ready
 
-    async def _is_there(self, entry: Entry) -> bool:
+    async def _is_retriever_ready(self, entry: Entry) -> bool:
         try:
             async with asyncio.timeout(READY_SECONDS):
                 await self.describe(entry)
         except ApiError as error:
             return error.code == "busy"
-        except TimeoutError:  # in a long queue, which is where it is if it has been seen before
+        except TimeoutError:  # a long queue, if the retriever has been ready before
             return self._is_ready
         return True
 
-    async def embed(self, entry: Entry, asked: Sequence[Asked], *, cut: bool) -> Embeddings:
-        """Vectors of what a client gave, in order. Raises ApiError."""
+    async def embed(self, entry: Entry, queries: Sequence[Query], *, cut: bool) -> Embeddings:
+        """Return the embeddings of queries, in order. cut: truncate long texts. Raises ApiError."""
 
         async def call(items: Sequence[Item], settings: EmbedderSettings | None) -> Embeddings:
-            return await ask(entry.retriever.embed.remote(items, settings, cut=cut))
+            return await result_of(entry.retriever.embed.remote(items, settings, cut=cut))
 
-        return await self._with_items(entry, asked, call)
+        return await self._with_items(entry, queries, call)
 
-    async def search(self, entry: Entry, asked: Asked, top_k: int, filter: Filter | None) -> list[Hit]:
-        """The best segments for what a client gave. Raises ApiError."""
+    async def search(self, entry: Entry, query: Query, top_k: int, filter: Filter | None) -> list[Hit]:
+        """Return the segments that match a query best, best first. Raises ApiError."""
 
         async def call(items: Sequence[Item], settings: EmbedderSettings | None) -> list[Hit]:
-            return await ask(entry.retriever.search.remote(items[0], top_k, filter, settings))
+            return await result_of(entry.retriever.search.remote(items[0], top_k, filter, settings))
 
-        return await self._with_items(entry, [asked], call)
+        return await self._with_items(entry, [query], call)
 
     async def similar(self, entry: Entry, segment: str, top_k: int, filter: Filter | None) -> list[Hit]:
-        """The segments like one of the index. Raises ApiError."""
-        found: list[Hit] = await ask(entry.retriever.similar.remote(segment, top_k, filter))
-        return found
+        """Return the segments most similar to a segment. Raises ApiError."""
+        hits: list[Hit] = await result_of(entry.retriever.similar.remote(segment, top_k, filter))
+        return hits
 
     async def record(self, entry: Entry, segment: str) -> Mapping[str, Any]:
-        """A segment's metadata. Raises ApiError."""
-        found: Mapping[str, Any] = await ask(entry.retriever.record.remote(segment))
-        return found
+        """Return the metadata of a segment. Raises ApiError."""
+        metadata: Mapping[str, Any] = await result_of(entry.retriever.record.remote(segment))
+        return metadata
 
     async def pictures(self, entry: Entry, segment: str) -> Pictures:
-        """A segment's poster and strip. Raises ApiError."""
-        found: Pictures = await ask(entry.retriever.pictures.remote(segment))
-        return found
+        """Return the poster and the strip of a segment. Raises ApiError."""
+        pictures: Pictures = await result_of(entry.retriever.pictures.remote(segment))
+        return pictures
 
     async def _with_items(
         self,
         entry: Entry,
-        asked: Sequence[Asked],
+        queries: Sequence[Query],
         call: Callable[[Sequence[Item], EmbedderSettings | None], Awaitable[T]],
     ) -> T:
-        """Call with what was asked as items, their media read as the model needs them."""
-        for one in asked:
-            self._check_text(one)
-        if not any(one.is_visual for one in asked):
-            return await call([Item(text=one.text, instruction=one.instruction) for one in asked], None)
-        given = [await self._fetched(one) for one in asked]
-        for fresh in (False, True):
-            if fresh or entry.name not in self._settings:
+        """Return the result of `call` with the queries as items, whose media are read as the model
+        needs them.
+        """
+        for query in queries:
+            self._check_text(query)
+        if not any(query.is_visual for query in queries):
+            return await call(
+                [Item(text=query.text, instruction=query.instruction) for query in queries], None
+            )
+        fetched = [await self._fetch(query) for query in queries]
+        for is_retry in (False, True):
+            if is_retry or entry.name not in self._settings:
                 self._settings[entry.name] = (await self.describe(entry)).settings
             settings = self._settings[entry.name]
-            items = [await self._item(one, settings) for one in given]
+            items = [await self._item(query, settings) for query in fetched]
             try:
                 return await call(items, settings)
             except ApiError as error:
-                # The model has been replaced by one with other settings since this gateway asked for them.
-                if error.code != "stale_settings" or fresh:
+                # The model has been replaced by one with other settings since this gateway read the
+                # settings.
+                if error.code != "stale_settings" or is_retry:
                     raise
-        raise AssertionError("the second round returns or raises")
+        raise AssertionError("the second attempt returns or raises")
 
-    def _check_text(self, asked: Asked) -> None:
-        most = self.config.limits.max_text
-        for name, text in (("text", asked.text), ("instruction", asked.instruction)):
-            if text is not None and len(text) > most:
+    def _check_text(self, query: Query) -> None:
+        limit = self.config.limits.max_text
+        for name, text in (("text", query.text), ("instruction", query.instruction)):
+            if text is not None and len(text) > limit:
                 raise ApiError(
-                    400, f"{name}: {len(text)} characters; the limit is {most}", name, "text_too_long"
+                    400, f"{name}: {len(text)} characters; the limit is {limit}", name, "text_too_long"
                 )
 
-    async def _fetched(self, asked: Asked) -> Asked:
-        """With the bytes in the place of URLs."""
+    async def _fetch(self, query: Query) -> Query:
+        """Return the query with the contents of its URLs."""
 
         async def content(value: str | bytes | None, name: str) -> bytes | None:
             if not isinstance(value, str):
@@ -183,11 +202,11 @@ class Gateway:
                 raise ApiError(error.status, str(error), name, error.reason) from error
 
         image, video = await asyncio.gather(
-            content(asked.image, "image_url"), content(asked.video, "video_url")
+            content(query.image, "image_url"), content(query.video, "video_url")
         )
-        return Asked(text=asked.text, image=image, video=video, instruction=asked.instruction)
+        return Query(text=query.text, image=image, video=video, instruction=query.instruction)
 
-    async def _item(self, asked: Asked, settings: EmbedderSettings) -> Item:
+    async def _item(self, query: Query, settings: EmbedderSettings) -> Item:
         async def frames(data: str | bytes | None, name: str) -> Frames | None:
             if data is None:
                 return None
@@ -200,12 +219,12 @@ class Gateway:
                     http_status(error.reason), f"{name}: {error}", name, str(error.reason)
                 ) from error
 
-        image, video = await asyncio.gather(frames(asked.image, "image"), frames(asked.video, "video"))
-        return Item(text=asked.text, image=image, video=video, instruction=asked.instruction)
+        image, video = await asyncio.gather(frames(query.image, "image"), frames(query.video, "video"))
+        return Item(text=query.text, image=image, video=video, instruction=query.instruction)
 
 
 def media_limits(limits: RequestLimits) -> Limits:
-    """A request's limits as those of one file."""
+    """Return the limits of a request as the limits for decoding one file."""
     return Limits(
         max_bytes=limits.max_body_bytes,
         max_duration=limits.max_duration,
@@ -216,27 +235,31 @@ def media_limits(limits: RequestLimits) -> Limits:
     )
 
 
-async def ask(response: Any) -> Any:
-    """What Ray Serve's DeploymentResponse brings. Raises ApiError: the retriever's own, or 503 where that is busy."""
+async def result_of(response: Any) -> Any:
+    """Wait for a DeploymentResponse of Ray Serve and return its result.
+
+    Raises ApiError: the one that the retriever raised; 503 if it is busy or unavailable; 500 if it
+    failed.
+    """
     from ray.exceptions import RayActorError, RayError
     from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
     try:
         return await response
     except asyncio.CancelledError:
-        response.cancel()  # awaiting alone would leave it to work for nobody
+        response.cancel()  # otherwise the replica would go on working on a request that was given up
         raise
     except ApiError as error:
-        # Ray wraps it in a class of its own that holds a whole traceback.
+        # Ray wraps the error in another class, with a whole traceback in its message.
         raise ApiError(error.status, error.message, error.param, error.code, error.retry_after) from None
     except BackPressureError:
         raise ApiError(
             503, "all replicas are busy and the queue is full; try again", None, "busy", RETRY_SECONDS
         ) from None
     except (DeploymentUnavailableError, RayActorError) as error:
-        log.warning("a retriever is not there: %s", type(error).__name__)
+        log.warning("a retriever is unavailable: %s", type(error).__name__)
         raise ApiError(
-            503, "the model is not there at the moment; try again", None, "unavailable", RETRY_SECONDS
+            503, "the model is unavailable at the moment; try again", None, "unavailable", RETRY_SECONDS
         ) from None
     except RayError as error:
         log.exception("a retriever failed")

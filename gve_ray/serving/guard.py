@@ -1,6 +1,6 @@
-"""What stands before every request: who may ask, how large and how slow a body may be, how long all may take.
+"""ASGI middleware that checks the API key and limits the size and the duration of every request.
 
-Plain ASGI, so that it sees bytes as they come and answers before anything is parsed.
+As plain ASGI it sees the body as it arrives and can refuse a request before anything is parsed.
 """
 
 import asyncio
@@ -22,26 +22,32 @@ from gve_ray.serving.errors import ApiError
 log = logging.getLogger(__name__)
 
 COOKIE = "gve_session"
-# These tell nothing of models and indexes.
+# These need no key, because they reveal nothing about models and indexes.
 PUBLIC = ("/", "/healthz", "/readyz", "/favicon.ico")
 PUBLIC_FOLDER = "/page/"
-STREAMED = "/media/"  # a film takes as long as it takes to watch
+STREAMED = "/media/"  # without a time limit: a video takes as long as the client takes to watch it
 
 Observe = Callable[[str, int, float], None]  # path, status, seconds
 
 
 def digest(key: str) -> str:
-    """What the service keeps of a key: sha256, hex. The key itself stays out of Ray's tables and logs."""
+    """Return the SHA-256 of a key in hex. Only this digest reaches the tables and logs of Ray."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def session_of(key_digest: str) -> str:
-    """The cookie's value: proves the key without holding it."""
+    """Return the value of the session cookie, which proves knowledge of the key without containing
+    it.
+    """
     return hmac.new(bytes.fromhex(key_digest), b"gve_ray page", hashlib.sha256).hexdigest()
 
 
 class Guard:
-    """ASGI middleware. key_digest: None lets in this machine alone, by its loopback names."""
+    """The middleware.
+
+    key_digest: digest of the API key; None admits only requests from this machine to a loopback
+    name. limits: of one request. observe: called with path, status and seconds after each request.
+    """
 
     def __init__(
         self, app: ASGIApp, *, key_digest: str | None, limits: RequestLimits, observe: Observe
@@ -55,38 +61,40 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        begun, answer = time.monotonic(), _Answer(send)
+        started, reply = time.monotonic(), _Reply(send)
         try:
             self._admit(scope)
             seconds = None if scope["path"].startswith(STREAMED) else self._limits.request_seconds
             async with asyncio.timeout(seconds):
-                await self._app(scope, _Body(receive, scope, self._limits), answer.send)
+                await self._app(scope, _Body(receive, scope, self._limits), reply.send)
         except TimeoutError:
-            await answer.refuse(
+            await reply.refuse(
                 ApiError(504, f"not done in {self._limits.request_seconds:g} s; ask for less", code="timeout")
             )
-        except ApiError as error:  # from here or from the body; the application's own are answered within
-            await answer.refuse(error)
+        except ApiError as error:  # from this class or _Body; the application handles its own errors
+            await reply.refuse(error)
         except ClientDisconnect:
-            log.info("a client left before its request was read")
+            log.info("a client disconnected before its request was read")
         except Exception:
             log.exception("a request failed")
-            await answer.refuse(
+            await reply.refuse(
                 ApiError(500, "the service failed on this request; its log says why", code="internal")
             )
         finally:
-            self._observe(scope["path"], answer.status, time.monotonic() - begun)
+            self._observe(scope["path"], reply.status, time.monotonic() - started)
 
     def _admit(self, scope: Scope) -> None:
         headers, path = Headers(scope=scope), scope["path"]
         is_public = path in PUBLIC or path.startswith(PUBLIC_FOLDER)
         if self._key_digest is None:
-            # A page of another site must not reach this service through its reader's browser, neither under a name
-            # that it has made to point here nor under ours.
+            # A website must not reach this service through the browser of a visitor, neither by a
+            # host name that resolves to this machine (DNS rebinding) nor by a cross-site request.
             client = scope.get("client")
-            here = is_loopback(_host(headers.get("host", ""))) and not (client and not is_loopback(client[0]))
-            elsewhere = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
-            if not here or (elsewhere and not is_public):
+            is_local = is_loopback(_host(headers.get("host", ""))) and not (
+                client and not is_loopback(client[0])
+            )
+            is_cross_site = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+            if not is_local or (is_cross_site and not is_public):
                 raise ApiError(
                     403,
                     "without an API key only this machine is answered, as localhost or 127.0.0.1",
@@ -102,28 +110,31 @@ class Guard:
 
     def _has_session(self, headers: Headers) -> bool:
         assert self._key_digest is not None
-        found = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
-        return hmac.compare_digest(found.encode(), session_of(self._key_digest).encode())
+        cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+        return hmac.compare_digest(cookie.encode(), session_of(self._key_digest).encode())
 
 
 class _Body:
-    """The request's body, within its limits of size and time. Raises ApiError: 413, 408."""
+    """Receives the body of a request within the limits of size and time.
+
+    Raises ApiError: 413 or 408.
+    """
 
     def __init__(self, receive: Receive, scope: Scope, limits: RequestLimits) -> None:
         self._receive, self._limits = receive, limits
-        self._left = limits.max_body_bytes
-        self._until = time.monotonic() + limits.receive_seconds
-        self._whole = False
+        self._remaining = limits.max_body_bytes
+        self._deadline = time.monotonic() + limits.receive_seconds
+        self._is_complete = False
         length = Headers(scope=scope).get("content-length", "0")
-        if not length.isdecimal() or int(length) > self._left:
+        if not length.isdecimal() or int(length) > self._remaining:
             raise self._too_large()
 
     async def __call__(self) -> Message:
-        if self._whole:  # what comes now is the end of the connection, whenever that is
+        if self._is_complete:  # the next message is the disconnect, for which there is no time limit
             return await self._receive()
         try:
             async with asyncio.timeout_at(
-                asyncio.get_running_loop().time() + max(0.0, self._until - time.monotonic())
+                asyncio.get_running_loop().time() + max(0.0, self._deadline - time.monotonic())
             ):
                 message = await self._receive()
         except TimeoutError:
@@ -132,10 +143,10 @@ class _Body:
                 f"the body was not there in {self._limits.receive_seconds:g} s; send less",
                 code="slow_body",
             ) from None
-        self._left -= len(message.get("body", b""))
-        if self._left < 0:
+        self._remaining -= len(message.get("body", b""))
+        if self._remaining < 0:
             raise self._too_large()
-        self._whole = message["type"] != "http.request" or not message.get("more_body")
+        self._is_complete = message["type"] != "http.request" or not message.get("more_body")
         return message
 
     def _too_large(self) -> ApiError:
@@ -144,22 +155,22 @@ class _Body:
         )
 
 
-class _Answer:
-    """What is sent back. status: 499 until an answer has begun, for a client that has gone."""
+class _Reply:
+    """Sends the reply. status: its HTTP status; 499 (client disconnected) until the reply starts."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self.status = 499
-        self._begun = False
+        self._started = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._begun, self.status = True, message["status"]
+            self._started, self.status = True, message["status"]
         await self._send(message)
 
     async def refuse(self, error: ApiError) -> None:
-        """Answer with an error, unless an answer has begun: that one then ends where it is."""
-        if self._begun:
+        """Send an error, unless a reply has started; that reply then ends unfinished."""
+        if self._started:
             return
         body = json.dumps(error.body()).encode()
         headers: dict[str, Any] = {"content-type": "application/json", "content-length": str(len(body))}
@@ -170,7 +181,7 @@ class _Answer:
 
 
 def _host(value: str) -> str:
-    """The name in a Host header, without its port."""
+    """Return the name in a Host header without the port."""
     if value.startswith("["):
         return value.partition("]")[0] + "]"
     return value.partition(":")[0]

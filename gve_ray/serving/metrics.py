@@ -1,6 +1,7 @@
-"""Figures for Prometheus: ours and Ray's, of all nodes, on one page.
+"""Prometheus metrics of the service and of Ray Serve, collected from all nodes into one page.
 
-Every replica reports to the metrics agent of its node; whichever gateway is asked collects from all of them.
+Every replica reports to the metrics agent of its node. The gateway that receives the request for
+the page collects from all agents.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ _ROUTES = ("/v1/embeddings", "/v1/search", "/v1/models", "/v1/session", "/media"
 
 
 class Metrics:
-    """What a gateway counts: requests by route and status, and how long they took."""
+    """Metrics of a gateway: requests by route and status, and their duration."""
 
     def __init__(self) -> None:
         from ray.serve.metrics import Counter, Histogram
@@ -30,14 +31,17 @@ class Metrics:
         )
 
     def observe(self, path: str, status: int, seconds: float) -> None:
-        """Count one request. Paths that clients make up are one route, or they would fill the page."""
-        route = next((one for one in _ROUTES if path == one or path.startswith(f"{one}/")), "other")
+        """Count one request.
+
+        All unknown paths count as one route, so that clients cannot add routes to the page.
+        """
+        route = next((known for known in _ROUTES if path == known or path.startswith(f"{known}/")), "other")
         self._requests.inc(tags={"route": route, "status": str(status)})
         self._seconds.observe(seconds, tags={"route": route})
 
 
 class ModelMetrics:
-    """What a replica of a model counts; `gve_ray.serving.batcher.Watch`."""
+    """Metrics of a model replica; implements `gve_ray.serving.batcher.BatchObserver`."""
 
     def __init__(self) -> None:
         from ray.serve.metrics import Gauge, Histogram
@@ -53,17 +57,17 @@ class ModelMetrics:
         )
 
     def waiting(self, count: int) -> None:
-        """Note how many wait now."""
+        """Record how many requests are waiting."""
         self._waiting.set(count)
 
     def batch(self, tokens: int, seconds: float) -> None:
-        """Count one call of the model, whether or not it did."""
+        """Record one call of the model, successful or not."""
         self._tokens.observe(tokens)
         self._seconds.observe(seconds)
 
 
 def agents() -> list[str]:
-    """The metrics agents' URLs, one a live node."""
+    """Return the URLs of the metrics agents, one per live node."""
     import ray
 
     return [
@@ -74,14 +78,23 @@ def agents() -> list[str]:
 
 
 async def collect(urls: Sequence[str]) -> str:
-    """What the agents say of serving, in Prometheus' text form. An agent that does not answer is left out."""
+    """Return the serving metrics of these agents in the Prometheus text format, without agents that
+    do not reply.
+    """
     async with httpx.AsyncClient(timeout=AGENT_SECONDS, trust_env=False) as client:
-        answers = await asyncio.gather(*(client.get(url) for url in urls), return_exceptions=True)
-    return merged([one.text for one in answers if isinstance(one, httpx.Response) and one.is_success])
+        responses = await asyncio.gather(*(client.get(url) for url in urls), return_exceptions=True)
+    return merged(
+        [
+            response.text
+            for response in responses
+            if isinstance(response, httpx.Response) and response.is_success
+        ]
+    )
 
 
 def merged(pages: Sequence[str]) -> str:
-    """Several agents' pages as one: a family's samples together under its one description, ours and Serve's only."""
+    """Merge the pages of several agents: each metric family has one description
+    and all samples. Only the families of gve_ray and Ray Serve are kept."""
     families: dict[str, list[str]] = {}
     for page in pages:
         family = ""

@@ -1,4 +1,6 @@
-"""What the service needs before it listens: indexes, models, a key, a port and replicas."""
+"""Check before the start that the service has what it needs: indexes, models, a key, a port and
+replicas.
+"""
 
 import socket
 from dataclasses import replace
@@ -41,7 +43,10 @@ def needs_of(config: ServeConfig) -> Needs:
 
 
 def resolve(config: ServeConfig) -> ServeConfig:
-    """Return the checked config with its port chosen and its folders absolute. Raises PreflightError."""
+    """Return the checked config with its port chosen and its folders absolute.
+
+    Raises PreflightError.
+    """
     check_request(needs_of(config))
     models = [
         replace(served, index=absolute(served.index)) if served.index is not None else served
@@ -62,7 +67,10 @@ def _check(config: ServeConfig) -> None:
 
 
 def _embedder(served: ServedModel) -> Embedder:
-    """Return the model, of the index if there is one. Raises ValueError or IndexFileError."""
+    """Return the served model, which is that of the index if there is an index.
+
+    Raises ValueError or IndexFileError.
+    """
     option = f"models.{served.name}"
     if served.index is not None:
         library = read_library(served.index)
@@ -74,7 +82,9 @@ def _embedder(served: ServedModel) -> Embedder:
 
 
 def _loads(served: ServedModel) -> list[Weights]:
-    """Return what replicas load; nothing if the index cannot be read, which `_check` reports."""
+    """Return the weights that each replica loads; none if the index is unreadable, which `_check`
+    reports.
+    """
     model = served.model
     if served.index is not None:
         try:

@@ -1,4 +1,7 @@
-"""The pictures and clips of requests -> frames, as the batch embedder reads them, in processes that may die.
+"""Decode the images and clips of requests into the frames that the batch embedder would read, in
+separate processes.
+
+A damaged file can crash a decoder; in a separate process that ends one request only.
 
 reader = MediaReader(2, limits)
 frames = await reader.read_video(data, settings)
@@ -18,7 +21,7 @@ _STATUS = {
     Reason.TOO_LONG: 413,
     Reason.TOO_MANY_PIXELS: 413,
     Reason.TOO_MANY_FRAMES: 413,
-    Reason.OUT_OF_MEMORY: 413,  # the file asks for more than a decoder may have
+    Reason.OUT_OF_MEMORY: 413,  # the file needs more memory than a decoder may use
     Reason.NOT_A_VIDEO: 415,
     Reason.NOT_A_PICTURE: 415,
     Reason.NO_VIDEO_STREAM: 415,
@@ -35,21 +38,27 @@ _STATUS = {
 
 
 def http_status(reason: Reason) -> int:
-    """Of the reply to a request whose picture or clip was refused: 400 none there, 413 too much of it, 415 no
-    kind that is read, 422 damaged or unusable, 500 the decoder died, 504 it took too long."""
+    """Return the HTTP status of the reply if an image or clip is refused for this reason.
+
+    400: empty. 413: too large. 415: unsupported format. 422: damaged or unusable. 500: the decoder
+    failed. 504: decoding took too long.
+    """
     return _STATUS[reason]
 
 
 class MediaReader:
-    """`readers` decoding processes, each started when first needed. For any number of tasks at once: those that
-    find no free one wait in line. A task that is cancelled gives its process back when that has finished."""
+    """A pool of `readers` decoding processes, each started when it is first needed.
+
+    Any number of tasks may use it; they wait in a queue while all processes are busy. When a task
+    is cancelled, its process returns to the pool once it has finished decoding.
+    """
 
     def __init__(self, readers: int, limits: Limits) -> None:
         self._processes = DecodePool(limits, readers)
         self._threads = ThreadPoolExecutor(readers, thread_name_prefix="gve-read")
 
     async def read_image(self, data: bytes, settings: EmbedderSettings) -> Frames:
-        """One picture as `gve_ray.media.read_image` gives it. Raises MediaError."""
+        """Decode an image as `gve_ray.media.read_image` does. Raises MediaError."""
         return await self._run(
             lambda process: process.read_image(
                 data, max_pixels=settings.max_pixels, min_pixels=settings.min_pixels
@@ -57,7 +66,10 @@ class MediaReader:
         )
 
     async def read_video(self, data: bytes, settings: EmbedderSettings) -> Frames:
-        """settings.frames uniform frames as `gve_ray.media.read_frames` gives them. Raises MediaError."""
+        """Decode settings.frames uniformly sampled frames as `gve_ray.media.read_frames` does.
+
+        Raises MediaError.
+        """
 
         def read(process: DecodeProcess) -> Frames:
             try:
@@ -68,13 +80,13 @@ class MediaReader:
                     min_pixels=settings.min_pixels,
                     strict=False,
                 ).samples[0]
-            except ValueError as error:  # no frame begins in it
+            except ValueError as error:  # no frame starts within the clip
                 raise MediaError(Reason.TOO_FEW_FRAMES, str(error)) from error
 
         return await self._run(read)
 
     def close(self) -> None:
-        """End the processes once they have finished what they are reading; what waits is not read any more."""
+        """Stop the processes after what they are decoding; waiting tasks are cancelled."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._processes.close()
 

@@ -1,7 +1,7 @@
-"""The deployment behind the gateway: a model, and the index that its vectors are searched in.
+"""The deployment that embeds with a model and searches the index of that model.
 
-Both are in one replica, so that a vector is never searched in an index that another model made, however
-replicas are replaced.
+Each replica holds both, so that a query vector is never searched in the index of another model,
+even while replicas are being replaced.
 """
 
 import asyncio
@@ -38,16 +38,20 @@ from gve_ray.serving.metrics import ModelMetrics
 
 log = logging.getLogger(__name__)
 
-CHECK_SECONDS = 1.0  # between looks at whether an indexing run has finished
+CHECK_SECONDS = 1.0  # between checks whether an indexing run has finished
 T = TypeVar("T")
 _SETTINGS = ("frames", "max_pixels", "min_pixels", "max_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Described:
-    """What a retriever is. settings: how the gateway has to read media for it. identity: of weights and settings,
-    as `gve_ray.embedder.backends.identify`. segments: in the index; None without one, and fields are empty.
-    strip_frames: pictures in a strip."""
+class ModelInfo:
+    """What a retriever serves.
+
+    dimension: length of its vectors. settings: how the gateway must read media for it. identity:
+    identity of weights and settings, from `gve_ray.embedder.backends.identify`. segments: number of
+    segments in the index; None without an index. fields: metadata fields of the index; empty
+    without an index. strip_frames: frames in a preview strip.
+    """
 
     dimension: int
     settings: EmbedderSettings
@@ -58,15 +62,18 @@ class Described:
 
 
 class Retriever:
-    """One replica. Raises on start what `identify` and `open_library` raise, and ValueError for weights that
-    are no longer those of the index."""
+    """A replica that holds a model and, if the config names one, its index.
+
+    The constructor raises what `identify` and `open_library` raise, and ValueError if the weights
+    have changed since the index was made.
+    """
 
     def __init__(self, served: ServedModel) -> None:
         self._served = served
         self._library: Library | None = None
-        self._users: dict[int, int] = {}  # requests that use a library, by its id()
+        self._users: dict[int, int] = {}  # requests in progress per library, by id()
         self._opening = asyncio.Lock()
-        self._looked = time.monotonic()
+        self._checked_at = time.monotonic()
         on_gpu = served.replicas.num_gpus > 0
         if served.index is not None:
             self._library = open_library(served.index)
@@ -85,41 +92,46 @@ class Retriever:
             self._settings = settings_of(served)
             self._identity = identify(model, self._settings, on_gpu=on_gpu)
         self._model = open_model(model, self._settings, self._identity)
-        # The first call is slow (kernels, threads, memory): it is ours, not a client's.
+        # The first call is slow (kernels, threads, memory), so it is made before any request
+        # arrives.
         self._dimension = int(self._model.embed([Item(text="warm up")]).vectors.shape[1])
-        if any(one > self._dimension for one in served.dimensions):
+        if any(dimension > self._dimension for dimension in served.dimensions):
             raise ValueError(
                 f"models.{served.name}.dimensions={served.dimensions}: its vectors have {self._dimension}"
             )
         self._batcher = TokenBatcher(
-            self._model.embed, max_tokens=served.max_batch_tokens, watch=ModelMetrics()
+            self._model.embed, max_tokens=served.max_batch_tokens, observer=ModelMetrics()
         )
 
     def __del__(self) -> None:
-        """Ray Serve calls it when a replica is to go: vLLM has processes of its own."""
+        """Close the model, because vLLM runs subprocesses; Ray Serve calls this when it stops a
+        replica.
+        """
         if hasattr(self, "_model"):
             self._model.close()
 
     async def check_health(self) -> None:
-        """Serve replaces the replica when this raises: the index has come to need another model."""
+        """Raise RuntimeError if the index now needs another model; Ray Serve then replaces the
+        replica.
+        """
         if self._library is None:
             return
         try:
             facts = await asyncio.to_thread(read_library, self._library.folder)
-        except IndexFileError as error:  # gone or out of reach; what is open goes on
+        except IndexFileError as error:  # deleted or unreachable; the open index stays in use
             log.warning("%s", error)
             return
         if dict(facts.identity) != self._identity:
-            raise RuntimeError(f"{self._library.folder} was made anew with another model")
+            raise RuntimeError(f"{self._library.folder} was rebuilt with another model")
 
-    async def describe(self) -> Described:
-        """What it serves, now."""
+    async def describe(self) -> ModelInfo:
+        """Return what this replica serves now."""
         if self._library is None:
-            return self._described(None, None)
-        return await self._use(lambda library: self._described(library, library.index.count()))
+            return self._model_info(None, None)
+        return await self._use(lambda library: self._model_info(library, library.index.count()))
 
-    def _described(self, library: Library | None, segments: int | None) -> Described:
-        return Described(
+    def _model_info(self, library: Library | None, segments: int | None) -> ModelInfo:
+        return ModelInfo(
             dimension=self._dimension,
             settings=self._settings,
             identity=self._identity,
@@ -131,10 +143,12 @@ class Retriever:
     async def embed(
         self, items: Sequence[Item], settings: EmbedderSettings | None = None, *, cut: bool = False
     ) -> Embeddings:
-        """Vectors of items whose media are in memory. settings: by which these were read. cut: texts above the
-        model's limit are cut, not refused.
+        """Return the embeddings of items whose media are in memory.
 
-        Raises ApiError: 409 stale_settings, when the media were read for another model.
+        settings: the settings with which the media were read; None if there are no media. cut:
+        whether texts above the limit of the model are truncated instead of refused. Raises
+        ApiError: 400 for an item that the model cannot embed, 409 stale_settings if the media were
+        read for other settings.
         """
         if settings is not None and settings != self._settings:
             raise ApiError(409, "the media were read for another model", code="stale_settings")
@@ -142,11 +156,11 @@ class Retriever:
             if why := self._model.refuses(item):
                 raise ApiError(400, f"{self._served.name}: {why}", param="content")
         try:
-            found = await self._batcher.embed(items)
+            embeddings = await self._batcher.embed(items)
         except ValueError as error:
             raise ApiError(400, str(error), param="input") from error
-        if not cut and found.cut.any():
-            at = int(np.flatnonzero(found.cut)[0])
+        if not cut and embeddings.cut.any():
+            at = int(np.flatnonzero(embeddings.cut)[0])
             raise ApiError(
                 400,
                 f"input[{at}]: the text is longer than the model's {self._settings.max_tokens} tokens; shorten it, "
@@ -154,19 +168,22 @@ class Retriever:
                 param="input",
                 code="context_length_exceeded",
             )
-        if not np.isfinite(found.vectors).all():
+        if not np.isfinite(embeddings.vectors).all():
             raise ApiError(500, NOT_FINITE[1], code=NOT_FINITE[0])
-        return found
+        return embeddings
 
     async def search(
         self, item: Item, top_k: int, filter: Filter | None, settings: EmbedderSettings | None = None
     ) -> list[Hit]:
-        """The best segments for a query, best first. Raises ApiError."""
+        """Return the segments that match a query best, best first. Raises ApiError."""
         vectors = (await self.embed([item], settings)).vectors
         return await self._use(lambda library: library.index.search(vectors, top_k, filter=filter)[0])
 
     async def similar(self, segment: str, top_k: int, filter: Filter | None) -> list[Hit]:
-        """The segments that are like one of the index, without itself. Raises ApiError: 404 unknown_segment."""
+        """Return the segments most similar to a segment, without itself.
+
+        Raises ApiError: 404 unknown_segment.
+        """
 
         def find(library: Library) -> list[Hit]:
             vectors, _ = library.index.get([segment])
@@ -176,39 +193,46 @@ class Retriever:
         return await self._use(find)
 
     async def record(self, segment: str) -> dict[str, Any]:
-        """A segment's metadata. Raises ApiError: 404 unknown_segment."""
+        """Return the metadata of a segment. Raises ApiError: 404 unknown_segment."""
         return await self._use(lambda library: library.index.get([segment])[1][0])
 
     async def pictures(self, segment: str) -> Pictures:
-        """A segment's poster and strip. Raises ApiError: 404 unknown_segment."""
+        """Return the poster and the strip of a segment. Raises ApiError: 404 unknown_segment."""
         return await self._use(lambda library: library.pictures(segment))
 
     async def _use(self, work: Callable[[Library], T]) -> T:
-        """What `work` makes of the library, in a thread; the library's refusals as ApiError."""
-        for again in (False, True):
-            async with self._current(look=again) as library:
+        """Run `work` on the library in a thread and return its result.
+
+        Raises ApiError for an error of the search.
+        """
+        for is_retry in (False, True):
+            async with self._current(check=is_retry) as library:
                 try:
                     return await asyncio.to_thread(work, library)
                 except SearchError as error:
                     field = "filter" if str(error).startswith("filter") else None
                     raise ApiError(400, str(error), field, "invalid_search") from error
                 except (UnknownIdError, KeyError) as error:
-                    raise ApiError(404, f"no such segment: {error}", "id", "unknown_segment") from error
+                    raise ApiError(404, f"unknown segment: {error}", "id", "unknown_segment") from error
                 except Exception:
-                    # An indexing run may delete the files of an index that it has replaced while we read them.
-                    if again or await asyncio.to_thread(library.is_current):
+                    # An indexing run may have replaced the index and deleted the files that were
+                    # being read.
+                    if is_retry or await asyncio.to_thread(library.is_current):
                         raise
-        raise AssertionError("the second round returns or raises")
+        raise AssertionError("the second attempt returns or raises")
 
     @asynccontextmanager
-    async def _current(self, *, look: bool) -> AsyncIterator[Library]:
-        """The library as the last finished indexing run left it, open until the block is left. look: whether there
-        is a new one, though that has been asked a moment ago."""
+    async def _current(self, *, check: bool) -> AsyncIterator[Library]:
+        """Yield the library of the last finished indexing run, which stays open during the block.
+
+        check: whether to look for a new library even if the last check was less than CHECK_SECONDS
+        ago.
+        """
         if self._library is None:
             raise ApiError(
                 400, f"{self._served.name}: has no index to search in", param="model", code="no_index"
             )
-        await self._renew(look)
+        await self._reopen(check)
         library = self._library
         self._users[id(library)] = self._users.get(id(library), 0) + 1
         try:
@@ -217,25 +241,27 @@ class Retriever:
             self._users[id(library)] -= 1
             self._close_unused(library)
 
-    async def _renew(self, look: bool) -> None:
-        """Open the index anew if an indexing run has finished; requests under way keep the one they have."""
-        if not look and (time.monotonic() - self._looked < CHECK_SECONDS or self._opening.locked()):
+    async def _reopen(self, check: bool) -> None:
+        """Reopen the index if an indexing run has finished; requests in progress keep their
+        library.
+        """
+        if not check and (time.monotonic() - self._checked_at < CHECK_SECONDS or self._opening.locked()):
             return
         async with self._opening:
-            self._looked, old = time.monotonic(), self._library
+            self._checked_at, old = time.monotonic(), self._library
             assert old is not None
             try:
                 if await asyncio.to_thread(old.is_current):
                     return
                 new = await asyncio.to_thread(open_library, old.folder)
             except IndexFileError as error:
-                log.warning("index not opened anew: %s", error)
+                log.warning("index not reopened: %s", error)
                 return
             if dict(new.facts.identity) != self._identity:
-                new.close()  # check_health has this replica replaced
+                new.close()  # check_health makes Ray Serve replace this replica
                 return
             self._library = new
-            log.info("index opened anew: generation %d", new.facts.generation)
+            log.info("index reopened: generation %d", new.facts.generation)
             self._close_unused(old)
 
     def _close_unused(self, library: Library) -> None:
@@ -245,18 +271,19 @@ class Retriever:
 
 
 def settings_of(served: ServedModel) -> EmbedderSettings:
-    """Of a model without an index: what the config says, else what was saved with the weights, else the defaults.
+    """Return the settings of a model without an index: from the config, else saved with the
+    weights, else defaults.
 
-    Raises ValueError where config and weights disagree.
+    Raises ValueError if the config and the weights disagree.
     """
     model = served.model
     assert model is not None
-    own = {name: value for name in _SETTINGS if (value := getattr(served, name)) is not None}
+    configured = {name: value for name in _SETTINGS if (value := getattr(served, name)) is not None}
     if model.engine not in ("torch", "vllm"):
-        return EmbedderSettings(**own)
+        return EmbedderSettings(**configured)
     adapter = resolve_model(model.adapter) if model.adapter else None
     saved = resolve_settings(resolve_model(model.model), adapter, None, revision=model.revision)
-    wanted = EmbedderSettings(**(asdict(saved) | own))
-    if not model.rescale and wanted != saved:
-        resolve_settings(resolve_model(model.model), adapter, wanted, revision=model.revision)
-    return wanted
+    settings = EmbedderSettings(**(asdict(saved) | configured))
+    if not model.rescale and settings != saved:
+        resolve_settings(resolve_model(model.model), adapter, settings, revision=model.revision)
+    return settings

@@ -1,4 +1,6 @@
-"""Start the service, say where it is, stop it when told to: what jobs/serve.py and `gve serve` call."""
+"""Start the service, print its URL, and stop it on SIGTERM or Ctrl-C; called by jobs/serve.py and
+`gve serve`.
+"""
 
 import logging
 import signal
@@ -19,14 +21,17 @@ _CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 
 
 def serve(config: ServeConfig, *, connect: Callable[[], object] = lambda: None) -> str:
-    """Serve until SIGTERM or Ctrl-C; returns a word of farewell. Raises PreflightError before anything listens.
+    """Serve until SIGTERM or Ctrl-C and return the final message.
 
-    connect: called once the checks that need no cluster have passed, to see that Ray is connected.
+    Raises PreflightError before the service listens.
+
+    connect: connects to Ray; called after the checks that need no cluster have passed.
     """
     config = resolve(config)
     connect()
-    # After connecting, for Ray puts a handler of its own in its place: that one ends the program at once. Until the
-    # service runs, SIGTERM is what Ctrl-C is; then both are a word to stop.
+    # This must follow `connect`, because Ray installs a SIGTERM handler that ends the program at
+    # once. While the service starts, SIGTERM raises KeyboardInterrupt as Ctrl-C does; after that,
+    # both stop the service in order.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _serve(config)
@@ -36,8 +41,8 @@ def serve(config: ServeConfig, *, connect: Callable[[], object] = lambda: None) 
 
 def _serve(config: ServeConfig) -> str:
     with running(config) as url, stopped_by_signal() as stop:
-        keyed = "with the API key" if key_digest_of(config) else "from this machine"
-        print(f"serving  {url}  ({keyed})", *config.described(), sep="\n", flush=True)
+        access = "with the API key" if key_digest_of(config) else "from this machine"
+        print(f"serving  {url}  ({access})", *config.described(), sep="\n", flush=True)
         print(f"page     {url}/\nstop     Ctrl-C, or SIGTERM", flush=True)
         stop.wait()
     return "stopped"
@@ -45,9 +50,10 @@ def _serve(config: ServeConfig) -> str:
 
 @contextmanager
 def running(config: ServeConfig) -> Iterator[str]:
-    """The service on the connected cluster while the block lasts; gives its URL, once every model answers.
+    """Run the service on the connected cluster during the block, and yield its URL once every model
+    is ready.
 
-    config: as `resolve` returns it. Raises PreflightError or JobError.
+    config: the config that `resolve` returned. Raises PreflightError or JobError.
     """
     check_cluster(needs_of(config), live_nodes())
     _check_alone()
@@ -55,7 +61,7 @@ def running(config: ServeConfig) -> Iterator[str]:
 
     try:
         ray_serve.start(
-            # Requests are timed by gve_ray.serving.guard, which lets films take their time.
+            # No time limit here: gve_ray.serving.guard limits all requests except those for videos.
             http_options={"host": config.host, "port": config.port},
         )
         try:
@@ -70,18 +76,22 @@ def running(config: ServeConfig) -> Iterator[str]:
 
 @contextmanager
 def stopped_by_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set, while the block lasts."""
+    """Yield an event that SIGTERM and SIGINT set during the block."""
     stop = threading.Event()
-    before = {one: signal.signal(one, lambda *_: stop.set()) for one in (signal.SIGTERM, signal.SIGINT)}
+    before = {
+        number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         yield stop
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _check_alone() -> None:
-    """Where Serve runs already it listens where it was told to, not where this config says."""
+    """Raise PreflightError if Ray Serve is already running: it would keep its address and ignore
+    this config.
+    """
     import ray
 
     try:
@@ -89,6 +99,6 @@ def _check_alone() -> None:
     except ValueError:
         return
     raise PreflightError(
-        "Ray Serve runs on this cluster already; change what it serves by `serve deploy` (cluster/serve.yaml), or "
-        "end it first by `serve shutdown`"
+        "Ray Serve is already running on this cluster; change what it serves with `serve deploy` (cluster/serve.yaml), "
+        "or stop it first with `serve shutdown`"
     )

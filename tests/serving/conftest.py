@@ -1,4 +1,6 @@
-"""A real service, once for all tests of a worker: `gve index` and `gve serve` in processes of their own."""
+"""Fixtures of a real service, started once per test worker by `gve index` and `gve serve` as
+subprocesses.
+"""
 
 import os
 import subprocess
@@ -21,7 +23,7 @@ INDEX = ["--frames", "8", "--max_pixels", "12544", "--min_pixels", "3136", "--se
 INDEX += ["--model.name", "tiny", "--model.model", "package://demo/tiny_vl/model"]
 INDEX += ["--model.adapter", "package://demo/tiny_vl/adapter"]
 INDEX += ["--resources.probe.num_cpus", "0.5", "--resources.embed.num_cpus", "0.5", "--commit_seconds", "0.5"]
-# Small enough that a test can go beyond each.
+# Small enough for tests to exceed each limit.
 LIMITS = ["--limits.max_body_bytes", "3000000", "--limits.receive_seconds", "3"]
 LIMITS += [
     "--limits.max_duration",
@@ -36,7 +38,10 @@ LIMITS += ["--gateway.max_ongoing", "16", "--gateway.max_queued", "16", "--gatew
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """url: of the running service. heldout: what is indexed, and queries. index: its folder. process: `gve serve`."""
+    """A running service.
+
+    heldout: the indexed videos and queries. index: folder of the index. process: `gve serve`.
+    """
 
     url: str
     heldout: Benchmark
@@ -44,15 +49,15 @@ class Service:
     process: psutil.Process
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
-        """The processes of a deployment's replicas."""
+        """Return the processes of the replicas of a deployment."""
         return [
-            one for one in self.process.children(recursive=True)
-            if any(f":{deployment}" in part for part in one.cmdline()[:1])
+            process for process in self.process.children(recursive=True)
+            if any(f":{deployment}" in part for part in process.cmdline()[:1])
         ]  # fmt: skip
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Of a `gve` that starts a Ray of its own, and sees no other."""
+    """Return the environment of a `gve` that starts its own Ray cluster and connects to no other."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "GVE_"))}
     return env | {"RAY_TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
 
@@ -63,7 +68,7 @@ def gve(*args: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def ray_folder() -> Iterator[Path]:
-    """Short: Ray's sockets lie below it."""
+    """Yield a folder with a short path, because the paths of Ray's sockets are limited in length."""
     with tempfile.TemporaryDirectory(prefix="gve-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
@@ -104,7 +109,7 @@ def server(
 
 
 def wait_for_url(process: "subprocess.Popen[bytes]", log: Path) -> str:
-    """What `gve serve` says it listens on."""
+    """Wait until `gve serve` prints its URL, and return it."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         for line in log.read_text().splitlines():

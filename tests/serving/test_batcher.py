@@ -1,4 +1,4 @@
-"""Dynamic batching: what goes together, who is told what, and that nobody waits for the clock."""
+"""Dynamic batching: the composition of batches, errors, cancellation and the observer."""
 
 import asyncio
 import threading
@@ -13,7 +13,7 @@ from gve_ray.serving.batcher import TokenBatcher, estimated_tokens
 
 
 class Engine:
-    """A vector is the length of the text. Every call waits for `go`."""
+    """A model whose vectors are the lengths of the texts. Every call waits for `go`."""
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
@@ -30,12 +30,12 @@ class Engine:
         return Embeddings(vectors=lengths[:, None].astype(np.float32), tokens=lengths, cut=lengths > 99)
 
 
-def words(*texts: str) -> list[Item]:
+def items_of(*texts: str) -> list[Item]:
     return [Item(text=text) for text in texts]
 
 
-async def begun(batcher: TokenBatcher, *requests: list[Item]) -> list["asyncio.Task[Embeddings]"]:
-    """Requests that wait, in order."""
+async def start(batcher: TokenBatcher, *requests: list[Item]) -> list["asyncio.Task[Embeddings]"]:
+    """Start requests, in order, without waiting for their results."""
     tasks = []
     for items in requests:
         tasks.append(asyncio.create_task(batcher.embed(items)))
@@ -43,27 +43,33 @@ async def begun(batcher: TokenBatcher, *requests: list[Item]) -> list["asyncio.T
     return tasks
 
 
-def test_what_waits_goes_together_up_to_the_budget() -> None:
+def test_waiting_requests_form_batches_up_to_the_budget() -> None:
     async def scenario() -> None:
         engine = Engine()
-        one = estimated_tokens(Item(text="bb"))
-        batcher = TokenBatcher(engine, max_tokens=3 * one)
-        tasks = await begun(
-            batcher, words("a"), words("bb"), words("cc", "dd"), words("ee"), words("f" * 400)
+        tokens = estimated_tokens(Item(text="bb"))
+        batcher = TokenBatcher(engine, max_tokens=3 * tokens)
+        tasks = await start(
+            batcher, items_of("a"), items_of("bb"), items_of("cc", "dd"), items_of("ee"), items_of("f" * 400)
         )
         assert engine.calls == [["a"]]  # at once, alone
         engine.go.set()
-        found = [await task for task in tasks]
-        # In order; one item may be above the budget.
+        results = [await task for task in tasks]
+        # In order; a single item may exceed the budget.
         assert engine.calls[1:] == [["bb", "cc", "dd"], ["ee"], ["f" * 400]]
-        assert [one.tokens.tolist() for one in found] == [[1], [2], [2, 2], [2], [400]]
-        assert [one.cut.tolist() for one in found] == [[False], [False], [False, False], [False], [True]]
+        assert [result.tokens.tolist() for result in results] == [[1], [2], [2, 2], [2], [400]]
+        assert [result.cut.tolist() for result in results] == [
+            [False],
+            [False],
+            [False, False],
+            [False],
+            [True],
+        ]
 
     asyncio.run(scenario())
 
 
-class Watch:
-    """Notes what it is told."""
+class Observer:
+    """Records what the batcher reports."""
 
     def __init__(self) -> None:
         self.waited: list[int] = []
@@ -78,32 +84,37 @@ class Watch:
 
 
 @pytest.mark.parametrize("bad", ["", "bad"])
-def test_who_watches_sees_the_queue_and_each_call(bad: str) -> None:
+def test_the_observer_sees_the_queue_and_each_call(bad: str) -> None:
     async def scenario() -> None:
-        engine, watch = Engine(), Watch()
-        batcher = TokenBatcher(engine, max_tokens=1000, watch=watch)
-        tasks = await begun(batcher, words("a"), words("bb", "cc"), words(bad or "dd"))
+        engine, observer = Engine(), Observer()
+        batcher = TokenBatcher(engine, max_tokens=1000, observer=observer)
+        tasks = await start(batcher, items_of("a"), items_of("bb", "cc"), items_of(bad or "dd"))
         engine.go.set()
         await asyncio.gather(*tasks, return_exceptions=True)
-        one = estimated_tokens(Item(text="bb"))
-        # The first goes at once; the others wait until it is done, then go together, and alone if that fails.
-        assert watch.waited == [1, 0, 1, 2, 0, 0]
+        tokens = estimated_tokens(Item(text="bb"))
+        # The first request starts at once. The others wait for it, then form one batch, or one
+        # batch each if that fails.
+        assert observer.waited == [1, 0, 1, 2, 0, 0]
         last = estimated_tokens(Item(text=bad or "dd"))
-        together = 2 * one + last
-        assert watch.calls == [estimated_tokens(Item(text="a")), together, *([2 * one, last] if bad else [])]
+        together = 2 * tokens + last
+        assert observer.calls == [
+            estimated_tokens(Item(text="a")),
+            together,
+            *([2 * tokens, last] if bad else []),
+        ]
 
     asyncio.run(scenario())
 
 
-def test_a_large_request_is_divided_and_lets_others_in() -> None:
+def test_a_large_request_is_split_and_shares_a_batch() -> None:
     async def scenario() -> None:
         engine = Engine()
         batcher = TokenBatcher(engine, max_tokens=2 * estimated_tokens(Item(text="bb")))
-        many, one = await begun(batcher, words("a1", "a2", "a3", "a4", "a5"), words("b1"))
+        large, small = await start(batcher, items_of("a1", "a2", "a3", "a4", "a5"), items_of("b1"))
         engine.go.set()
-        assert (await many).tokens.tolist() == [2] * 5
-        assert (await many).vectors.shape == (5, 1)
-        assert (await one).tokens.tolist() == [2]
+        assert (await large).tokens.tolist() == [2] * 5
+        assert (await large).vectors.shape == (5, 1)
+        assert (await small).tokens.tolist() == [2]
         assert engine.calls == [["a1", "a2"], ["a3", "a4"], ["a5", "b1"]]
 
     asyncio.run(scenario())
@@ -114,33 +125,35 @@ def test_a_bad_request_fails_alone(bad: str, error: type[Exception]) -> None:
     async def scenario() -> None:
         engine = Engine()
         batcher = TokenBatcher(engine, max_tokens=1000)
-        tasks = await begun(batcher, words("a"), words("ok"), words("good", bad), words("fine"))
+        tasks = await start(batcher, items_of("a"), items_of("ok"), items_of("good", bad), items_of("fine"))
         engine.go.set()
-        found = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [type(one) for one in found] == [Embeddings, Embeddings, error, Embeddings]
-        assert found[3].tokens.tolist() == [4]
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(result) for result in results] == [Embeddings, Embeddings, error, Embeddings]
+        assert results[3].tokens.tolist() == [4]
 
     asyncio.run(scenario())
 
 
-def test_a_broken_engine_is_tried_again_for_the_next() -> None:
+def test_an_error_of_the_engine_does_not_affect_the_next_request() -> None:
     async def scenario() -> None:
         engine = Engine()
         engine.go.set()
         batcher = TokenBatcher(engine, max_tokens=1000)
         with pytest.raises(RuntimeError, match="broken engine"):
-            await batcher.embed(words("broken"))
-        assert (await batcher.embed(words("ok"))).tokens.tolist() == [2]
+            await batcher.embed(items_of("broken"))
+        assert (await batcher.embed(items_of("ok"))).tokens.tolist() == [2]
 
     asyncio.run(scenario())
 
 
-def test_who_gives_up_costs_nothing() -> None:
+def test_cancelled_requests_are_not_embedded() -> None:
     async def scenario() -> None:
         engine = Engine()
         batcher = TokenBatcher(engine, max_tokens=1000)
-        first, given_up, last = await begun(batcher, words("a"), words("bb", "b" * 9000), words("ccc"))
-        given_up.cancel()
+        first, cancelled, last = await start(
+            batcher, items_of("a"), items_of("bb", "b" * 9000), items_of("ccc")
+        )
+        cancelled.cancel()
         await asyncio.sleep(0)
         engine.go.set()
         await asyncio.gather(first, last)
@@ -149,7 +162,7 @@ def test_who_gives_up_costs_nothing() -> None:
     asyncio.run(scenario())
 
 
-def test_the_estimate_counts_what_is_seen() -> None:
+def test_the_estimate_counts_visual_tokens() -> None:
     def frames(count: int) -> Frames:
         zeros = np.zeros(count)
         return Frames(

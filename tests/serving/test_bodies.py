@@ -1,10 +1,10 @@
-"""Requests' bodies as values: OpenAI's form, vLLM's chat form, a search's, a form with files."""
+"""Request bodies: the format of OpenAI, the chat format of vLLM, searches, and forms with files."""
 
 from typing import Any
 
 import pytest
 
-from gve_ray.serving.bodies import Asked, EmbeddingBody, SearchBody, of_form, parsed, validated
+from gve_ray.serving.bodies import EmbeddingBody, Query, SearchBody, of_form, parsed, validated
 from gve_ray.serving.errors import ApiError
 
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": "high"}}
@@ -12,85 +12,88 @@ CLIP = {"type": "video_url", "video_url": "https://example.org/a.mp4"}
 TEXT = {"type": "text", "text": "a ball"}
 
 
-def embedding(**values: Any) -> list[Asked]:
+def embedding(**values: Any) -> list[Query]:
     body: EmbeddingBody = validated(EmbeddingBody, values)
     return body.asked()
 
 
-def search(**values: Any) -> Asked | None:
+def search(**values: Any) -> Query | None:
     body: SearchBody = validated(SearchBody, values)
     return body.asked()
 
 
 def test_texts() -> None:
-    assert embedding(input="a", model="m", user="me") == [Asked(text="a")]
+    assert embedding(input="a", model="m", user="me") == [Query(text="a")]
     assert embedding(input=["a", "b"], instruction="Find it.") == [
-        Asked(text="a", instruction="Find it."),
-        Asked(text="b", instruction="Find it."),
+        Query(text="a", instruction="Find it."),
+        Query(text="b", instruction="Find it."),
     ]
 
 
 def test_chat_messages() -> None:
     user = {"role": "user", "content": [CLIP, PICTURE, TEXT]}
-    expected = Asked(text="a ball", image="data:image/png;base64,AA==", video="https://example.org/a.mp4")
+    expected = Query(text="a ball", image="data:image/png;base64,AA==", video="https://example.org/a.mp4")
     assert embedding(messages=[user]) == [expected]
     for system in ("Find it.", [{"type": "text", "text": "Find it."}]):
-        (found,) = embedding(messages=[{"role": "system", "content": system}, user])
-        assert found.instruction == "Find it."
-    assert embedding(messages=[{"role": "user", "content": "a"}]) == [Asked(text="a")]
+        (query,) = embedding(messages=[{"role": "system", "content": system}, user])
+        assert query.instruction == "Find it."
+    assert embedding(messages=[{"role": "user", "content": "a"}]) == [Query(text="a")]
 
 
-SAID = [{"role": "user", "content": "a ball"}]
+CHAT = [{"role": "user", "content": "a ball"}]
 
 
 @pytest.mark.parametrize(
     "name", ["model", "instruction", "encoding_format", "dimensions", "truncate_prompt_tokens", "user", "messages",
              "add_generation_prompt", "continue_final_message", "add_special_tokens", "extra_of_a_client"],
 )  # fmt: skip
-def test_null_is_as_good_as_left_out(name: str) -> None:
-    assert embedding(**{"input": "a ball", name: None}) == [Asked(text="a ball")]
+def test_a_null_field_is_ignored(name: str) -> None:
+    assert embedding(**{"input": "a ball", name: None}) == [Query(text="a ball")]
 
 
 def test_null_within_messages_and_searches() -> None:
     user = {"role": "user", "content": [{**TEXT, "uuid": None}], "name": None}
-    assert embedding(messages=[user], input=None) == [Asked(text="a ball")]
+    assert embedding(messages=[user], input=None) == [Query(text="a ball")]
     body: SearchBody = validated(
         SearchBody, {"content": "a", "top_k": None, "filter": None, "like": None, "instruction": None}
     )
-    assert (body.top_k, body.asked()) == (10, Asked(text="a"))
+    assert (body.top_k, body.asked()) == (10, Query(text="a"))
 
 
 @pytest.mark.parametrize("content", ["", None, [], [{"type": "text", "text": ""}]])
 @pytest.mark.parametrize("instruction", ["Represent the user's input.", None])
-def test_the_form_of_qwen3_vl_embeddings_examples(content: Any, instruction: str | None) -> None:
-    """System, user, and an empty answer that the embedding is read at."""
+def test_messages_as_in_the_examples_of_qwen3_vl_embedding(content: Any, instruction: str | None) -> None:
+    """A system message, a user message and an empty assistant message."""
     user = {"role": "user", "content": [PICTURE, {"type": "text", "text": ""}]}
     messages = [user, {"role": "assistant", "content": content}]
     if instruction is not None:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": instruction}]})
-    found = embedding(messages=messages, continue_final_message=True, add_special_tokens=True)
-    assert found == [Asked(image="data:image/png;base64,AA==", instruction=instruction)]
+    queries = embedding(messages=messages, continue_final_message=True, add_special_tokens=True)
+    assert queries == [Query(image="data:image/png;base64,AA==", instruction=instruction)]
 
 
 @pytest.mark.parametrize(
     "part,expected",
     [
-        ("a ball", Asked(text="a ball")),
-        ({"text": "a ball"}, Asked(text="a ball")),
-        ({"type": "input_text", "text": "a ball"}, Asked(text="a ball")),
-        ({"image_url": {"url": "data:,a"}}, Asked(image="data:,a")),
-        ({"type": "input_image", "image_url": "data:,a", "detail": None}, Asked(image="data:,a")),
-        ({"type": "image", "image": "https://example.org/a.jpg"}, Asked(image="https://example.org/a.jpg")),
-        ({"type": "video", "video": "https://example.org/a.mp4"}, Asked(video="https://example.org/a.mp4")),
+        ("a ball", Query(text="a ball")),
+        ({"text": "a ball"}, Query(text="a ball")),
+        ({"type": "input_text", "text": "a ball"}, Query(text="a ball")),
+        ({"image_url": {"url": "data:,a"}}, Query(image="data:,a")),
+        ({"type": "input_image", "image_url": "data:,a", "detail": None}, Query(image="data:,a")),
+        ({"type": "image", "image": "https://example.org/a.jpg"}, Query(image="https://example.org/a.jpg")),
+        ({"type": "video", "video": "https://example.org/a.mp4"}, Query(video="https://example.org/a.mp4")),
     ],
 )
-def test_other_spellings_of_a_part(part: Any, expected: Asked) -> None:
+def test_other_spellings_of_a_part(part: Any, expected: Query) -> None:
     assert embedding(messages=[{"role": "user", "content": [part]}]) == [expected]
     assert search(content=[part]) == expected
 
 
-def test_a_placeholder_before_the_text_is_the_medium() -> None:
-    """As vLLM's own example for Qwen3-VL writes it; without a medium it is words."""
+def test_a_media_placeholder_before_the_text_is_removed() -> None:
+    """The example of vLLM for Qwen3-VL has such a placeholder.
+
+    Without media it is part of the text.
+    """
     placeholder = "<|vision_start|><|image_pad|><|vision_end|>"
     for text, expected in (
         (placeholder, None),
@@ -103,13 +106,13 @@ def test_a_placeholder_before_the_text_is_the_medium() -> None:
 
 
 def test_searches() -> None:
-    assert search(content="a", instruction="Find it.") == Asked(text="a", instruction="Find it.")
-    assert search(content=[PICTURE]) == Asked(image="data:image/png;base64,AA==")
+    assert search(content="a", instruction="Find it.") == Query(text="a", instruction="Find it.")
+    assert search(content=[PICTURE]) == Query(image="data:image/png;base64,AA==")
     assert search(like="0a") is None
 
 
 @pytest.mark.parametrize(
-    "values,said",
+    "values,message",
     [
         ({}, "either input or messages"),
         ({"input": "a", "messages": []}, "either input or messages"),
@@ -118,7 +121,7 @@ def test_searches() -> None:
         ({"input": [[1, 2]]}, r"input\[0\]: token ids.*check_embedding_ctx_length=False"),  # LangChain's default
         ({"input": [1, 2]}, r"input\[0\]: token ids.*send the text"),
         ({"input": ["a", {"image": "https://example.org/a.jpg"}]}, r"input\[1\]: an object.*as messages"),  # Jina's
-        ({"input": SAID}, r"input\[0\]: an object.*as messages"),
+        ({"input": CHAT}, r"input\[0\]: an object.*as messages"),
         ({"texts": ["a"]}, "texts: not a field here.*input, messages"),  # Cohere's
         ({"input": "a", "chat_template": "x"}, "chat_template: not a field here; leave it out"),
         ({"input": "a", "encoding_format": "hex"}, "encoding_format"),
@@ -127,59 +130,59 @@ def test_searches() -> None:
         ({"messages": []}, "one user message"),
         ({"messages": [{"role": "user", "content": "a"}] * 2}, "one user message"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "role"),
-        ({"messages": [*SAID, {"role": "assistant", "content": "yes"}]}, "leave it empty"),
-        ({"messages": [*SAID, {"role": "assistant", "content": ""}, *SAID]}, "one user message"),
+        ({"messages": [*CHAT, {"role": "assistant", "content": "yes"}]}, "leave it empty"),
+        ({"messages": [*CHAT, {"role": "assistant", "content": ""}, *CHAT]}, "one user message"),
         ({"messages": [{"role": "tool", "content": "a"}]}, r"messages\[0\].role"),
-        ({"messages": [SAID, SAID]}, r"messages\[0\]: a list; send one conversation a request"),
+        ({"messages": [CHAT, CHAT]}, r"messages\[0\]: a list; send one conversation a request"),
         ({"messages": [{"role": "user", "content": [{"type": "image_embeds", "image_embeds": "AA=="}]}]},
          r"content\[0\]: parts of type 'image_embeds' are not read; send text, image_url or video_url"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "image": "data:,a", "max_pixels": 9}]}]},
          "max_pixels: not a field here; leave it out"),
-        ({"messages": [{"role": "system", "content": [PICTURE]}, {"role": "user", "content": "a"}]}, "text alone"),
+        ({"messages": [{"role": "system", "content": [PICTURE]}, {"role": "user", "content": "a"}]}, "give only text"),
         ({"messages": [{"role": "user", "content": [PICTURE, PICTURE]}]}, "2 parts of type image_url"),
         ({"messages": [{"role": "user", "content": []}]}, "give a text"),
     ],
 )  # fmt: skip
-def test_bad_embedding_bodies(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ApiError, match=said) as caught:
+def test_bad_embedding_bodies(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ApiError, match=message) as caught:
         embedding(**values)
     assert caught.value.status == 400
 
 
 def test_a_form() -> None:
-    body, asked = of_form(
+    body, query = of_form(
         {"text": "a", "top_k": "3", "filter": '{"x": 1}', "instruction": "Find it."}, {"image": b"i"}
     )
     assert (body.top_k, body.filter) == (3, {"x": 1})
-    assert asked == Asked(text="a", image=b"i", instruction="Find it.")
-    body, asked = of_form({"like": "0a", "text": ""}, {})
-    assert (body.like, asked) == ("0a", None)
+    assert query == Query(text="a", image=b"i", instruction="Find it.")
+    body, query = of_form({"like": "0a", "text": ""}, {})
+    assert (body.like, query) == ("0a", None)
 
 
 @pytest.mark.parametrize(
-    "fields,files,said",
+    "fields,files,message",
     [
         ({}, {}, "give a text"),
         ({"text": "a", "like": "b"}, {}, "like, alone"),
-        ({"query": "a"}, {}, "query: no such field"),
-        ({"text": "a"}, {"file": b""}, "file: no such field"),
+        ({"query": "a"}, {}, "query: unknown field"),
+        ({"text": "a"}, {"file": b""}, "file: unknown field"),
         ({"text": "a", "filter": "{"}, {}, "not JSON"),
         ({"text": "a", "filter": "[]"}, {}, "filter"),
         ({"text": "a", "top_k": "many"}, {}, "top_k"),
     ],
 )
-def test_bad_forms(fields: dict[str, str], files: dict[str, bytes], said: str) -> None:
-    with pytest.raises(ApiError, match=said):
+def test_bad_forms(fields: dict[str, str], files: dict[str, bytes], message: str) -> None:
+    with pytest.raises(ApiError, match=message):
         of_form(fields, files)
 
 
-def test_what_is_not_json() -> None:
+def test_invalid_json_is_refused() -> None:
     for data in (b"", b"{", b"\xff", b"[" * 10**5, b'"\\ud800"'):
         with pytest.raises(ApiError, match="not JSON"):
             parsed(data)
 
 
-def test_bodies_of_many_parts_cost_little() -> None:
+def test_bodies_with_too_many_parts_are_refused_early() -> None:
     with pytest.raises(ApiError, match="more than 1000000 parts"):
         parsed(b"[" + b"1," * 10**6 + b"1]")
     with pytest.raises(ApiError, match=r"input\[0\]") as caught:
@@ -189,8 +192,8 @@ def test_bodies_of_many_parts_cost_little() -> None:
     assert cause.error_count() < 5  # type: ignore[attr-defined]
 
 
-def test_errors_travel() -> None:
-    """Between Ray's processes."""
+def test_errors_survive_pickling() -> None:
+    """Ray pickles errors between its processes."""
     import pickle
 
     error = pickle.loads(pickle.dumps(ApiError(503, "busy", "model", "busy", 1.5)))

@@ -1,4 +1,6 @@
-"""What strangers send, and what dies: a clear status each, no wrong answer, and a healthy service after it."""
+"""Bad requests and killed processes: each gets a clear status, no wrong result, and the service
+stays healthy.
+"""
 
 import io
 import signal
@@ -32,20 +34,20 @@ def http(server: Service) -> Iterator[httpx.Client]:
 
 @pytest.fixture(autouse=True)
 def healthy_after(http: httpx.Client) -> Iterator[None]:
-    """Whatever a test has done, the next request is answered."""
+    """After each test, check that the service still answers."""
     yield
     answer = http.post("/v1/search", json={"content": "a red ball", "top_k": 1})
     assert answer.status_code == 200, answer.text
 
 
 def error_of(answer: httpx.Response) -> tuple[int, str, str]:
-    """Status, machine word and sentence of a refusal."""
+    """Return the status, the code and the message of an error reply."""
     error = answer.json()["error"]
     return answer.status_code, error["code"], error["message"]
 
 
 def png(width: int, height: int) -> bytes:
-    """A picture that says it is that large, of one row of bytes."""
+    """Return a PNG whose header gives this size but which holds only one row."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -66,7 +68,7 @@ def video(server: Service) -> bytes:
 
 
 def uploads(video: bytes) -> dict[str, tuple[str, bytes, int]]:
-    """By name: the field, what is in it, and the status it has to get."""
+    """Return uploads by name: the field, its content and the expected status."""
     return {
         "zero-length video": ("video", b"", 400),
         "zero-length image": ("image", b"", 400),
@@ -87,7 +89,7 @@ def jpeg() -> bytes:
 
 
 def test_uploads_that_cannot_be_used(http: httpx.Client, video: bytes) -> None:
-    found = {}
+    statuses = {}
     for name, (field, data, _) in uploads(video).items():
         form = http.post("/v1/search", files={field: ("a", data)})
         part = {"type": f"{field}_url", f"{field}_url": {"url": data_url("application/octet-stream", data)}}
@@ -96,15 +98,15 @@ def test_uploads_that_cannot_be_used(http: httpx.Client, video: bytes) -> None:
         status, code, message = error_of(form)
         assert code
         assert message.startswith((field, "content"))
-        found[name] = status
-    assert found == {name: status for name, (_, _, status) in uploads(video).items()}
+        statuses[name] = status
+    assert statuses == {name: status for name, (_, _, status) in uploads(video).items()}
 
 
 def test_bodies_that_are_too_large(http: httpx.Client) -> None:
     answer = http.post("/v1/search", files={"video": ("a", bytes(4_000_000))})
     assert error_of(answer)[:2] == (413, "body_too_large")
 
-    def parts() -> Iterator[bytes]:  # of no stated length
+    def parts() -> Iterator[bytes]:  # without a Content-Length
         for _ in range(60):
             yield bytes(100_000)
 
@@ -115,25 +117,25 @@ def test_bodies_that_are_too_large(http: httpx.Client) -> None:
 
 
 def test_a_slow_body(server: Service) -> None:
-    """A byte now and then: given up after receive_seconds, whatever the client goes on doing."""
+    """A body that arrives byte by byte is refused after receive_seconds."""
     address = urlsplit(server.url)
     begun = time.monotonic()
-    with socket.create_connection((address.hostname, address.port), timeout=60) as one:
-        one.sendall(b"POST /v1/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+        connection.sendall(b"POST /v1/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
                     b"Content-Length: 1000\r\n\r\n{")  # fmt: skip
-        one.settimeout(0.5)
+        connection.settimeout(0.5)
         answer = b""
         while b"\r\n\r\n" not in answer and time.monotonic() - begun < 30:
             try:
-                answer += one.recv(4096)
+                answer += connection.recv(4096)
             except TimeoutError:
-                one.sendall(b" ")
+                connection.sendall(b" ")
     assert answer.startswith(b"HTTP/1.1 408")
     assert time.monotonic() - begun < 15
 
 
 @pytest.mark.parametrize(
-    "body,status,said",
+    "body,status,expected",
     [
         (b"", 400, "not JSON"),
         (b"{", 400, "not JSON"),
@@ -158,11 +160,11 @@ def test_a_slow_body(server: Service) -> None:
         (b'{"content": [{"type": "video_url", "video_url": {"url": "s3://bucket/a.mp4"}}]}', 400, "http"),
     ],
 )  # fmt: skip
-def test_malformed_searches(http: httpx.Client, body: bytes, status: int, said: str) -> None:
+def test_malformed_searches(http: httpx.Client, body: bytes, status: int, expected: str) -> None:
     answer = http.post("/v1/search", content=body, headers={"Content-Type": "application/json"})
-    found, _, message = error_of(answer)
-    assert found == status
-    assert said in message
+    answer_status, _, message = error_of(answer)
+    assert answer_status == status
+    assert expected in message
 
 
 @pytest.mark.parametrize(
@@ -177,7 +179,7 @@ def test_malformed_searches(http: httpx.Client, body: bytes, status: int, said: 
         "https://example.org/a.png",
     ],
 )
-def test_urls_of_hosts_that_nobody_allowed(http: httpx.Client, url: str) -> None:
+def test_urls_of_hosts_that_are_not_allowed(http: httpx.Client, url: str) -> None:
     answer = http.post("/v1/search", json={"content": [{"type": "image_url", "image_url": {"url": url}}]})
     status, code, message = error_of(answer)
     assert (status, code) == (403, "host_not_allowed")
@@ -194,8 +196,10 @@ def test_a_text_of_ten_thousand_tokens(http: httpx.Client) -> None:
     assert cut.json()["usage"]["prompt_tokens"] == 8192
 
 
-def test_one_bad_request_leaves_its_neighbours_alone(http: httpx.Client) -> None:
-    """They are embedded together, and an instruction that leaves no room for the text fails alone."""
+def test_a_bad_request_does_not_affect_its_batch(http: httpx.Client) -> None:
+    """All are embedded in one batch; only a request whose instruction leaves no room for the text
+    fails.
+    """
     alone = http.post("/v1/embeddings", json={"input": "a red ball"}).json()["data"]
 
     def ask(i: int) -> httpx.Response:
@@ -204,15 +208,17 @@ def test_one_bad_request_leaves_its_neighbours_alone(http: httpx.Client) -> None
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(ask, range(24)))
-    assert [one.status_code for one in answers] == [400 if i % 4 == 0 else 200 for i in range(24)]
-    for one in answers:
-        if one.status_code == 200:
-            found, expected = (np.array(a[0]["embedding"]) for a in (one.json()["data"], alone))
-            assert found @ expected > 0.9999
+    assert [answer.status_code for answer in answers] == [400 if i % 4 == 0 else 200 for i in range(24)]
+    for answer in answers:
+        if answer.status_code == 200:
+            vector, expected = (np.array(rows[0]["embedding"]) for rows in (answer.json()["data"], alone))
+            assert vector @ expected > 0.9999
 
 
 def test_load_beyond_the_queue(http: httpx.Client, server: Service) -> None:
-    """16 at a time and 16 in the queue: of 150 slow requests some are refused with 503, none gets anything else."""
+    """With 16 running and 16 queued requests, some of 150 are refused with 503, and none gets
+    another error.
+    """
     content = [{"type": "video_url", "video_url": {"url": data_url("video/mp4", _clip(server))}}]
 
     def ask(_: int) -> tuple[int, str | None]:
@@ -222,9 +228,9 @@ def test_load_beyond_the_queue(http: httpx.Client, server: Service) -> None:
         return answer.status_code, answer.headers.get("retry-after")
 
     with ThreadPoolExecutor(150) as pool:
-        found = Counter(pool.map(ask, range(150)))
-    assert set(found) == {(200, None), (503, "1")}, found
-    assert found[200, None] >= 32
+        outcomes = Counter(pool.map(ask, range(150)))
+    assert set(outcomes) == {(200, None), (503, "1")}, outcomes
+    assert outcomes[200, None] >= 32
 
 
 def _clip(server: Service) -> bytes:
@@ -233,19 +239,19 @@ def _clip(server: Service) -> bytes:
 
 
 def test_a_replica_killed_under_load(http: httpx.Client, server: Service) -> None:
-    """The answers that come are right, the others say so, and a new replica takes over."""
+    """Every reply is correct or a 503, and a new replica takes over."""
     body = {"content": server.heldout.queries["fine"][5].text, "top_k": 1}
     expected = http.post("/v1/search", json=body).json()["data"][0]["id"]
-    stop, found = threading.Event(), []
+    stop, outcomes = threading.Event(), []
 
     def ask() -> None:
         with httpx.Client(base_url=server.url, timeout=90, trust_env=False) as client:
             while not stop.is_set():
                 answer: Any = client.post("/v1/search", json=body)
                 if answer.status_code == 200:
-                    found.append((200, answer.json()["data"][0]["id"]))
+                    outcomes.append((200, answer.json()["data"][0]["id"]))
                 else:
-                    found.append((answer.status_code, answer.headers.get("retry-after")))
+                    outcomes.append((answer.status_code, answer.headers.get("retry-after")))
 
     threads = [threading.Thread(target=ask) for _ in range(6)]
     for thread in threads:
@@ -253,33 +259,39 @@ def test_a_replica_killed_under_load(http: httpx.Client, server: Service) -> Non
     time.sleep(1)
     (replica,) = server.replicas("retriever-demo")
     replica.send_signal(signal.SIGKILL)
-    before = len(found)
+    before = len(outcomes)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        if any(status == 200 for status, _ in found[before + 20 :]) and server.replicas("retriever-demo"):
+        if any(status == 200 for status, _ in outcomes[before + 20 :]) and server.replicas("retriever-demo"):
             break
         time.sleep(0.2)
     time.sleep(1)
     stop.set()
     for thread in threads:
         thread.join()
-    assert set(found) <= {(200, expected), (503, "1")}, Counter(found)
-    assert found[-1] == (200, expected)
+    assert set(outcomes) <= {(200, expected), (503, "1")}, Counter(outcomes)
+    assert outcomes[-1] == (200, expected)
     (after,) = server.replicas("retriever-demo")
     assert after.pid != replica.pid
 
 
-def test_the_decoder_killed(http: httpx.Client, server: Service, video: bytes) -> None:
-    """Whoever meets it dying is told that it crashed; the next clip is read by a new one."""
+def test_a_killed_decoder(http: httpx.Client, server: Service, video: bytes) -> None:
+    """A request whose decoder is killed gets the error "crashed"; the next clip is read by a new
+    decoder.
+    """
     clip = data_url("video/mp4", video)
     body = {"content": [{"type": "video_url", "video_url": {"url": clip}}], "top_k": 1}
     expected = http.post("/v1/search", json=body).json()["data"][0]["id"]
     (gateway,) = server.replicas("gateway")
-    readers = [one for one in gateway.children(recursive=True) if "gve_ray.media.child" in one.cmdline()]
+    readers = [
+        process for process in gateway.children(recursive=True) if "gve_ray.media.child" in process.cmdline()
+    ]
     assert readers
-    for one in readers:
-        one.send_signal(signal.SIGKILL)
+    for process in readers:
+        process.send_signal(signal.SIGKILL)
     answers = [http.post("/v1/search", json=body) for _ in range(3)]
-    found = [one.json()["data"][0]["id"] if one.is_success else error_of(one)[:2] for one in answers]
-    assert set(found) <= {expected, (500, "crashed")}
-    assert found[-1] == expected
+    outcomes = [
+        answer.json()["data"][0]["id"] if answer.is_success else error_of(answer)[:2] for answer in answers
+    ]
+    assert set(outcomes) <= {expected, (500, "crashed")}
+    assert outcomes[-1] == expected

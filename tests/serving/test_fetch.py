@@ -1,4 +1,7 @@
-"""What a URL may reach. Real servers on loopback addresses stand for the world outside and for the inside."""
+"""Fetching URLs.
+
+Real servers on two loopback addresses represent a public host and the internal network.
+"""
 
 import asyncio
 import base64
@@ -26,7 +29,7 @@ TLS = httpx.create_ssl_context()  # takes longer to make than most tests
 
 
 class Site(ThreadingHTTPServer):
-    """A server whose pages are functions of the request's handler."""
+    """A server whose pages are functions that take the request handler."""
 
     daemon_threads = True
 
@@ -40,7 +43,7 @@ class Site(ThreadingHTTPServer):
         return self.server_address[1]
 
     def handle_error(self, request, client_address) -> None:
-        """Clients that hang up are what is tested here."""
+        """Ignore errors of closed connections, which these tests cause on purpose."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -80,13 +83,13 @@ def serving(site: Site) -> Iterator[Site]:
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    """The world outside: media.example.org."""
+    """Yield a public host: media.example.org."""
     yield from serving(Site(OUTSIDE))
 
 
 @pytest.fixture
 def inside() -> Iterator[Site]:
-    """What nobody may reach: it listens where the machine's own services do."""
+    """Yield an internal server on the address of local services, which must never be reached."""
     site = Site(INSIDE)
     site.pages["/secret"] = page(b"secret")
     yield from serving(site)
@@ -112,8 +115,8 @@ def refusal(url: str, hosts: Sequence[str] = (), **settings: object) -> FetchErr
     return caught.value
 
 
-def test_a_file_of_an_allowed_host_is_read_as_it_is(site, monkeypatch):
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):  # a proxy would do its own look-up
+def test_a_file_of_an_allowed_host_is_read_unchanged(site, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):  # a proxy would resolve the name itself
         monkeypatch.setenv(name, f"http://{CLOSED}:1")
     site.pages["/clip.mp4"] = page(CLIP)
     host = f"media.example.org:{site.port}"
@@ -158,12 +161,12 @@ def test_spellings_of_an_allowed_host(site, url, entry):
     ],
 )
 def test_other_hosts_are_refused_before_they_are_looked_up(host):
-    async def unasked(host: str, port: int) -> list[str]:
+    async def never_called(host: str, port: int) -> list[str]:
         raise AssertionError(f"{host} was looked up")
 
-    found = refusal(f"http://{host}/a", ["media.example.org", "*.example.org"], resolve=unasked)
-    assert (found.reason, found.status) == (FetchReason.HOST, 403)
-    assert "allow-list" in found.message
+    error = refusal(f"http://{host}/a", ["media.example.org", "*.example.org"], resolve=never_called)
+    assert (error.reason, error.status) == (FetchReason.HOST, 403)
+    assert "allow-list" in error.message
 
 
 def test_without_an_allow_list_only_data_urls_are_read():
@@ -182,14 +185,14 @@ def test_without_an_allow_list_only_data_urls_are_read():
         ("http://media.example.org/a", ["media.example.org:{port}"], False),
     ],
 )
-def test_ports_are_the_standard_ones_or_named(site, url, hosts, allowed):
+def test_ports_must_be_standard_or_on_the_allow_list(site, url, hosts, allowed):
     site.pages["/a"] = page(b"x")
-    url, hosts = url.format(port=site.port), [one.format(port=site.port) for one in hosts]
+    url, hosts = url.format(port=site.port), [host.format(port=site.port) for host in hosts]
     if allowed:
         assert fetch(url, hosts) == b"x"
     else:
-        found = refusal(url, hosts)
-        assert (found.reason, found.status) == (FetchReason.PORT, 403)
+        error = refusal(url, hosts)
+        assert (error.reason, error.status) == (FetchReason.PORT, 403)
         assert site.seen == []
 
 
@@ -208,7 +211,7 @@ def test_ports_are_the_standard_ones_or_named(site, url, hosts, allowed):
         "x:y",
     ],
 )
-def test_an_allow_list_that_cannot_be_meant_is_refused_at_the_start(entry):
+def test_invalid_entries_of_the_allow_list_are_refused_at_the_start(entry):
     with pytest.raises(ValueError, match="allowed host") as caught:
         Fetcher([entry], max_bytes=1, seconds=1)
     assert repr(entry) in str(caught.value)
@@ -242,11 +245,11 @@ def test_an_allow_list_that_cannot_be_meant_is_refused_at_the_start(entry):
         ("http://media.example.org@evil.example/a", "credentials_in_url"),
     ],
 )
-def test_what_is_no_http_url_of_a_host_is_refused(url, reason):
-    found = refusal(url, ["media.example.org"])
-    assert (found.reason, found.status) == (reason, 400)
-    assert len(found.message) < 300
-    assert "word" not in found.message.replace("password", "")
+def test_invalid_urls_are_refused(url, reason):
+    error = refusal(url, ["media.example.org"])
+    assert (error.reason, error.status) == (reason, 400)
+    assert len(error.message) < 300
+    assert "word" not in error.message.replace("password", "")
 
 
 def test_redirects_are_followed_without_cookies(site):
@@ -268,8 +271,8 @@ def test_redirects_are_followed_without_cookies(site):
 def test_endless_redirects_end(site):
     site.pages["/a"] = redirect("/a")
     host = f"media.example.org:{site.port}"
-    found = refusal(f"http://{host}/a", [host], max_redirects=3)
-    assert (found.reason, found.status) == (FetchReason.REDIRECTS, 502)
+    error = refusal(f"http://{host}/a", [host], max_redirects=3)
+    assert (error.reason, error.status) == (FetchReason.REDIRECTS, 502)
     assert len(site.seen) == 4
 
 
@@ -319,12 +322,12 @@ def test_a_private_address_is_refused_even_where_its_name_is_allowed(site, insid
     start = f"media.example.org:{site.port}"
     allowed = [start, f"{host}:{inside.port}"]
     for url in (f"http://{start}/a", f"http://{host}:{inside.port}/secret"):
-        found = refusal(url, allowed)
-        assert (found.reason, found.status) == (FetchReason.ADDRESS, 403)
-        assert "127.0.0.1" not in found.message
-    found = refusal(f"http://{start}/a", [start])
-    assert found.reason == FetchReason.HOST
-    assert host not in found.message
+        error = refusal(url, allowed)
+        assert (error.reason, error.status) == (FetchReason.ADDRESS, 403)
+        assert "127.0.0.1" not in error.message
+    error = refusal(f"http://{start}/a", [start])
+    assert error.reason == FetchReason.HOST
+    assert host not in error.message
     assert inside.seen == []
 
 
@@ -335,7 +338,7 @@ def test_a_redirect_to_an_octal_address_is_refused(site, inside):
     assert inside.seen == []
 
 
-def test_one_private_address_among_public_ones_is_enough(site):
+def test_one_private_address_among_public_ones_is_refused(site):
     async def mixed(host: str, port: int) -> list[str]:
         return [OUTSIDE, "10.0.0.1"]
 
@@ -345,13 +348,13 @@ def test_one_private_address_among_public_ones_is_enough(site):
 
 
 def test_the_address_that_was_checked_is_the_one_connected_to(site, inside):
-    """DNS rebinding: the name moves inside once it has been checked."""
+    """DNS rebinding: the name resolves to an internal address after the check."""
     answers = iter([[OUTSIDE], [INSIDE], [INSIDE]])
 
     async def moving(host: str, port: int) -> list[str]:
         return next(answers)
 
-    rebound = Site(INSIDE, site.port)  # the same port, where the name leads next
+    rebound = Site(INSIDE, site.port)  # the same port at the address to which the name resolves next
     rebound.pages["/a"] = page(b"secret")
     for _ in serving(rebound):
         site.pages["/a"] = page(b"public")
@@ -361,7 +364,7 @@ def test_the_address_that_was_checked_is_the_one_connected_to(site, inside):
     assert next(answers) == [INSIDE]  # one look-up, no more
 
 
-def test_each_hop_is_resolved_and_checked_anew(site):
+def test_each_redirect_is_resolved_and_checked_again(site):
     answers = iter([[OUTSIDE], ["10.0.0.1"]])
 
     async def moving(host: str, port: int) -> list[str]:
@@ -374,7 +377,7 @@ def test_each_hop_is_resolved_and_checked_anew(site):
     assert [path for path, _ in site.seen] == ["/a"]
 
 
-def test_an_address_that_takes_no_connection_is_passed_over(site):
+def test_an_address_that_accepts_no_connection_is_skipped(site):
     async def two(host: str, port: int) -> list[str]:
         return [CLOSED, OUTSIDE]
 
@@ -391,13 +394,13 @@ def test_a_name_without_an_address_fails(answer):
             raise answer
         return answer
 
-    found = refusal("http://media.example.org/a", ["media.example.org"], resolve=none)
-    assert (found.reason, found.status) == (FetchReason.FAILED, 502)
+    error = refusal("http://media.example.org/a", ["media.example.org"], resolve=none)
+    assert (error.reason, error.status) == (FetchReason.FAILED, 502)
 
 
 def test_a_label_too_long_for_dns_fails():
-    found = refusal(f"http://{'a' * 80}.example.org/", ["*.example.org"], resolve=resolve_name)
-    assert found.reason == FetchReason.FAILED
+    error = refusal(f"http://{'a' * 80}.example.org/", ["*.example.org"], resolve=resolve_name)
+    assert error.reason == FetchReason.FAILED
 
 
 def test_a_closed_port_fails(site):
@@ -422,16 +425,16 @@ def test_a_closed_port_fails(site):
 def test_only_a_200_is_a_file(site, status, reason, http):
     site.pages["/a"] = page(b"" if status in (204, 304) else b"not for you", status)
     host = f"media.example.org:{site.port}"
-    found = refusal(f"http://{host}/a", [host])
-    assert (found.reason, found.status) == (reason, http)
-    assert "not for you" not in found.message
+    error = refusal(f"http://{host}/a", [host])
+    assert (error.reason, error.status) == (reason, http)
+    assert "not for you" not in error.message
 
 
 def test_an_empty_file_is_refused(site):
     site.pages["/a"] = page(b"")
     host = f"media.example.org:{site.port}"
-    found = refusal(f"http://{host}/a", [host])
-    assert (found.reason, found.status) == (FetchReason.EMPTY, 400)
+    error = refusal(f"http://{host}/a", [host])
+    assert (error.reason, error.status) == (FetchReason.EMPTY, 400)
 
 
 def test_a_file_of_just_the_limit_is_read(site):
@@ -439,8 +442,8 @@ def test_a_file_of_just_the_limit_is_read(site):
     site.pages["/b"] = page(b"x" * (LIMIT + 1))
     host = f"media.example.org:{site.port}"
     assert len(fetch(f"http://{host}/a", [host])) == LIMIT
-    found = refusal(f"http://{host}/b", [host])
-    assert (found.reason, found.status) == (FetchReason.TOO_LARGE, 413)
+    error = refusal(f"http://{host}/b", [host])
+    assert (error.reason, error.status) == (FetchReason.TOO_LARGE, 413)
 
 
 def test_an_endless_body_is_cut_off(site):
@@ -461,7 +464,7 @@ def test_an_endless_body_is_cut_off(site):
     assert hung_up.wait(10)
 
 
-def test_a_lying_content_length(site):
+def test_a_wrong_content_length(site):
     host = f"media.example.org:{site.port}"
     site.pages["/huge"] = page(b"x", Content_Length=str(10**12))
     site.pages["/more"] = page(b"x" * 10, Content_Length="20")
@@ -473,11 +476,11 @@ def test_a_lying_content_length(site):
     assert refusal(f"http://{host}/none", [host]).reason == FetchReason.FAILED
 
 
-def test_a_coded_answer_is_refused_and_never_unpacked(site):
+def test_a_compressed_response_is_refused_and_never_decompressed(site):
     site.pages["/a"] = page(gzip.compress(bytes(10_000_000)), Content_Encoding="gzip")
     host = f"media.example.org:{site.port}"
-    found = refusal(f"http://{host}/a", [host])
-    assert (found.reason, found.status) == (FetchReason.ENCODED, 502)
+    error = refusal(f"http://{host}/a", [host])
+    assert (error.reason, error.status) == (FetchReason.ENCODED, 502)
 
 
 def test_what_is_not_http_fails(site):
@@ -508,46 +511,46 @@ def slow_redirect(handler: Handler) -> None:
 
 
 @pytest.mark.parametrize("slow", [slow_header, slow_body, slow_redirect])
-def test_one_deadline_for_all_of_it(site, slow):
+def test_one_deadline_for_the_whole_fetch(site, slow):
     site.pages["/a"] = slow
     host = f"media.example.org:{site.port}"
     started = time.monotonic()
-    found = refusal(f"http://{host}/a", [host], seconds=0.5, max_redirects=100)
-    assert (found.reason, found.status) == (FetchReason.TIMEOUT, 504)
+    error = refusal(f"http://{host}/a", [host], seconds=0.5, max_redirects=100)
+    assert (error.reason, error.status) == (FetchReason.TIMEOUT, 504)
     assert time.monotonic() - started < 5
 
 
-def test_a_slow_look_up_counts_too():
+def test_the_deadline_includes_name_resolution():
     async def slow(host: str, port: int) -> list[str]:
         await asyncio.sleep(60)
         return [OUTSIDE]
 
-    found = refusal("http://media.example.org/a", ["media.example.org"], resolve=slow, seconds=0.2)
-    assert found.reason == FetchReason.TIMEOUT
+    error = refusal("http://media.example.org/a", ["media.example.org"], resolve=slow, seconds=0.2)
+    assert error.reason == FetchReason.TIMEOUT
 
 
 @pytest.mark.parametrize("certified", ["media.example.org", "other.example.org"])
-def test_tls_is_spoken_with_the_name_and_checked_against_it(site, tmp_path, certified):
+def test_tls_uses_and_checks_the_host_name(site, tmp_path, certified):
     certificate = self_signed(certified, tmp_path / "tls.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    asked: list[str | None] = []
-    context.sni_callback = lambda _socket, name, _context: asked.append(name)
+    server_names: list[str | None] = []
+    context.sni_callback = lambda _socket, name, _context: server_names.append(name)
     site.socket = context.wrap_socket(site.socket, server_side=True)
     site.pages["/a"] = page(CLIP)
     url, hosts = f"https://media.example.org.:{site.port}/a", [f"media.example.org:{site.port}"]
     trusted = ssl.create_default_context(cafile=str(certificate))
     if certified == "media.example.org":
         assert fetch(url, hosts, tls=trusted) == CLIP
-        assert refusal(url, hosts).reason == FetchReason.FAILED  # nobody the system trusts has signed it
+        assert refusal(url, hosts).reason == FetchReason.FAILED  # not signed by a trusted authority
     else:
         assert refusal(url, hosts, tls=trusted).reason == FetchReason.FAILED
         assert site.seen == []
-    assert set(asked) == {"media.example.org"}
+    assert set(server_names) == {"media.example.org"}
 
 
 def self_signed(name: str, path):
-    """A certificate for one name and its key, in one file."""
+    """Write a self-signed certificate for a name and its key into one file."""
     x509 = pytest.importorskip("cryptography.x509")
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -592,13 +595,13 @@ def test_data_urls(url, data):
     "payload",
     ["YQ", "YQ=", "Y", "YQ==YQ==", "Y Q==", "YWJj\n", "YW-_", "=YQ=", "YQ==%0A", "Ã=", "<png>", "%"],
 )
-def test_base64_is_taken_by_the_letter(payload):
-    found = refusal(f"data:image/png;base64,{payload}")
-    assert (found.reason, found.status) == (FetchReason.BAD_DATA_URL, 400)
-    assert "base64" in found.message
+def test_base64_is_strict(payload):
+    error = refusal(f"data:image/png;base64,{payload}")
+    assert (error.reason, error.status) == (FetchReason.BAD_DATA_URL, 400)
+    assert "base64" in error.message
 
 
-def test_percent_encoding_is_resolved_as_urllib_does():
+def test_percent_encoding_is_decoded_as_by_urllib():
     rng = random.Random(0)
     for _ in range(200):
         payload = "".join(
@@ -610,7 +613,7 @@ def test_percent_encoding_is_resolved_as_urllib_does():
 @pytest.mark.parametrize(
     "url", ["data:", "data:image/png;base64", "data:,ü", "data:,a%", "data:,%4", "data:,%%41"]
 )
-def test_what_is_no_data_url(url):
+def test_invalid_data_urls(url):
     assert refusal(url).reason == FetchReason.BAD_DATA_URL
 
 
@@ -632,7 +635,7 @@ def test_data_urls_have_the_same_limit():
                 assert len(fetch(url, max_bytes=100)) == size
             else:
                 assert refusal(url, max_bytes=100).status == 413
-    # Refused by its length, before anything of it is looked at.
+    # Refused by its length, before it is decoded.
     assert refusal("data:," + "ü" * 301, max_bytes=100).status == 413
 
 

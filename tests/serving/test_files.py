@@ -1,4 +1,4 @@
-"""Files of the index over HTTP, by a real server: what players ask for, and what they get."""
+"""Files of the index over HTTP, served by a real server to the requests that players send."""
 
 import contextlib
 import http.client
@@ -37,7 +37,7 @@ COUNTER = itertools.count()
 
 @pytest.fixture(scope="module")
 def media_server() -> Iterator[tuple[int, dict[str, tuple[str, int]]]]:
-    """(port, what is served: name -> URI, size when it was indexed)."""
+    """Yield the port and the served files: name -> URI and size when it was indexed."""
     served: dict[str, tuple[str, int]] = {}
 
     def media(request: Request) -> Response:
@@ -63,7 +63,7 @@ def media_server() -> Iterator[tuple[int, dict[str, tuple[str, int]]]]:
 
 @pytest.fixture(params=["local", "file", "remote"])
 def name(request, media_server, tmp_path) -> str:
-    """A served file, on disk by its path or as file://, or behind a URI."""
+    """Return the name of a served file: a local path, a file:// URI or a remote URI."""
     name = f"{request.param}{next(COUNTER)}"
     path = tmp_path / "a clip #1?.mp4"
     path.write_bytes(DATA)
@@ -75,16 +75,16 @@ def name(request, media_server, tmp_path) -> str:
 
 @pytest.fixture
 def ask(media_server):
-    def asked(name: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
+    def send(name: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", media_server[0], timeout=30)
         with contextlib.closing(connection):
-            sent = {key.replace("_", "-"): value for key, value in headers.items()}
-            connection.request(method, f"/{name}", headers=sent)
+            sent_headers = {key.replace("_", "-"): value for key, value in headers.items()}
+            connection.request(method, f"/{name}", headers=sent_headers)
             reply = connection.getresponse()
-            found = {key.lower(): value for key, value in reply.getheaders()}
-            return reply.status, found, reply.read()
+            reply_headers = {key.lower(): value for key, value in reply.getheaders()}
+            return reply.status, reply_headers, reply.read()
 
-    return asked
+    return send
 
 
 def test_the_whole_file(ask, name):
@@ -101,7 +101,7 @@ def test_the_whole_file(ask, name):
 
 
 @pytest.mark.parametrize(
-    "asked,first,last",
+    "requested,first,last",
     [
         ("bytes=0-", 0, 3_000_000),
         ("bytes=0-0", 0, 0),
@@ -114,9 +114,9 @@ def test_the_whole_file(ask, name):
         ("Bytes = 7-8", 7, 8),
     ],
 )
-def test_a_range(ask, name, asked, first, last):
+def test_a_range(ask, name, requested, first, last):
     for method in ("GET", "HEAD"):
-        status, headers, body = ask(name, method, Range=asked)
+        status, headers, body = ask(name, method, Range=requested)
         assert status == 206
         assert headers["content-range"] == f"bytes {first}-{last}/3000001"
         assert headers["content-length"] == str(last - first + 1)
@@ -124,15 +124,15 @@ def test_a_range(ask, name, asked, first, last):
         assert body == (DATA[first : last + 1] if method == "GET" else b"")
 
 
-@pytest.mark.parametrize("asked", ["bytes=3000001-", "bytes=9999999-99999999", "bytes=-0"])
-def test_a_range_beyond_the_end(ask, name, asked):
-    status, headers, body = ask(name, Range=asked)
+@pytest.mark.parametrize("requested", ["bytes=3000001-", "bytes=9999999-99999999", "bytes=-0"])
+def test_a_range_beyond_the_end(ask, name, requested):
+    status, headers, body = ask(name, Range=requested)
     assert (status, body) == (416, b"")
     assert headers["content-range"] == "bytes */3000001"
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "requested",
     [
         "bytes=5-2",
         "bytes=-",
@@ -143,26 +143,26 @@ def test_a_range_beyond_the_end(ask, name, asked):
         "bytes=0-9,20-29",
     ],
 )
-def test_a_range_that_is_not_understood_is_as_none(ask, name, asked):
-    """RFC 9110 section 14.2: it may be ignored."""
-    status, _, body = ask(name, Range=asked)
+def test_an_invalid_range_is_ignored(ask, name, requested):
+    """RFC 9110 section 14.2 allows a server to ignore it."""
+    status, _, body = ask(name, Range=requested)
     assert (status, body) == (200, DATA)
 
 
-def test_no_reply_is_large(tmp_path):
+def test_replies_are_never_larger_than_a_part(tmp_path):
     path, size = tmp_path / "film.mp4", WHOLE + 1
     with path.open("wb") as file:
         file.truncate(size)
     with pytest.raises(TooLargeError, match="Range: bytes=FIRST-LAST"):
         respond(str(path), size)
-    for asked, first, last in (
+    for requested, first, last in (
         ("bytes=0-", 0, PART - 1),
         (f"bytes=5-{size}", 5, PART + 4),
         ("bytes=-10", size - 10, size - 1),
     ):
-        found = file_response(str(path), size=size, etag=TAG, headers=Headers({"range": asked}))
-        assert found.headers["content-range"] == f"bytes {first}-{last}/{size}"
-        assert len(found.body) == last - first + 1
+        reply = file_response(str(path), size=size, etag=TAG, headers=Headers({"range": requested}))
+        assert reply.headers["content-range"] == f"bytes {first}-{last}/{size}"
+        assert len(reply.body) == last - first + 1
     head = file_response(str(path), size=size, etag=TAG, method="HEAD", headers=Headers({}))
     assert (head.headers["content-length"], head.body) == (str(size), b"")
 
@@ -170,9 +170,9 @@ def test_no_reply_is_large(tmp_path):
 @pytest.mark.parametrize(
     "tag,status", [('"f00d"', 206), ('"beef"', 200), ('W/"f00d"', 200), ("yesterday", 200)]
 )
-def test_a_range_only_of_the_same_file(ask, name, tag, status):
-    found, _, body = ask(name, Range="bytes=1-2", If_Range=tag)
-    assert (found, body) == (status, DATA[1:3] if status == 206 else DATA)
+def test_a_range_needs_the_same_file(ask, name, tag, status):
+    reply_status, _, body = ask(name, Range="bytes=1-2", If_Range=tag)
+    assert (reply_status, body) == (status, DATA[1:3] if status == 206 else DATA)
 
 
 def test_head_sends_no_body(ask, name):
@@ -223,7 +223,7 @@ CLIPS = {
 
 @pytest.mark.parametrize("kind", CLIPS)
 def test_a_file_has_the_type_of_its_content(tmp_path, kind):
-    """Whatever its name says."""
+    """The file name is ignored."""
     data = render(CLIPS[kind])
     assert media_type(data) == kind
     (tmp_path / "clip.html").write_bytes(data)
@@ -235,7 +235,7 @@ def test_a_file_has_the_type_of_its_content(tmp_path, kind):
 @pytest.mark.parametrize(
     "data,kind",
     [
-        (b"\0\0\0\x08wide\0\0\0\0mdat", "video/quicktime"),  # from before there was ftyp
+        (b"\0\0\0\x08wide\0\0\0\0mdat", "video/quicktime"),  # QuickTime without ftyp
         (b"\0\0\0\x18styp", "video/mp4"),  # a fragment
         (bytes(4) + (b"G" + bytes(187) + bytes(4)) * 3, "video/mp2t"),  # .m2ts
         (b"\0\0\x01\xb3", "video/mpeg"),
@@ -253,6 +253,6 @@ def test_media_type(data, kind):
 def test_a_file_keeps_its_name(tmp_path, name):
     """RFC 6266, section 4.3, and RFC 8187."""
     (tmp_path / name).write_bytes(b"film")
-    found = respond(str(tmp_path / name)).headers["content-disposition"]
-    assert unquote(found.removeprefix("inline; filename*=UTF-8''")) == name
-    assert re.fullmatch(r"inline; filename\*=UTF-8''[\w.~%-]+", found, re.ASCII)
+    disposition = respond(str(tmp_path / name)).headers["content-disposition"]
+    assert unquote(disposition.removeprefix("inline; filename*=UTF-8''")) == name
+    assert re.fullmatch(r"inline; filename\*=UTF-8''[\w.~%-]+", disposition, re.ASCII)

@@ -1,4 +1,6 @@
-"""How the gateway asks: who has gone is not worked for, and what went wrong is told in our words."""
+"""Gateway: abandoned calls are cancelled, errors of Ray Serve become ApiErrors, media limits fit
+photos.
+"""
 
 import asyncio
 from typing import Any
@@ -8,12 +10,12 @@ import pytest
 from gve_ray.media import MediaError, read_image
 from gve_ray.serving.config import RequestLimits
 from gve_ray.serving.errors import ApiError
-from gve_ray.serving.gateway import ask, media_limits
+from gve_ray.serving.gateway import media_limits, result_of
 from tests.media.pictures import large_jpeg
 
 
 class Response:
-    """As Ray Serve's: awaiting it does not cancel what it stands for."""
+    """A DeploymentResponse like that of Ray Serve: cancelling the await does not cancel the call."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.error, self.cancelled = error, False
@@ -27,18 +29,18 @@ class Response:
         self.cancelled = True
 
 
-def test_who_has_gone_is_not_worked_for() -> None:
+def test_a_cancelled_request_cancels_the_call() -> None:
     async def scenario() -> Response:
         response = Response()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
-                await ask(response)
+                await result_of(response)
         return response
 
     assert asyncio.run(scenario()).cancelled
 
 
-def test_failures_in_our_words() -> None:
+def test_errors_of_ray_serve_become_api_errors() -> None:
     from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError
     from ray.serve.exceptions import BackPressureError
 
@@ -48,13 +50,13 @@ def test_failures_in_our_words() -> None:
         (500, "internal", None): ObjectLostError("a", None, ""),
         (404, "gone", None): ApiError(404, "no", None, "gone"),
     }
-    for found, error in {**expected, (503, "unavailable", 1.0): ActorUnavailableError("away", None)}.items():
+    for reply, error in {**expected, (503, "unavailable", 1.0): ActorUnavailableError("away", None)}.items():
         with pytest.raises(ApiError) as caught:
-            asyncio.run(ask(Response(error)))
-        assert (caught.value.status, caught.value.code, caught.value.retry_after) == found
+            asyncio.run(result_of(Response(error)))
+        assert (caught.value.status, caught.value.code, caught.value.retry_after) == reply
 
 
-def test_the_default_limits_let_photos_of_200_megapixels_pass_and_no_bomb() -> None:
+def test_default_limits_accept_photos_of_200_megapixels_and_refuse_larger_files() -> None:
     limits = media_limits(RequestLimits())
     assert read_image(large_jpeg(16_320, 12_240)[0], limits=limits).pixels.shape == (1, 336, 448, 3)
     with pytest.raises(MediaError, match="the limit is") as caught:

@@ -1,4 +1,7 @@
-"""What is let in: keys, names, sizes, times. Plain ASGI, so no server is needed to see what comes out."""
+"""The guard: keys, host names, sizes and time limits.
+
+It is plain ASGI, so the tests need no server.
+"""
 
 import asyncio
 import json
@@ -18,7 +21,7 @@ LIMITS = replace(RequestLimits(), max_body_bytes=100, receive_seconds=0.3, reque
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """Answers with the length of the body; /slow takes a second, /media/slow too."""
+    """Reply with the length of the body; paths that end with "slow" take a second."""
     request = Request(scope, receive)
     if scope["path"].endswith("slow"):
         await asyncio.sleep(1)
@@ -42,7 +45,10 @@ def call(
     client: str = "127.0.0.1",
     app: Any = echo,
 ) -> tuple[int, Any, dict[str, str]]:
-    """Status, JSON or text, headers. body: parts; a number is seconds of silence before the next."""
+    """Return status, JSON or text, and headers.
+
+    body: parts; a number is a pause in seconds before the next part.
+    """
     observed, parts, sent = Observed(), list(body if body is not None else [b""]), []
     raw = {"host": "localhost:8000", **(headers or {})}
     scope = {
@@ -65,9 +71,9 @@ def call(
     asyncio.run(run())  # type: ignore[arg-type]
     status = sent[0]["status"]
     assert observed.calls == [(path, status)]
-    found = b"".join(message.get("body", b"") for message in sent)
-    answered = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    return status, json.loads(found) if found[:1] == b"{" else found.decode(), answered
+    content = b"".join(message.get("body", b"") for message in sent)
+    reply_headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return status, json.loads(content) if content[:1] == b"{" else content.decode(), reply_headers
 
 
 def test_the_key() -> None:
@@ -79,9 +85,9 @@ def test_the_key() -> None:
         {"authorization": KEY},
         {"authorization": "Basic x"},
     ):
-        status, body, answered = call(key=KEY, headers=headers)
+        status, body, reply_headers = call(key=KEY, headers=headers)
         assert (status, body["error"]["code"]) == (401, "invalid_api_key")
-        assert answered["www-authenticate"] == "Bearer"
+        assert reply_headers["www-authenticate"] == "Bearer"
         assert KEY not in str(body)
     assert call("/media/demo/x", key=KEY)[0] == 401
     assert call("/metrics", key=KEY)[0] == 401
@@ -89,7 +95,7 @@ def test_the_key() -> None:
         assert call(path, key=KEY)[0] == 200
 
 
-def test_the_pages_cookie() -> None:
+def test_the_session_cookie() -> None:
     session = session_of(digest(KEY))
     assert KEY not in session
     assert call(key=KEY, headers={"cookie": f"a=b; {COOKIE}={session}"})[0] == 200
@@ -98,13 +104,13 @@ def test_the_pages_cookie() -> None:
         assert call(key=KEY, headers={"cookie": bad})[0] == 401
 
 
-def test_with_a_key_every_name_and_machine_may_ask() -> None:
+def test_with_a_key_every_host_name_and_client_is_admitted() -> None:
     headers = {"host": "gve.example.org", "authorization": f"Bearer {KEY}"}
     assert call(key=KEY, headers=headers, client="203.0.113.9")[0] == 200
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000"])
-def test_without_a_key_this_machine_is_answered(host: str) -> None:
+def test_without_a_key_this_machine_is_admitted(host: str) -> None:
     assert call(headers={"host": host})[0] == 200
 
 
@@ -113,18 +119,20 @@ def test_without_a_key_this_machine_is_answered(host: str) -> None:
     [("evil.example", "127.0.0.1"), ("", "127.0.0.1"), ("localhost.evil.example", "127.0.0.1"),
      ("localhost", "203.0.113.9"), ("localhost", "10.0.0.2")],
 )  # fmt: skip
-def test_without_a_key_nobody_else_is(host: str, client: str) -> None:
+def test_without_a_key_others_are_refused(host: str, client: str) -> None:
     status, body, _ = call(headers={"host": host}, client=client)
     assert (status, body["error"]["code"]) == (403, "no_key")
 
 
-def test_without_a_key_pages_of_other_sites_are_refused() -> None:
+def test_without_a_key_cross_site_requests_are_refused() -> None:
     for site, status in (("none", 200), ("same-origin", 200), ("cross-site", 403), ("same-site", 403)):
         assert call(headers={"sec-fetch-site": site})[0] == status
-        assert call("/", headers={"sec-fetch-site": site})[0] == 200  # a link to the page is a link
+        assert (
+            call("/", headers={"sec-fetch-site": site})[0] == 200
+        )  # a link from another site to the page works
 
 
-def test_what_fails_unseen_is_an_error_in_our_form() -> None:
+def test_an_unexpected_error_is_reported_without_its_details() -> None:
     async def broken(scope: Any, receive: Any, send: Any) -> None:
         raise PermissionError("/secret/path")
 
@@ -133,22 +141,22 @@ def test_what_fails_unseen_is_an_error_in_our_form() -> None:
     assert "secret" not in str(body)
 
 
-def test_bodies_within_their_limits() -> None:
+def test_limits_of_bodies() -> None:
     assert call(body=[b"x" * 60, b"y" * 40])[:2] == (200, "100")
     assert call(body=[b"x" * 60, b"y" * 41])[:2][1]["error"]["code"] == "body_too_large"
     assert call(headers={"content-length": "101"})[0] == 413
     assert call(headers={"content-length": "-1"})[0] == 413
-    status, body, _ = call(body=[b"x", 0.2, b"x", 0.2, b"x"])  # each part in time, the whole not
+    status, body, _ = call(body=[b"x", 0.2, b"x", 0.2, b"x"])  # each part is in time, but not the whole body
     assert (status, body["error"]["code"]) == (408, "slow_body")
 
 
-def test_a_request_has_its_time_and_a_film_its_own() -> None:
+def test_requests_have_a_time_limit_but_videos_have_none() -> None:
     status, body, _ = call("/v1/slow")
     assert (status, body["error"]["code"]) == (504, "timeout")
     assert call("/media/slow")[0] == 200
 
 
-def test_an_answer_that_has_begun_is_not_begun_again() -> None:
+def test_a_started_reply_is_not_restarted() -> None:
     async def half(scope: Any, receive: Any, send: Any) -> None:
         async def parts() -> Any:
             yield b"half"

@@ -1,4 +1,4 @@
-"""Pages of several agents as one; what replicas count is seen in test_service."""
+"""Merging the metrics pages of several agents; test_service checks the metrics of the replicas."""
 
 from gve_ray.serving.metrics import merged
 
@@ -14,9 +14,9 @@ ray_serve_queue{{NodeAddress="{node}"}} 0
 """
 
 
-def test_samples_of_all_nodes_below_one_description() -> None:
-    found = merged([PAGE.format(node="a", count=1), PAGE.format(node="b", count=2)])
-    assert found.splitlines() == [
+def test_samples_of_all_nodes_share_one_description() -> None:
+    page = merged([PAGE.format(node="a", count=1), PAGE.format(node="b", count=2)])
+    assert page.splitlines() == [
         "# HELP ray_gve_requests HTTP requests",
         "# TYPE ray_gve_requests counter",
         'ray_gve_requests_total{NodeAddress="a",route="/v1/search"} 1',

@@ -1,4 +1,6 @@
-"""The search page in a real browser, on the real service: what people do with it, and what they then see."""
+"""The search page in a real browser, with the real service: each test acts as a user and checks the
+page.
+"""
 
 import base64
 import contextlib
@@ -39,7 +41,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 WIDE = {"viewport": {"width": 1280, "height": 900}}
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
-WANTED = 3  # the video that is looked for
+TARGET = 3  # index of the video that the searches should find
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -49,7 +51,7 @@ pytestmark = [
     ),
 ]
 
-# A real File, handed over as the system does it. [event, name, type, base64]
+# Hands a real File to the page as a drop or a paste. [event, name, type, base64]
 HAND_OVER = """([event, name, type, data]) => {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
   const dataTransfer = new DataTransfer();
@@ -89,7 +91,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Visitor:
-    """Opens the page, and notes whatever goes wrong in it. refused: paths whose requests may be refused."""
+    """Opens pages and records their errors. refused: paths of requests that may fail."""
 
     def __init__(self, browser: Browser, url: str) -> None:
         self.browser, self.url = browser, url
@@ -97,7 +99,7 @@ class Visitor:
         self.troubles: list[str] = []
 
     def open(self, address: str = "/", *, context: dict[str, Any] | None = None) -> Page:
-        """A page in a profile of its own, whose models have been loaded."""
+        """Open the page in a new browser profile and wait until its models are loaded."""
         page = self.browser.new_context(**(context or WIDE)).new_page()
         self.watch(page)
         page.goto(self.url + address)
@@ -107,7 +109,7 @@ class Visitor:
     def watch(self, page: Page) -> None:
         page.on("console", self._heard)
         page.on("pageerror", lambda error: self.troubles.append(f"error: {error}"))
-        page.on("request", self._asked)
+        page.on("request", self._record_request)
 
     def _heard(self, message: ConsoleMessage) -> None:
         path = urlsplit(message.location["url"]).path
@@ -116,14 +118,14 @@ class Visitor:
         if message.type in ("error", "warning"):
             self.troubles.append(f"console: {message.text} ({message.location['url']})")
 
-    def _asked(self, request: Request) -> None:
+    def _record_request(self, request: Request) -> None:
         if not request.url.startswith((f"{self.url}/", f"blob:{self.url}/", "data:")):
             self.troubles.append(f"request: {request.url}")
 
 
 @pytest.fixture
 def visitor(browser: Browser, server: Service) -> Iterator[Visitor]:
-    """Nothing on the console, no uncaught error and no request to another host, whatever a test does."""
+    """Check after each test: no console message, no uncaught error, no request to another host."""
     visitor = Visitor(browser, server.url)
     yield visitor
     for context in browser.contexts:
@@ -132,29 +134,29 @@ def visitor(browser: Browser, server: Service) -> Iterator[Visitor]:
 
 
 @pytest.fixture(scope="module")
-def wanted(server: Service, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Of the video that is looked for: its name, words, a picture, and a clip's path."""
-    video = server.heldout.videos[WANTED]
+def target(server: Service, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return name, text, image and clip of the video that the searches should find."""
+    video = server.heldout.videos[TARGET]
     frames = read_frames(video, k=16, max_pixels=10**6)
     picture, clip = io.BytesIO(), tmp_path_factory.mktemp("clip") / "clip.mp4"
     Image.fromarray(frames.pixels[7]).save(picture, "PNG")
     height, width = frames.pixels.shape[1:3]
     encode_mp4(clip, frames.pixels, fps=8, width=width, height=height)
-    text = server.heldout.queries["fine"][WANTED].text
+    text = server.heldout.queries["fine"][TARGET].text
     return {"name": Path(video).name, "uri": video, "text": text, "picture": picture.getvalue(), "clip": clip}
 
 
 @pytest.fixture(scope="module")
 def moments(server: Service) -> list[dict[str, Any]]:
-    """All that is indexed, as the service tells it to other clients."""
+    """Return all indexed moments, as the service lists them."""
     body = {"content": "anything", "top_k": 100}
     answer = httpx.post(f"{server.url}/v1/search", json=body, timeout=60, trust_env=False)
-    found: list[dict[str, Any]] = answer.json()["data"]
-    return found
+    hits: list[dict[str, Any]] = answer.json()["data"]
+    return hits
 
 
 def search(page: Page, text: str) -> None:
-    """Type, Enter, and wait for the answer."""
+    """Type a text, press Enter and wait for the results."""
     page.get_by_label("What to find").fill(text)
     page.keyboard.press("Enter")
     answered(page)
@@ -181,7 +183,10 @@ def number(page: Page, script: str) -> float:
 
 
 def until(page: Page, script: str, seconds: float = 30.0) -> None:
-    """Playwright's own wait_for_function polls with eval, which the page's Content-Security-Policy forbids."""
+    """Wait until a script is true.
+
+    Playwright's wait_for_function uses eval, which the Content-Security-Policy of the page forbids.
+    """
     deadline = time.monotonic() + seconds
     while not page.evaluate(script):
         assert time.monotonic() < deadline, script
@@ -189,7 +194,7 @@ def until(page: Page, script: str, seconds: float = 30.0) -> None:
 
 
 def answering(change: Callable[[dict[str, Any]], None]) -> Callable[[Route], None]:
-    """A route on which the service's own answers arrive changed."""
+    """Return a route handler that changes the replies of the service."""
 
     def handle(route: Route) -> None:
         answer = route.fetch()
@@ -209,17 +214,17 @@ def refusing(status: int, message: str, headers: dict[str, str] | None = None) -
 
 
 def test_words_find_the_right_video(
-    visitor: Visitor, wanted: dict[str, Any], moments: list[dict[str, Any]]
+    visitor: Visitor, target: dict[str, Any], moments: list[dict[str, Any]]
 ) -> None:
     page = visitor.open()
     expect(page.get_by_text("Drop, paste or choose an image or a short clip.")).to_be_visible()
     expect(page.locator("#holdings")).to_have_text(f"{VIDEOS} moments can be found here.")
-    search(page, wanted["text"])
+    search(page, target["text"])
     expect(page.get_by_role("status")).to_have_text(re.compile(rf"^{VIDEOS} moments in "))
     assert len(names(page)) == VIDEOS
-    assert names(page)[0] == wanted["name"]
-    assert query_of(page) == {"text": wanted["text"]}
-    (hit,) = [hit for hit in moments if hit["uri"] == wanted["uri"]]
+    assert names(page)[0] == target["name"]
+    assert query_of(page) == {"text": target["text"]}
+    (hit,) = [hit for hit in moments if hit["uri"] == target["uri"]]
     seconds = round(hit["metadata"]["duration"])
     first = page.locator(".card").first
     expect(first.locator(".time")).to_have_text(f"0:00–{seconds // 60}:{seconds % 60:02d}")
@@ -230,20 +235,21 @@ def test_words_find_the_right_video(
     assert scores == sorted(scores, reverse=True)
 
 
-def test_choices_and_links(visitor: Visitor, wanted: dict[str, Any]) -> None:
-    """What is chosen is sent and is in the address; the address alone gives the same search."""
+def test_choices_and_links(visitor: Visitor, target: dict[str, Any]) -> None:
+    """Options are sent and are part of the address; opening the address repeats the search."""
     page = visitor.open()
     sent: list[str] = []
     page.on(
-        "request", lambda one: sent.append(one.post_data or "") if one.url.endswith("/v1/search") else None
+        "request",
+        lambda request: sent.append(request.post_data or "") if request.url.endswith("/v1/search") else None,
     )
     page.get_by_label("Look for").select_option("what happens in which order")
     assert sent == []  # nothing was searched yet
-    search(page, wanted["text"])
+    search(page, target["text"])
     page.get_by_label("Show").select_option("24")
     page.wait_for_url("**top_k=24**")
     answered(page)
-    assert query_of(page) == {"text": wanted["text"], "instruction": "order", "top_k": "24"}
+    assert query_of(page) == {"text": target["text"], "instruction": "order", "top_k": "24"}
     assert len(sent) == 2
     assert all("one after the other" in body for body in sent)
     assert 'name="top_k"\r\n\r\n24\r\n' in sent[-1]
@@ -251,7 +257,7 @@ def test_choices_and_links(visitor: Visitor, wanted: dict[str, Any]) -> None:
     answered(linked)
     assert names(linked) == names(page)
     assert linked.get_by_label("Look for").input_value() == "order"
-    assert linked.get_by_label("What to find").input_value() == wanted["text"]
+    assert linked.get_by_label("What to find").input_value() == target["text"]
     page.go_back()
     page.wait_for_url(lambda url: "top_k" not in url)
     answered(page)
@@ -261,51 +267,51 @@ def test_choices_and_links(visitor: Visitor, wanted: dict[str, Any]) -> None:
     assert names(page) == []
 
 
-def test_a_dropped_picture(visitor: Visitor, wanted: dict[str, Any]) -> None:
+def test_a_dropped_picture(visitor: Visitor, target: dict[str, Any]) -> None:
     page = visitor.open()
-    hand_over(page, "drop", "still.png", "image/png", wanted["picture"])
+    hand_over(page, "drop", "still.png", "image/png", target["picture"])
     expect(page.get_by_role("status")).to_have_text("Image added. Search, or add words to it.")
     until(page, "document.querySelector('.chip img').naturalWidth > 0")
     with page.expect_request("**/v1/search") as sent:
         page.keyboard.press("Enter")  # the box has the focus
     assert (sent.value.header_value("content-type") or "").startswith("multipart/form-data")
     answered(page)
-    assert names(page)[0] == wanted["name"]
+    assert names(page)[0] == target["name"]
     assert query_of(page) == {}
     search(page, "the same, as it moves")
-    assert names(page)[0] == wanted["name"]
+    assert names(page)[0] == target["name"]
     page.get_by_role("button", name="Remove still.png").click()
     expect(page.locator(".chip")).to_have_count(0)
     search(page, "something else")
-    page.go_back()  # the file is still known while the page is
+    page.go_back()  # the page keeps the file in memory
     expect(page.locator(".chip")).to_have_count(1)
     answered(page)
-    assert names(page)[0] == wanted["name"]
+    assert names(page)[0] == target["name"]
     page.reload()
     expect(page.get_by_role("status")).to_contain_text("Add it again")
     assert names(page) == []
 
 
-def test_a_chosen_clip_and_a_pasted_picture(visitor: Visitor, wanted: dict[str, Any]) -> None:
+def test_a_chosen_clip_and_a_pasted_picture(visitor: Visitor, target: dict[str, Any]) -> None:
     page = visitor.open()
-    page.locator("#file").set_input_files(wanted["clip"])
+    page.locator("#file").set_input_files(target["clip"])
     until(page, "document.querySelector('.chip video').videoWidth > 0")
     page.get_by_role("button", name="Search", exact=True).click()
     answered(page)
-    assert names(page)[0] == wanted["name"]
-    hand_over(page, "paste", "image.png", "image/png", wanted["picture"])
+    assert names(page)[0] == target["name"]
+    hand_over(page, "paste", "image.png", "image/png", target["picture"])
     expect(page.locator(".chip")).to_have_count(2)
-    hand_over(page, "paste", "other.png", "image/png", wanted["picture"])
+    hand_over(page, "paste", "other.png", "image/png", target["picture"])
     expect(page.locator(".chip .name")).to_have_text(["other.png", "clip.mp4"])  # one of each kind
     page.get_by_role("button", name="Search", exact=True).click()
     answered(page)
-    assert names(page)[0] == wanted["name"]
+    assert names(page)[0] == target["name"]
 
 
 def test_files_that_are_not_sent(visitor: Visitor) -> None:
     page = visitor.open()
     sent: list[str] = []
-    page.on("request", lambda one: sent.append(one.url))
+    page.on("request", lambda request: sent.append(request.url))
     status = page.get_by_role("status")
     hand_over(page, "drop", "notes.txt", "text/plain", b"words")
     expect(status).to_have_text("notes.txt is neither an image nor a video. Choose one of these.")
@@ -324,11 +330,11 @@ def test_files_that_are_not_sent(visitor: Visitor) -> None:
     assert sent == []
 
 
-def test_a_hit_opens_and_plays(visitor: Visitor, wanted: dict[str, Any]) -> None:
+def test_a_hit_opens_and_plays(visitor: Visitor, target: dict[str, Any]) -> None:
     page = visitor.open()
-    search(page, wanted["text"])
+    search(page, target["text"])
     page.locator(".card .open").first.click()
-    dialog = page.get_by_role("dialog", name=wanted["name"])
+    dialog = page.get_by_role("dialog", name=target["name"])
     expect(dialog).to_be_visible()
     film = "document.querySelector('#stage video')"
     until(page, f"{film}.readyState >= 2 && {film}.currentTime > 0.3")
@@ -337,7 +343,7 @@ def test_a_hit_opens_and_plays(visitor: Visitor, wanted: dict[str, Any]) -> None
     assert page.evaluate(f"[{film}.muted, {film}.controls, {film}.error, {film}.videoWidth > 0]") == [
         False, True, None, True,
     ]  # fmt: skip
-    expect(dialog.locator("dt", has_text="File").locator("+ dd")).to_have_text(wanted["uri"])
+    expect(dialog.locator("dt", has_text="File").locator("+ dd")).to_have_text(target["uri"])
     expect(dialog.locator("dt", has_text="fingerprint").locator("+ dd")).to_have_text(
         re.compile("^[0-9a-f]{64}$")
     )
@@ -350,15 +356,17 @@ def test_a_hit_opens_and_plays(visitor: Visitor, wanted: dict[str, Any]) -> None
     expect(dialog).to_be_hidden()
 
 
-def test_only_the_moment_plays(visitor: Visitor, wanted: dict[str, Any]) -> None:
-    """The first hit is changed to the seconds 0.5 to 1.2: a card repeats them, the dialog stops at their end."""
+def test_only_the_moment_plays(visitor: Visitor, target: dict[str, Any]) -> None:
+    """With the first hit set to 0.5 s to 1.2 s, a card repeats this part and the dialog stops at
+    its end.
+    """
 
     def shorten(body: dict[str, Any]) -> None:
         body["data"][0] |= {"start": 0.5, "end": 1.2}
 
     page = visitor.open()
     page.route("**/v1/search", answering(shorten))
-    search(page, wanted["text"])
+    search(page, target["text"])
     expect(page.locator(".card .time").first).to_have_text("0:01–0:01")
     page.locator(".card .open").first.hover()
     page.wait_for_selector(".card.playing video")
@@ -387,7 +395,7 @@ def test_only_the_moment_plays(visitor: Visitor, wanted: dict[str, Any]) -> None
         until(
             page, f"{film}.paused && {film}.currentTime >= 1.2 && {film}.currentTime < {film}.duration - 0.2"
         )
-        page.evaluate(f"{film}.currentTime = {film}.duration - 0.1")  # the viewer may look beyond the end
+        page.evaluate(f"{film}.currentTime = {film}.duration - 0.1")  # the user may seek beyond the end
         page.get_by_role("button", name="Play again").click()
 
 
@@ -411,7 +419,7 @@ SHOWN = {
     "webp.webp": Clip(container="webp", codec="libwebp_anim", pix_fmt="bgra"),
     "png.png": Clip(container="apng", codec="apng", pix_fmt="rgb24"),
 }
-NOT_PLAYED = {  # with the type that the page names
+NOT_PLAYED = {  # with the type that the page shows
     "mpeg4.avi": (Clip(container="avi", codec="mpeg4"), "video/vnd.avi"),
     "h264.ts": (Clip(container="mpegts"), "video/mp2t"),
     "mpeg2.mpg": (Clip(container="mpeg", codec="mpeg2video", fps=25), "video/mpeg"),
@@ -434,7 +442,7 @@ CLIPS = PLAYED | SHOWN | {name: clip for name, (clip, _) in NOT_PLAYED.items()}
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of the files above."""
+    """Return a folder with the files above."""
     folder = tmp_path_factory.mktemp("clips")
     for name, clip in CLIPS.items():
         (folder / name).write_bytes(render(clip))
@@ -443,8 +451,10 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def formats(visitor: Visitor, clips: Path) -> Page:
-    """The page with one moment of each file above, from 1.0 s to 1.4 s after its first frame. The service's own hits
-    are changed to point at these files, and `file_response` serves them."""
+    """Open the page with one moment of each file above, from 1.0 s to 1.4 s after its first frame.
+
+    The hits of the service are changed to point at these files, and `file_response` serves them.
+    """
     page = visitor.open()
 
     def media(route: Route) -> None:
@@ -469,13 +479,13 @@ def formats(visitor: Visitor, clips: Path) -> Page:
 
 
 def first(clip: Clip) -> float:
-    """When the first frame of a clip is shown, in seconds."""
+    """Return the time of the first frame of a clip, in seconds."""
     return clip.ticks[0] / 1000 if clip.ticks else 0.0
 
 
 @contextlib.contextmanager
 def opened(page: Page, name: str) -> Iterator[Locator]:
-    """The dialog of the moment whose file has this name; closed again on leaving."""
+    """Open the dialog of the moment whose file has this name, and close it after the block."""
     page.locator(".card .open").filter(has=page.get_by_text(name, exact=True)).click()
     dialog = page.get_by_role("dialog", name=name)
     expect(dialog).to_be_visible()
@@ -485,7 +495,9 @@ def opened(page: Page, name: str) -> Iterator[Locator]:
 
 
 def test_each_format_is_played_or_offered(formats: Page) -> None:
-    """What the browser can play plays, on the container's own clock. The rest has a poster and a download."""
+    """Formats that the browser supports are played with correct times; others get a poster and a
+    download link.
+    """
     film = "document.querySelector('#stage video')"
     for name, clip in PLAYED.items():
         with opened(formats, name) as dialog:
@@ -514,14 +526,14 @@ def test_each_format_is_played_or_offered(formats: Page) -> None:
 
 
 def shown(video: Locator) -> int:
-    """The number of the frame that a video shows."""
+    """Return the number of the frame that a video shows."""
     picture = Image.open(io.BytesIO(base64.b64decode(video.evaluate(SHOT))))
     return read_number(np.asarray(picture.convert("RGB")))
 
 
 def test_a_download_is_whole(formats: Page, clips: Path) -> None:
     name = "mpeg4.avi"
-    data = (clips / name).read_bytes() + bytes(PART)  # no reply holds all of it
+    data = (clips / name).read_bytes() + bytes(PART)  # larger than one reply
     (clips / name).write_bytes(data)
     with opened(formats, name) as dialog, formats.expect_download() as download:
         dialog.get_by_role("link", name="Download it").click()
@@ -542,32 +554,30 @@ def test_a_card_of_an_animated_image_moves(formats: Page) -> None:
     expect(other).not_to_have_class(re.compile("playing"))
 
 
-def test_a_file_that_has_gone(
-    visitor: Visitor, wanted: dict[str, Any], moments: list[dict[str, Any]]
-) -> None:
-    (hit,) = [hit for hit in moments if hit["uri"] == wanted["uri"]]
+def test_a_deleted_file(visitor: Visitor, target: dict[str, Any], moments: list[dict[str, Any]]) -> None:
+    (hit,) = [hit for hit in moments if hit["uri"] == target["uri"]]
     visitor.refused = {urlsplit(hit["links"]["video"]).path}
     page = visitor.open()
     page.route("**/media/**", refusing(410, "its file has gone since it was indexed; run gve index"))
-    search(page, wanted["text"])
-    with opened(page, wanted["name"]) as dialog:
+    search(page, target["text"])
+    with opened(page, target["name"]) as dialog:
         expect(dialog.locator("#note-text")).to_have_text(
             re.compile("has gone since it was indexed; run gve index")
         )
         expect(dialog.get_by_role("link", name="Download it")).to_be_hidden()
 
 
-def test_more_like_this(visitor: Visitor, wanted: dict[str, Any], moments: list[dict[str, Any]]) -> None:
+def test_more_like_this(visitor: Visitor, target: dict[str, Any], moments: list[dict[str, Any]]) -> None:
     page = visitor.open()
-    search(page, wanted["text"])
+    search(page, target["text"])
     before = names(page)
     page.locator(".card").first.get_by_role("button", name="More like this").click()
     page.wait_for_url("**like=**")
     answered(page)
-    (hit,) = [hit for hit in moments if hit["uri"] == wanted["uri"]]
+    (hit,) = [hit for hit in moments if hit["uri"] == target["uri"]]
     assert query_of(page) == {"like": hit["id"]}
-    assert sorted(names(page)) == sorted(set(before) - {wanted["name"]})
-    expect(page.locator(".chip .name")).to_contain_text(f"Like {wanted['name']}, 0:00–")
+    assert sorted(names(page)) == sorted(set(before) - {target["name"]})
+    expect(page.locator(".chip .name")).to_contain_text(f"Like {target['name']}, 0:00–")
     linked = visitor.open(page.url.removeprefix(visitor.url))
     answered(linked)
     assert names(linked) == names(page)
@@ -578,13 +588,13 @@ def test_more_like_this(visitor: Visitor, wanted: dict[str, Any], moments: list[
     expect(page.locator(".chip")).to_have_count(0)
 
 
-def test_the_keyboard_alone(visitor: Visitor, wanted: dict[str, Any]) -> None:
+def test_the_keyboard_alone(visitor: Visitor, target: dict[str, Any]) -> None:
     page = visitor.open()
     box = page.get_by_label("What to find")
     cards = page.locator(".card .open")
     page.keyboard.press("/")
     expect(box).to_be_focused()
-    page.keyboard.insert_text(wanted["text"])
+    page.keyboard.insert_text(target["text"])
     page.keyboard.press("Enter")
     answered(page)
     tops = [round(cards.nth(i).bounding_box()["y"]) for i in range(VIDEOS)]  # type: ignore[index]
@@ -609,7 +619,7 @@ def test_the_keyboard_alone(visitor: Visitor, wanted: dict[str, Any]) -> None:
     answered(page)
     expect(cards.nth(0)).to_be_focused()
     page.keyboard.press("/")
-    page.keyboard.type("m/")  # in the box they are letters
+    page.keyboard.type("m/")  # in the search box these are ordinary letters
     expect(box).to_have_value("m/")
 
 
@@ -649,7 +659,7 @@ def test_the_filter(visitor: Visitor, moments: list[dict[str, Any]]) -> None:
     assert query_of(page) == {"text": "anything"}
 
 
-def test_what_the_server_refuses_is_said(visitor: Visitor) -> None:
+def test_errors_of_the_server_are_shown(visitor: Visitor) -> None:
     visitor.refused = {"/v1/search"}
     page = visitor.open()
     status = page.get_by_role("status")
@@ -674,7 +684,7 @@ def test_what_the_server_refuses_is_said(visitor: Visitor) -> None:
     answered(page)
 
 
-def test_a_late_answer_does_not_show(visitor: Visitor, wanted: dict[str, Any]) -> None:
+def test_a_late_reply_is_not_shown(visitor: Visitor, target: dict[str, Any]) -> None:
     page = visitor.open()
     held: list[Route] = []
     failed: list[str | None] = []
@@ -690,27 +700,27 @@ def test_a_late_answer_does_not_show(visitor: Visitor, wanted: dict[str, Any]) -
     page.get_by_label("What to find").fill("a slow question")
     page.keyboard.press("Enter")
     expect(page.get_by_role("status")).to_have_text("Searching…")
-    search(page, wanted["text"])
-    found = names(page)
-    assert found[0] == wanted["name"]
+    search(page, target["text"])
+    shown_names = names(page)
+    assert shown_names[0] == target["name"]
     assert "net::ERR_ABORTED" in failed
     held[0].fulfill(json={"object": "list", "model": "demo", "data": []})
     page.wait_for_timeout(300)
-    assert names(page) == found
+    assert names(page) == shown_names
     answered(page)
 
 
-def test_the_key(visitor: Visitor, wanted: dict[str, Any]) -> None:
-    """The service of these tests has no key: what one with a key answers is answered here instead."""
+def test_the_key(visitor: Visitor, target: dict[str, Any]) -> None:
+    """The test service has no key, so a route handler replies like a service with a key."""
     visitor.refused = {"/v1/search", "/v1/session"}
     page = visitor.open()
-    given: list[str | None] = []
+    sent_keys: list[str | None] = []
     is_open = False
 
     def session(route: Route) -> None:
         nonlocal is_open
-        given.append(route.request.header_value("authorization"))
-        is_open = given[-1] == "Bearer the-key"
+        sent_keys.append(route.request.header_value("authorization"))
+        is_open = sent_keys[-1] == "Bearer the-key"
         if is_open:
             route.fulfill(status=204)
         else:
@@ -722,7 +732,7 @@ def test_the_key(visitor: Visitor, wanted: dict[str, Any]) -> None:
         lambda route: route.continue_() if is_open else refusing(401, "send the API key")(route),
     )
     dialog = page.get_by_role("dialog", name="This server asks for a key")
-    page.get_by_label("What to find").fill(wanted["text"])
+    page.get_by_label("What to find").fill(target["text"])
     page.keyboard.press("Enter")
     expect(dialog).to_be_visible()
     page.keyboard.press("Escape")
@@ -735,8 +745,8 @@ def test_the_key(visitor: Visitor, wanted: dict[str, Any]) -> None:
     page.get_by_role("button", name="Open", exact=True).click()
     answered(page)
     expect(dialog).to_be_hidden()
-    assert names(page)[0] == wanted["name"]
-    assert given == ["Bearer wrong", "Bearer the-key"]
+    assert names(page)[0] == target["name"]
+    assert sent_keys == ["Bearer wrong", "Bearer the-key"]
     kept = "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, history.state, location.href])"
     assert "the-key" not in page.evaluate(kept)
     assert page.locator("#key-text").input_value() == ""
@@ -755,20 +765,21 @@ def test_several_models(visitor: Visitor, browser: Browser) -> None:
     page.goto(visitor.url)
     choice = page.get_by_label("Model")
     expect(choice.locator("option")).to_have_text(["demo", "other"])
-    asked: list[str] = []
+    sent: list[str] = []
     page.on(
-        "request", lambda one: asked.append(one.post_data or "") if one.url.endswith("/v1/search") else None
+        "request",
+        lambda request: sent.append(request.post_data or "") if request.url.endswith("/v1/search") else None,
     )
     page.route("**/v1/search", answering(lambda body: None))
     search(page, "a red ball")
-    assert 'name="model"' not in asked[0]
+    assert 'name="model"' not in sent[0]
     visitor.refused = {"/v1/search"}
     choice.select_option("other")
     expect(page.get_by_role("status")).to_contain_text("model 'other': not served here; use demo")
     assert query_of(page) == {"text": "a red ball", "model": "other"}
 
 
-def test_words_of_the_server_are_never_markup(visitor: Visitor) -> None:
+def test_text_from_the_server_is_never_markup(visitor: Visitor) -> None:
     markup = "<img src=x onerror=alert(1)><b>bold</b>"
 
     def soil(body: dict[str, Any]) -> None:
@@ -785,10 +796,12 @@ def test_words_of_the_server_are_never_markup(visitor: Visitor) -> None:
     assert page.locator("b", has_text="bold").count() == 0
 
 
-def test_less_motion(visitor: Visitor, wanted: dict[str, Any]) -> None:
-    """Nothing plays by itself; where the pointer is, the strip shows that part of the moment."""
+def test_less_motion(visitor: Visitor, target: dict[str, Any]) -> None:
+    """With reduced motion nothing plays by itself; moving the pointer over a card shows frames of
+    its strip.
+    """
     page = visitor.open(context={**WIDE, "reduced_motion": "reduce"})
-    search(page, wanted["text"])
+    search(page, target["text"])
     picture = page.locator(".card .picture").first
     box = picture.bounding_box()
     assert box is not None
@@ -806,12 +819,15 @@ def test_less_motion(visitor: Visitor, wanted: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", ["wide", "phone"])
-def test_looks(visitor: Visitor, wanted: dict[str, Any], tmp_path: Path, scheme: str, size: str) -> None:
-    """Readable in both schemes and on a phone. The pictures are for people: see them in tmp_path."""
+def test_looks(visitor: Visitor, target: dict[str, Any], tmp_path: Path, scheme: str, size: str) -> None:
+    """The text has enough contrast in both colour schemes and on a phone.
+
+    Screenshots are in tmp_path.
+    """
     page = visitor.open(context={**(WIDE if size == "wide" else PHONE), "color_scheme": scheme})
     page.screenshot(path=tmp_path / f"start-{size}-{scheme}.png")
     page.get_by_role("button", name="Filter", exact=True).click()
-    search(page, wanted["text"])
+    search(page, target["text"])
     until(page, "document.querySelector('.card .poster').naturalWidth > 0")
     page.screenshot(path=tmp_path / f"results-{size}-{scheme}.png")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -1,4 +1,6 @@
-"""Pictures and clips of requests: the batch embedder's own pixels, refusals with a status, deaths without harm."""
+"""Decoding images and clips of requests: same pixels as the batch embedder, errors with a status,
+crashed decoders.
+"""
 
 import asyncio
 import os
@@ -31,7 +33,9 @@ def clip() -> bytes:
 
 @pytest.fixture(scope="module")
 def reader() -> Iterator[MediaReader]:
-    """One process: whatever harms it, the next request meets."""
+    """Yield a reader with one process, so that a test sees the damage that the previous one has
+    done to it.
+    """
     reader = MediaReader(1, LIMITS)
     yield reader
     reader.close()
@@ -51,16 +55,16 @@ def refusal(coroutine: Awaitable[Frames]) -> MediaError:
 
 
 def children() -> list[psutil.Process]:
-    """Decoding processes of this one."""
+    """Return the decoding processes of this process."""
     mine = psutil.Process().children()
-    return [one for one in mine if "gve_ray.media.child" in one.cmdline()]
+    return [child for child in mine if "gve_ray.media.child" in child.cmdline()]
 
 
-def same(one: Frames, other: Frames) -> bool:
+def same(a: Frames, b: Frames) -> bool:
     arrays = ("pixels", "timestamps", "indices")
-    equal = all(np.array_equal(getattr(one, name), getattr(other, name)) for name in arrays)
+    equal = all(np.array_equal(getattr(a, name), getattr(b, name)) for name in arrays)
     facts = ("fps", "duration", "total_frames")
-    return equal and all(getattr(one, name) == getattr(other, name) for name in facts)
+    return equal and all(getattr(a, name) == getattr(b, name) for name in facts)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +96,7 @@ def test_a_picture_is_read_as_the_batch_embedder_reads_it(reader, tmp_path, sett
 
 
 def png(width: int, height: int, pixels: bytes = b"") -> bytes:
-    """A greyscale PNG; without pixels only its head says how large it is."""
+    """Return a greyscale PNG; without pixels, only the size in its header is valid."""
     chunks = [
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
         (b"IDAT", zlib.compress(pixels, 9)),
@@ -159,7 +163,7 @@ def test_damaged_and_excessive_clips_are_refused(reader, clip):
 
 
 def test_a_clip_that_names_another_file_opens_none(reader, clip, tmp_path):
-    """Playlists would make FFmpeg read whatever they name."""
+    """FFmpeg would read any file that a playlist names."""
     path = tmp_path / "private.mp4"
     path.write_bytes(clip)
     for data in (
@@ -190,10 +194,10 @@ def test_a_decoder_killed_midway_is_replaced(clip, kind):
     }[kind]
 
     async def main() -> None:
-        before = {one.pid for one in children()}
+        before = {child.pid for child in children()}
         await read()
-        (child,) = [one for one in children() if one.pid not in before]
-        child.suspend()  # it takes the request and gets nowhere
+        (child,) = [child for child in children() if child.pid not in before]
+        child.suspend()  # it receives the request but does not process it
         reading = asyncio.ensure_future(read())
         await asyncio.sleep(0.2)
         assert not reading.done()
@@ -209,22 +213,24 @@ def test_a_decoder_killed_midway_is_replaced(clip, kind):
         reader.close()
 
 
-def test_the_event_loop_stays_free_and_the_line_moves_on(clip):
-    """One stuck decoder of two: requests go on through the other, and the stuck one comes back by its time-out."""
+def test_a_stuck_decoder_blocks_neither_the_event_loop_nor_other_requests(clip):
+    """With one of two decoders stuck, requests use the other; the stuck one is replaced after its
+    time limit.
+    """
     reader = MediaReader(2, Limits(wall_clock_s=1.0))
 
     async def main() -> None:
-        before = {one.pid for one in children()}
+        before = {child.pid for child in children()}
         await asyncio.gather(*(reader.read_video(clip, SETTINGS) for _ in range(4)))
-        first, _ = [one for one in children() if one.pid not in before]
+        first, _ = [child for child in children() if child.pid not in before]
         first.suspend()
         started = time.monotonic()
         done = await asyncio.gather(
             *(reader.read_video(clip, SETTINGS) for _ in range(6)), return_exceptions=True
         )
-        stuck = [one for one in done if isinstance(one, MediaError)]
-        assert [(one.reason, http_status(one.reason)) for one in stuck] == [(Reason.TIMEOUT, 504)]
-        assert sum(isinstance(one, Frames) for one in done) == 5
+        stuck = [result for result in done if isinstance(result, MediaError)]
+        assert [(error.reason, http_status(error.reason)) for error in stuck] == [(Reason.TIMEOUT, 504)]
+        assert sum(isinstance(result, Frames) for result in done) == 5
         assert time.monotonic() - started < 15
 
     try:
@@ -237,22 +243,26 @@ def test_a_cancelled_caller_gives_its_slot_back(clip):
     reader = MediaReader(1, LIMITS)
 
     async def main() -> None:
-        before = {one.pid for one in children()}
+        before = {child.pid for child in children()}
         await reader.read_video(clip, SETTINGS)
-        (child,) = [one for one in children() if one.pid not in before]
+        (child,) = [child for child in children() if child.pid not in before]
         child.suspend()
         reading = asyncio.ensure_future(reader.read_video(clip, SETTINGS))
-        waiting = asyncio.ensure_future(reader.read_video(b"", SETTINGS))  # in line; it is never begun
+        waiting = asyncio.ensure_future(
+            reader.read_video(b"", SETTINGS)
+        )  # waits for the process and never starts
         await asyncio.sleep(0.2)
         started = time.monotonic()
-        for one in (reading, waiting):
-            one.cancel()
+        for task in (reading, waiting):
+            task.cancel()
             with pytest.raises(asyncio.CancelledError):
-                await one
-        assert time.monotonic() - started < 1  # nobody waits for the decoder
+                await task
+        assert time.monotonic() - started < 1  # cancellation does not wait for the decoder
         child.resume()
         assert len((await reader.read_video(clip, SETTINGS)).pixels) == 4
-        assert [one.pid for one in children() if one.pid not in before] == [child.pid]  # it was not harmed
+        assert [child.pid for child in children() if child.pid not in before] == [
+            child.pid
+        ]  # the process was not replaced
 
     try:
         asyncio.run(main())
@@ -261,12 +271,12 @@ def test_a_cancelled_caller_gives_its_slot_back(clip):
 
 
 def test_close_leaves_no_process():
-    before = {one.pid for one in children()}
+    before = {child.pid for child in children()}
     reader = MediaReader(2, LIMITS)
     run(reader.read_image(PICTURE, SETTINGS))
-    assert {one.pid for one in children()} - before
+    assert {child.pid for child in children()} - before
     reader.close()
-    assert {one.pid for one in children()} <= before
+    assert {child.pid for child in children()} <= before
 
 
 def test_every_reason_has_a_status():

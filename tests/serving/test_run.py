@@ -1,4 +1,4 @@
-"""What is refused before anything listens."""
+"""Checks of the config and of the cluster before the service listens."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ MODEL = ServedModel(name="tiny", model=TINY)
 CONFIG = ServeConfig(models=[MODEL], port=0)
 
 
-def test_a_free_port_is_chosen_and_a_taken_one_refused() -> None:
+def test_a_free_port_is_chosen_and_a_port_in_use_is_refused() -> None:
     import socket
 
     assert resolve(CONFIG).port > 0
@@ -32,7 +32,7 @@ def test_a_free_port_is_chosen_and_a_taken_one_refused() -> None:
             resolve(replace(CONFIG, port=port))
 
 
-def test_beyond_the_loopback_a_key_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_addresses_than_the_loopback_need_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GVE_API_KEY", raising=False)
     assert key_digest_of(CONFIG) is None
     open_to_all = replace(CONFIG, host="0.0.0.0")
@@ -48,16 +48,16 @@ def test_beyond_the_loopback_a_key_is_needed(monkeypatch: pytest.MonkeyPatch) ->
     assert "0123456789abcdef" not in digest
 
 
-def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_indexes_and_models_are_named(tmp_path: Path) -> None:
     with pytest.raises(PreflightError, match=r"models\.a: .*library\.json: no index of videos"):
         resolve(ServeConfig(models=[ServedModel(name="a", index=str(tmp_path))]))
-    nowhere = ServedModel(name="b", model=replace(TINY, model="/nowhere"))
+    missing = ServedModel(name="b", model=replace(TINY, model="/nowhere"))
     with pytest.raises(PreflightError, match="/nowhere"):
-        resolve(ServeConfig(models=[nowhere]))
+        resolve(ServeConfig(models=[missing]))
 
 
 @pytest.mark.parametrize(
-    "values,said",
+    "values,message",
     [
         ({"models": []}, "name at least one"),
         ({"models": [{"name": "a"}]}, "name either an index or a model"),
@@ -69,26 +69,26 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         ({"models": [{"name": "a", "index": "x"}], "limits": {"max_inputs": 0}}, "limits.max_inputs=0"),
     ],
 )  # fmt: skip
-def test_bad_configs(values: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_bad_configs(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         config_of(ServeConfig, values)
 
 
-def test_replicas_must_fit_beside_each_other() -> None:
+def test_all_replicas_must_fit_at_the_same_time() -> None:
     nodes = [{"CPU": 2.0, "memory": 1e9}]
-    one = ReplicasConfig(num_cpus=1)
-    fits = replace(CONFIG, gateway=GatewayConfig(replicas=one))
+    replicas = ReplicasConfig(num_cpus=1)
+    fits = replace(CONFIG, gateway=GatewayConfig(replicas=replicas))
     check_workers(needs_of(fits), nodes)
-    two = replace(fits, models=[MODEL, replace(MODEL, name="other")])
+    too_many = replace(fits, models=[MODEL, replace(MODEL, name="other")])
     with pytest.raises(
         PreflightError, match=r"gateway\.replicas: 1 x \(1 CPU\) do not fit.* leave 0 CPU on the nodes"
     ):
-        check_workers(needs_of(two), nodes)
-    with pytest.raises(PreflightError, match=r"models\.tiny\.replicas: needs 1 x \(1 CPU, 1 GPU\)") as told:
+        check_workers(needs_of(too_many), nodes)
+    with pytest.raises(PreflightError, match=r"models\.tiny\.replicas: needs 1 x \(1 CPU, 1 GPU\)") as caught:
         check_workers(
             needs_of(replace(fits, models=[replace(MODEL, replicas=ReplicasConfig(num_gpus=1))])), nodes
         )
-    assert "wait_for_nodes" not in str(told.value)  # a service has no such option
+    assert "wait_for_nodes" not in str(caught.value)  # the service does not have this option
 
 
 def test_settings_come_from_the_weights_unless_they_disagree() -> None:

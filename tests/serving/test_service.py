@@ -1,4 +1,4 @@
-"""The whole service over HTTP: the batch embedder's vectors, the clients people have, moments found, files played."""
+"""The whole service over HTTP: embeddings, search, common clients, media files and metrics."""
 
 import base64
 import io
@@ -41,7 +41,7 @@ def embedder() -> Embedder:
 
 @pytest.fixture(scope="module")
 def files(server: Service, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """A picture and a clip of the fourth video, as a client has them."""
+    """Return an image and a clip of the fourth video, as a client would send them."""
     frames = read_frames(server.heldout.videos[3], k=16, max_pixels=10**6)
     picture, clip = io.BytesIO(), tmp_path_factory.mktemp("clip") / "clip.mp4"
     Image.fromarray(frames.pixels[7]).save(picture, "PNG")
@@ -59,10 +59,10 @@ def part(name: str, data: bytes) -> dict[str, Any]:
     return {"type": f"{name}_url", f"{name}_url": {"url": url}}
 
 
-def test_vectors_are_the_batch_embedders(
+def test_vectors_equal_those_of_the_batch_embedder(
     http: httpx.Client, files: dict[str, bytes], embedder: Embedder, tmp_path: Path
 ) -> None:
-    """Must show 2, for each kind of item, with and without an instruction."""
+    """This holds for each kind of item, with and without an instruction."""
     paths = {}
     for name, suffix in (("image", "png"), ("video", "mp4")):
         paths[name] = str(tmp_path / f"a.{suffix}")
@@ -78,10 +78,10 @@ def test_vectors_are_the_batch_embedders(
             body = {"messages": [system, {"role": "user", "content": content}]}
             answer = http.post("/v1/embeddings", json=body)
             assert answer.status_code == 200, answer.text
-            found = np.array(answer.json()["data"][0]["embedding"], dtype=np.float32)
+            vector = np.array(answer.json()["data"][0]["embedding"], dtype=np.float32)
             item = Item(text=words, instruction="Find the video.", **{name: paths[name] for name in slots})
             expected = embedder.encode([item])
-            assert float(found @ expected.vectors[0]) >= 0.9999, (slots, words)
+            assert float(vector @ expected.vectors[0]) >= 0.9999, (slots, words)
             assert answer.json()["usage"]["prompt_tokens"] == int(expected.tokens[0])
 
 
@@ -92,12 +92,12 @@ def test_the_openai_client(server: Service, embedder: Embedder) -> None:
     for encoding in ("base64", "float", None):
         more = {"encoding_format": encoding} if encoding else {}
         answer = client.embeddings.create(model="demo", input=texts, **more)
-        given = [one.embedding for one in answer.data]
-        if encoding == "base64":  # asked for, it is left as it came
-            given = [np.frombuffer(base64.b64decode(one), dtype="<f4") for one in given]
-        found = np.array(given, dtype=np.float32)
-        assert (found * expected.vectors).sum(axis=1).min() >= 0.9999
-        assert [one.index for one in answer.data] == [0, 1, 2]
+        embeddings = [row.embedding for row in answer.data]
+        if encoding == "base64":  # the client decodes base64 only if it has chosen it itself
+            embeddings = [np.frombuffer(base64.b64decode(text), dtype="<f4") for text in embeddings]
+        vectors = np.array(embeddings, dtype=np.float32)
+        assert (vectors * expected.vectors).sum(axis=1).min() >= 0.9999
+        assert [row.index for row in answer.data] == [0, 1, 2]
         assert answer.usage.total_tokens == int(expected.tokens.sum())
     assert client.embeddings.create(model="demo", input="alone").data[0].index == 0
     (model,) = client.models.list().data
@@ -113,7 +113,7 @@ def test_the_openai_client(server: Service, embedder: Embedder) -> None:
 
 
 def test_an_empty_assistant_turn_changes_nothing(http: httpx.Client, embedder: Embedder) -> None:
-    """The form of vLLM's example for Qwen3-VL-Embedding."""
+    """These are the messages of the vLLM example for Qwen3-VL-Embedding."""
     messages = [
         {"role": "system", "content": [{"type": "text", "text": "Find the video."}]},
         {"role": "user", "content": [{"type": "text", "text": "a red ball"}]},
@@ -123,20 +123,20 @@ def test_an_empty_assistant_turn_changes_nothing(http: httpx.Client, embedder: E
     answer = http.post("/v1/embeddings", json=body)
     assert answer.status_code == 200, answer.text
     expected = embedder.encode([Item(text="a red ball", instruction="Find the video.")])
-    found = np.array(answer.json()["data"][0]["embedding"], dtype=np.float32)
-    assert float(found @ expected.vectors[0]) >= 0.9999
+    vector = np.array(answer.json()["data"][0]["embedding"], dtype=np.float32)
+    assert float(vector @ expected.vectors[0]) >= 0.9999
 
 
 def test_a_thousand_texts_in_one_call(server: Service, embedder: Embedder) -> None:
-    """LangChain's default; and the form in which LiteLLM sends them, with a null."""
+    """This is the default batch of LangChain. LiteLLM adds a null field."""
     texts = [f"ball {i}" for i in range(1000)]
     body = {"model": "demo", "input": texts, "encoding_format": None, "user": None}
     answer = httpx.post(f"{server.url}/v1/embeddings", json=body, timeout=60, trust_env=False)
     assert answer.status_code == 200, answer.text
-    found = np.array([one["embedding"] for one in answer.json()["data"]], dtype=np.float32)
+    vectors = np.array([row["embedding"] for row in answer.json()["data"]], dtype=np.float32)
     expected = embedder.encode([Item(text=text) for text in (texts[0], texts[999])])
-    assert (found[[0, 999]] * expected.vectors).sum(axis=1).min() >= 0.9999
-    assert len(found) == 1000
+    assert (vectors[[0, 999]] * expected.vectors).sum(axis=1).min() >= 0.9999
+    assert len(vectors) == 1000
 
 
 def test_the_right_video_is_found(http: httpx.Client, server: Service, files: dict[str, bytes]) -> None:
@@ -199,7 +199,7 @@ def test_gve_search(server: Service, files: dict[str, bytes], tmp_path: Path) ->
     assert "HTTP 400: filter 'a': no such field" in wrong.stderr
 
 
-def test_films_and_pictures_of_what_is_indexed(http: httpx.Client) -> None:
+def test_videos_and_previews_of_indexed_segments(http: httpx.Client) -> None:
     hit = http.post("/v1/search", json={"content": "anything"}).json()["data"][0]
     whole = Path(hit["uri"]).read_bytes()
     link = hit["links"]["video"].partition("#")[0]
@@ -231,8 +231,8 @@ def test_films_and_pictures_of_what_is_indexed(http: httpx.Client) -> None:
         "/previews/demo/..%2f..%2fposter/poster.jpg",
     ],
 )
-def test_no_path_leads_out(server: Service, path: str) -> None:
-    """Sent as written: httpx would tidy the dots away."""
+def test_no_path_leads_outside_the_page(server: Service, path: str) -> None:
+    """The path is sent over a plain connection, because httpx would normalize it."""
     done = subprocess.run(
         [
             "curl",
@@ -257,7 +257,7 @@ def test_no_path_leads_out(server: Service, path: str) -> None:
     assert "FastAPI" not in body
 
 
-def test_operation(http: httpx.Client) -> None:
+def test_health_and_readiness(http: httpx.Client) -> None:
     assert http.get("/healthz").text == "ok\n"
     assert http.get("/readyz").text == "ready\n"
     schema = http.get("/openapi.json").json()
@@ -271,20 +271,22 @@ def test_operation(http: httpx.Client) -> None:
 
 
 def test_metrics_of_all_nodes(http: httpx.Client) -> None:
-    """The agents publish every few seconds; all that the dashboard asks for of a service is there in time."""
+    """Wait for the agents, which publish every few seconds, until all metrics of the dashboard are
+    there.
+    """
     import time
 
     assert http.post("/v1/search", json={"content": "a red ball"}).status_code == 200
     dashboard = (ROOT / "cluster" / "grafana" / "gve_ray.json").read_text()
-    wanted = set(re.findall(r"\bray_(?:serve|gve_request|gve_model)\w+", dashboard))
+    expected = set(re.findall(r"\bray_(?:serve|gve_request|gve_model)\w+", dashboard))
     deadline = time.monotonic() + 60
     text, published = "", set[str]()
-    while not wanted <= published and time.monotonic() < deadline:
+    while not expected <= published and time.monotonic() < deadline:
         text = http.get("/metrics").text
         published = set(re.findall(r"(?m)^(\w+)", text))
         time.sleep(0.5)
-    assert wanted <= published
-    assert len(wanted) == 7
+    assert expected <= published
+    assert len(expected) == 7
     assert "# TYPE ray_gve_request_seconds histogram" in text
     assert any(
         line.startswith("ray_gve_requests") and 'route="/v1/' in line and 'status="200"' in line

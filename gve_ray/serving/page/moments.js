@@ -1,21 +1,21 @@
-// Found moments: as cards that play while they are looked at, and large, with sound and controls, in a
-// dialog. Every file is first tried as a video. If the browser refuses it, an animated image (GIF, WebP, PNG)
+// Shows moments: as cards that play while the pointer or the focus is on them, and in a dialog with sound and
+// controls. Every file is first tried as a video. If the browser refuses it, an animated image (GIF, WebP, PNG)
 // is shown as an image; of any other file the dialog shows the poster and offers a download.
 
 import { Refused, fetchFile, typeOf } from "./server.js";
 import { bytes, clock, fileName, span } from "./words.js";
 
-const HOVER_MS = 140; // a pointer that only passes by loads nothing
+const HOVER_MS = 140; // a shorter hover loads nothing
 
 const byId = (id) => document.getElementById(id);
 const dialog = byId("moment");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const hits = new WeakMap(); // by card
 
-let previewed = null; // {card, timer, media}: the card that plays, or soon will
-let opened = null; // {hit, media}: what the dialog shows, and the element that shows it
+let previewed = null; // {card, timer, media}: the card that is playing or about to play
+let opened = null; // {hit, media}: the hit in the dialog and its media element
 
-/** A card of the grid. frames: how many a strip has. moreLike: called with the hit. */
+/** Make a card of the grid. frames: number of frames in a strip. moreLike: called with the hit. */
 export function makeCard(hit, frames, moreLike) {
   const card = byId("card").content.firstElementChild.cloneNode(true);
   const part = (name) => card.querySelector(`.${name}`);
@@ -41,17 +41,17 @@ export function makeCard(hit, frames, moreLike) {
   return card;
 }
 
-/** The moment in the dialog, or else that of the card an element is in; undefined if neither. */
+/** Return the hit in the dialog, or else the hit of the card that contains an element; undefined if neither. */
 export function momentAt(element) {
   return opened?.hit ?? hits.get(element.closest(".card"));
 }
 
-/** Whether the dialog shows a moment. */
+/** Return whether the dialog is open. */
 export function isOpen() {
   return dialog.open;
 }
 
-/** Closes the dialog, if it is open, and stops what plays in the grid. */
+/** Close the dialog, if it is open, and stop the card that is playing. */
 export function stopAll() {
   dialog.close();
   stopPreview();
@@ -65,7 +65,7 @@ function makeVideo(hit, atEnd, refused) {
   const video = document.createElement("video");
   let last = hit.start;
   const watch = (now) => {
-    if (video.seeking) return; // a jump beyond the end is the viewer's wish
+    if (video.seeking) return; // the user may seek beyond the end
     const crossed = last < hit.end && now >= hit.end;
     last = now;
     if (crossed) atEnd(video); // the end of a media fragment (#t=0,10) would stop it only once
@@ -124,7 +124,7 @@ function playFrom(video, seconds) {
 function unload(media) {
   media.onerror = media.onloadedmetadata = null;
   media.pause?.();
-  media.removeAttribute("src"); // or it would go on loading
+  media.removeAttribute("src"); // otherwise it would continue to load
   media.load?.();
   media.remove();
 }
@@ -171,7 +171,7 @@ function stopPreview() {
   previewed = null;
 }
 
-/** Until the video plays, or in place of it, where the pointer is on the picture chooses a frame of the strip. */
+/** Show a frame of the strip, chosen by the pointer position, until the video plays or if it cannot. */
 function scrub(card, url, frames) {
   const [open, canvas] = [card.querySelector(".open"), card.querySelector(".strip")];
   const strip = new Image();
@@ -229,7 +229,7 @@ function showInstead(hit, { image, problem, isFile }) {
   else note(problem, isFile);
 }
 
-/** Put what shows the moment into the dialog. */
+/** Show a media element in the dialog. */
 function show(media) {
   if (opened.media) unload(opened.media);
   opened.media = media;
@@ -285,7 +285,7 @@ function facts(hit) {
 }
 
 byId("moment-close").onclick = () => dialog.close();
-dialog.addEventListener("click", ({ target }) => target === dialog && dialog.close()); // beside it, that is
+dialog.addEventListener("click", ({ target }) => target === dialog && dialog.close()); // a click outside the content
 dialog.addEventListener("close", () => {
   unload(opened.media);
   opened = null;

@@ -1,14 +1,14 @@
-// The search page: what is searched (the form, the address, the files), the search, and the keys. It talks to
-// /v1/models and /v1/search of its own host. What comes from the server is set as text or attribute, never as markup.
-// A search is in the address, so that it can be linked and Back works; its files are kept only while the page is.
+// The search page: the form, the address, attached files, the search and the keyboard. It uses /v1/models and
+// /v1/search of its own host. Text from the server is set as text or attribute, never as markup. The search is part
+// of the address, so that it can be linked and Back works; its files are kept only while the page is open.
 
 import { isOpen, makeCard, momentAt, stopAll } from "./moments.js";
 import { Refused, ask } from "./server.js";
 import { bytes, count, fileName, span } from "./words.js";
 
-const LARGEST = 64 * 2 ** 20; // bytes of a search's files; the server refuses more too, but only once they are sent
+const LARGEST = 64 * 2 ** 20; // bytes of the files of a search; the server has this limit too, but checks it only after the upload
 const DEFAULTS = { text: "", like: "", instruction: "", top_k: "12", filter: "", model: "" };
-const CLIPS = /\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|m?ts|m2ts|wmv|flv|ogv|3gp)$/i; // some systems know no type for them
+const CLIPS = /\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|m?ts|m2ts|wmv|flv|ogv|3gp)$/i; // some systems report no media type for these
 
 const byId = (id) => document.getElementById(id);
 const form = Object.fromEntries(["text", "instruction", "top_k", "filter", "model"].map((id) => [id, byId(id)]));
@@ -18,19 +18,19 @@ let models = []; // those with an index, the default first
 let attached = { image: null, video: null }; // {file, url}
 let like = null; // {id, name, poster}: a found moment that is searched with instead of text and files
 let running = null; // the AbortController of the newest search
-const filesOf = new Map(); // of an entry of the history, by history.state.files
+const filesOf = new Map(); // files of history entries, by history.state.files
 
 async function loadModels() {
   const { data } = await ask("/v1/models");
-  models = data.filter((one) => one.index);
-  form.model.replaceChildren(...models.map((one) => new Option(one.id, one.id)));
+  models = data.filter((model) => model.index);
+  form.model.replaceChildren(...models.map((model) => new Option(model.id, model.id)));
   byId("models").hidden = models.length < 2;
   describeModel();
   if (!models.length) throw new Refused("This server has no index to search. Make one with gve index, and serve it.");
 }
 
 function describeModel() {
-  const index = models.find((one) => one.id === form.model.value)?.index;
+  const index = models.find((model) => model.id === form.model.value)?.index;
   if (!index) return;
   const fields = Object.entries(index.fields).sort();
   form.filter.placeholder = `{"field": value} with ${fields.map(([name]) => name).join(", ")}`;
@@ -48,7 +48,7 @@ function readForm() {
     instruction: instruction.value,
     top_k: top_k.value,
     filter: filter.value.trim(),
-    model: model.selectedIndex > 0 ? model.value : "", // the first is the server's default
+    model: model.selectedIndex > 0 ? model.value : "", // the first model is the default of the server
   };
 }
 
@@ -57,23 +57,23 @@ function readAddress() {
   return Object.fromEntries(Object.entries(DEFAULTS).map(([name, value]) => [name, query.get(name) ?? value]));
 }
 
-/** Put the search of the address into the form, with what this entry of the history kept, and do it.
- *  trouble: an Error to tell where there is nothing to search. */
+/** Restore the search of the address and the files of this history entry, and run it.
+ *  trouble: an Error that is shown if there is no search. */
 function restore(trouble) {
-  const asked = readAddress();
+  const query = readAddress();
   const kept = history.state?.files;
   for (const [name, field] of Object.entries(form)) {
-    field.value = asked[name];
-    if (field.selectedIndex < 0) field.selectedIndex = 0; // a choice that there is not
+    field.value = query[name];
+    if (field.selectedIndex < 0) field.selectedIndex = 0; // an option that does not exist
   }
-  like = asked.like ? (history.state?.like ?? { id: asked.like, name: "one moment" }) : null;
+  like = query.like ? (history.state?.like ?? { id: query.like, name: "one moment" }) : null;
   setFiles(filesOf.get(kept) ?? {});
-  showFilter(Boolean(asked.filter));
+  showFilter(Boolean(query.filter));
   describeModel();
   stopAll();
   if (kept && !filesOf.has(kept)) {
     start("The file of this search was not kept. Add it again, then search.");
-  } else if (asked.text || like || kept) {
+  } else if (query.text || like || kept) {
     search();
   } else {
     start();
@@ -81,25 +81,25 @@ function restore(trouble) {
   }
 }
 
-/** Do the search of the form as a new entry of the history. */
+/** Run the search of the form as a new history entry. */
 function submit({ focus = false } = {}) {
   if (form.text.value.trim() || attached.image || attached.video) setLike(null);
-  const asked = readForm();
-  if (!asked.text && !like && !attached.image && !attached.video) {
+  const query = readForm();
+  if (!query.text && !like && !attached.image && !attached.video) {
     start("Describe what to find, or add an image or a clip.");
     form.text.focus();
     return;
   }
-  const changed = Object.entries(asked).filter(([name, value]) => value !== DEFAULTS[name]);
+  const changed = Object.entries(query).filter(([name, value]) => value !== DEFAULTS[name]);
   const address = `${location.pathname}${changed.length ? "?" : ""}${new URLSearchParams(changed)}`;
-  const files = attached.image || attached.video ? Date.now() : 0; // a name that no earlier visit has used
+  const files = attached.image || attached.video ? Date.now() : 0; // unique among all visits
   if (files) filesOf.set(files, { image: attached.image?.file, video: attached.video?.file });
   const same = address === location.pathname + location.search && !files && !history.state?.files;
   history[same ? "replaceState" : "pushState"]({ files, like }, "", address);
   search({ focus });
 }
 
-/** A choice beside the text was changed: search again, if anything was searched. */
+/** Search again after an option was changed, if there was a search. */
 function resubmit() {
   if (!document.body.classList.contains("start")) submit();
 }
@@ -113,8 +113,8 @@ function moreLike(hit) {
   submit({ focus: true });
 }
 
-function setLike(one) {
-  like = one;
+function setLike(moment) {
+  like = moment;
   showChips();
 }
 
@@ -157,15 +157,15 @@ function showChips() {
   const chips = [];
   if (like) chips.push(chip(`Like ${like.name}`, like.poster && picture("img", like.poster), () => setLike(null)));
   for (const [kind, tag] of [["image", "img"], ["video", "video"]]) {
-    const one = attached[kind];
-    if (one) {
+    const attachment = attached[kind];
+    if (attachment) {
       const others = { image: attached.image?.file, video: attached.video?.file, [kind]: null };
-      chips.push(chip(one.file.name || "Pasted image", picture(tag, one.url), () => setFiles(others)));
+      chips.push(chip(attachment.file.name || "Pasted image", picture(tag, attachment.url), () => setFiles(others)));
     }
   }
   byId("chips").replaceChildren(...chips);
   byId("chips").hidden = !chips.length;
-  form.instruction.disabled = Boolean(like); // it goes with words and files; a moment is compared as it is
+  form.instruction.disabled = Boolean(like); // an instruction applies to text and files only
   const besideFiles = chips.length ? "Add words, or just search" : "Describe what happens in it";
   form.text.placeholder = like ? "Or describe another" : besideFiles;
 }
@@ -173,7 +173,7 @@ function showChips() {
 function picture(tag, url) {
   const element = document.createElement(tag);
   element.src = url;
-  element.onerror = () => element.closest(".thumb")?.remove(); // a format that this browser does not show
+  element.onerror = () => element.closest(".thumb")?.remove(); // a format that this browser cannot show
   if (tag === "img") element.alt = "";
   else Object.assign(element, { muted: true, playsInline: true, preload: "metadata" });
   return element;
@@ -196,7 +196,7 @@ function chip(name, media, remove) {
 // ---- Search and its answer ------------------------------------------------------------------------------------
 
 async function search({ focus = false } = {}) {
-  running?.abort(); // a late answer to an older question must not show
+  running?.abort(); // a late reply to an older search must not be shown
   const mine = (running = new AbortController());
   const { text, filter } = readForm();
   document.body.classList.remove("start");
@@ -207,7 +207,7 @@ async function search({ focus = false } = {}) {
   say("Searching…");
   const began = performance.now();
   try {
-    const answer = await ask("/v1/search", { method: "POST", body: question(), signal: mine.signal });
+    const answer = await ask("/v1/search", { method: "POST", body: formData(), signal: mine.signal });
     if (mine !== running) return;
     showHits(answer, filter);
     say(`${count(answer.data.length, "moment")} in ${((performance.now() - began) / 1000).toFixed(2)} s`);
@@ -221,13 +221,15 @@ async function search({ focus = false } = {}) {
   }
 }
 
-/** The form as multipart, which takes files as they are. */
-function question() {
-  const asked = readForm();
-  asked.instruction = like ? "" : (form.instruction.selectedOptions[0].dataset.sentence ?? "");
+/** Return the form as multipart data. */
+function formData() {
+  const query = readForm();
+  query.instruction = like ? "" : (form.instruction.selectedOptions[0].dataset.sentence ?? "");
   const body = new FormData();
-  for (const [name, value] of Object.entries(asked)) if (value) body.append(name, value);
-  for (const [kind, one] of Object.entries(attached)) if (one) body.append(kind, one.file, one.file.name || kind);
+  for (const [name, value] of Object.entries(query)) if (value) body.append(name, value);
+  for (const [kind, attachment] of Object.entries(attached)) {
+    if (attachment) body.append(kind, attachment.file, attachment.file.name || kind);
+  }
   return body;
 }
 
@@ -242,7 +244,7 @@ function start(message = "") {
 }
 
 function showHits({ model, data }, filter) {
-  const frames = models.find((one) => one.id === model)?.index.strip_frames ?? 1;
+  const frames = models.find(({ id }) => id === model)?.index.strip_frames ?? 1;
   results.replaceChildren(...data.map((hit) => makeCard(hit, frames, moreLike)));
   if (data.length) return;
   show("nothing");
@@ -262,7 +264,7 @@ function say(message, wrong = false) {
 function complain(error) {
   if (!(error instanceof Refused)) throw error;
   const ofFilter = /^filter\b/.test(error.param);
-  say(ofFilter ? "The filter cannot be used. What to change is said with it." : error.message, true);
+  say(ofFilter ? "The filter cannot be used. The message next to it says what to change." : error.message, true);
   if (!ofFilter) return;
   complainOfFilter(error.message);
   form.filter.focus();
@@ -316,7 +318,7 @@ document.addEventListener("paste", (event) => {
 for (const type of ["dragenter", "dragover", "dragleave", "drop"]) {
   document.addEventListener(type, (event) => {
     if (!event.dataTransfer.types.includes("Files")) return;
-    event.preventDefault(); // or the browser would leave the page for the file
+    event.preventDefault(); // otherwise the browser would open the file instead of the page
     const over = type === "dragenter" || type === "dragover" || (type === "dragleave" && event.relatedTarget !== null);
     document.body.classList.toggle("dropping", over);
     if (type === "drop" && !byId("key").open) {
@@ -339,7 +341,7 @@ document.addEventListener("keydown", (event) => {
   } else if (key === "m" && !typing && momentAt(target)) {
     moreLike(momentAt(target));
   } else if (!isOpen() && key.startsWith("Arrow") && (at >= 0 || (target === form.text && key === "ArrowDown"))) {
-    const columns = cards.filter((one) => one.offsetTop === cards[0].offsetTop).length;
+    const columns = cards.filter((card) => card.offsetTop === cards[0].offsetTop).length;
     const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[key];
     const next = at < 0 ? cards[0] : cards[at + step];
     if (!next && !(key === "ArrowUp")) return;

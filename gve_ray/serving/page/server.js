@@ -1,6 +1,6 @@
-// Requests to the page's own host: JSON answers, errors in words, and the key where the server wants one.
+// Requests to the host of the page: JSON replies, error messages, and the API key if the server needs one.
 
-/** What the server does not do, in words to show; param: the field of the request that is wrong, or null. */
+/** An error with a message for the user. param: the field of the request that is wrong, or null. */
 export class Refused extends Error {
   constructor(message, param = null) {
     super(message);
@@ -8,8 +8,8 @@ export class Refused extends Error {
   }
 }
 
-/** What `read` makes of the server's response; by default, its JSON. Asks for the key when the server does, and repeats
- *  the request. Throws Refused, or an AbortError. */
+/** Return the result of `read` for the response of the server; by default, its JSON. If the server needs the key, ask
+ *  the user for it and repeat the request. Throws Refused, or an AbortError. */
 export async function ask(path, options = {}, read = (answer) => answer.json()) {
   for (;;) {
     const answer = await unbroken(fetch(path, options));
@@ -20,13 +20,13 @@ export async function ask(path, options = {}, read = (answer) => answer.json()) 
   }
 }
 
-/** The media type of a file on the server. Throws as `ask`. */
+/** Return the media type of a file on the server. Throws the same errors as `ask`. */
 export function typeOf(path) {
   return ask(path, { headers: { Range: "bytes=0-0" } }, async (answer) => answer.headers.get("Content-Type"));
 }
 
-/** A file on the server as a Blob, fetched in parts. progress: called with the bytes received so far and the size.
- *  Throws as `ask`. */
+/** Fetch a file from the server in parts and return it as a Blob. progress: called with the number of bytes received
+ *  so far and the size. Throws the same errors as `ask`. */
 export async function fetchFile(path, progress) {
   const parts = [];
   let [got, size] = [0, 0];
@@ -43,7 +43,7 @@ export async function fetchFile(path, progress) {
   return new Blob(parts, { type: parts[0].type });
 }
 
-/** The promise's result; a failed connection becomes a Refused that says so. */
+/** Return the result of the promise. Throws Refused if the connection fails. */
 async function unbroken(promise) {
   try {
     return await promise;
@@ -63,9 +63,9 @@ async function refusal(answer) {
   return new Refused(message ?? `The server answered ${answer.status} ${answer.statusText}.`, param);
 }
 
-let signingIn = null; // several requests may find out at once that a key is needed
+let signingIn = null; // a promise, shared by all requests that need the key at the same time
 
-/** Shows the dialog until a session is open. Throws Refused when it is closed without one. */
+/** Show the dialog until a session is open. Throws Refused if the user closes it without a session. */
 function askForKey() {
   const [dialog, field, wrong] = ["key", "key-text", "key-error"].map((id) => document.getElementById(id));
   let opened = false;

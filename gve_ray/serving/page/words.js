@@ -1,4 +1,4 @@
-// How the page says numbers, times and names.
+// Formats of numbers, times and names.
 
 export const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 export const fileName = (uri) => uri.split("/").pop() || uri;
