@@ -4,21 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from gve_ray.config import (
+from gve_ray.config import ModelConfig, StageResources, load_config, recipe_path, resolve_model
+from gve_ray.evaluation.config import ContaminationConfig, DataConfig, EvaluationJobConfig
+from gve_ray.indexing.config import IndexConfig
+from gve_ray.serving.config import ServedModel
+from gve_ray.synthesis.config import (
     AssembleConfig,
     CaptionerConfig,
     ConsistencyConfig,
     MediaConfig,
-    ModelConfig,
-    StageResources,
     SynthesisConfig,
-    load_config,
-    recipe_path,
-    resolve_model,
 )
-from gve_ray.evaluation.config import ContaminationConfig, DataConfig, EvaluationJobConfig
-from gve_ray.indexing.config import IndexConfig
-from gve_ray.serving.config import ServedModel
 from gve_ray.training.config import DataSetConfig, ProberConfig, TrainingJobConfig
 
 MINIMAL = "input: videos\noutput: run\ncaptioner:\n  model: m\n"

@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gve_ray.config import ConsistencyConfig, MediaConfig, QualityConfig, SynthesisResources
 from gve_ray.schema import ASSET_SCHEMA
 from gve_ray.stage import (
     REJECT_SCHEMA,
@@ -27,6 +26,7 @@ from gve_ray.stage import (
     run_stage,
 )
 from gve_ray.store import FolderLock, Store, StoreError
+from gve_ray.synthesis.config import ConsistencyConfig, MediaConfig, QualityConfig, SynthesisResources
 from gve_ray.synthesis.consistency import (
     CONSISTENCY_SCHEMA,
     ConsistencyWorker,

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from gve_ray.config import SynthesisConfig
 from gve_ray.inputs.manifest import video_uris
 from gve_ray.preflight import Input, Needs, Workers, stage_workers, weights_of
+from gve_ray.synthesis.config import SynthesisConfig
 
 
 def needs_of(config: SynthesisConfig, videos: Callable[[], Sequence[str]] | None = None) -> Needs:
