@@ -158,7 +158,7 @@ class SequenceSettings(VideoSettings):
         check_numbers(self)
 
     @property
-    def sequence_settings(self) -> dict[str, int]:
+    def sequence_settings(self) -> dict[str, Any]:
         """The values that make an `EmbedderSettings`."""
         return {option.name: getattr(self, option.name) for option in fields(SequenceSettings)}
 

@@ -9,7 +9,7 @@ from gve_ray.evaluation.data.eval_sets import find_eval_sets
 from gve_ray.evaluation.report.page import check_baselines
 from gve_ray.evaluation.scores import metrics
 from gve_ray.job import PreflightError
-from gve_ray.preflight import Embedder, Input, Needs, absolute, stage_workers
+from gve_ray.preflight import Embedder, Input, Needs, absolute, workers_of
 
 
 def needs_of(config: EvaluationJobConfig) -> Needs:
@@ -28,7 +28,7 @@ def needs_of(config: EvaluationJobConfig) -> Needs:
     return Needs(
         job=config.job,
         workers=[
-            stage_workers(
+            workers_of(
                 "resources",
                 config.resources,
                 [weights for embedder in embedders for weights in embedder.weights],

@@ -3,7 +3,7 @@
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gve_ray.config import (
     GIB,
@@ -113,7 +113,7 @@ class ServedModel:
         )
 
     @property
-    def sequence_settings(self) -> dict[str, int]:
+    def sequence_settings(self) -> dict[str, Any]:
         """The settings of the embedder that are set here."""
         settings = {option.name: getattr(self, option.name) for option in fields(SequenceSettings)}
         return {name: value for name, value in settings.items() if value is not None}
