@@ -124,7 +124,7 @@ def build_annotations(
         pending=assets.table(["video_id"]),
         worker=annotator,
         worker_args={
-            "assets": AssetReader(assets.uri, storage_options=assets.storage_options),
+            "assets": AssetReader(assets.uri),
             "captioner": config.captioner,
             "enrich": config.enrich,
             "extend": config.extend,
