@@ -14,6 +14,7 @@ of actors. The range of a number is declared next to its default:
 and checked by `check_numbers`, which each section calls in its `__post_init__`.
 """
 
+import operator
 import os
 import re
 import sys
@@ -24,12 +25,19 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 PACKAGE_SCHEME = "package://"
-NAME = re.compile(r"[\w.-]+(?: [\w.-]+)*")  # for names that become file names: no slashes, no leading spaces
+_NAME = re.compile(r"[\w.-]+(?: [\w.-]+)*")  # for names that become file names: no slashes, no leading spaces
 MIB = 2**20
 GIB = 2**30
 ACCELERATOR = "accelerator_type:"  # Ray's resource name for a type of GPU starts with this
 
 T = TypeVar("T")
+_BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
+_ENGINE_OPTIONS = (  # an option of ModelConfig, the engines that have it, and what to do with others
+    ("adapter", ("torch", "vllm"), "export a merged model"),
+    ("rescale", ("torch",), "only the torch engine can change the settings of weights"),
+    ("compile", ("torch",), "it decides itself whether to compile; leave it out"),
+    ("engine_args", ("vllm", "sentence-transformers"), "leave them out"),
+)
 
 
 # ---- Validation
@@ -41,21 +49,13 @@ def check(is_valid: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def number(
-    default: T,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-    hint: str = "",
-) -> T:
-    """Return a dataclass field with a range, for `check_numbers`; None is always allowed.
+def number(default: T, *, hint: str = "", **bounds: float) -> T:
+    """Return a dataclass field whose value `check_numbers` checks; None is always allowed.
 
-    hint: what the number is, or what a special value means, for the error message.
+    bounds: any of at_least, above, at_most and below. hint: what the number is, or what a special
+    value means, for the error message.
     """
-    bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below, "hint": hint}
-    result: T = field(default=default, metadata=bounds)
+    result: T = field(default=default, metadata={"bounds": bounds, "hint": hint})
     return result
 
 
@@ -65,32 +65,18 @@ def check_numbers(config: Any, section: str = "") -> None:
     section: the dotted name of the config's section, which precedes the options' names.
     """
     for option in fields(config):
-        value, bounds = getattr(config, option.name), option.metadata
-        if not bounds or value is None:
+        value, bounds = getattr(config, option.name), option.metadata.get("bounds", {})
+        if value is None or all(_BOUNDS[kind](value, bound) for kind, bound in bounds.items()):
             continue
-        at_least, above, at_most, below = (bounds[name] for name in ("at_least", "above", "at_most", "below"))
-        if (
-            (at_least is None or value >= at_least)
-            and (above is None or value > above)
-            and (at_most is None or value <= at_most)
-            and (below is None or value < below)
-        ):
-            continue
-        low = at_least if at_least is not None else f"above {above}"
-        use = f"use {low} or more"
-        if at_most is not None:
-            use = f"use {low} to {at_most}"
-        elif below is not None:
-            use = f"use {low} to below {below}"
-        elif at_least is None:
-            use = "use a positive number" if above == 0 else f"use a number above {above}"
         name = f"{section}.{option.name}" if section else option.name
-        raise ValueError(f"{name}={value}: {bounds['hint']}{'; ' if bounds['hint'] else ''}{use}")
+        hint = f"{option.metadata['hint']}; " if option.metadata["hint"] else ""
+        allowed = " and ".join(f"{kind.replace('_', ' ')} {bound:g}" for kind, bound in bounds.items())
+        raise ValueError(f"{name}={value}: {hint}use a number that is {allowed}")
 
 
 def check_name(option: str, name: str) -> None:
     """Raise ValueError unless a name can be a file name. option: the list whose entry has the name."""
-    check(bool(NAME.fullmatch(name)), f"{option}: name={name!r}: use letters, digits, '.', '-' and '_'")
+    check(bool(_NAME.fullmatch(name)), f"{option}: name={name!r}: use letters, digits, '.', '-' and '_'")
 
 
 def check_frame_count(frames: int, option: str = "frames") -> None:
@@ -109,7 +95,7 @@ def expand_home(path: str) -> str:
 
 
 def expand_paths(config: Any, *names: str) -> None:
-    """Expand the home folder in these fields of a frozen config, called from its `__post_init__`; None stays None."""
+    """Expand the home folder in these fields of a frozen config, in its `__post_init__`, if they are set."""
     for name in names:
         value = getattr(config, name)
         if value is not None:
@@ -226,22 +212,9 @@ class ModelConfig(EmbedderModel):
         check_name("models", self.name)
         where, engine = f"models.{self.name}", self.engine
         check(bool(self.model), f"{where}.model='': name a folder or hub id")
-        check(
-            self.adapter is None or engine in ("torch", "vllm"),
-            f"{where}.adapter: the engine {engine} takes none; export a merged model",
-        )
-        check(
-            not self.rescale or engine == "torch",
-            f"{where}.rescale: only the torch engine can change the settings of weights",
-        )
-        check(
-            not self.compile or engine == "torch",
-            f"{where}.compile: the engine {engine} decides itself whether to compile; leave it out",
-        )
-        check(
-            not self.engine_args or engine in ("vllm", "sentence-transformers"),
-            f"{where}.engine_args: the engine {engine} takes none; leave them out",
-        )
+        for option, engines, advice in _ENGINE_OPTIONS:
+            is_allowed = not getattr(self, option) or engine in engines
+            check(is_allowed, f"{where}.{option}: not for the engine {engine}; {advice}")
         check(
             (self.url is not None) == (engine == "openai"),
             f"{where}.url={self.url!r}, engine={engine}: openai needs a url, others none",
