@@ -214,7 +214,7 @@ class ModelConfig(EmbedderModel):
         check(bool(self.model), f"{where}.model='': name a folder or hub id")
         for option, engines, advice in _ENGINE_OPTIONS:
             is_allowed = not getattr(self, option) or engine in engines
-            check(is_allowed, f"{where}.{option}: not for the engine {engine}; {advice}")
+            check(is_allowed, f"{where}.{option}: the engine {engine} takes none; {advice}")
         check(
             (self.url is not None) == (engine == "openai"),
             f"{where}.url={self.url!r}, engine={engine}: openai needs a url, others none",
