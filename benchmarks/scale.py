@@ -43,10 +43,11 @@ from scale_replay import (
 from scale_schedule import measure_schedule
 from scale_watch import Watch
 
-from gve_ray.config import TABLE_7, MediaConfig, SynthesisConfig, load_config
+from gve_ray.config import load_config
 from gve_ray.schema import Task
 from gve_ray.stage import REJECT_SCHEMA, StageResources, run_stage
 from gve_ray.store import Store, dataset
+from gve_ray.synthesis.config import TABLE_7, MediaConfig, SynthesisConfig
 from gve_ray.synthesis.consistency import CONSISTENCY_SCHEMA
 from gve_ray.synthesis.ingest import INGEST_SCHEMA
 from gve_ray.synthesis.pipeline import Workers, synthesize

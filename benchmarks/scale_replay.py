@@ -22,12 +22,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from gve_ray.config import ConsistencyConfig, MediaConfig, SynthesisConfig, load_config
+from gve_ray.config import load_config
 from gve_ray.inputs.manifest import read_manifest
 from gve_ray.media.signature import CHROMA, FRAME_BYTES, LUMA
 from gve_ray.schema import ANNOTATION_SCHEMA
 from gve_ray.stage import REJECT_SCHEMA, Reject
 from gve_ray.store import AssetReader, Store
+from gve_ray.synthesis.config import ConsistencyConfig, MediaConfig, SynthesisConfig
 from gve_ray.synthesis.consistency import CONSISTENCY_SCHEMA, caption_hash
 from gve_ray.synthesis.ingest import INGEST_SCHEMA
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-from gve_ray.config import TABLE_7
+from gve_ray.synthesis.config import TABLE_7
 from gve_ray.training.config import BATCH_SIZES
 from gve_ray.training.curriculum import Curriculum
 from gve_ray.training.schedule import Schedule

@@ -2,41 +2,91 @@
 
     config = load_config(SynthesisConfig, ["--config", "demo.yaml", "--media.frames", "6"], prog="gve")
 
-`--config` takes a path or the name of one of the job's recipes (gve_ray/recipes/<job>); `--print_config`
-shows the result.
-A config is sent to Ray workers and stored in run.json, so it holds plain values only. A model's name may start with
-`package://` (a folder inside gve_ray) or be another URI; `resolve_model` resolves it where the model is loaded.
+`--config` takes a path or the name of one of the job's recipes (gve_ray/recipes/<job>);
+`--print_config` shows the result. A config is sent to Ray workers and stored in run.json, so it
+holds plain values only.
+
+This module also has the sections that several jobs share: video settings, models and the resources
+of actors. The range of a number is declared next to its default:
+
+    top_p: float = number(0.9, above=0, at_most=1)
+
+and checked by `check_numbers`, which each section calls in its `__post_init__`.
 """
 
+import operator
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 PACKAGE_SCHEME = "package://"
-NAME = re.compile(r"[\w.-]+(?: [\w.-]+)*")  # for names that become file names: no slashes, no leading spaces
+_NAME = re.compile(r"[\w.-]+(?: [\w.-]+)*")  # for names that become file names: no slashes, no leading spaces
 MIB = 2**20
 GIB = 2**30
+ACCELERATOR = "accelerator_type:"  # Ray's resource name for a type of GPU starts with this
 
-# arXiv:2510.27571, Table 7: training pairs by task.
-TABLE_7 = {
-    "T2T": 100_000,
-    "T2I": 210_000,
-    "T2V": 879_000,
-    "TI2V": 89_000,
-    "TV2V": 35_000,
-    "I2V": 200_000,
-    "V2V": 36_000,
-}
+T = TypeVar("T")
+_BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
+_ENGINE_OPTIONS = (  # an option of ModelConfig, the engines that have it, and what to do with others
+    ("adapter", ("torch", "vllm"), "export a merged model"),
+    ("rescale", ("torch",), "only the torch engine can change the settings of weights"),
+    ("compile", ("torch",), "it decides itself whether to compile; leave it out"),
+    ("engine_args", ("vllm", "sentence-transformers"), "leave them out"),
+)
 
 
-def _check(ok: bool, message: str) -> None:
-    if not ok:
+# ---- Validation
+
+
+def check(is_valid: bool, message: str) -> None:
+    """Raise ValueError with this message unless a value is valid."""
+    if not is_valid:
         raise ValueError(message)
+
+
+def number(default: T, *, hint: str = "", **bounds: float) -> T:
+    """Return a dataclass field whose value `check_numbers` checks; None is always allowed.
+
+    bounds: any of at_least, above, at_most and below. hint: what the number is, or what a special
+    value means, for the error message.
+    """
+    result: T = field(default=default, metadata={"bounds": bounds, "hint": hint})
+    return result
+
+
+def check_numbers(config: Any, section: str = "") -> None:
+    """Check all fields of a dataclass that `number` made. Raises ValueError naming option and range.
+
+    section: the dotted name of the config's section, which precedes the options' names.
+    """
+    for option in fields(config):
+        value, bounds = getattr(config, option.name), option.metadata.get("bounds", {})
+        if value is None or all(_BOUNDS[kind](value, bound) for kind, bound in bounds.items()):
+            continue
+        name = f"{section}.{option.name}" if section else option.name
+        hint = f"{option.metadata['hint']}; " if option.metadata["hint"] else ""
+        allowed = " and ".join(f"{kind.replace('_', ' ')} {bound:g}" for kind, bound in bounds.items())
+        raise ValueError(f"{name}={value}: {hint}use a number that is {allowed}")
+
+
+def check_name(option: str, name: str) -> None:
+    """Raise ValueError unless a name can be a file name. option: the list whose entry has the name."""
+    check(bool(_NAME.fullmatch(name)), f"{option}: name={name!r}: use letters, digits, '.', '-' and '_'")
+
+
+def check_frame_count(frames: int, option: str = "frames") -> None:
+    """Raise ValueError unless `frames` is a positive even number."""
+    lower = max(2, frames - frames % 2)
+    check(
+        frames >= 2 and frames % 2 == 0,
+        f"{option}={frames}: Qwen2.5-VL needs an even number of frames (temporal patch 2); "
+        f"use {lower} or {lower + 2}",
+    )
 
 
 def expand_home(path: str) -> str:
@@ -45,200 +95,112 @@ def expand_home(path: str) -> str:
 
 
 def expand_paths(config: Any, *names: str) -> None:
-    """Expand the home folder in these fields of a frozen config, called from its `__post_init__`; None stays None."""
+    """Expand the home folder in these fields of a frozen config, in its `__post_init__`, if they are set."""
     for name in names:
         value = getattr(config, name)
         if value is not None:
             object.__setattr__(config, name, expand_home(value))
 
 
-@dataclass(frozen=True, kw_only=True)
-class LimitsConfig:
-    """Limits above which a video is refused. Same fields as gve_ray.media.Limits."""
-
-    max_bytes: int = 4 * GIB
-    max_duration: float = 4 * 3600.0  # seconds
-    max_side_pixels: int = 8192 * 8192  # width * height; of a JPEG four times as many
-    max_frames: int = 1_000_000
-    wall_clock_s: float = 120.0
-    memory_bytes: int = 4 * GIB
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            _check(value > 0, f"media.limits.{name}={value}: a limit is positive; raise it to lift the limit")
+# ---- Sections that several jobs share
 
 
 @dataclass(frozen=True, kw_only=True)
-class MediaConfig:
-    """What is decoded once from each video and stored as JPEG in assets.lance."""
+class VideoSettings:
+    """How many frames of a video are used, and how large they are.
 
-    frames: int = 8  # sampled uniformly from the video, and from each clip
-    max_pixels: int = 200 * 28 * 28  # per frame; 28*28 pixels are one LLM token
+    frames: sampled uniformly; even, because two frames make one temporal patch. max_pixels,
+    min_pixels: pixel budget of one frame or image; 28*28 pixels are one visual token.
+    """
+
+    frames: int = 8
+    max_pixels: int = 200 * 28 * 28  # arXiv:2510.27571, section 4: at most 200 visual tokens per frame
     min_pixels: int = 4 * 28 * 28
-    reference_frames: int = 2  # at other times than the uniformly sampled frames
-    clips: int = 2
-    clip_seconds: tuple[float, float] = (2.0, 10.0)
-    jpeg_quality: int = 90
-    limits: LimitsConfig = field(default_factory=LimitsConfig)
 
     def __post_init__(self) -> None:
-        n = self.frames
-        _check(
-            n >= 2 and n % 2 == 0,
-            f"media.frames={n}: Qwen2.5-VL needs an even number of frames (temporal patch 2); "
-            f"use {max(2, n - n % 2)} or {max(2, n - n % 2) + 2}",
-        )
-        _check(
-            28 * 28 <= self.min_pixels <= self.max_pixels,
-            f"media.min_pixels={self.min_pixels}, media.max_pixels={self.max_pixels}: "
-            "need 784 (28*28) <= min_pixels <= max_pixels",
-        )
-        for name in ("reference_frames", "clips"):
-            value = getattr(self, name)
-            _check(value >= 0, f"media.{name}={value}: a count; use 0 for none")
-        low, high = self.clip_seconds
-        _check(
-            0 < low <= high,
-            f"media.clip_seconds={[low, high]}: give [shortest, longest] in seconds, e.g. [2, 10]",
-        )
-        _check(
-            1 <= self.jpeg_quality <= 100, f"media.jpeg_quality={self.jpeg_quality}: use 1 to 100, e.g. 90"
+        self.check_video()
+
+    def check_video(self, section: str = "", least_pixels: int = 1) -> None:
+        """Raise ValueError if no model can have these settings. section: ends in a dot if there is one."""
+        check_frame_count(self.frames, f"{section}frames")
+        check(
+            least_pixels <= self.min_pixels <= self.max_pixels,
+            f"{section}min_pixels={self.min_pixels}, {section}max_pixels={self.max_pixels}: "
+            f"need {least_pixels} <= min_pixels <= max_pixels",
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConsistencyConfig:
-    """The embedder of the cross-modal filter, and its threshold, given as a cosine or as a percentile."""
+class SequenceSettings(VideoSettings):
+    """Video settings, and the length limit of a sequence.
 
-    model: str | None = None  # None: no consistency filter
-    adapter: str | None = None
+    max_tokens: longer text is cut at its end, but the closing tokens of the turn stay.
+    """
+
+    max_tokens: int = number(8192, at_least=16, hint="the chat template alone needs about 16 tokens")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self)
+
+    @property
+    def sequence_settings(self) -> dict[str, Any]:
+        """The values that make an `EmbedderSettings`."""
+        return {option.name: getattr(self, option.name) for option in fields(SequenceSettings)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelReference:
+    """Names the weights of a model.
+
+    model: a folder (path, URI or `package://`, a folder inside gve_ray) or a hub id; `resolve_model`
+    resolves it where the model is loaded. revision: of the hub id.
+    """
+
+    model: str | None = None
     revision: str | None = None
-    engine: Literal["torch", "vllm"] = "torch"
-    dtype: str | None = None
-    threshold: float | None = None  # cosine; pairs below it are rejected
-    percentile: float | None = None  # or: percentage of the captioned videos that is rejected (0-100)
-
-    def __post_init__(self) -> None:
-        expand_paths(self, "model", "adapter")
-        if self.model is None:
-            return
-        t, p = self.threshold, self.percentile
-        _check(
-            (t is None) != (p is None),
-            f"quality.consistency.threshold={t}, percentile={p}: give exactly one of them",
-        )
-        _check(t is None or -1 <= t <= 1, f"quality.consistency.threshold={t}: a cosine, use -1 to 1")
-        _check(p is None or 0 <= p < 100, f"quality.consistency.percentile={p}: use 0 to below 100")
-
-
-@dataclass(frozen=True, kw_only=True)
-class QualityConfig:
-    """Stage 1 of V-SynFlow (arXiv:2510.27571, section 3.1): the filters and their thresholds."""
-
-    rectify: bool = True
-    motion_threshold: float = 0.07  # videos whose motion score is below it are static
-    near_duplicate_threshold: float = 0.1  # videos with closer signatures are duplicates; 0: exact only
-    consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
-
-    def __post_init__(self) -> None:
-        for name in ("motion_threshold", "near_duplicate_threshold"):
-            value = getattr(self, name)
-            _check(value >= 0, f"quality.{name}={value}: not negative; use 0 to switch the filter off")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaptionerConfig:
-    """The vision-language model that writes captions with vLLM: its name, loading and sampling."""
-
-    model: str
-    revision: str | None = None
-    tensor_parallel_size: int = 1
-    engine_args: dict[str, Any] = field(default_factory=dict)  # passed to vLLM's engine unchanged
-    max_attempts: int = 4  # per prompt, with a new seed each time
-    temperature: float = 0.7
-    retry_temperature: float = 0.7  # from the second attempt on, if `temperature` is lower
-    top_p: float = 0.9
-    max_tokens: int = 1024  # per answer: five captions as JSON
 
     def __post_init__(self) -> None:
         expand_paths(self, "model")
-        _check(bool(self.model), "captioner.model='': name a model folder or hub id")
-        for name in ("tensor_parallel_size", "max_attempts", "max_tokens"):
-            value = getattr(self, name)
-            _check(value >= 1, f"captioner.{name}={value}: use 1 or more")
-        for name in ("temperature", "retry_temperature"):
-            value = getattr(self, name)
-            _check(0 <= value <= 2, f"captioner.{name}={value}: use 0 to 2")
-        _check(0 < self.top_p <= 1, f"captioner.top_p={self.top_p}: use above 0, at most 1")
-        for name in ("model", "revision", "tensor_parallel_size"):
-            _check(
-                name not in self.engine_args,
-                f"captioner.engine_args.{name}: set captioner.{name} instead",
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnrichConfig:
-    """Stage 2 of V-SynFlow: every video is captioned (prompt 1), and some reference frames (prompt 4)."""
+class AdaptedModel(ModelReference):
+    """Names the weights of a model and of a LoRA adapter for it (a path, URI or hub id)."""
 
-    frames: int = 1  # per video
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
-        _check(self.frames >= 0, f"enrich.frames={self.frames}: a count of frames; use 0 for none")
+        super().__post_init__()
+        expand_paths(self, "adapter")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtendConfig:
-    """Stage 3 of V-SynFlow: the share of videos that get a composed query (prompts 2 and 3)."""
+class EmbedderModel(AdaptedModel):
+    """A model with the engine that runs it.
 
-    image_share: float = 1.0  # Table 7 needs 89 : 879 of them
-    clip_share: float = 1.0  # Table 7 needs 35 : 879 of them
+    engine: torch and vllm run GVE and checkpoints of the same architecture; sentence-transformers
+    runs its own folders and ids; openai calls an endpoint. dtype: None selects bfloat16 on a GPU
+    and float32 on a CPU.
+    """
 
-    def __post_init__(self) -> None:
-        for name in ("image_share", "clip_share"):
-            value = getattr(self, name)
-            _check(0 <= value <= 1, f"extend.{name}={value}: a share of the videos, use 0 to 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class AssembleConfig:
-    """How many pairs of each task are made (paper Table 7)."""
-
-    quotas: dict[str, int] = field(default_factory=lambda: dict(TABLE_7))
-    scale: float | None = None  # factor on the quotas; None: the largest that the corpus can fill
-    captions_per_video: int = 1  # captions, of five, that make a T2V pair each; more extend a small corpus
-    long_seconds: float = 30.0  # rich captions of videos this long are long-context pairs (domain LC)
-
-    def __post_init__(self) -> None:
-        unknown = sorted(set(self.quotas) - set(TABLE_7))
-        _check(not unknown, f"assemble.quotas={unknown}: unknown task; use {', '.join(TABLE_7)}")
-        for task, count in self.quotas.items():
-            _check(count >= 0, f"assemble.quotas.{task}={count}: a number of pairs; use 0 for none")
-        _check(self.scale is None or self.scale > 0, f"assemble.scale={self.scale}: use a positive factor")
-        n = self.captions_per_video
-        _check(1 <= n <= 5, f"assemble.captions_per_video={n}: use 1 to 5; with 4 or 5 there is no T2T pair")
-        _check(self.long_seconds > 0, f"assemble.long_seconds={self.long_seconds}: use a positive number")
+    engine: Literal["torch", "vllm", "sentence-transformers", "openai"] = "torch"
+    dtype: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """One model of the comparison.
+class ModelConfig(EmbedderModel):
+    """One model of an evaluation, of an index or of the service.
 
-    name: used in results and file names. model: a folder (path, URI or `package://`), a hub id, or the model's name
-    at an endpoint. adapter: a LoRA folder for it (path, URI or hub id; torch and vllm only). engine: torch and vllm
-    run GVE and checkpoints of the same architecture; sentence-transformers runs its own folders and ids; openai
-    calls the endpoint `url` (ending in /v1) with the key in the environment variable `key_variable`. dtype: None
-    selects bfloat16 on a GPU and float32 on a CPU. rescale: allow other frames and pixels than in training
-    (test-time scaling; torch only). compile: compile the layers, which is faster on GPUs (torch only).
+    name: used in results and file names. model: for openai, the model's name at the endpoint.
+    adapter: torch and vllm only. rescale: allow other frames and pixels than in training (test-time
+    scaling; torch only). compile: compile the layers, which is faster on GPUs (torch only). url: of
+    the endpoint, ending in /v1 (openai only). key_variable: the environment variable with its key.
     engine_args: passed to vllm.LLM or SentenceTransformer.
     """
 
     name: str
-    model: str
-    adapter: str | None = None
-    revision: str | None = None
-    engine: Literal["torch", "vllm", "sentence-transformers", "openai"] = "torch"
-    dtype: str | None = None
+    model: str = field()
     rescale: bool = False
     compile: bool = False
     url: str | None = None
@@ -246,122 +208,71 @@ class ModelConfig:
     engine_args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        expand_paths(self, "model", "adapter")
-        where = f"models.{self.name}"
-        if not NAME.fullmatch(self.name):
-            raise ValueError(f"models: name={self.name!r}: use letters, digits, '.', '-' and '_'")
-        if not self.model:
-            raise ValueError(f"{where}.model='': name a folder or hub id")
-        if self.adapter is not None and self.engine not in ("torch", "vllm"):
-            raise ValueError(f"{where}.adapter: the engine {self.engine} takes none; export a merged model")
-        if self.rescale and self.engine != "torch":
-            raise ValueError(f"{where}.rescale: only the torch engine can change the settings of weights")
-        if self.compile and self.engine != "torch":
-            raise ValueError(
-                f"{where}.compile: the engine {self.engine} decides itself whether to compile; leave it out"
-            )
-        if self.engine_args and self.engine not in ("vllm", "sentence-transformers"):
-            raise ValueError(f"{where}.engine_args: the engine {self.engine} takes none; leave them out")
-        if (self.url is not None) != (self.engine == "openai"):
-            raise ValueError(
-                f"{where}.url={self.url!r}, engine={self.engine}: openai needs a url, others none"
-            )
-        if self.url is not None and not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"{where}.url={self.url!r}: use http:// or https://")
+        super().__post_init__()
+        check_name("models", self.name)
+        where, engine = f"models.{self.name}", self.engine
+        check(bool(self.model), f"{where}.model='': name a folder or hub id")
+        for option, engines, advice in _ENGINE_OPTIONS:
+            is_allowed = not getattr(self, option) or engine in engines
+            check(is_allowed, f"{where}.{option}: the engine {engine} takes none; {advice}")
+        check(
+            (self.url is not None) == (engine == "openai"),
+            f"{where}.url={self.url!r}, engine={engine}: openai needs a url, others none",
+        )
+        check(
+            self.url is None or self.url.startswith(("http://", "https://")),
+            f"{where}.url={self.url!r}: use http:// or https://",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageResources:
+class ActorResources:
+    """What one actor reserves with Ray.
+
+    memory: bytes. accelerator_type: as Ray names it, e.g. A100.
+    """
+
+    num_cpus: float = number(1.0, at_least=0)
+    num_gpus: float = number(0.0, at_least=0)
+    memory: int = number(0, at_least=0)
+    accelerator_type: str | None = None
+
+    count_option: ClassVar[str]  # the name of the option with the number of actors
+
+    @property
+    def demands(self) -> dict[str, float]:
+        """What one actor reserves, by Ray's resource names, without zeros."""
+        amounts = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": self.memory}
+        if self.accelerator_type:
+            # A node has 1 of its accelerator type, which all of its actors share.
+            amounts[f"{ACCELERATOR}{self.accelerator_type}"] = 0.001
+        return {kind: amount for kind, amount in amounts.items() if amount > 0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResources(ActorResources):
     """The resources of one stage: a pool of actors, and what each of them reserves."""
 
-    actors: int = 1
-    max_actors: int = 0  # the pool may grow to this while there is work; 0: it stays at `actors`
-    num_cpus: float = 1.0  # per actor
-    num_gpus: float = 0.0  # per actor
-    memory: int = 0  # bytes per actor, reserved with Ray's scheduler; 0: none
-    accelerator_type: str | None = None  # as Ray names it, e.g. A100
-    batch_size: int = 16  # rows per call
-    concurrency: int = 1  # calls at a time in one actor; above 1 the worker must be thread-safe
-    max_attempts: int = 3  # per row: calls that raise, or worker deaths with this row alone
-    max_errors_in_a_row: int = 64  # the stage fails when this many consecutive rows raise
+    count_option: ClassVar[str] = "actors"
+    actors: int = number(1, at_least=1)
+    max_actors: int = number(0, at_least=0)  # the pool may grow to this while there is work; 0: it does not
+    batch_size: int = number(16, at_least=1)  # rows per call
+    concurrency: int = number(1, at_least=1)  # simultaneous calls; above 1 the worker must be thread-safe
+    max_attempts: int = number(3, at_least=1)  # per row: calls that raise, or worker deaths with it alone
+    max_errors_in_a_row: int = number(64, at_least=1)  # the stage fails when this many rows in a row raise
     stall_seconds: float = 1800.0  # the stage fails when no batch is done for so long; -1: never
     wait_for_nodes: bool = False  # on an autoscaling cluster: do not fail at once when no node fits
 
     def __post_init__(self) -> None:
-        for name in ("actors", "batch_size", "concurrency", "max_attempts", "max_errors_in_a_row"):
-            value = getattr(self, name)
-            _check(value >= 1, f"resources: {name}={value}: use 1 or more")
-        for name in ("num_cpus", "num_gpus", "memory", "max_actors"):
-            value = getattr(self, name)
-            _check(value >= 0, f"resources: {name}={value}: not negative; use 0 for none")
-        t = self.stall_seconds
-        _check(t > 0 or t == -1, f"resources: stall_seconds={t}: positive seconds, or -1 for never")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SynthesisResources:
-    """Resources by stage."""
-
-    media: StageResources = field(default_factory=StageResources)
-    consistency: StageResources = field(default_factory=StageResources)
-    captioner: StageResources = field(default_factory=StageResources)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportConfig:
-    """Sizes of the HTML report."""
-
-    samples: int = 24  # videos shown with their frames and captions
-    rejects: int = 24  # rejected videos shown
-
-
-@dataclass(frozen=True, kw_only=True)
-class SynthesisConfig:
-    """Make UVRD training pairs from raw videos with noisy captions (jobs/synthesize.py).
-
-    input: a manifest (gve_ray.inputs.table's forms, with uri, video_id?, caption?), a folder or a glob.
-    output: the run's folder: assets.lance, rejects.lance, annotations.lance, uvrd/, run.json, report.html.
-    work: may be the folder of an earlier run; with another threshold or a longer manifest, its videos are not
-    decoded again.
-    """
-
-    job: ClassVar[str] = "synthesize"
-    input: str
-    output: str
-    captioner: CaptionerConfig
-    work: str | None = None  # decoded and scored videos, before filtering; None: output/work
-    seed: int = 42
-    media: MediaConfig = field(default_factory=MediaConfig)
-    quality: QualityConfig = field(default_factory=QualityConfig)
-    enrich: EnrichConfig = field(default_factory=EnrichConfig)
-    extend: ExtendConfig = field(default_factory=ExtendConfig)
-    assemble: AssembleConfig = field(default_factory=AssembleConfig)
-    resources: SynthesisResources = field(default_factory=SynthesisResources)
-    commit_seconds: float = 30.0  # finished rows become visible at least this often
-    report: ReportConfig = field(default_factory=ReportConfig)
-
-    def __post_init__(self) -> None:
-        expand_paths(self, "input", "output", "work")
-        _check(bool(self.input), "input='': name a folder, a glob or a manifest of videos")
-        _check(bool(self.output), "output='': name the folder that the run writes")
-        _check(self.commit_seconds > 0, f"commit_seconds={self.commit_seconds}: use a positive number")
-        tp, gpus = self.captioner.tensor_parallel_size, self.resources.captioner.num_gpus
-        _check(
-            gpus == 0 or gpus == tp or (tp == 1 and gpus < 1),
-            f"resources.captioner.num_gpus={gpus:g}, captioner.tensor_parallel_size={tp}: "
-            f"an actor holds the GPUs its engine spans; set num_gpus to {tp}",
+        check_numbers(self, "resources")
+        seconds = self.stall_seconds
+        check(
+            seconds > 0 or seconds == -1,
+            f"resources.stall_seconds={seconds}: use positive seconds, or -1 for never",
         )
 
-    def identity(self) -> dict[str, Any]:
-        """The part of the config that determines the content of the output, as plain values.
 
-        Paths of the output, resources and commit intervals are not part of it, so a run may resume on a larger
-        cluster.
-        """
-        parts = asdict(self)
-        for name in ("output", "work", "resources", "commit_seconds", "report"):
-            del parts[name]
-        return parts
+# ---- Loading
 
 
 class JobConfig(Protocol):

@@ -57,7 +57,7 @@ JOBS = {
     for job in (
         Job(
             name="synthesize",
-            config="gve_ray.config:SynthesisConfig",
+            config="gve_ray.synthesis.config:SynthesisConfig",
             needs="gve_ray.synthesis.needs:needs_of",
             run="gve_ray.synthesis.pipeline:synthesize",
         ),

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from gve_ray import cli
-from gve_ray.config import SynthesisConfig
 from gve_ray.synthesis import pipeline
+from gve_ray.synthesis.config import SynthesisConfig
 from gve_ray.training import run
 from gve_ray.training.config import TrainingJobConfig
 

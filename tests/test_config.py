@@ -1,24 +1,33 @@
 """Configs: what they refuse, how they are read, and that the packaged recipes are what the paper says."""
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from gve_ray.config import (
+    ModelConfig,
+    StageResources,
+    check_numbers,
+    load_config,
+    number,
+    recipe_path,
+    resolve_model,
+)
+from gve_ray.embedder import EmbedderSettings
+from gve_ray.evaluation.config import ContaminationConfig, DataConfig, EvaluationJobConfig
+from gve_ray.indexing.config import IndexConfig, ReadingConfig
+from gve_ray.media import MediaError
+from gve_ray.media.decode import DEFAULT_LIMITS
+from gve_ray.serving.config import ServedModel
+from gve_ray.synthesis.config import (
     AssembleConfig,
     CaptionerConfig,
     ConsistencyConfig,
     MediaConfig,
-    ModelConfig,
-    StageResources,
     SynthesisConfig,
-    load_config,
-    recipe_path,
-    resolve_model,
 )
-from gve_ray.evaluation.config import ContaminationConfig, DataConfig, EvaluationJobConfig
-from gve_ray.indexing.config import IndexConfig
-from gve_ray.serving.config import ServedModel
 from gve_ray.training.config import DataSetConfig, ProberConfig, TrainingJobConfig
 
 MINIMAL = "input: videos\noutput: run\ncaptioner:\n  model: m\n"
@@ -61,6 +70,56 @@ def minimal(tmp_path: Path) -> str:
 def test_bad_values_are_refused(kind: type, values: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         kind(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    share: float = number(0.5, above=0, at_most=1, hint="a share")
+    port: int = number(80, at_least=0, below=100)
+    limit: int | None = number(None, at_least=2)
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"share": 1.0}, {"port": 0}, {"port": 99}, {"limit": 2}, {"limit": None}]
+)
+def test_numbers_within_their_bounds(values: dict[str, float]) -> None:
+    check_numbers(Numbers(**values))
+
+
+@pytest.mark.parametrize(
+    "values,message",
+    [
+        ({"share": 0.0}, "x.share=0.0: a share; use a number that is above 0 and at most 1"),
+        ({"share": 1.1}, "x.share=1.1: a share; use a number that is above 0 and at most 1"),
+        ({"port": 100}, "x.port=100: use a number that is at least 0 and below 100"),
+        ({"port": -1}, "x.port=-1: use a number that is at least 0 and below 100"),
+        ({"limit": 1}, "x.limit=1: use a number that is at least 2"),
+    ],
+)
+def test_numbers_beyond_their_bounds(values: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_numbers(Numbers(**values), "x")
+
+
+def test_a_video_is_treated_alike_by_all_jobs() -> None:
+    """Decoding has the same limits and the same budget everywhere unless a config changes them."""
+    data = (DataSetConfig(name="d", uri="x"),)
+    model = ModelConfig(name="m", model="m")
+    configs = (
+        MediaConfig(),
+        TrainingJobConfig(model="m", data=data, output="x"),
+        EvaluationJobConfig(models=(model,), root="x", output="x"),
+        IndexConfig(model=model, input="x", output="x"),
+        EmbedderSettings(),
+    )
+    assert {(config.frames, config.max_pixels, config.min_pixels) for config in configs} == {
+        (8, 156_800, 3136)
+    }
+    for limits in (MediaConfig().limits, ReadingConfig().limits, DEFAULT_LIMITS):
+        limits.check_bytes(3 * 2**30)
+        limits.check_length(3.5 * 3600, frames=500_000)
+        with pytest.raises(MediaError, match="too_large"):
+            limits.check_bytes(4 * 2**30 + 1)
 
 
 def test_captioner_actor_holds_the_gpus_its_engine_spans(

@@ -15,7 +15,7 @@ from gve_ray.demo.tiny_vl import ADAPTER, MODEL
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.embedder.backends import ModelConfig, identify
 from gve_ray.job import PreflightError
-from gve_ray.preflight import Weights, check_model
+from gve_ray.preflight import Weights
 from gve_ray.store import SharedFolder, model_cache
 from gve_ray.store.model_cache import folder_listing, local_copy
 
@@ -106,7 +106,7 @@ def test_a_model_behind_a_uri_has_the_identity_of_the_local_folder(s3: str, home
         if path.is_file():
             (shared.path / path.name).write_bytes(path.read_bytes())
     shared.publish()
-    check_model("adapter", shared.uri, None, "adapter_config.json")
+    Weights(option="adapter", name=shared.uri, file="adapter_config.json").check()
     identity = Weights(option="adapter", name=shared.uri, file="adapter_config.json").digest()
     assert len(identity) == 8
     assert not home.exists(), "the checks above must not download anything"
@@ -127,10 +127,10 @@ def test_the_error_for_a_missing_model_names_it(s3: str) -> None:
     with pytest.raises(
         PreflightError, match=rf"model='{s3}/none': cannot be read \({s3}/none: no files there\)"
     ):
-        check_model("model", f"{s3}/none", None)
+        Weights(option="model", name=f"{s3}/none").check()
     with pytest.raises(PreflightError, match="model='nosuch://x/y': cannot be read"):
-        check_model("model", "nosuch://x/y", None)
+        Weights(option="model", name="nosuch://x/y").check()
     publish(f"{s3}/m", weights="1")
     with pytest.raises(PreflightError, match=r"has no config\.json"):
-        check_model("model", f"{s3}/m", None)
+        Weights(option="model", name=f"{s3}/m").check()
     assert list(folder_listing(f"{s3}/m")) == ["weights"]

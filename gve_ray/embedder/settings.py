@@ -11,38 +11,24 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from gve_ray.config import SequenceSettings
+
 SETTINGS_FILE = "embedder.json"
 EMBED_TOKEN = "<|endoftext|>"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedderSettings:
+class EmbedderSettings(SequenceSettings):
     """How an item becomes a sequence of tokens (arXiv:2510.27571, section 2).
 
-    frames: number of frames sampled from a video given by path or URI; even, because two frames
-    make one temporal patch. max_pixels, min_pixels: pixel budget of one frame or image; 28*28
-    pixels are one visual token. max_tokens: length limit of a sequence; longer text is cut at its
-    end, but the closing tokens of the turn stay. default_instruction: the system turn of an item
-    without an instruction.
+    default_instruction: the system turn of an item without an instruction. The other settings are
+    those of `gve_ray.config.SequenceSettings`.
     """
 
-    frames: int = 8
-    max_pixels: int = 200 * 28 * 28
-    min_pixels: int = 4 * 28 * 28
-    max_tokens: int = 8192
     default_instruction: str = "You are a helpful assistant."
 
     def __post_init__(self) -> None:
-        check_frame_count(self.frames)
-        if not 0 < self.min_pixels <= self.max_pixels:
-            raise ValueError(
-                f"min_pixels={self.min_pixels}, max_pixels={self.max_pixels}: "
-                "give 0 < min_pixels <= max_pixels"
-            )
-        if self.max_tokens < 16:
-            raise ValueError(
-                f"max_tokens={self.max_tokens}: the chat template alone needs about 16; use more"
-            )
+        super().__post_init__()
         if not self.default_instruction:
             raise ValueError("default_instruction is empty; the system turn needs a sentence")
 
@@ -60,15 +46,6 @@ class EmbedderSettings:
         if unknown := sorted(set(values) - known):
             raise ValueError(f"{path}: unknown settings {unknown}; known are {sorted(known)}")
         return cls(**values)
-
-
-def check_frame_count(frames: int) -> None:
-    """Raise ValueError unless `frames` is a positive even number."""
-    if frames < 2 or frames % 2:
-        around = f"{frames - 1} or {frames + 1}" if frames > 1 else "2"
-        raise ValueError(
-            f"frames={frames}: Qwen-VL models need an even number of frames (temporal patch 2); use {around}"
-        )
 
 
 def agreed(

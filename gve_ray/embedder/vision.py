@@ -11,7 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gve_ray.embedder.settings import EmbedderSettings, check_frame_count
+from gve_ray.config import check_frame_count
+from gve_ray.embedder.settings import EmbedderSettings
 from gve_ray.media import fit_pixels
 from gve_ray.schema import Frames
 

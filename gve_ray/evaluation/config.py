@@ -3,7 +3,16 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
-from gve_ray.config import NAME, ModelConfig, StageResources, expand_paths
+from gve_ray.config import (
+    ModelConfig,
+    SequenceSettings,
+    StageResources,
+    check,
+    check_name,
+    check_numbers,
+    expand_paths,
+    number,
+)
 from gve_ray.media.signature import THRESHOLD
 
 Format = Literal["uvrb", "mteb", "classes"]
@@ -32,14 +41,12 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         expand_paths(self, "folder")
-        if not NAME.fullmatch(self.name):
-            raise ValueError(f"data: name={self.name!r}: use letters, digits, '.', '-' and '_'")
-        if not self.folder:
-            raise ValueError(f"data.{self.name}.folder='': name the folder of the data set")
-        if "{label}" not in self.template:
-            raise ValueError(
-                f"data.{self.name}.template={self.template!r}: put {{label}} where the class name belongs"
-            )
+        check_name("data", self.name)
+        check(bool(self.folder), f"data.{self.name}.folder='': name the folder of the data set")
+        check(
+            "{label}" in self.template,
+            f"data.{self.name}.template={self.template!r}: put {{label}} where the class name belongs",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +61,12 @@ class ContaminationConfig:
 
     training: str | None = None
     on_hit: Literal["refuse", "flag"] = "refuse"
-    threshold: float = THRESHOLD
+    threshold: float = number(THRESHOLD, at_least=0, at_most=1)
 
     def __post_init__(self) -> None:
         expand_paths(self, "training")
-        if self.training == "":
-            raise ValueError("contamination.training='': name an assets.lance, or leave it out")
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"contamination.threshold={self.threshold}: use 0 to 1, e.g. {THRESHOLD}")
+        check(self.training != "", "contamination.training='': name an assets.lance, or leave it out")
+        check_numbers(self, "contamination")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,24 +82,21 @@ class ReportConfig:
 
     model: str | None = None
     baselines: tuple[str, ...] | None = None
-    queries: int = 2
-    frames: int = 4
+    queries: int = number(2, at_least=0)
+    frames: int = number(4, at_least=1)
     pooled: bool | None = None
 
     def __post_init__(self) -> None:
-        for name, minimum in (("queries", 0), ("frames", 1)):
-            value = getattr(self, name)
-            if value < minimum:
-                raise ValueError(f"report.{name}={value}: use {minimum} or more")
+        check_numbers(self, "report")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
+class EvaluationConfig(SequenceSettings):
     """The settings that determine the scores.
 
     root: a folder with one subfolder per UVRB data set, by name; those that exist are used. data:
-    data sets by folder, in addition or instead. frames, max_pixels, min_pixels, max_tokens: as in
-    gve_ray.embedder.EmbedderSettings, the same for all models. depth: neighbours kept per query.
+    data sets by folder, in addition or instead. The settings of the embedder are the same for all
+    models. depth: neighbours kept per query.
     metrics: computed for every data set in addition to its own. resamples: of the bootstrap over
     queries. contamination: the training videos that must not occur in the evaluation.
     """
@@ -102,37 +104,31 @@ class EvaluationConfig:
     models: tuple[ModelConfig, ...]
     root: str | None = None
     data: tuple[DataConfig, ...] = ()
-    frames: int = 8
-    max_pixels: int = 200 * 28 * 28
-    min_pixels: int = 4 * 28 * 28
-    max_tokens: int = 8192
-    depth: int = 100
+    depth: int = number(100, at_least=1, at_most=MAX_DEPTH)
     metrics: tuple[str, ...] = ("hit@1", "hit@5", "hit@10", "recall@10", "ndcg@10", "mrr", "median_rank")
-    resamples: int = 10_000
+    resamples: int = number(10_000, at_least=1)
     seed: int = 42
     contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         expand_paths(self, "root")
-        if not self.models:
-            raise ValueError("models=[]: name at least one model")
-        if not self.data and self.root is None:
-            raise ValueError("root=None, data=[]: name UVRB's folder, or data sets")
+        check(bool(self.models), "models=[]: name at least one model")
+        check(
+            bool(self.data) or self.root is not None, "root=None, data=[]: name UVRB's folder, or data sets"
+        )
         for option, names in (
             ("models", [entry.name for entry in self.models]),
             ("data", [entry.name for entry in self.data]),
         ):
-            if duplicates := sorted({name for name in names if names.count(name) > 1}):
-                raise ValueError(f"{option}: {', '.join(duplicates)} named twice; give each its own name")
-        if not 1 <= self.depth <= MAX_DEPTH:
-            raise ValueError(f"depth={self.depth}: use 1 to {MAX_DEPTH}")
+            duplicates = sorted({name for name in names if names.count(name) > 1})
+            check(not duplicates, f"{option}: {', '.join(duplicates)} named twice; give each its own name")
         metrics = [*self.metrics, *(entry.metric for entry in self.data if entry.metric)]
-        if too_deep := sorted(name for name in metrics if _cutoff(name) > self.depth):
-            raise ValueError(
-                f"depth={self.depth}: {', '.join(too_deep)} looks at more neighbours than are kept; raise depth"
-            )
-        if self.resamples < 1:
-            raise ValueError(f"resamples={self.resamples}: use 1 or more, e.g. 1000")
+        too_deep = sorted(name for name in metrics if _cutoff(name) > self.depth)
+        check(
+            not too_deep,
+            f"depth={self.depth}: {', '.join(too_deep)} looks at more neighbours than are kept; raise depth",
+        )
 
 
 def _cutoff(metric: str) -> int:
@@ -168,7 +164,7 @@ class EvaluationJobConfig(EvaluationConfig):
     output: str
     cache: str | None = None
     resources: StageResources = field(default_factory=lambda: StageResources(batch_size=64))
-    commit_seconds: float = 5.0
+    commit_seconds: float = number(5.0, above=0)
     report: ReportConfig = field(default_factory=ReportConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
 
@@ -178,15 +174,12 @@ class EvaluationJobConfig(EvaluationConfig):
         expand_paths(self, "output", "cache")
         super().__post_init__()
         for option, value in (("output", self.output), ("cache", self.cache)):
-            if value == "":
-                raise ValueError(f"{option}='': name a folder, on a disk that all nodes see or as a URI")
-        if self.commit_seconds <= 0:
-            raise ValueError(f"commit_seconds={self.commit_seconds}: use a positive number")
+            check(value != "", f"{option}='': name a folder, on a disk that all nodes see or as a URI")
         names = [model.name for model in self.models]
-        if self.report.model not in (None, *names):
-            raise ValueError(
-                f"report.model={self.report.model!r}: not a model of this run; use {', '.join(names)}"
-            )
+        check(
+            self.report.model in (None, *names),
+            f"report.model={self.report.model!r}: not a model of this run; use {', '.join(names)}",
+        )
 
     def identity(self) -> dict[str, Any]:
         """The part of the config that determines the scores, as plain values."""

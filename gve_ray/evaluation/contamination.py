@@ -255,7 +255,7 @@ def _batches(assets: Store | pa.Table, columns: Sequence[str]) -> Iterator[pa.Re
     return iter(assets.select(list(columns)).to_batches(max_chunksize=_ROWS))
 
 
-def _values(table: pa.Table, column: str) -> list:
+def _values(table: pa.Table, column: str) -> list[Any]:
     return table[column].to_pylist() if column in table.column_names else []
 
 

@@ -9,18 +9,12 @@ from gve_ray.evaluation.data.eval_sets import find_eval_sets
 from gve_ray.evaluation.report.page import check_baselines
 from gve_ray.evaluation.scores import metrics
 from gve_ray.job import PreflightError
-from gve_ray.preflight import Embedder, Input, Needs, absolute, stage_workers
+from gve_ray.preflight import Embedder, Input, Needs, absolute, workers_of
 
 
 def needs_of(config: EvaluationJobConfig) -> Needs:
-    """Return what the config needs. One pool of workers serves all models, one model after the other.
-
-    Raises PreflightError for settings that no model can have.
-    """
-    try:
-        settings = settings_of(config)
-    except ValueError as error:
-        raise PreflightError(str(error)) from error
+    """Return what the config needs. One pool of workers serves all models, one model after the other."""
+    settings = EmbedderSettings(**config.sequence_settings)
     training = config.contamination.training
     folders = {"output": config.output, "cache": config.cache}
     paths = {**folders, "root": config.root, "contamination.training": training}
@@ -34,7 +28,7 @@ def needs_of(config: EvaluationJobConfig) -> Needs:
     return Needs(
         job=config.job,
         workers=[
-            stage_workers(
+            workers_of(
                 "resources",
                 config.resources,
                 [weights for embedder in embedders for weights in embedder.weights],
@@ -45,16 +39,6 @@ def needs_of(config: EvaluationJobConfig) -> Needs:
         outputs={option: absolute(path) for option, path in folders.items() if path is not None},
         embedders=embedders,
         rules=lambda: _check(config),
-    )
-
-
-def settings_of(config: EvaluationJobConfig) -> EmbedderSettings:
-    """Return the settings that all models embed with. Raises ValueError if no model can have them."""
-    return EmbedderSettings(
-        frames=config.frames,
-        max_pixels=config.max_pixels,
-        min_pixels=config.min_pixels,
-        max_tokens=config.max_tokens,
     )
 
 

@@ -20,13 +20,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gve_ray.embedder import EmbedderSettings
 from gve_ray.embedder.backends import identify
 from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig
 from gve_ray.evaluation.contamination import ContaminationCheck, open_training
 from gve_ray.evaluation.data.eval_sets import EvalSet, find_eval_sets, open_eval_sets
 from gve_ray.evaluation.data.labelled_videos import classification_line
 from gve_ray.evaluation.embed import Embedded, ItemIndex, embed, pending_table
-from gve_ray.evaluation.needs import needs_of, settings_of
+from gve_ray.evaluation.needs import needs_of
 from gve_ray.evaluation.report.page import REPORT_FILE, write_report
 from gve_ray.evaluation.scores.scoring import Scored, comparisons, left_out, score, summary
 from gve_ray.preflight import absolute, check_cluster, check_request, live_nodes
@@ -133,12 +134,13 @@ def _run(config: EvaluationJobConfig, configs: Sequence[DataConfig], run: RunFol
         for dataset in datasets
         for error in dataset.data.skipped
     ]
+    settings = EmbedderSettings(**config.sequence_settings)
     for model in config.models:
-        facts = identify(model, settings_of(config), on_gpu=config.resources.num_gpus > 0)
+        facts = identify(model, settings, on_gpu=config.resources.num_gpus > 0)
         embedded = embed(
             pending,
             model,
-            settings_of(config),
+            settings,
             facts,
             cache=cache,
             rejects=run.path("rejects", f"{model.name}.lance"),

@@ -20,7 +20,6 @@ from itertools import product
 from typing import Any
 
 from gve_ray.evaluation.config import EvaluationJobConfig, SweepConfig
-from gve_ray.evaluation.needs import settings_of
 from gve_ray.evaluation.run import RESULTS_FILE, EvaluationResult, evaluate
 from gve_ray.job import PreflightError
 from gve_ray.media import FACTOR
@@ -80,12 +79,10 @@ def sweep(config: EvaluationJobConfig, *, connect: Callable[[], object] = lambda
     """
     check_path("output", config.output)
     output = absolute(config.output)
-    configs = [_at(config, output, *pair) for pair in pairs(config)]
-    for point_config in configs:
-        try:
-            settings_of(point_config)
-        except ValueError as error:
-            raise PreflightError(f"sweep: {error}") from error
+    try:
+        configs = [_at(config, output, *pair) for pair in pairs(config)]
+    except ValueError as error:
+        raise PreflightError(f"sweep: {error}") from error
     once = cache(connect)  # ray.init refuses to be called twice
     points = []
     for i, point_config in enumerate(configs, start=1):

@@ -3,16 +3,20 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
-from gve_ray.config import LimitsConfig, ModelConfig, StageResources, expand_paths
+from gve_ray.config import (
+    ModelConfig,
+    SequenceSettings,
+    StageResources,
+    check,
+    check_numbers,
+    expand_paths,
+    number,
+)
+from gve_ray.media import Limits
 from gve_ray.search import IndexOptions
 
 # As a share of a window. At 0.9 each second of video is in ten windows; close to 1, in millions.
 _MAX_OVERLAP = 0.9
-
-
-def _check(ok: bool, message: str) -> None:
-    if not ok:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,21 +30,20 @@ class SegmentsConfig:
     """
 
     mode: Literal["whole", "windows", "scenes"] = "windows"
-    seconds: float = 10.0
+    seconds: float = number(10.0, above=0)
     overlap: float = 2.0
-    threshold: float = 10.0
+    threshold: float = number(10.0, above=0, below=100)
     shortest: float = 1.0
     longest: float = 30.0
 
     def __post_init__(self) -> None:
-        _check(self.seconds > 0, f"segments.seconds={self.seconds}: use a positive number")
-        _check(
+        check_numbers(self, "segments")
+        check(
             0 <= self.overlap <= _MAX_OVERLAP * self.seconds + 1e-9,
             f"segments.overlap={self.overlap}: use 0 to {_MAX_OVERLAP * self.seconds:g}, {_MAX_OVERLAP:.0%} of "
             f"segments.seconds={self.seconds:g}; with more, each second of video is in too many windows",
         )
-        _check(0 < self.threshold < 100, f"segments.threshold={self.threshold}: use above 0, below 100")
-        _check(
+        check(
             0 <= self.shortest <= self.longest / 2,
             f"segments.shortest={self.shortest}, longest={self.longest}: use 0 or more, at most half of longest",
         )
@@ -54,16 +57,13 @@ class PicturesConfig:
     picture in pixels. strip_frames: number of frames in a strip. quality: of the JPEG encoding.
     """
 
-    poster: int = 320
-    strip: int = 160
-    strip_frames: int = 4
-    quality: int = 80
+    poster: int = number(320, at_least=16, at_most=4096)
+    strip: int = number(160, at_least=16, at_most=4096)
+    strip_frames: int = number(4, at_least=1, at_most=64)
+    quality: int = number(80, at_least=1, at_most=100)
 
     def __post_init__(self) -> None:
-        limits = {"poster": (16, 4096), "strip": (16, 4096), "strip_frames": (1, 64), "quality": (1, 100)}
-        for name, (minimum, maximum) in limits.items():
-            value = getattr(self, name)
-            _check(minimum <= value <= maximum, f"pictures.{name}={value}: use {minimum} to {maximum}")
+        check_numbers(self, "pictures")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class ReadingConfig:
     """
 
     strict: bool = True
-    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +88,13 @@ class IndexResources:
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexConfig:
+class IndexConfig(SequenceSettings):
     """Config of jobs/index.py, which builds an index of segments from a folder of videos.
 
     input: a folder, glob or manifest of videos, as for jobs/synthesize.py; further columns of a
     manifest become fields to filter by. output: the folder of the index, on a disk that all nodes
-    share or as a URI. A second run with the same folder processes only what has changed. frames,
-    max_pixels, min_pixels, max_tokens: see gve_ray.embedder.EmbedderSettings.
+    share or as a URI. A second run with the same folder processes only what has changed.
+    commit_seconds: how often finished rows are committed.
 
     If the model, its settings, `segments`, `pictures` or `media` change, another folder is needed.
     If `search` changes, the index is rebuilt in the same folder.
@@ -104,30 +104,26 @@ class IndexConfig:
     input: str
     output: str
     model: ModelConfig
-    frames: int = 8
-    max_pixels: int = 200 * 28 * 28
-    min_pixels: int = 4 * 28 * 28
-    max_tokens: int = 8192
     segments: SegmentsConfig = field(default_factory=SegmentsConfig)
     pictures: PicturesConfig = field(default_factory=PicturesConfig)
     media: ReadingConfig = field(default_factory=ReadingConfig)
     search: IndexOptions = field(default_factory=IndexOptions)
     resources: IndexResources = field(default_factory=IndexResources)
-    commit_seconds: float = 10.0  # how often finished rows are committed
+    commit_seconds: float = number(10.0, above=0)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         expand_paths(self, "input", "output")
-        _check(bool(self.input), "input='': name a folder, a glob or a manifest of videos")
-        _check(
+        check(bool(self.input), "input='': name a folder, a glob or a manifest of videos")
+        check(
             bool(self.output),
             "output='': name the index's folder, on a disk that all nodes share or as a URI",
         )
-        _check(
+        check(
             self.search.kind != "milvus" or self.search.uri is not None or "://" not in self.output,
             f"search.kind=milvus, output={self.output!r}: without a server, it needs a local disk for its file; "
             "give search.uri, or another kind",
         )
-        _check(self.commit_seconds > 0, f"commit_seconds={self.commit_seconds}: use a positive number")
 
     def identity(self) -> dict[str, Any]:
         """Return the part of the config that determines the segments and their pictures.

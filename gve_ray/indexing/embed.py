@@ -8,13 +8,12 @@ gve_ray.embedder reads them from a whole video.
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 
-from gve_ray.config import LimitsConfig, ModelConfig
+from gve_ray.config import ModelConfig
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.embedder.backends import embed_readable, open_model
 from gve_ray.indexing.config import PicturesConfig
@@ -40,14 +39,14 @@ class SegmentWorker:
         settings: EmbedderSettings,
         identity: Mapping[str, Any],
         pictures: PicturesConfig,
-        limits: LimitsConfig,
+        limits: Limits,
         readers: int,
     ) -> None:
         self._settings, self._pictures = settings, pictures
         self._model = open_model(model, settings, identity)
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="gve-read")
-        self._processes = DecodePool(Limits(**asdict(limits)), readers)
+        self._processes = DecodePool(limits, readers)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | Reject]:
         groups = [list(group) for _, group in groupby(rows, key=lambda row: (row["uri"], row["fingerprint"]))]

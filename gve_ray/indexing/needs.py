@@ -5,22 +5,20 @@ from collections.abc import Callable, Sequence
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.indexing.config import IndexConfig
 from gve_ray.inputs.manifest import video_uris
-from gve_ray.job import PreflightError
-from gve_ray.preflight import Embedder, Input, Needs, absolute, stage_workers
+from gve_ray.preflight import Embedder, Input, Needs, absolute, workers_of
 
 
 def needs_of(config: IndexConfig, videos: Callable[[], Sequence[str]] | None = None) -> Needs:
-    """Return what the config needs. videos: returns their URIs; by default they are read from `input`.
-
-    Raises PreflightError for settings that no model can have.
-    """
+    """Return what the config needs. videos: returns their URIs; by default they are read from `input`."""
     resources = config.resources
-    embedder = Embedder(option="model", model=config.model, settings=settings_of(config))
+    embedder = Embedder(
+        option="model", model=config.model, settings=EmbedderSettings(**config.sequence_settings)
+    )
     return Needs(
         job=config.job,
         workers=[
-            stage_workers("resources.probe", resources.probe),
-            stage_workers("resources.embed", resources.embed, embedder.weights),
+            workers_of("resources.probe", resources.probe),
+            workers_of("resources.embed", resources.embed, embedder.weights),
         ],
         paths={"input": config.input, "output": config.output},
         inputs=[
@@ -29,16 +27,3 @@ def needs_of(config: IndexConfig, videos: Callable[[], Sequence[str]] | None = N
         outputs={"output": absolute(config.output)},
         embedders=[embedder],
     )
-
-
-def settings_of(config: IndexConfig) -> EmbedderSettings:
-    """Return the settings that the model embeds with. Raises PreflightError if no model can have them."""
-    try:
-        return EmbedderSettings(
-            frames=config.frames,
-            max_pixels=config.max_pixels,
-            min_pixels=config.min_pixels,
-            max_tokens=config.max_tokens,
-        )
-    except ValueError as error:
-        raise PreflightError(str(error)) from error

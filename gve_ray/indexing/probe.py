@@ -5,14 +5,13 @@ rejected with the reason. These workers load no model, so they start quickly.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 
 from gve_ray.indexing.config import ReadingConfig, SegmentsConfig
 from gve_ray.indexing.segments import spans_of
-from gve_ray.media import DecodeProcess, FrameRequest, Limits, MediaError
+from gve_ray.media import DecodeProcess, FrameRequest, MediaError
 from gve_ray.stage import Reject
 
 VIDEO_SCHEMA = pa.schema(
@@ -36,7 +35,7 @@ class ProbeWorker:
 
     def __init__(self, segments: SegmentsConfig, media: ReadingConfig) -> None:
         self._segments, self._strict = segments, media.strict or segments.mode == "scenes"
-        self._process = DecodeProcess(Limits(**asdict(media.limits)))
+        self._process = DecodeProcess(media.limits)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | Reject]:
         return [self._probe(row["version"], row["uri"]) for row in rows]

@@ -39,7 +39,7 @@ from gve_ray.indexing.catalog import (
 )
 from gve_ray.indexing.config import IndexConfig
 from gve_ray.indexing.embed import SegmentWorker
-from gve_ray.indexing.needs import needs_of, settings_of
+from gve_ray.indexing.needs import needs_of
 from gve_ray.indexing.probe import PENDING_VIDEOS, VIDEO_SCHEMA, ProbeWorker
 from gve_ray.indexing.segments import PENDING_SEGMENTS, pending_segments, segment_id
 from gve_ray.inputs.manifest import read_manifest
@@ -103,7 +103,7 @@ def index(config: IndexConfig, *, connect: Callable[[], object] = lambda: None) 
     again continues it.
     """
     check_request(needs_of(config))
-    settings = settings_of(config)
+    settings = EmbedderSettings(**config.sequence_settings)
     output = absolute(config.output)
     manifest = read_manifest(config.input, metadata=True).to_pylist()
     fields = user_fields(config.input, (json.loads(row["metadata"]) for row in manifest))

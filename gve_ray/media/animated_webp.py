@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from gve_ray.media.container import missing_bytes
-from gve_ray.media.limits import Limits, MediaError, Reason
+from gve_ray.media.limits import MIN_FRAMES, Limits, MediaError, Reason
 from gve_ray.media.picture import rgb_on_white
 from gve_ray.media.probe import Timeline, VideoInfo
 from gve_ray.media.source import Blob
@@ -37,10 +37,8 @@ def scan_animated_webp(blob: Blob, limits: Limits) -> tuple[VideoInfo, Timeline]
         int.from_bytes(data[at + 12 : at + 15], "little") for kind, at in _chunks(data) if kind == b"ANMF"
     ]
     shown = np.array([ms if ms > _SHORTEST_MS else _DEFAULT_MS for ms in milliseconds]) / 1000.0
-    if len(shown) < limits.min_frames:
-        raise MediaError(
-            Reason.TOO_FEW_FRAMES, f"{len(shown)} frames; at least {limits.min_frames} are needed"
-        )
+    if len(shown) < MIN_FRAMES:
+        raise MediaError(Reason.TOO_FEW_FRAMES, f"{len(shown)} frames; at least {MIN_FRAMES} are needed")
     ends = np.cumsum(shown)
     duration = float(ends[-1])
     limits.check_length(duration, len(shown))

@@ -11,9 +11,11 @@ import math
 import numpy as np
 from PIL import Image
 
+from gve_ray.config import VideoSettings
+
 FACTOR = 28  # patch 14 x spatial merge 2: one LLM token is 28 x 28 pixels
-MAX_PIXELS = 200 * FACTOR * FACTOR  # paper section 4 protocol: at most 200 visual tokens a frame
-MIN_PIXELS = 4 * FACTOR * FACTOR
+MAX_PIXELS = VideoSettings.max_pixels
+MIN_PIXELS = VideoSettings.min_pixels
 MAX_ASPECT = 200
 RESAMPLING = Image.Resampling.BICUBIC
 

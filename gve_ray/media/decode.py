@@ -15,7 +15,7 @@ import numpy as np
 from gve_ray.media.animated_webp import animated_webp_frames, is_animated_webp, scan_animated_webp
 from gve_ray.media.budget import MAX_ASPECT, MAX_PIXELS, MIN_PIXELS, fit_pixels, resize
 from gve_ray.media.folder import scan_folder
-from gve_ray.media.limits import Limits, MediaError, Reason
+from gve_ray.media.limits import MIN_FRAMES, Limits, MediaError, Reason
 from gve_ray.media.open_video import media_error
 from gve_ray.media.picture import read_picture
 from gve_ray.media.probe import Scan, Timeline, VideoInfo, mean_fps, scan
@@ -255,10 +255,10 @@ def _decode_observed(blob: Blob, scanned: Scan, job: _Job, finish: Finish) -> _R
     """Two passes where packets and frames do not pair up (one field a packet, no timestamps, pictures that
     are not shown): the first learns the timeline from the decoder, the second takes the frames."""
     first = read_sequential(blob, scanned, None, set(), finish, limits=job.limits, deadline=job.deadline)
-    if len(first.pts) < job.limits.min_frames:
+    if len(first.pts) < MIN_FRAMES:
         raise MediaError(
             Reason.TOO_FEW_FRAMES,
-            f"{len(first.pts)} frames decode; at least {job.limits.min_frames} are needed",
+            f"{len(first.pts)} frames decode; at least {MIN_FRAMES} are needed",
         )
     timeline = observed_timeline(first, scanned)
     info = replace(

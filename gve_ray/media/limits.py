@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from gve_ray.config import GIB, check_numbers, number
+
+MIN_FRAMES = 2  # with fewer frames, a file is no video; this does not apply to a folder of frames
+
 
 class Reason(StrEnum):
     """Why a file was refused. These codes end up in rejects.lance and in reports."""
@@ -41,27 +45,23 @@ class MediaError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Upper bounds on one file (and, for `min_frames`, a lower one).
+    """Upper bounds on one file, the same for all jobs; a file that exceeds one is refused.
 
-    max_bytes: of the file. max_duration: seconds. max_side_pixels: width * height of the source; of a JPEG four
-    times as many, since a large one is decoded at half its sides or less. max_frames: frames in the source.
-    wall_clock_s: seconds one decode may take. memory_bytes: private memory of the decoding process
-    (RLIMIT_DATA; only `DecodeProcess` can enforce it). min_frames: fewer frames than this is no video; it
-    does not apply to a folder of frames.
+    max_bytes: of the file. max_duration: seconds. max_side_pixels: width * height of the source; of
+    a JPEG four times as many, since a large one is decoded at half its sides or less. max_frames:
+    frames in the source. wall_clock_s: seconds one decode may take. memory_bytes: private memory of
+    the decoding process (RLIMIT_DATA; only `DecodeProcess` can enforce it).
     """
 
-    max_bytes: int = 2 << 30
-    max_duration: float = 3 * 3600.0
-    max_side_pixels: int = 8192 * 8192
-    max_frames: int = 1_000_000
-    wall_clock_s: float = 120.0
-    memory_bytes: int = 4 << 30
-    min_frames: int = 2
+    max_bytes: int = number(4 * GIB, above=0)
+    max_duration: float = number(4 * 3600.0, above=0)
+    max_side_pixels: int = number(8192 * 8192, above=0)
+    max_frames: int = number(1_000_000, above=0)
+    wall_clock_s: float = number(120.0, above=0)
+    memory_bytes: int = number(4 * GIB, above=0)
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not value > 0:
-                raise ValueError(f"Limits({name}={value}): give a number above 0")
+        check_numbers(self, "media.limits")
 
     def check_bytes(self, size: int) -> None:
         """Raises MediaError("empty") or MediaError("too_large")."""

@@ -16,7 +16,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from gve_ray.media.container import is_protected
-from gve_ray.media.limits import Limits, MediaError, Reason
+from gve_ray.media.limits import MIN_FRAMES, Limits, MediaError, Reason
 from gve_ray.media.nal import inspect, length_size
 from gve_ray.media.open_video import OpenVideo, media_error, open_video
 from gve_ray.media.orientation import Orientation
@@ -145,8 +145,8 @@ def scan(blob: Blob, limits: Limits, *, start: float | None = None) -> Scan:
     orientation = Orientation() if first is None else Orientation.of_frame(first)
     width = max(1, round(width * aspect)) if aspect > 0 else width
     total = int(packets.shown.sum())
-    if total < limits.min_frames:
-        raise MediaError(Reason.TOO_FEW_FRAMES, f"{total} frames; at least {limits.min_frames} are needed")
+    if total < MIN_FRAMES:
+        raise MediaError(Reason.TOO_FEW_FRAMES, f"{total} frames; at least {MIN_FRAMES} are needed")
     timeline = timeline_of(packets, zero)
     duration = timeline.duration if timeline else (total / stated_fps if stated_fps else 0.0)
     info = VideoInfo(

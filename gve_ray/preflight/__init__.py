@@ -1,8 +1,8 @@
 """Check before any work that a job's request fits the cluster, and that all that it needs is there."""
 
 from gve_ray.preflight.doctor import SECONDS, check_cluster, doctor
-from gve_ray.preflight.fit import Workers, check_fit, demands_of, live_nodes, stage_workers
-from gve_ray.preflight.models import Embedder, Weights, check_model, weights_of
+from gve_ray.preflight.fit import Workers, check_fit, live_nodes, workers_of
+from gve_ray.preflight.models import Embedder, Weights, weights_of
 from gve_ray.preflight.needs import (
     Input,
     Needs,
@@ -28,15 +28,13 @@ __all__ = [
     "check_address",
     "check_cluster",
     "check_fit",
-    "check_model",
     "check_models",
     "check_path",
     "check_paths",
     "check_request",
     "check_workers",
-    "demands_of",
     "doctor",
     "live_nodes",
-    "stage_workers",
     "weights_of",
+    "workers_of",
 ]

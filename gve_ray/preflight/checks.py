@@ -27,9 +27,9 @@ class Check:
     def ask_node(self, from_driver: Any, node: str) -> Any:
         """Check it on the node of this id. Raises an error if something is wrong there."""
 
-    def finish(self, from_driver: Any, outcomes: dict[str, Outcome]) -> dict[str, Outcome]:
-        """On the driver, after all nodes: return their outcomes by node id, and clean up."""
-        return outcomes
+    def finish(self, from_driver: Any, nodes: Sequence[str]) -> dict[str, str]:
+        """On the driver, after all nodes: clean up; return problems by the ids of the nodes that have one."""
+        return {}
 
     def finding(self, job: str, driver: Outcome, nodes: Mapping[str, Outcome], asked: int) -> Finding:
         """Return the result. nodes: the outcomes by the node's name. asked: nodes, with silent ones."""
@@ -67,7 +67,7 @@ class InputCheck(Check):
             if not message.startswith(f"{option}="):
                 message = f"{option}={uri!r}: cannot be read: {message}"
             return judge(job, option, uri, message, fix="name a file or folder that this machine can read")
-        return _finding_on_path(job, option, uri, nodes, asked, "read", "cannot be read")
+        return _path_finding(job, option, uri, nodes, asked, "read", "cannot be read")
 
 
 @dataclass(frozen=True)
@@ -88,46 +88,39 @@ class OutputCheck(Check):
             raise OSError("the driver's file is not there")
         from_driver.write(node)
 
-    def finish(self, from_driver: ProbeFiles, outcomes: dict[str, Outcome]) -> dict[str, Outcome]:
+    def finish(self, from_driver: ProbeFiles, nodes: Sequence[str]) -> dict[str, str]:
         # The driver's file goes first: a node that answers late writes nothing without it.
         from_driver.remove(DRIVER)
-        for node, outcome in outcomes.items():
-            if not outcome.problem and not from_driver.exists(node):
-                outcomes[node] = Outcome(problem="the driver does not see the file written there")
+        unseen = [node for node in nodes if not from_driver.exists(node)]
+        for node in nodes:
             from_driver.remove(node)
-        return outcomes
+        return dict.fromkeys(unseen, "the driver does not see the file written there")
 
     def finding(self, job: str, driver: Outcome, nodes: Mapping[str, Outcome], asked: int) -> Finding:
         if driver.problem:
             message = f"{self.option}={self.uri!r}: {driver.problem}"
             fix = "give the user that runs the job write access, or name another folder"
             return judge(job, self.option, self.uri, message, fix=fix)
-        return _finding_on_path(
-            job, self.option, self.uri, nodes, asked, "written and seen", "not shared by all nodes"
-        )
+        failed = "not shared by all nodes"
+        return _path_finding(job, self.option, self.uri, nodes, asked, "written and seen", failed)
 
 
-def _finding_on_path(
+def _path_finding(
     job: str, option: str, uri: str, nodes: Mapping[str, Outcome], asked: int, done: str, failed: str
 ) -> Finding:
     problems = {name: outcome.problem for name, outcome in nodes.items() if outcome.problem}
     value = f"{uri}: {done} on {on_nodes(len(nodes) - len(problems), asked)}"
     if not problems:
         return judge(job, option, value, "")
-    reasons = "; ".join(
-        f"{join_names(names)}: {reason}" for reason, names in group_by_value(problems).items()
-    )
-    return Finding(
-        section=job,
-        name=option,
-        state="missing",
-        value=f"{value}, not on {join_names(list(problems))}",
-        problem=f"{option}={uri!r}: {failed} ({reasons})",
-        fix="give every node the same credentials and endpoint for it"
+    reasons = [f"{join_names(names)}: {reason}" for reason, names in group_by_value(problems).items()]
+    fix = (
+        "give every node the same credentials and endpoint for it"
         if "://" in uri
         else "mount it at the same absolute path on every node (NFS, or a volume of the pods), or name a "
-        "folder that all nodes share",
+        "folder that all nodes share"
     )
+    message = f"{option}={uri!r}: {failed} ({'; '.join(reasons)}); {fix}"
+    return judge(job, option, f"{value}, not on {join_names(list(problems))}", message)
 
 
 @dataclass(frozen=True)
@@ -143,21 +136,16 @@ class WeightsCheck(Check):
 
     def finding(self, job: str, driver: Outcome, nodes: Mapping[str, Outcome], asked: int) -> Finding:
         option, name = self.option, self.weights.name
-        problems = group_by_value({node: row.problem for node, row in nodes.items() if row.problem})
+        problems = {node: outcome.problem for node, outcome in nodes.items() if outcome.problem}
         digests = group_by_value({node: row.value for node, row in nodes.items() if not row.problem})
-        value = f"{name}: on {on_nodes(sum(map(len, digests.values())), asked)} that may load it"
+        value = f"{name}: on {on_nodes(len(nodes) - len(problems), asked)} that may load it"
         if problems:
             # Only the most frequent reason is shown; others appear once it is fixed.
-            reason, names = next(iter(problems.items()))
+            reason, names = next(iter(group_by_value(problems).items()))
             problem, separator, fix = reason.rpartition("; ")
-            return Finding(
-                section=job,
-                name=option,
-                state="missing",
-                value=f"{value}, not on {join_names([name for group in problems.values() for name in group])}",
-                problem=f"{problem if separator else reason} (on {join_names(names)})",
-                fix=fix if separator else "copy it to the same path on every node, or name a URI or hub id",
-            )
+            fix = fix if separator else "copy it to the same path on every node, or name a URI or hub id"
+            message = f"{problem or reason} (on {join_names(names)}); {fix}"
+            return judge(job, option, f"{value}, not on {join_names(list(problems))}", message)
         if len(digests) > 1:
             message = f"{option}={name!r}: not the same model everywhere ({format_groups(digests)}); "
             message += "copy one of them to all nodes, or pin its revision"

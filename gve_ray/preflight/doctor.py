@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from gve_ray.config import ACCELERATOR, GIB
 from gve_ray.job import PreflightError
 from gve_ray.preflight.checks import Check, checks_of, nodes_for, on_nodes
-from gve_ray.preflight.fit import ACCELERATOR, Workers, check_fit, format_resources, room
+from gve_ray.preflight.fit import format_resources, misfit, room
 from gve_ray.preflight.needs import Needs, check_request, check_workers
 from gve_ray.preflight.nodes import (
     Answers,
@@ -20,9 +21,11 @@ from gve_ray.preflight.nodes import (
     auth_mode,
     gpu_facts,
     installed_versions,
+    listening_addresses,
     read_cluster,
     run_on_nodes,
     run_probes,
+    shared_memory,
 )
 from gve_ray.preflight.report import Finding, Report, State, format_groups, group_by_value, judge
 
@@ -33,6 +36,10 @@ SECONDS = 60.0  # for each node to answer; an idle one takes 2 s
 MUST_AGREE = {"python": "Python", "ray": "Ray"} | {
     name: name for name in ("torch", "transformers", "vllm", "gve_ray", "source")
 }
+_KINDS = ("CPU", "GPU", "memory", "object_store_memory")
+_ON_ALL: dict[str, Probe] = {"versions": installed_versions, "auth": auth_mode, "shm": shared_memory}
+
+NodeAnswers = Mapping[str, Answers | str]  # by node id; a text is the reason why a node gave no answer
 
 
 def doctor(needs: Needs | None, *, seconds: float = SECONDS) -> Report:
@@ -48,6 +55,7 @@ def doctor(needs: Needs | None, *, seconds: float = SECONDS) -> Report:
         *_nodes(cluster, answers),
         *_versions(cluster, driver, answers),
         _token(cluster, driver, answers),
+        _dashboard(cluster, answers),
     ]
     if needs:
         findings += _job(cluster, needs, checks, driver, answers)
@@ -73,68 +81,59 @@ def check_cluster(needs: Needs, nodes: Sequence[Mapping[str, float]], *, seconds
             log.warning("%s", finding.sentence)
     log.info("cluster: %d nodes checked", len(nodes))
     if problems:
-        first = (
-            f"the cluster is not ready; `gve doctor {needs.job}` with the same arguments shows all checks:"
-        )
-        raise PreflightError("\n".join([first, *problems]))
+        head = f"the cluster is not ready; `gve doctor {needs.job}` with the same arguments shows all checks:"
+        raise PreflightError("\n".join([head, *problems]))
 
 
 def _ask(
     cluster: Cluster, needs: Needs | None, checks: Mapping[str, Check], seconds: float
-) -> tuple[Answers, dict[str, Answers | str]]:
+) -> tuple[Answers, NodeAnswers]:
     """Ask the driver, then all nodes, then let the checks finish on the driver.
 
-    Returns the outcomes on the driver, by check, and those on the nodes, by node id and check; or the
-    reason why a node gave none.
+    Returns the outcomes on the driver, by check, and those on the nodes, by node id and check.
     """
-    to_driver: dict[str, Probe] = {"versions": installed_versions, "auth": auth_mode}
-    to_driver |= {option: check.ask_driver for option, check in checks.items()}
+    to_driver = _ON_ALL | {option: check.ask_driver for option, check in checks.items()}
     if needs:
         to_driver["request"] = partial(check_request, needs)
     driver = run_probes(to_driver, seconds)
     remaining = {option: check for option, check in checks.items() if not driver[option].problem}
     uses_gpus = needs is not None and any(pool.demands.get("GPU") for pool in needs.workers)
-    to_nodes: dict[str, dict[str, Probe]] = {}
+    to_nodes = {node.id: dict(_ON_ALL) for node in cluster.nodes}
     for node in cluster.nodes:
-        probes = to_nodes[node.id] = {"versions": installed_versions, "auth": auth_mode}
         if uses_gpus and node.resources.get("GPU"):
-            probes["GPU"] = gpu_facts
-        for option, check in remaining.items():
-            if node in nodes_for(check, cluster.nodes):
-                probes[option] = partial(check.ask_node, driver[option].value, node.id)
+            to_nodes[node.id]["GPU"] = gpu_facts
+        if node.is_head and cluster.dashboard:
+            port = int(cluster.dashboard.rpartition(":")[2])
+            to_nodes[node.id]["dashboard"] = partial(listening_addresses, port)
+    for option, check in remaining.items():
+        for node in nodes_for(check, cluster.nodes):
+            to_nodes[node.id][option] = partial(check.ask_node, driver[option].value, node.id)
     answers: dict[str, Answers | str] = dict.fromkeys(to_nodes, "interrupted")
     try:
         answers |= run_on_nodes(to_nodes, seconds)
     finally:
         # Nodes without an answer are included: they may have written files.
-        finished = run_probes(
-            {
-                option: partial(check.finish, driver[option].value, _by_id(answers, option))
-                for option, check in remaining.items()
-            },
-            seconds,
-        )
+        endings = {
+            option: partial(check.finish, driver[option].value, list(to_nodes))
+            for option, check in remaining.items()
+        }
+        finished = run_probes(endings, seconds)
     for node_id, answer in answers.items():
         if not isinstance(answer, str):
             answers[node_id] = {
-                name: (finished[name].value or {}).get(node_id, finished[name])
-                if name in finished
-                else outcome
+                name: _last(outcome, finished.get(name, Outcome(value={})), node_id)
                 for name, outcome in answer.items()
             }
     return driver, answers
 
 
-def _by_id(answers: Mapping[str, Answers | str], check: str) -> dict[str, Outcome]:
-    """Return the outcome of one check on every node; a problem if it was not asked or gave no answer."""
-    missing = Outcome(problem="no answer")
-    return {
-        node_id: missing if isinstance(answer, str) else answer.get(check, missing)
-        for node_id, answer in answers.items()
-    }
+def _last(outcome: Outcome, finished: Outcome, node_id: str) -> Outcome:
+    """Return a node's outcome, or the problem that the driver found with it afterwards."""
+    problem = finished.problem or finished.value.get(node_id, "")
+    return Outcome(problem=problem) if problem and not outcome.problem else outcome
 
 
-def _outcomes(cluster: Cluster, answers: Mapping[str, Answers | str], check: str) -> dict[str, Outcome]:
+def _outcomes(cluster: Cluster, answers: NodeAnswers, check: str) -> dict[str, Outcome]:
     """Return the outcomes of one check by the node's name, for nodes that answered."""
     return {
         node.name: answer[check]
@@ -143,23 +142,33 @@ def _outcomes(cluster: Cluster, answers: Mapping[str, Answers | str], check: str
     }
 
 
-def _nodes(cluster: Cluster, answers: Mapping[str, Answers | str]) -> Iterator[Finding]:
-    kinds = ("CPU", "GPU", "memory", "object_store_memory")
-    total = {kind: sum(node.resources.get(kind, 0.0) for node in cluster.nodes) for kind in kinds}
+# ---- the cluster
+
+
+def _nodes(cluster: Cluster, answers: NodeAnswers) -> Iterator[Finding]:
+    total = {kind: sum(node.resources.get(kind, 0.0) for node in cluster.nodes) for kind in _KINDS}
     left = f"; {cluster.dead} have left" if cluster.dead else ""
     yield judge("cluster", "nodes", f"{len(cluster.nodes)} alive: {format_resources(total)}{left}", "")
     gpus = _outcomes(cluster, answers, "GPU")
+    sizes = _outcomes(cluster, answers, "shm")
     for node in cluster.nodes:
-        has = {kind: node.resources[kind] for kind in kinds if kind in node.resources}
+        name, answer = f"node {node.name}", answers[node.id]
+        if isinstance(answer, str):
+            message = f"{name} ({node.address}) does not answer: {answer}"
+            fix = "check its load and its raylet.out, or remove it; this version of gve_ray must be installed there"
+            yield judge("cluster", name, f"{node.address}: {answer}", message, fix=fix)
+            continue
+        has = {kind: node.resources[kind] for kind in _KINDS if kind in node.resources}
         has |= {kind: 1.0 for kind in node.resources if kind.startswith(ACCELERATOR)}
-        reason = answer if isinstance(answer := answers[node.id], str) else ""
-        yield judge(
-            "cluster",
-            f"node {node.name}",
-            f"{node.address}: {reason or format_resources(has)}",
-            reason and f"node {node.name} ({node.address}) does not answer: {reason}",
-            fix="check its load and its raylet.out, or remove it; this version of gve_ray must be installed there",
-        )
+        size, store = sizes.get(node.name, Outcome()).value, node.resources.get("object_store_memory", 0.0)
+        message = ""
+        if size is not None and size < store:
+            message = (
+                f"{name}: /dev/shm has {size / GIB:.1f} GiB for an object store of {store / GIB:.1f} GiB, which "
+                f"is then on disk and slow; start its container with --shm-size={store / GIB + 0.1:.1f}g "
+                "(Kubernetes: an emptyDir of medium Memory at /dev/shm), or lower --object-store-memory"
+            )
+        yield judge("cluster", name, f"{node.address}: {format_resources(has)}", message, state="warning")
         if node.name in gpus:
             yield _gpus(node, gpus[node.name])
 
@@ -180,7 +189,7 @@ def _gpus(node: Node, outcome: Outcome) -> Finding:
     return judge("cluster", name, problem, f"{name}: {problem}; {fix}")
 
 
-def _versions(cluster: Cluster, driver: Answers, answers: Mapping[str, Answers | str]) -> Iterator[Finding]:
+def _versions(cluster: Cluster, driver: Answers, answers: NodeAnswers) -> Iterator[Finding]:
     """Compare all nodes that answered and the driver, which may have an environment of its own."""
     on_node = _outcomes(cluster, answers, "versions")
     where = on_nodes(len(on_node), len(cluster.nodes))
@@ -203,13 +212,22 @@ def _versions(cluster: Cluster, driver: Answers, answers: Mapping[str, Answers |
         yield judge("versions", name, value, message, state="missing" if package in MUST_AGREE else "warning")
 
 
-def _token(cluster: Cluster, driver: Answers, answers: Mapping[str, Answers | str]) -> Finding:
+# ---- security
+
+
+def _auth_modes(
+    cluster: Cluster, answers: NodeAnswers, driver: Answers | None = None
+) -> dict[str, list[str]]:
+    outcomes = {"the driver": driver["auth"]} if driver else {}
+    outcomes |= _outcomes(cluster, answers, "auth")
+    return group_by_value({who: outcome.value or "not set" for who, outcome in outcomes.items()})
+
+
+def _token(cluster: Cluster, driver: Answers, answers: NodeAnswers) -> Finding:
     """Check that Ray wants a token: without one, whoever reaches its ports can run code."""
-    outcomes = {"the driver": driver["auth"], **_outcomes(cluster, answers, "auth")}
-    modes = group_by_value({who: outcome.value or "not set" for who, outcome in outcomes.items()})
+    modes = _auth_modes(cluster, answers, driver)
     if set(modes) == {"token"}:
         return judge("security", "token", "RAY_AUTH_MODE=token everywhere", "")
-    is_local = all(ipaddress.ip_address(node.address).is_loopback for node in cluster.nodes)
     return judge(
         "security",
         "token",
@@ -218,16 +236,39 @@ def _token(cluster: Cluster, driver: Answers, answers: Mapping[str, Answers | st
         "can run code on it",
         fix="set RAY_AUTH_MODE=token and one RAY_AUTH_TOKEN (openssl rand -hex 32) for every `ray start` and "
         "for everyone who submits jobs, and start the head with --dashboard-host=127.0.0.1",
-        state="warning" if is_local else "missing",
+        state="warning" if all(_is_loopback(node.address) for node in cluster.nodes) else "missing",
     )
 
 
+def _dashboard(cluster: Cluster, answers: NodeAnswers) -> Finding:
+    """Check that the dashboard, which can run jobs, listens on the loopback only."""
+    outcomes = _outcomes(cluster, answers, "dashboard").values()
+    hosts = next(
+        (outcome.value for outcome in outcomes if outcome.value), [cluster.dashboard.rpartition(":")[0]]
+    )
+    if not cluster.dashboard or all(map(_is_loopback, hosts)):
+        return judge("security", "dashboard", cluster.dashboard or "none", "")
+    has_token = set(_auth_modes(cluster, answers)) == {"token"}
+    return judge(
+        "security",
+        "dashboard",
+        f"{cluster.dashboard}, listens on {', '.join(hosts)}",
+        f"the dashboard listens on {', '.join(hosts)}, beyond the loopback, protected by "
+        f"{'the token only' if has_token else 'nothing'}",
+        fix="start the head with --dashboard-host=127.0.0.1 and use ssh -L or kubectl port-forward to reach it",
+        state="warning" if has_token else "missing",
+    )
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.strip("[]")).is_loopback
+
+
+# ---- the job
+
+
 def _job(
-    cluster: Cluster,
-    needs: Needs,
-    checks: Mapping[str, Check],
-    driver: Answers,
-    answers: Mapping[str, Answers | str],
+    cluster: Cluster, needs: Needs, checks: Mapping[str, Check], driver: Answers, answers: NodeAnswers
 ) -> list[Finding]:
     """Return the findings on a job.
 
@@ -254,21 +295,29 @@ def _workers(cluster: Cluster, needs: Needs) -> Iterator[Finding]:
     nodes = [node.resources for node in cluster.nodes]
     for pool in needs.workers:
         value = f"{pool}, room for {room(pool.demands, nodes, pool.count)}"
-        message = _misfit([pool], nodes)
+        message = misfit([pool], nodes)
         if message and pool.wait_for_nodes:
             value += ", waits for the autoscaler"
             message = message.rpartition("; ")[0] + "; make sure that the autoscaler may start enough nodes"
         state: State = "warning" if pool.wait_for_nodes else "missing"
         yield judge(needs.job, pool.option, value, message, state=state)
     if needs.together:
-        message = _misfit(needs.workers, nodes)
-        yield judge(needs.job, "together", "all workers at the same time", message)
+        yield judge(needs.job, "together", "all workers at the same time", misfit(needs.workers, nodes))
+    yield from _held(cluster, needs)
 
 
-def _misfit(pools: Sequence[Workers], nodes: Sequence[Mapping[str, float]]) -> str:
-    """Return why pools do not fit, or an empty text."""
-    try:
-        check_fit(pools, nodes)
-    except PreflightError as error:
-        return str(error)
-    return ""
+def _held(cluster: Cluster, needs: Needs) -> Iterator[Finding]:
+    """Warn where other jobs hold at present what this one needs and the cluster has."""
+    short, free = {}, {}
+    for kind in ("CPU", "GPU", "memory"):
+        amounts = [pool.count * pool.demands.get(kind, 0.0) for pool in needs.workers]
+        wanted = sum(amounts) if needs.together else max(amounts, default=0.0)
+        total = sum(node.resources.get(kind, 0.0) for node in cluster.nodes)
+        available = cluster.free.get(kind, 0.0)
+        if available + 1e-6 < wanted <= total:
+            short[kind], free[kind] = wanted, available
+    if short:
+        value = f"{format_resources(free)} free"
+        message = f"other jobs hold what this one needs ({format_resources(short)}): {value}"
+        fix = "it waits until they end; `ray status` shows what is in use"
+        yield judge(needs.job, "free", value, message, fix=fix, state="warning")

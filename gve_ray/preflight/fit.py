@@ -8,11 +8,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gve_ray.config import GIB, StageResources
+from gve_ray.config import ACCELERATOR, GIB, ActorResources
 from gve_ray.job import PreflightError
 from gve_ray.preflight.models import Weights
-
-ACCELERATOR = "accelerator_type:"  # Ray's resource name for a type of GPU starts with this
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,31 +35,16 @@ class Workers:
         return f"{self.count} x ({format_resources(self.demands)})"
 
 
-def stage_workers(option: str, resources: StageResources, loads: Sequence[Weights] = ()) -> Workers:
-    """Return the actors of a stage as a pool."""
+def workers_of(option: str, resources: ActorResources, loads: Sequence[Weights] = ()) -> Workers:
+    """Return the actors that a section of a config asks for. option: the section's dotted name."""
     return Workers(
         option=option,
-        count=resources.actors,
-        demands=demands_of(
-            num_cpus=resources.num_cpus,
-            num_gpus=resources.num_gpus,
-            memory=resources.memory,
-            accelerator_type=resources.accelerator_type,
-        ),
+        count=getattr(resources, resources.count_option),
+        demands=resources.demands,
         loads=loads,
-        wait_for_nodes=resources.wait_for_nodes,
+        count_option=resources.count_option,
+        wait_for_nodes=getattr(resources, "wait_for_nodes", None),
     )
-
-
-def demands_of(
-    *, num_cpus: float, num_gpus: float, memory: float = 0, accelerator_type: str | None = None
-) -> dict[str, float]:
-    """Return what one worker reserves, by Ray's resource names, without zeros. memory: bytes."""
-    demands = {"CPU": num_cpus, "GPU": num_gpus, "memory": memory}
-    if accelerator_type:
-        # A node has 1 of its accelerator type, which all of its workers share.
-        demands[f"{ACCELERATOR}{accelerator_type}"] = 0.001
-    return {kind: amount for kind, amount in demands.items() if amount > 0}
 
 
 def room(demands: Mapping[str, float], nodes: Sequence[Mapping[str, float]], count: int) -> int:
@@ -82,10 +65,18 @@ def room(demands: Mapping[str, float], nodes: Sequence[Mapping[str, float]], cou
 def check_fit(pools: Sequence[Workers], nodes: Sequence[Mapping[str, float]]) -> None:
     """Check that all workers of these pools fit on the nodes at the same time.
 
-    Ray itself waits forever for resources that no node has. The largest workers are placed first, so
-    that small ones do not fill the only node that can hold a large one.
+    Ray itself waits forever for resources that no node has. nodes: the resources of each live node.
+    Raises PreflightError.
+    """
+    if message := misfit(pools, nodes):
+        raise PreflightError(message)
 
-    nodes: the resources of each live node. Raises PreflightError.
+
+def misfit(pools: Sequence[Workers], nodes: Sequence[Mapping[str, float]]) -> str:
+    """Return why the workers of these pools do not fit at the same time, or an empty text.
+
+    The largest workers are placed first, so that small ones do not fill the only node that can hold
+    a large one.
     """
     free = [dict(node) for node in nodes]
     for pool in sorted(pools, key=lambda pool: (-pool.demands.get("GPU", 0), -pool.demands.get("CPU", 0))):
@@ -96,45 +87,41 @@ def check_fit(pools: Sequence[Workers], nodes: Sequence[Mapping[str, float]]) ->
             missing -= placed
             for kind, amount in pool.demands.items():
                 node[kind] = node.get(kind, 0.0) - placed * amount
-        if missing:
-            raise PreflightError(_misfit(pool, nodes, left_by_others))
-
-
-def _misfit(
-    pool: Workers, nodes: Sequence[Mapping[str, float]], left_by_others: Sequence[Mapping[str, float]]
-) -> str:
-    fit = room(pool.demands, nodes, pool.count)
-    if fit >= pool.count:
-        left = "; ".join(map(format_resources, left_by_others))
+        if not missing:
+            continue
+        fit = room(pool.demands, nodes, pool.count)
+        if fit >= pool.count:
+            left = "; ".join(map(format_resources, left_by_others))
+            return (
+                f"{pool.option}: {pool} do not fit beside the other workers, which leave {left} on the "
+                f"nodes; add nodes, or lower {pool.count_option} or the resources of each worker"
+            )
+        total = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in pool.demands}
+        fixes = [
+            "add nodes",
+            f"set --{pool.option}.{pool.count_option} {fit}" if fit else f"lower --{pool.option}.num_*",
+        ]
+        if pool.wait_for_nodes is not None:
+            fixes.append(f"set --{pool.option}.wait_for_nodes true on an autoscaling cluster")
         return (
-            f"{pool.option}: {pool} do not fit beside the other workers, which leave {left} on the "
-            f"nodes; add nodes, or lower {pool.count_option} or the resources of each worker"
+            f"{pool.option}: needs {pool}, the cluster has {format_resources(total)} on "
+            f"{format_count(len(nodes), 'node')}, which is room for {fit}; "
+            f"{', '.join(fixes[:-1])}, or {fixes[-1]}"
         )
-    total = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in pool.demands}
-    fixes = [
-        "add nodes",
-        f"set --{pool.option}.{pool.count_option} {fit}" if fit else f"lower --{pool.option}.num_*",
-    ]
-    if pool.wait_for_nodes is not None:
-        fixes.append(f"set --{pool.option}.wait_for_nodes true on an autoscaling cluster")
-    return (
-        f"{pool.option}: needs {pool}, the cluster has {format_resources(total)} on "
-        f"{format_count(len(nodes), 'node')}, which is room for {fit}; "
-        f"{', '.join(fixes[:-1])}, or {fixes[-1]}"
-    )
+    return ""
 
 
 def format_resources(amounts: Mapping[str, float]) -> str:
     """Return for example `4 CPU, 1 GPU, 2.0 GiB memory, H100`. Amounts of memory are in bytes."""
-    return ", ".join(_format_amount(kind, amount) for kind, amount in amounts.items()) or "nothing"
-
-
-def _format_amount(kind: str, amount: float) -> str:
-    if kind in ("memory", "object_store_memory"):
-        return f"{amount / GIB:.1f} GiB {kind.removesuffix('_memory').replace('_', ' ')}"
-    if kind.startswith(ACCELERATOR):
-        return kind.removeprefix(ACCELERATOR) if amount else f"no {kind.removeprefix(ACCELERATOR)}"
-    return f"{amount:g} {kind}"
+    parts = []
+    for kind, amount in amounts.items():
+        if kind in ("memory", "object_store_memory"):
+            parts.append(f"{amount / GIB:.1f} GiB {kind.removesuffix('_memory').replace('_', ' ')}")
+        elif kind.startswith(ACCELERATOR):
+            parts.append(("" if amount else "no ") + kind.removeprefix(ACCELERATOR))
+        else:
+            parts.append(f"{amount:g} {kind}")
+    return ", ".join(parts) or "nothing"
 
 
 def format_count(count: int, noun: str) -> str:

@@ -7,7 +7,9 @@ answers = run_on_nodes({node.id: {"versions": installed_versions} for node in cl
 import dataclasses
 import hashlib
 import json
+import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -43,14 +45,25 @@ class Node:
     address: str
     resources: Mapping[str, float]
 
+    @property
+    def is_head(self) -> bool:
+        """Whether this is the head of the cluster."""
+        return "node:__internal_head__" in self.resources
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """The cluster as Ray describes it. address: host:port of the head. dead: the nodes that have left."""
+    """The cluster as Ray describes it.
+
+    address: host:port of the head. dead: the number of nodes that have left. dashboard: its
+    host:port, or empty. free: the resources that no job holds.
+    """
 
     address: str
     nodes: Sequence[Node]
     dead: int
+    dashboard: str
+    free: Mapping[str, float]
 
 
 def check_address(address: str, seconds: float) -> None:
@@ -67,12 +80,16 @@ def read_cluster() -> Cluster:
     """Return the connected cluster."""
     import ray
 
+    # The public way to the dashboard's address, once connected.
+    context = ray.init(ignore_reinit_error=True, logging_level=logging.WARNING)
     nodes = ray.nodes()
     alive = [node for node in nodes if node["Alive"]]
     return Cluster(
         address=ray.get_runtime_context().gcs_address,
         nodes=_named_nodes(alive),
         dead=len(nodes) - len(alive),
+        dashboard=context.dashboard_url or "",
+        free=ray.available_resources(),
     )
 
 
@@ -162,6 +179,22 @@ def installed_versions() -> dict[str, str]:
 def auth_mode() -> str:
     """Return how Ray authenticates here; empty if it is not set."""
     return os.environ.get("RAY_AUTH_MODE", "")
+
+
+def shared_memory() -> int | None:
+    """Return the bytes of /dev/shm, where Ray keeps its object store; None if there is none."""
+    folder = Path("/dev/shm")
+    return shutil.disk_usage(folder).total if folder.is_dir() else None
+
+
+def listening_addresses(port: int) -> list[str]:
+    """Return the addresses of this machine at which a process listens on a TCP port."""
+    import psutil
+
+    connections = psutil.net_connections("tcp")
+    return sorted(
+        {entry.laddr.ip for entry in connections if entry.status == "LISTEN" and entry.laddr.port == port}
+    )
 
 
 def source_digest() -> str:

@@ -35,14 +35,13 @@ def first_files(uri: str, limit: int) -> list[str]:
     inner: str | None = ""
     while inner is not None and len(uris) < limit:
         entries = files.get_file_info(fs.FileSelector(f"{path}{inner}"))
-        visible = sorted(
-            (entry for entry in entries if not entry.base_name.startswith(".")),
-            key=lambda entry: str(entry.base_name),
+        visible = {entry.base_name: entry.type for entry in entries if not entry.base_name.startswith(".")}
+        first_file, first_folder = (
+            min((name for name, type_ in visible.items() if type_ == wanted), default=None)
+            for wanted in (fs.FileType.File, fs.FileType.Directory)
         )
-        names = [entry.base_name for entry in visible if entry.type == fs.FileType.File]
-        uris += [f"{uri}{inner}/{name}" for name in names[:1]]
-        folders = [entry.base_name for entry in visible if entry.type == fs.FileType.Directory]
-        inner = f"{inner}/{folders[0]}" if folders else None
+        uris += [f"{uri}{inner}/{first_file}"] if first_file else []
+        inner = f"{inner}/{first_folder}" if first_folder else None
     if not uris:
         raise FileNotFoundError("a folder without files")
     return uris

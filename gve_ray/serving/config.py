@@ -2,15 +2,21 @@
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
-from gve_ray.config import GIB, MIB, NAME, ModelConfig, expand_paths
-
-
-def _check(ok: bool, message: str) -> None:
-    if not ok:
-        raise ValueError(message)
+from gve_ray.config import (
+    GIB,
+    MIB,
+    ActorResources,
+    ModelConfig,
+    SequenceSettings,
+    check,
+    check_name,
+    check_numbers,
+    expand_paths,
+    number,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,52 +32,42 @@ class RequestLimits:
     fetch a URL. request_seconds: time for the whole request.
     """
 
-    max_body_bytes: int = 64 * MIB
-    max_inputs: int = 2048  # the limit of OpenAI; LangChain sends 1,000 at a time
-    max_text: int = 100_000
-    max_top_k: int = 1000
-    max_duration: float = 3600.0
-    max_side_pixels: int = 8192 * 8192
-    max_frames: int = 250_000
-    decode_seconds: float = 20.0
-    decode_memory: int = 2 * GIB
-    receive_seconds: float = 30.0
-    fetch_seconds: float = 15.0
-    request_seconds: float = 60.0
+    max_body_bytes: int = number(64 * MIB, above=0)
+    max_inputs: int = number(2048, above=0)  # the limit of OpenAI; LangChain sends 1,000 at a time
+    max_text: int = number(100_000, above=0)
+    max_top_k: int = number(1000, above=0)
+    max_duration: float = number(3600.0, above=0)
+    max_side_pixels: int = number(8192 * 8192, above=0)
+    max_frames: int = number(250_000, above=0)
+    decode_seconds: float = number(20.0, above=0)
+    decode_memory: int = number(2 * GIB, above=0)
+    receive_seconds: float = number(30.0, above=0)
+    fetch_seconds: float = number(15.0, above=0)
+    request_seconds: float = number(60.0, above=0)
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            _check(value > 0, f"limits.{name}={value}: a limit is positive; raise it to lift the limit")
+        check_numbers(self, "limits")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplicasConfig:
-    """The number of replicas, from `replicas` to `max_replicas` (0: always `replicas`), and their
-    resources.
+class ReplicasConfig(ActorResources):
+    """The number of replicas, from `replicas` to `max_replicas` (0: always `replicas`), and what each
+    of them reserves.
 
     busy: target number of concurrent requests per replica; above it, more replicas are started.
-    num_cpus, num_gpus, memory (bytes), accelerator_type: what each replica reserves, as in
-    gve_ray.config.StageResources.
     """
 
-    replicas: int = 1
+    count_option: ClassVar[str] = "replicas"
+    replicas: int = number(1, at_least=1)
     max_replicas: int = 0
-    busy: float = 16.0
-    num_cpus: float = 1.0
-    num_gpus: float = 0.0
-    memory: int = 0
-    accelerator_type: str | None = None
+    busy: float = number(16.0, above=0)
 
     def __post_init__(self) -> None:
-        _check(self.replicas >= 1, f"replicas={self.replicas}: use 1 or more")
-        _check(
+        check_numbers(self)
+        check(
             self.max_replicas == 0 or self.max_replicas >= self.replicas,
             f"max_replicas={self.max_replicas}: use 0, or at least replicas={self.replicas}",
         )
-        _check(self.busy > 0, f"busy={self.busy}: use a positive number")
-        for name in ("num_cpus", "num_gpus", "memory"):
-            value = getattr(self, name)
-            _check(value >= 0, f"{name}={value}: not negative; use 0 for none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,31 +91,32 @@ class ServedModel:
     min_pixels: int | None = None
     max_tokens: int | None = None
     dimensions: list[int] = field(default_factory=list)
-    max_batch_tokens: int = 8192
-    max_ongoing: int = 128
-    max_queued: int = 256
+    max_batch_tokens: int = number(8192, at_least=1)
+    max_ongoing: int = number(128, at_least=1)
+    max_queued: int = number(256, at_least=1)
     replicas: ReplicasConfig = field(default_factory=ReplicasConfig)
 
     def __post_init__(self) -> None:
         expand_paths(self, "index")
         where = f"models.{self.name}"
-        _check(
-            bool(NAME.fullmatch(self.name)),
-            f"models: name={self.name!r}: use letters, digits, '.', '-' and '_'",
-        )
-        _check(
+        check_name("models", self.name)
+        check(
             (self.index is None) != (self.model is None),
             f"{where}: name either an index or a model; an index names its model itself",
         )
-        own = [name for name in ("frames", "max_pixels", "min_pixels", "max_tokens") if getattr(self, name)]
-        _check(self.index is None or not own, f"{where}: {', '.join(own)}: leave out; the index decides them")
-        for name in ("max_batch_tokens", "max_ongoing", "max_queued"):
-            value = getattr(self, name)
-            _check(value > 0, f"{where}.{name}={value}: use a positive number")
-        _check(
+        own = list(self.sequence_settings)
+        check(self.index is None or not own, f"{where}: {', '.join(own)}: leave out; the index decides them")
+        check_numbers(self, where)
+        check(
             all(dimension > 0 for dimension in self.dimensions),
             f"{where}.dimensions={self.dimensions}: use positive sizes",
         )
+
+    @property
+    def sequence_settings(self) -> dict[str, Any]:
+        """The settings of the embedder that are set here."""
+        settings = {option.name: getattr(self, option.name) for option in fields(SequenceSettings)}
+        return {name: value for name, value in settings.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,15 +127,13 @@ class GatewayConfig:
     max_queued: requests that may wait for a replica; more are refused with 503.
     """
 
-    readers: int = 2
-    max_ongoing: int = 128
-    max_queued: int = 256
+    readers: int = number(2, at_least=1)
+    max_ongoing: int = number(128, at_least=1)
+    max_queued: int = number(256, at_least=1)
     replicas: ReplicasConfig = field(default_factory=ReplicasConfig)
 
     def __post_init__(self) -> None:
-        for name in ("readers", "max_ongoing", "max_queued"):
-            value = getattr(self, name)
-            _check(value >= 1, f"gateway.{name}={value}: use 1 or more")
+        check_numbers(self, "gateway")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +148,7 @@ class ServeConfig:
     job: ClassVar[str] = "serve"
     models: list[ServedModel]
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: int = number(8000, at_least=0, at_most=65535, hint="0 is a free port")
     key_variable: str = "GVE_API_KEY"
     url_hosts: list[str] = field(default_factory=list)
     limits: RequestLimits = field(default_factory=RequestLimits)
@@ -161,10 +156,10 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         names = [served.name for served in self.models]
-        _check(bool(names), "models=[]: name at least one model or index")
-        _check(len(set(names)) == len(names), f"models: names repeat: {names}")
-        _check(0 <= self.port < 65536, f"port={self.port}: use 1 to 65535, or 0 for a free one")
-        _check(bool(self.host), "host='': name an address, e.g. 127.0.0.1")
+        check(bool(names), "models=[]: name at least one model or index")
+        check(len(set(names)) == len(names), f"models: names repeat: {names}")
+        check_numbers(self)
+        check(bool(self.host), "host='': name an address, e.g. 127.0.0.1")
 
     @property
     def is_local(self) -> bool:

@@ -12,13 +12,12 @@ from gve_ray.preflight import (
     Input,
     Needs,
     Weights,
-    Workers,
     absolute,
     check_request,
-    demands_of,
+    workers_of,
 )
 from gve_ray.search import IndexFileError, read_library
-from gve_ray.serving.config import ReplicasConfig, ServeConfig, ServedModel
+from gve_ray.serving.config import ServeConfig, ServedModel
 from gve_ray.serving.deploy import key_digest_of
 from gve_ray.serving.retriever import settings_of
 
@@ -29,12 +28,12 @@ def needs_of(config: ServeConfig) -> Needs:
         f"models.{served.name}.index": served.index for served in config.models if served.index is not None
     }
     workers = [
-        _replicas(f"models.{served.name}.replicas", served.replicas, _loads(served))
+        workers_of(f"models.{served.name}.replicas", served.replicas, _loads(served))
         for served in config.models
     ]
     return Needs(
         job=config.job,
-        workers=[*workers, _replicas("gateway.replicas", config.gateway.replicas)],
+        workers=[*workers, workers_of("gateway.replicas", config.gateway.replicas)],
         paths=indexes,
         inputs=[Input(option=option, uri=absolute(index)) for option, index in indexes.items()],
         together=True,
@@ -108,19 +107,3 @@ def _port(config: ServeConfig) -> int:
                 "port, or 0 for a free one"
             ) from error
         return int(listener.getsockname()[1])
-
-
-def _replicas(option: str, replicas: ReplicasConfig, loads: list[Weights] | None = None) -> Workers:
-    return Workers(
-        option=option,
-        count=replicas.replicas,
-        demands=demands_of(
-            num_cpus=replicas.num_cpus,
-            num_gpus=replicas.num_gpus,
-            memory=replicas.memory,
-            accelerator_type=replicas.accelerator_type,
-        ),
-        loads=loads or [],
-        count_option="replicas",
-        wait_for_nodes=None,
-    )

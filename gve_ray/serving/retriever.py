@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 1.0  # between checks whether an indexing run has finished
 T = TypeVar("T")
-_SETTINGS = ("frames", "max_pixels", "min_pixels", "max_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,7 +277,7 @@ def settings_of(served: ServedModel) -> EmbedderSettings:
     """
     model = served.model
     assert model is not None
-    configured = {name: value for name in _SETTINGS if (value := getattr(served, name)) is not None}
+    configured = served.sequence_settings
     if model.engine not in ("torch", "vllm"):
         return EmbedderSettings(**configured)
     adapter = resolve_model(model.adapter) if model.adapter else None

@@ -17,8 +17,8 @@ class AssetReader:
     not exist, and IndexError for a reference frame or clip that the video does not have.
     """
 
-    def __init__(self, uri: str, *, storage_options: Mapping[str, str] | None = None) -> None:
-        self.store = Store(uri, ASSET_SCHEMA, storage_options=storage_options)
+    def __init__(self, uri: str) -> None:
+        self.store = Store(uri, ASSET_SCHEMA)
 
     def frames(self, ref: AssetRef | str) -> Frames:
         """Return the uniform frames of a video, one reference frame, or the frames of a clip."""

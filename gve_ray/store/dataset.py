@@ -14,7 +14,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -45,35 +45,21 @@ class StoreError(RuntimeError):
 class Store:
     """One Lance data set with a fixed schema and a string key column.
 
-    uri: path or object-store URI of the data set. storage_options: passed to Lance unchanged (for
-    example `aws_endpoint`, `aws_access_key_id`); other options come from the environment. A store
+    uri: path or object-store URI of the data set; credentials come from the environment. A store
     can be pickled, and opens nothing until it is used. Several threads may read from one object at
     the same time; while one writes, no other thread may use the object.
     """
 
-    def __init__(
-        self,
-        uri: str,
-        schema: pa.Schema,
-        *,
-        key: str = "video_id",
-        storage_options: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, uri: str, schema: pa.Schema, *, key: str = "video_id") -> None:
         if key not in schema.names:
             raise ValueError(f"key={key!r}: not a column of the schema; use one of {schema.names}")
         self.uri = str(uri)
         self.schema = schema
         self.key = key
-        self.storage_options = dict(storage_options) if storage_options else None
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "uri": self.uri,
-            "schema": self.schema,
-            "key": self.key,
-            "storage_options": self.storage_options,
-        }
+        return {"uri": self.uri, "schema": self.schema, "key": self.key}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -85,9 +71,6 @@ class Store:
         self._snapshot_lock = threading.Lock()
         self._version: int | None = None
         self._commits = 0
-
-    def _options(self) -> dict[str, str] | None:
-        return lance_options(self.uri, self.storage_options)
 
     # ---- Opening
 
@@ -106,11 +89,9 @@ class Store:
         dataset = self._open()
         if dataset is None:
             try:
+                options = lance_options(self.uri)
                 lance.write_dataset(
-                    self.schema.empty_table(),
-                    self.uri,
-                    mode="create",
-                    storage_options=self._options(),
+                    self.schema.empty_table(), self.uri, mode="create", storage_options=options
                 )
             except OSError as error:
                 if "already exists" not in str(error):
@@ -131,7 +112,7 @@ class Store:
         try:
             return lance.dataset(
                 self.uri,
-                storage_options=self._options(),
+                storage_options=lance_options(self.uri),
                 metadata_cache_size_bytes=_CACHE_BYTES,
                 index_cache_size_bytes=_CACHE_BYTES,
             )
@@ -160,12 +141,9 @@ class Store:
             raise StoreError(f"{self.uri}: {_schema_difference(table.schema, self.schema)}")
         if self._writing is None:  # the schema is fixed, so any version can be used for all writes
             self._writing = self._existing()
+        options = lance_options(self.uri)
         fragments = write_fragments(
-            table,
-            self._writing,
-            schema=self.schema,
-            mode="append",
-            storage_options=self._options(),
+            table, self._writing, schema=self.schema, mode="append", storage_options=options
         )
         return json.dumps([fragment.to_json() for fragment in fragments])
 
@@ -197,7 +175,7 @@ class Store:
             dataset,
             lance.LanceOperation.Append(fragments),
             read_version=dataset.version,
-            storage_options=self._options(),
+            storage_options=lance_options(self.uri),
         )
         self._version = committed.version
         self._commits += 1
@@ -226,7 +204,7 @@ class Store:
 
     def drop(self) -> None:
         """Delete the whole data set if it exists (driver only)."""
-        files, path = filesystem(self.uri, self.storage_options)
+        files, path = filesystem(self.uri)
         if files.get_file_info(path).type != fs.FileType.NotFound:
             files.delete_dir(path)
         self._forget()
@@ -258,10 +236,7 @@ class Store:
         """Return the committed keys; empty if the data set does not exist yet."""
         if not self.exists():
             return set()
-        keys: set[str] = set()
-        for batch in self.batches([self.key], filter):
-            keys.update(batch.column(0).to_pylist())
-        return keys
+        return {key for batch in self.batches([self.key], filter) for key in batch.column(0).to_pylist()}
 
     def count(self, filter: str | None = None) -> int:
         """Return the number of committed rows; 0 if the data set does not exist yet."""
@@ -297,10 +272,9 @@ class Store:
         missing = [key for key, position in zip(keys, positions, strict=True) if position is None]
         if missing:
             raise KeyError(f"{self.uri}: {len(missing)} keys not committed, first {missing[:3]}")
-        chosen = None if columns is None else list(columns)
         if not positions:
-            return self.table(chosen).slice(0, 0)
-        return snapshot.dataset.take(positions, columns=chosen)
+            return self.table(columns).slice(0, 0)
+        return snapshot.dataset.take(positions, columns=None if columns is None else list(columns))
 
     def _latest(self) -> "_Snapshot":
         """Return a snapshot of the newest version; the keys are read only if the version is new."""

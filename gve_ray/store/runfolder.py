@@ -72,19 +72,17 @@ class RunFolder:
     when and how the run ended.
     """
 
-    def __init__(
-        self, uri: str, *, job: str, config: Any, storage_options: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, uri: str, *, job: str, config: Any) -> None:
         self.uri = str(uri).rstrip("/")
         self._job = job
         self._config = plain(config)
         try:
-            self._files, self._root = filesystem(self.uri, storage_options)
+            self._files, self._root = filesystem(self.uri)
         except (ValueError, ImportError) as error:
             raise RunFolderError(
                 f"{self.uri}: this kind of URI cannot be written ({error}); name another folder"
             ) from error
-        self._lock = FolderLock(self.uri, storage_options=storage_options)
+        self._lock = FolderLock(self.uri)
         self._record: dict[str, Any] = {}
 
     def path(self, *parts: str) -> str:
@@ -140,13 +138,8 @@ class RunFolder:
                 f"{self.uri}: has files ({', '.join(other[:3])}) but no {RUN_FILE}, so it is not the folder of "
                 "a run; name an empty or a new folder"
             )
-        self._record.update(
-            job=self._job,
-            config=self._config,
-            config_hash=mine,
-            versions=versions(),
-            git=git_revision(),
-        )
+        identity = {"job": self._job, "config": self._config, "config_hash": mine}
+        self._record.update(identity, versions=versions(), git=git_revision())
         run = {"id": new_run(), "started": time.time(), "ended": None, "error": None}
         self._record.setdefault("runs", []).append(run)
         self._save()
@@ -177,10 +170,10 @@ class RunFolder:
             text = stream.read()
         try:
             record = json.loads(text)
+            if not isinstance(record, dict):
+                raise ValueError("not an object")
         except ValueError as error:
             raise RunFolderError(f"{self.path(RUN_FILE)}: not JSON ({error}); restore or delete it") from None
-        if not isinstance(record, dict):
-            raise RunFolderError(f"{self.path(RUN_FILE)}: not a JSON object; restore or delete it")
         return record
 
     def _save(self) -> None:
@@ -196,9 +189,9 @@ class FolderLock:
     process has the lock.
     """
 
-    def __init__(self, uri: str, *, storage_options: Mapping[str, str] | None = None) -> None:
+    def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._files, self._root = filesystem(uri, storage_options)
+        self._files, self._root = filesystem(uri)
         self._file: IO[str] | None = None
 
     def __enter__(self) -> "FolderLock":
@@ -239,33 +232,15 @@ def seconds_of(facts: Mapping[str, Any]) -> float:
     return float(sum(run["ended"] - run["started"] for run in facts["runs"] if run["ended"]))
 
 
-def filesystem(uri: str, storage_options: Mapping[str, str] | None = None) -> tuple[fs.FileSystem, str]:
+def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """Return the file system of a path or URI, and the path in it.
 
-    The file system is pyarrow's, or fsspec's for schemes that pyarrow does not support.
-    storage_options: as for Lance; without them, the endpoint and credentials of S3 come from the
-    environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...). Raises ValueError or ImportError for a
-    URI that neither library supports.
+    The file system is pyarrow's, or fsspec's for schemes that pyarrow does not support. The endpoint
+    and credentials of S3 come from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...).
+    Raises ValueError or ImportError for a URI that neither library supports.
     """
     if "://" not in uri:
         return fs.LocalFileSystem(), os.path.abspath(uri)
-    options = {key.lower().removeprefix("aws_"): value for key, value in (storage_options or {}).items()}
-    if not uri.startswith("s3://") or not options:
-        return _of_uri(uri)
-    endpoint = options.get("endpoint") or options.get("endpoint_url")
-    scheme = "http" if endpoint and endpoint.startswith("http://") else "https"
-    s3 = fs.S3FileSystem(
-        access_key=options.get("access_key_id"),
-        secret_key=options.get("secret_access_key"),
-        session_token=options.get("session_token"),
-        region=options.get("region"),
-        endpoint_override=endpoint.split("://")[-1] if endpoint else None,
-        scheme=scheme,
-    )
-    return s3, uri.removeprefix("s3://")
-
-
-def _of_uri(uri: str) -> tuple[fs.FileSystem, str]:
     if uri.partition("://")[0].lower() in _SCHEMES:
         files, path = fs.FileSystem.from_uri(uri)
         return files, path
@@ -280,15 +255,14 @@ def in_uri(files: fs.FileSystem, path: str) -> str:
     return path if isinstance(files, fs.PyFileSystem) else quote(path)
 
 
-def lance_options(uri: str, options: Mapping[str, str] | None = None) -> dict[str, str] | None:
+def lance_options(uri: str) -> dict[str, str] | None:
     """Return Lance's storage options for a URI.
 
     Lance reads the same environment variables as pyarrow, but needs an option to allow an endpoint
     without TLS.
     """
-    if options or not uri.startswith("s3://"):
-        return dict(options) if options else None
-    return {"allow_http": "true"} if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://") else None
+    has_tls = not os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+    return None if has_tls or not uri.startswith("s3://") else {"allow_http": "true"}
 
 
 def write_atomically(files: fs.FileSystem, path: str, data: bytes) -> None:

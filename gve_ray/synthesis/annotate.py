@@ -17,10 +17,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gve_ray.config import CaptionerConfig, EnrichConfig, ExtendConfig, SynthesisConfig
 from gve_ray.stage import Reject, StageCounts, StageProgress, run_stage
 from gve_ray.store import AssetReader, Store
 from gve_ray.synthesis.captioner import Answer, Asker, Generator
+from gve_ray.synthesis.config import CaptionerConfig, EnrichConfig, ExtendConfig, SynthesisConfig
 from gve_ray.synthesis.enrich import caption_question, caption_texts, frame_questions
 from gve_ray.synthesis.extend import query_questions, query_texts
 from gve_ray.synthesis.vllm_captioner import VllmGenerator
@@ -124,7 +124,7 @@ def build_annotations(
         pending=assets.table(["video_id"]),
         worker=annotator,
         worker_args={
-            "assets": AssetReader(assets.uri, storage_options=assets.storage_options),
+            "assets": AssetReader(assets.uri),
             "captioner": config.captioner,
             "enrich": config.enrich,
             "extend": config.extend,

@@ -24,12 +24,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from gve_ray.config import AssembleConfig
 from gve_ray.progress import Progress
 from gve_ray.schema import PAIR_SCHEMA, AssetRef, Task
 from gve_ray.stage import StageCounts
 from gve_ray.store import Store
 from gve_ray.store.runfolder import filesystem
+from gve_ray.synthesis.config import AssembleConfig
 from gve_ray.synthesis.prompts import rng_for
 
 INSTRUCTIONS: Mapping[Task, str] = {

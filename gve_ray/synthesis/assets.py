@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gve_ray.config import ConsistencyConfig, MediaConfig, QualityConfig, SynthesisResources
 from gve_ray.schema import ASSET_SCHEMA
 from gve_ray.stage import (
     REJECT_SCHEMA,
@@ -27,6 +26,7 @@ from gve_ray.stage import (
     run_stage,
 )
 from gve_ray.store import FolderLock, Store, StoreError
+from gve_ray.synthesis.config import ConsistencyConfig, MediaConfig, QualityConfig, SynthesisResources
 from gve_ray.synthesis.consistency import (
     CONSISTENCY_SCHEMA,
     ConsistencyWorker,
@@ -73,12 +73,11 @@ def build_assets(
     Raises StageError or ValueError of `run_stage`; StoreError if the stores hold other verdicts already;
     RunFolderError if another run is using the work folder.
     """
-    with FolderLock(work, storage_options=assets.storage_options):
+    with FolderLock(work):
         run = partial(run_stage, commit_seconds=commit_seconds, on_progress=on_progress)
-        options = assets.storage_options
         captions, rectified = rectify_captions(manifest, on=quality.rectify)
 
-        ingest = _work_store(work, f"ingest-{ingest_fingerprint(media, seed)[:16]}", INGEST_SCHEMA, options)
+        ingest = _work_store(work, f"ingest-{ingest_fingerprint(media, seed)[:16]}", INGEST_SCHEMA)
         broken = _rejects_of(ingest)
         integrity = run(
             "integrity",
@@ -118,13 +117,13 @@ def build_assets(
         return [rectified.counts, integrity, copies.counts, static.counts, inconsistent.counts]
 
 
-def _work_store(work: str, name: str, schema: pa.Schema, options: Mapping[str, str] | None) -> Store:
-    return Store(f"{work.rstrip('/')}/{name}.lance", schema, storage_options=options)
+def _work_store(work: str, name: str, schema: pa.Schema) -> Store:
+    return Store(f"{work.rstrip('/')}/{name}.lance", schema)
 
 
 def _rejects_of(store: Store) -> Store:
     uri = store.uri.removesuffix(".lance") + "-rejects.lance"
-    return Store(uri, REJECT_SCHEMA, storage_options=store.storage_options)
+    return Store(uri, REJECT_SCHEMA)
 
 
 def _videos_of(manifest: pa.Table, ingest: Store) -> pa.Table:
@@ -164,7 +163,7 @@ def _score(
     if config.model is None or not pairs:
         return {}, {}, 0.0
     name = f"consistency-{scores_fingerprint(config, ingest.uri.rsplit('/', 1)[-1])[:16]}"
-    out = _work_store(work, name, CONSISTENCY_SCHEMA, ingest.storage_options)
+    out = _work_store(work, name, CONSISTENCY_SCHEMA)
     unscored = _rejects_of(out)
     counts = run(
         "consistency",
@@ -256,10 +255,10 @@ class AssetWriter:
         return [{**kept, **row} for kept, row in zip(stored, rows, strict=True)]
 
 
-def open_assets(output: str, storage_options: Mapping[str, str] | None = None) -> tuple[Store, Store]:
+def open_assets(output: str) -> tuple[Store, Store]:
     """(assets.lance, rejects.lance) of an output folder."""
     base = output.rstrip("/")
     return (
-        Store(f"{base}/assets.lance", ASSET_SCHEMA, storage_options=storage_options),
-        Store(f"{base}/rejects.lance", REJECT_SCHEMA, storage_options=storage_options),
+        Store(f"{base}/assets.lance", ASSET_SCHEMA),
+        Store(f"{base}/rejects.lance", REJECT_SCHEMA),
     )

@@ -15,10 +15,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gve_ray.config import CaptionerConfig
 from gve_ray.schema import AssetRef, Frames
 from gve_ray.stage import Reject
 from gve_ray.store import frames_of_row
+from gve_ray.synthesis.config import CaptionerConfig
 from gve_ray.synthesis.prompts import load_prompt
 from gve_ray.synthesis.validate import AnswerError, Problem, parse_answer
 

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gve_ray.config import ConsistencyConfig, resolve_model
+from gve_ray.config import resolve_model
 from gve_ray.schema import AssetRef, Item
 from gve_ray.stage import Reject
 from gve_ray.store import Store, fingerprint, frames_of_row
+from gve_ray.synthesis.config import ConsistencyConfig
 
 CONSISTENCY_SCHEMA = pa.schema(
     [("video_id", pa.string()), ("caption_hash", pa.string()), ("consistency", pa.float64())]

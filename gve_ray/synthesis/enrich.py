@@ -6,9 +6,9 @@ Pure functions that build the questions for a row of assets.lance and convert th
 from collections.abc import Mapping
 from typing import Any
 
-from gve_ray.config import EnrichConfig
 from gve_ray.schema import AssetRef
 from gve_ray.synthesis.captioner import Answer, Media, Question
+from gve_ray.synthesis.config import EnrichConfig
 from gve_ray.synthesis.prompts import FRAME_STYLES, VIDEO_STYLES, Style, draw_caption_slots, rng_for
 from gve_ray.synthesis.validate import check_frame_captions, check_video_captions
 

@@ -6,9 +6,9 @@ Pure functions that build the questions for a row of assets.lance and convert th
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gve_ray.config import ExtendConfig
 from gve_ray.schema import AssetRef
 from gve_ray.synthesis.captioner import Answer, Media, Question
+from gve_ray.synthesis.config import ExtendConfig
 from gve_ray.synthesis.prompts import draw_query_slots, rng_for
 from gve_ray.synthesis.validate import check_clip_query, check_image_query
 

@@ -14,11 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from gve_ray.config import MediaConfig
 from gve_ray.media import (
     DecodeProcess,
     FrameRequest,
-    Limits,
     MediaError,
     VideoInfo,
     encode_jpeg,
@@ -29,6 +27,7 @@ from gve_ray.media.signature import signature
 from gve_ray.schema import ASSET_SCHEMA, Frames
 from gve_ray.stage import Reject
 from gve_ray.store import fingerprint
+from gve_ray.synthesis.config import MediaConfig
 from gve_ray.synthesis.motion import motion_score
 
 INGEST_SCHEMA = pa.schema([field for field in ASSET_SCHEMA if field.name not in ("caption", "consistency")])
@@ -112,8 +111,7 @@ class IngestWorker:
 
     def __init__(self, media: MediaConfig, seed: int) -> None:
         self._media, self._seed = media, seed
-        limits = {name: getattr(media.limits, name) for name in vars(media.limits)}
-        self._process = DecodeProcess(Limits(**limits))
+        self._process = DecodeProcess(media.limits)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | Reject]:
         return [self._one(row["video_id"], row["uri"]) for row in rows]

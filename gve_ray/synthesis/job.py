@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from gve_ray.config import SynthesisConfig
 from gve_ray.stage import StageCounts
 from gve_ray.store import fingerprint
 from gve_ray.store.runfolder import RUN_FILE, filesystem
+from gve_ray.synthesis.config import SynthesisConfig
 
 UNITS = {"rectify": "captions", "assemble": "pairs"}  # all other stages count videos
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from gve_ray.config import SynthesisConfig
 from gve_ray.inputs.manifest import video_uris
-from gve_ray.preflight import Input, Needs, Workers, stage_workers, weights_of
+from gve_ray.preflight import Input, Needs, Workers, weights_of, workers_of
+from gve_ray.synthesis.config import SynthesisConfig
 
 
 def needs_of(config: SynthesisConfig, videos: Callable[[], Sequence[str]] | None = None) -> Needs:
@@ -22,14 +22,11 @@ def needs_of(config: SynthesisConfig, videos: Callable[[], Sequence[str]] | None
 
 def _workers(config: SynthesisConfig) -> list[Workers]:
     captioner, consistency = config.captioner, config.quality.consistency
-    weights = weights_of("captioner", captioner.model, None, revision=captioner.revision)
     workers = [
-        stage_workers("resources.media", config.resources.media),
-        stage_workers("resources.captioner", config.resources.captioner, weights),
+        workers_of("resources.media", config.resources.media),
+        workers_of("resources.captioner", config.resources.captioner, weights_of("captioner", captioner)),
     ]
     if consistency.model is not None:
-        weights = weights_of(
-            "quality.consistency", consistency.model, consistency.adapter, revision=consistency.revision
-        )
-        workers.append(stage_workers("resources.consistency", config.resources.consistency, weights))
+        weights = weights_of("quality.consistency", consistency)
+        workers.append(workers_of("resources.consistency", config.resources.consistency, weights))
     return workers

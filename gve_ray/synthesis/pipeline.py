@@ -11,7 +11,6 @@ import dataclasses
 import logging
 from collections.abc import Callable
 
-from gve_ray.config import SynthesisConfig
 from gve_ray.inputs.manifest import read_manifest
 from gve_ray.preflight import check_cluster, check_models, check_paths, live_nodes
 from gve_ray.schema import ANNOTATION_SCHEMA
@@ -19,6 +18,7 @@ from gve_ray.store import RunFolder, Store
 from gve_ray.synthesis.annotate import Annotator, build_annotations
 from gve_ray.synthesis.assemble import assemble
 from gve_ray.synthesis.assets import build_assets, open_assets
+from gve_ray.synthesis.config import SynthesisConfig
 from gve_ray.synthesis.consistency import ConsistencyWorker
 from gve_ray.synthesis.ingest import IngestWorker
 from gve_ray.synthesis.job import SynthesisResult, finished_before, manifest_fingerprint, stage_facts

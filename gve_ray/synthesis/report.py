@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gve_ray import report
-from gve_ray.config import SynthesisConfig
 from gve_ray.report import picture
 from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA
 from gve_ray.stage import REJECT_SCHEMA
 from gve_ray.store import Store
 from gve_ray.store.runfolder import filesystem, write_atomically
 from gve_ray.synthesis import charts
+from gve_ray.synthesis.config import SynthesisConfig
 from gve_ray.synthesis.consistency import threshold_of
 from gve_ray.synthesis.ingest import INGEST_SCHEMA, ingest_fingerprint
 from gve_ray.synthesis.prompts import PROFILES, VIDEO_STYLES

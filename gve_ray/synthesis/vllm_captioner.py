@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from gve_ray.config import CaptionerConfig, resolve_model
+from gve_ray.config import resolve_model
 from gve_ray.media.video_metadata import video_metadata
 from gve_ray.stage import BrokenWorker
 from gve_ray.store.weights import sampled_folder_digest
 from gve_ray.synthesis.captioner import Completion, ModelInfo, Question, Sampling
+from gve_ray.synthesis.config import CaptionerConfig
 from gve_ray.synthesis.orphan_reaper import start_orphan_reaper
 from gve_ray.synthesis.prompts import load_prompt, messages
 

@@ -3,7 +3,16 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
-from gve_ray.config import expand_paths
+from gve_ray.config import (
+    ActorResources,
+    AdaptedModel,
+    ModelReference,
+    SequenceSettings,
+    check,
+    check_numbers,
+    expand_paths,
+    number,
+)
 from gve_ray.schema import Task
 from gve_ray.training.curriculum import Curriculum
 
@@ -54,71 +63,57 @@ class DataSetConfig:
     root: str = ""
     columns: dict[str, str] = field(default_factory=dict)
     instruction: str | None = None
-    sample: int | None = None
-    weight: float = 1.0
-    batch_size: int | None = None
-    negatives: int | None = None
+    sample: int | None = number(None, at_least=1)
+    weight: float = number(1.0, at_least=0)
+    batch_size: int | None = number(None, at_least=1)
+    negatives: int | None = number(None, at_least=0)
 
     def __post_init__(self) -> None:
         expand_paths(self, "uri", "root")
         where = f"data.{self.name}"
-        if not self.name or not self.uri:
-            raise ValueError(f"data: name={self.name!r}, uri={self.uri!r}: give every data set both")
-        if self.format not in COLUMNS:
-            raise ValueError(f"{where}.format={self.format!r}: use one of {', '.join(COLUMNS)}")
-        if unknown := sorted(set(self.tasks) - set(Task)):
-            raise ValueError(f"{where}.tasks={unknown}: unknown; use {', '.join(Task)}")
-        if self.tasks and self.format != "pairs":
-            raise ValueError(f"{where}.tasks: the format {self.format} has one task; leave it out")
-        if unknown := sorted(set(self.columns) - set(COLUMNS[self.format])):
-            known = ", ".join(COLUMNS[self.format]) or "none"
-            raise ValueError(f"{where}.columns={unknown}: {self.format} reads {known}")
-        for label, value, least in (
-            ("sample", self.sample, 1),
-            ("batch_size", self.batch_size, 1),
-            ("negatives", self.negatives, 0),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"{where}.{label}={value}: use {least} or more")
-        if self.weight < 0:
-            raise ValueError(f"{where}.weight={self.weight}: use 0 or more")
+        check(
+            bool(self.name and self.uri),
+            f"data: name={self.name!r}, uri={self.uri!r}: give every data set both",
+        )
+        check(self.format in COLUMNS, f"{where}.format={self.format!r}: use one of {', '.join(COLUMNS)}")
+        unknown = sorted(set(self.tasks) - set(Task))
+        check(not unknown, f"{where}.tasks={unknown}: unknown; use {', '.join(Task)}")
+        check(
+            not self.tasks or self.format == "pairs",
+            f"{where}.tasks: the format {self.format} has one task; leave it out",
+        )
+        unknown = sorted(set(self.columns) - set(COLUMNS[self.format]))
+        known = ", ".join(COLUMNS[self.format]) or "none"
+        check(not unknown, f"{where}.columns={unknown}: {self.format} reads {known}")
+        check_numbers(self, where)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
     """AdamW with warm-up and cosine decay (arXiv:2510.27571, section 5). clip: maximum gradient norm."""
 
-    learning_rate: float = 3e-5
-    weight_decay: float = 0.1
-    warmup: float = 0.05  # share of all steps over which the learning rate rises
-    clip: float = 1.0
+    learning_rate: float = number(3e-5, above=0)
+    weight_decay: float = number(0.1, at_least=0)
+    # Over this share of all steps, the learning rate rises.
+    warmup: float = number(0.05, at_least=0, below=1, hint="a share of the steps")
+    clip: float = number(1.0, above=0)
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ValueError(
-                f"optimiser.learning_rate={self.learning_rate}: use a positive number, e.g. 3e-5"
-            )
-        if self.weight_decay < 0:
-            raise ValueError(f"optimiser.weight_decay={self.weight_decay}: use 0 or more")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"optimiser.warmup={self.warmup}: a share of the steps, use 0 to below 1")
-        if self.clip <= 0:
-            raise ValueError(f"optimiser.clip={self.clip}: use a positive norm, e.g. 1.0")
+        check_numbers(self, "optimiser")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
     """Temperature, false-negative margin (None disables it) and Matryoshka sizes; see loss.py."""
 
-    temperature: float = 0.03
+    temperature: float = number(0.03, above=0)
     margin: float | None = None
     dimensions: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"loss.temperature={self.temperature}: use a positive number, e.g. 0.03")
-        if wrong := [size for size in self.dimensions if size < 1]:
-            raise ValueError(f"loss.dimensions={wrong}: use sizes of 1 or more")
+        check_numbers(self, "loss")
+        too_small = [size for size in self.dimensions if size < 1]
+        check(not too_small, f"loss.dimensions={too_small}: use sizes of 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,85 +127,69 @@ class LoopConfig:
     """
 
     seed: int = 42
-    steps: int | None = None
+    steps: int | None = number(None, at_least=1)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     gradcache: bool = False
-    save_steps: int = 500
-    keep: int = 2
+    save_steps: int = number(500, at_least=1)
+    keep: int = number(2, at_least=2, hint="with fewer, a damaged checkpoint leaves none")
 
     def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps={self.steps}: an epoch has at least one step")
-        if self.save_steps < 1:
-            raise ValueError(f"save_steps={self.save_steps}: use 1 or more")
-        if self.keep < 2:
-            raise ValueError(f"keep={self.keep}: use 2 or more; with fewer, a damaged checkpoint leaves none")
+        check_numbers(self, "loop")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
     """LoRA on q, k, v, up, down and gate of the language model (arXiv:2510.27571, section 5)."""
 
-    r: int = 16
-    alpha: int = 32
-    dropout: float = 0.1
+    r: int = number(16, at_least=1)
+    alpha: int = number(32, at_least=1)
+    dropout: float = number(0.1, at_least=0, below=1)
 
     def __post_init__(self) -> None:
-        if self.r < 1 or self.alpha < 1:
-            raise ValueError(f"lora.r={self.r}, lora.alpha={self.alpha}: use 1 or more")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"lora.dropout={self.dropout}: use 0 to below 1")
+        check_numbers(self, "lora")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProberConfig:
-    """The model that scores tasks and mines hard negatives: `model` in epoch 1, later the trained model itself.
+class ProberConfig(AdaptedModel):
+    """The model that scores tasks and mines hard negatives: `model` in epoch 1, later the trained
+    model itself.
 
-    model: a folder or hub id; None: the untrained base model. adapter: a LoRA folder for it. pairs: pairs
-    scored per task (N_p in the paper). mine: mine hard negatives for tasks whose data set has none. margin:
-    targets that score above positive + margin are dropped as likely false negatives; None keeps them.
+    model: None selects the untrained base model. pairs: pairs scored per task (N_p in the paper).
+    mine: mine hard negatives for tasks whose data set has none. margin: targets that score above
+    positive + margin are dropped as likely false negatives; None keeps them.
     """
 
-    model: str | None = None
-    adapter: str | None = None
-    revision: str | None = None
-    pairs: int = 1000
+    pairs: int = number(1000, at_least=1)
     mine: bool = True
     margin: float | None = 0.1
 
     def __post_init__(self) -> None:
-        expand_paths(self, "model", "adapter")
-        if self.pairs < 1:
-            raise ValueError(f"prober.pairs={self.pairs}: use 1 or more")
+        super().__post_init__()
+        check_numbers(self, "prober")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingConfig(ModelReference, SequenceSettings):
     """Train a LoRA adapter for a base model on pairs. Defaults are the paper's.
 
-    model: folder (path or URI) or hub id of the base model. data: the mixture. assets: the assets.lance that
-    `asset://` references point into. frames, max_pixels, min_pixels, max_tokens: see
-    gve_ray.embedder.EmbedderSettings. dtype: None selects bfloat16 on a GPU and float32 on a CPU. compile:
-    compile the layers; on a GPU this takes two minutes and makes training 1.8 times as fast. checkpointing:
-    recompute the activations of the language model in the backward pass; this costs a sixth of the speed and
-    saves most of the memory per pair. token_budget: padded tokens per chunk of a forward pass. trackers:
-    tensorboard, wandb, mlflow; steps.jsonl, the console log and the plots are always written.
+    model: the base model. data: the mixture. assets: the assets.lance that `asset://` references
+    point into. dtype: None selects bfloat16 on a GPU and float32 on a CPU. compile: compile the
+    layers; on a GPU this takes two minutes and makes training 1.8 times as fast. checkpointing:
+    recompute the activations of the language model in the backward pass; this costs a sixth of the
+    speed and saves most of the memory per pair. token_budget: padded tokens per chunk of a forward
+    pass. trackers: tensorboard, wandb, mlflow; steps.jsonl, the console log and the plots are
+    always written.
     """
 
-    model: str
+    model: str = field()
     data: tuple[DataSetConfig, ...]
-    revision: str | None = None
     assets: str | None = None
-    frames: int = 8
-    max_pixels: int = 200 * 28 * 28
-    min_pixels: int = 4 * 28 * 28
-    max_tokens: int = 8192
     dtype: str | None = None
     attention: str | None = None
     compile: bool = False
     checkpointing: bool = False
-    token_budget: int = 32_768
+    token_budget: int = number(32_768, at_least=1)
     trackers: tuple[TrackerName, ...] = ("tensorboard",)
     curriculum: Curriculum = field(default_factory=Curriculum)
     prober: ProberConfig = field(default_factory=ProberConfig)
@@ -219,20 +198,17 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         expand_paths(self, "model", "assets")
-        if not self.model:
-            raise ValueError("model='': name the folder or hub id of a base model")
-        if not self.data:
-            raise ValueError("data=[]: a mixture needs at least one data set")
-        if self.token_budget < 1:
-            raise ValueError(f"token_budget={self.token_budget}: use 1 or more")
-        if self.checkpointing and self.loop.gradcache:
-            raise ValueError(
-                "checkpointing=True, loop.gradcache=True: each chunk would run three times; use only one of them"
-            )
+        SequenceSettings.__post_init__(self)
+        check(bool(self.model), "model='': name the folder or hub id of a base model")
+        check(bool(self.data), "data=[]: a mixture needs at least one data set")
+        check(
+            not (self.checkpointing and self.loop.gradcache),
+            "checkpointing=True, loop.gradcache=True: each chunk would run three times; use only one of them",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingResources:
+class TrainingResources(ActorResources):
     """The ranks of a run. Each has `num_cpus` cores and `num_gpus` GPUs (0: CPU and gloo; 1: NCCL).
 
     min_workers: if it is below `workers`, the run is elastic: it starts with the ranks that fit, and grows and
@@ -244,41 +220,23 @@ class TrainingResources:
     resize_seconds: how often an elastic run checks whether the cluster has room for more ranks.
     """
 
-    workers: int = 1
+    count_option: ClassVar[str] = "workers"
+    workers: int = number(1, at_least=1)
     min_workers: int | None = None
-    num_cpus: float = 1.0
-    num_gpus: float = 0.0
-    feed_workers: int = 0
-    accelerator_type: str | None = None  # as Ray names it, e.g. H100
-    max_failures: int = 3
-    timeout_s: int = 7200
-    resize_seconds: float = 60.0
+    feed_workers: int = number(0, at_least=0)
+    max_failures: int = number(3, at_least=-1, hint="-1 is no limit")
+    timeout_s: int = number(7200, at_least=1)
+    resize_seconds: float = number(60.0, at_least=0)
     wait_for_nodes: bool = False  # on an autoscaling cluster: do not fail at once when no node fits
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(f"resources.workers={self.workers}: use 1 or more")
-        if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
-            raise ValueError(
-                f"resources.min_workers={self.min_workers}: use 1 to resources.workers ({self.workers})"
-            )
-        if self.num_cpus <= 0:
-            raise ValueError(f"resources.num_cpus={self.num_cpus}: a rank needs some; use e.g. 1")
-        if self.num_gpus not in (0, 1):
-            raise ValueError(f"resources.num_gpus={self.num_gpus:g}: a rank has 0 or 1 GPU")
-        if self.feed_workers < 0:
-            raise ValueError(f"resources.feed_workers={self.feed_workers}: use 0 or more")
-        if self.max_failures < -1:
-            raise ValueError(f"resources.max_failures={self.max_failures}: use 0 or more, or -1 for no limit")
-        if self.timeout_s < 1:
-            raise ValueError(f"resources.timeout_s={self.timeout_s}: use positive seconds, e.g. 7200")
-        if self.resize_seconds < 0:
-            raise ValueError(f"resources.resize_seconds={self.resize_seconds:g}: use seconds, e.g. 60")
-
-    @property
-    def demands(self) -> dict[str, float]:
-        """The Ray resources that one rank reserves."""
-        return {"CPU": self.num_cpus} | ({"GPU": self.num_gpus} if self.num_gpus else {})
+        check_numbers(self, "resources")
+        check(
+            self.min_workers is None or 1 <= self.min_workers <= self.workers,
+            f"resources.min_workers={self.min_workers}: use 1 to resources.workers ({self.workers})",
+        )
+        check(self.num_cpus > 0, f"resources.num_cpus={self.num_cpus}: a rank needs some; use e.g. 1")
+        check(self.num_gpus in (0, 1), f"resources.num_gpus={self.num_gpus:g}: a rank has 0 or 1 GPU")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,10 +255,10 @@ class TrainingJobConfig(TrainingConfig):
     def __post_init__(self) -> None:
         expand_paths(self, "output")
         super().__post_init__()
-        if not self.output:
-            raise ValueError(
-                "output='': name the run's folder, on a disk that all nodes see or as a URI; ranks write there"
-            )
+        check(
+            bool(self.output),
+            "output='': name the run's folder, on a disk that all nodes see or as a URI; ranks write there",
+        )
 
     def identity(self) -> dict[str, Any]:
         """The part of the config that determines the trained weights, as plain values.

@@ -69,12 +69,7 @@ def fit(
     tasks = load_mixture(config.data, folder.path / "pairs" / f"rank-{rank}", seed=config.loop.seed)
     assets = AssetReader(config.assets) if config.assets else None
     check_references((task.pairs for task in tasks.values()), assets.store.keys() if assets else set())
-    settings = EmbedderSettings(
-        frames=config.frames,
-        max_pixels=config.max_pixels,
-        min_pixels=config.min_pixels,
-        max_tokens=config.max_tokens,
-    )
+    settings = EmbedderSettings(**config.sequence_settings)
     base = resolve_model(config.model)
     processor = load_processor(base, revision=config.revision)
     encoder = _encoder(config, base, processor, device)

@@ -4,7 +4,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gve_ray.config import MediaConfig
 from gve_ray.demo.render import frames, write_mp4
 from gve_ray.demo.scenes import draw_scene
 from gve_ray.evaluation import contamination
@@ -13,6 +12,7 @@ from gve_ray.media import encode_jpeg, read_frames
 from gve_ray.media.signature import THRESHOLD
 from gve_ray.schema import ASSET_SCHEMA
 from gve_ray.store import Store
+from gve_ray.synthesis.config import MediaConfig
 from gve_ray.synthesis.ingest import INGEST_SCHEMA, IngestWorker
 
 SCENES = [draw_scene(seed, "corpus", long=False) for seed in range(4)]

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gve_ray.config import MediaConfig
 from gve_ray.demo.render import write_mp4
 from gve_ray.demo.scenes import draw_scene
 from gve_ray.embedder import EmbedderSettings, Embeddings
@@ -27,6 +26,7 @@ from gve_ray.media.signature import THRESHOLD
 from gve_ray.schema import ASSET_SCHEMA, Item
 from gve_ray.stage import StageCounts
 from gve_ray.store import Store
+from gve_ray.synthesis.config import MediaConfig
 from gve_ray.synthesis.ingest import IngestWorker
 
 SCENES = [draw_scene(seed, "corpus", long=False) for seed in range(2)]

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gve_ray.config import LimitsConfig, ModelConfig
+from gve_ray.config import ModelConfig
 from gve_ray.embedder import EmbedderSettings, Embeddings
 from gve_ray.indexing import embed
 from gve_ray.indexing.config import PicturesConfig, ReadingConfig, SegmentsConfig
 from gve_ray.indexing.embed import SegmentWorker, within_side
 from gve_ray.indexing.probe import ProbeWorker
 from gve_ray.indexing.segments import pending_segments
-from gve_ray.media import decode_jpeg
+from gve_ray.media import Limits, decode_jpeg
 from gve_ray.schema import Frames, Item
 from gve_ray.stage import Reject
 from tests.media.test_scenes import scenes_video
@@ -62,7 +62,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 def segment_worker() -> SegmentWorker:
     return SegmentWorker(
         ModelConfig(name="m", model="m"), SETTINGS, {}, PicturesConfig(strip_frames=3, strip=70),
-        LimitsConfig(), readers=2,
+        Limits(), readers=2,
     )  # fmt: skip
 
 

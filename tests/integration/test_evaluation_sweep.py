@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from gve_ray.config import MediaConfig
 from gve_ray.demo.render import write_mp4
 from gve_ray.demo.scenes import draw_scene
 from gve_ray.schema import ASSET_SCHEMA
 from gve_ray.store import Store
+from gve_ray.synthesis.config import MediaConfig
 from gve_ray.synthesis.ingest import IngestWorker
 
 PER_CLASS = 3

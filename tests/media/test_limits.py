@@ -3,7 +3,7 @@ import pytest
 from gve_ray.media import Limits, MediaError
 
 
-@pytest.mark.parametrize("name", ["max_bytes", "max_duration", "wall_clock_s", "memory_bytes", "min_frames"])
+@pytest.mark.parametrize("name", ["max_bytes", "max_duration", "wall_clock_s", "memory_bytes"])
 def test_limits_are_above_zero(name):
     with pytest.raises(ValueError, match=rf"{name}=0"):
         Limits(**{name: 0})

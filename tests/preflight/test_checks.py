@@ -8,7 +8,7 @@ import pytest
 
 from gve_ray.preflight import Needs, Report, Weights, Workers
 from gve_ray.preflight.checks import InputCheck, OutputCheck, WeightsCheck, nodes_for
-from gve_ray.preflight.doctor import _gpus, _job, _nodes, _token, _versions, _workers
+from gve_ray.preflight.doctor import _dashboard, _gpus, _job, _nodes, _token, _versions, _workers
 from gve_ray.preflight.needs import Input
 from gve_ray.preflight.nodes import Answers, Cluster, Node, Outcome
 from gve_ray.preflight.report import Finding, group_by_value, join_names, judge
@@ -31,7 +31,8 @@ def make_node(name: str, **resources: float) -> Node:
 
 
 def cluster(*nodes: Node) -> Cluster:
-    return Cluster(address="10.0.0.1:6379", nodes=nodes, dead=0)
+    free = {"CPU": 4.0 * len(nodes)}
+    return Cluster(address="10.0.0.1:6379", nodes=nodes, dead=0, dashboard="", free=free)
 
 
 def versions(driver: dict[str, str] | None = None, **changes: dict[str, str]) -> dict[str, Finding]:
@@ -140,6 +141,38 @@ def test_a_cluster_without_a_token(mode: str, address: str, state: str) -> None:
     assert state == "ok" or finding.value == f"RAY_AUTH_MODE token (the driver, a), {mode or 'not set'} (bb)"
 
 
+@pytest.mark.parametrize(
+    "size,state", [(None, "ok"), (4 * 2**30, "ok"), (2**26, "warning")], ids=["unknown", "large", "small"]
+)
+def test_shared_memory_that_is_too_small_for_the_object_store(size: int | None, state: str) -> None:
+    node = make_node("a", object_store_memory=2.0**31)
+    _, finding = _nodes(cluster(node), {"id-a": {"shm": Outcome(value=size)}})
+    assert finding.state == state
+    if state == "warning":
+        assert finding.problem.startswith("node a: /dev/shm has 0.1 GiB for an object store of 2.0 GiB")
+        assert "--shm-size=2.1g" in finding.fix
+
+
+@pytest.mark.parametrize(
+    "dashboard,listens,mode,state",
+    [
+        ("", None, "token", "ok"),
+        ("127.0.0.1:8265", ["127.0.0.1", "::1"], "", "ok"),
+        ("127.0.0.1:8265", ["0.0.0.0"], "token", "warning"),  # Ray shows 0.0.0.0 as the head's address
+        ("10.0.0.1:8265", None, "token", "warning"),  # the head did not answer
+        ("10.0.0.1:8265", ["10.0.0.1"], "", "missing"),
+    ],
+)
+def test_where_the_dashboard_listens(
+    dashboard: str, listens: list[str] | None, mode: str, state: str
+) -> None:
+    answer = {"auth": Outcome(value=mode)} | ({"dashboard": Outcome(value=listens)} if listens else {})
+    nodes = replace(cluster(make_node("a")), dashboard=dashboard)
+    finding = _dashboard(nodes, {"id-a": answer})
+    assert (finding.name, finding.state) == ("dashboard", state)
+    assert state == "ok" or "listens on " + (listens or ["10.0.0.1"])[0] in finding.problem
+
+
 # ---- the job
 
 
@@ -211,6 +244,24 @@ def test_a_pool_that_waits_for_the_autoscaler_is_a_warning() -> None:
     assert (finding.state, finding.value) == (
         "warning", "1 x (1 GPU), room for 0, waits for the autoscaler"
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "count,together,free,expected",
+    [
+        (2, False, 2.0, ""),  # each of the two pools fits in turn
+        (2, True, 2.0, "other jobs hold what this one needs (4 CPU): 2 CPU free"),
+        (3, False, 2.0, "other jobs hold what this one needs (3 CPU): 2 CPU free"),
+        (9, False, 2.0, ""),  # more than the cluster has, which is another finding
+    ],
+)
+def test_resources_that_other_jobs_hold(count: int, together: bool, free: float, expected: str) -> None:
+    pools = [Workers(option=name, count=count, demands={"CPU": 1.0}) for name in ("x", "y")]
+    nodes = replace(cluster(make_node("a")), free={"CPU": free})
+    findings = _workers(nodes, Needs(job="index", workers=pools, together=together))
+    held = [finding for finding in findings if finding.name == "free"]
+    assert [finding.problem for finding in held] == ([expected] if expected else [])
+    assert all(finding.state == "warning" for finding in held)
 
 
 # ---- the report

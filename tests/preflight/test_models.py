@@ -9,20 +9,20 @@ from gve_ray.config import ModelConfig
 from gve_ray.demo.tiny_vl import ADAPTER, MODEL
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.job import PreflightError
-from gve_ray.preflight import Embedder, Weights, check_model
+from gve_ray.preflight import Embedder, Weights
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(PreflightError, match=r"model='/no/such/model': no such folder"):
-        check_model("model", "/no/such/model", None)
+        Weights(option="model", name="/no/such/model").check()
     with pytest.raises(PreflightError, match=rf"model='{tmp_path}'.*has no config\.json"):
-        check_model("model", str(tmp_path), None)
+        Weights(option="model", name=str(tmp_path)).check()
     with pytest.raises(PreflightError, match=r"model.*package://no/such"):
-        check_model("model", "package://no/such", None)
+        Weights(option="model", name="package://no/such").check()
     (tmp_path / "config.json").write_text("{}")
-    check_model("model", str(tmp_path), None)
+    Weights(option="model", name=str(tmp_path)).check()
     with pytest.raises(PreflightError, match=r"has no adapter_config\.json"):
-        check_model("adapter", str(tmp_path), None, "adapter_config.json")
+        Weights(option="adapter", name=str(tmp_path), file="adapter_config.json").check()
 
 
 def test_a_hub_id_is_downloaded_before_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,7 @@ def test_a_hub_id_is_downloaded_before_the_job(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     with pytest.raises(PreflightError, match=r"'org/name' \(revision main\).*not in the cache\)"):
-        check_model("model", "org/name", None)
+        Weights(option="model", name="org/name").check()
     assert requests == [("org/name", "config.json", None)]
 
 

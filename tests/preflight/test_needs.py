@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from gve_ray.config import CaptionerConfig, SynthesisConfig
 from gve_ray.job import PreflightError
 from gve_ray.preflight import Needs, check_paths, check_request
 from gve_ray.registry import JOBS
+from gve_ray.synthesis.config import CaptionerConfig, SynthesisConfig
 
 
 def needs_of(job: str, *args: str) -> Needs:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from gve_ray.config import CaptionerConfig, EnrichConfig, ExtendConfig
 from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA
 from gve_ray.stage import REJECT_SCHEMA, BrokenWorker, Reject
 from gve_ray.store import AssetReader, Store
 from gve_ray.synthesis.annotate import Annotator, settle_parts
 from gve_ray.synthesis.captioner import Completion
+from gve_ray.synthesis.config import CaptionerConfig, EnrichConfig, ExtendConfig
 from tests.synthesis.scripted import CAPTIONS, CLIP_QUERY, IMAGE_QUERY, Scripted, asset_row, good
 
 BAD = Completion('{"query": "A dog."}', "stop")

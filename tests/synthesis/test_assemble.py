@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gve_ray.config import TABLE_7, AssembleConfig
 from gve_ray.schema import ANNOTATION_SCHEMA, PAIR_SCHEMA, AssetRef, Task
 from gve_ray.store import Store
 from gve_ray.synthesis.assemble import INSTRUCTIONS, assemble, candidates, caption_domain, pair_id, quotas
+from gve_ray.synthesis.config import TABLE_7, AssembleConfig
 
 STYLES = ("short", "rich", "abstract", "keywords", "partial")
 

@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gve_ray.config import MediaConfig, QualityConfig, StageResources, SynthesisResources
+from gve_ray.config import StageResources
 from gve_ray.demo.render import encode_mp4
 from gve_ray.stage import StageCounts
 from gve_ray.store import AssetReader, StoreError
 from gve_ray.synthesis import quality
 from gve_ray.synthesis.assets import build_assets, open_assets
+from gve_ray.synthesis.config import MediaConfig, QualityConfig, SynthesisResources
 from gve_ray.synthesis.ingest import ingest_fingerprint
 
 MEDIA = MediaConfig(max_pixels=56 * 56, min_pixels=4 * 28 * 28, clips=1, reference_frames=1)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from gve_ray.config import CaptionerConfig, EnrichConfig
 from gve_ray.stage import BrokenWorker
 from gve_ray.synthesis.captioner import Asker, Completion, sampling_seed
+from gve_ray.synthesis.config import CaptionerConfig, EnrichConfig
 from gve_ray.synthesis.enrich import caption_question, frame_questions
 from tests.synthesis.scripted import CAPTIONS, Scripted, asset_row, good
 

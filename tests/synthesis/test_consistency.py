@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 
 import gve_ray.embedder
-from gve_ray.config import ConsistencyConfig
 from gve_ray.media import encode_jpeg
 from gve_ray.schema import Item
 from gve_ray.store import Store
+from gve_ray.synthesis.config import ConsistencyConfig
 from gve_ray.synthesis.consistency import (
     CONSISTENCY_SCHEMA,
     ConsistencyWorker,

@@ -2,9 +2,9 @@
 
 from collections import Counter
 
-from gve_ray.config import CaptionerConfig, EnrichConfig
 from gve_ray.schema import TEXT_TYPE
 from gve_ray.synthesis.captioner import Asker
+from gve_ray.synthesis.config import CaptionerConfig, EnrichConfig
 from gve_ray.synthesis.enrich import caption_question, caption_texts, frame_questions
 from tests.synthesis.scripted import Scripted, asset_row
 

@@ -2,8 +2,8 @@
 
 import json
 
-from gve_ray.config import CaptionerConfig, ExtendConfig
 from gve_ray.synthesis.captioner import Asker, Completion
+from gve_ray.synthesis.config import CaptionerConfig, ExtendConfig
 from gve_ray.synthesis.extend import query_questions, query_texts
 from gve_ray.synthesis.prompts import RELATIONS, STRATEGIES
 from tests.synthesis.scripted import CAPTIONS, CLIP_QUERY, IMAGE_QUERY, Scripted, asset_row

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gve_ray.config import MediaConfig
 from gve_ray.demo.render import encode_mp4
 from gve_ray.media import VideoInfo, decode_jpeg, read_frames, uniform_indices
 from gve_ray.stage import Reject
+from gve_ray.synthesis.config import MediaConfig
 from gve_ray.synthesis.ingest import (
     INGEST_SCHEMA,
     IngestWorker,

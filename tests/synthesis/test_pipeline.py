@@ -15,12 +15,12 @@ import pyarrow.dataset as ds
 import pytest
 from PIL import Image
 
-from gve_ray.config import CaptionerConfig, ConsistencyConfig, QualityConfig, SynthesisConfig
 from gve_ray.job import run_job
 from gve_ray.schema import AssetRef
 from gve_ray.stage import Reject, StageCounts, StageError
 from gve_ray.store import AssetReader, Store
 from gve_ray.synthesis import pipeline
+from gve_ray.synthesis.config import CaptionerConfig, ConsistencyConfig, QualityConfig, SynthesisConfig
 from gve_ray.synthesis.ingest import INGEST_SCHEMA, ingest_fingerprint
 
 VIDEOS = ("v1", "v2", "v3", "v4", "v5")  # v4 is refused as static, v5 as broken

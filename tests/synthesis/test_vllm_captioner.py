@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gve_ray.config import CaptionerConfig
 from gve_ray.demo import tiny_vl
 from gve_ray.media.video_metadata import video_metadata
 from gve_ray.schema import Frames
+from gve_ray.synthesis.config import CaptionerConfig
 from gve_ray.synthesis.enrich import EnrichConfig, caption_question, frame_questions
 from gve_ray.synthesis.extend import ExtendConfig, query_questions
 from gve_ray.synthesis.prompts import load_prompt
@@ -138,7 +138,7 @@ def test_the_revision_of_a_folder_changes_with_its_weights(tmp_path: Path):
 IN_ENGINE = """
 import json, sys
 from concurrent.futures import Future
-from gve_ray.config import CaptionerConfig, EnrichConfig, ExtendConfig
+from gve_ray.synthesis.config import CaptionerConfig, EnrichConfig, ExtendConfig
 from gve_ray.synthesis.captioner import Sampling
 from gve_ray.synthesis.vllm_captioner import ModelError, VllmGenerator
 from gve_ray.synthesis.enrich import caption_question, frame_questions

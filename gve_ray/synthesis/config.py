@@ -1,0 +1,220 @@
+"""Configuration of a synthesis job. Defaults follow arXiv:2510.27571, section 3.1 and Table 7."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
+
+from gve_ray.config import (
+    EmbedderModel,
+    ModelReference,
+    StageResources,
+    VideoSettings,
+    check,
+    check_numbers,
+    expand_paths,
+    number,
+)
+from gve_ray.media import FACTOR, Limits
+
+# arXiv:2510.27571, Table 7: training pairs by task.
+TABLE_7 = {
+    "T2T": 100_000,
+    "T2I": 210_000,
+    "T2V": 879_000,
+    "TI2V": 89_000,
+    "TV2V": 35_000,
+    "I2V": 200_000,
+    "V2V": 36_000,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaConfig(VideoSettings):
+    """What is decoded once from each video, and from each of its clips, and stored in assets.lance."""
+
+    reference_frames: int = number(2, at_least=0)  # at other times than the uniformly sampled frames
+    clips: int = number(2, at_least=0)
+    clip_seconds: tuple[float, float] = (2.0, 10.0)
+    jpeg_quality: int = number(90, at_least=1, at_most=100)
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        self.check_video("media.", least_pixels=FACTOR * FACTOR)
+        check_numbers(self, "media")
+        shortest, longest = self.clip_seconds
+        check(
+            0 < shortest <= longest,
+            f"media.clip_seconds={[shortest, longest]}: give [shortest, longest] in seconds, e.g. [2, 10]",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsistencyConfig(EmbedderModel):
+    """The embedder of the cross-modal filter, and its threshold, given as a cosine or as a percentile.
+
+    Without a model there is no consistency filter.
+    """
+
+    engine: Literal["torch", "vllm"] = "torch"
+    # Pairs with a lower cosine are rejected, or this percentage of the captioned videos.
+    threshold: float | None = number(None, at_least=-1, at_most=1, hint="a cosine")
+    percentile: float | None = number(None, at_least=0, below=100)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model is None:
+            return
+        check(
+            (self.threshold is None) != (self.percentile is None),
+            f"quality.consistency.threshold={self.threshold}, percentile={self.percentile}: "
+            "give exactly one of them",
+        )
+        check_numbers(self, "quality.consistency")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityConfig:
+    """Stage 1 of V-SynFlow (arXiv:2510.27571, section 3.1): the filters and their thresholds.
+
+    motion_threshold: videos with a lower motion score are static. near_duplicate_threshold: videos
+    with closer signatures are duplicates; 0: only exact copies are.
+    """
+
+    rectify: bool = True
+    motion_threshold: float = number(0.07, at_least=0, hint="0 switches the filter off")
+    near_duplicate_threshold: float = number(0.1, at_least=0, hint="0 switches the filter off")
+    consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "quality")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionerConfig(ModelReference):
+    """The vision-language model that writes captions with vLLM: its name, loading and sampling."""
+
+    model: str = field()
+    tensor_parallel_size: int = number(1, at_least=1)
+    engine_args: dict[str, Any] = field(default_factory=dict)  # passed to vLLM's engine unchanged
+    max_attempts: int = number(4, at_least=1)  # per prompt, with a new seed each time
+    temperature: float = number(0.7, at_least=0, at_most=2)
+    # From the second attempt on, if `temperature` is lower.
+    retry_temperature: float = number(0.7, at_least=0, at_most=2)
+    top_p: float = number(0.9, above=0, at_most=1)
+    max_tokens: int = number(1024, at_least=1)  # per answer: five captions as JSON
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(bool(self.model), "captioner.model='': name a model folder or hub id")
+        check_numbers(self, "captioner")
+        for name in ("model", "revision", "tensor_parallel_size"):
+            check(name not in self.engine_args, f"captioner.engine_args.{name}: set captioner.{name} instead")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnrichConfig:
+    """Stage 2 of V-SynFlow: every video is captioned (prompt 1), and some reference frames (prompt 4)."""
+
+    frames: int = number(1, at_least=0)  # reference frames captioned per video
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "enrich")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtendConfig:
+    """Stage 3 of V-SynFlow: the share of videos that get a composed query (prompts 2 and 3)."""
+
+    image_share: float = number(1.0, at_least=0, at_most=1)  # Table 7 needs 89 : 879 of them
+    clip_share: float = number(1.0, at_least=0, at_most=1)  # Table 7 needs 35 : 879 of them
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "extend")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssembleConfig:
+    """How many pairs of each task are made (arXiv:2510.27571, Table 7).
+
+    scale: factor on the quotas; None: the largest that the corpus can fill. captions_per_video:
+    captions, of five, that make a T2V pair each; more extend a small corpus. long_seconds: rich
+    captions of videos this long are long-context pairs (domain LC).
+    """
+
+    quotas: dict[str, int] = field(default_factory=lambda: dict(TABLE_7))
+    scale: float | None = number(None, above=0)
+    captions_per_video: int = number(1, at_least=1, at_most=5, hint="with 4 or 5 there is no T2T pair")
+    long_seconds: float = number(30.0, above=0)
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.quotas) - set(TABLE_7))
+        check(not unknown, f"assemble.quotas={unknown}: unknown task; use {', '.join(TABLE_7)}")
+        for task, count in self.quotas.items():
+            check(count >= 0, f"assemble.quotas.{task}={count}: a number of pairs; use 0 for none")
+        check_numbers(self, "assemble")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisResources:
+    """Resources by stage."""
+
+    media: StageResources = field(default_factory=StageResources)
+    consistency: StageResources = field(default_factory=StageResources)
+    captioner: StageResources = field(default_factory=StageResources)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Sizes of the HTML report."""
+
+    samples: int = 24  # videos shown with their frames and captions
+    rejects: int = 24  # rejected videos shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisConfig:
+    """Make UVRD training pairs from raw videos with noisy captions (jobs/synthesize.py).
+
+    input: a manifest (gve_ray.inputs.table's forms, with uri, video_id?, caption?), a folder or a
+    glob. output: the run's folder: assets.lance, rejects.lance, annotations.lance, uvrd/, run.json,
+    report.html. work: the folder of decoded and scored videos, before filtering; None: output/work.
+    It may be the folder of an earlier run; with another threshold or a longer manifest, its videos
+    are not decoded again. commit_seconds: finished rows become visible at least this often.
+    """
+
+    job: ClassVar[str] = "synthesize"
+    input: str
+    output: str
+    captioner: CaptionerConfig
+    work: str | None = None
+    seed: int = 42
+    media: MediaConfig = field(default_factory=MediaConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    enrich: EnrichConfig = field(default_factory=EnrichConfig)
+    extend: ExtendConfig = field(default_factory=ExtendConfig)
+    assemble: AssembleConfig = field(default_factory=AssembleConfig)
+    resources: SynthesisResources = field(default_factory=SynthesisResources)
+    commit_seconds: float = number(30.0, above=0)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        expand_paths(self, "input", "output", "work")
+        check(bool(self.input), "input='': name a folder, a glob or a manifest of videos")
+        check(bool(self.output), "output='': name the folder that the run writes")
+        check_numbers(self)
+        engine_gpus, actor_gpus = self.captioner.tensor_parallel_size, self.resources.captioner.num_gpus
+        check(
+            actor_gpus in (0, engine_gpus) or (engine_gpus == 1 and actor_gpus < 1),
+            f"resources.captioner.num_gpus={actor_gpus:g}, captioner.tensor_parallel_size={engine_gpus}: "
+            f"an actor holds the GPUs its engine spans; set num_gpus to {engine_gpus}",
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """The part of the config that determines the content of the output, as plain values.
+
+        Paths of the output, resources and commit intervals are not part of it, so a run may resume
+        on a larger cluster.
+        """
+        parts = asdict(self)
+        for name in ("output", "work", "resources", "commit_seconds", "report"):
+            del parts[name]
+        return parts
