@@ -9,12 +9,12 @@ Refusals are MediaError with a `reason` from `Reason`.
 
 from gve_ray.media.budget import FACTOR, MAX_PIXELS, MIN_PIXELS, fit_pixels
 from gve_ray.media.decode import Decoded, Plan, decode, read_frames, read_image
-from gve_ray.media.jpeg import decode_jpeg, encode_jpeg
 from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.probe import VideoInfo
+from gve_ray.media.picture.jpeg import decode_jpeg, encode_jpeg
 from gve_ray.media.process import DecodePool, DecodeProcess
 from gve_ray.media.sampling import FrameRequest, uniform_indices
 from gve_ray.media.source import Source
+from gve_ray.media.video.probe import VideoInfo
 
 __all__ = [
     "FACTOR",

@@ -12,17 +12,18 @@ from dataclasses import dataclass, replace
 import av
 import numpy as np
 
-from gve_ray.media.animated_webp import animated_webp_frames, is_animated_webp, scan_animated_webp
 from gve_ray.media.budget import MAX_ASPECT, MAX_PIXELS, MIN_PIXELS, fit_pixels, resize
-from gve_ray.media.folder import scan_folder
 from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.open_video import media_error
-from gve_ray.media.picture import read_picture
-from gve_ray.media.probe import Scan, Timeline, VideoInfo, mean_fps, scan
-from gve_ray.media.repair import cut_leading_rubbish, has_broken_timestamps, remux, without_trailer
+from gve_ray.media.picture.animated_webp import animated_webp_frames, is_animated_webp, scan_animated_webp
+from gve_ray.media.picture.folder import scan_folder
+from gve_ray.media.picture.still import read_picture
 from gve_ray.media.sampling import FrameRequest
-from gve_ray.media.scenes import SceneCuts
-from gve_ray.media.sequential import (
+from gve_ray.media.source import Blob, Source, is_folder, open_source
+from gve_ray.media.video.open_video import media_error
+from gve_ray.media.video.probe import Scan, Timeline, VideoInfo, mean_fps, scan
+from gve_ray.media.video.repair import cut_leading_rubbish, has_broken_timestamps, remux, without_trailer
+from gve_ray.media.video.scenes import SceneCuts
+from gve_ray.media.video.sequential import (
     Deadline,
     Finish,
     check_doubtful_bytes,
@@ -30,8 +31,7 @@ from gve_ray.media.sequential import (
     observed_timeline,
     read_sequential,
 )
-from gve_ray.media.source import Blob, Source, is_folder, open_source
-from gve_ray.media.sparse import read_sparse
+from gve_ray.media.video.sparse import read_sparse
 from gve_ray.schema import Frames
 
 Plan = Sequence[FrameRequest] | Callable[[VideoInfo], Sequence[FrameRequest]]

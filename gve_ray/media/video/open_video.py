@@ -18,7 +18,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from gve_ray.media.container import (
+from gve_ray.media.container.framing import (
     is_fragmented,
     missing_bytes,
     structural_damage,

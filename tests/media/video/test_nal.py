@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from gve_ray.media.nal import inspect, length_size
+from gve_ray.media.video.nal import inspect, length_size
 
 SLICE = b"\x41\x9a\x24\x6c\x41\xff"  # H.264: a slice of a non-key picture
 IDR = b"\x65\x88\x84\x21"

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from gve_ray.media.container import missing_bytes
+from gve_ray.media.container.framing import missing_bytes
 from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.picture import rgb_on_white
-from gve_ray.media.probe import Timeline, VideoInfo
+from gve_ray.media.picture.still import rgb_on_white
 from gve_ray.media.source import Blob
+from gve_ray.media.video.probe import Timeline, VideoInfo
 
 _SHORTEST_MS, _DEFAULT_MS = 10, 100  # browsers show frames of 10 ms or less for 100 ms
 

@@ -15,12 +15,12 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from gve_ray.media.container import is_protected
+from gve_ray.media.container.framing import is_protected
 from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.nal import inspect, length_size
-from gve_ray.media.open_video import OpenVideo, media_error, open_video
-from gve_ray.media.orientation import Orientation
 from gve_ray.media.source import Blob
+from gve_ray.media.video.nal import inspect, length_size
+from gve_ray.media.video.open_video import OpenVideo, media_error, open_video
+from gve_ray.media.video.orientation import Orientation
 
 _OWN_TIMELINE = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "ogg"})
 _MAX_SPAN = 1e9  # seconds; beyond this a clock is no clock

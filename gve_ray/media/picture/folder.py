@@ -5,9 +5,9 @@ import hashlib
 import numpy as np
 
 from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.picture import picture_size
-from gve_ray.media.probe import Timeline, VideoInfo
+from gve_ray.media.picture.still import picture_size
 from gve_ray.media.source import Blob, Source, folder_blobs
+from gve_ray.media.video.probe import Timeline, VideoInfo
 
 FRAMES_PER_SECOND = 1.0  # the paper's frame folders are extracted at 1 FPS (section 5)
 

@@ -5,11 +5,11 @@ import struct
 
 import pytest
 
-from gve_ray.media.container import gif_end, iso_boxes, missing_bytes, why_not_opened
-from gve_ray.media.ebml import first_misfit
+from gve_ray.media.container.ebml import first_misfit
+from gve_ray.media.container.framing import gif_end, iso_boxes, missing_bytes, why_not_opened
+from gve_ray.media.container.transport import damage, layout
 from gve_ray.media.limits import MediaError
 from gve_ray.media.source import Blob
-from gve_ray.media.transport import damage, layout
 
 
 def blob(data: bytes) -> Blob:

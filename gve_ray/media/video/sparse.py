@@ -19,11 +19,11 @@ from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.open_video import OpenVideo, open_video
-from gve_ray.media.probe import Packets, Scan, Timeline
-from gve_ray.media.rgb import RgbConverter
-from gve_ray.media.sequential import Deadline, Finish, strict_frames
 from gve_ray.media.source import Blob
+from gve_ray.media.video.open_video import OpenVideo, open_video
+from gve_ray.media.video.probe import Packets, Scan, Timeline
+from gve_ray.media.video.rgb import RgbConverter
+from gve_ray.media.video.sequential import Deadline, Finish, strict_frames
 
 _INDEXED = frozenset({"mp4", "matroska"})
 _PREDICTED = frozenset({PictureType.P, PictureType.B, PictureType.S})

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from gve_ray.media import FrameRequest, Limits, decode, read_frames
-from gve_ray.media.probe import scan
-from gve_ray.media.sequential import Deadline
 from gve_ray.media.source import open_source
-from gve_ray.media.sparse import read_sparse
+from gve_ray.media.video.probe import scan
+from gve_ray.media.video.sequential import Deadline
+from gve_ray.media.video.sparse import read_sparse
 from tests.media.videos import read_number
 
 LIMITS = Limits()

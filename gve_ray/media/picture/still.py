@@ -28,9 +28,9 @@ from PIL import (
 )
 
 from gve_ray.media.budget import RESAMPLING
-from gve_ray.media.container import missing_bytes
-from gve_ray.media.exif import SIDEWAYS, TURNS, orientation, split_jpeg
+from gve_ray.media.container.framing import missing_bytes
 from gve_ray.media.limits import Limits, MediaError, Reason
+from gve_ray.media.picture.exif import SIDEWAYS, TURNS, orientation, split_jpeg
 from gve_ray.media.source import Blob
 
 Fit = Callable[[int, int], tuple[int, int]]  # (height, width) -> (height, width)

@@ -8,11 +8,11 @@ import io
 import av
 import numpy as np
 
-from gve_ray.media.container import gif_end
+from gve_ray.media.container.framing import gif_end
 from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.open_video import open_video
-from gve_ray.media.probe import Scan
 from gve_ray.media.source import Blob
+from gve_ray.media.video.open_video import open_video
+from gve_ray.media.video.probe import Scan
 
 _SEARCHED = 1 << 16  # bytes at the start in which a container's magic is looked for
 _GAP_SECONDS = 10.0  # a jump above this is a discontinuity, not a pause (FFmpeg's own threshold for TS)

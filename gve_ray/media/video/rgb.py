@@ -10,7 +10,7 @@ import av
 import numpy as np
 from av.video.frame import VideoFrame
 
-from gve_ray.media.orientation import Orientation
+from gve_ray.media.video.orientation import Orientation
 
 
 class RgbConverter:

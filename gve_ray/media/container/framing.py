@@ -7,8 +7,8 @@ states how long its parts are and where each sample lies.
 import struct
 from typing import BinaryIO
 
-from gve_ray.media import transport
-from gve_ray.media.ebml import first_misfit
+from gve_ray.media.container import transport
+from gve_ray.media.container.ebml import first_misfit
 from gve_ray.media.limits import Reason
 from gve_ray.media.source import Blob
 

@@ -19,11 +19,11 @@ from av.video.plane import VideoPlane
 from av.video.stream import VideoStream
 
 from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.open_video import OpenVideo, media_error, open_video
-from gve_ray.media.probe import Scan, Timeline
-from gve_ray.media.rgb import RgbConverter
-from gve_ray.media.scenes import SceneCuts
 from gve_ray.media.source import Blob
+from gve_ray.media.video.open_video import OpenVideo, media_error, open_video
+from gve_ray.media.video.probe import Scan, Timeline
+from gve_ray.media.video.rgb import RgbConverter
+from gve_ray.media.video.scenes import SceneCuts
 
 # Every coded picture of these is shown, so a packet without a frame is damage. Others have packets that
 # show nothing by design (VP8's alternate references, MPEG-4's "not coded" pictures).
