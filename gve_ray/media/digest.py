@@ -2,7 +2,7 @@
 
 import hashlib
 
-from gve_ray.media.source import file_facts, folder_blobs, is_folder, local_path, open_remote
+from gve_ray.media.source import file_facts, folder_blobs, is_folder, open_binary
 
 _CHUNK = 8 << 20  # bytes a request, of a file behind a URI
 UNREADABLE = "unreadable"  # the stamp of what is not there
@@ -19,21 +19,10 @@ def media_digest(path: str) -> str:
         if is_folder(path):
             parts = [blob.sha256() for blob in folder_blobs(path)]
             return hashlib.sha256("".join(parts).encode()).hexdigest()
-        local = local_path(path)
-        if local is None:
-            return _remote_digest(path)
-        with local.open("rb") as file:
+        with open_binary(path, _CHUNK) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except _NOT_READ:
         return hashlib.sha256(f"name\0{path}".encode()).hexdigest()
-
-
-def _remote_digest(uri: str) -> str:
-    digest = hashlib.sha256()
-    with open_remote(uri) as file:
-        while part := file.read(_CHUNK):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def media_stamp(path: str) -> str:

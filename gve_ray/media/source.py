@@ -9,8 +9,9 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from gve_ray.media.limits import Limits, MediaError, Reason
@@ -20,9 +21,11 @@ Source = str | Path | bytes
 
 _CHUNK = 1 << 20
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+_HEIC_SUFFIXES = {".heic", ".heif"} if find_spec("pillow_heif") else set()
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".avif"} | _HEIC_SUFFIXES)
 VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .flv .wmv .mpg .mpeg .mts .m2ts .ts .3gp .ogv .gif".split()
+    ".mp4 .m4v .mov .f4v .3gp .3g2 .mkv .webm .avi .flv .wmv .asf .mpg .mpeg .m2v .vob .ts .mts .m2ts "
+    ".ogv .ogm .mxf .gif".split()
 )
 
 
@@ -130,6 +133,13 @@ def file_facts(source: str) -> tuple[int, int]:
     if info.type.name == "NotFound":
         raise FileNotFoundError(source)
     return -1 if info.size is None else info.size, -1 if info.mtime_ns is None else info.mtime_ns
+
+
+def open_binary(source: str, buffer: int) -> io.BufferedReader:
+    """Open a local file or the one behind a URI. buffer: bytes per request. Raises as `open_remote`."""
+    path = local_path(source)
+    raw = cast(io.RawIOBase, open_remote(source)) if path is None else io.FileIO(path)
+    return io.BufferedReader(raw, buffer)
 
 
 def open_remote(uri: str) -> BinaryIO:

@@ -170,3 +170,9 @@ def test_where_there_is_nothing(source: str, says: str, tmp_path: Path) -> None:
     touch(tmp_path, "a.txt")
     with pytest.raises(PreflightError, match=says):
         find_videos(f"{tmp_path}/{source}")
+
+
+@pytest.mark.parametrize("suffix", "vob 3g2 asf f4v m2v mxf ogm MPG".split())
+def test_less_common_containers_are_videos(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"a.{suffix}").touch()
+    assert find_videos(str(tmp_path)) == [str(tmp_path / f"a.{suffix}")]

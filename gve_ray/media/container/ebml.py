@@ -4,16 +4,19 @@ FFmpeg's demuxer resynchronises after damage and leaves out what it cannot parse
 element sizes, which must tile their parents exactly, give the damage away.
 """
 
+import io
 from typing import BinaryIO
 
-_HEADER, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675
+_SEGMENT, _CLUSTER, _BLOCK_GROUP = 0x18538067, 0x1F43B675, 0xA0
+_SEGMENT_ID = _SEGMENT.to_bytes(4, "big")
+# Which element is looked into, by its parent; None is the file.
+_NESTED = {None: _SEGMENT, _SEGMENT: _CLUSTER, _CLUSTER: _BLOCK_GROUP, _BLOCK_GROUP: None}
 # RFC 9559: children of the segment; an element of one of these ends a cluster of unknown size.
-_TOP = frozenset(
+_IN_SEGMENT = frozenset(
     {0x114D9B74, 0x1549A966, 0x1654AE6B, _CLUSTER, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367}
 )
 # Timestamp, SimpleBlock, BlockGroup, PrevSize, Position, SilentTracks, EncryptedBlock, Void, CRC-32.
-_IN_CLUSTER = frozenset({0xE7, 0xA3, 0xA0, 0xAB, 0xA7, 0x5854, 0xAF, 0xEC, 0xBF})
-_BLOCK_GROUP = 0xA0
+_IN_CLUSTER = frozenset({0xE7, 0xA3, _BLOCK_GROUP, 0xAB, 0xA7, 0x5854, 0xAF, 0xEC, 0xBF})
 
 
 def first_misfit(file: BinaryIO, size: int) -> int | None:
@@ -22,51 +25,36 @@ def first_misfit(file: BinaryIO, size: int) -> int | None:
     Checks the segment's children, the clusters' and the block groups'. What follows a segment of known
     size is not looked at. Elements cut off by the end of the file are misfits too.
     """
-    at = 0
-    while at < size:
-        kind, start, end = _element(file, at, size)
-        if kind == _SEGMENT:
-            return _walk_segment(file, start, size if end is None else end)
-        if end is None or end > size:
-            return at
-        at = end
-    return at
+    return _walk(file, 0, size, None, open_ended=False)[0]
 
 
-def _walk_segment(file: BinaryIO, at: int, stop: int) -> int | None:
+def segment_end(head: bytes) -> int:
+    """End of the segment as the head of a file states it; 0 where it is unknown (a live recording)."""
+    at = head.find(_SEGMENT_ID)
+    end = _element(io.BytesIO(head), at, len(head))[2] if at >= 0 else None
+    return end or 0
+
+
+def _walk(
+    file: BinaryIO, at: int, stop: int, parent: int | None, *, open_ended: bool
+) -> tuple[int | None, int]:
+    """Return (the first misfit or None, where the parent ends).
+
+    open_ended: the parent's size is unknown, so it lasts until an element that cannot be its child.
+    """
     while at < stop:
         kind, start, end = _element(file, at, stop)
-        if kind == _CLUSTER:
-            misfit, end = _walk_cluster(file, start, stop if end is None else end, open_ended=end is None)
-            if misfit is not None:
-                return misfit
-        if kind == 0 or end is None or end > stop:
-            return at
-        at = end
-    return None
-
-
-def _walk_cluster(file: BinaryIO, at: int, stop: int, *, open_ended: bool) -> tuple[int | None, int]:
-    """(misfit or None, where the cluster ends)."""
-    while at < stop:
-        kind, start, end = _element(file, at, stop)
-        if open_ended and kind in _TOP:
+        if parent == _CLUSTER and open_ended and kind in _IN_SEGMENT:
             return None, at
-        if kind not in _IN_CLUSTER or end is None or end > stop:
+        fits = kind in _IN_CLUSTER if parent == _CLUSTER else kind != 0
+        if fits and kind == _NESTED[parent] and not (kind == _BLOCK_GROUP and (end is None or end > stop)):
+            misfit, end = _walk(file, start, stop if end is None else end, kind, open_ended=end is None)
+            if misfit is not None or kind == _SEGMENT:
+                return misfit, end
+        if not fits or end is None or end > stop:
             return at, at
-        if kind == _BLOCK_GROUP and (misfit := _walk_group(file, start, end)) is not None:
-            return misfit, at
         at = end
     return None, at
-
-
-def _walk_group(file: BinaryIO, at: int, stop: int) -> int | None:
-    while at < stop:
-        kind, _, end = _element(file, at, stop)
-        if kind == 0 or end is None or end > stop:
-            return at
-        at = end
-    return None
 
 
 def _element(file: BinaryIO, at: int, stop: int) -> tuple[int, int, int | None]:

@@ -8,7 +8,7 @@ import struct
 from typing import BinaryIO
 
 from gve_ray.media.container import transport
-from gve_ray.media.container.ebml import first_misfit
+from gve_ray.media.container.ebml import first_misfit, segment_end
 from gve_ray.media.limits import Reason
 from gve_ray.media.source import Blob
 
@@ -18,7 +18,6 @@ _ISO_BOXES = frozenset(
     b"ftyp styp moov moof mdat mfra sidx ssix free skip wide pnot uuid meta emsg prft pdin udta".split()
 )
 _EBML_MAGIC = b"\x1a\x45\xdf\xa3"
-_SEGMENT_ID = b"\x18\x53\x80\x67"
 _RIFF = b"RIFF"
 _ASF_MAGIC = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -37,7 +36,7 @@ def missing_bytes(blob: Blob, *, ignore: frozenset[bytes] = frozenset()) -> int:
             boxes = iso_boxes(file, blob.size)
             end = max((start + size for kind, start, size in boxes if kind not in ignore), default=0)
         elif head.startswith(_EBML_MAGIC):
-            end = _matroska_end(head)
+            end = segment_end(head)
         elif head.startswith(_RIFF):
             end = 8 + struct.unpack("<I", head[4:8])[0] if len(head) >= 8 else blob.size + 1
         elif head.startswith(_ASF_MAGIC):
@@ -158,23 +157,6 @@ def why_not_opened(blob: Blob) -> tuple[Reason, str]:
         Reason.NOT_A_VIDEO,
         "not a container that is read: MP4, QuickTime, Matroska, WebM, MPEG, AVI, FLV, ASF, Ogg, GIF ...",
     )
-
-
-def _matroska_end(head: bytes) -> int:
-    """End of the segment as stated in a Matroska or WebM head; 0 where it is unknown (a live recording)."""
-    at = head.find(_SEGMENT_ID)
-    if at < 0 or at + 12 > len(head):
-        return 0
-    first = head[at + 4]
-    if first == 0:
-        return 0
-    width = (
-        9 - first.bit_length()
-    )  # EBML variable-length integer: the number of leading zeros gives its length
-    value = int.from_bytes(head[at + 4 : at + 4 + width], "big") & ((1 << 7 * width) - 1)
-    if value == (1 << 7 * width) - 1:
-        return 0
-    return at + 4 + width + value
 
 
 def _stated(head: bytes, marker: bytes, offset: int, layout: str) -> float:

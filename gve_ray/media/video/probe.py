@@ -7,6 +7,7 @@ All seconds are on the file's own presentation clock, the one that a player show
 3 s after the sound starts at 3.0 (`VideoInfo.start`). `_clock_zero` says where that clock starts.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -107,19 +108,25 @@ class Packets:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scan:
-    """The facts that a file's packets give; only the first frame is decoded.
+    """A file and the facts that its packets give; only the first frame is decoded.
 
     timeline: None where timestamps are missing or repeat. zero: ticks at which the file's clock reads 0.
     reordered: the decoder puts pictures into another order than the packets'. protected: the container
     declares encryption, of all pictures or only some.
     """
 
+    blob: Blob
+    limits: Limits
     info: VideoInfo
     packets: Packets
     timeline: Timeline | None
     zero: int
     reordered: bool
     protected: bool
+
+    def open(self) -> AbstractContextManager[OpenVideo]:
+        """Open the file. Raises as `open_video`."""
+        return open_video(self.blob, self.limits)
 
 
 def scan(blob: Blob, limits: Limits, *, start: float | None = None) -> Scan:
@@ -162,6 +169,8 @@ def scan(blob: Blob, limits: Limits, *, start: float | None = None) -> Scan:
         mirrored=orientation.mirrored,
     )
     return Scan(
+        blob=blob,
+        limits=limits,
         info=info,
         packets=packets,
         timeline=timeline,

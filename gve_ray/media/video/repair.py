@@ -9,9 +9,8 @@ import av
 import numpy as np
 
 from gve_ray.media.container.framing import gif_end
-from gve_ray.media.limits import Limits, MediaError, Reason
+from gve_ray.media.limits import MediaError, Reason
 from gve_ray.media.source import Blob
-from gve_ray.media.video.open_video import open_video
 from gve_ray.media.video.probe import Scan
 
 _SEARCHED = 1 << 16  # bytes at the start in which a container's magic is looked for
@@ -60,15 +59,15 @@ def has_broken_timestamps(scan: Scan) -> bool:
     return bool(steps.min() < 0 or (scan.info.container == "mpegts" and steps.max() > _GAP_SECONDS))
 
 
-def remux(blob: Blob, scanned: Scan, limits: Limits) -> Blob:
+def remux(scanned: Scan) -> Blob:
     """Copy the best video stream's packets into Matroska with timestamps that ascend without jumps.
 
     A break in decoding times is closed by shifting all that follows so that it continues one frame later.
     Raises MediaError("corrupt") where the packets cannot be copied.
     """
-    out = io.BytesIO()
+    out, name = io.BytesIO(), scanned.blob.name
     try:
-        with open_video(blob, limits) as video:
+        with scanned.open() as video:
             stream = video.stream
             steps = np.diff(scanned.packets.dts)
             step = int(np.median(steps[steps > 0])) if np.any(steps > 0) else 1
@@ -87,6 +86,6 @@ def remux(blob: Blob, scanned: Scan, limits: Limits) -> Blob:
                     packet.stream = copy
                     target.mux(packet)
     except (av.error.FFmpegError, ValueError) as error:
-        raise MediaError(Reason.CORRUPT, f"{blob.name}: cannot be remuxed: {error}") from error
+        raise MediaError(Reason.CORRUPT, f"{name}: cannot be remuxed: {error}") from error
     data = out.getvalue()
-    return Blob(name=blob.name, size=len(data), data=data)
+    return Blob(name=name, size=len(data), data=data)

@@ -18,9 +18,8 @@ from av.video.frame import VideoFrame
 from av.video.plane import VideoPlane
 from av.video.stream import VideoStream
 
-from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.source import Blob
-from gve_ray.media.video.open_video import OpenVideo, media_error, open_video
+from gve_ray.media.limits import MediaError, Reason
+from gve_ray.media.video.open_video import OpenVideo, media_error
 from gve_ray.media.video.probe import Scan, Timeline
 from gve_ray.media.video.rgb import RgbConverter
 from gve_ray.media.video.scenes import SceneCuts
@@ -60,17 +59,15 @@ class Pass:
 
 
 def read_sequential(
-    blob: Blob,
     scan: Scan,
     timeline: Timeline | None,
-    wanted: set[int],
+    numbers: set[int],
     finish: Finish,
-    *,
-    limits: Limits,
     deadline: Deadline,
+    *,
     cuts: SceneCuts | None = None,
 ) -> Pass:
-    """Decode everything in order; keep `finish(rgb)` of the wanted frame numbers. cuts: shown every frame.
+    """Decode everything in order; keep `finish(rgb)` of the frames with these numbers. cuts: is shown every frame.
 
     A frame's number is its place in `timeline.pts`, or its place in output order where there is no
     timeline. Raises MediaError: corrupt, timeout, and those of `open_video`.
@@ -84,7 +81,7 @@ def read_sequential(
     frames: dict[int, np.ndarray] = {}
     pts: list[int | None] = []
     interlaced = False
-    with open_video(blob, limits) as video:
+    with scan.open() as video:
         for frame in strict_frames(video, video.packets()):
             deadline.check()
             if cuts is not None:
@@ -92,7 +89,7 @@ def read_sequential(
             number = len(pts) if number_of is None or frame.pts is None else number_of.get(frame.pts, -1)
             pts.append(frame.pts)
             interlaced |= frame.interlaced_frame
-            if number in wanted:
+            if number in numbers:
                 frames[number] = finish(convert(frame))
     return Pass(frames=frames, pts=pts, interlaced=interlaced)
 
@@ -116,7 +113,7 @@ def strict_frames(video: OpenVideo, packets: "Iterator[av.Packet[VideoStream]]")
         raise media_error(error, f"packet {n_packets}") from error
 
 
-def check_doubtful_bytes(blob: Blob, scan: Scan, *, limits: Limits, deadline: Deadline) -> None:
+def check_doubtful_bytes(scan: Scan, deadline: Deadline) -> None:
     """Raises MediaError("corrupt") if a picture depends on bytes that cannot belong to a coded picture.
 
     Decodes the file twice side by side, once as it is and once with those bytes replaced. A slice that ended
@@ -124,7 +121,7 @@ def check_doubtful_bytes(blob: Blob, scan: Scan, *, limits: Limits, deadline: De
     """
     doubtful = scan.packets.doubtful
     with ExitStack() as stack:
-        original, altered = (stack.enter_context(open_video(blob, limits)) for _ in range(2))
+        original, altered = (stack.enter_context(scan.open()) for _ in range(2))
         number = 0
         for left, right in zip(original.packets(), altered.packets(), strict=True):
             if left.size == 0 and left.dts is not None:

@@ -18,9 +18,8 @@ import numpy as np
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
-from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.source import Blob
-from gve_ray.media.video.open_video import OpenVideo, open_video
+from gve_ray.media.limits import MediaError, Reason
+from gve_ray.media.video.open_video import OpenVideo
 from gve_ray.media.video.probe import Packets, Scan, Timeline
 from gve_ray.media.video.rgb import RgbConverter
 from gve_ray.media.video.sequential import Deadline, Finish, strict_frames
@@ -30,16 +29,9 @@ _PREDICTED = frozenset({PictureType.P, PictureType.B, PictureType.S})
 
 
 def read_sparse(
-    blob: Blob,
-    scan: Scan,
-    timeline: Timeline,
-    wanted: set[int],
-    finish: Finish,
-    *,
-    limits: Limits,
-    deadline: Deadline,
+    scan: Scan, timeline: Timeline, numbers: set[int], finish: Finish, deadline: Deadline
 ) -> dict[int, np.ndarray] | None:
-    """number -> `finish(rgb)` of the wanted frames, without decoding what is not needed for them.
+    """number -> `finish(rgb)` of the requested frames, without decoding what is not needed for them.
 
     None where only a full pass can tell: a container without an index, or a seek, a frame or a timestamp
     that does not come out. Raises MediaError("timeout").
@@ -48,9 +40,9 @@ def read_sparse(
     if timeline.pts is None or not _can_seek(scan):
         return None
     convert = RgbConverter(scan.info.orientation)
-    number_of = {int(timeline.pts[i]): i for i in wanted}
+    number_of = {int(timeline.pts[i]): i for i in numbers}
     frames: dict[int, np.ndarray] = {}
-    with open_video(blob, limits) as video:
+    with scan.open() as video:
         for key, targets in _runs(scan.packets, sorted(number_of)).items():
             left = set(targets)
             try:

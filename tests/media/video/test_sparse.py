@@ -29,12 +29,9 @@ GROUPS = {
 
 def sparse(data: bytes, numbers: list[int]) -> dict[int, int] | None:
     """wanted frame number -> number painted into the picture that the sparse engine gives for it."""
-    blob = open_source(data, LIMITS)
-    scanned = scan(blob, LIMITS)
+    scanned = scan(open_source(data, LIMITS), LIMITS)
     assert scanned.timeline is not None
-    frames = read_sparse(
-        blob, scanned, scanned.timeline, set(numbers), lambda rgb: rgb, limits=LIMITS, deadline=Deadline(60.0)
-    )
+    frames = read_sparse(scanned, scanned.timeline, set(numbers), lambda rgb: rgb, Deadline(60.0))
     return None if frames is None else {i: read_number(pixels) for i, pixels in frames.items()}
 
 
