@@ -1,10 +1,10 @@
-"""A file, bytes, a folder of frames or a URI -> checked frames.
+"""Read videos and pictures from a file, bytes, a folder of frames or a URI as checked frames.
 
-    info + frames   decode(source, [FrameRequest(k=8)]) -> Decoded      one strict pass, damage refused
+    info + frames   decode(source, [FrameRequest(k=8)]) -> Decoded      one strict pass that refuses damage
     frames only     read_frames(source, k=8) -> Frames                  decodes only what it needs
-    in a child      DecodeProcess(limits).decode, .read_image(...)      may crash or hang without harm
+    in a child      DecodeProcess(limits).decode, .read_image(...)      may crash or hang
 
-Refusals are MediaError with a `reason` from `Reason`.
+A refused file raises MediaError, whose `reason` is a `Reason`.
 """
 
 from gve_ray.media.budget import FACTOR, MAX_PIXELS, MIN_PIXELS, fit_pixels

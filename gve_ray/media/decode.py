@@ -1,7 +1,7 @@
-"""Decode a file, bytes, a folder of frames or a URI to checked frames; the package's entry point.
+"""The entry points of the package: decode a file, bytes, a folder of frames or a URI to checked frames.
 
-`decode` with `strict=True` (the default, used at ingest) decodes the whole stream once: that one pass
-both proves the file sound and yields the sampled frames. `read_frames` (serving, evaluation) reads only
+`decode` with `strict=True` (the default, used at ingest) decodes the whole stream once: one pass both
+checks the file and yields the sampled frames. `read_frames` (serving, evaluation) reads only
 the frames it needs. Both give the same pixels.
 """
 
@@ -65,8 +65,10 @@ class _Job:
     scenes: float | None
 
     def finish(self, info: VideoInfo) -> Finish:
-        """The function that resizes this video's pictures to the pixel budget. Raises MediaError on a shape out
-        of bounds."""
+        """Return the function that resizes this video's pictures to the pixel budget.
+
+        Raises MediaError if one side is too long for the other.
+        """
         height, width = _fit(info.height, info.width, self.max_pixels, self.min_pixels)
         return lambda pixels: resize(pixels, height, width)
 
@@ -86,12 +88,12 @@ def decode(
     source: local path, pyarrow/fsspec URI, bytes, or a folder of frames. plan: requests, or a function of
     the probed facts that returns them. max_pixels, min_pixels: area of a returned frame (see `fit_pixels`).
     strict: decode every frame and refuse damage anywhere; without it only what the requested frames need is
-    decoded, and damage elsewhere goes unseen. Frames are RGB, as displayed (upright, square pixels,
+    decoded, and damage elsewhere is not noticed. Frames are RGB, as displayed (upright, square pixels,
     transparency on white), from the best video stream. All seconds are on the file's own clock (`VideoInfo`).
 
     scenes: find cuts whose score is above it (`scenes.SceneCuts`); needs the strict pass.
 
-    Raises MediaError with one of `Reason`; ValueError for a request that makes no sense for this video.
+    Raises MediaError with one of `Reason`; ValueError for a request that is invalid for this video.
     """
     if scenes is not None and not strict:
         raise ValueError("scenes: cuts are found by decoding everything; leave strict=True")
@@ -114,7 +116,7 @@ def decode(
             result, repaired = _decode_or_repair(blob, job)
     except MemoryError as error:
         raise MediaError(Reason.OUT_OF_MEMORY, f"{blob.name}: {error}") from error
-    except av.error.FFmpegError as error:  # no call of ours expected this one to fail
+    except av.error.FFmpegError as error:  # from a call that does not expect one
         raise media_error(error, blob.name) from error
     return Decoded(
         info=result.info,
@@ -136,10 +138,10 @@ def read_frames(
     min_pixels: int = MIN_PIXELS,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Frames:
-    """k uniform frames over the whole video or over [start, end] seconds of the file's clock, first and last
-    included.
+    """Read k uniform frames of the whole video, or of [start, end] seconds on the file's clock.
 
-    Reads only what it needs (`decode(..., strict=False)`). Fewer than k frames there: some repeat.
+    The first and last frame are included. Only what is needed is decoded (`decode(..., strict=False)`).
+    If there are fewer than k frames, some repeat.
     Raises MediaError; ValueError for k < 1 or start >= end.
     """
     request = FrameRequest(k=k, start=start, end=end)
@@ -155,9 +157,9 @@ def read_image(
     min_pixels: int = MIN_PIXELS,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Frames:
-    """A still picture as Frames with T = 1, fps 0 and duration 0; of an animation the first picture.
+    """Read a still picture as Frames with T = 1, fps 0 and duration 0; of an animation, the first picture.
 
-    Raises MediaError; ValueError for a budget that holds no patch.
+    Raises MediaError; ValueError for a budget smaller than one patch.
     """
     blob = open_source(source, limits)
     try:
@@ -333,7 +335,7 @@ def _decode_folder(source: Source, job: _Job) -> Decoded:
 
 
 def _fit(height: int, width: int, max_pixels: int, min_pixels: int) -> tuple[int, int]:
-    """`fit_pixels`; raises MediaError for a picture whose shape is out of bounds."""
+    """Call `fit_pixels`; raise MediaError for a picture that is too long and narrow."""
     try:
         return fit_pixels(height, width, max_pixels=max_pixels, min_pixels=min_pixels)
     except ValueError as error:

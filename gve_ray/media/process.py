@@ -32,7 +32,7 @@ _GRACE_SECONDS = 2.0  # the child checks its own clock between frames and report
 class DecodeProcess:
     """A child process that decodes. Use as a context manager, or call `close()`.
 
-    Not for sharing between threads: one call at a time.
+    It must not be shared between threads: only one call at a time is allowed.
     """
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -50,10 +50,10 @@ class DecodeProcess:
         strict: bool = True,
         scenes: float | None = None,
     ) -> Decoded:
-        """`gve_ray.media.decode` under this process's limits, in the child.
+        """Call `gve_ray.media.decode` in the child, under this object's limits.
 
-        A callable plan must be importable there: a module-level function, not a lambda and not one
-        defined in `__main__`. Raises what `decode` raises, plus MediaError "timeout", "crashed" and
+        A callable plan must be importable in the child: a module-level function, not a lambda and not
+        one defined in `__main__`. Raises what `decode` raises, plus MediaError "timeout", "crashed" and
         "out_of_memory".
         """
         _check_importable(plan)
@@ -65,13 +65,15 @@ class DecodeProcess:
     def read_image(
         self, source: Source, *, max_pixels: int = MAX_PIXELS, min_pixels: int = MIN_PIXELS
     ) -> Frames:
-        """`gve_ray.media.read_image` in the child, under the same limits. Raises what that raises, plus
-        MediaError "timeout", "crashed" and "out_of_memory"."""
+        """Call `gve_ray.media.read_image` in the child, under this object's limits.
+
+        Raises what that raises, plus MediaError "timeout", "crashed" and "out_of_memory".
+        """
         frames: Frames = self._call(read_image, source, max_pixels=max_pixels, min_pixels=min_pixels)
         return frames
 
     def _call(self, function: Callable[..., Any], source: Source, *arguments: Any, **settings: Any) -> Any:
-        """What `function(source, *arguments, limits=..., **settings)` returns or raises in the child."""
+        """Call `function(source, *arguments, limits=..., **settings)` in the child; return or raise the same."""
         request = pickle.dumps((function, source, arguments, settings))
         name = f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
         if self._child is None or self._child.poll() is not None:
@@ -171,14 +173,16 @@ def _cause_of_death(child: "subprocess.Popen[bytes]") -> str:
 
 
 class DecodePool:
-    """Decoding processes that threads take turns with. Each is started when it is first used.
+    """Decoding processes that threads share. Each is started when it is first used.
 
     with pool.lend() as process: process.decode(...)
     """
 
     def __init__(self, limits: Limits, processes: int) -> None:
         self._all = [DecodeProcess(limits) for _ in range(processes)]
-        self._idle: queue.LifoQueue[DecodeProcess] = queue.LifoQueue()  # one that has been started goes first
+        self._idle: queue.LifoQueue[DecodeProcess] = (
+            queue.LifoQueue()
+        )  # so that one that has been started is used first
         for process in self._all:
             self._idle.put(process)
 

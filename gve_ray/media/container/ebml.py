@@ -1,7 +1,7 @@
-"""Walk a Matroska or WebM file's elements to see whether they still fit together.
+"""Check whether the elements of a Matroska or WebM file fit together.
 
-FFmpeg's demuxer resynchronises after damage and leaves out what it cannot parse, without an error; the
-element sizes, which must tile their parents exactly, give the damage away.
+FFmpeg's demuxer resynchronises after damage and leaves out what it cannot parse, without an error. The
+sizes of the elements show the damage, since children must fill their parent exactly.
 """
 
 import io
@@ -20,16 +20,16 @@ _IN_CLUSTER = frozenset({0xE7, 0xA3, _BLOCK_GROUP, 0xAB, 0xA7, 0x5854, 0xAF, 0xE
 
 
 def first_misfit(file: BinaryIO, size: int) -> int | None:
-    """Byte position of the first element that does not fit its parent, or None where all do.
+    """Return the byte position of the first element that does not fit its parent; None if all fit.
 
-    Checks the segment's children, the clusters' and the block groups'. What follows a segment of known
-    size is not looked at. Elements cut off by the end of the file are misfits too.
+    The children of the segment, of its clusters and of their block groups are checked, but nothing after
+    the segment. An element that the end of the file cuts off does not fit either.
     """
     return _walk(file, 0, size, None, open_ended=False)[0]
 
 
 def segment_end(head: bytes) -> int:
-    """End of the segment as the head of a file states it; 0 where it is unknown (a live recording)."""
+    """Return where the segment ends according to the head of a file; 0 if unknown (a live recording)."""
     at = head.find(_SEGMENT_ID)
     end = _element(io.BytesIO(head), at, len(head))[2] if at >= 0 else None
     return end or 0
@@ -58,8 +58,10 @@ def _walk(
 
 
 def _element(file: BinaryIO, at: int, stop: int) -> tuple[int, int, int | None]:
-    """(id, start of content, end of content) of the element at `at`; id 0 where there is none, end None
-    where the size is unknown."""
+    """Return (id, start of content, end of content) of the element at `at`.
+
+    The id is 0 if there is no element, and the end is None if its size is unknown.
+    """
     file.seek(at)
     head = file.read(min(12, stop - at))
     id_width = 9 - head[0].bit_length() if head else 0

@@ -1,6 +1,6 @@
-"""Animated WebP as a video. FFmpeg reads only still WebP pictures; Pillow (libwebp) decodes the animation.
+"""Read an animated WebP file as a video. FFmpeg reads only still WebP pictures, so Pillow decodes it.
 
-The times come from the file's chunks, so they are known before any frame is decoded.
+The times come from the file's chunks, so they are available before any frame is decoded.
 """
 
 import io
@@ -19,15 +19,17 @@ _SHORTEST_MS, _DEFAULT_MS = 10, 100  # browsers show frames of 10 ms or less for
 
 
 def is_animated_webp(blob: Blob) -> bool:
-    """True for a WebP file whose header says that it is an animation."""
+    """Return whether this is a WebP file whose header declares an animation."""
     with blob.open() as file:
         head = file.read(21)
     return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) > 20 and head[20] & 2 != 0
 
 
 def scan_animated_webp(blob: Blob, limits: Limits) -> tuple[VideoInfo, Timeline]:
-    """Facts and timeline. Raises MediaError: truncated, corrupt, too_few_frames, too_many_frames, too_long,
-    too_many_pixels."""
+    """Return facts and timeline.
+
+    Raises MediaError: truncated, corrupt, too_few_frames, too_many_frames, too_long, too_many_pixels.
+    """
     if missing := missing_bytes(blob):
         raise MediaError(Reason.TRUNCATED, f"{missing} bytes short of what its container states")
     data = blob.read()
@@ -57,7 +59,7 @@ def scan_animated_webp(blob: Blob, limits: Limits) -> tuple[VideoInfo, Timeline]
 
 
 def animated_webp_frames(blob: Blob) -> Iterator[np.ndarray]:
-    """Every frame in order: uint8 [H, W, 3], transparency on white. Raises MediaError("corrupt")."""
+    """Yield every frame in order: uint8 [H, W, 3], composited on white. Raises MediaError("corrupt")."""
     number = 0
     try:
         with Image.open(io.BytesIO(blob.read()), formats=("WEBP",)) as picture:
@@ -69,7 +71,7 @@ def animated_webp_frames(blob: Blob) -> Iterator[np.ndarray]:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """(type, start of its content) of the chunks inside a WebP file. Raises MediaError("corrupt")."""
+    """Yield (type, start of its content) of each chunk in a WebP file. Raises MediaError("corrupt")."""
     at = 12
     while at + 8 <= len(data):
         kind = data[at : at + 4]
