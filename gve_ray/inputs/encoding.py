@@ -3,8 +3,9 @@
     for line in open_text("captions.csv.gz"):
         fault = bad_byte(line)     # "" or "byte 0xe9 after 'caf' is not UTF-8; ..."
 
-Bytes that are not UTF-8 do not stop the reading. They become surrogates, which `bad_byte` detects, so that their line
-can be reported and all others used. No other encoding is guessed, because a wrong guess would corrupt the text.
+Bytes that are not UTF-8 do not stop the reading. They become surrogates, which `bad_byte` detects,
+so that their line can be reported and all others used. No other encoding is guessed, because a
+wrong guess would corrupt the text.
 """
 
 import gzip
@@ -32,8 +33,8 @@ class NotTextError(ValueError):
 def open_text(source: str) -> TextIO:
     """Open a text file by path or URI and decompress it. Lines keep their line ends. The caller closes it.
 
-    Raises NotTextError, OSError if the file cannot be read, and ValueError or ImportError for a URI with an
-    unsupported scheme.
+    Raises NotTextError, OSError if the file cannot be read, and ValueError or ImportError for a URI
+    with an unsupported scheme.
     """
     stream = open_binary(source, _BUFFER)
     if stream.peek(2).startswith(_GZIP):

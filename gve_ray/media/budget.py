@@ -1,8 +1,9 @@
 """The pixel budget: Qwen2.5-VL's resize rule, and the resize itself.
 
-Resizing is Pillow's bicubic (Keys, a = -0.5), antialiased when it shrinks. The Hugging Face processor
-uses torchvision's antialiased bicubic, which has the same kernel; on uint8 the two differ by at most two
-grey levels. The resized frames satisfy the rule, so the model's processor does not resize them again.
+Resizing is Pillow's bicubic (Keys, a = -0.5), antialiased when it shrinks. The Hugging Face
+processor uses torchvision's antialiased bicubic, which has the same kernel; on uint8 the two differ
+by at most two grey levels. The resized frames satisfy the rule, so the model's processor does not
+resize them again.
 """
 
 import math
@@ -28,8 +29,8 @@ def fit_pixels(
     """Return (height, width) of a picture within the budget, by the rule of Qwen2-VL's smart_resize.
 
     Both sides are multiples of `factor`, the area lies within [min_pixels, max_pixels] where whole
-    multiples allow it, and the aspect ratio is kept as closely as those two permit. Raises ValueError for
-    an empty picture, a budget smaller than one patch, or an aspect ratio above 200.
+    multiples allow it, and the aspect ratio is kept as closely as those two permit. Raises
+    ValueError for an empty picture, a budget smaller than one patch, or an aspect ratio above 200.
     """
     if height < 1 or width < 1:
         raise ValueError(f"picture of {width}x{height} pixels; both sides must be at least 1")

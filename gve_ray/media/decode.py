@@ -1,7 +1,7 @@
 """The entry points of the package: decode a file, bytes, a folder of frames or a URI to checked frames.
 
-`decode` with `strict=True` (the default, used at ingest) decodes the whole stream once: one pass both
-checks the file and yields the sampled frames. `read_frames` (serving, evaluation) reads only
+`decode` with `strict=True` (the default, used at ingest) decodes the whole stream once: one pass
+both checks the file and yields the sampled frames. `read_frames` (serving, evaluation) reads only
 the frames it needs. Both give the same pixels.
 """
 
@@ -40,9 +40,9 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decoded:
-    """One checked video. content_hash: sha256 hex of the file's bytes, `size` of them. repaired: the frames
-    come from a remuxed copy. samples: one Frames for each request of the plan, in its order. cuts: seconds
-    on the file's clock at which a new scene begins, if they were requested."""
+    """One checked video. content_hash: sha256 hex of the file's bytes, `size` of them. repaired:
+    the frames come from a remuxed copy. samples: one Frames for each request of the plan, in its
+    order. cuts: seconds on the file's clock at which a new scene begins, if they were requested."""
 
     info: VideoInfo
     content_hash: str
@@ -85,11 +85,12 @@ def decode(
 ) -> Decoded:
     """Check one video and take all frames the plan asks for, in one decode.
 
-    source: local path, pyarrow/fsspec URI, bytes, or a folder of frames. plan: requests, or a function of
-    the probed facts that returns them. max_pixels, min_pixels: area of a returned frame (see `fit_pixels`).
-    strict: decode every frame and refuse damage anywhere; without it only what the requested frames need is
-    decoded, and damage elsewhere is not noticed. Frames are RGB, as displayed (upright, square pixels,
-    transparency on white), from the best video stream. All seconds are on the file's own clock (`VideoInfo`).
+    source: local path, pyarrow/fsspec URI, bytes, or a folder of frames. plan: requests, or a
+    function of the probed facts that returns them. max_pixels, min_pixels: area of a returned frame
+    (see `fit_pixels`). strict: decode every frame and refuse damage anywhere; without it only what
+    the requested frames need is decoded, and damage elsewhere is not noticed. Frames are RGB, as
+    displayed (upright, square pixels, transparency on white), from the best video stream. All
+    seconds are on the file's own clock (`VideoInfo`).
 
     scenes: find cuts whose score is above it (`scenes.SceneCuts`); needs the strict pass.
 
@@ -140,9 +141,9 @@ def read_frames(
 ) -> Frames:
     """Read k uniform frames of the whole video, or of [start, end] seconds on the file's clock.
 
-    The first and last frame are included. Only what is needed is decoded (`decode(..., strict=False)`).
-    If there are fewer than k frames, some repeat.
-    Raises MediaError; ValueError for k < 1 or start >= end.
+    The first and last frame are included. Only what is needed is decoded (`decode(...,
+    strict=False)`). If there are fewer than k frames, some repeat. Raises MediaError; ValueError
+    for k < 1 or start >= end.
     """
     request = FrameRequest(k=k, start=start, end=end)
     return decode(
@@ -278,8 +279,8 @@ def _decode_frames(scanned: Scan, job: _Job) -> _Result:
 def _decode_observed(scanned: Scan, job: _Job, finish: Finish) -> _Result:
     """Decode twice, for files whose packets and frames do not correspond one to one.
 
-    Such files have one field a packet, no timestamps, or pictures that are not shown. The first pass
-    learns the timeline from the decoder, the second takes the frames.
+    Such files have one field a packet, no timestamps, or pictures that are not shown. The first
+    pass learns the timeline from the decoder, the second takes the frames.
     """
     first = read_sequential(scanned, None, set(), finish, job.deadline)
     if len(first.pts) < job.limits.min_frames:

@@ -13,7 +13,8 @@ _NOT_READ = (OSError, ValueError, ImportError)
 def media_digest(path: str) -> str:
     """Return `Decoded.content_hash`: the sha256 (hex) of a file's bytes, or of a folder's pictures by name.
 
-    A file behind a URI is read completely. For a file that cannot be read, it is the digest of its name.
+    A file behind a URI is read completely. For a file that cannot be read, it is the digest of its
+    name.
     """
     try:
         if is_folder(path):

@@ -1,9 +1,9 @@
 """Decode in a child process that may crash, hang or run out of memory without harm to its parent.
 
 FFmpeg is written in C, and some files crash it. The child is started once, reused for every video,
-and replaced when it dies or exceeds its time. It is a plain subprocess (not a fork of a process that
-holds threads, a GPU or Ray's state), so it works inside Ray actors. Parent and child exchange pickles
-over a pipe that only they hold; a plan function is passed by its import path.
+and replaced when it dies or exceeds its time. It is a plain subprocess (not a fork of a process
+that holds threads, a GPU or Ray's state), so it works inside Ray actors. Parent and child exchange
+pickles over a pipe that only they hold; a plan function is passed by its import path.
 """
 
 import os
@@ -52,9 +52,9 @@ class DecodeProcess:
     ) -> Decoded:
         """Call `gve_ray.media.decode` in the child, under this object's limits.
 
-        A callable plan must be importable in the child: a module-level function, not a lambda and not
-        one defined in `__main__`. Raises what `decode` raises, plus MediaError "timeout", "crashed" and
-        "out_of_memory".
+        A callable plan must be importable in the child: a module-level function, not a lambda and
+        not one defined in `__main__`. Raises what `decode` raises, plus MediaError "timeout",
+        "crashed" and "out_of_memory".
         """
         _check_importable(plan)
         decoded: Decoded = self._call(
@@ -134,8 +134,8 @@ class DecodeProcess:
     def _exchange(self, message: bytes, seconds: float) -> bytes:
         """Send a message to the child and return the reply.
 
-        Raises TimeoutError after so many seconds, and EOFError with the cause if the child dies. If there
-        is no reply, the child is closed.
+        Raises TimeoutError after so many seconds, and EOFError with the cause if the child dies. If
+        there is no reply, the child is closed.
         """
         child, pipe = self._child, self._pipe
         assert child is not None
@@ -175,14 +175,14 @@ def _cause_of_death(child: "subprocess.Popen[bytes]") -> str:
 class DecodePool:
     """Decoding processes that threads share. Each is started when it is first used.
 
+    The process that was used last is lent first, so only as many are started as are needed at once.
+
     with pool.lend() as process: process.decode(...)
     """
 
     def __init__(self, limits: Limits, processes: int) -> None:
         self._all = [DecodeProcess(limits) for _ in range(processes)]
-        self._idle: queue.LifoQueue[DecodeProcess] = (
-            queue.LifoQueue()
-        )  # so that one that has been started is used first
+        self._idle: queue.LifoQueue[DecodeProcess] = queue.LifoQueue()  # last in, first out
         for process in self._all:
             self._idle.put(process)
 

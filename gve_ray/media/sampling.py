@@ -8,8 +8,8 @@ import numpy as np
 def uniform_indices(total: int, k: int) -> np.ndarray:
     """Return int64 [k]: frame numbers spread evenly over 0..total-1, first and last included.
 
-    They are round(linspace(0, total - 1, k)), with halves rounded to even. If there are fewer than k frames,
-    numbers repeat. k = 1 gives the first frame. Raises ValueError for total < 1 or k < 1.
+    They are round(linspace(0, total - 1, k)), with halves rounded to even. If there are fewer than
+    k frames, numbers repeat. k = 1 gives the first frame. Raises ValueError for total < 1 or k < 1.
     """
     if k < 1:
         raise ValueError(f"k={k} frames: ask for at least 1")
@@ -22,11 +22,11 @@ def uniform_indices(total: int, k: int) -> np.ndarray:
 class FrameRequest:
     """A request for frames of one video: k uniform ones over [start, end], or those shown at some moments.
 
-    `FrameRequest(k=8)` is the whole video. start and end are seconds on the file's clock (which shows
-    `VideoInfo.start` at the first frame); either may be None. A moment or span before the first frame gives
-    the first frame. A span shorter than one frame gives the frame shown at `start`; a span with fewer than
-    k frames repeats some. `FrameRequest(at=(1.0, 2.5))` gives one frame for each moment; a moment after the
-    end gives the last frame.
+    `FrameRequest(k=8)` is the whole video. start and end are seconds on the file's clock (which
+    shows `VideoInfo.start` at the first frame); either may be None. A moment or span before the
+    first frame gives the first frame. A span shorter than one frame gives the frame shown at
+    `start`; a span with fewer than k frames repeats some. `FrameRequest(at=(1.0, 2.5))` gives one
+    frame for each moment; a moment after the end gives the last frame.
     """
 
     k: int | None = None
@@ -52,8 +52,8 @@ class FrameRequest:
     def indices(self, seconds: np.ndarray) -> np.ndarray:
         """Return int64 [k]: the frame numbers of this request.
 
-        seconds: when each frame is shown, float64 [n] on the file's clock, ascending. Raises ValueError if
-        `start` is after the last frame.
+        seconds: when each frame is shown, float64 [n] on the file's clock, ascending. Raises
+        ValueError if `start` is after the last frame.
         """
         if self.at is not None:
             return np.array([on_screen(seconds, moment) for moment in self.at], dtype=np.int64)

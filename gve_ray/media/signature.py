@@ -1,11 +1,11 @@
 """Compute signatures of videos: small thumbnails of their frames, which copies of a video nearly share.
 
-A signature holds k uniform frames as 16x16 luma and two 8x8 colour differences, 384 bytes per frame. A
-64-bit perceptual hash is not enough: scenes that share a background and differ in one small object have
-equal hashes, while here the object changes a few cells a lot. So two videos are copies if their lengths
-agree and in every frame even the cells that differ most differ little. A cell's difference is its distance
-from the range of the nine cells around its position in the other video, because a copy at another frame
-rate shows a moving object a few pixels further on.
+A signature holds k uniform frames as 16x16 luma and two 8x8 colour differences, 384 bytes per
+frame. A 64-bit perceptual hash is not enough: scenes that share a background and differ in one
+small object have equal hashes, while here the object changes a few cells a lot. So two videos are
+copies if their lengths agree and in every frame even the cells that differ most differ little. A
+cell's difference is its distance from the range of the nine cells around its position in the other
+video, because a copy at another frame rate shows a moving object a few pixels further on.
 
 `points` and `may_be_near` find candidates quickly; the whole signature always decides.
 """

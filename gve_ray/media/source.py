@@ -1,7 +1,7 @@
 """Read bytes from a local path, any pyarrow or fsspec URI, or a folder of frames.
 
-A URI of a remote file system is a folder of frames if it ends in a slash, so no request is needed to
-find out.
+A URI of a remote file system is a folder of frames if it ends in a slash, so no request is needed
+to find out.
 """
 
 import hashlib
@@ -100,8 +100,8 @@ def _remote_blobs(uri: str) -> Iterator[Blob]:
 def open_source(source: Source, limits: Limits) -> Blob:
     """Return the bytes of one file, at most `limits.max_bytes`. A local file is not copied.
 
-    Raises MediaError: unreadable, empty, too_large. Raises ValueError for an asset reference, which only
-    a store can resolve.
+    Raises MediaError: unreadable, empty, too_large. Raises ValueError for an asset reference, which
+    only a store can resolve.
     """
     if isinstance(source, bytes):
         limits.check_bytes(len(source))

@@ -1,4 +1,4 @@
-"""Folders as people's disks have them: what exists is no pattern, and nothing is searched twice or lost in silence."""
+"""Folders with odd names, links and unreadable entries: what exists is not a glob, and nothing is lost silently."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ def touch(root: Path, *names: str) -> Path:
     return root
 
 
-def found(source: str, root: Path) -> list[str]:
+def videos_in(source: str, root: Path) -> list[str]:
     return [os.path.relpath(uri, root) for uri in find_videos(source)]
 
 
@@ -53,9 +53,9 @@ def odd(tmp_path: Path) -> Path:
 def test_what_exists_is_no_glob(
     source: str, names: list[str], odd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert found(f"{odd}/{source}", odd) == names
+    assert videos_in(f"{odd}/{source}", odd) == names
     monkeypatch.chdir(odd)
-    assert found(source, odd) == names
+    assert videos_in(source, odd) == names
 
 
 def test_what_exists_behind_a_uri_is_no_glob(odd: Path) -> None:
@@ -83,10 +83,15 @@ def test_links_are_followed_and_each_folder_is_searched_once(tmp_path: Path) -> 
         ("in/copy.mp4", "a/x.mp4"),
     ):
         (tmp_path / place).symlink_to(to)
-    assert found(f"{tmp_path}/in", tmp_path / "in") == ["a/x.mp4", "b/y.mp4", "copy.mp4", "other/z.mp4"]
-    assert found(f"{tmp_path}/in/**", tmp_path / "in") == ["a/x.mp4", "b/y.mp4", "copy.mp4", "other/z.mp4"]
-    assert found(f"{tmp_path}/in/0*/*.mp4", tmp_path / "in") == ["0first/x.mp4"]  # as a shell finds it
-    assert found(f"{tmp_path}/in/0first", tmp_path / "in/0first")[0] == "to-b/y.mp4"
+    assert videos_in(f"{tmp_path}/in", tmp_path / "in") == ["a/x.mp4", "b/y.mp4", "copy.mp4", "other/z.mp4"]
+    assert videos_in(f"{tmp_path}/in/**", tmp_path / "in") == [
+        "a/x.mp4",
+        "b/y.mp4",
+        "copy.mp4",
+        "other/z.mp4",
+    ]
+    assert videos_in(f"{tmp_path}/in/0*/*.mp4", tmp_path / "in") == ["0first/x.mp4"]  # as a shell finds it
+    assert videos_in(f"{tmp_path}/in/0first", tmp_path / "in/0first")[0] == "to-b/y.mp4"
 
 
 def test_a_name_that_is_not_utf8_is_used(tmp_path: Path) -> None:
@@ -125,7 +130,7 @@ def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     (tmp_path / "gone.txt").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe.mp4")
     with caplog.at_level(logging.WARNING):
-        assert found(str(tmp_path), tmp_path) == ["a.mp4"]
+        assert videos_in(str(tmp_path), tmp_path) == ["a.mp4"]
     (record,) = caplog.records
     assert record.getMessage() == (
         f"input={str(tmp_path)!r}: 1 videos; left out: not a video's ending: 9 .srt ('0.srt', '1.srt', '2.srt', ...), "

@@ -1,7 +1,7 @@
 """Check whether the elements of a Matroska or WebM file fit together.
 
-FFmpeg's demuxer resynchronises after damage and leaves out what it cannot parse, without an error. The
-sizes of the elements show the damage, since children must fill their parent exactly.
+FFmpeg's demuxer resynchronises after damage and leaves out what it cannot parse, without an error.
+The sizes of the elements show the damage, since children must fill their parent exactly.
 """
 
 import io
@@ -15,15 +15,16 @@ _NESTED = {None: _SEGMENT, _SEGMENT: _CLUSTER, _CLUSTER: _BLOCK_GROUP, _BLOCK_GR
 _IN_SEGMENT = frozenset(
     {0x114D9B74, 0x1549A966, 0x1654AE6B, _CLUSTER, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367}
 )
-# Timestamp, SimpleBlock, BlockGroup, PrevSize, Position, SilentTracks, EncryptedBlock, Void, CRC-32.
+# Timestamp, SimpleBlock, BlockGroup, PrevSize, Position, SilentTracks, EncryptedBlock, Void,
+# CRC-32.
 _IN_CLUSTER = frozenset({0xE7, 0xA3, _BLOCK_GROUP, 0xAB, 0xA7, 0x5854, 0xAF, 0xEC, 0xBF})
 
 
 def first_misfit(file: BinaryIO, size: int) -> int | None:
     """Return the byte position of the first element that does not fit its parent; None if all fit.
 
-    The children of the segment, of its clusters and of their block groups are checked, but nothing after
-    the segment. An element that the end of the file cuts off does not fit either.
+    The children of the segment, of its clusters and of their block groups are checked, but nothing
+    after the segment. An element that the end of the file cuts off does not fit either.
     """
     return _walk(file, 0, size, None, open_ended=False)[0]
 

@@ -1,7 +1,7 @@
 """Check from a container's bytes, without a decoder, whether a file is complete.
 
-Decoders decode what is left of a truncated file, without an error. But the container states how long its
-parts are and where each sample lies.
+Decoders decode what is left of a truncated file, without an error. But the container states how
+long its parts are and where each sample lies.
 """
 
 import struct
@@ -12,8 +12,8 @@ from gve_ray.media.container.ebml import first_misfit, segment_end
 from gve_ray.media.limits import Reason
 from gve_ray.media.source import Blob
 
-# Top-level boxes of ISO base media files (ISO/IEC 14496-12) and QuickTime. Anything else after the last
-# known box is garbage, and its length says nothing about missing bytes.
+# Top-level boxes of ISO base media files (ISO/IEC 14496-12) and QuickTime. Anything else after the
+# last known box is garbage, and its length says nothing about missing bytes.
 _ISO_BOXES = frozenset(
     b"ftyp styp moov moof mdat mfra sidx ssix free skip wide pnot uuid meta emsg prft pdin udta".split()
 )
@@ -26,8 +26,9 @@ _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 def missing_bytes(blob: Blob, *, ignore: frozenset[bytes] = frozenset()) -> int:
     """Return how many bytes of the container lie beyond the end of the file; 0 if none or unknown.
 
-    Only the top level counts: ISO boxes (except the kinds in `ignore`), the Matroska segment, the RIFF
-    chunk, whole packets of a transport stream, the sizes in the headers of ASF and FLV, GIF's blocks.
+    Only the top level counts: ISO boxes (except the kinds in `ignore`), the Matroska segment, the
+    RIFF chunk, whole packets of a transport stream, the sizes in the headers of ASF and FLV, GIF's
+    blocks.
     """
     with blob.open() as file:
         head = file.read(4096)
@@ -96,8 +97,8 @@ def is_protected(blob: Blob) -> bool:
 def gif_end(file: BinaryIO) -> tuple[int, bool]:
     """Return (byte position at which the last block of a GIF ends, whether its trailer was there).
 
-    The position lies beyond the end of the file if that block is truncated. A missing trailer does no
-    harm: browsers show all pictures. See the GIF89a specification, section "The Grammar".
+    The position lies beyond the end of the file if that block is truncated. A missing trailer does
+    no harm: browsers show all pictures. See the GIF89a specification, section "The Grammar".
     """
     data = file.read() if file.seek(0) == 0 else b""
     at = 13 + _colour_table(data[10:11])

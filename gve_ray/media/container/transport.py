@@ -1,6 +1,7 @@
 """Find damage and loss in the packet headers of an MPEG transport stream (ISO/IEC 13818-1, 2.4.3).
 
-FFmpeg skips packets without a sync byte and joins the others, often without an error from the decoder.
+FFmpeg skips packets without a sync byte and joins the others, often without an error from the
+decoder.
 """
 
 import numpy as np
@@ -24,8 +25,9 @@ def layout(head: bytes) -> tuple[int, int] | None:
 def damage(blob: Blob, size: int, sync: int) -> str:
     """Describe the damage to the packets, or return "". Raises MediaError("encrypted") if one is scrambled.
 
-    A packet without its sync byte or with its error bit set is damage. A jump of a continuity counter is
-    lost data, except where a new unit starts: two undamaged recordings were joined there.
+    A packet without its sync byte or with its error bit set is damage. A jump of a continuity
+    counter is lost data, except where a new unit starts: two undamaged recordings were joined
+    there.
     """
     raw: np.ndarray
     raw = np.memmap(blob.path, np.uint8, "r") if blob.path else np.frombuffer(blob.read(), np.uint8)

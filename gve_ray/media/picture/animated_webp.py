@@ -28,7 +28,8 @@ def is_animated_webp(blob: Blob) -> bool:
 def scan_animated_webp(blob: Blob, limits: Limits) -> tuple[VideoInfo, Timeline]:
     """Return facts and timeline.
 
-    Raises MediaError: truncated, corrupt, too_few_frames, too_many_frames, too_long, too_many_pixels.
+    Raises MediaError: truncated, corrupt, too_few_frames, too_many_frames, too_long,
+    too_many_pixels.
     """
     if missing := missing_bytes(blob):
         raise MediaError(Reason.TRUNCATED, f"{missing} bytes short of what its container states")

@@ -31,8 +31,9 @@ _SOS, _APP0, _APP1, _APP14, _APP15, _COMMENT = 0xDA, 0xE0, 0xE1, 0xEE, 0xEF, 0xF
 def orientation(exif: bytes) -> int:
     """Return the orientation in an EXIF block, with or without the leading "Exif": 1 to 8.
 
-    It is AS_STORED if the tag is missing or is not one 16-bit number from 1 to 8, as in browsers. Other
-    tags are not read, so damage to them does no harm. XMP, which may have an orientation too, is not read.
+    It is AS_STORED if the tag is missing or is not one 16-bit number from 1 to 8, as in browsers.
+    Other tags are not read, so damage to them does no harm. XMP, which may have an orientation too,
+    is not read.
     """
     tiff = exif.removeprefix(_EXIF)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
@@ -52,8 +53,9 @@ def orientation(exif: bytes) -> int:
 def split_jpeg(data: bytes) -> tuple[bytes, bytes]:
     """Return (the JPEG without its metadata, its first EXIF block or b"").
 
-    The metadata are the comments and all APPn segments except those of JFIF and Adobe, which define the
-    colours. The data from the first byte that does not belong to a complete segment is kept unchanged.
+    The metadata are the comments and all APPn segments except those of JFIF and Adobe, which define
+    the colours. The data from the first byte that does not belong to a complete segment is kept
+    unchanged.
     """
     kept, exif, at = [data[:2]], b"", 2
     while data[at : at + 1] == b"\xff" and at + 4 <= len(data):

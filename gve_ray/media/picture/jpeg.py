@@ -11,8 +11,8 @@ from gve_ray.media.limits import MediaError, Reason
 def encode_jpeg(pixels: np.ndarray, quality: int = 90) -> bytes:
     """Encode uint8 [H, W, 3] RGB.
 
-    Chroma keeps its full resolution (4:4:4): frames within the pixel budget are small, and halved chroma
-    would blur coloured details of a few pixels.
+    Chroma keeps its full resolution (4:4:4): frames within the pixel budget are small, and halved
+    chroma would blur coloured details of a few pixels.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"pixels: {pixels.dtype} {pixels.shape}; a picture is uint8 [H, W, 3]")

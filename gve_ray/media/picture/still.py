@@ -2,13 +2,13 @@
 
     pixels = read_picture(blob, limits, fit)   # fit: (height, width) of the picture -> those of `pixels`
 
-A JPEG is decoded at a half, a quarter or an eighth of its size if that is at least twice the requested
-size: a photo of 200 megapixels takes 15 MB and 0.8 s, while decoding all of it takes 800 MB. Other formats
-are decoded at their full size.
+A JPEG is decoded at a half, a quarter or an eighth of its size if that is at least twice the
+requested size: a photo of 200 megapixels takes 15 MB and 0.8 s, while decoding all of it takes 800
+MB. Other formats are decoded at their full size.
 
-Only the orientation is read from the metadata. Colour profiles are not applied, since the processors that
-the models were trained with do not apply them either. Strong colours of a phone's Display P3 therefore
-become a little paler.
+Only the orientation is read from the metadata. Colour profiles are not applied, since the
+processors that the models were trained with do not apply them either. Strong colours of a phone's
+Display P3 therefore become a little paler.
 """
 
 import io
@@ -38,8 +38,9 @@ from gve_ray.media.source import Blob
 Fit = Callable[[int, int], tuple[int, int]]  # (height, width) -> (height, width)
 _Box = tuple[float, float, float, float]
 
-# The formats of browsers and cameras. Pillow reads dozens of others, one of which (EPS) runs a program.
-# Image.open is not used, because it has its own pixel limit and reads the metadata of all pictures of an MPO.
+# The formats of browsers and cameras. Pillow reads dozens of others, one of which (EPS) runs a
+# program. Image.open is not used, because it has its own pixel limit and reads the metadata of all
+# pictures of an MPO.
 _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
@@ -82,10 +83,10 @@ class _Stored:
 def read_picture(blob: Blob, limits: Limits, fit: Fit) -> np.ndarray:
     """Return uint8 [h, w, 3] RGB, upright, composited on white, resized by antialiased bicubic.
 
-    The file is JPEG, PNG, WebP, GIF, BMP, AVIF or, with pillow-heif, HEIC. If it has several pictures
-    (animation, MPO), the first is read. fit: returns (h, w) for the (height, width) of the upright picture;
-    its exceptions are passed on. Raises MediaError: not_a_picture, unsupported_codec, truncated, corrupt;
-    too_many_pixels before any pixel is decoded.
+    The file is JPEG, PNG, WebP, GIF, BMP, AVIF or, with pillow-heif, HEIC. If it has several
+    pictures (animation, MPO), the first is read. fit: returns (h, w) for the (height, width) of the
+    upright picture; its exceptions are passed on. Raises MediaError: not_a_picture,
+    unsupported_codec, truncated, corrupt; too_many_pixels before any pixel is decoded.
     """
     with _media_errors(blob):
         stored = _open(blob, limits)
@@ -161,7 +162,8 @@ def _decode(stored: _Stored, size: tuple[int, int], limits: Limits) -> tuple[Ima
         picture.load()
         return picture, None
     width, height = picture.size
-    # Twice the size is enough for the resize. A picture above the limit is never decoded at full size.
+    # Twice the size is enough for the resize. A picture above the limit is never decoded at full
+    # size.
     most = 2 if width * height > limits.max_side_pixels else 1
     draft_size = (min(2 * size[0], width // most), min(2 * size[1], height // most))
     try:

@@ -1,10 +1,10 @@
 """Find bytes in length-prefixed NAL units (H.264, H.265 in MP4 and Matroska) that no picture can hold.
 
 Inside a NAL unit the bytes 00 00 00, 00 00 01 and 00 00 02 cannot occur (H.264 section 7.4.1, H.265
-section 7.4.2): encoders insert 03 to prevent them. Where they do occur, the unit has ended, and what
-follows is padding, another unit in byte-stream form, or a gap that an interrupted download left. Many
-cameras and editors write the first two, so such bytes alone are no reason to refuse a file;
-`sequential.check_doubtful_bytes` finds out whether the decoder needs them.
+section 7.4.2): encoders insert 03 to prevent them. Where they do occur, the unit has ended, and
+what follows is padding, another unit in byte-stream form, or a gap that an interrupted download
+left. Many cameras and editors write the first two, so such bytes alone are no reason to refuse a
+file; `sequential.check_doubtful_bytes` finds out whether the decoder needs them.
 """
 
 from collections.abc import Iterator
@@ -26,10 +26,11 @@ def length_size(codec: str, extradata: bytes | None) -> int:
 def inspect(packet: bytes, codec: str, size: int) -> tuple[bool, list[slice]]:
     """Return (whether a packet can hold a picture, ranges of doubtful bytes).
 
-    size: bytes of a length field. A packet that has only parameter sets, messages or an end of sequence
-    holds no picture. Doubtful bytes are in a slice of a picture, after its end according to the syntax,
-    except up to 64 zeros at the end of a unit and units in byte-stream form (a start code and a valid
-    header). Bytes outside slices do not count, since the decoder does not need them.
+    size: bytes of a length field. A packet that has only parameter sets, messages or an end of
+    sequence holds no picture. Doubtful bytes are in a slice of a picture, after its end according
+    to the syntax, except up to 64 zeros at the end of a unit and units in byte-stream form (a start
+    code and a valid header). Bytes outside slices do not count, since the decoder does not need
+    them.
     """
     ranges: list[slice] = []
     has_slice = False
@@ -47,8 +48,8 @@ def inspect(packet: bytes, codec: str, size: int) -> tuple[bool, list[slice]]:
 
 
 def _units(packet: bytes, codec: str, start: int, end: int) -> Iterator[tuple[int, slice | None]]:
-    """Yield (header, doubtful bytes after it) of the unit in [start, end), and of the units in byte-stream
-    form that follow it there."""
+    """Yield (header, doubtful bytes after it) of the unit in [start, end), and of the units in
+    byte-stream form that follow it there."""
     while start < end:
         stop = _forbidden(packet, start, end)
         following = _next_unit(packet, codec, stop, end)

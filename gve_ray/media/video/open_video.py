@@ -27,8 +27,8 @@ from gve_ray.media.container.framing import (
 from gve_ray.media.limits import Limits, MediaError, Reason
 from gve_ray.media.source import Blob
 
-# Containers of self-contained video. Playlists (HLS, DASH, concat) would make FFmpeg open other files,
-# and FFmpeg reads text as ANSI art ("tty") and any JPEG as a one-frame video.
+# Containers of self-contained video. Playlists (HLS, DASH, concat) would make FFmpeg open other
+# files, and FFmpeg reads text as ANSI art ("tty") and any JPEG as a one-frame video.
 _DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,live_flv,asf,ogg,mxf,nut,gif,apng,ivf,rm,dv,wtv"
 _UNSUPPORTED = (
     av.error.DecoderNotFoundError,
@@ -36,7 +36,8 @@ _UNSUPPORTED = (
     av.error.NotImplementedError,
     av.error.PatchWelcomeError,
 )
-# FFmpeg's VP8 and VP9 decoders ignore the second picture, which holds the transparency; libvpx reads it.
+# FFmpeg's VP8 and VP9 decoders ignore the second picture, which holds the transparency; libvpx
+# reads it.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
@@ -69,8 +70,8 @@ class OpenVideo:
 def open_video(blob: Blob, limits: Limits, *, examine: bool = False) -> Iterator[OpenVideo]:
     """Open a file. examine: check first whether the container is complete.
 
-    Raises MediaError: not_a_video, truncated, corrupt, no_video_stream, unsupported_codec, encrypted,
-    too_many_pixels.
+    Raises MediaError: not_a_video, truncated, corrupt, no_video_stream, unsupported_codec,
+    encrypted, too_many_pixels.
     """
     target = f"file:{blob.path.absolute()}" if blob.path is not None else io.BytesIO(blob.read())
     options = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"}
@@ -110,10 +111,10 @@ def media_error(error: av.error.FFmpegError, where: str) -> MediaError:
 def _strictness(codec: str) -> dict[str, str]:
     """Return decoder options that turn silent concealment of damage into errors.
 
-    The decoders of H.264, MPEG-4 and MPEG-2 mark concealed frames as corrupt anyway. "aggressive" makes
-    H.264 (CAVLC) check for bits left over after a slice, while "explode" would refuse the outdated
-    reference commands in many undamaged files that were cut and joined. The HEVC decoder marks nothing,
-    but checks picture hashes if the encoder wrote them.
+    The decoders of H.264, MPEG-4 and MPEG-2 mark concealed frames as corrupt anyway. "aggressive"
+    makes H.264 (CAVLC) check for bits left over after a slice, while "explode" would refuse the
+    outdated reference commands in many undamaged files that were cut and joined. The HEVC decoder
+    marks nothing, but checks picture hashes if the encoder wrote them.
     """
     if codec == "h264":
         return {"err_detect": "aggressive"}
@@ -147,7 +148,8 @@ def _check_complete(blob: Blob, container: InputContainer) -> None:
                 Reason.TRUNCATED, f"{lost} of {len(ends)} samples lie beyond the file's {blob.size} bytes"
             )
     # The sample table counts, not the size of the box around the samples: the files of interrupted
-    # recordings, once repaired, have a wrong size there and all samples. Fragments have no sample table.
+    # recordings, once repaired, have a wrong size there and all samples. Fragments have no sample
+    # table.
     ignore = frozenset({b"mdat"}) if ends and not is_fragmented(blob) else frozenset()
     if missing := missing_bytes(blob, ignore=ignore):
         raise MediaError(Reason.TRUNCATED, f"{missing} bytes short of what its container states")

@@ -39,8 +39,9 @@ class Orientation:
             # PyAV's type stub knows only one of its two kinds of keys.
             matrix = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]
         except ValueError:
-            # PyAV 18 cannot list the side data if one kind of it is newer than PyAV (spatial video). It
-            # still reads the angle, so only a mirrored spatial video is shown without the mirroring.
+            # PyAV 18 cannot list the side data if one kind of it is newer than PyAV (spatial
+            # video). It still reads the angle, so only a mirrored spatial video is shown without
+            # the mirroring.
             return cls(rotation=round(-frame.rotation / 90) * 90 % 360)
         if matrix is None:
             return cls()

@@ -1,10 +1,10 @@
 """List the packets of a video: facts about it and the time of every frame, before it is decoded.
 
-The timeline makes sampling exact: frame i is the packet with the i-th smallest presentation timestamp,
-and the decoder must return the frame with that timestamp.
+The timeline makes sampling exact: frame i is the packet with the i-th smallest presentation
+timestamp, and the decoder must return the frame with that timestamp.
 
-All seconds are on the file's presentation clock, as a player shows it: a picture that starts 3 s after
-the sound starts at 3.0 (`VideoInfo.start`). `_clock_zero` determines where that clock starts.
+All seconds are on the file's presentation clock, as a player shows it: a picture that starts 3 s
+after the sound starts at 3.0 (`VideoInfo.start`). `_clock_zero` determines where that clock starts.
 """
 
 from contextlib import AbstractContextManager
@@ -27,7 +27,8 @@ _OWN_TIMELINE = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "ogg"})
 _MAX_SPAN = 1e9  # seconds; timestamps further apart are damage
 _SHORT_NAMES = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
 _CODEC_NAMES = {"libdav1d": "av1", "libvpx": "vp8", "libvpx-vp9": "vp9"}  # decoder name -> codec name
-# Their pixel aspect ratio does not affect the display: encoders write any number, and browsers ignore it.
+# Their pixel aspect ratio does not affect the display: encoders write any number, and browsers
+# ignore it.
 _SQUARE_PIXELS = frozenset({"gif", "apng"})
 
 
@@ -35,10 +36,10 @@ _SQUARE_PIXELS = frozenset({"gif", "apng"})
 class VideoInfo:
     """Facts about the best video stream of a file.
 
-    width, height: of the displayed picture: mirrored and rotated, and stretched in width where pixels are
-    not square. fps: mean frames a second. start: seconds on the file's clock at which the first frame is
-    shown. duration: seconds from there to the end of the last frame. mirrored, rotation: how the stored
-    picture was turned for display (see `Orientation`).
+    width, height: of the displayed picture: mirrored and rotated, and stretched in width where
+    pixels are not square. fps: mean frames a second. start: seconds on the file's clock at which
+    the first frame is shown. duration: seconds from there to the end of the last frame. mirrored,
+    rotation: how the stored picture was turned for display (see `Orientation`).
     """
 
     container: str
@@ -66,9 +67,9 @@ class VideoInfo:
 class Timeline:
     """When each frame is shown.
 
-    seconds: float64 [n] on the file's clock, ascending. pts: int64 [n], the container's ticks, unique and
-    ascending; None if the container has no usable ones, so that a frame is identified only by its number
-    in the decoder's output. end: seconds at which the last frame ends.
+    seconds: float64 [n] on the file's clock, ascending. pts: int64 [n], the container's ticks,
+    unique and ascending; None if the container has no usable ones, so that a frame is identified
+    only by its number in the decoder's output. end: seconds at which the last frame ends.
     """
 
     seconds: np.ndarray
@@ -89,9 +90,9 @@ class Packets:
     """The video packets of a file in decoding order, one entry each.
 
     pts, dts: int64 [n] in ticks of `time_base`, with `has_pts`/`has_dts` False where missing.
-    keyframe, shown: bool [n]; shown is False for packets that an edit list removes or that hold no picture.
-    damage: a description of what the demuxer reports, or "". doubtful: packet number -> byte ranges that
-    cannot belong to a coded picture by its syntax (see `nal.inspect`).
+    keyframe, shown: bool [n]; shown is False for packets that an edit list removes or that hold no
+    picture. damage: a description of what the demuxer reports, or "". doubtful: packet number ->
+    byte ranges that cannot belong to a coded picture by its syntax (see `nal.inspect`).
     """
 
     pts: np.ndarray
@@ -113,9 +114,9 @@ class Packets:
 class Scan:
     """A file and the facts that its packets give; only the first frame is decoded.
 
-    timeline: None if timestamps are missing or repeat. zero: ticks at which the file's clock reads 0.
-    reordered: whether the decoder outputs pictures in another order than that of the packets. protected:
-    whether the container declares that some or all pictures are encrypted.
+    timeline: None if timestamps are missing or repeat. zero: ticks at which the file's clock reads
+    0. reordered: whether the decoder outputs pictures in another order than that of the packets.
+    protected: whether the container declares that some or all pictures are encrypted.
     """
 
     blob: Blob
@@ -135,11 +136,12 @@ class Scan:
 def scan(blob: Blob, limits: Limits, *, start: float | None = None) -> Scan:
     """List the packets, decode the first frame, and check its size, the number of frames and completeness.
 
-    The duration is not checked: what the container states, or a clock that jumps, may be wrong by hours
-    although the frames are right. start: seconds on the file's clock of the first frame, for a copy
-    without the other streams; None: take it from the container.
+    The duration is not checked: what the container states, or a clock that jumps, may be wrong by
+    hours although the frames are right. start: seconds on the file's clock of the first frame, for
+    a copy without the other streams; None: take it from the container.
 
-    Raises MediaError: those of `open_video`, truncated, corrupt, encrypted, too_few_frames, too_many_frames.
+    Raises MediaError: those of `open_video`, truncated, corrupt, encrypted, too_few_frames,
+    too_many_frames.
     """
     with open_video(blob, limits, examine=True) as video:
         packets, first = _read_packets(video, limits)
@@ -188,9 +190,9 @@ def scan(blob: Blob, limits: Limits, *, start: float | None = None) -> Scan:
 def _clock_zero(video: OpenVideo, packets: Packets, start: float | None) -> int:
     """Return the ticks at which the file's clock reads 0.
 
-    MP4, Matroska and Ogg have a timeline whose start is tick 0, and browsers show exactly that. The ticks
-    of other containers (a transport stream, a live recording) start anywhere; their clock starts with the
-    earliest sound or picture. The clock never shows less than 0.
+    MP4, Matroska and Ogg have a timeline whose start is tick 0, and browsers show exactly that. The
+    ticks of other containers (a transport stream, a live recording) start anywhere; their clock
+    starts with the earliest sound or picture. The clock never shows less than 0.
     """
     if not packets.has_pts or not packets.shown.any():
         return 0
@@ -215,8 +217,8 @@ def _clock_zero(video: OpenVideo, packets: Packets, start: float | None) -> int:
 def mean_fps(stated: float, total: int, duration: float) -> float:
     """Return the frames per second: the stated rate if it fits, else the mean.
 
-    The rate that the container states is either exact, or far from the truth because the writer did not
-    know it (1000 in many FLV and Matroska files) or dropped frames.
+    The rate that the container states is either exact, or far from the truth because the writer did
+    not know it (1000 in many FLV and Matroska files) or dropped frames.
     """
     if duration <= 0:
         return stated
@@ -244,8 +246,8 @@ def _read_packets(video: OpenVideo, limits: Limits) -> tuple[Packets, VideoFrame
                 first = _first_frame(video, packet)
             has_pts &= packet.pts is not None
             has_dts &= packet.dts is not None
-            # The counters of a transport stream also jump where undamaged recordings were joined, so the
-            # decoder decides there.
+            # The counters of a transport stream also jump where undamaged recordings were joined,
+            # so the decoder decides there.
             if packet.is_corrupt and video.container.format.name != "mpegts":
                 damage = damage or f"packet {len(rows)}: the demuxer marks it as corrupt"
             has_picture = True

@@ -18,8 +18,8 @@ _GAP_SECONDS = 10.0  # a longer jump is a discontinuity and not a pause (FFmpeg'
 
 
 def cut_leading_rubbish(blob: Blob) -> Blob | None:
-    """Return the file from the signature of its container on, without the HTTP headers and the like that
-    some downloaders save in front of it; None if there is no signature after the start."""
+    """Return the file from the signature of its container on, without the HTTP headers and the like
+    that some downloaders save in front of it; None if there is no signature after the start."""
     data = blob.read()
     head = data[:_SEARCHED]
     signature_at = [head.find(b"ftyp") - 4, head.find(b"\x1a\x45\xdf\xa3"), head.find(b"RIFF")]
@@ -30,8 +30,8 @@ def cut_leading_rubbish(blob: Blob) -> Blob | None:
 
 
 def without_trailer(blob: Blob) -> Blob:
-    """Return a GIF without the bytes after its last block, which FFmpeg would take for another picture;
-    any other file as it is."""
+    """Return a GIF without the bytes after its last block, which FFmpeg would take for another
+    picture; any other file as it is."""
     with blob.open() as file:
         if not file.read(4).startswith(b"GIF8"):
             return blob
@@ -44,10 +44,10 @@ def without_trailer(blob: Blob) -> Blob:
 def has_broken_timestamps(scan: Scan) -> bool:
     """Return whether the container has timestamps, but they repeat, run backwards or jump.
 
-    Containers that by design have none for some frames (AVI) are not broken. In MP4, Matroska and IVF
-    timestamps cannot run backwards (FFmpeg only guesses Matroska's decoding times), jumps are intended,
-    and a repeated timestamp belongs to a hidden reference picture of VP8 or VP9, which the decoder leaves
-    out.
+    Containers that by design have none for some frames (AVI) are not broken. In MP4, Matroska and
+    IVF timestamps cannot run backwards (FFmpeg only guesses Matroska's decoding times), jumps are
+    intended, and a repeated timestamp belongs to a hidden reference picture of VP8 or VP9, which
+    the decoder leaves out.
     """
     packets = scan.packets
     if not (packets.has_pts and packets.has_dts) or len(packets) < 2:
@@ -63,8 +63,8 @@ def has_broken_timestamps(scan: Scan) -> bool:
 def remux(scanned: Scan) -> Blob:
     """Copy the best video stream's packets into Matroska with timestamps that ascend without jumps.
 
-    A gap in the decoding times is closed: all later packets are shifted to continue one frame later.
-    Raises MediaError("corrupt") if the packets cannot be copied.
+    A gap in the decoding times is closed: all later packets are shifted to continue one frame
+    later. Raises MediaError("corrupt") if the packets cannot be copied.
     """
     out, name = io.BytesIO(), scanned.blob.name
     try:

@@ -43,8 +43,8 @@ def _has_alpha(frame: VideoFrame) -> bool:
 def _on_white(rgba: np.ndarray) -> np.ndarray:
     """Composite uint8 [H, W, 4] on white, as uint8 [H, W, 3].
 
-    A picture whose alpha is zero everywhere counts as opaque, since encoders of 32-bit RGB often leave the
-    fourth byte unused.
+    A picture whose alpha is zero everywhere counts as opaque, since encoders of 32-bit RGB often
+    leave the fourth byte unused.
     """
     alpha = rgba[..., 3:].astype(np.uint16)
     if not alpha.any():

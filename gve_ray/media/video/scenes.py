@@ -13,9 +13,9 @@ _MARK = "lavfi.scd.time"  # in the metadata of a frame that begins a scene
 class SceneCuts:
     """Finds the cuts in a video, whose frames are passed to `see` in order.
 
-    numbers: the frames, counted from 0, that begin a new scene. A frame's score, 0 to 100, is how much more
-    it differs from the previous frame than that one did from its predecessor, so steady motion has a low
-    score. threshold: minimum score of a cut; FFmpeg recommends 8 to 14.
+    numbers: the frames, counted from 0, that begin a new scene. A frame's score, 0 to 100, is how
+    much more it differs from the previous frame than that one did from its predecessor, so steady
+    motion has a low score. threshold: minimum score of a cut; FFmpeg recommends 8 to 14.
     """
 
     def __init__(self, threshold: float) -> None:

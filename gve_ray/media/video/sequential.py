@@ -1,10 +1,10 @@
 """The strict engine: one pass over the whole stream that checks every frame and keeps the requested ones.
 
-Decoders conceal damage, and this pass detects it. A file passes only if no packet or frame is marked as
-corrupt, no decoder call fails, every packet that should give a frame gives one, and no picture depends on
-bytes that cannot belong to it. Damage inside one entropy-coded slice that still decodes to the right
-length remains undetected, because H.264 and similar codecs have no checksums; benchmarks/media.py measures
-how often that happens.
+Decoders conceal damage, and this pass detects it. A file passes only if no packet or frame is
+marked as corrupt, no decoder call fails, every packet that should give a frame gives one, and no
+picture depends on bytes that cannot belong to it. Damage inside one entropy-coded slice that still
+decodes to the right length remains undetected, because H.264 and similar codecs have no checksums;
+benchmarks/media.py measures how often that happens.
 """
 
 import time
@@ -24,8 +24,8 @@ from gve_ray.media.video.probe import Scan, Timeline
 from gve_ray.media.video.rgb import RgbConverter
 from gve_ray.media.video.scenes import SceneCuts
 
-# Every coded picture of these is shown, so a packet without a frame is damage. Other codecs have packets
-# that show nothing by design (VP8's alternate references, MPEG-4's "not coded" pictures).
+# Every coded picture of these is shown, so a packet without a frame is damage. Other codecs have
+# packets that show nothing by design (VP8's alternate references, MPEG-4's "not coded" pictures).
 _ALWAYS_SHOWN = frozenset({"h264", "hevc", "av1", "vp9", "mjpeg"})
 
 # Replaces doubtful bytes. It has no zeros, so it cannot form a start code.
@@ -51,8 +51,8 @@ class Deadline:
 class Pass:
     """The result of one sequential pass.
 
-    frames: number -> uint8 [H, W, 3]. pts: ticks of every frame in output order, None if the decoder gave
-    none. interlaced: whether any frame was interlaced.
+    frames: number -> uint8 [H, W, 3]. pts: ticks of every frame in output order, None if the
+    decoder gave none. interlaced: whether any frame was interlaced.
     """
 
     frames: dict[int, np.ndarray]
@@ -116,9 +116,9 @@ def strict_frames(video: OpenVideo, packets: "Iterator[av.Packet[VideoStream]]")
 def check_doubtful_bytes(scan: Scan, deadline: Deadline) -> None:
     """Raise MediaError("corrupt") if a picture depends on bytes that cannot belong to a coded picture.
 
-    The file is decoded twice in parallel, once unchanged and once with those bytes replaced. If the slice
-    ended before them (for example, if they are padding), the pictures are the same. If they are a gap that
-    was filled with zeros, the pictures differ.
+    The file is decoded twice in parallel, once unchanged and once with those bytes replaced. If the
+    slice ended before them (for example, if they are padding), the pictures are the same. If they
+    are a gap that was filled with zeros, the pictures differ.
     """
     doubtful = scan.packets.doubtful
     with ExitStack() as stack:
@@ -135,7 +135,7 @@ def check_doubtful_bytes(scan: Scan, deadline: Deadline) -> None:
                 at = min(doubtful)
                 raise MediaError(
                     Reason.CORRUPT,
-                    f"packet {at}: a picture depends on bytes that cannot belong to it, such as a gap filled with zeros",
+                    f"packet {at}: a picture depends on bytes that cannot belong to it, such as a gap of zeros",
                 )
 
 
@@ -172,8 +172,8 @@ def _samples(plane: VideoPlane, frame: VideoFrame) -> bytes:
 def lost_frames(seen: Pass, scan: Scan, timeline: Timeline) -> int:
     """Count the frames that packets announce but the decoder did not give, if only damage explains that.
 
-    Frames before the first key frame are not counted if the stream does not start with a key frame, and
-    neither are those of interlaced streams, which may have one field per packet.
+    Frames before the first key frame are not counted if the stream does not start with a key frame,
+    and neither are those of interlaced streams, which may have one field per packet.
     """
     if timeline.pts is None or seen.interlaced or scan.info.codec not in _ALWAYS_SHOWN:
         return 0
@@ -188,8 +188,8 @@ def lost_frames(seen: Pass, scan: Scan, timeline: Timeline) -> int:
 def observed_timeline(seen: Pass, scan: Scan) -> Timeline:
     """Return the timeline of the decoded frames, in output order.
 
-    The timestamps are those of the decoder if they ascend; else frame number / fps (25 if unknown), from
-    the start that the file states.
+    The timestamps are those of the decoder if they ascend; else frame number / fps (25 if unknown),
+    from the start that the file states.
     """
     ticks = np.array([p for p in seen.pts if p is not None], dtype=np.int64)
     n = len(seen.pts)

@@ -1,13 +1,14 @@
 """The sparse engine: seek to the key frame before each requested frame and decode from there.
 
-Only containers with an exact index (MP4, Matroska) are read sparsely. The others guess byte positions in
-a seek or have no presentation times (AVI), so they are decoded from the start.
+Only containers with an exact index (MP4, Matroska) are read sparsely. The others guess byte
+positions in a seek or have no presentation times (AVI), so they are decoded from the start.
 
-Every frame is identified by the presentation timestamp of the decoded picture, never by counting from a
-position in the index: an index may leave out key pictures, and a seek may end a group too early. If a
-requested timestamp does not come out, or the decoder reports damage, the caller decodes the file from the
-start. decord counts, so it silently returns wrong frames if its index of key frames differs from the
-stream (open GOPs, incomplete sync tables, edit lists); benchmarks/media.py compares the speed.
+Every frame is identified by the presentation timestamp of the decoded picture, never by counting
+from a position in the index: an index may leave out key pictures, and a seek may end a group too
+early. If a requested timestamp does not come out, or the decoder reports damage, the caller decodes
+the file from the start. decord counts, so it silently returns wrong frames if its index of key
+frames differs from the stream (open GOPs, incomplete sync tables, edit lists); benchmarks/media.py
+compares the speed.
 """
 
 from itertools import chain
@@ -32,8 +33,8 @@ def read_sparse(
 ) -> dict[int, np.ndarray] | None:
     """Return number -> `finish(rgb)` of the requested frames, and decode only what they need.
 
-    Returns None if a full pass is needed: the container has no index, a seek fails, or a frame or its
-    timestamp does not come out. Raises MediaError("timeout").
+    Returns None if a full pass is needed: the container has no index, a seek fails, or a frame or
+    its timestamp does not come out. Raises MediaError("timeout").
     """
     deadline.check()
     if timeline.pts is None or not _can_seek(scan):
@@ -73,9 +74,9 @@ def read_sparse(
 def _can_seek(scan: Scan) -> bool:
     """Return whether its timestamp identifies a decoded picture, wherever decoding starts.
 
-    It does not if packets are reordered but have the same presentation and decoding times (from writers
-    that leave out composition offsets), since the decoder then assigns the times in the wrong order.
-    Streams that start without a key frame or may be encrypted are excluded as well.
+    It does not if packets are reordered but have the same presentation and decoding times (from
+    writers that leave out composition offsets), since the decoder then assigns the times in the
+    wrong order. Streams that start without a key frame or may be encrypted are excluded as well.
     """
     packets = scan.packets
     scrambled = scan.reordered and packets.has_dts and np.array_equal(packets.pts, packets.dts)
@@ -87,9 +88,9 @@ def _can_seek(scan: Scan) -> bool:
 def _seek(video: OpenVideo, packets: Packets, key: int) -> "av.Packet[VideoStream] | None":
     """Go to key packet number `key`, or to an earlier key packet, and return it; None if that fails.
 
-    An index has presentation times (Matroska) or decoding times (MP4). Seeking to the presentation time
-    may end after the key frame, which the timestamp shows; seeking to the decoding time never does, but may
-    end a group too early.
+    An index has presentation times (Matroska) or decoding times (MP4). Seeking to the presentation
+    time may end after the key frame, which the timestamp shows; seeking to the decoding time never
+    does, but may end a group too early.
     """
     for moment in (int(packets.pts[key]), int(packets.dts[key])):
         video.seek(moment)
@@ -107,9 +108,9 @@ def _seek(video: OpenVideo, packets: Packets, key: int) -> "av.Packet[VideoStrea
 def _runs(packets: Packets, targets: list[int]) -> dict[int, list[int]]:
     """Group the requested pts by the packet number of the key frame to start from.
 
-    That is the last one, in decoding order, that is not shown after the target. The target is then not one
-    of its leading pictures, so decoding from there is correct (H.265 section 8.3.3: trailing pictures never
-    refer to pictures before their random access point).
+    That is the last one, in decoding order, that is not shown after the target. The target is then
+    not one of its leading pictures, so decoding from there is correct (H.265 section 8.3.3:
+    trailing pictures never refer to pictures before their random access point).
     """
     keys = np.flatnonzero(packets.keyframe)
     runs: dict[int, list[int]] = {}

@@ -1,4 +1,4 @@
-"""Framing checks on bytes put together by hand."""
+"""Completeness checks on handmade bytes."""
 
 import io
 import struct
@@ -145,7 +145,8 @@ def test_raw_streams_are_told_what_to_do(head):
     assert "container" in detail
 
 
-# Four pixels, two pictures: header, colour table of two, then for each a control block and an image block.
+# Four pixels, two pictures: header, colour table of two, then for each a control block and an image
+# block.
 GIF_HEAD = b"GIF89a\x02\0\x02\0\x80\0\0" + b"\0\0\0\xff\xff\xff"
 GIF_PICTURE = b"\x21\xf9\x04\0\x0a\0\0\0" + b"\x2c\0\0\0\0\x02\0\x02\0\0" + b"\x02\x02\x4c\x01\0"
 

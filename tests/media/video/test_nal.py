@@ -1,4 +1,4 @@
-"""Which bytes of a packet cannot belong to a coded picture, on units put together by hand."""
+"""Handmade NAL units, some with bytes that cannot belong to a coded picture."""
 
 import struct
 
