@@ -114,12 +114,12 @@ def test_a_name_that_is_not_utf8_is_used(tmp_path: Path) -> None:
     assert find_videos(str(named)) == uris[2:]
 
 
-def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_left_out_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(
         tmp_path,
         "a.mp4",
         *(f"{i}.srt" for i in range(9)),
-        "b.vob",
+        "b.dat",
         "README",
         ".c.mp4",
         ".git/d.mp4",
@@ -134,7 +134,7 @@ def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     (record,) = caplog.records
     assert record.getMessage() == (
         f"input={str(tmp_path)!r}: 1 videos; left out: not a video's ending: 9 .srt ('0.srt', '1.srt', '2.srt', ...), "
-        "1 without one ('README'), 1 .vob ('b.vob'); hidden by a dot: 2 ('.c.mp4', '.git/d.mp4'); cannot be read: 3 "
+        "1 without one ('README'), 1 .dat ('b.dat'); hidden by a dot: 2 ('.c.mp4', '.git/d.mp4'); cannot be read: 3 "
         "('gone.mp4': a link that leads nowhere, 'pipe.mp4': not a file, 'ring.mp4': a link that leads nowhere)"
     )
     caplog.clear()
