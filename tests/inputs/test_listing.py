@@ -152,7 +152,7 @@ def test_a_folder_of_videos_alone_is_quiet(tmp_path: Path, caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize(
-    "name", ["list.txt", "videos.xlsx", "shard-000.tar", "list", "clip.vob", "m.parquet.gz"]
+    "name", ["list.txt", "videos.xlsx", "shard-000.tar", "list", "clip.dat", "m.parquet.gz"]
 )
 def test_one_file_is_a_video_by_its_ending(name: str, tmp_path: Path) -> None:
     touch(tmp_path, name)
