@@ -31,7 +31,7 @@ SOURCES = sorted([*ROOT.glob("gve_ray/**/*.py"), *ROOT.glob("jobs/**/*.py")])
 
 
 def module_of(path: Path) -> str:
-    """gve_ray/media/probe.py -> gve_ray.media.probe; a package's __init__ keeps that name."""
+    """gve_ray/media/probe.py -> gve_ray.media.video.probe; a package's __init__ keeps that name."""
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 

@@ -24,7 +24,7 @@ class SegmentsConfig:
     """The unit of search: whole videos, windows of equal length, or scenes between cuts.
 
     All values are seconds, except `threshold`. seconds, overlap: length and overlap of windows.
-    threshold: minimum score of a cut, 0 to 100 (see gve_ray.media.scenes). longest: longer scenes
+    threshold: minimum score of a cut, 0 to 100 (see gve_ray.media.video.scenes). longest: longer scenes
     are divided into equal parts. shortest: a shorter scene is merged into the one before, as is a
     shorter last window.
     """

@@ -3,8 +3,8 @@
     texts("['a dog', 'one dog']")    # ["a dog", "one dog"], as pandas writes a list into a CSV file
     name(7.0)                        # "7", since pandas turns whole numbers into floats if one is missing
 
-A cell that holds only a marker such as "nan" counts as missing, as in `pandas.read_csv`. Both functions raise
-ValueError for values of other types.
+A cell that holds only a marker such as "nan" counts as missing, as in `pandas.read_csv`. Both
+functions raise ValueError for values of other types.
 """
 
 import ast

@@ -3,15 +3,16 @@
     for line in open_text("captions.csv.gz"):
         fault = bad_byte(line)     # "" or "byte 0xe9 after 'caf' is not UTF-8; ..."
 
-Bytes that are not UTF-8 do not stop the reading. They become surrogates, which `bad_byte` detects, so that their line
-can be reported and all others used. No other encoding is guessed, because a wrong guess would corrupt the text.
+Bytes that are not UTF-8 do not stop the reading. They become surrogates, which `bad_byte` detects,
+so that their line can be reported and all others used. No other encoding is guessed, because a
+wrong guess would corrupt the text.
 """
 
 import gzip
 import io
-from typing import Any, TextIO
+from typing import TextIO, cast
 
-from gve_ray.media.source import local_path, open_remote
+from gve_ray.media.source import open_binary
 
 _GZIP = b"\x1f\x8b"
 _MARKS = (  # UTF-32 comes first, because its mark begins like that of UTF-16
@@ -32,14 +33,13 @@ class NotTextError(ValueError):
 def open_text(source: str) -> TextIO:
     """Open a text file by path or URI and decompress it. Lines keep their line ends. The caller closes it.
 
-    Raises NotTextError, OSError if the file cannot be read, and ValueError or ImportError for a URI with an
-    unsupported scheme.
+    Raises NotTextError, OSError if the file cannot be read, and ValueError or ImportError for a URI
+    with an unsupported scheme.
     """
-    path = local_path(source)
-    raw = open_remote(source) if path is None else path.open("rb")
-    stream = _buffered(raw)
+    stream = open_binary(source, _BUFFER)
     if stream.peek(2).startswith(_GZIP):
-        stream = _buffered(gzip.GzipFile(fileobj=stream))
+        # typeshed does not know that GzipFile has the methods of a raw stream
+        stream = io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=stream)), _BUFFER)
     head = stream.peek(_BUFFER)
     encoding = next((name for mark, name in _MARKS if head.startswith(mark)), None)
     if head.startswith(_WORKBOOKS):
@@ -50,10 +50,6 @@ def open_text(source: str) -> TextIO:
         )
     errors = "surrogateescape" if encoding in (None, "utf-8-sig") else "strict"
     return io.TextIOWrapper(stream, encoding or "utf-8", errors, newline="")
-
-
-def _buffered(stream: Any) -> io.BufferedReader:
-    return io.BufferedReader(stream, _BUFFER)
 
 
 def bad_byte(text: str) -> str:

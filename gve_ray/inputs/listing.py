@@ -33,8 +33,8 @@ _ENDINGS = " ".join(sorted(VIDEO_SUFFIXES))
 class _Listing:
     """The content of a folder.
 
-    names: relative paths of its files. uri_of: relative path -> URI. lost: relative paths of entries that could
-    not be read, and why.
+    names: relative paths of its files. uri_of: relative path -> URI. lost: relative paths of
+    entries that could not be read, and why.
     """
 
     names: list[str] = field(default_factory=list)
@@ -45,8 +45,8 @@ class _Listing:
 def find_videos(source: str) -> list[str]:
     """Return the sorted URIs of the videos in a folder and its subfolders, of a glob, or of one file.
 
-    Links to folders are followed, and each folder is searched once. A local name that is not UTF-8 becomes a
-    file:// URI. Raises PreflightError if there is no video.
+    Links to folders are followed, and each folder is searched once. A local name that is not UTF-8
+    becomes a file:// URI. Raises PreflightError if there is no video.
     """
     folder, pattern = _split(source)
     kind = kind_of(folder)
@@ -142,8 +142,8 @@ def local_uri(path: str) -> str:
 def _walk(root: str, depth: int | None, lost: dict[str, str]) -> Iterator["os.DirEntry[str]"]:
     """Yield the files below a folder; add entries that could not be read to `lost`.
 
-    depth: levels of subfolders to search. None: all levels; then each folder is searched once, even if links
-    lead to it, and preferably under its own path.
+    depth: levels of subfolders to search. None: all levels; then each folder is searched once, even
+    if links lead to it, and preferably under its own path.
     """
     real, linked, seen = deque([(root, 0)]), deque[tuple[str, int]](), set[str]()
     while real or linked:

@@ -1,8 +1,9 @@
 """Read the input of a job (a manifest, a folder, a glob or one video) into a table of video_id, uri and caption.
 
-A manifest is a table (gve_ray.inputs.table) with a column `uri` and optional columns `video_id` and `caption`. A
-`uri` is a path, absolute or relative to the manifest's folder, or any pyarrow/fsspec URI. A folder is searched with
-its subfolders for files whose names end like a video's; their content is not checked here.
+A manifest is a table (gve_ray.inputs.table) with a column `uri` and optional columns `video_id` and
+`caption`. A `uri` is a path, absolute or relative to the manifest's folder, or any pyarrow/fsspec
+URI. A folder is searched with its subfolders for files whose names end like a video's; their
+content is not checked here.
 """
 
 import hashlib
@@ -39,10 +40,10 @@ _UNQUOTED = re.compile(r"%(?![0-9A-Fa-f]{2})|[^\w.~/%-]", re.ASCII)
 def read_manifest(source: str, *, metadata: bool = False) -> pa.Table:
     """Return a table of `MANIFEST_SCHEMA`, one row per video, sorted by video_id.
 
-    A missing caption is null; if a cell has several captions, the first is used.
-    metadata: add a column `metadata`, a JSON object with the manifest's other columns; those of CSV and TSV are
-    text. Raises PreflightError for a source that does not exist, cannot be read or names no video, for a malformed
-    row, and for one id with two URIs.
+    A missing caption is null; if a cell has several captions, the first is used. metadata: add a
+    column `metadata`, a JSON object with the manifest's other columns; those of CSV and TSV are
+    text. Raises PreflightError for a source that does not exist, cannot be read or names no video,
+    for a malformed row, and for one id with two URIs.
     """
     place = expand_home(source)
     try:

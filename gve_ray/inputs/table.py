@@ -5,8 +5,9 @@
     for row in table.rows:
         row.place, row.cells            # "row 1 (line 2)", {"uri": "a.mp4", "caption": "a dog"}
 
-The end of the name determines the format; all but Parquet may be gzipped. Text is UTF-8 or has a byte order mark.
-Empty cells, null and NaN become None. Use `gve_ray.inputs.cells` to interpret a cell as texts or as a name.
+The end of the name determines the format; all but Parquet may be gzipped. Text is UTF-8 or has a
+byte order mark. Empty cells, null and NaN become None. Use `gve_ray.inputs.cells` to interpret a
+cell as texts or as a name.
 """
 
 import csv
@@ -52,8 +53,9 @@ class RowError(TableError):
 class Row(NamedTuple):
     """One row of a table.
 
-    number: from 1, not counting the header and blank rows. line: the line of a text file where the row begins,
-    from 1; None in Parquet and in a JSON array. cells: value by column, without absent columns.
+    number: from 1, not counting the header and blank rows. line: the line of a text file where the
+    row begins, from 1; None in Parquet and in a JSON array. cells: value by column, without absent
+    columns.
     """
 
     number: int
@@ -70,8 +72,8 @@ class Row(NamedTuple):
 class Table:
     """A table.
 
-    columns: the names in the header; for JSON, the keys in the first 1,000 rows. rows: an iterator that reads on
-    demand, once.
+    columns: the names in the header; for JSON, the keys in the first 1,000 rows. rows: an iterator
+    that reads on demand, once.
     """
 
     columns: Sequence[str]
@@ -120,13 +122,13 @@ def open_table(
 ) -> Table:
     """Open a table by path or URI.
 
-    header: whether the first row of a CSV or TSV file names the columns; else they are "0", "1", ... columns: the
-    columns of a Parquet file to read; None: all. comment: prefix of comment lines in CSV and TSV. on_fault: called
-    with a malformed row (without cells) and a description of its fault, and the row is skipped; without it,
-    RowError is raised.
+    header: whether the first row of a CSV or TSV file names the columns; else they are "0", "1"
+    and so on. columns: the columns of a Parquet file to read; None: all. comment: prefix of comment lines
+    in CSV and TSV. on_fault: called with a malformed row (without cells) and a description of its
+    fault, and the row is skipped; without it, RowError is raised.
 
-    Raises TableError, here or when the rows are read, OSError if the file cannot be read, and ValueError or
-    ImportError for a URI with an unsupported scheme.
+    Raises TableError, here or when the rows are read, OSError if the file cannot be read, and
+    ValueError or ImportError for a URI with an unsupported scheme.
     """
     form = form_of(source)
     if form is None:
@@ -134,13 +136,20 @@ def open_table(
     refuse = on_fault or _raise
     with _as_table_errors():
         if form == ".parquet":
-            return _open_parquet(source, columns)
-        text = open_text(source)
-        if form == ".csv":
-            return _open_cells(_split_csv(text, comment), header, refuse, _FIX_CSV)
-        if form == ".tsv":
-            return _open_cells(_split_tsv(_rows_of_text(text, comment)), header, refuse, _FIX_TSV)
-        return _open_json(text, refuse, is_lines=form != ".json")
+            table = _open_parquet(source, columns)
+        elif form == ".csv":
+            table = _open_cells(_split_csv(open_text(source), comment), header, refuse, _FIX_CSV)
+        elif form == ".tsv":
+            lines = _rows_of_text(open_text(source), comment)
+            table = _open_cells(_split_tsv(lines), header, refuse, _FIX_TSV)
+        else:
+            table = _open_json(open_text(source), refuse, is_lines=form != ".json")
+    return Table(columns=table.columns, rows=_with_table_errors(table.rows))
+
+
+def _with_table_errors(rows: Iterator[Row]) -> Iterator[Row]:
+    with _as_table_errors():
+        yield from rows
 
 
 def _raise(row: Row, fault: str) -> None:
@@ -223,8 +232,8 @@ def _delimiter(line: str) -> str:
 def _split_tsv(lines: Iterable[tuple[int, str]]) -> Iterator[_Cells]:
     """Yield the cells between tabs.
 
-    A quote is an ordinary character, as usual in data sets, except around a whole cell with inner quotes doubled;
-    such a cell is unquoted.
+    A quote is an ordinary character, as usual in data sets, except around a whole cell with inner
+    quotes doubled; such a cell is unquoted.
     """
     for number, line in lines:
         yield number, [_unquoted(cell) for cell in line.rstrip("\r\n").split("\t")], bad_byte(line)
@@ -277,15 +286,14 @@ def _open_cells(records: Iterator[_Cells], header: bool, refuse: OnFault, fix: s
 def _rows_of_cells(
     records: Iterator[_Cells], names: Sequence[str], fault_of: Callable[[Sequence[str]], str], refuse: OnFault
 ) -> Iterator[Row]:
-    with _as_table_errors():
-        for number, (line, cells, fault) in enumerate(records, 1):
-            if fault := fault or fault_of(cells):
-                refuse(Row(number=number, line=line), fault)
-                continue
-            named = {
-                name: cell if cell.strip() else None for name, cell in zip(names, cells, strict=False) if name
-            }
-            yield Row(number=number, line=line, cells=named)
+    for number, (line, cells, fault) in enumerate(records, 1):
+        if fault := fault or fault_of(cells):
+            refuse(Row(number=number, line=line), fault)
+            continue
+        named = {
+            name: cell if cell.strip() else None for name, cell in zip(names, cells, strict=False) if name
+        }
+        yield Row(number=number, line=line, cells=named)
 
 
 # ---- JSON
@@ -300,38 +308,35 @@ def _open_json(text: TextIO, refuse: OnFault, *, is_lines: bool) -> Table:
 
 
 def _rows_of_json(file: TextIO, refuse: OnFault) -> Iterator[Row]:
-    with _as_table_errors():
-        with file:
-            text = file.read()
-        try:
-            value = _parsed(text)
-        except (ValueError, RecursionError) as error:
-            if text.lstrip().startswith("["):
-                raise TableError(f"not JSON: {error}") from None
-            yield from _rows_of_lines(io.StringIO(text), refuse)
-            return
-        for line, part in enumerate(() if text.isascii() else text.split("\n"), 1):
-            if bad := bad_byte(part):
-                raise TableError(f"line {line}: {bad}")
-        if not isinstance(value, list):
-            keys = (
-                f"the keys {', '.join(list(value)[:5])}" if isinstance(value, dict) and value else repr(value)
-            )
-            raise TableError(
-                f"not a table but one JSON value ({keys}); give an array of objects, one a row, or one object a line"
-            )
-        for number, cells in enumerate(value, 1):
-            if isinstance(cells, dict):
-                yield Row(number=number, cells=cells)
-            else:
-                refuse(Row(number=number), f"{reprlib.repr(cells)}: not a JSON object")
-        if not value:
-            raise TableError("empty: it has no rows")
+    with file:
+        text = file.read()
+    try:
+        value = _parsed(text)
+    except (ValueError, RecursionError) as error:
+        if text.lstrip().startswith("["):
+            raise TableError(f"not JSON: {error}") from None
+        yield from _rows_of_lines(io.StringIO(text), refuse)
+        return
+    for line, part in enumerate(() if text.isascii() else text.split("\n"), 1):
+        if bad := bad_byte(part):
+            raise TableError(f"line {line}: {bad}")
+    if not isinstance(value, list):
+        keys = f"the keys {', '.join(list(value)[:5])}" if isinstance(value, dict) and value else repr(value)
+        raise TableError(
+            f"not a table but one JSON value ({keys}); give an array of objects, one a row, or one object a line"
+        )
+    for number, cells in enumerate(value, 1):
+        if isinstance(cells, dict):
+            yield Row(number=number, cells=cells)
+        else:
+            refuse(Row(number=number), f"{reprlib.repr(cells)}: not a JSON object")
+    if not value:
+        raise TableError("empty: it has no rows")
 
 
 def _rows_of_lines(text: TextIO, refuse: OnFault) -> Iterator[Row]:
     number = 0
-    with _as_table_errors(), text:
+    with text:
         for line, words in enumerate(text, 1):
             if not words.strip():
                 continue
@@ -385,10 +390,9 @@ def _open_parquet(source: str, columns: Collection[str] | None) -> Table:
 
 
 def _rows_of_parquet(batches: Iterable[pa.RecordBatch]) -> Iterator[Row]:
-    with _as_table_errors():
-        rows = (cells for batch in batches for cells in batch.to_pylist())
-        for number, cells in enumerate(rows, 1):
-            yield Row(number=number, cells={name: _without_nan(cell) for name, cell in cells.items()})
+    rows = (cells for batch in batches for cells in batch.to_pylist())
+    for number, cells in enumerate(rows, 1):
+        yield Row(number=number, cells={name: _without_nan(cell) for name, cell in cells.items()})
 
 
 def _without_nan(value: Any) -> Any:

@@ -1,9 +1,9 @@
 """The pixel budget: Qwen2.5-VL's resize rule, and the resize itself.
 
-Resizing is Pillow's bicubic (Keys, a = -0.5), antialiased when it shrinks. The Hugging Face processor
-uses torchvision's antialiased bicubic, which has the same kernel; on uint8 the two differ by at most one
-or two grey levels. Frames that come out of here already satisfy the rule, so the model's own processor
-has nothing left to resize.
+Resizing is Pillow's bicubic (Keys, a = -0.5), antialiased when it shrinks. The Hugging Face
+processor uses torchvision's antialiased bicubic, which has the same kernel; on uint8 the two differ
+by at most two grey levels. The resized frames satisfy the rule, so the model's processor does not
+resize them again.
 """
 
 import math
@@ -28,11 +28,11 @@ def fit_pixels(
     min_pixels: int = MIN_PIXELS,
     factor: int = FACTOR,
 ) -> tuple[int, int]:
-    """(height, width) of a picture under the budget: the rule Qwen2-VL and Qwen2.5-VL call smart_resize.
+    """Return (height, width) of a picture within the budget, by the rule of Qwen2-VL's smart_resize.
 
     Both sides are multiples of `factor`, the area lies within [min_pixels, max_pixels] where whole
-    multiples allow it, and the aspect ratio is kept as closely as those two permit.
-    Raises ValueError for an empty picture, a budget that holds no patch, or an aspect above 200.
+    multiples allow it, and the aspect ratio is kept as closely as those two permit. Raises
+    ValueError for an empty picture, a budget smaller than one patch, or an aspect ratio above 200.
     """
     if height < 1 or width < 1:
         raise ValueError(f"picture of {width}x{height} pixels; both sides must be at least 1")
@@ -57,8 +57,8 @@ def fit_pixels(
 
 
 def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 [H, W, 3] -> uint8 [height, width, 3], antialiased bicubic."""
+    """Resize uint8 [H, W, 3] to uint8 [height, width, 3] by antialiased bicubic interpolation."""
     if pixels.shape[:2] == (height, width):
         return pixels
     picture = Image.fromarray(pixels).resize((width, height), RESAMPLING)
-    return np.array(picture)  # a copy: Pillow's own memory is read-only
+    return np.array(picture)  # a copy, because Pillow's memory is read-only

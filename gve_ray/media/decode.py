@@ -1,7 +1,7 @@
-"""Decode a file, bytes, a folder of frames or a URI to checked frames; the package's entry point.
+"""The entry points of the package: decode a file, bytes, a folder of frames or a URI to checked frames.
 
-`decode` with `strict=True` (the default, used at ingest) decodes the whole stream once: that one pass
-both proves the file sound and yields the sampled frames. `read_frames` (serving, evaluation) reads only
+`decode` with `strict=True` (the default, used at ingest) decodes the whole stream once: one pass
+both checks the file and yields the sampled frames. `read_frames` (serving, evaluation) reads only
 the frames it needs. Both give the same pixels.
 """
 
@@ -12,17 +12,18 @@ from dataclasses import dataclass, replace
 import av
 import numpy as np
 
-from gve_ray.media.animated_webp import animated_webp_frames, is_animated_webp, scan_animated_webp
 from gve_ray.media.budget import MAX_ASPECT, MAX_PIXELS, MIN_PIXELS, fit_pixels, resize
-from gve_ray.media.folder import scan_folder
 from gve_ray.media.limits import MIN_FRAMES, Limits, MediaError, Reason
-from gve_ray.media.open_video import media_error
-from gve_ray.media.picture import read_picture
-from gve_ray.media.probe import Scan, Timeline, VideoInfo, mean_fps, scan
-from gve_ray.media.repair import cut_leading_rubbish, has_broken_timestamps, remux, without_trailer
+from gve_ray.media.picture.animated_webp import animated_webp_frames, is_animated_webp, scan_animated_webp
+from gve_ray.media.picture.folder import scan_folder
+from gve_ray.media.picture.still import read_picture
 from gve_ray.media.sampling import FrameRequest
-from gve_ray.media.scenes import SceneCuts
-from gve_ray.media.sequential import (
+from gve_ray.media.source import Blob, Source, is_folder, open_source
+from gve_ray.media.video.open_video import media_error
+from gve_ray.media.video.probe import Scan, Timeline, VideoInfo, mean_fps, scan
+from gve_ray.media.video.repair import cut_leading_rubbish, has_broken_timestamps, remux, without_trailer
+from gve_ray.media.video.scenes import SceneCuts
+from gve_ray.media.video.sequential import (
     Deadline,
     Finish,
     check_doubtful_bytes,
@@ -30,8 +31,7 @@ from gve_ray.media.sequential import (
     observed_timeline,
     read_sequential,
 )
-from gve_ray.media.source import Blob, Source, is_folder, open_source
-from gve_ray.media.sparse import read_sparse
+from gve_ray.media.video.sparse import read_sparse
 from gve_ray.schema import Frames
 
 Plan = Sequence[FrameRequest] | Callable[[VideoInfo], Sequence[FrameRequest]]
@@ -40,9 +40,9 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decoded:
-    """One checked video. content_hash: sha256 hex of the file's bytes, `size` of them. repaired: the frames
-    come from a remuxed copy. samples: one Frames for each request of the plan, in its order. cuts: seconds
-    on the file's clock at which a new scene begins, if they were requested."""
+    """One checked video. content_hash: sha256 hex of the file's bytes, `size` of them. repaired:
+    the frames come from a remuxed copy. samples: one Frames for each request of the plan, in its
+    order. cuts: seconds on the file's clock at which a new scene begins, if they were requested."""
 
     info: VideoInfo
     content_hash: str
@@ -64,13 +64,11 @@ class _Job:
     deadline: Deadline
     scenes: float | None
 
-    def indices(self, info: VideoInfo, timeline: Timeline) -> list[np.ndarray]:
-        requests = self.plan(info) if callable(self.plan) else self.plan
-        return [request.indices(timeline.seconds) for request in requests]
-
     def finish(self, info: VideoInfo) -> Finish:
-        """The function that resizes this video's pictures to the pixel budget. Raises MediaError on a shape out
-        of bounds."""
+        """Return the function that resizes this video's pictures to the pixel budget.
+
+        Raises MediaError if one side is too long for the other.
+        """
         height, width = _fit(info.height, info.width, self.max_pixels, self.min_pixels)
         return lambda pixels: resize(pixels, height, width)
 
@@ -87,15 +85,16 @@ def decode(
 ) -> Decoded:
     """Check one video and take all frames the plan asks for, in one decode.
 
-    source: local path, pyarrow/fsspec URI, bytes, or a folder of frames. plan: requests, or a function of
-    the probed facts that returns them. max_pixels, min_pixels: area of a returned frame (see `fit_pixels`).
-    strict: decode every frame and refuse damage anywhere; without it only what the requested frames need is
-    decoded, and damage elsewhere goes unseen. Frames are RGB, as displayed (upright, square pixels,
-    transparency on white), from the best video stream. All seconds are on the file's own clock (`VideoInfo`).
+    source: local path, pyarrow/fsspec URI, bytes, or a folder of frames. plan: requests, or a
+    function of the probed facts that returns them. max_pixels, min_pixels: area of a returned frame
+    (see `fit_pixels`). strict: decode every frame and refuse damage anywhere; without it only what
+    the requested frames need is decoded, and damage elsewhere is not noticed. Frames are RGB, as
+    displayed (upright, square pixels, transparency on white), from the best video stream. All
+    seconds are on the file's own clock (`VideoInfo`).
 
     scenes: find cuts whose score is above it (`scenes.SceneCuts`); needs the strict pass.
 
-    Raises MediaError with one of `Reason`; ValueError for a request that makes no sense for this video.
+    Raises MediaError with one of `Reason`; ValueError for a request that is invalid for this video.
     """
     if scenes is not None and not strict:
         raise ValueError("scenes: cuts are found by decoding everything; leave strict=True")
@@ -115,10 +114,10 @@ def decode(
         if is_animated_webp(blob):
             result, repaired = _decode_animated_webp(blob, job), False
         else:
-            result, repaired = _decode_or_mend(blob, job)
+            result, repaired = _decode_or_repair(blob, job)
     except MemoryError as error:
         raise MediaError(Reason.OUT_OF_MEMORY, f"{blob.name}: {error}") from error
-    except av.error.FFmpegError as error:  # no call of ours expected this one to fail
+    except av.error.FFmpegError as error:  # from a call that does not expect one
         raise media_error(error, blob.name) from error
     return Decoded(
         info=result.info,
@@ -126,7 +125,7 @@ def decode(
         size=blob.size,
         repaired=repaired,
         samples=result.samples,
-        cuts=tuple(result.cuts),
+        cuts=result.cuts,
     )
 
 
@@ -140,11 +139,11 @@ def read_frames(
     min_pixels: int = MIN_PIXELS,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Frames:
-    """k uniform frames over the whole video or over [start, end] seconds of the file's clock, first and last
-    included.
+    """Read k uniform frames of the whole video, or of [start, end] seconds on the file's clock.
 
-    Reads only what it needs (`decode(..., strict=False)`). Fewer than k frames there: some repeat.
-    Raises MediaError; ValueError for k < 1 or start >= end.
+    The first and last frame are included. Only what is needed is decoded (`decode(...,
+    strict=False)`). If there are fewer than k frames, some repeat. Raises MediaError; ValueError
+    for k < 1 or start >= end.
     """
     request = FrameRequest(k=k, start=start, end=end)
     return decode(
@@ -159,9 +158,9 @@ def read_image(
     min_pixels: int = MIN_PIXELS,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Frames:
-    """A still picture as Frames with T = 1, fps 0 and duration 0; of an animation the first picture.
+    """Read a still picture as Frames with T = 1, fps 0 and duration 0; of an animation, the first picture.
 
-    Raises MediaError; ValueError for a budget that holds no patch.
+    Raises MediaError; ValueError for a budget smaller than one patch.
     """
     blob = open_source(source, limits)
     try:
@@ -184,77 +183,106 @@ class _Result:
 
     info: VideoInfo
     samples: list[Frames]
-    cuts: Sequence[float] = ()
+    cuts: tuple[float, ...] = ()
 
 
-def _decode_or_mend(blob: Blob, job: _Job) -> tuple[_Result, bool]:
-    """(the result, repaired). A file that is still broken after mending keeps its first reason."""
+class _Selection:
+    """The frames that a job requests from one video.
+
+    numbers: those of the frames. cuts: finds the scenes, if they are requested.
+    """
+
+    def __init__(self, job: _Job, info: VideoInfo, timeline: Timeline) -> None:
+        requests = job.plan(info) if callable(job.plan) else job.plan
+        self._info, self._timeline = info, timeline
+        self._indices = [request.indices(timeline.seconds) for request in requests]
+        self.numbers = {int(i) for indices in self._indices for i in indices}
+        self.cuts = None if job.scenes is None else SceneCuts(job.scenes)
+
+    def result(self, pixels: dict[int, np.ndarray]) -> _Result:
+        """Arrange the frames by request. pixels: frame number -> uint8 [H, W, 3]."""
+        info, seconds = self._info, self._timeline.seconds
+        samples = [
+            Frames(
+                pixels=np.stack([pixels[int(i)] for i in indices]),
+                timestamps=seconds[indices].astype(np.float64),
+                indices=indices,
+                fps=info.fps,
+                duration=info.duration,
+                total_frames=info.total_frames,
+            )
+            for indices in self._indices
+        ]
+        cuts = () if self.cuts is None else self.cuts.numbers
+        return _Result(
+            info=info, samples=samples, cuts=tuple(float(seconds[i]) for i in cuts if i < len(seconds))
+        )
+
+
+def _decode_or_repair(blob: Blob, job: _Job) -> tuple[_Result, bool]:
+    """Return the result and whether the file was repaired.
+
+    A file that is still broken after the repair keeps its first reason.
+    """
     blob = without_trailer(blob)
     try:
         scanned = scan(blob, job.limits)
     except MediaError as error:
-        mended = cut_leading_rubbish(blob) if error.reason == Reason.NOT_A_VIDEO else None
-        if mended is None:
+        repaired = cut_leading_rubbish(blob) if error.reason == Reason.NOT_A_VIDEO else None
+        if repaired is None:
             raise
         try:
-            return _decode_scanned(mended, scan(mended, job.limits), job), True
+            return _decode_scanned(scan(repaired, job.limits), job), True
         except MediaError as second:
             raise error from second
     if has_broken_timestamps(scanned) and not scanned.packets.damage:
-        # A remux that fails or mends nothing leaves the judgement to the file as it came.
+        # If a remux fails or repairs nothing, the original file is judged.
         with suppress(MediaError):
-            mended = remux(blob, scanned, job.limits)
-            rescanned = scan(mended, job.limits, start=scanned.info.start)
+            rescanned = scan(remux(scanned), job.limits, start=scanned.info.start)
             if not has_broken_timestamps(rescanned):
-                again = _decode_scanned(mended, rescanned, job)
+                again = _decode_scanned(rescanned, job)
                 return replace(again, info=replace(again.info, container=scanned.info.container)), True
-    return _decode_scanned(blob, scanned, job), False
+    return _decode_scanned(scanned, job), False
 
 
-def _decode_scanned(blob: Blob, scanned: Scan, job: _Job) -> _Result:
+def _decode_scanned(scanned: Scan, job: _Job) -> _Result:
     job.limits.check_length(scanned.info.duration, scanned.info.total_frames)
     try:
-        decoded = _decode_frames(blob, scanned, job)
+        result = _decode_frames(scanned, job)
     except MediaError as error:
         if scanned.protected and error.reason == Reason.CORRUPT:
             raise MediaError(Reason.ENCRYPTED, f"decrypt the file first ({error.detail})") from error
         raise
     if scanned.packets.doubtful:
-        check_doubtful_bytes(blob, scanned, limits=job.limits, deadline=job.deadline)
-    return decoded
+        check_doubtful_bytes(scanned, job.deadline)
+    return result
 
 
-def _decode_frames(blob: Blob, scanned: Scan, job: _Job) -> _Result:
-    info, timeline = scanned.info, scanned.timeline
-    finish = job.finish(info)
+def _decode_frames(scanned: Scan, job: _Job) -> _Result:
+    timeline, finish = scanned.timeline, job.finish(scanned.info)
     if timeline is not None and timeline.pts is not None:
-        requested = job.indices(info, timeline)
-        numbers = {int(i) for indices in requested for i in indices}
+        selection = _Selection(job, scanned.info, timeline)
         if not job.strict:
-            frames = read_sparse(
-                blob, scanned, timeline, numbers, finish, limits=job.limits, deadline=job.deadline
-            )
+            frames = read_sparse(scanned, timeline, selection.numbers, finish, job.deadline)
             if frames is not None:
-                return _Result(info=info, samples=_gather(info, timeline, requested, frames))
-        cuts = None if job.scenes is None else SceneCuts(job.scenes)
+                return selection.result(frames)
         seen = read_sequential(
-            blob, scanned, timeline, numbers, finish, limits=job.limits, deadline=job.deadline, cuts=cuts
+            scanned, timeline, selection.numbers, finish, job.deadline, cuts=selection.cuts
         )
         if seen.pts == timeline.pts.tolist():
-            return _Result(
-                info=info,
-                samples=_gather(info, timeline, requested, seen.frames),
-                cuts=_seconds(timeline, cuts),
-            )
+            return selection.result(seen.frames)
         if lost := lost_frames(seen, scanned, timeline):
             raise MediaError(Reason.CORRUPT, f"{lost} of {len(timeline)} frames do not decode")
-    return _decode_observed(blob, scanned, job, finish)
+    return _decode_observed(scanned, job, finish)
 
 
-def _decode_observed(blob: Blob, scanned: Scan, job: _Job, finish: Finish) -> _Result:
-    """Two passes where packets and frames do not pair up (one field a packet, no timestamps, pictures that
-    are not shown): the first learns the timeline from the decoder, the second takes the frames."""
-    first = read_sequential(blob, scanned, None, set(), finish, limits=job.limits, deadline=job.deadline)
+def _decode_observed(scanned: Scan, job: _Job, finish: Finish) -> _Result:
+    """Decode twice, for files whose packets and frames do not correspond one to one.
+
+    Such files have one field a packet, no timestamps, or pictures that are not shown. The first
+    pass learns the timeline from the decoder, the second takes the frames.
+    """
+    first = read_sequential(scanned, None, set(), finish, job.deadline)
     if len(first.pts) < MIN_FRAMES:
         raise MediaError(
             Reason.TOO_FEW_FRAMES,
@@ -269,81 +297,49 @@ def _decode_observed(blob: Blob, scanned: Scan, job: _Job, finish: Finish) -> _R
         fps=mean_fps(scanned.info.fps, len(timeline), timeline.duration),
     )
     job.limits.check_length(info.duration, info.total_frames)
-    requested = job.indices(info, timeline)
-    numbers = {int(i) for indices in requested for i in indices}
-    cuts = None if job.scenes is None else SceneCuts(job.scenes)
-    seen = read_sequential(
-        blob, scanned, None, numbers, finish, limits=job.limits, deadline=job.deadline, cuts=cuts
-    )
-    return _Result(
-        info=info, samples=_gather(info, timeline, requested, seen.frames), cuts=_seconds(timeline, cuts)
-    )
+    selection = _Selection(job, info, timeline)
+    seen = read_sequential(scanned, None, selection.numbers, finish, job.deadline, cuts=selection.cuts)
+    return selection.result(seen.frames)
 
 
 def _decode_animated_webp(blob: Blob, job: _Job) -> _Result:
     info, timeline = scan_animated_webp(blob, job.limits)
     finish = job.finish(info)
-    requested = job.indices(info, timeline)
-    numbers = {int(i) for indices in requested for i in indices}
-    cuts = None if job.scenes is None else SceneCuts(job.scenes)
+    selection = _Selection(job, info, timeline)
     frames = {}
     for number, pixels in enumerate(animated_webp_frames(blob)):
         job.deadline.check()
-        if cuts is not None:
-            cuts.see(av.VideoFrame.from_ndarray(pixels, format="rgb24"))
-        if number in numbers:
+        if selection.cuts is not None:
+            selection.cuts.see(av.VideoFrame.from_ndarray(pixels, format="rgb24"))
+        if number in selection.numbers:
             frames[number] = finish(pixels)
-    if missing := numbers - frames.keys():
+    if missing := selection.numbers - frames.keys():
         raise MediaError(Reason.CORRUPT, f"{len(missing)} of {len(timeline)} frames do not decode")
-    return _Result(
-        info=info, samples=_gather(info, timeline, requested, frames), cuts=_seconds(timeline, cuts)
-    )
+    return selection.result(frames)
 
 
 def _decode_folder(source: Source, job: _Job) -> Decoded:
     blobs, info, timeline, digest = scan_folder(source, job.limits)
-    requested = job.indices(info, timeline)
+    selection = _Selection(job, info, timeline)
     size = _fit(info.height, info.width, job.max_pixels, job.min_pixels)
     frames = {}
-    for i in sorted({int(i) for indices in requested for i in indices}):
+    for number in sorted(selection.numbers):
         job.deadline.check()
-        frames[i] = read_picture(blobs[i], job.limits, lambda *_: size)
-    samples = _gather(info, timeline, requested, frames)
+        frames[number] = read_picture(blobs[number], job.limits, lambda *_: size)
     return Decoded(
         info=info,
         content_hash=digest,
         size=sum(blob.size for blob in blobs),
         repaired=False,
-        samples=samples,
+        samples=selection.result(frames).samples,
     )
 
 
 def _fit(height: int, width: int, max_pixels: int, min_pixels: int) -> tuple[int, int]:
-    """`fit_pixels`; raises MediaError for a picture whose shape is out of bounds."""
+    """Call `fit_pixels`; raise MediaError for a picture that is too long and narrow."""
     try:
         return fit_pixels(height, width, max_pixels=max_pixels, min_pixels=min_pixels)
     except ValueError as error:
         if max(height, width) > MAX_ASPECT * min(height, width):
             raise MediaError(Reason.UNUSABLE_SHAPE, str(error)) from error
         raise
-
-
-def _seconds(timeline: Timeline, cuts: SceneCuts | None) -> list[float]:
-    """When each scene but the first begins."""
-    return [] if cuts is None else [float(timeline.seconds[i]) for i in cuts.numbers if i < len(timeline)]
-
-
-def _gather(
-    info: VideoInfo, timeline: Timeline, requested: list[np.ndarray], frames: dict[int, np.ndarray]
-) -> list[Frames]:
-    return [
-        Frames(
-            pixels=np.stack([frames[int(i)] for i in indices]),
-            timestamps=timeline.seconds[indices].astype(np.float64),
-            indices=indices,
-            fps=info.fps,
-            duration=info.duration,
-            total_frames=info.total_frames,
-        )
-        for indices in requested
-    ]

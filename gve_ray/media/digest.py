@@ -2,43 +2,35 @@
 
 import hashlib
 
-from gve_ray.media.source import file_facts, folder_blobs, is_folder, local_path, open_remote
+from gve_ray.media.source import file_facts, folder_blobs, is_folder, open_binary
 
-_CHUNK = 8 << 20  # bytes a request, of a file behind a URI
-UNREADABLE = "unreadable"  # the stamp of what is not there
-# ValueError: no path (a NUL in it) or URI. ImportError: nothing installed speaks its scheme.
+_CHUNK = 8 << 20  # bytes per request, for a file behind a URI
+UNREADABLE = "unreadable"  # the stamp of a file that cannot be read
+# ValueError: not a valid path (a NUL in it) or URI. ImportError: its scheme is not supported.
 _NOT_READ = (OSError, ValueError, ImportError)
 
 
 def media_digest(path: str) -> str:
-    """sha256 (hex) of a file's bytes, or of a folder's pictures in the order of their names: `content_hash`.
+    """Return `Decoded.content_hash`: the sha256 (hex) of a file's bytes, or of a folder's pictures by name.
 
-    What lies behind a URI is read for it, as a whole. Of what cannot be read, the digest of its name.
+    A file behind a URI is read completely. For a file that cannot be read, it is the digest of its
+    name.
     """
     try:
         if is_folder(path):
             parts = [blob.sha256() for blob in folder_blobs(path)]
             return hashlib.sha256("".join(parts).encode()).hexdigest()
-        local = local_path(path)
-        if local is None:
-            return _remote_digest(path)
-        with local.open("rb") as file:
+        with open_binary(path, _CHUNK) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except _NOT_READ:
         return hashlib.sha256(f"name\0{path}".encode()).hexdigest()
 
 
-def _remote_digest(uri: str) -> str:
-    digest = hashlib.sha256()
-    with open_remote(uri) as file:
-        while part := file.read(_CHUNK):
-            digest.update(part)
-    return digest.hexdigest()
-
-
 def media_stamp(path: str) -> str:
-    """Changes when the file, local or behind a URI, or a picture of the folder, is written anew. UNREADABLE where
-    that is unknown: reading the file raises the reason."""
+    """Return a text that changes when the file, or a picture of the folder, is written again.
+
+    UNREADABLE if it cannot be read; reading the file will raise the reason.
+    """
     try:
         if not is_folder(path):
             return " ".join(map(str, file_facts(path)))

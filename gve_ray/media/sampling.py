@@ -1,4 +1,4 @@
-"""Which frames to take: uniform indices, time spans, single moments."""
+"""Select frames: uniform ones, those of a time span, or those at single moments."""
 
 from dataclasses import dataclass
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def uniform_indices(total: int, k: int) -> np.ndarray:
-    """int64 [k]: k frame numbers spread evenly over 0..total-1, first and last included.
+    """Return int64 [k]: frame numbers spread evenly over 0..total-1, first and last included.
 
-    round(linspace(0, total - 1, k)) with halves to even. Fewer than k frames: numbers repeat.
-    k = 1 gives the first frame. Raises ValueError for total < 1 or k < 1.
+    They are round(linspace(0, total - 1, k)), with halves rounded to even. If there are fewer than
+    k frames, numbers repeat. k = 1 gives the first frame. Raises ValueError for total < 1 or k < 1.
     """
     if k < 1:
         raise ValueError(f"k={k} frames: ask for at least 1")
@@ -20,13 +20,13 @@ def uniform_indices(total: int, k: int) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class FrameRequest:
-    """Frames wanted from one video: k uniform ones over [start, end], or those on screen at given seconds.
+    """A request for frames of one video: k uniform ones over [start, end], or those shown at some moments.
 
-    `FrameRequest(k=8)` is the whole video; start and end are seconds on the file's clock (which shows
-    `VideoInfo.start` at the first frame), either may be None. A moment or span before the first frame gives
-    the first frame. A span shorter than one frame gives the frame on screen at `start`; a span with fewer than k
-    frames repeats some. `FrameRequest(at=(1.0, 2.5))` gives one frame for each moment; a moment after the
-    end gives the last frame.
+    `FrameRequest(k=8)` is the whole video. start and end are seconds on the file's clock (which
+    shows `VideoInfo.start` at the first frame); either may be None. A moment or span before the
+    first frame gives the first frame. A span shorter than one frame gives the frame shown at
+    `start`; a span with fewer than k frames repeats some. `FrameRequest(at=(1.0, 2.5))` gives one
+    frame for each moment; a moment after the end gives the last frame.
     """
 
     k: int | None = None
@@ -50,10 +50,10 @@ class FrameRequest:
             raise ValueError(f"start={self.start}, end={self.end}: the end must come after the start")
 
     def indices(self, seconds: np.ndarray) -> np.ndarray:
-        """int64 [k]: frame numbers for this request. seconds: float64 [n] on the file's
-        clock, ascending.
+        """Return int64 [k]: the frame numbers of this request.
 
-        Raises ValueError where `start` lies after the last frame.
+        seconds: when each frame is shown, float64 [n] on the file's clock, ascending. Raises
+        ValueError if `start` is after the last frame.
         """
         if self.at is not None:
             return np.array([on_screen(seconds, moment) for moment in self.at], dtype=np.int64)
@@ -61,7 +61,7 @@ class FrameRequest:
         start = 0.0 if self.start is None else self.start
         if start > seconds[-1] + _median_gap(seconds):
             raise ValueError(f"start={start}: the last frame is at {seconds[-1]:.3f} s; start before that")
-        # Timestamps are ticks times a rational; a start or end computed from the same numbers must still hit.
+        # A start or end that was computed from timestamps must match them despite rounding errors.
         slack = 1e-6
         first = int(np.searchsorted(seconds, start - slack))
         stop = len(seconds) if self.end is None else int(np.searchsorted(seconds, self.end + slack, "right"))
@@ -71,7 +71,7 @@ class FrameRequest:
 
 
 def on_screen(seconds: np.ndarray, moment: float) -> int:
-    """Number of the frame shown at `moment`: the last one that started by then."""
+    """Return the number of the frame shown at `moment`: the last one that started by then."""
     return max(0, int(np.searchsorted(seconds, moment + 1e-6, "right")) - 1)
 
 

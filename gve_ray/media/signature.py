@@ -1,13 +1,13 @@
-"""Signature of a video's content: small thumbnails of its frames, which copies of it nearly share.
+"""Compute signatures of videos: small thumbnails of their frames, which copies of a video nearly share.
 
-The k uniform frames as luma 16x16 and two colour differences 8x8, 384 bytes a frame. A 64-bit perceptual
-hash would not do: scenes that share a background and differ in one small object have equal hashes, while
-here the object changes a few cells by much. So two videos are copies if in every frame even the cells that
-differ most differ little, and their lengths agree. A cell differs by as much as it lies outside the range of
-the nine cells around its place in the other video: a copy at another frame rate shows a moving object a few
-pixels further on.
+A signature holds k uniform frames as 16x16 luma and two 8x8 colour differences, 384 bytes per
+frame. A 64-bit perceptual hash is not enough: scenes that share a background and differ in one
+small object have equal hashes, while here the object changes a few cells a lot. So two videos are
+copies if their lengths agree and in every frame even the cells that differ most differ little. A
+cell's difference is its distance from the range of the nine cells around its position in the other
+video, because a copy at another frame rate shows a moving object a few pixels further on.
 
-`points` and `may_be_near` find candidates cheaply; the decision is always made on the whole signature.
+`points` and `may_be_near` find candidates quickly; the whole signature always decides.
 """
 
 from collections.abc import Sequence
@@ -15,29 +15,27 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-LUMA, CHROMA = 16, 8  # cells a side
+LUMA, CHROMA = 16, 8  # cells per side
 FRAME_BYTES = LUMA * LUMA + 2 * CHROMA * CHROMA
 THRESHOLD = 0.1
 DURATION_TOLERANCE = 0.1  # seconds, or this share of the longer one if that is more
 
 _WORST_LUMA, _WORST_CHROMA = 6, 3  # cells of a frame: about the area of a small object
-_SPREAD, _LEAST_SPREAD = (
-    48.0,
-    12.0,
-)  # grey levels: contrast is brought to the first, but not from below the second
+_SPREAD = 48.0  # grey levels; the contrast of every video is scaled to this standard deviation
+_LEAST_SPREAD = 12.0  # a lower contrast is scaled as if it were this one
 _BLOCK_FACTOR = 4.0  # a block's mean may differ by this many thresholds
 
 
 def signature(pixels: np.ndarray) -> bytes:
-    """Thumbnails of the frames, quantised to bytes: T x 384 bytes.
+    """Return thumbnails of the frames, T x 384 bytes.
 
-    pixels: uint8 [T, H, W, 3]. Brightness is kept here and taken out when comparing.
+    pixels: uint8 [T, H, W, 3]. They keep the brightness, which the comparison removes.
     """
     return b"".join(_thumbnail(frame) for frame in pixels)
 
 
 def _thumbnail(frame: np.ndarray) -> bytes:
-    """luma 16x16, then (r-g)/2 and (b-g)/2 at 8x8, each cell the mean of its area, as uint8."""
+    """Return 16x16 luma, then (r-g)/2 and (b-g)/2 at 8x8, as uint8; each cell is the mean of its area."""
     image = Image.fromarray(frame)
     small = np.asarray(image.resize((LUMA, LUMA), Image.Resampling.BOX)).astype(np.float32)
     luma = small @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -49,9 +47,9 @@ def _thumbnail(frame: np.ndarray) -> bytes:
 
 
 def distance(a: bytes, b: bytes) -> float:
-    """0 (the same) to 1: over frames, the largest of the mean difference in a frame's worst cells.
+    """Return 0 (the same) to 1: the mean difference of a frame's worst cells, and the maximum over frames.
 
-    Signatures of different numbers of frames are 1 apart.
+    The distance of signatures with different numbers of frames is 1.
     """
     if len(a) != len(b) or not a:
         return 1.0
@@ -59,7 +57,7 @@ def distance(a: bytes, b: bytes) -> float:
 
 
 def normalised(data: Sequence[bytes]) -> np.ndarray:
-    """Signatures of T frames each -> float32 [n, T, 384]: one gain and offset a video taken out of the luma."""
+    """Convert signatures of T frames to float32 [n, T, 384], and remove one gain and luma offset per video."""
     cells = (
         np.frombuffer(b"".join(data), dtype=np.uint8).reshape(len(data), -1, FRAME_BYTES).astype(np.float32)
     )
@@ -83,14 +81,14 @@ def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _neighbourhood(grid: np.ndarray, pick: np.ufunc) -> np.ndarray:
-    """Smallest or largest value of each cell and the eight around it. [..., h, w] -> the same."""
+    """Return the smallest or largest value of each cell and the eight around it, [..., h, w]."""
     padded = np.pad(grid, [(0, 0)] * (grid.ndim - 2) + [(1, 1), (1, 1)], mode="edge")
     rows = pick(pick(padded[..., :-2, :], padded[..., 1:-1, :]), padded[..., 2:, :])
     return pick(pick(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:])
 
 
 def points(cells: np.ndarray) -> np.ndarray:
-    """[n, T, 384] -> float32 [n, 128]: eight moments, each a mean of its frames, 4x4 luma cells."""
+    """Reduce [n, T, 384] to float32 [n, 128]: eight means of consecutive frames, with 4x4 luma cells each."""
     n, moments, side = len(cells), cells.shape[1], LUMA // 4
     luma = cells[..., : LUMA * LUMA].reshape(n, moments, 4, side, 4, side).mean(axis=(3, 5))
     parts = [luma[:, part].mean(axis=1) for part in np.array_split(np.arange(moments), 8) if len(part)]
@@ -101,11 +99,11 @@ def points(cells: np.ndarray) -> np.ndarray:
 def may_be_near(a: np.ndarray, b: np.ndarray, threshold: float) -> np.ndarray:
     """bool [n]: whether pairs of `points`, float32 [n, 128] each, may be within the threshold.
 
-    The bound is wide, since a small object that has moved on by a cell may have left its block.
+    The bound is wide, since a small object that has moved by a cell may have left its block.
     """
     return np.abs(a - b).max(axis=1, initial=0.0) <= _BLOCK_FACTOR * threshold * 255.0
 
 
 def lengths_agree(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """bool [n]: whether durations, seconds [n] each, are those of copies."""
+    """bool [n]: whether two durations, seconds [n] each, may be those of copies."""
     return np.abs(a - b) <= np.maximum(DURATION_TOLERANCE, DURATION_TOLERANCE * np.maximum(a, b))

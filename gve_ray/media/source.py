@@ -1,6 +1,7 @@
-"""Where bytes come from: a local path, any pyarrow or fsspec URI, bytes, or a folder of frames.
+"""Read bytes from a local path, any pyarrow or fsspec URI, or a folder of frames.
 
-A URI of another file system that ends in a slash is a folder of frames: that costs no request to find out.
+A URI of a remote file system is a folder of frames if it ends in a slash, so no request is needed
+to find out.
 """
 
 import hashlib
@@ -9,8 +10,9 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from gve_ray.media.limits import Limits, MediaError, Reason
@@ -20,16 +22,20 @@ Source = str | Path | bytes
 
 _CHUNK = 1 << 20
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+_HEIC_SUFFIXES = {".heic", ".heif"} if find_spec("pillow_heif") else set()
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".avif"} | _HEIC_SUFFIXES)
 VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .flv .wmv .mpg .mpeg .mts .m2ts .ts .3gp .ogv .gif".split()
+    ".mp4 .m4v .mov .f4v .3gp .3g2 .mkv .webm .avi .flv .wmv .asf .mpg .mpeg .m2v .vob .ts .mts .m2ts "
+    ".ogv .ogm .mxf .gif".split()
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blob:
-    """One file's bytes: on disk, in memory, or behind a URI, where each call reads them anew. `name` is for
-    messages only. changed: time of the last change in ns; -1 where it is not known."""
+    """The bytes of one file: on disk, in memory, or behind a URI, from which each call reads again.
+
+    name: for messages only. changed: time of the last change in ns; -1 if unknown.
+    """
 
     name: str
     size: int
@@ -51,7 +57,7 @@ class Blob:
             return _read_at_most(file, self.size)
 
     def sha256(self) -> str:
-        """Hex digest of the bytes, without holding a file on disk in memory."""
+        """Return the hex digest of the bytes. A file on disk is not held in memory."""
         if self.path is None:
             return hashlib.sha256(self.read()).hexdigest()
         with open(self.path, "rb") as file:
@@ -59,7 +65,7 @@ class Blob:
 
 
 def is_folder(source: Source) -> bool:
-    """True for a local path (or file:// URI) that is a directory, and for another URI that ends in a slash."""
+    """Whether this is a local path (or file:// URI) of a directory, or another URI that ends in a slash."""
     path = local_path(source)
     if path is not None:
         return path.is_dir()
@@ -67,7 +73,7 @@ def is_folder(source: Source) -> bool:
 
 
 def folder_blobs(source: Source) -> Iterator[Blob]:
-    """The pictures of a folder of frames, sorted by name. Raises OSError if it is not there."""
+    """Yield the pictures of a folder of frames, sorted by name. Raises OSError if it does not exist."""
     folder = local_path(source)
     if folder is None:
         yield from _remote_blobs(str(source))
@@ -79,7 +85,7 @@ def folder_blobs(source: Source) -> Iterator[Blob]:
 
 
 def _remote_blobs(uri: str) -> Iterator[Blob]:
-    """As `folder_blobs`, by one listing."""
+    """Yield what `folder_blobs` does, from one listing of a remote folder."""
     from pyarrow.fs import FileSelector, FileType
 
     from gve_ray.store.runfolder import in_uri
@@ -92,10 +98,10 @@ def _remote_blobs(uri: str) -> Iterator[Blob]:
 
 
 def open_source(source: Source, limits: Limits) -> Blob:
-    """Find the bytes of one file, within `limits.max_bytes`, without copying a local file.
+    """Return the bytes of one file, at most `limits.max_bytes`. A local file is not copied.
 
-    Raises MediaError: unreadable, empty, too_large. Raises ValueError for an asset reference, which only
-    a store can resolve.
+    Raises MediaError: unreadable, empty, too_large. Raises ValueError for an asset reference, which
+    only a store can resolve.
     """
     if isinstance(source, bytes):
         limits.check_bytes(len(source))
@@ -108,7 +114,7 @@ def open_source(source: Source, limits: Limits) -> Blob:
         return Blob(name=str(source), size=len(data), data=data)
     try:
         size = path.stat().st_size
-        with open(path, "rb"):  # say "unreadable" here, not "not a video" later
+        with open(path, "rb"):  # so that the reason is "unreadable" and not "not a video"
             pass
     except (OSError, ValueError) as error:
         raise MediaError(Reason.UNREADABLE, f"{source}: {error}") from error
@@ -117,9 +123,9 @@ def open_source(source: Source, limits: Limits) -> Blob:
 
 
 def file_facts(source: str) -> tuple[int, int]:
-    """(bytes, time of the last change in ns) of a local file or a URI; -1 for what its file system cannot tell.
+    """Return (bytes, time of the last change in ns) of a local file or a URI; -1 for what is unknown.
 
-    Raises OSError if it is not there.
+    Raises OSError if it does not exist.
     """
     path = local_path(source)
     if path is not None:
@@ -132,27 +138,36 @@ def file_facts(source: str) -> tuple[int, int]:
     return -1 if info.size is None else info.size, -1 if info.mtime_ns is None else info.mtime_ns
 
 
+def open_binary(source: str, buffer: int) -> io.BufferedReader:
+    """Open a local file or the one behind a URI. buffer: bytes per request. Raises as `open_remote`."""
+    path = local_path(source)
+    raw = cast(io.RawIOBase, open_remote(source)) if path is None else io.FileIO(path)
+    return io.BufferedReader(raw, buffer)
+
+
 def open_remote(uri: str) -> BinaryIO:
-    """The file behind a URI, to be read from any place in it. Raises OSError if it is not there, ValueError or
-    ImportError on a scheme that nothing here speaks."""
+    """Open the file behind a URI for random access.
+
+    Raises OSError if it does not exist, and ValueError or ImportError for an unsupported scheme.
+    """
     files, name = _filesystem(uri)
     opened: BinaryIO = files.open_input_file(name)
     return opened
 
 
 def local_path(source: Source) -> Path | None:
-    """Where on this machine it is; None for a URI of another file system, and for bytes."""
+    """Return the path on this machine; None for a URI of a remote file system, and for bytes."""
     if isinstance(source, bytes):
         return None
     text = str(source)
     if text.startswith("file://"):
-        return Path(os.fsdecode(unquote_to_bytes(urlsplit(text).path)))  # a name need not be UTF-8
+        return Path(os.fsdecode(unquote_to_bytes(urlsplit(text).path)))  # which may not be UTF-8
     return None if _SCHEME.match(text) else Path(source)
 
 
 def _filesystem(uri: str) -> tuple[Any, str]:
-    """(file system, path in it) of a URI."""
-    from gve_ray.store.runfolder import filesystem  # here: a decoder that reads local files starts sooner
+    """Return (file system, path in it) of a URI."""
+    from gve_ray.store.runfolder import filesystem  # here, so that a decoder of local files starts faster
 
     return filesystem(uri)
 
@@ -169,7 +184,7 @@ def _fetch(uri: str, limits: Limits) -> bytes:
 
 
 def _read_at_most(stream: BinaryIO, most: int) -> bytes:
-    """Up to `most` bytes: the size that a server states may be wrong."""
+    """Read up to `most` bytes, because the size that a server states may be wrong."""
     parts: list[bytes] = []
     left = most
     while left > 0 and (part := stream.read(min(_CHUNK, left))):

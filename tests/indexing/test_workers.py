@@ -18,7 +18,7 @@ from gve_ray.indexing.segments import pending_segments
 from gve_ray.media import Limits, decode_jpeg
 from gve_ray.schema import Frames, Item
 from gve_ray.stage import Reject
-from tests.media.test_scenes import scenes_video
+from tests.media.video.test_scenes import scenes_video
 from tests.media.videos import Clip, read_number, render
 
 SETTINGS = EmbedderSettings(frames=4, max_pixels=140 * 112, min_pixels=784)

@@ -1,4 +1,4 @@
-"""Captions, ids and paths as pandas, NumPy, R and spreadsheets leave them in a cell."""
+"""Captions, ids and paths as pandas, NumPy, R and spreadsheets write them into a cell."""
 
 from decimal import Decimal
 from typing import Any

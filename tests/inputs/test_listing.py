@@ -1,4 +1,4 @@
-"""Folders as people's disks have them: what exists is no pattern, and nothing is searched twice or lost in silence."""
+"""Folders with odd names, links and unreadable entries: what exists is not a glob, and nothing is lost silently."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ def touch(root: Path, *names: str) -> Path:
     return root
 
 
-def found(source: str, root: Path) -> list[str]:
+def videos_in(source: str, root: Path) -> list[str]:
     return [os.path.relpath(uri, root) for uri in find_videos(source)]
 
 
@@ -53,9 +53,9 @@ def odd(tmp_path: Path) -> Path:
 def test_what_exists_is_no_glob(
     source: str, names: list[str], odd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert found(f"{odd}/{source}", odd) == names
+    assert videos_in(f"{odd}/{source}", odd) == names
     monkeypatch.chdir(odd)
-    assert found(source, odd) == names
+    assert videos_in(source, odd) == names
 
 
 def test_what_exists_behind_a_uri_is_no_glob(odd: Path) -> None:
@@ -83,10 +83,15 @@ def test_links_are_followed_and_each_folder_is_searched_once(tmp_path: Path) -> 
         ("in/copy.mp4", "a/x.mp4"),
     ):
         (tmp_path / place).symlink_to(to)
-    assert found(f"{tmp_path}/in", tmp_path / "in") == ["a/x.mp4", "b/y.mp4", "copy.mp4", "other/z.mp4"]
-    assert found(f"{tmp_path}/in/**", tmp_path / "in") == ["a/x.mp4", "b/y.mp4", "copy.mp4", "other/z.mp4"]
-    assert found(f"{tmp_path}/in/0*/*.mp4", tmp_path / "in") == ["0first/x.mp4"]  # as a shell finds it
-    assert found(f"{tmp_path}/in/0first", tmp_path / "in/0first")[0] == "to-b/y.mp4"
+    assert videos_in(f"{tmp_path}/in", tmp_path / "in") == ["a/x.mp4", "b/y.mp4", "copy.mp4", "other/z.mp4"]
+    assert videos_in(f"{tmp_path}/in/**", tmp_path / "in") == [
+        "a/x.mp4",
+        "b/y.mp4",
+        "copy.mp4",
+        "other/z.mp4",
+    ]
+    assert videos_in(f"{tmp_path}/in/0*/*.mp4", tmp_path / "in") == ["0first/x.mp4"]  # as a shell finds it
+    assert videos_in(f"{tmp_path}/in/0first", tmp_path / "in/0first")[0] == "to-b/y.mp4"
 
 
 def test_a_name_that_is_not_utf8_is_used(tmp_path: Path) -> None:
@@ -109,12 +114,12 @@ def test_a_name_that_is_not_utf8_is_used(tmp_path: Path) -> None:
     assert find_videos(str(named)) == uris[2:]
 
 
-def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_left_out_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(
         tmp_path,
         "a.mp4",
         *(f"{i}.srt" for i in range(9)),
-        "b.vob",
+        "b.dat",
         "README",
         ".c.mp4",
         ".git/d.mp4",
@@ -125,11 +130,11 @@ def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     (tmp_path / "gone.txt").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe.mp4")
     with caplog.at_level(logging.WARNING):
-        assert found(str(tmp_path), tmp_path) == ["a.mp4"]
+        assert videos_in(str(tmp_path), tmp_path) == ["a.mp4"]
     (record,) = caplog.records
     assert record.getMessage() == (
         f"input={str(tmp_path)!r}: 1 videos; left out: not a video's ending: 9 .srt ('0.srt', '1.srt', '2.srt', ...), "
-        "1 without one ('README'), 1 .vob ('b.vob'); hidden by a dot: 2 ('.c.mp4', '.git/d.mp4'); cannot be read: 3 "
+        "1 without one ('README'), 1 .dat ('b.dat'); hidden by a dot: 2 ('.c.mp4', '.git/d.mp4'); cannot be read: 3 "
         "('gone.mp4': a link that leads nowhere, 'pipe.mp4': not a file, 'ring.mp4': a link that leads nowhere)"
     )
     caplog.clear()
@@ -147,7 +152,7 @@ def test_a_folder_of_videos_alone_is_quiet(tmp_path: Path, caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize(
-    "name", ["list.txt", "videos.xlsx", "shard-000.tar", "list", "clip.vob", "m.parquet.gz"]
+    "name", ["list.txt", "videos.xlsx", "shard-000.tar", "list", "clip.dat", "m.parquet.gz"]
 )
 def test_one_file_is_a_video_by_its_ending(name: str, tmp_path: Path) -> None:
     touch(tmp_path, name)
@@ -170,3 +175,9 @@ def test_where_there_is_nothing(source: str, says: str, tmp_path: Path) -> None:
     touch(tmp_path, "a.txt")
     with pytest.raises(PreflightError, match=says):
         find_videos(f"{tmp_path}/{source}")
+
+
+@pytest.mark.parametrize("suffix", "vob 3g2 asf f4v m2v mxf ogm MPG".split())
+def test_less_common_containers_are_videos(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"a.{suffix}").touch()
+    assert find_videos(str(tmp_path)) == [str(tmp_path / f"a.{suffix}")]

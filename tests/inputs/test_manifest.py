@@ -1,4 +1,4 @@
-"""Manifests, folders and globs become one table; what cannot is said before any work."""
+"""Manifests, folders and globs are read into one table, and invalid input is reported before any work."""
 
 import gzip
 import hashlib
@@ -166,16 +166,16 @@ def test_other_columns_are_metadata(tmp_path: Path) -> None:
     for suffix in (".jsonl", ".parquet"):
         path = write(tmp_path / f"m{suffix}", rows)  # type: ignore[arg-type]
         table = read_manifest(path, metadata=True)
-        found = {row["uri"]: json.loads(row["metadata"]) for row in table.to_pylist()}
-        assert found["/a.mp4"] == {"year": 2024, "tags": ["x"]}
-        assert found["/b.mp4"]["year"] is None
+        metadata = {row["uri"]: json.loads(row["metadata"]) for row in table.to_pylist()}
+        assert metadata["/a.mp4"] == {"year": 2024, "tags": ["x"]}
+        assert metadata["/b.mp4"]["year"] is None
         assert "metadata" not in read_manifest(path).column_names
 
 
 def test_metadata_of_csv_are_texts_and_what_is_empty_is_null(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text('uri,year,note\n/a.mp4,2020,\n/b.mp4,,"x, y"\n')
-    found = read_manifest(str(tmp_path / "m.csv"), metadata=True)["metadata"].to_pylist()
-    assert sorted(found) == ['{"note": "x, y", "year": null}', '{"note": null, "year": "2020"}']
+    metadata = read_manifest(str(tmp_path / "m.csv"), metadata=True)["metadata"].to_pylist()
+    assert sorted(metadata) == ['{"note": "x, y", "year": null}', '{"note": null, "year": "2020"}']
 
 
 def test_the_first_of_several_captions_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -185,18 +185,20 @@ def test_the_first_of_several_captions_counts(tmp_path: Path, caplog: pytest.Log
         "\n".join(json.dumps({"uri": f"/{i}", "video_id": i, "caption": c}) for i, c in enumerate(captions))
     )
     with caplog.at_level(logging.WARNING):
-        found = read_manifest(str(path))["caption"].to_pylist()
-    assert found == ["a dog runs", "a cat", None, None, "a bird"]
+        captions_read = read_manifest(str(path))["caption"].to_pylist()
+    assert captions_read == ["a dog runs", "a cat", None, None, "a bird"]
     assert "1 rows have several captions; the first of each is used" in caplog.text
 
 
 def test_ids_keep_their_digits_and_missing_ones_are_made(tmp_path: Path) -> None:
     ids = [1.0, 1e15, 2**53 + 1, "007", "2.0", None, float("nan"), ""]
     path = tmp_path / "m.jsonl"
-    path.write_text("\n".join(json.dumps({"uri": f"/{i}.mp4", "video_id": one}) for i, one in enumerate(ids)))
-    found = {row["uri"]: row["video_id"] for row in read_manifest(str(path)).to_pylist()}
-    assert [found[f"/{i}.mp4"] for i in range(5)] == ["1", "1000000000000000", "9007199254740993", "007", "2"]
-    assert [found[f"/{i}.mp4"] for i in (5, 6, 7)] == [video_id_of(f"/{i}.mp4") for i in (5, 6, 7)]
+    path.write_text(
+        "\n".join(json.dumps({"uri": f"/{i}.mp4", "video_id": video_id}) for i, video_id in enumerate(ids))
+    )
+    id_of = {row["uri"]: row["video_id"] for row in read_manifest(str(path)).to_pylist()}
+    assert [id_of[f"/{i}.mp4"] for i in range(5)] == ["1", "1000000000000000", "9007199254740993", "007", "2"]
+    assert [id_of[f"/{i}.mp4"] for i in (5, 6, 7)] == [video_id_of(f"/{i}.mp4") for i in (5, 6, 7)]
 
 
 def test_paths_in_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,14 +206,14 @@ def test_paths_in_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "m [1]?.csv").write_text(
         'uri\n~/a.mp4\n"sub/[x] #1?.mp4"\n../b.mp4\nfile:///c%20d.mp4\n/e f.mp4\n'
     )
-    wanted = [
+    expected = [
         "/e f.mp4",
         "/home/me/a.mp4",
         "file:///c%20d.mp4",
         f"{tmp_path}/sub/[x] #1?.mp4",
         f"{tmp_path.parent}/b.mp4",
     ]
-    assert sorted(video_uris(f"{tmp_path}/m [1]?.csv")) == sorted(wanted)
+    assert sorted(video_uris(f"{tmp_path}/m [1]?.csv")) == sorted(expected)
 
 
 def test_the_home_folder_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,10 +235,10 @@ def test_batches_of_rows_are_one_sorted_table(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(manifest, "_ROWS", 2)
     path = tmp_path / "m.parquet"
     ids = ["d", "b", "e", "a", "b", "c"]  # b twice, in other batches
-    pq.write_table(pa.table({"video_id": ids, "uri": [f"/{one}.mp4" for one in ids]}), path)
-    found = read_manifest(str(path))
-    assert found.column("video_id").to_pylist() == ["a", "b", "c", "d", "e"]
-    assert found.column("uri").to_pylist() == ["/a.mp4", "/b.mp4", "/c.mp4", "/d.mp4", "/e.mp4"]
+    pq.write_table(pa.table({"video_id": ids, "uri": [f"/{video_id}.mp4" for video_id in ids]}), path)
+    table = read_manifest(str(path))
+    assert table.column("video_id").to_pylist() == ["a", "b", "c", "d", "e"]
+    assert table.column("uri").to_pylist() == ["/a.mp4", "/b.mp4", "/c.mp4", "/d.mp4", "/e.mp4"]
 
 
 ODD = "50% of it #2 ü.mp4"  # what a URI has to quote

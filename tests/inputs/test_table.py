@@ -1,4 +1,4 @@
-"""Tables as people's programs write them: every form says the same, and what is wrong is named with its place."""
+"""Tables as common programs write them: all formats give the same rows, and errors name their place."""
 
 import gzip
 import json
@@ -56,8 +56,8 @@ def test_every_form_and_encoding_says_the_same(name: str, text: str, encoding: s
         source = put(tmp_path / name, text.encode(encoding))
     table = open_table(source)
     assert table.columns == ["uri", "caption"]
-    found = [dict(row.cells) for row in table.rows]
-    assert [{key: cell and cell.strip() for key, cell in row.items()} for row in found] == ROWS
+    rows = [dict(row.cells) for row in table.rows]
+    assert [{key: cell and cell.strip() for key, cell in row.items()} for row in rows] == ROWS
 
 
 def test_parquet_is_a_file_or_a_folder_of_parts_and_reads_what_is_asked(tmp_path: Path) -> None:
@@ -117,13 +117,13 @@ def test_unquoted_tabs_and_quotes_of_tsv(tmp_path: Path) -> None:
 
 
 def test_without_a_header_columns_are_numbered(tmp_path: Path) -> None:
-    found = cells_of(put(tmp_path / "m.tsv", "q\tx\t\nr\ty\tz\n"), header=False)
-    assert found == [{"0": "q", "1": "x", "2": None}, {"0": "r", "1": "y", "2": "z"}]
+    rows = cells_of(put(tmp_path / "m.tsv", "q\tx\t\nr\ty\tz\n"), header=False)
+    assert rows == [{"0": "q", "1": "x", "2": None}, {"0": "r", "1": "y", "2": "z"}]
 
 
 def test_lines_of_comment(tmp_path: Path) -> None:
-    found = list(open_table(put(tmp_path / "m.csv", "# ours\nmodel,x\n# new\na,1\n"), comment="#").rows)
-    assert [(row.number, row.line, dict(row.cells)) for row in found] == [(1, 4, {"model": "a", "x": "1"})]
+    rows = list(open_table(put(tmp_path / "m.csv", "# ours\nmodel,x\n# new\na,1\n"), comment="#").rows)
+    assert [(row.number, row.line, dict(row.cells)) for row in rows] == [(1, 4, {"model": "a", "x": "1"})]
 
 
 def test_the_row_number_that_pandas_writes_is_no_column(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Feed mutated media files to the decoder: `python tests/media/fuzz.py --n 10000`.
 
-Small files of every container, and pictures, are damaged in many ways. Each mutant goes through `DecodeProcess`
-as at ingest, strictly and sparsely (pictures through `read_image`), under small limits of time and memory. Each
-must end as read or as refused by a MediaError; any other exception counts as `unexpected` and makes the exit
-status 1. A mutant depends on the seed and its number only:
+Small files of every container, and pictures, are damaged in many ways. Each mutant goes through
+`DecodeProcess` as at ingest, strictly and sparsely (pictures through `read_image`), under small
+limits of time and memory. Each must be read or refused by a MediaError; any other exception
+counts as `unexpected` and makes the exit status 1. A mutant depends on the seed and its number
+only:
 
     python tests/media/fuzz.py --only 17,4711 --save FOLDER      # make these again, run them, keep the files
 """
@@ -23,9 +24,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parents[2])
-)  # run as a script, this finds `tests` and `gve_ray`
+# This finds `tests` and `gve_ray` if the file is run as a script.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from gve_ray.media import DecodePool, DecodeProcess, FrameRequest, Limits, MediaError, Reason
 from tests.media.matrix.films import Film, render
@@ -48,7 +48,7 @@ _ALPHA = (("webm", "vp8-alpha"), ("mov", "prores-alpha"), ("mov", "qtrle-alpha")
 
 @cache
 def seeds() -> dict[str, bytes]:
-    """Name -> bytes of the sound files that mutants are made of. Names of pictures begin with "picture/"."""
+    """Return name -> bytes of the undamaged files that mutants are made of. Names of pictures begin with "picture/"."""
     files = {}
     for name in _VIDEOS:
         container, codec = name.split("/")

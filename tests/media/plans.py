@@ -1,4 +1,4 @@
-"""Plans that the decoding child imports: sound ones, and ones that kill it or keep it."""
+"""Plans that the decoding child imports: valid ones, and ones that crash it or hang."""
 
 import os
 import signal

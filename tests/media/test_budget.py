@@ -60,8 +60,8 @@ def test_impossible_budgets_are_refused(arguments, message):
 
 
 def test_shrinking_averages_what_it_drops():
-    # Stripes of one pixel at twice the target size: without antialiasing they turn into bars or one flat
-    # extreme; with it every pixel is their mean, 127.5, but for the borders.
+    # Stripes of one pixel at twice the target size: without antialiasing they turn into bars or one
+    # flat extreme; with it every pixel is their mean, 127.5, but for the borders.
     stripes = np.zeros((112, 112, 3), np.uint8)
     stripes[:, ::2] = 255
     small = resize(stripes, 56, 56)

@@ -1,4 +1,4 @@
-"""Broken files are found and healthy ones are not refused."""
+"""Damaged files are refused, and undamaged ones are not."""
 
 import io
 import zipfile

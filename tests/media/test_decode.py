@@ -1,4 +1,4 @@
-"""The frames are the right frames: both paths against the numbers painted into every frame."""
+"""Both ways of decoding return the right frames, according to the numbers painted into them."""
 
 import io
 import struct
@@ -68,8 +68,8 @@ CLIPS = {
 }
 
 
-# Seconds at which a browser shows the first frame, where that is not 0: an empty edit; and two frames of
-# reordering delay that this muxer writes no edit list for.
+# Seconds at which a browser shows the first frame, where that is not 0: an empty edit; and two
+# frames of reordering delay that this muxer writes no edit list for.
 START = {"h264, late start": 5.0, "h264, fragmented": 0.2}
 
 
@@ -184,7 +184,8 @@ def test_real_files_equal_a_sequential_decode(path):
         assert strict.indices.tolist() == sparse.indices.tolist() == uniform_indices(n, k).tolist()
         assert np.array_equal(strict.pixels, sparse.pixels)
         for index, pixels in zip(strict.indices, strict.pixels, strict=True):
-            # The truth's scaler interpolates 10-bit chroma another way; neighbours differ by far more.
+            # The truth's scaler interpolates 10-bit chroma another way; neighbours differ by far
+            # more.
             distance = [
                 np.abs(pixels.astype(int) - resize(truth[i], *pixels.shape[:2])).mean()
                 for i in range(max(0, index - 2), min(n, index + 3))

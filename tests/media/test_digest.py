@@ -1,4 +1,4 @@
-"""Stamps change when a file is written anew, wherever it is."""
+"""Stamps change when a local or remote file is written again."""
 
 import hashlib
 from pathlib import Path

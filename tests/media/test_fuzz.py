@@ -1,4 +1,4 @@
-"""Damaged files end as read or refused, never as another exception. The long form is `tests/media/fuzz.py`."""
+"""Damaged files are read or refused, with no other exception. The full version is `tests/media/fuzz.py`."""
 
 from collections import Counter
 

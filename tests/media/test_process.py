@@ -1,4 +1,4 @@
-"""A child that crashes, hangs or eats memory harms neither its parent nor the next video."""
+"""A child that crashes, hangs or uses too much memory harms neither its parent nor the next video."""
 
 import io
 import os

@@ -29,7 +29,8 @@ def test_path_uri_and_bytes_give_the_same_video(clip, tmp_path):
 
 def test_pyarrow_file_systems_are_used(clip, tmp_path):
     (tmp_path / "a.mp4").write_bytes(clip)
-    # a scheme with a query is pyarrow's own spelling; file:// with a host-less path goes the local way
+    # a scheme with a query is pyarrow's own spelling; file:// with a host-less path goes the local
+    # way
     frames = read_frames(f"file://{tmp_path}/a.mp4", k=2)
     assert frames.indices.tolist() == [0, 11]
 

@@ -18,8 +18,9 @@ def all_cases() -> Iterator[Case]:
 
 
 def short_form() -> list[Case]:
-    """A small selection in which every container, every codec and every change to a file occurs at least once, with
-    one of the numbers that are tried. The hash of a case's name decides which cases are taken."""
+    """A small selection in which every container, every codec and every change to a file occurs at
+    least once, with one of the numbers that are tried. The hash of a case's name decides which
+    cases are taken."""
     covered: set[str] = set()
     chosen = []
     for case in sorted(all_cases(), key=lambda case: zlib.crc32(case.name.encode())):

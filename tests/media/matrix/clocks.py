@@ -45,11 +45,12 @@ def _edit_lists() -> Iterator[Case]:
             make = partial(_edited, film, isobmff.with_edits(*edits))
             yield Case(name=f"{container}/{codec}/edit list: {name}", make=make, answers=tuple(answers))
         make = partial(_edited, film, isobmff.without_edits)
-        # Reordered frames start with their delay where nothing takes it back: one frame with MPEG-4's decoder.
+        # Reordered frames start with their delay where nothing takes it back: one frame with
+        # MPEG-4's decoder.
         delayed = answer.later((1 if codec == "mpeg4-b" else 2) * answer.gap)
         yield Case(name=f"{container}/{codec}/edit list: none", make=make, answers=(answer, delayed))
-    # Two pieces of the film, one after the other. Where frames are reordered across the cut, what a player shows
-    # around it depends on the player, so these films have no reordering.
+    # Two pieces of the film, one after the other. Where frames are reordered across the cut, what a
+    # player shows around it depends on the player, so these films have no reordering.
     for container, codec in (("mp4", "h264"), ("mp4", "hevc-p-closed"), ("mp4", "vp9"), ("mov", "prores")):
         film = film_in(container, codec, frames=40, sound=0.0)
         (answer,) = shown(film)
@@ -151,8 +152,8 @@ def _shifted(film: Film, seconds: float, *, sound: bool) -> bytes:
 
 
 def _negative_starts() -> Iterator[Case]:
-    """Ten frames before second 0. MP4 cuts them away by an edit list. Elsewhere they are where the file starts;
-    Chromium does not show them in WebM."""
+    """Ten frames before second 0. MP4 cuts them away by an edit list. Elsewhere they are where the
+    file starts; Chromium does not show them in WebM."""
     for container, codec in (("mp4", "h264"), ("mp4", "h264-b"), ("ts", "h264"), ("webm", "vp9")):
         film = film_in(container, codec)
         options = film.muxer | {"avoid_negative_ts": "disabled"}

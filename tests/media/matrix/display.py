@@ -48,8 +48,8 @@ def _iso(film: Film, *changes: isobmff.Change) -> bytes:
 
 
 def _rolls() -> Iterator[Case]:
-    """Matroska has no matrix but the pose of a projection. Roll is counter-clockwise; a yaw of 180 degrees mirrors,
-    as FFmpeg writes and reads it."""
+    """Matroska has no matrix but the pose of a projection. Roll is counter-clockwise; a yaw of 180
+    degrees mirrors, as FFmpeg writes and reads it."""
     for container, codec in (("matroska", "h264"), ("matroska", "hevc"), ("webm", "vp9"), ("webm", "av1")):
         film = film_in(container, codec)
         for degrees, mirrored, name in (

@@ -1,5 +1,5 @@
-"""Cases about files that are odd but intact, and files that are broken: padded units, indices that omit key pictures
-or list too many, damage, encryption, codecs without a decoder, single frames."""
+"""Cases about files that are odd but intact, and files that are broken: padded units, indices that
+omit key pictures or list too many, damage, encryption, codecs without a decoder, single frames."""
 
 import struct
 from collections.abc import Callable, Iterator

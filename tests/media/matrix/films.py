@@ -68,8 +68,9 @@ CODECS: dict[str, tuple[str, dict[str, str], str]] = {
     "apng-alpha": ("apng", {}, "rgba"),
 }
 
-# Container -> (sound encoder, samples a second). Where a container allows, the encoder has no delay, so that the
-# first sample is exactly at the start that the film asks for; AC-3 in transport streams starts 5 ms earlier.
+# Container -> (sound encoder, samples a second). Where a container allows, the encoder has no
+# delay, so that the first sample is exactly at the start that the film asks for; AC-3 in transport
+# streams starts 5 ms earlier.
 _SOUND: dict[str, tuple[str, int]] = {
     "mp4": ("aac", 48000),
     "mov": ("alac", 48000),
@@ -88,9 +89,10 @@ _SOUND: dict[str, tuple[str, int]] = {
 class Film:
     """What to encode.
 
-    container: FFmpeg's muxer. codec: a key of CODECS. rate: frames a second. start, sound: seconds at which the
-    picture and the sound begin; sound=None has none. seconds: start of each frame, where they are not spaced
-    evenly. first: code of the first frame. sar: shape of a pixel. encoder, muxer: further options.
+    container: FFmpeg's muxer. codec: a key of CODECS. rate: frames a second. start, sound: seconds
+    at which the picture and the sound begin; sound=None has none. seconds: start of each frame,
+    where they are not spaced evenly. first: code of the first frame. sar: shape of a pixel.
+    encoder, muxer: further options.
     """
 
     container: str = "mp4"
@@ -191,8 +193,8 @@ def remux(
     shift: float = 0.0,
     muxer: dict[str, str] | None = None,
 ) -> bytes:
-    """The video stream copied packet by packet. change: (number of the packet, its bytes) -> new bytes.
-    shift: seconds added to all timestamps."""
+    """The video stream copied packet by packet. change: (number of the packet, its bytes) -> new
+    bytes. shift: seconds added to all timestamps."""
     out = io.BytesIO()
     options = {"fflags": "+bitexact"} | (muxer or {})
     with (

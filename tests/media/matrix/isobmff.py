@@ -1,6 +1,7 @@
 """Change the index of an MP4 or MOV file (ISO/IEC 14496-12) whose `moov` box may change its size.
 
-That is: a file whose index comes last, or one in fragments with offsets that are relative to each fragment.
+That is: a file whose index comes last, or one in fragments with offsets that are relative to each
+fragment.
 """
 
 import struct
@@ -9,8 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 _PARENTS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"moof", b"traf"})
 _SAMPLE_ENTRY = 78  # bytes of a visual sample entry before its own boxes
 
-# The matrix [a b; c d] of a track header for each of `pictures.ORIENTATIONS`: a stored point (x, y) is shown at
-# (a x + c y, b x + d y), up to a translation that brings the picture back to the origin.
+# The matrix [a b; c d] of a track header for each of `pictures.ORIENTATIONS`: a stored point (x, y)
+# is shown at (a x + c y, b x + d y), up to a translation that brings the picture back to the
+# origin.
 MATRICES: dict[str, tuple[int, int, int, int]] = {
     "upright": (1, 0, 0, 1),
     "mirrored": (-1, 0, 0, 1),
@@ -93,8 +95,8 @@ def index_first(data: bytes) -> bytes:
 
 
 def shift_fragments(data: bytes, seconds: float, *, sound: bool) -> bytes:
-    """A file in fragments whose picture is decoded so much later, and so is its sound if `sound`. The clock of
-    such a file may start anywhere, as it does in a recording of a live stream."""
+    """A file in fragments whose picture is decoded so much later, and so is its sound if `sound`.
+    The clock of such a file may start anywhere, as it does in a recording of a live stream."""
     boxes = parse(data)
     moov = next(box for box in boxes if box.kind == b"moov")
     ticks = {}
@@ -128,8 +130,8 @@ def with_orientation(name: str, width: int = 160, height: int = 96) -> Change:
 
 
 def with_edits(*edits: tuple[float | None, float]) -> Change:
-    """Replace the track's edit list. edits: (seconds of the film at which the edit begins, or None for an empty
-    one; its duration in seconds). Second 0 of the film is its first frame."""
+    """Replace the track's edit list. edits: (seconds of the film at which the edit begins, or None
+    for an empty one; its duration in seconds). Second 0 of the film is its first frame."""
 
     def change(moov: Box, track: Box) -> None:
         movie = _timescale(moov["mvhd"])
@@ -155,8 +157,8 @@ def without_edits(moov: Box, track: Box) -> None:
 
 
 def with_sync_samples(choose: Callable[[list[int], int], Iterable[int] | None]) -> Change:
-    """Replace the table of sync samples. choose: (its numbers, counted from 0; number of samples) -> the new ones,
-    or None for no table at all."""
+    """Replace the table of sync samples. choose: (its numbers, counted from 0; number of samples)
+    -> the new ones, or None for no table at all."""
 
     def change(moov: Box, track: Box) -> None:
         table = track["mdia/minf/stbl"]

@@ -18,9 +18,9 @@ _SIDES = {"opaque": (40, 40), "clear": (255, 255), "composited": (255, 147)}  # 
 class Answer:
     """One right answer.
 
-    codes: what the picture of each frame says. seconds: when each is shown, on the file's own clock. gap: seconds
-    one frame lasts. width, height: as displayed. orientation: a key of pictures.ORIENTATIONS. sides: how the
-    picture's transparent patches look, a key of _SIDES.
+    codes: what the picture of each frame says. seconds: when each is shown, on the file's own
+    clock. gap: seconds one frame lasts. width, height: as displayed. orientation: a key of
+    pictures.ORIENTATIONS. sides: how the picture's transparent patches look, a key of _SIDES.
     """
 
     codes: tuple[int, ...]
@@ -50,9 +50,10 @@ class Answer:
 class Case:
     """A file and what is right for it.
 
-    make: gives the file's bytes. answers: any of them is right. refusals: reasons that are right, too; without
-    answers the file must be refused. damaged: the strict pass must refuse it; the sparse one, which does not see
-    damage outside the frames it reads, may also give one of the answers.
+    make: gives the file's bytes. answers: any of them is right. refusals: reasons that are right,
+    too; without answers the file must be refused. damaged: the strict pass must refuse it; the
+    sparse one, which does not see damage outside the frames it reads, may also give one of the
+    answers.
     """
 
     name: str
@@ -64,9 +65,10 @@ class Case:
 
 @dataclass
 class Verdict:
-    """How a decoder did on one case in one mode. refusal: its reason, "" where the file was read. faults: what is
-    wrong, in words. frames, wrong_frames: how many were looked at, and how many show another picture than the
-    one they are said to be, the wrong way up, or at a moment that is off by more than half a frame."""
+    """How a decoder did on one case in one mode. refusal: its reason, "" where the file was read.
+    faults: what is wrong, in words. frames, wrong_frames: how many were looked at, and how many
+    show another picture than the one they are said to be, the wrong way up, or at a moment that is
+    off by more than half a frame."""
 
     refusal: str = ""
     faults: list[str] = field(default_factory=list)
@@ -78,8 +80,9 @@ Decode = Callable[..., Decoded]  # gve_ray.media.decode or DecodeProcess.decode
 
 
 def examine(case: Case, data: bytes, decode: Decode, *, strict: bool, thorough: bool = True) -> Verdict:
-    """Decode a case by several plans and judge what comes: in one strict pass, or in a sparse one for each plan,
-    since what is read together hides where a seek leads. thorough: more than one sparse plan."""
+    """Decode a case by several plans and judge what comes: in one strict pass, or in a sparse one
+    for each plan, since what is read together hides where a seek leads. thorough: more than one
+    sparse plan."""
     verdict = Verdict()
     sparse = [kind for kind in _PLANS if kind != "all"] if thorough else ["span"]
     kinds = [tuple(_PLANS)] if strict else [(kind,) for kind in sparse]

@@ -17,8 +17,8 @@ _PROJECTION, _PROJECTION_TYPE, _YAW, _ROLL = 0x7670, 0x7671, 0x7673, 0x7675
 
 
 class Element:
-    """One EBML element: either a payload or, for the kinds in _PARENTS, child elements. at: its position in the
-    file it was read from, counted from the start of its parent's payload."""
+    """One EBML element: either a payload or, for the kinds in _PARENTS, child elements. at: its
+    position in the file it was read from, counted from the start of its parent's payload."""
 
     def __init__(
         self, kind: int, payload: bytes = b"", children: list["Element"] | None = None, at: int = -1
@@ -64,8 +64,8 @@ def parse(data: bytes) -> list[Element]:
 
 
 def edit(data: bytes, *changes: Change) -> bytes:
-    """The file after each change. Cues are pointed to where their clusters are then, and the list of the
-    segment's parts, which is optional, is left out."""
+    """The file after each change. Cues are pointed to where their clusters are then, and the list
+    of the segment's parts, which is optional, is left out."""
     elements = parse(data)
     segment = next(element for element in elements if element.kind == _SEGMENT)
     segment.children = [child for child in segment.children or () if child.kind != _SEEK_HEAD]

@@ -1,8 +1,8 @@
 """Pictures that show their frame number, how they were stored and whether alpha was applied.
 
-A picture has four coloured corners, eight black or white cells in the middle (the frame's code, 0..255) and
-two patches at the sides that are transparent where the codec has alpha. `read` finds all of it in RGB of any
-size, after lossy coding, scaling, turning and mirroring.
+A picture has four coloured corners, eight black or white cells in the middle (the frame's code,
+0..255) and two patches at the sides that are transparent where the codec has alpha. `read` finds
+all of it in RGB of any size, after lossy coding, scaling, turning and mirroring.
 """
 
 from collections.abc import Callable
@@ -33,8 +33,9 @@ _BY_CORNERS = {tuple(turn(_STORED).ravel()): name for name, turn in ORIENTATIONS
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows. code: 0..255, or None where a cell is neither black nor white. orientation: a key of
-    ORIENTATIONS, or what the corners look like. sides: mean levels of the clear and the half-clear patch."""
+    """What a picture shows. code: 0..255, or None where a cell is neither black nor white.
+    orientation: a key of ORIENTATIONS, or what the corners look like. sides: mean levels of the
+    clear and the half-clear patch."""
 
     code: int | None
     orientation: str

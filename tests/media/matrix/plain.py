@@ -1,4 +1,4 @@
-"""Cases without a twist: every container with the codecs it carries, pixel formats, uneven frame times, alpha."""
+"""Ordinary files: every container with the codecs it carries, pixel formats, uneven frame times, alpha."""
 
 import io
 from collections.abc import Iterator
@@ -95,8 +95,9 @@ def film_in(container: str, codec: str, **settings: object) -> Film:
 def shown(film: Film) -> tuple[Answer, ...]:
     """The right answers for a film as it was encoded.
 
-    The file's clock is 0 where its first stream starts. ISO base media files and Matroska have a clock of their
-    own, so one whose streams all start late may also be shown to start late, as Chromium does.
+    The file's clock is 0 where its first stream starts. ISO base media files and Matroska have a
+    clock of their own, so one whose streams all start late may also be shown to start late, as
+    Chromium does.
     """
     times = film.times
     steps = [after - before for before, after in pairwise(times)]
@@ -120,7 +121,8 @@ def cases() -> Iterator[Case]:
             film = film_in(container, codec)
             answers = shown(film)
             if "empty_moov" in options.get("movflags", ""):
-                # No edit list takes back the delay of reordered frames, which these files start with.
+                # No edit list takes back the delay of reordered frames, which these files start
+                # with.
                 answers += tuple(answer.later(2 * answer.gap) for answer in answers)
             yield Case(name=f"{container}/{codec}/plain", make=partial(render, film), answers=answers)
     for codec in ("h264-b", "hevc", "av1"):

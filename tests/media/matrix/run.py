@@ -1,7 +1,7 @@
 """Run the whole matrix through the strict and the sparse path: `python -m tests.media.matrix`.
 
-Prints one line for each case that fails, then a summary as JSON: files, how many each path got right, wrong frames,
-and the refusals by reason. Ends with status 1 if a case failed.
+Prints one line for each case that fails, then a summary as JSON: files, how many each path got
+right, wrong frames, and the refusals by reason. Ends with status 1 if a case failed.
 """
 
 import argparse

@@ -1,12 +1,13 @@
-"""List the packets of a video: facts about it, and the time of every frame, before any decode.
+"""List the packets of a video: facts about it and the time of every frame, before it is decoded.
 
-The timeline is what makes sampling exact: frame i is the packet with the i-th smallest presentation
-timestamp, and the decoder must hand back the frame with that very timestamp.
+The timeline makes sampling exact: frame i is the packet with the i-th smallest presentation
+timestamp, and the decoder must return the frame with that timestamp.
 
-All seconds are on the file's own presentation clock, the one that a player shows: a picture that starts
-3 s after the sound starts at 3.0 (`VideoInfo.start`). `_clock_zero` says where that clock starts.
+All seconds are on the file's presentation clock, as a player shows it: a picture that starts 3 s
+after the sound starts at 3.0 (`VideoInfo.start`). `_clock_zero` determines where that clock starts.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -15,18 +16,19 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from gve_ray.media.container import is_protected
+from gve_ray.media.container.framing import is_protected
 from gve_ray.media.limits import MIN_FRAMES, Limits, MediaError, Reason
-from gve_ray.media.nal import inspect, length_size
-from gve_ray.media.open_video import OpenVideo, media_error, open_video
-from gve_ray.media.orientation import Orientation
 from gve_ray.media.source import Blob
+from gve_ray.media.video.nal import inspect, length_size
+from gve_ray.media.video.open_video import OpenVideo, media_error, open_video
+from gve_ray.media.video.orientation import Orientation
 
 _OWN_TIMELINE = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "ogg"})
-_MAX_SPAN = 1e9  # seconds; beyond this a clock is no clock
+_MAX_SPAN = 1e9  # seconds; timestamps further apart are damage
 _SHORT_NAMES = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
 _CODEC_NAMES = {"libdav1d": "av1", "libvpx": "vp8", "libvpx-vp9": "vp9"}  # decoder name -> codec name
-# Their pixel aspect ratio says nothing about display: browsers ignore it, and encoders fill it with noise.
+# Their pixel aspect ratio does not affect the display: encoders write any number, and browsers
+# ignore it.
 _SQUARE_PIXELS = frozenset({"gif", "apng"})
 
 
@@ -34,10 +36,10 @@ _SQUARE_PIXELS = frozenset({"gif", "apng"})
 class VideoInfo:
     """Facts about the best video stream of a file.
 
-    width, height: of the displayed picture: mirrored and rotated, and stretched in width where pixels are
-    not square. fps: mean frames a second. start: seconds on the file's clock at which the first frame is
-    shown. duration: seconds from there to the end of the last frame. mirrored, rotation: how the stored
-    picture was turned for display (see `Orientation`).
+    width, height: of the displayed picture: mirrored and rotated, and stretched in width where
+    pixels are not square. fps: mean frames a second. start: seconds on the file's clock at which
+    the first frame is shown. duration: seconds from there to the end of the last frame. mirrored,
+    rotation: how the stored picture was turned for display (see `Orientation`).
     """
 
     container: str
@@ -63,9 +65,12 @@ class VideoInfo:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Timeline:
-    """When each frame is shown. seconds: float64 [n] on the file's clock, ascending. pts: int64 [n], the
-    container's own ticks, unique and ascending; None where the container has no usable ones, and frames
-    are then known by their number in decoding output alone. end: seconds at which the last frame ends."""
+    """When each frame is shown.
+
+    seconds: float64 [n] on the file's clock, ascending. pts: int64 [n], the container's ticks,
+    unique and ascending; None if the container has no usable ones, so that a frame is identified
+    only by its number in the decoder's output. end: seconds at which the last frame ends.
+    """
 
     seconds: np.ndarray
     pts: np.ndarray | None
@@ -85,9 +90,9 @@ class Packets:
     """The video packets of a file in decoding order, one entry each.
 
     pts, dts: int64 [n] in ticks of `time_base`, with `has_pts`/`has_dts` False where missing.
-    keyframe, shown: bool [n]; shown is False for packets that an edit list cuts away or that hold no picture.
-    damage: what the container says is wrong; "" if nothing. doubtful: packet number -> byte ranges that
-    cannot belong to a coded picture by its syntax (see `nal.inspect`).
+    keyframe, shown: bool [n]; shown is False for packets that an edit list removes or that hold no
+    picture. damage: a description of what the demuxer reports, or "". doubtful: packet number ->
+    byte ranges that cannot belong to a coded picture by its syntax (see `nal.inspect`).
     """
 
     pts: np.ndarray
@@ -107,13 +112,15 @@ class Packets:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scan:
-    """The facts that a file's packets give; only the first frame is decoded.
+    """A file and the facts that its packets give; only the first frame is decoded.
 
-    timeline: None where timestamps are missing or repeat. zero: ticks at which the file's clock reads 0.
-    reordered: the decoder puts pictures into another order than the packets'. protected: the container
-    declares encryption, of all pictures or only some.
+    timeline: None if timestamps are missing or repeat. zero: ticks at which the file's clock reads
+    0. reordered: whether the decoder outputs pictures in another order than that of the packets.
+    protected: whether the container declares that some or all pictures are encrypted.
     """
 
+    blob: Blob
+    limits: Limits
     info: VideoInfo
     packets: Packets
     timeline: Timeline | None
@@ -121,15 +128,20 @@ class Scan:
     reordered: bool
     protected: bool
 
+    def open(self) -> AbstractContextManager[OpenVideo]:
+        """Open the file. Raises as `open_video`."""
+        return open_video(self.blob, self.limits)
+
 
 def scan(blob: Blob, limits: Limits, *, start: float | None = None) -> Scan:
-    """List the packets, decode the first frame, check its size, the number of frames and completeness.
+    """List the packets, decode the first frame, and check its size, the number of frames and completeness.
 
-    How long the video is stays unchecked: a container's own statement, or a clock that jumps, may be wrong
-    by hours where the frames are not. start: seconds on the file's clock of the first frame, for a copy
-    that lost the other streams; None: as the container has it.
+    The duration is not checked: what the container states, or a clock that jumps, may be wrong by
+    hours although the frames are right. start: seconds on the file's clock of the first frame, for
+    a copy without the other streams; None: take it from the container.
 
-    Raises MediaError: those of `open_video`, truncated, corrupt, encrypted, too_few_frames, too_many_frames.
+    Raises MediaError: those of `open_video`, truncated, corrupt, encrypted, too_few_frames,
+    too_many_frames.
     """
     with open_video(blob, limits, examine=True) as video:
         packets, first = _read_packets(video, limits)
@@ -147,7 +159,9 @@ def scan(blob: Blob, limits: Limits, *, start: float | None = None) -> Scan:
     total = int(packets.shown.sum())
     if total < MIN_FRAMES:
         raise MediaError(Reason.TOO_FEW_FRAMES, f"{total} frames; at least {MIN_FRAMES} are needed")
-    timeline = timeline_of(packets, zero)
+    timeline = _timeline(packets, zero)
+    if packets.has_pts:
+        start = float((packets.pts[packets.shown].min() - zero) * packets.time_base)
     duration = timeline.duration if timeline else (total / stated_fps if stated_fps else 0.0)
     info = VideoInfo(
         container=container,
@@ -155,13 +169,15 @@ def scan(blob: Blob, limits: Limits, *, start: float | None = None) -> Scan:
         width=height if orientation.swaps_sides else width,
         height=width if orientation.swaps_sides else height,
         fps=mean_fps(stated_fps, total, duration),
-        start=_seconds_to_first(packets, zero) if packets.has_pts else start or 0.0,
+        start=start or 0.0,
         duration=duration,
         total_frames=total,
         rotation=orientation.rotation,
         mirrored=orientation.mirrored,
     )
     return Scan(
+        blob=blob,
+        limits=limits,
         info=info,
         packets=packets,
         timeline=timeline,
@@ -172,11 +188,11 @@ def scan(blob: Blob, limits: Limits, *, start: float | None = None) -> Scan:
 
 
 def _clock_zero(video: OpenVideo, packets: Packets, start: float | None) -> int:
-    """Ticks at which the file's clock reads 0.
+    """Return the ticks at which the file's clock reads 0.
 
-    MP4, Matroska and Ogg have their own timeline, and their ticks count from its start: browsers show
-    exactly that. The ticks of other containers (a transport stream, a live recording) start anywhere;
-    there the clock starts with the earliest sound or picture. The clock never shows less than 0.
+    MP4, Matroska and Ogg have a timeline whose start is tick 0, and browsers show exactly that. The
+    ticks of other containers (a transport stream, a live recording) start anywhere; their clock
+    starts with the earliest sound or picture. The clock never shows less than 0.
     """
     if not packets.has_pts or not packets.shown.any():
         return 0
@@ -184,7 +200,7 @@ def _clock_zero(video: OpenVideo, packets: Packets, start: float | None) -> int:
     if start is None:
         if video.container.format.name in _OWN_TIMELINE:
             return min(0, first)
-        # FFmpeg's start of this stream is a guess if its first picture comes late in the file.
+        # FFmpeg only guesses the start of this stream if its first picture is far into the file.
         own = float(first * packets.time_base)
         others = (
             float(s.start_time * s.time_base)
@@ -199,16 +215,15 @@ def _clock_zero(video: OpenVideo, packets: Packets, start: float | None) -> int:
 
 
 def mean_fps(stated: float, total: int, duration: float) -> float:
-    """Frames a second. What the container states is exact where it is true, and far off where the writer
-    did not know (1000 in many FLV and Matroska files) or dropped frames."""
+    """Return the frames per second: the stated rate if it fits, else the mean.
+
+    The rate that the container states is either exact, or far from the truth because the writer did
+    not know it (1000 in many FLV and Matroska files) or dropped frames.
+    """
     if duration <= 0:
         return stated
     mean = total / duration
     return stated if abs(stated - mean) < 0.01 * mean else mean
-
-
-def _seconds_to_first(packets: Packets, zero: int) -> float:
-    return float((packets.pts[packets.shown].min() - zero) * packets.time_base)
 
 
 def _read_packets(video: OpenVideo, limits: Limits) -> tuple[Packets, VideoFrame | None]:
@@ -231,8 +246,8 @@ def _read_packets(video: OpenVideo, limits: Limits) -> tuple[Packets, VideoFrame
                 first = _first_frame(video, packet)
             has_pts &= packet.pts is not None
             has_dts &= packet.dts is not None
-            # A transport stream's counters also break where sound pieces were joined; there the decoder,
-            # which sees what is missing, has the last word.
+            # The counters of a transport stream also jump where undamaged recordings were joined,
+            # so the decoder decides there.
             if packet.is_corrupt and video.container.format.name != "mpegts":
                 damage = damage or f"packet {len(rows)}: the demuxer marks it as corrupt"
             has_picture = True
@@ -249,10 +264,7 @@ def _read_packets(video: OpenVideo, limits: Limits) -> tuple[Packets, VideoFrame
                     has_picture and not packet.is_discard,
                 )
             )
-            if len(rows) > limits.max_frames:
-                limits.check_length(0.0, len(rows))
-    except MemoryError:
-        raise
+            limits.check_length(0.0, len(rows))
     except av.error.FFmpegError as error:
         raise media_error(error, f"after {len(rows)} packets") from error
     if len(rows) < indexed:
@@ -278,7 +290,7 @@ def _read_packets(video: OpenVideo, limits: Limits) -> tuple[Packets, VideoFrame
 
 
 def _first_frame(video: OpenVideo, packet: "av.Packet[VideoStream]") -> VideoFrame | None:
-    """The first decodable frame tells orientation and true size; damage is judged later, in the full pass."""
+    """Decode the first frame, for its orientation and size; the full pass checks for damage later."""
     try:
         return next(iter(video.decode(packet)), None)
     except MemoryError:
@@ -287,8 +299,8 @@ def _first_frame(video: OpenVideo, packet: "av.Packet[VideoStream]") -> VideoFra
         return None
 
 
-def timeline_of(packets: Packets, zero: int) -> Timeline | None:
-    """The timeline of the shown packets, or None where timestamps are missing or repeat."""
+def _timeline(packets: Packets, zero: int) -> Timeline | None:
+    """Return the timeline of the shown packets; None if timestamps are missing or repeat."""
     if not packets.has_pts:
         return None
     order = np.argsort(packets.pts[packets.shown], kind="stable")

@@ -1,6 +1,6 @@
-"""Mend what a remux can mend: rubbish before the container, and broken container timestamps.
+"""Repair what a remux can repair: garbage before the container, and broken container timestamps.
 
-A mended file is judged again by the same strict pass; nothing is ever mended by leaving frames out.
+A repaired file is checked by the same strict pass. No repair leaves out frames.
 """
 
 import io
@@ -8,31 +8,30 @@ import io
 import av
 import numpy as np
 
-from gve_ray.media.container import gif_end
-from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.open_video import open_video
-from gve_ray.media.probe import Scan
+from gve_ray.media.container.framing import gif_end
+from gve_ray.media.limits import MediaError, Reason
 from gve_ray.media.source import Blob
+from gve_ray.media.video.probe import Scan
 
-_SEARCHED = 1 << 16  # bytes at the start in which a container's magic is looked for
-_GAP_SECONDS = 10.0  # a jump above this is a discontinuity, not a pause (FFmpeg's own threshold for TS)
+_SEARCHED = 1 << 16  # bytes at the start in which a container's signature is searched for
+_GAP_SECONDS = 10.0  # a longer jump is a discontinuity and not a pause (FFmpeg's threshold for TS)
 
 
 def cut_leading_rubbish(blob: Blob) -> Blob | None:
-    """The file from its container's magic on (HTTP heads and the like saved in front); None if there is
-    no such magic after the start."""
+    """Return the file from the signature of its container on, without the HTTP headers and the like
+    that some downloaders save in front of it; None if there is no signature after the start."""
     data = blob.read()
     head = data[:_SEARCHED]
-    magic_at = [head.find(b"ftyp") - 4, head.find(b"\x1a\x45\xdf\xa3"), head.find(b"RIFF")]
-    start = min((at for at in magic_at if at > 0), default=0)
+    signature_at = [head.find(b"ftyp") - 4, head.find(b"\x1a\x45\xdf\xa3"), head.find(b"RIFF")]
+    start = min((at for at in signature_at if at > 0), default=0)
     if not start:
         return None
     return Blob(name=blob.name, size=len(data) - start, data=data[start:])
 
 
 def without_trailer(blob: Blob) -> Blob:
-    """A GIF without what follows its last block, which FFmpeg would take for another picture; any other
-    file as it is."""
+    """Return a GIF without the bytes after its last block, which FFmpeg would take for another
+    picture; any other file as it is."""
     with blob.open() as file:
         if not file.read(4).startswith(b"GIF8"):
             return blob
@@ -43,11 +42,12 @@ def without_trailer(blob: Blob) -> Blob:
 
 
 def has_broken_timestamps(scan: Scan) -> bool:
-    """True where the container has timestamps but they repeat, run backwards or jump.
+    """Return whether the container has timestamps, but they repeat, run backwards or jump.
 
-    Containers that by design have none for some frames (AVI) are not broken; MP4, Matroska and IVF cannot
-    run backwards (FFmpeg only guesses Matroska's decoding times), what jumps there was meant to, and what
-    repeats there is a hidden reference picture of VP8 or VP9, which the decoder leaves out.
+    Containers that by design have none for some frames (AVI) are not broken. In MP4, Matroska and
+    IVF timestamps cannot run backwards (FFmpeg only guesses Matroska's decoding times), jumps are
+    intended, and a repeated timestamp belongs to a hidden reference picture of VP8 or VP9, which
+    the decoder leaves out.
     """
     packets = scan.packets
     if not (packets.has_pts and packets.has_dts) or len(packets) < 2:
@@ -60,15 +60,15 @@ def has_broken_timestamps(scan: Scan) -> bool:
     return bool(steps.min() < 0 or (scan.info.container == "mpegts" and steps.max() > _GAP_SECONDS))
 
 
-def remux(blob: Blob, scanned: Scan, limits: Limits) -> Blob:
+def remux(scanned: Scan) -> Blob:
     """Copy the best video stream's packets into Matroska with timestamps that ascend without jumps.
 
-    A break in decoding times is closed by shifting all that follows so that it continues one frame later.
-    Raises MediaError("corrupt") where the packets cannot be copied.
+    A gap in the decoding times is closed: all later packets are shifted to continue one frame
+    later. Raises MediaError("corrupt") if the packets cannot be copied.
     """
-    out = io.BytesIO()
+    out, name = io.BytesIO(), scanned.blob.name
     try:
-        with open_video(blob, limits) as video:
+        with scanned.open() as video:
             stream = video.stream
             steps = np.diff(scanned.packets.dts)
             step = int(np.median(steps[steps > 0])) if np.any(steps > 0) else 1
@@ -87,6 +87,6 @@ def remux(blob: Blob, scanned: Scan, limits: Limits) -> Blob:
                     packet.stream = copy
                     target.mux(packet)
     except (av.error.FFmpegError, ValueError) as error:
-        raise MediaError(Reason.CORRUPT, f"{blob.name}: cannot be remuxed: {error}") from error
+        raise MediaError(Reason.CORRUPT, f"{name}: cannot be remuxed: {error}") from error
     data = out.getvalue()
-    return Blob(name=blob.name, size=len(data), data=data)
+    return Blob(name=name, size=len(data), data=data)

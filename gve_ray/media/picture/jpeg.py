@@ -1,4 +1,4 @@
-"""JPEG in and out, for frames stored in assets.lance."""
+"""Encode and decode the JPEG pictures that assets.lance stores."""
 
 import io
 
@@ -9,8 +9,11 @@ from gve_ray.media.limits import MediaError, Reason
 
 
 def encode_jpeg(pixels: np.ndarray, quality: int = 90) -> bytes:
-    """uint8 [H, W, 3] RGB -> JPEG bytes. Chroma is kept at full resolution (4:4:4): frames at the pixel
-    budget are small, and halved chroma would smear coloured edges of a few pixels."""
+    """Encode uint8 [H, W, 3] RGB.
+
+    Chroma keeps its full resolution (4:4:4): frames within the pixel budget are small, and halved
+    chroma would blur coloured details of a few pixels.
+    """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"pixels: {pixels.dtype} {pixels.shape}; a picture is uint8 [H, W, 3]")
     out = io.BytesIO()
@@ -19,7 +22,7 @@ def encode_jpeg(pixels: np.ndarray, quality: int = 90) -> bytes:
 
 
 def decode_jpeg(data: bytes) -> np.ndarray:
-    """JPEG bytes -> uint8 [H, W, 3] RGB. Raises MediaError("corrupt") on bytes that do not decode."""
+    """Decode to uint8 [H, W, 3] RGB. Raises MediaError("corrupt") for bytes that do not decode."""
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as picture:
             return np.array(picture.convert("RGB"))

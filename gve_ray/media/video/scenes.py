@@ -1,20 +1,21 @@
-"""Where one scene ends and the next begins: FFmpeg's scene filter on small copies of the frames."""
+"""Detect scene changes by FFmpeg's scene filter on small copies of the frames."""
 
 from fractions import Fraction
 
 import av
 from av.video.frame import VideoFrame
 
-_TICK = Fraction(1, 25)  # any: frames are known by number
-_SIDE = 64  # pixels: a cut changes the whole picture, so few show it
+_TICK = Fraction(1, 25)  # arbitrary, since only the numbers of frames are used
+_SIDE = 64  # pixels; a cut changes the whole picture, so a small copy shows it
 _MARK = "lavfi.scd.time"  # in the metadata of a frame that begins a scene
 
 
 class SceneCuts:
-    """Is shown all frames of one video in order. numbers: those of the frames, from 0, that begin a new scene.
+    """Finds the cuts in a video, whose frames are passed to `see` in order.
 
-    A frame's score, 0 to 100, is how much more it differs from the one before than that one from its own;
-    steady motion has a low one. threshold: minimum score of a cut; FFmpeg recommends 8 to 14.
+    numbers: the frames, counted from 0, that begin a new scene. A frame's score, 0 to 100, is how
+    much more it differs from the previous frame than that one did from its predecessor, so steady
+    motion has a low score. threshold: minimum score of a cut; FFmpeg recommends 8 to 14.
     """
 
     def __init__(self, threshold: float) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from gve_ray.media import FrameRequest, Limits, decode, read_frames
-from gve_ray.media.probe import scan
 from gve_ray.media.source import open_source
+from gve_ray.media.video.probe import scan
 from tests.media.videos import Clip, picture, read_number, render
 
 

@@ -1,6 +1,7 @@
-"""Look through an MPEG transport stream's packet heads for damage and loss (ISO/IEC 13818-1, 2.4.3).
+"""Find damage and loss in the packet headers of an MPEG transport stream (ISO/IEC 13818-1, 2.4.3).
 
-FFmpeg skips what lost its sync byte and joins what is left, often without an error from the decoder.
+FFmpeg skips packets without a sync byte and joins the others, often without an error from the
+decoder.
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ _NULL_PID = 0x1FFF
 
 
 def layout(head: bytes) -> tuple[int, int] | None:
-    """(packet size, offset of the sync byte) of a transport stream by its first packets, else None."""
+    """Return (packet size, offset of the sync byte) of a transport stream; None for any other file."""
     for size, sync in _LAYOUTS:
         if head[sync : sync + 5 * size : size] == bytes([SYNC]) * 5:
             return size, sync
@@ -22,10 +23,11 @@ def layout(head: bytes) -> tuple[int, int] | None:
 
 
 def damage(blob: Blob, size: int, sync: int) -> str:
-    """What is wrong with the packets, or "". Raises MediaError("encrypted") if any is scrambled.
+    """Describe the damage to the packets, or return "". Raises MediaError("encrypted") if one is scrambled.
 
-    A packet without its sync byte or with its error bit set is damage. A jump of a continuity counter is
-    lost data, except where a new unit starts: there two sound pieces were joined.
+    A packet without its sync byte or with its error bit set is damage. A jump of a continuity
+    counter is lost data, except where a new unit starts: two undamaged recordings were joined
+    there.
     """
     raw: np.ndarray
     raw = np.memmap(blob.path, np.uint8, "r") if blob.path else np.frombuffer(blob.read(), np.uint8)

@@ -1,4 +1,4 @@
-"""Read the orientation of a picture from EXIF, without a full parser, which can fail on other tags.
+"""Read the orientation of a picture from EXIF. A full parser could fail on the other tags.
 
 orientation(exif)      1 to 8, from the bytes of an EXIF block
 split_jpeg(data)       (the JPEG without its metadata, its EXIF block)
@@ -9,7 +9,7 @@ import struct
 from PIL.Image import Transpose
 
 AS_STORED = 1
-# What brings a picture of each orientation upright (CIPA DC-008, Exif 2.32, "Orientation").
+# The operation that turns a picture of each orientation upright (Exif 2.32, "Orientation").
 TURNS: dict[int, Transpose | None] = {
     AS_STORED: None,
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -20,7 +20,7 @@ TURNS: dict[int, Transpose | None] = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-SIDEWAYS = frozenset({5, 6, 7, 8})  # width and height change places
+SIDEWAYS = frozenset({5, 6, 7, 8})  # width and height are exchanged
 
 _EXIF = b"Exif\0\0"
 _ORIENTATION, _SHORT = 0x0112, 3
@@ -29,10 +29,11 @@ _SOS, _APP0, _APP1, _APP14, _APP15, _COMMENT = 0xDA, 0xE0, 0xE1, 0xEE, 0xEF, 0xF
 
 
 def orientation(exif: bytes) -> int:
-    """The orientation that a block states, 1 to 8, with or without the leading "Exif".
+    """Return the orientation in an EXIF block, with or without the leading "Exif": 1 to 8.
 
-    AS_STORED where it is missing, or is anything but one 16-bit number from 1 to 8: as browsers do. Other tags are
-    not read, so damage in them does not matter. XMP, which may state an orientation too, is not read.
+    It is AS_STORED if the tag is missing or is not one 16-bit number from 1 to 8, as in browsers.
+    Other tags are not read, so damage to them does no harm. XMP, which may have an orientation too,
+    is not read.
     """
     tiff = exif.removeprefix(_EXIF)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
@@ -50,10 +51,11 @@ def orientation(exif: bytes) -> int:
 
 
 def split_jpeg(data: bytes) -> tuple[bytes, bytes]:
-    """(the JPEG without its metadata, its first EXIF block or b"").
+    """Return (the JPEG without its metadata, its first EXIF block or b"").
 
-    What is left out has no part in decoding: comments and all APPn segments but JFIF's and Adobe's, which say what
-    the colours mean. From the first byte on that does not belong to a whole segment all is left as it is.
+    The metadata are the comments and all APPn segments except those of JFIF and Adobe, which define
+    the colours. The data from the first byte that does not belong to a complete segment is kept
+    unchanged.
     """
     kept, exif, at = [data[:2]], b"", 2
     while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
@@ -73,6 +75,6 @@ def split_jpeg(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _decides_colours(marker: int, body: bytes) -> bool:
-    """Whether a segment is a whole JFIF or Adobe head."""
+    """Whether a segment is a complete JFIF or Adobe header."""
     jfif = marker == _APP0 and body.startswith(b"JFIF\0") and len(body) >= 14
     return jfif or (marker == _APP14 and body.startswith(b"Adobe") and len(body) >= 12)

@@ -1,4 +1,4 @@
-"""Open a container safely and decode packets of its best video stream.
+"""Open a container and decode the packets of its best video stream.
 
 with open_video(blob, limits) as video:
     for packet in video.packets():
@@ -18,7 +18,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from gve_ray.media.container import (
+from gve_ray.media.container.framing import (
     is_fragmented,
     missing_bytes,
     structural_damage,
@@ -27,8 +27,8 @@ from gve_ray.media.container import (
 from gve_ray.media.limits import Limits, MediaError, Reason
 from gve_ray.media.source import Blob
 
-# Containers of self-contained video. Playlists (HLS, DASH, concat) would make FFmpeg open other files,
-# and FFmpeg reads text as ANSI art ("tty") and any JPEG as a one-frame video.
+# Containers of self-contained video. Playlists (HLS, DASH, concat) would make FFmpeg open other
+# files, and FFmpeg reads text as ANSI art ("tty") and any JPEG as a one-frame video.
 _DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,live_flv,asf,ogg,mxf,nut,gif,apng,ivf,rm,dv,wtv"
 _UNSUPPORTED = (
     av.error.DecoderNotFoundError,
@@ -36,40 +36,42 @@ _UNSUPPORTED = (
     av.error.NotImplementedError,
     av.error.PatchWelcomeError,
 )
-# FFmpeg's own VP8 and VP9 decoders ignore the second picture that holds the transparency; libvpx reads it.
+# FFmpeg's VP8 and VP9 decoders ignore the second picture, which holds the transparency; libvpx
+# reads it.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenVideo:
-    """A container, its best video stream (av_find_best_stream), and the codec context that decodes it
-    with one thread."""
+    """A container, its best video stream (av_find_best_stream), and a decoder with one thread for it."""
 
     container: InputContainer
     stream: VideoStream
     decoder: VideoCodecContext
 
     def packets(self) -> "Iterator[av.Packet[VideoStream]]":
-        """The stream's packets in decoding order, from the current position. Raises FFmpegError."""
+        """Yield the stream's packets in decoding order, from the current position. Raises FFmpegError."""
         return self.container.demux(self.stream)
 
     def decode(self, packet: "av.Packet[VideoStream]") -> list[VideoFrame]:
-        """The frames that come out once this packet went in. Raises FFmpegError."""
+        """Give a packet to the decoder and return the frames that are then complete. Raises FFmpegError."""
         return self.decoder.decode(packet)
 
     def seek(self, moment: int) -> None:
-        """Go to the last key frame of the container's index at or before `moment`, in ticks of the
-        stream's time base. Raises FFmpegError."""
+        """Go to the last key frame in the container's index that is not after `moment`.
+
+        moment: in ticks of the stream's time base. Raises FFmpegError.
+        """
         self.container.seek(moment, stream=self.stream, backward=True)
         self.decoder.flush_buffers()
 
 
 @contextmanager
 def open_video(blob: Blob, limits: Limits, *, examine: bool = False) -> Iterator[OpenVideo]:
-    """Open a file. With `examine`, the container's framing is checked for completeness first.
+    """Open a file. examine: check first whether the container is complete.
 
-    Raises MediaError: not_a_video, truncated, corrupt, no_video_stream, unsupported_codec, encrypted,
-    too_many_pixels.
+    Raises MediaError: not_a_video, truncated, corrupt, no_video_stream, unsupported_codec,
+    encrypted, too_many_pixels.
     """
     target = f"file:{blob.path.absolute()}" if blob.path is not None else io.BytesIO(blob.read())
     options = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"}
@@ -85,31 +87,34 @@ def open_video(blob: Blob, limits: Limits, *, examine: bool = False) -> Iterator
             _check_complete(blob, container)
         stream = _best_stream(container)
         context = stream.codec_context
-        if (
-            context.width and context.height
-        ):  # 0 where the picture starts too late for a first look at the file
+        if context.width and context.height:  # 0 if the first picture is too far into the file
             limits.check_picture(context.width, context.height)
         decoder = context
         if stream.metadata.get("alpha_mode") == "1" and context.name in _ALPHA_DECODERS:
             decoder = cast(VideoCodecContext, av.CodecContext.create(_ALPHA_DECODERS[context.name], "r"))
-        decoder.thread_count = 1  # many processes with one thread each beat many threads a video
+        decoder.thread_count = 1  # many processes with one thread each are faster than many threads
         decoder.options = {"max_pixels": str(limits.max_side_pixels)} | _strictness(context.name)
         yield OpenVideo(container=container, stream=stream, decoder=decoder)
 
 
 def media_error(error: av.error.FFmpegError, where: str) -> MediaError:
-    """The refusal behind an FFmpeg error: damage, or a feature that this build of FFmpeg lacks."""
-    lacking = isinstance(error, _UNSUPPORTED) or error.errno == errno.EOPNOTSUPP
-    return MediaError(Reason.UNSUPPORTED_CODEC if lacking else Reason.CORRUPT, f"{where}: {error}")
+    """Convert an FFmpeg error: memory is short, FFmpeg lacks a feature, or the file is damaged."""
+    if isinstance(error, MemoryError):
+        reason = Reason.OUT_OF_MEMORY
+    elif isinstance(error, _UNSUPPORTED) or error.errno == errno.EOPNOTSUPP:
+        reason = Reason.UNSUPPORTED_CODEC
+    else:
+        reason = Reason.CORRUPT
+    return MediaError(reason, f"{where}: {error}")
 
 
 def _strictness(codec: str) -> dict[str, str]:
-    """Decoder options that turn silent concealment into errors.
+    """Return decoder options that turn silent concealment of damage into errors.
 
-    H.264, MPEG-4 and MPEG-2 mark concealed frames as corrupt by themselves; "aggressive" makes H.264
-    (CAVLC) look at bits left over after a slice, while "explode" would refuse the stale reference commands
-    of many healthy files that were cut and joined. HEVC marks nothing; it checks picture hashes where the
-    encoder wrote them.
+    The decoders of H.264, MPEG-4 and MPEG-2 mark concealed frames as corrupt anyway. "aggressive"
+    makes H.264 (CAVLC) check for bits left over after a slice, while "explode" would refuse the
+    outdated reference commands in many undamaged files that were cut and joined. The HEVC decoder
+    marks nothing, but checks picture hashes if the encoder wrote them.
     """
     if codec == "h264":
         return {"err_detect": "aggressive"}
@@ -134,7 +139,7 @@ def _best_stream(container: InputContainer) -> VideoStream:
 
 
 def _check_complete(blob: Blob, container: InputContainer) -> None:
-    """Raises MediaError("truncated") where the index or the box sizes point beyond the end of the file."""
+    """Raise MediaError("truncated") if the index or the box sizes point beyond the end of the file."""
     ends: list[int] = []
     if container.format.name.startswith("mov"):
         ends = [entry.pos + entry.size for s in container.streams for entry in s.index_entries]
@@ -142,8 +147,9 @@ def _check_complete(blob: Blob, container: InputContainer) -> None:
             raise MediaError(
                 Reason.TRUNCATED, f"{lost} of {len(ends)} samples lie beyond the file's {blob.size} bytes"
             )
-    # The sample table outranks the size of the box around the samples: recorders that were interrupted,
-    # and then mended, leave that table wrong although all samples are there. Fragments have no such table.
+    # The sample table counts, not the size of the box around the samples: the files of interrupted
+    # recordings, once repaired, have a wrong size there and all samples. Fragments have no sample
+    # table.
     ignore = frozenset({b"mdat"}) if ends and not is_fragmented(blob) else frozenset()
     if missing := missing_bytes(blob, ignore=ignore):
         raise MediaError(Reason.TRUNCATED, f"{missing} bytes short of what its container states")

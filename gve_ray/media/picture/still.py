@@ -1,12 +1,14 @@
-"""A still picture of a phone, a camera or a browser -> RGB pixels, upright and at the requested size.
+"""Read a still picture as upright RGB pixels of the requested size.
 
-    pixels = read_picture(blob, limits, fit)   # fit: (height, width) of the whole picture -> those wanted
+    pixels = read_picture(blob, limits, fit)   # fit: (height, width) of the picture -> those of `pixels`
 
-A JPEG is decoded at a half, a quarter or an eighth of its size where twice the wanted size is left: a photo of 200
-megapixels takes 15 MB and 0.8 s, where decoding all of it takes 800 MB. Other formats are decoded whole.
+A JPEG is decoded at a half, a quarter or an eighth of its size if that is at least twice the
+requested size: a photo of 200 megapixels takes 15 MB and 0.8 s, while decoding all of it takes 800
+MB. Other formats are decoded at their full size.
 
-Of the metadata only the orientation is read. Colour profiles are not applied, since the processors that the models
-were trained with do not apply them either: strong colours of a phone's Display P3 come out a little paler.
+Only the orientation is read from the metadata. Colour profiles are not applied, since the
+processors that the models were trained with do not apply them either. Strong colours of a phone's
+Display P3 therefore become a little paler.
 """
 
 import io
@@ -28,16 +30,17 @@ from PIL import (
 )
 
 from gve_ray.media.budget import RESAMPLING
-from gve_ray.media.container import missing_bytes
-from gve_ray.media.exif import SIDEWAYS, TURNS, orientation, split_jpeg
+from gve_ray.media.container.framing import missing_bytes
 from gve_ray.media.limits import Limits, MediaError, Reason
+from gve_ray.media.picture.exif import SIDEWAYS, TURNS, orientation, split_jpeg
 from gve_ray.media.source import Blob
 
 Fit = Callable[[int, int], tuple[int, int]]  # (height, width) -> (height, width)
 _Box = tuple[float, float, float, float]
 
-# What browsers and cameras write. Pillow knows dozens more, one of which (EPS) runs another program. These classes
-# and not Image.open: that has its own pixel limit and reads the metadata of a JPEG's further pictures (MPO).
+# The formats of browsers and cameras. Pillow reads dozens of others, one of which (EPS) runs a
+# program. Image.open is not used, because it has its own pixel limit and reads the metadata of all
+# pictures of an MPO.
 _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
@@ -50,9 +53,9 @@ _FORMATS = ", ".join([*_READERS, "HEIC"])
 _MAGIC = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
-_BRANDS_BYTES = 256  # of a head in which the brands of HEIC and AVIF are looked for
+_BRANDS_BYTES = 256  # at the start in which the brands of HEIC and AVIF are searched for
 _JPEG_END = b"\xff\xd9"
-# Two continuations of a JPEG, with all eight restart markers, since it may be cut before any of them.
+# Two continuations of a JPEG, with all eight restart markers, since it may end before any of them.
 _MORE_JPEG = [
     b"".join(bits * 64 + bytes([0xFF, 0xD0 + i]) for i in range(8)) + bits * 64 + _JPEG_END
     for bits in (b"\x00", b"\xaa")
@@ -62,7 +65,10 @@ _TRUNCATED = "truncated"  # in the messages of Pillow
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Stored:
-    """A picture whose head has been read. data: its bytes, of a JPEG without metadata. orientation: as EXIF's."""
+    """A picture whose header has been read.
+
+    data: its bytes; for a JPEG, without metadata. orientation: 1 to 8, as in EXIF.
+    """
 
     kind: str
     data: bytes
@@ -75,21 +81,19 @@ class _Stored:
 
 
 def read_picture(blob: Blob, limits: Limits, fit: Fit) -> np.ndarray:
-    """uint8 [h, w, 3] RGB, upright, resized by antialiased bicubic; transparency is laid on white. JPEG, PNG, WebP,
-    GIF, BMP, AVIF and, with pillow-heif, HEIC; of several pictures in a file (animation, MPO) the first.
+    """Return uint8 [h, w, 3] RGB, upright, composited on white, resized by antialiased bicubic.
 
-    fit: gives (h, w) for the (height, width) of the upright picture; what it raises is passed on.
-    Raises MediaError: not_a_picture, unsupported_codec, truncated, corrupt; too_many_pixels before any pixel is
-    decoded.
+    The file is JPEG, PNG, WebP, GIF, BMP, AVIF or, with pillow-heif, HEIC. If it has several
+    pictures (animation, MPO), the first is read. fit: returns (h, w) for the (height, width) of the
+    upright picture; its exceptions are passed on. Raises MediaError: not_a_picture,
+    unsupported_codec, truncated, corrupt; too_many_pixels before any pixel is decoded.
     """
     with _media_errors(blob):
         stored = _open(blob, limits)
         whole = _upright_size(stored)
     height, width = fit(*whole)
     with _media_errors(blob):
-        size = (
-            (height, width) if stored.is_sideways else (width, height)
-        )  # as Pillow has it, before it is turned
+        size = (height, width) if stored.is_sideways else (width, height)  # before it is turned
         picture, box = _decode(stored, size, limits)
         small = _laid_on_white(_in_colours(picture).resize(size, RESAMPLING, box=box))
         turn = TURNS[stored.orientation]
@@ -97,7 +101,7 @@ def read_picture(blob: Blob, limits: Limits, fit: Fit) -> np.ndarray:
 
 
 def picture_size(blob: Blob, limits: Limits) -> tuple[int, int]:
-    """(height, width) of a picture when it is upright. Raises MediaError as `read_picture` does on its head."""
+    """Return (height, width) of the upright picture. Raises MediaError if its header cannot be read."""
     with _media_errors(blob):
         return _upright_size(_open(blob, limits))
 
@@ -149,7 +153,7 @@ def _upright_size(stored: _Stored) -> tuple[int, int]:
 
 
 def _decode(stored: _Stored, size: tuple[int, int], limits: Limits) -> tuple[Image.Image, _Box | None]:
-    """The decoded picture, and where in it the picture lies: that of a scaled JPEG may end within a pixel.
+    """Decode, and return the part of the result that is the picture; a scaled JPEG may end within a pixel.
 
     size: (width, height) that it will be resized to.
     """
@@ -158,7 +162,8 @@ def _decode(stored: _Stored, size: tuple[int, int], limits: Limits) -> tuple[Ima
         picture.load()
         return picture, None
     width, height = picture.size
-    # Twice the size leaves the resize what it needs; a picture above the limit is never decoded whole.
+    # Twice the size is enough for the resize. A picture above the limit is never decoded at full
+    # size.
     most = 2 if width * height > limits.max_side_pixels else 1
     draft_size = (min(2 * size[0], width // most), min(2 * size[1], height // most))
     try:
@@ -175,7 +180,7 @@ def _decode(stored: _Stored, size: tuple[int, int], limits: Limits) -> tuple[Ima
 def _load_jpeg(
     picture: ImageFile.ImageFile, draft_size: tuple[int, int] | None
 ) -> tuple[Image.Image, _Box | None]:
-    """Decode at the smallest scale that is not below `wanted`, (width, height); None: whole."""
+    """Decode at the smallest scale that is not below `draft_size`, (width, height); None: at full size."""
     drafted = picture.draft(None, draft_size) if draft_size else None
     picture.load()
     return picture, drafted and drafted[1]
@@ -198,13 +203,13 @@ def _without_end(data: bytes, draft_size: tuple[int, int] | None) -> tuple[Image
 
 
 def rgb_on_white(picture: Image.Image) -> Image.Image:
-    """Any picture of Pillow's in mode RGB, transparency laid on white."""
+    """Convert a Pillow picture to mode RGB, composited on white."""
     return _laid_on_white(_in_colours(picture))
 
 
 def _in_colours(picture: Image.Image) -> Image.Image:
-    """In RGB, or RGBA where something is transparent."""
-    if picture.mode.startswith("I;16"):  # Pillow's own conversion makes all above 255 white
+    """Convert to RGB, or to RGBA if something is transparent."""
+    if picture.mode.startswith("I;16"):  # Pillow would make every value above 255 white
         deep, hidden = np.asarray(picture), picture.info.get("transparency")
         picture = Image.fromarray((deep >> 8).astype(np.uint8))
         if hidden is not None:  # a grey level
@@ -221,12 +226,12 @@ def _laid_on_white(picture: Image.Image) -> Image.Image:
 
 @contextmanager
 def _media_errors(blob: Blob) -> Iterator[None]:
-    """Turn the errors of a parser into MediaError; a damaged file can raise any kind of them."""
+    """Convert the errors of a parser to MediaError; a damaged file can raise any exception."""
     try:
         yield
     except (MediaError, MemoryError):
         raise
-    except Image.DecompressionBombError as error:  # of a GIF's frame that is larger than its screen
+    except Image.DecompressionBombError as error:  # a frame of a GIF is larger than its screen
         raise MediaError(Reason.TOO_MANY_PIXELS, f"{blob.name}: {error}") from error
     except Exception as error:
         cut = _TRUNCATED in str(error).lower() or missing_bytes(blob) > 0

@@ -1,15 +1,15 @@
-"""Framing checks on bytes put together by hand."""
+"""Completeness checks on handmade bytes."""
 
 import io
 import struct
 
 import pytest
 
-from gve_ray.media.container import gif_end, iso_boxes, missing_bytes, why_not_opened
-from gve_ray.media.ebml import first_misfit
+from gve_ray.media.container.ebml import first_misfit
+from gve_ray.media.container.framing import gif_end, iso_boxes, missing_bytes, why_not_opened
+from gve_ray.media.container.transport import damage, layout
 from gve_ray.media.limits import MediaError
 from gve_ray.media.source import Blob
-from gve_ray.media.transport import damage, layout
 
 
 def blob(data: bytes) -> Blob:
@@ -145,7 +145,8 @@ def test_raw_streams_are_told_what_to_do(head):
     assert "container" in detail
 
 
-# Four pixels, two pictures: header, colour table of two, then for each a control block and an image block.
+# Four pixels, two pictures: header, colour table of two, then for each a control block and an image
+# block.
 GIF_HEAD = b"GIF89a\x02\0\x02\0\x80\0\0" + b"\0\0\0\xff\xff\xff"
 GIF_PICTURE = b"\x21\xf9\x04\0\x0a\0\0\0" + b"\x2c\0\0\0\0\x02\0\x02\0\0" + b"\x02\x02\x4c\x01\0"
 

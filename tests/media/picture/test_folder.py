@@ -1,4 +1,7 @@
+import io
+
 import pytest
+from PIL import Image
 
 from gve_ray.media import FrameRequest, MediaError, decode, encode_jpeg, read_frames
 from tests.media.videos import picture, read_number
@@ -39,3 +42,16 @@ def test_an_empty_folder_and_a_broken_frame_have_reasons(folder, tmp_path_factor
     with pytest.raises(MediaError, match=r"002\.jpg") as caught:
         read_frames(folder, k=6)
     assert caught.value.reason == "corrupt"
+
+
+@pytest.mark.parametrize("suffix", ["avif", "heic", "HEIF"])
+def test_frames_may_be_avif_or_heic(tmp_path, suffix):
+    if suffix != "avif":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    for number in range(3):
+        out = io.BytesIO()
+        frame = Image.fromarray(picture(number, 140, 112))
+        frame.save(out, "AVIF" if suffix == "avif" else "HEIF", quality=95)
+        (tmp_path / f"{number}.{suffix}").write_bytes(out.getvalue())
+    frames = read_frames(tmp_path, k=3)
+    assert [read_number(p) for p in frames.pixels] == [0, 1, 2]

@@ -1,10 +1,10 @@
-"""The strict engine: one pass over the whole stream that checks every frame and keeps the wanted ones.
+"""The strict engine: one pass over the whole stream that checks every frame and keeps the requested ones.
 
-Decoders conceal damage; this pass does not let them. A file passes only if no packet or frame is marked
-corrupt, no decoder call fails, every packet that ought to give a frame gives it, and no picture depends on
-bytes that cannot belong to it. Damage inside one entropy-coded slice that still decodes to something of
-the right length cannot be seen, for H.264 and its kin carry no checksums; benchmarks/media.py measures how
-often that happens.
+Decoders conceal damage, and this pass detects it. A file passes only if no packet or frame is
+marked as corrupt, no decoder call fails, every packet that should give a frame gives one, and no
+picture depends on bytes that cannot belong to it. Damage inside one entropy-coded slice that still
+decodes to the right length remains undetected, because H.264 and similar codecs have no checksums;
+benchmarks/media.py measures how often that happens.
 """
 
 import time
@@ -18,41 +18,42 @@ from av.video.frame import VideoFrame
 from av.video.plane import VideoPlane
 from av.video.stream import VideoStream
 
-from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.open_video import OpenVideo, media_error, open_video
-from gve_ray.media.probe import Scan, Timeline
-from gve_ray.media.rgb import RgbConverter
-from gve_ray.media.scenes import SceneCuts
-from gve_ray.media.source import Blob
+from gve_ray.media.limits import MediaError, Reason
+from gve_ray.media.video.open_video import OpenVideo, media_error
+from gve_ray.media.video.probe import Scan, Timeline
+from gve_ray.media.video.rgb import RgbConverter
+from gve_ray.media.video.scenes import SceneCuts
 
-# Every coded picture of these is shown, so a packet without a frame is damage. Others have packets that
-# show nothing by design (VP8's alternate references, MPEG-4's "not coded" pictures).
+# Every coded picture of these is shown, so a packet without a frame is damage. Other codecs have
+# packets that show nothing by design (VP8's alternate references, MPEG-4's "not coded" pictures).
 _ALWAYS_SHOWN = frozenset({"h264", "hevc", "av1", "vp9", "mjpeg"})
 
-# Replaces doubtful bytes: it has no zeros, so it cannot form a start code.
+# Replaces doubtful bytes. It has no zeros, so it cannot form a start code.
 _FILLER = b"\xb5\x6b\xd3\x9a"
 
-
-Finish = Callable[[np.ndarray], np.ndarray]  # full-size RGB -> what is kept of it
+Finish = Callable[[np.ndarray], np.ndarray]  # full-size RGB -> the frame that is kept
 
 
 @dataclass
 class Deadline:
-    """Seconds of wall clock left for one file, checked between frames."""
+    """The wall-clock time for one file, checked between frames."""
 
     seconds: float
     started: float = field(default_factory=time.monotonic)
 
     def check(self) -> None:
-        """Raises MediaError("timeout")."""
+        """Raise MediaError("timeout") if the time is over."""
         if time.monotonic() - self.started > self.seconds:
             raise MediaError(Reason.TIMEOUT, f"not done after {self.seconds:g} s")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pass:
-    """What one sequential pass saw. frames: number -> uint8 [H, W, 3]. pts: ticks of every frame in output
-    order, None where the decoder gave none. interlaced: any frame was."""
+    """The result of one sequential pass.
+
+    frames: number -> uint8 [H, W, 3]. pts: ticks of every frame in output order, None if the
+    decoder gave none. interlaced: whether any frame was interlaced.
+    """
 
     frames: dict[int, np.ndarray]
     pts: list[int | None]
@@ -60,19 +61,17 @@ class Pass:
 
 
 def read_sequential(
-    blob: Blob,
     scan: Scan,
     timeline: Timeline | None,
-    wanted: set[int],
+    numbers: set[int],
     finish: Finish,
-    *,
-    limits: Limits,
     deadline: Deadline,
+    *,
     cuts: SceneCuts | None = None,
 ) -> Pass:
-    """Decode everything in order; keep `finish(rgb)` of the wanted frame numbers. cuts: shown every frame.
+    """Decode everything in order; keep `finish(rgb)` of the frames with these numbers. cuts: is shown every frame.
 
-    A frame's number is its place in `timeline.pts`, or its place in output order where there is no
+    A frame's number is its position in `timeline.pts`, or in the decoder's output if there is no
     timeline. Raises MediaError: corrupt, timeout, and those of `open_video`.
     """
     if scan.packets.damage:
@@ -84,7 +83,7 @@ def read_sequential(
     frames: dict[int, np.ndarray] = {}
     pts: list[int | None] = []
     interlaced = False
-    with open_video(blob, limits) as video:
+    with scan.open() as video:
         for frame in strict_frames(video, video.packets()):
             deadline.check()
             if cuts is not None:
@@ -92,39 +91,38 @@ def read_sequential(
             number = len(pts) if number_of is None or frame.pts is None else number_of.get(frame.pts, -1)
             pts.append(frame.pts)
             interlaced |= frame.interlaced_frame
-            if number in wanted:
+            if number in numbers:
                 frames[number] = finish(convert(frame))
     return Pass(frames=frames, pts=pts, interlaced=interlaced)
 
 
 def strict_frames(video: OpenVideo, packets: "Iterator[av.Packet[VideoStream]]") -> Iterator[VideoFrame]:
-    """Decoded frames in output order. Raises MediaError("corrupt") at the first sign of damage."""
+    """Yield decoded frames in output order. Raises MediaError("corrupt") at the first sign of damage."""
     n_packets = n_frames = 0
     try:
         for packet in packets:
             if packet.size == 0 and packet.dts is not None:
-                continue  # a placeholder inside the stream; to the decoder it would mean the end
+                continue  # a placeholder inside the stream, which would mean the end to the decoder
             for frame in video.decode(packet):
                 if frame.is_corrupt:
                     raise MediaError(Reason.CORRUPT, f"frame {n_frames}: damaged, the decoder conceals it")
                 yield frame
                 n_frames += 1
             n_packets += 1
-    except MemoryError:
-        raise
     except av.error.FFmpegError as error:
         raise media_error(error, f"packet {n_packets}") from error
 
 
-def check_doubtful_bytes(blob: Blob, scan: Scan, *, limits: Limits, deadline: Deadline) -> None:
-    """Raises MediaError("corrupt") if a picture depends on bytes that cannot belong to a coded picture.
+def check_doubtful_bytes(scan: Scan, deadline: Deadline) -> None:
+    """Raise MediaError("corrupt") if a picture depends on bytes that cannot belong to a coded picture.
 
-    Decodes the file twice side by side, once as it is and once with those bytes replaced. A slice that ended
-    before them (padding, say) gives the same pictures; one with a hole of zeros does not.
+    The file is decoded twice in parallel, once unchanged and once with those bytes replaced. If the
+    slice ended before them (for example, if they are padding), the pictures are the same. If they
+    are a gap that was filled with zeros, the pictures differ.
     """
     doubtful = scan.packets.doubtful
     with ExitStack() as stack:
-        original, altered = (stack.enter_context(open_video(blob, limits)) for _ in range(2))
+        original, altered = (stack.enter_context(scan.open()) for _ in range(2))
         number = 0
         for left, right in zip(original.packets(), altered.packets(), strict=True):
             if left.size == 0 and left.dts is not None:
@@ -137,12 +135,12 @@ def check_doubtful_bytes(blob: Blob, scan: Scan, *, limits: Limits, deadline: De
                 at = min(doubtful)
                 raise MediaError(
                     Reason.CORRUPT,
-                    f"packet {at}: a picture depends on bytes that cannot belong to it, such as a hole of zeros",
+                    f"packet {at}: a picture depends on bytes that cannot belong to it, such as a gap of zeros",
                 )
 
 
 def _replaced(packet: "av.Packet[VideoStream]", ranges: list[slice]) -> "av.Packet[VideoStream]":
-    """A copy of a packet with filler in these ranges."""
+    """Return a copy of a packet with filler in these ranges."""
     data = bytearray(bytes(packet))
     for part in ranges:
         n = part.stop - part.start
@@ -154,7 +152,7 @@ def _replaced(packet: "av.Packet[VideoStream]", ranges: list[slice]) -> "av.Pack
 
 
 def _pictures(video: OpenVideo, packet: "av.Packet[VideoStream]") -> list[bytes] | str:
-    """The samples of the frames that come out for a packet, or what the decoder complains of."""
+    """Return the samples of the frames that a packet completes, or the message of the decoder's error."""
     try:
         frames = video.decode(packet)
     except MemoryError:
@@ -165,17 +163,17 @@ def _pictures(video: OpenVideo, packet: "av.Packet[VideoStream]") -> list[bytes]
 
 
 def _samples(plane: VideoPlane, frame: VideoFrame) -> bytes:
-    """A plane without the padding at the end of its lines, which decoders leave undefined."""
+    """Return a plane without the padding at the end of its lines, which decoders leave undefined."""
     width = plane.width * (1 if frame.format.components[0].bits <= 8 else 2)
     lines = np.frombuffer(memoryview(plane), np.uint8)[: plane.height * plane.line_size]
     return lines.reshape(plane.height, plane.line_size)[:, :width].tobytes()
 
 
 def lost_frames(seen: Pass, scan: Scan, timeline: Timeline) -> int:
-    """Frames the packets promise and the decoder did not give, where that can only be damage.
+    """Count the frames that packets announce but the decoder did not give, if only damage explains that.
 
-    Not counted: in a stream that starts in mid-GOP, frames before the first key frame; and interlaced
-    streams, which may carry one field a packet.
+    Frames before the first key frame are not counted if the stream does not start with a key frame,
+    and neither are those of interlaced streams, which may have one field per packet.
     """
     if timeline.pts is None or seen.interlaced or scan.info.codec not in _ALWAYS_SHOWN:
         return 0
@@ -188,10 +186,10 @@ def lost_frames(seen: Pass, scan: Scan, timeline: Timeline) -> int:
 
 
 def observed_timeline(seen: Pass, scan: Scan) -> Timeline:
-    """The timeline of what was in fact decoded, in output order.
+    """Return the timeline of the decoded frames, in output order.
 
-    Timestamps are the decoder's where they ascend, else frame number / fps (25 where that is unknown) from
-    the file's stated start on.
+    The timestamps are those of the decoder if they ascend; else frame number / fps (25 if unknown),
+    from the start that the file states.
     """
     ticks = np.array([p for p in seen.pts if p is not None], dtype=np.int64)
     n = len(seen.pts)

@@ -1,14 +1,14 @@
-"""The sparse engine: seek to the key frame before each wanted frame and decode from there.
+"""The sparse engine: seek to the key frame before each requested frame and decode from there.
 
-Only containers with an exact index (MP4, Matroska) are read sparsely; the rest seek by guessing byte
-positions or carry no presentation times (AVI), and are decoded from the start.
+Only containers with an exact index (MP4, Matroska) are read sparsely. The others guess byte
+positions in a seek or have no presentation times (AVI), so they are decoded from the start.
 
-Every frame is identified by the presentation timestamp of the decoded picture itself, never by counting
-from a place that an index names: an index may leave out key pictures, and a seek may land a group too far
-back. Where a wanted timestamp does not come out, or the decoder reports damage, the caller decodes the
-file from the start. decord counts, and so returns wrong frames without a word wherever its index of key
-frames differs from the stream (open GOPs, incomplete sync tables, edit lists); benchmarks/media.py has its
-speed in comparison.
+Every frame is identified by the presentation timestamp of the decoded picture, never by counting
+from a position in the index: an index may leave out key pictures, and a seek may end a group too
+early. If a requested timestamp does not come out, or the decoder reports damage, the caller decodes
+the file from the start. decord counts, so it silently returns wrong frames if its index of key
+frames differs from the stream (open GOPs, incomplete sync tables, edit lists); benchmarks/media.py
+compares the speed.
 """
 
 from itertools import chain
@@ -18,39 +18,31 @@ import numpy as np
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
-from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.open_video import OpenVideo, open_video
-from gve_ray.media.probe import Packets, Scan, Timeline
-from gve_ray.media.rgb import RgbConverter
-from gve_ray.media.sequential import Deadline, Finish, strict_frames
-from gve_ray.media.source import Blob
+from gve_ray.media.limits import MediaError, Reason
+from gve_ray.media.video.open_video import OpenVideo
+from gve_ray.media.video.probe import Packets, Scan, Timeline
+from gve_ray.media.video.rgb import RgbConverter
+from gve_ray.media.video.sequential import Deadline, Finish, strict_frames
 
 _INDEXED = frozenset({"mp4", "matroska"})
 _PREDICTED = frozenset({PictureType.P, PictureType.B, PictureType.S})
 
 
 def read_sparse(
-    blob: Blob,
-    scan: Scan,
-    timeline: Timeline,
-    wanted: set[int],
-    finish: Finish,
-    *,
-    limits: Limits,
-    deadline: Deadline,
+    scan: Scan, timeline: Timeline, numbers: set[int], finish: Finish, deadline: Deadline
 ) -> dict[int, np.ndarray] | None:
-    """number -> `finish(rgb)` of the wanted frames, without decoding what is not needed for them.
+    """Return number -> `finish(rgb)` of the requested frames, and decode only what they need.
 
-    None where only a full pass can tell: a container without an index, or a seek, a frame or a timestamp
-    that does not come out. Raises MediaError("timeout").
+    Returns None if a full pass is needed: the container has no index, a seek fails, or a frame or
+    its timestamp does not come out. Raises MediaError("timeout").
     """
     deadline.check()
     if timeline.pts is None or not _can_seek(scan):
         return None
     convert = RgbConverter(scan.info.orientation)
-    number_of = {int(timeline.pts[i]): i for i in wanted}
+    number_of = {int(timeline.pts[i]): i for i in numbers}
     frames: dict[int, np.ndarray] = {}
-    with open_video(blob, limits) as video:
+    with scan.open() as video:
         for key, targets in _runs(scan.packets, sorted(number_of)).items():
             left = set(targets)
             try:
@@ -80,11 +72,11 @@ def read_sparse(
 
 
 def _can_seek(scan: Scan) -> bool:
-    """True where a decoded picture's timestamp names it, wherever decoding starts.
+    """Return whether its timestamp identifies a decoded picture, wherever decoding starts.
 
-    Not so if the packets are reordered but carry the same presentation and decoding times (writers that
-    leave out composition offsets): the decoder then hands the times out in the wrong order. Nor in a stream
-    that starts without a key frame, or that may be encrypted.
+    It does not if packets are reordered but have the same presentation and decoding times (from
+    writers that leave out composition offsets), since the decoder then assigns the times in the
+    wrong order. Streams that start without a key frame or may be encrypted are excluded as well.
     """
     packets = scan.packets
     scrambled = scan.reordered and packets.has_dts and np.array_equal(packets.pts, packets.dts)
@@ -94,11 +86,11 @@ def _can_seek(scan: Scan) -> bool:
 
 
 def _seek(video: OpenVideo, packets: Packets, key: int) -> "av.Packet[VideoStream] | None":
-    """Go to key packet number `key`, or to an earlier key packet, and return it; None if neither is found.
+    """Go to key packet number `key`, or to an earlier key packet, and return it; None if that fails.
 
-    Indices go by presentation time (Matroska) or decoding time (MP4). Seeking to the former can lead past
-    the key frame meant, which its timestamp shows; seeking to the latter never does, but may lead a group
-    too far back.
+    An index has presentation times (Matroska) or decoding times (MP4). Seeking to the presentation
+    time may end after the key frame, which the timestamp shows; seeking to the decoding time never
+    does, but may end a group too early.
     """
     for moment in (int(packets.pts[key]), int(packets.dts[key])):
         video.seek(moment)
@@ -114,9 +106,12 @@ def _seek(video: OpenVideo, packets: Packets, key: int) -> "av.Packet[VideoStrea
 
 
 def _runs(packets: Packets, targets: list[int]) -> dict[int, list[int]]:
-    """Wanted pts by the packet number of the key frame to start from: the last one, in decoding order, that
-    is shown no later than the target. The target is then no leading picture of it, and decodes right from
-    there (H.265 section 8.3.3: trailing pictures never refer to what precedes their random access point)."""
+    """Group the requested pts by the packet number of the key frame to start from.
+
+    That is the last one, in decoding order, that is not shown after the target. The target is then
+    not one of its leading pictures, so decoding from there is correct (H.265 section 8.3.3:
+    trailing pictures never refer to pictures before their random access point).
+    """
     keys = np.flatnonzero(packets.keyframe)
     runs: dict[int, list[int]] = {}
     for target in targets:

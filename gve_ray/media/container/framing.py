@@ -1,34 +1,34 @@
 """Check from a container's bytes, without a decoder, whether a file is complete.
 
-Decoders give what they can of a file that was cut off, and say nothing. The container knows better: it
-states how long its parts are and where each sample lies.
+Decoders decode what is left of a truncated file, without an error. But the container states how
+long its parts are and where each sample lies.
 """
 
 import struct
 from typing import BinaryIO
 
-from gve_ray.media import transport
-from gve_ray.media.ebml import first_misfit
+from gve_ray.media.container import transport
+from gve_ray.media.container.ebml import first_misfit, segment_end
 from gve_ray.media.limits import Reason
 from gve_ray.media.source import Blob
 
-# Top-level boxes of ISO base media files (ISO/IEC 14496-12) and QuickTime. Anything else after the last
-# known box is trailing rubbish, not a promise of more bytes.
+# Top-level boxes of ISO base media files (ISO/IEC 14496-12) and QuickTime. Anything else after the
+# last known box is garbage, and its length says nothing about missing bytes.
 _ISO_BOXES = frozenset(
     b"ftyp styp moov moof mdat mfra sidx ssix free skip wide pnot uuid meta emsg prft pdin udta".split()
 )
 _EBML_MAGIC = b"\x1a\x45\xdf\xa3"
-_SEGMENT_ID = b"\x18\x53\x80\x67"
 _RIFF = b"RIFF"
 _ASF_MAGIC = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
 def missing_bytes(blob: Blob, *, ignore: frozenset[bytes] = frozenset()) -> int:
-    """Bytes the container promises beyond the end of the file; 0 if none or if it does not say.
+    """Return how many bytes of the container lie beyond the end of the file; 0 if none or unknown.
 
-    Looks at the top level only: ISO boxes (but for the kinds in `ignore`), the Matroska segment, the RIFF
-    chunk, whole packets of a transport stream, the sizes ASF and FLV heads state, GIF's blocks.
+    Only the top level counts: ISO boxes (except the kinds in `ignore`), the Matroska segment, the
+    RIFF chunk, whole packets of a transport stream, the sizes in the headers of ASF and FLV, GIF's
+    blocks.
     """
     with blob.open() as file:
         head = file.read(4096)
@@ -37,7 +37,7 @@ def missing_bytes(blob: Blob, *, ignore: frozenset[bytes] = frozenset()) -> int:
             boxes = iso_boxes(file, blob.size)
             end = max((start + size for kind, start, size in boxes if kind not in ignore), default=0)
         elif head.startswith(_EBML_MAGIC):
-            end = _matroska_end(head)
+            end = segment_end(head)
         elif head.startswith(_RIFF):
             end = 8 + struct.unpack("<I", head[4:8])[0] if len(head) >= 8 else blob.size + 1
         elif head.startswith(_ASF_MAGIC):
@@ -52,8 +52,10 @@ def missing_bytes(blob: Blob, *, ignore: frozenset[bytes] = frozenset()) -> int:
 
 
 def iso_boxes(file: BinaryIO, size: int) -> list[tuple[bytes, int, int]]:
-    """(type, start, length) of the top-level boxes, up to the first unknown one. Lengths are as stated,
-    so the last box may end beyond `size`."""
+    """Return (type, start, length) of each top-level box up to the first unknown one.
+
+    The lengths are those that the file states, so the last box may end beyond `size`.
+    """
     boxes: list[tuple[bytes, int, int]] = []
     at = 0
     while at + 8 <= size:
@@ -72,15 +74,15 @@ def iso_boxes(file: BinaryIO, size: int) -> list[tuple[bytes, int, int]]:
 
 
 def is_fragmented(blob: Blob) -> bool:
-    """True for an ISO file with movie fragments."""
+    """Return whether this is an ISO file with movie fragments."""
     with blob.open() as file:
         return any(kind == b"moof" for kind, _, _ in iso_boxes(file, blob.size))
 
 
 def is_protected(blob: Blob) -> bool:
-    """True for an ISO file whose index declares an encrypted video track (Common Encryption, ISO/IEC 23001-7).
+    """Return whether the index of an ISO file declares an encrypted video track (ISO/IEC 23001-7).
 
-    Whether its pictures are in fact encrypted, all or some, only the packets tell.
+    Only the packets show whether all, some or none of its pictures are in fact encrypted.
     """
     with blob.open() as file:
         if file.read(8)[4:] not in _ISO_BOXES:
@@ -93,10 +95,10 @@ def is_protected(blob: Blob) -> bool:
 
 
 def gif_end(file: BinaryIO) -> tuple[int, bool]:
-    """(byte position at which the last block of a GIF ends, whether its trailer was there).
+    """Return (byte position at which the last block of a GIF ends, whether its trailer was there).
 
-    The position lies beyond the end of the file if that block is cut off. A missing trailer is no loss:
-    browsers show all pictures. See the GIF89a specification, section "The Grammar".
+    The position lies beyond the end of the file if that block is truncated. A missing trailer does
+    no harm: browsers show all pictures. See the GIF89a specification, section "The Grammar".
     """
     data = file.read() if file.seek(0) == 0 else b""
     at = 13 + _colour_table(data[10:11])
@@ -108,7 +110,7 @@ def gif_end(file: BinaryIO) -> tuple[int, bool]:
             after = at + 2
         elif kind == 0x2C:  # picture: descriptor, colour table, code size, sub-blocks
             after = at + 11 + _colour_table(data[at + 9 : at + 10])
-        else:  # rubbish instead of a trailer
+        else:  # garbage instead of a trailer
             return at, False
         while after < len(data) and data[after]:
             after += 1 + data[after]
@@ -117,7 +119,7 @@ def gif_end(file: BinaryIO) -> tuple[int, bool]:
 
 
 def _colour_table(flags: bytes) -> int:
-    """Bytes of the colour table that a GIF's packed field announces."""
+    """Return the bytes of the colour table that follows a GIF's packed field."""
     return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
 
 
@@ -136,15 +138,17 @@ def structural_damage(blob: Blob) -> str:
 
 
 def why_not_opened(blob: Blob) -> tuple[Reason, str]:
-    """The reason behind a file that no demuxer opens: cut off, damaged, encrypted, or never a video; and what
-    to do about it, "" where that is up to FFmpeg's own message."""
+    """Return (the reason why no demuxer opens a file, what to do about it).
+
+    The second is "" where FFmpeg's message says more.
+    """
     with blob.open() as file:
         magic = file.read(16)
         boxes = iso_boxes(file, blob.size) if magic[4:8] in _ISO_BOXES else []
     if is_protected(blob):
         return Reason.ENCRYPTED, "the video track is encrypted; decrypt the file first"
     if boxes and b"moov" not in [kind for kind, _, _ in boxes]:
-        return Reason.TRUNCATED, ""  # the index is written last, or was lost
+        return Reason.TRUNCATED, ""  # the index is written last, so it is missing
     recognised = magic.startswith((_EBML_MAGIC, _ASF_MAGIC, b"FLV\x01", b"GIF8"))
     if boxes or recognised or (magic[:4] == _RIFF and magic[8:12] == b"AVI "):
         return (Reason.TRUNCATED if missing_bytes(blob) else Reason.CORRUPT), ""
@@ -160,25 +164,8 @@ def why_not_opened(blob: Blob) -> tuple[Reason, str]:
     )
 
 
-def _matroska_end(head: bytes) -> int:
-    """End of the segment as stated in a Matroska or WebM head; 0 where it is unknown (a live recording)."""
-    at = head.find(_SEGMENT_ID)
-    if at < 0 or at + 12 > len(head):
-        return 0
-    first = head[at + 4]
-    if first == 0:
-        return 0
-    width = (
-        9 - first.bit_length()
-    )  # EBML variable-length integer: the number of leading zeros gives its length
-    value = int.from_bytes(head[at + 4 : at + 4 + width], "big") & ((1 << 7 * width) - 1)
-    if value == (1 << 7 * width) - 1:
-        return 0
-    return at + 4 + width + value
-
-
 def _stated(head: bytes, marker: bytes, offset: int, layout: str) -> float:
-    """The number `offset` bytes after the start of `marker`; 0 where there is none."""
+    """Return the number `offset` bytes after the start of `marker`; 0 if there is none."""
     at = head.find(marker)
     if at < 0 or at + offset + 8 > len(head):
         return 0
@@ -187,7 +174,7 @@ def _stated(head: bytes, marker: bytes, offset: int, layout: str) -> float:
 
 
 def _transport_end(file: BinaryIO, head: bytes, size: int) -> int:
-    """Where the last packet of an MPEG transport stream ends; 0 for anything else."""
+    """Return where the last packet of an MPEG transport stream ends; 0 for any other file."""
     layout = transport.layout(head)
     if layout is None:
         return 0

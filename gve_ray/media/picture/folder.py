@@ -1,19 +1,19 @@
-"""A folder of frames as a video: the layout UVRB is published in."""
+"""Read a folder of frames as a video; UVRB is published in this layout."""
 
 import hashlib
 
 import numpy as np
 
 from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.picture import picture_size
-from gve_ray.media.probe import Timeline, VideoInfo
+from gve_ray.media.picture.still import picture_size
 from gve_ray.media.source import Blob, Source, folder_blobs
+from gve_ray.media.video.probe import Timeline, VideoInfo
 
-FRAMES_PER_SECOND = 1.0  # the paper's frame folders are extracted at 1 FPS (section 5)
+FRAMES_PER_SECOND = 1.0  # frame folders have 1 frame per second in arXiv:2510.27571, section 5
 
 
 def scan_folder(source: Source, limits: Limits) -> tuple[list[Blob], VideoInfo, Timeline, str]:
-    """(pictures by name, facts, timeline at 1 FPS, sha256 over the pictures' own digests).
+    """Return (pictures by name, facts, timeline at 1 FPS, sha256 over the digests of the pictures).
 
     Raises MediaError: empty, too_large, too_many_frames, corrupt.
     """

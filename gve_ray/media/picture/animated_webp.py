@@ -1,6 +1,6 @@
-"""Animated WebP as a video. FFmpeg reads only still WebP pictures; Pillow (libwebp) decodes the animation.
+"""Read an animated WebP file as a video. FFmpeg reads only still WebP pictures, so Pillow decodes it.
 
-The times come from the file's chunks, so they are known before any frame is decoded.
+The times come from the file's chunks, so they are available before any frame is decoded.
 """
 
 import io
@@ -9,25 +9,28 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from gve_ray.media.container import missing_bytes
+from gve_ray.media.container.framing import missing_bytes
 from gve_ray.media.limits import MIN_FRAMES, Limits, MediaError, Reason
-from gve_ray.media.picture import rgb_on_white
-from gve_ray.media.probe import Timeline, VideoInfo
+from gve_ray.media.picture.still import rgb_on_white
 from gve_ray.media.source import Blob
+from gve_ray.media.video.probe import Timeline, VideoInfo
 
 _SHORTEST_MS, _DEFAULT_MS = 10, 100  # browsers show frames of 10 ms or less for 100 ms
 
 
 def is_animated_webp(blob: Blob) -> bool:
-    """True for a WebP file whose header says that it is an animation."""
+    """Return whether this is a WebP file whose header declares an animation."""
     with blob.open() as file:
         head = file.read(21)
     return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) > 20 and head[20] & 2 != 0
 
 
 def scan_animated_webp(blob: Blob, limits: Limits) -> tuple[VideoInfo, Timeline]:
-    """Facts and timeline. Raises MediaError: truncated, corrupt, too_few_frames, too_many_frames, too_long,
-    too_many_pixels."""
+    """Return facts and timeline.
+
+    Raises MediaError: truncated, corrupt, too_few_frames, too_many_frames, too_long,
+    too_many_pixels.
+    """
     if missing := missing_bytes(blob):
         raise MediaError(Reason.TRUNCATED, f"{missing} bytes short of what its container states")
     data = blob.read()
@@ -55,7 +58,7 @@ def scan_animated_webp(blob: Blob, limits: Limits) -> tuple[VideoInfo, Timeline]
 
 
 def animated_webp_frames(blob: Blob) -> Iterator[np.ndarray]:
-    """Every frame in order: uint8 [H, W, 3], transparency on white. Raises MediaError("corrupt")."""
+    """Yield every frame in order: uint8 [H, W, 3], composited on white. Raises MediaError("corrupt")."""
     number = 0
     try:
         with Image.open(io.BytesIO(blob.read()), formats=("WEBP",)) as picture:
@@ -67,7 +70,7 @@ def animated_webp_frames(blob: Blob) -> Iterator[np.ndarray]:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """(type, start of its content) of the chunks inside a WebP file. Raises MediaError("corrupt")."""
+    """Yield (type, start of its content) of each chunk in a WebP file. Raises MediaError("corrupt")."""
     at = 12
     while at + 8 <= len(data):
         kind = data[at : at + 4]

@@ -1,19 +1,19 @@
-"""Look for bytes in length-prefixed NAL units (H.264, H.265 in MP4 and Matroska) that no picture can hold.
+"""Find bytes in length-prefixed NAL units (H.264, H.265 in MP4 and Matroska) that no picture can hold.
 
 Inside a NAL unit the bytes 00 00 00, 00 00 01 and 00 00 02 cannot occur (H.264 section 7.4.1, H.265
-section 7.4.2): encoders break them up with 03. Where they do occur, the unit has ended, and what follows
-is padding, another unit in byte-stream form, or a hole that an interrupted download left. Many healthy
-cameras and editors write the first two, so the syntax alone refuses nothing; `sequential.check_doubtful_bytes`
-finds out whether the decoder needs those bytes.
+section 7.4.2): encoders insert 03 to prevent them. Where they do occur, the unit has ended, and
+what follows is padding, another unit in byte-stream form, or a gap that an interrupted download
+left. Many cameras and editors write the first two, so such bytes alone are no reason to refuse a
+file; `sequential.check_doubtful_bytes` finds out whether the decoder needs them.
 """
 
 from collections.abc import Iterator
 
-_PADDING = 64  # zeros at the end of a unit; hardware encoders fill up to a multiple of 16 or 32 bytes
+_PADDING = 64  # zeros at the end of a unit; hardware encoders pad to a multiple of 16 or 32 bytes
 
 
 def length_size(codec: str, extradata: bytes | None) -> int:
-    """Bytes of a NAL length field (avcC, hvcC); 0 where units are not length-prefixed."""
+    """Return the bytes of a NAL length field (avcC, hvcC); 0 if units are not length-prefixed."""
     if not extradata or extradata[0] != 1:
         return 0
     if codec == "h264" and len(extradata) > 4:
@@ -24,12 +24,13 @@ def length_size(codec: str, extradata: bytes | None) -> int:
 
 
 def inspect(packet: bytes, codec: str, size: int) -> tuple[bool, list[slice]]:
-    """(whether a packet can hold a picture, ranges of doubtful bytes).
+    """Return (whether a packet can hold a picture, ranges of doubtful bytes).
 
-    size: bytes of a length field. A packet of nothing but parameter sets, messages or an end of sequence
-    holds no picture. Doubtful bytes lie in a slice of a picture, after the end that its syntax gives it. Not
-    among them: up to 64 zeros at the end of a unit, units in byte-stream form (a start code and a valid
-    header), and anything outside slices, which the decoder does not need.
+    size: bytes of a length field. A packet that has only parameter sets, messages or an end of
+    sequence holds no picture. Doubtful bytes are in a slice of a picture, after its end according
+    to the syntax, except up to 64 zeros at the end of a unit and units in byte-stream form (a start
+    code and a valid header). Bytes outside slices do not count, since the decoder does not need
+    them.
     """
     ranges: list[slice] = []
     has_slice = False
@@ -37,7 +38,7 @@ def inspect(packet: bytes, codec: str, size: int) -> tuple[bool, list[slice]]:
     while at + size < len(packet):
         start = at + size
         at = start + int.from_bytes(packet[at:start], "big")
-        if at > len(packet):  # lengths that do not fit are the decoder's to judge
+        if at > len(packet):  # the decoder reports lengths that do not fit
             return True, ranges
         for unit, doubtful in _units(packet, codec, start, at):
             if _is_slice(packet, codec, unit):
@@ -47,8 +48,8 @@ def inspect(packet: bytes, codec: str, size: int) -> tuple[bool, list[slice]]:
 
 
 def _units(packet: bytes, codec: str, start: int, end: int) -> Iterator[tuple[int, slice | None]]:
-    """(header, doubtful bytes after it) of the unit in [start, end), and of those in byte-stream form that
-    follow it there."""
+    """Yield (header, doubtful bytes after it) of the unit in [start, end), and of the units in
+    byte-stream form that follow it there."""
     while start < end:
         stop = _forbidden(packet, start, end)
         following = _next_unit(packet, codec, stop, end)
@@ -60,7 +61,7 @@ def _units(packet: bytes, codec: str, start: int, end: int) -> Iterator[tuple[in
 
 
 def _forbidden(packet: bytes, start: int, end: int) -> int:
-    """Where the first 00 00 00, 00 00 01 or 00 00 02 of [start, end) begins; `end` if there is none."""
+    """Return where the first 00 00 00, 00 00 01 or 00 00 02 of [start, end) begins; `end` if none does."""
     at = packet.find(b"\0\0", start, end)
     while at >= 0 and at + 2 < end:
         if packet[at + 2] < 3:
@@ -70,7 +71,7 @@ def _forbidden(packet: bytes, start: int, end: int) -> int:
 
 
 def _next_unit(packet: bytes, codec: str, at: int, end: int) -> int:
-    """Position of the next byte-stream unit's header in [at, end); `end` if there is none."""
+    """Return where the header of the next byte-stream unit in [at, end) is; `end` if there is none."""
     at = packet.find(b"\0\0\1", at, end)
     while at >= 0:
         if _is_header(packet[at + 3 : at + 5], codec):
@@ -80,7 +81,7 @@ def _next_unit(packet: bytes, codec: str, at: int, end: int) -> int:
 
 
 def _is_header(head: bytes, codec: str) -> bool:
-    """True if these bytes can begin a NAL unit of the base layer (H.264 section 7.4.1, H.265 section 7.4.2.2)."""
+    """Return whether a NAL unit of the base layer can begin so (H.264 7.4.1, H.265 7.4.2.2)."""
     if not head or head[0] & 0x80:
         return False
     if codec == "h264":

@@ -2,7 +2,7 @@ import struct
 
 import pytest
 
-from gve_ray.media.exif import AS_STORED, orientation, split_jpeg
+from gve_ray.media.picture.exif import AS_STORED, orientation, split_jpeg
 
 SHORT, LONG, ASCII = 3, 4, 2
 

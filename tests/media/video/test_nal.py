@@ -1,10 +1,10 @@
-"""Which bytes of a packet cannot belong to a coded picture, on units put together by hand."""
+"""Handmade NAL units, some with bytes that cannot belong to a coded picture."""
 
 import struct
 
 import pytest
 
-from gve_ray.media.nal import inspect, length_size
+from gve_ray.media.video.nal import inspect, length_size
 
 SLICE = b"\x41\x9a\x24\x6c\x41\xff"  # H.264: a slice of a non-key picture
 IDR = b"\x65\x88\x84\x21"

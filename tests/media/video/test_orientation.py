@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gve_ray.media.orientation import Orientation
+from gve_ray.media.video.orientation import Orientation
 
 # ISO/IEC 14496-12, 8.3.2: stored (x, y) is displayed at (a x + c y, b x + d y), y downwards.
 # The stored picture is   1 2 3

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from gve_ray.media import FrameRequest, Limits, decode, read_frames
-from gve_ray.media.probe import scan
-from gve_ray.media.sequential import Deadline
 from gve_ray.media.source import open_source
-from gve_ray.media.sparse import read_sparse
+from gve_ray.media.video.probe import scan
+from gve_ray.media.video.sequential import Deadline
+from gve_ray.media.video.sparse import read_sparse
 from tests.media.videos import read_number
 
 LIMITS = Limits()
@@ -28,13 +28,10 @@ GROUPS = {
 
 
 def sparse(data: bytes, numbers: list[int]) -> dict[int, int] | None:
-    """wanted frame number -> number painted into the picture that the sparse engine gives for it."""
-    blob = open_source(data, LIMITS)
-    scanned = scan(blob, LIMITS)
+    """Return requested frame number -> number painted into the picture that the sparse engine returns."""
+    scanned = scan(open_source(data, LIMITS), LIMITS)
     assert scanned.timeline is not None
-    frames = read_sparse(
-        blob, scanned, scanned.timeline, set(numbers), lambda rgb: rgb, limits=LIMITS, deadline=Deadline(60.0)
-    )
+    frames = read_sparse(scanned, scanned.timeline, set(numbers), lambda rgb: rgb, Deadline(60.0))
     return None if frames is None else {i: read_number(pixels) for i, pixels in frames.items()}
 
 
@@ -60,7 +57,7 @@ def with_sync_samples(data: bytes, samples: list[int]) -> bytes:
 
 
 @pytest.mark.parametrize("kept", [[0], [0, 3], [0, 1, 2, 5]])
-def test_key_pictures_that_the_index_leaves_out_mislead_nobody(make, kept):
+def test_key_pictures_that_the_index_leaves_out_do_no_harm(make, kept):
     data = make(frames=60, options={"g": "10", "bf": "0", "keyint_min": "10", "sc_threshold": "0"})
     _, samples = sync_table(data)
     assert samples == [1, 11, 21, 31, 41, 51]
@@ -72,7 +69,7 @@ def test_key_pictures_that_the_index_leaves_out_mislead_nobody(make, kept):
     )
 
 
-def test_an_index_that_calls_every_picture_a_key_picture_gives_the_right_frames_all_the_same(make):
+def test_an_index_that_calls_every_picture_a_key_picture_gives_the_right_frames(make):
     data = make(frames=40, options={"g": "10", "bf": "2"})
     at = data.index(b"stss")
     without = data[:at] + b"free" + data[at + 4 :]  # no table: every sample is a sync sample
@@ -81,7 +78,7 @@ def test_an_index_that_calls_every_picture_a_key_picture_gives_the_right_frames_
 
 
 def test_decord_is_misled_where_the_index_leaves_out_key_pictures(make):
-    """Why the sparse engine does not use it; if this fails, decord looks at timestamps by now."""
+    """The reason not to use decord. If this fails, decord has learned to use timestamps."""
     decord = pytest.importorskip("decord")
     data = make(frames=60, options={"g": "10", "bf": "0", "keyint_min": "10", "sc_threshold": "0"})
     reader = decord.VideoReader(io.BytesIO(with_sync_samples(data, [1, 31])), num_threads=1)

@@ -1,4 +1,4 @@
-"""Cuts against videos that were cut at known frames."""
+"""Cuts are detected in videos that have them at known frames."""
 
 import io
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Decoded frames to upright RGB pixels.
+"""Convert decoded frames to upright RGB pixels.
 
-The conversion is FFmpeg's own (libswscale, its defaults, through a filter graph), which honours the
-stream's colour matrix and range. Transparent pixels are composited on white, as for still pictures.
+FFmpeg converts the colours (libswscale with its defaults, through a filter graph) according to the
+stream's colour matrix and range. Transparency is composited on white, as for still pictures.
 """
 
 from fractions import Fraction
@@ -10,11 +10,11 @@ import av
 import numpy as np
 from av.video.frame import VideoFrame
 
-from gve_ray.media.orientation import Orientation
+from gve_ray.media.video.orientation import Orientation
 
 
 class RgbConverter:
-    """Converts the frames of one stream. Rebuilds its filter graph where the stream changes format."""
+    """Converts the frames of one stream. If the stream changes its format, the filter graph is rebuilt."""
 
     def __init__(self, orientation: Orientation) -> None:
         self._orientation = orientation
@@ -22,7 +22,7 @@ class RgbConverter:
         self._graph: av.filter.Graph | None = None
 
     def __call__(self, frame: VideoFrame) -> np.ndarray:
-        """uint8 [H, W, 3], mirrored and rotated for display."""
+        """Return uint8 [H, W, 3], mirrored and rotated for display."""
         layout = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
         if self._graph is None or layout != self._layout:
             self._graph, self._layout = _build(frame), layout
@@ -36,13 +36,16 @@ class RgbConverter:
 
 
 def _has_alpha(frame: VideoFrame) -> bool:
-    """True if the pixel format carries transparency, which a palette (GIF) may too."""
+    """Return whether the pixel format may hold transparency, as a palette (GIF) may too."""
     return frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
 
 
 def _on_white(rgba: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 4] -> uint8 [H, W, 3]. A picture whose alpha is zero everywhere is taken as opaque:
-    encoders of 32-bit RGB often leave the fourth byte unused."""
+    """Composite uint8 [H, W, 4] on white, as uint8 [H, W, 3].
+
+    A picture whose alpha is zero everywhere counts as opaque, since encoders of 32-bit RGB often
+    leave the fourth byte unused.
+    """
     alpha = rgba[..., 3:].astype(np.uint16)
     if not alpha.any():
         return rgba[..., :3]

@@ -1,0 +1,1 @@
+"""Checks on the bytes of a container: is the file complete, damaged or encrypted."""

@@ -1,0 +1,1 @@
+"""Still pictures, folders of frames and animated WebP."""

@@ -1,0 +1,1 @@
+"""From a video file to checked frames: packets, timeline, and strict or sparse decoding."""
