@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
@@ -46,6 +46,9 @@ from gve_ray.evaluation.scores.abilities import ABILITIES
 from gve_ray.evaluation.scores.statistics import CORRELATION_RESAMPLES
 from gve_ray.job import PreflightError
 from gve_ray.store.runfolder import filesystem, write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 REPORT_FILE = "report.html"
 FIGURES_FILE = "report.json"
@@ -109,20 +112,21 @@ def write_report(
     _write(output / REPORT_FILE, render(page).encode())
     text = json.dumps(figures(page), indent=1, ensure_ascii=False)
     _write(output / FIGURES_FILE, f"{text}\n".encode())
-    if page.radar:
-        _write(output / "radar.png", charts.radar_png(page.radar))
-    for heat_map in page.correlations.maps:
-        _write(output / f"correlations-{heat_map.name}.png", charts.heat_map_png(heat_map))
+    for name, drawing in _drawings(page).items():
+        _write(output / f"{name}.png", report.png(drawing))
     return str(output / REPORT_FILE)
 
 
 def render(page: Page) -> str:
     """The page as self-contained HTML."""
-    heat_maps = {heat_map.name: charts.heat_map(heat_map) for heat_map in page.correlations.maps}
-    radar = charts.radar(page.radar) if page.radar else ""
-    return report.render(
-        "gve_ray.evaluation.report", "report.html.j2", **vars(page), heat_maps=heat_maps, radar_svg=radar
-    )
+    drawings = {name: charts.inline_svg(drawing) for name, drawing in _drawings(page).items()}
+    return report.render("gve_ray.evaluation.report", "report.html.j2", **vars(page), drawings=drawings)
+
+
+def _drawings(page: Page) -> dict[str, "Figure"]:
+    """The radar and the heat maps by the names of their PNG files."""
+    maps = {f"correlations-{heat_map.name}": charts.heat_map(heat_map) for heat_map in page.correlations.maps}
+    return maps | ({"radar": charts.radar(page.radar)} if page.radar else {})
 
 
 def figures(page: Page) -> dict[str, Any]:
