@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig
+from gve_ray.evaluation.data.data_errors import DataError
 from gve_ray.evaluation.data.dataset_folder import is_file, is_folder
 from gve_ray.evaluation.data.labelled_videos import load_classes
-from gve_ray.evaluation.data.layouts import DataError, RetrievalSet, check_media, load, load_mteb
+from gve_ray.evaluation.data.layouts import check_media, load, load_mteb
+from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.data.uvrb import UVRB
 from gve_ray.evaluation.embed import ItemIndex
 from gve_ray.job import PreflightError

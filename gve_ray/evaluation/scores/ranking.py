@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import numpy as np
 import pyarrow as pa
 
-from gve_ray.evaluation.data.layouts import RetrievalSet
+from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.scores import metrics
 from gve_ray.search import NONE, exact, within
 
