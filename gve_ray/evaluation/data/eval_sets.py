@@ -1,6 +1,4 @@
-"""The data sets of a run: finds them from the config and reads them with their prompts, metrics and
-fingerprints.
-"""
+"""Finds the data sets of a run and reads them with prompts, metrics and fingerprints."""
 
 import logging
 from collections.abc import Sequence
@@ -25,8 +23,7 @@ DEFAULT_METRIC = "hit@1"
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSet:
-    """A data set ready to be evaluated: its queries with their prompt, and the fingerprints of all
-    its items.
+    """A data set ready for evaluation: queries with their prompt, and fingerprints of all items.
 
     is_classification: the corpus consists of labels, and each query has exactly one.
     """
@@ -40,9 +37,7 @@ class EvalSet:
 
     @property
     def revision(self) -> str:
-        """sha256 (hex) of everything that scores depend on: ids, contents, prompt, positives,
-        candidates, metric.
-        """
+        """sha256 (hex) of all that scores depend on: items, prompt, relevance, candidates, metric."""
         data = self.data
         return fingerprint(
             {
@@ -116,9 +111,7 @@ def read(config: DataConfig) -> RetrievalSet:
 
 
 def check(config: EvaluationJobConfig) -> str:
-    """Read and decode all data sets without embedding. Raises PreflightError with one line per
-    error.
-    """
+    """Read and decode all data sets; raises PreflightError with one line per error."""
     datasets = find_eval_sets(config)
     errors: list[DataError] = []
     for dataset in datasets:

@@ -34,8 +34,7 @@ _BAD_MEDIUM = (MediaError, OSError, ValueError, MemoryError)
 
 
 def load(folder: str | Path, *, name: str | None = None) -> RetrievalSet:
-    """Load a data set of the published layout from a folder or URI. name: defaults to the folder's
-    name.
+    """Load a data set of the published layout; its name defaults to that of the folder or URI.
 
     Media files must exist but are not decoded. Invalid lines are left out and listed in `skipped`:
     every line of the query file is a query, or the location of one error, or in the `queries` of
@@ -185,9 +184,7 @@ def _judge_mteb(
 
 
 def _from_mteb(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Convert a line of mteb's corpus or queries to the published form; the title is put before the
-    text.
-    """
+    """Convert a line of mteb's corpus or queries; the title is put before the text."""
     title, text = fields.get("title"), fields.get("text")
     if isinstance(title, str) and isinstance(text, str | None):
         text = " ".join(part for part in (title.strip(), text) if part)

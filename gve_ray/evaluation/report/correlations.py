@@ -1,6 +1,4 @@
-"""The report's heat maps of correlations between abilities and data sets, over published and own
-models.
-"""
+"""The report's heat maps: correlations of abilities and data sets over models."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

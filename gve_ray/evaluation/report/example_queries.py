@@ -1,6 +1,4 @@
-"""Selects the best and worst queries of a model for the report, with frames of the results and the
-positives.
-"""
+"""Selects a model's best and worst queries for the report, with frames of their results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -114,9 +112,7 @@ def examples(
 
 
 def _margin(row: Row) -> float:
-    """Negated margin of the top score over the first negative's; 0 if no negative is among the top
-    results.
-    """
+    """Negated margin of the top score over the first negative's; 0 without a negative."""
     right = set(row["positives"])
     wrong = [score for name, score in zip(row["top"], row["top_scores"], strict=True) if name not in right]
     return -(row["top_scores"][0] - wrong[0]) if wrong else 0.0

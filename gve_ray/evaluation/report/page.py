@@ -1,5 +1,4 @@
-"""Writes the report of a run: report.html with all pictures inside, its charts as PNG, its figures
-as report.json.
+"""Writes the report of a run: a page, its charts as PNG and its figures as JSON.
 
 `collect` reads the run's output and its data sets; `render` is a pure function.
 
@@ -87,9 +86,7 @@ class Page:
 
 
 def check_baselines(config: EvaluationJobConfig) -> None:
-    """Raises PreflightError for a baseline that is neither a model of the run nor in the published
-    table.
-    """
+    """Raises PreflightError for a baseline that is neither in the run nor published."""
     known = {model.name for model in config.models} | {row.model for row in published_table()}
     if unknown := [name for name in config.report.baselines or () if name not in known]:
         raise PreflightError(
@@ -211,9 +208,7 @@ def collect(
 
 
 def _baselines(config: EvaluationJobConfig, models: Mapping[str, Any], subject: str) -> list[ResultRow]:
-    """The published rows among the baselines. If another model of the run has the name, that one is
-    meant.
-    """
+    """The published rows among the baselines; another model of the run takes precedence."""
     published = {row.model: row for row in published_table()}
     others = set(models) - {subject}
     return [published[name] for name in config.report.baselines or () if name not in others]
@@ -263,9 +258,7 @@ def _queries(
     sets: Mapping[str, RetrievalSet],
     subject: str,
 ) -> list[AbilityExamples]:
-    """Example queries by measured ability (TXT and FG consist of these), then of data sets outside
-    UVRB.
-    """
+    """Example queries by measured ability, then those of data sets outside UVRB."""
     runs = output / "runs" / subject
     chosen: list[tuple[str, str, list[Mapping[str, Any]]]] = []
     for ability in (*MEASURED, ""):
@@ -290,9 +283,7 @@ def _queries(
 
 
 def _first_lines(path: Path, n: int = 12) -> list[str]:
-    """The first lines of skipped.jsonl, in words. The description of a data error includes its
-    location.
-    """
+    """The first lines of skipped.jsonl, in words; a data error's words have its location."""
     with path.open(encoding="utf-8") as file:
         entries = [json.loads(line) for line in itertools.islice(file, n)]
     return [
@@ -326,9 +317,7 @@ def _when(seconds: float) -> str:
 
 
 def _csv(results: Mapping[str, Any]) -> str:
-    """The scores on UVRB's data sets by UVRB's metrics, one row per model, as
-    `result_tables.read_table` reads them.
-    """
+    """Scores on UVRB's data sets by their own metrics, for `result_tables.read_table`."""
     facts = results["datasets"]
     names = [name for name, spec in UVRB.items() if name in facts and facts[name]["metric"] == spec.metric]
     out = io.StringIO()
@@ -342,9 +331,7 @@ def _csv(results: Mapping[str, Any]) -> str:
 
 
 def _row_name(model: str) -> str:
-    """A model's name for a table that may be combined with the published one, where names must be
-    unique.
-    """
+    """A model's name for a table; it must differ from the names of published models."""
     return f"{model} (this run)" if any(model == row.model for row in published_table()) else model
 
 

@@ -1,6 +1,4 @@
-"""The tables of a report: abilities, data sets and paired differences, with intervals as text and
-as charts.
-"""
+"""The tables of a report: abilities, data sets and paired differences, with intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,9 +81,7 @@ class DatasetRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One model compared with the first on one data set. corrected: Holm's p over the data sets
-    compared.
-    """
+    """One model compared with the first on one data set. corrected: p by Holm's method."""
 
     dataset: str
     value: float
@@ -168,9 +164,7 @@ def dataset_rows(
 def ability_rows(
     models: Mapping[str, Any], baselines: Sequence[ResultRow], chances: Mapping[str, float | None]
 ) -> list[AbilityRow]:
-    """One row per ability that any model has a score for. models: of results.json. chances: by data
-    set.
-    """
+    """One row per ability with a score. models: of results.json. chances: by data set."""
     table = []
     for name in ABILITIES:
         if all(name not in facts["abilities"] for facts in models.values()):

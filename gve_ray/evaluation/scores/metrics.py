@@ -1,5 +1,4 @@
-"""Retrieval metrics as pure functions: a ranking is a sequence of corpus ids, best first; relevance
-is a set.
+"""Retrieval metrics as pure functions of rankings (corpus ids, best first) and positives.
 
     score("hit@10", rankings, positives)       # mean over queries
     per_query("ndcg@10", rankings, positives)  # float64 [queries], in the order of `positives`

@@ -46,9 +46,7 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two models on the same queries. difference: first minus second; p_value: two-sided
-    permutation test.
-    """
+    """Two models on the same queries: first minus second, and a two-sided permutation p."""
 
     difference: Interval
     p_value: float
@@ -102,8 +100,7 @@ def compare(
 
 
 def permutation_p(difference: ArrayLike, *, resamples: int = RESAMPLES, seed: int = SEED) -> float:
-    """Two-sided p-value of paired differences float [n]: how often random signs give a mean at
-    least as large.
+    """Two-sided p-value of paired differences float [n], by a permutation test of their signs.
 
     (1 + draws at least as extreme) / (1 + draws), so never 0. Queries with equal absolute
     differences are drawn together: the number of plus signs among them is binomial.
@@ -152,8 +149,7 @@ def correlation_matrix(table: Floats, *, kind: Kind) -> Floats:
 def correlation_draws(
     table: Floats, *, kind: Kind, resamples: int = CORRELATION_RESAMPLES, seed: int = SEED
 ) -> Floats:
-    """Correlations of all columns under resampled rows, float64 [resamples, c, c]; NaN if one is
-    constant.
+    """Correlations under resampled rows, float64 [resamples, c, c]; NaN for constant columns.
 
     The same seed draws the same rows for every column and both kinds, so correlations can be
     subtracted.
@@ -173,9 +169,7 @@ def interval_of(estimate: float, draws: Floats, *, n: int) -> Interval:
 
 
 def average_ranks(values: Floats) -> Floats:
-    """Ranks from 1 along axis -2 of float [..., n, c], ties at their mean rank. Compares all pairs;
-    n is small.
-    """
+    """Ranks from 1 along axis -2 of float [..., n, c], ties at their mean; compares all pairs."""
     first, second = values[..., :, None, :], values[..., None, :, :]  # [..., n, 1, c], [..., 1, n, c]
     below = (second < first).sum(axis=-2)
     equal = (second == first).sum(axis=-2)
