@@ -171,7 +171,7 @@ def inline_svg(figure: "Figure") -> str:
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, f"var(--{variable})")
     width, height = (math.ceil(72 * inches) for inches in figure.get_size_inches())  # 72 units per inch
-    return svg(body, label=figure.get_label(), width=width, height=height)
+    return svg(body, label=str(figure.get_label()), width=width, height=height)
 
 
 def interval(score: float, low: float, high: float, *, label: str, chance: float | None = None) -> str:

@@ -240,10 +240,7 @@ def _in_order(abilities: Mapping[str, float]) -> dict[str, float]:
 def _headline(models: Mapping[str, Any], results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     headline = []
     for name, model in models.items():
-        value, interval = (
-            model["average_abilities"],
-            model["average_abilities_interval"],
-        )
+        value, interval = model["average_abilities"], model["average_abilities_interval"]
         if value is not None:
             headline.append((f"{name}, average over abilities", f"{value:.3f}", as_range(interval)))
     sets = results["datasets"].values()
@@ -259,27 +256,33 @@ def _queries(
     subject: str,
 ) -> list[AbilityExamples]:
     """Example queries by measured ability, then those of data sets outside UVRB."""
-    runs = output / "runs" / subject
-    chosen: list[tuple[str, str, list[Mapping[str, Any]]]] = []
-    for ability in (*MEASURED, ""):
-        own_rows = [
-            row
-            for row in rows
-            if row["model"] == subject
-            and (UVRB[row["dataset"]].ability if row["dataset"] in UVRB else "") == ability
-        ]
-        best, worst = choose(own_rows, config.report.queries)
-        if best or worst:
-            meaning = NAMES.get(ability, "data sets outside UVRB")
-            chosen.append((ability, meaning, [*best, *worst]))
-    shown = examples(
-        [row for *_, selected in chosen for row in selected], rows, sets, runs, frames=config.report.frames
+    by_ability: dict[str, list[Mapping[str, Any]]] = {ability: [] for ability in (*MEASURED, "")}
+    for row in rows:
+        if row["model"] == subject:
+            by_ability[UVRB[row["dataset"]].ability if row["dataset"] in UVRB else ""].append(row)
+    chosen = {
+        ability: [*best, *worst]
+        for ability, own_rows in by_ability.items()
+        for best, worst in [choose(own_rows, config.report.queries)]
+    }
+    shown = iter(
+        examples(
+            [row for selected in chosen.values() for row in selected],
+            rows,
+            sets,
+            output / "runs" / subject,
+            frames=config.report.frames,
+        )
     )
-    parts = []
-    for ability, meaning, selected in chosen:
-        parts.append(AbilityExamples(name=ability, meaning=meaning, examples=shown[: len(selected)]))
-        shown = shown[len(selected) :]
-    return parts
+    return [
+        AbilityExamples(
+            name=ability,
+            meaning=NAMES.get(ability, "data sets outside UVRB"),
+            examples=list(itertools.islice(shown, len(selected))),
+        )
+        for ability, selected in chosen.items()
+        if selected
+    ]
 
 
 def _first_lines(path: Path, n: int = 12) -> list[str]:

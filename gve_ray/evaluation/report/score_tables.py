@@ -133,17 +133,12 @@ def dataset_rows(
             for row in own_rows
         ]
         by_chance = chance(facts["metric"], query_sizes)
+        own_scores = {model: entry["datasets"][name] for model, entry in results["models"].items()}
         scores = [
-            _score(
-                name,
-                model,
-                model_results["datasets"][name]["score"],
-                model_results["datasets"][name]["interval"],
-                by_chance,
-            )
-            for model, model_results in results["models"].items()
+            _score(name, model, entry["score"], entry["interval"], by_chance)
+            for model, entry in own_scores.items()
         ]
-        scores += [Score(value=row.scores[name]) if name in row.scores else None for row in baselines]
+        scores += [_plain(row.scores.get(name)) for row in baselines]
         table.append(
             DatasetRow(
                 name=name,
@@ -171,13 +166,7 @@ def ability_rows(
             continue
         by_chance = _weighted(weights(name), chances)
         scores = [
-            _score(
-                name,
-                model,
-                facts["abilities"].get(name),
-                facts["ability_intervals"].get(name),
-                by_chance,
-            )
+            _score(name, model, facts["abilities"].get(name), facts["ability_intervals"].get(name), by_chance)
             for model, facts in models.items()
         ]
         scores += [_plain(row.summary.abilities.get(name)) for row in baselines]
@@ -204,10 +193,8 @@ def _weighted(shares: Mapping[str, float], values: Mapping[str, float | None]) -
 def _score(
     what: str, model: str, value: float | None, interval: Sequence[float] | None, by_chance: float | None
 ) -> Score | None:
-    if value is None:
-        return None
-    if interval is None:
-        return Score(value=value)
+    if value is None or interval is None:
+        return _plain(value)
     low, high = interval
     label = f"{model}, {what}: {value:.3f}, from {low:.3f} to {high:.3f}"
     drawn = charts.interval(value, low, high, label=label, chance=by_chance)
