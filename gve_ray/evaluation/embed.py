@@ -114,8 +114,8 @@ class ItemIndex:
 
     def _read(self, path: str) -> tuple[str, str]:
         stamp = media_stamp(path)
-        known = self._entries.get(path)
-        return known if known is not None and known[0] == stamp else (stamp, media_digest(path))
+        stored = self._entries.get(path)
+        return stored if stored is not None and stored[0] == stamp else (stamp, media_digest(path))
 
     def _save(self) -> None:
         rows = [

@@ -87,11 +87,11 @@ class Page:
 
 def check_baselines(config: EvaluationJobConfig) -> None:
     """Raises PreflightError for a baseline that is neither in the run nor published."""
-    known = {model.name for model in config.models} | {row.model for row in published_table()}
-    if unknown := [name for name in config.report.baselines or () if name not in known]:
+    names = {model.name for model in config.models} | {row.model for row in published_table()}
+    if unknown := [name for name in config.report.baselines or () if name not in names]:
         raise PreflightError(
             f"report.baselines: {unknown[0]!r} is neither a model of this run nor in the published table; use "
-            f"{', '.join(sorted(known))}"
+            f"{', '.join(sorted(names))}"
         )
 
 
