@@ -33,7 +33,8 @@ from gve_ray.demo.benchmark import write_benchmark
 from gve_ray.demo.claims import order_free_content
 from gve_ray.demo.scenes import Scene
 from gve_ray.embedder import Embedder, EmbedderSettings
-from gve_ray.evaluation.data.layouts import RetrievalSet, load
+from gve_ray.evaluation.data.layouts import load
+from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.data.uvrb import UVRB
 from gve_ray.evaluation.scores import metrics
 from gve_ray.evaluation.scores.ranking import rank, usable

@@ -1,3 +1,1 @@
-"""Evaluation: retrieval sets in, scores by data set and ability out, with the doubt that belongs to
-them.
-"""
+"""Evaluation: from retrieval sets to scores by data set and ability, with their uncertainty."""

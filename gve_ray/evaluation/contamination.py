@@ -1,7 +1,5 @@
 """Contamination check: finds evaluation videos that are among the training assets.
 
-    overlap(Store("runs/demo/assets.lance", ASSET_SCHEMA), ["uvrb/MSRVTT/videos/video7010.mp4", ...])
-
     check = ContaminationCheck(config.contamination, training, datasets, index)
     check.check_bytes()                                      # paths and bytes, before anything is embedded
     results["contamination"] = check.check(embedded, ...)    # near copies as well, once frames are embedded
@@ -50,18 +48,16 @@ from gve_ray.store import FolderLock, Store
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("video_id", "uri", "content_hash", "signature", "duration")
+_COLUMNS = ("video_id", "uri", "content_hash", "signature", "duration")
 _NEIGHBOURS = 32  # candidates per evaluation video in each batch of training videos
 _CHUNK = 1024  # evaluation videos per search; 12 kB each
 _ROWS = 8192
 _ORDER = ("uri", "exact", "near")
+_NO_SIGNATURE = (b"", np.nan)
 _DIGEST = "digest"
 _SIGNATURE_SCHEMA = pa.schema(
-    [
-        (_DIGEST, pa.string()),
-        ("signature", pa.binary()),
-        ("duration", pa.float64()),
-    ]  # null: the video does not decode
+    # null: the video does not decode
+    [(_DIGEST, pa.string()), ("signature", pa.binary()), ("duration", pa.float64())]
 )
 _COMMIT_VIDEOS = 256  # videos decoded between commits
 _LOGGED_HITS = 20  # hits in the log of a run that continues; results.json has them all
@@ -88,10 +84,10 @@ class Overlap:
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """What a video is compared by.
+    """What a video is compared by, besides its path.
 
     content_hash: sha256 hex of the bytes. signature: of k uniform frames, with the same k for all
-    compared videos; if empty, only bytes are compared. duration: seconds; NaN for a folder of
+    compared videos; if empty, frames are not compared. duration: seconds; NaN for a folder of
     frames, whose frame rate is unknown.
     """
 
@@ -101,36 +97,20 @@ class Fingerprint:
 
 
 def overlap(
-    assets: Store | pa.Table,
-    videos: Sequence[str],
-    *,
-    threshold: float = THRESHOLD,
-    workers: int = 1,
-    known: Mapping[str, Fingerprint] | None = None,
+    training: Store, prints: Mapping[str, Fingerprint], *, threshold: float = THRESHOLD
 ) -> list[Overlap]:
-    """Find the evaluation videos that are among the training assets; one entry per video, in the
-    order given.
+    """Find the evaluation videos that are among the training videos: at most one match per video.
 
-    assets: assets.lance, or a table with video_id and any of the other `COLUMNS`; values may be
-    null. videos: paths or URIs of files and folders of frames; those that do not decode are
-    compared by path alone. threshold: largest distance of near copies; 0 ignores them. workers:
-    decoding processes. known: fingerprints by path; if given, nothing is decoded, and videos
-    without one are compared by path. If a video matches in several ways, the most certain one is
-    reported: path, then bytes, then the smallest distance. Raises ValueError for a table without
-    video_id or without any column to compare by.
+    training: assets.lance. prints: fingerprints by path or URI, which give the order of the result.
+    threshold: largest distance of near copies; 0 ignores them. If a video matches in several ways,
+    the most certain one is reported: path, then bytes, then the smallest distance.
     """
-    columns = _columns(assets)
-    distinct = list(dict.fromkeys(videos))
-    prints = known or {}
-    if known is None and {"content_hash", "signature"} & set(columns):
-        prints = fingerprints(distinct, frames=signature_frames(assets), workers=workers)
     matches: dict[str, Overlap] = {}
-    for batch in _batches(assets, columns):
-        table = pa.Table.from_batches([batch]).select(columns)
-        for match in _matches_in(table, distinct, prints, threshold):
+    for batch in training.batches(list(_COLUMNS), rows=_ROWS):
+        for match in _matches_in(pa.Table.from_batches([batch]), prints, threshold):
             if match.video not in matches or _rank(match) < _rank(matches[match.video]):
                 matches[match.video] = match
-    return [matches[video] for video in distinct if video in matches]
+    return [matches[video] for video in prints if video in matches]
 
 
 def fingerprints(videos: Sequence[str], *, frames: int, workers: int = 1) -> dict[str, Fingerprint]:
@@ -161,19 +141,16 @@ def fingerprints(videos: Sequence[str], *, frames: int, workers: int = 1) -> dic
         }
 
 
-def _matches_in(
-    table: pa.Table, videos: Sequence[str], prints: Mapping[str, Fingerprint], threshold: float
-) -> Iterator[Overlap]:
+def _matches_in(table: pa.Table, prints: Mapping[str, Fingerprint], threshold: float) -> Iterator[Overlap]:
     """Yield all matches among some training videos."""
     by_path: dict[str, list[str]] = {}
-    for video in videos:
-        by_path.setdefault(_plain_path(video), []).append(video)
-    yield from _equal(table, "uri", [_plain_path(uri) for uri in _values(table, "uri")], by_path)
     by_hash: dict[str, list[str]] = {}
     for video, fingerprint in prints.items():
+        by_path.setdefault(_plain_path(video), []).append(video)
         by_hash.setdefault(fingerprint.content_hash, []).append(video)
-    yield from _equal(table, "exact", _values(table, "content_hash"), by_hash)
-    if threshold > 0 and "signature" in table.column_names:
+    yield from _equal(table, "uri", [_plain_path(uri) for uri in table["uri"].to_pylist()], by_path)
+    yield from _equal(table, "exact", table["content_hash"].to_pylist(), by_hash)
+    if threshold > 0:
         # Data sets share videos: each is searched once and reported under all its paths.
         for match in _near(table, {same[0]: prints[same[0]] for same in by_hash.values()}, threshold):
             for video in by_hash[prints[match.video].content_hash]:
@@ -192,9 +169,7 @@ def _equal(
 
 
 def _near(table: pa.Table, prints: Mapping[str, Fingerprint], threshold: float) -> Iterator[Overlap]:
-    """Yield near copies: the nearest training videos by `points`, then compared by their whole
-    signatures.
-    """
+    """Yield near copies: the nearest training videos by `points` whose whole signatures agree."""
     import faiss
 
     size = max((len(fingerprint.signature) for fingerprint in prints.values()), default=0)
@@ -203,16 +178,15 @@ def _near(table: pa.Table, prints: Mapping[str, Fingerprint], threshold: float) 
     if not table.num_rows or not videos:
         return
     ids = table["video_id"].to_pylist()
-    seconds = np.array(_values(table, "duration") or [None] * len(ids), dtype=np.float64)
+    seconds = np.array(table["duration"].to_pylist(), dtype=np.float64)
     training_signatures = normalised(table["signature"].to_pylist())  # float32 [m, T, 384]
     training_points = points(training_signatures)  # float32 [m, 128]
     for start in range(0, len(videos), _CHUNK):
         part = videos[start : start + _CHUNK]
         signatures = normalised([prints[video].signature for video in part])
         signature_points = points(signatures)
-        _, near = faiss.knn(
-            signature_points, training_points, min(_NEIGHBOURS, len(training_points))
-        )  # int64 [n, neighbours]
+        neighbours = min(_NEIGHBOURS, len(training_points))
+        _, near = faiss.knn(signature_points, training_points, neighbours)  # int64 [n, neighbours]
         a = np.repeat(np.arange(len(part)), near.shape[1])
         b = near.ravel()
         own_seconds = np.array([prints[video].duration for video in part])
@@ -229,34 +203,12 @@ def _rank(match: Overlap) -> tuple[int, float, str]:
     return _ORDER.index(match.kind), match.distance, match.video_id
 
 
-def _columns(assets: Store | pa.Table) -> list[str]:
-    names = assets.schema.names
-    columns = [name for name in COLUMNS if name in names]
-    if "video_id" not in columns or not {"uri", "content_hash", "signature"} & set(columns):
-        raise ValueError(
-            f"assets: columns {names}; give video_id and at least one of uri, content_hash, signature"
-        )
-    return columns
-
-
-def signature_frames(assets: Store | pa.Table) -> int:
+def signature_frames(training: Store) -> int:
     """Frames per signature in this training set; 8, as in the paper, if it has no signatures."""
-    if "signature" in assets.schema.names:
-        for batch in _batches(assets, ["signature"]):
-            longest = pc.max(pc.binary_length(batch["signature"])).as_py()
-            if longest:
-                return longest // FRAME_BYTES
+    for batch in training.batches(["signature"], rows=_ROWS):
+        if longest := pc.max(pc.binary_length(batch["signature"])).as_py():
+            return int(longest) // FRAME_BYTES
     return 8
-
-
-def _batches(assets: Store | pa.Table, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    if isinstance(assets, Store):
-        return assets.batches(columns, rows=_ROWS)
-    return iter(assets.select(list(columns)).to_batches(max_chunksize=_ROWS))
-
-
-def _values(table: pa.Table, column: str) -> list[Any]:
-    return table[column].to_pylist() if column in table.column_names else []
 
 
 def _plain_path(uri: str | None) -> str:
@@ -267,8 +219,9 @@ def _plain_path(uri: str | None) -> str:
 
 
 def open_training(config: ContaminationConfig) -> Store | None:
-    """The training assets, or None if the config names none. Raises PreflightError if they cannot
-    be read.
+    """The training assets, or None if the config names none.
+
+    Raises PreflightError if they cannot be read.
     """
     if config.training is None:
         return None
@@ -311,51 +264,39 @@ class ContaminationCheck:
         self._digests = {path: index.digest(path) for path in self._keys}
 
     def check_bytes(self) -> None:
-        """Compare paths and bytes, which needs no decoding. Raises PreflightError if the run is
-        refused.
+        """Compare paths and bytes, which needs no decoding.
+
+        Raises PreflightError if the run is refused.
         """
         if self._config.on_hit == "refuse":
-            self._report(self._find(self._byte_fingerprints(), threshold=0.0))
+            self._compare(dict.fromkeys(self._digests.values(), _NO_SIGNATURE))
 
     def check(self, embedded: Embedded, *, cache: str, workers: int) -> dict[str, Any]:
-        """Compare frames as well; returns the part of results.json. Raises PreflightError if the
-        run is refused.
+        """Compare frames as well, and return the part of results.json.
 
         embedded: of any model. cache: stores signatures computed here. workers: decoding processes.
+        Raises PreflightError if the run is refused.
         """
-        prints = self._byte_fingerprints()
-        if self._config.threshold > 0:
-            prints |= self._signature_fingerprints(embedded, cache, workers)
-        return self._report(self._find(prints, threshold=self._config.threshold))
-
-    def _byte_fingerprints(self) -> dict[str, Fingerprint]:
-        return {
-            path: Fingerprint(content_hash=digest, signature=b"", duration=np.nan)
-            for path, digest in self._digests.items()
-        }
-
-    def _find(self, prints: Mapping[str, Fingerprint], *, threshold: float) -> list[Overlap]:
-        return overlap(self._training, list(self._keys), threshold=threshold, known=prints)
-
-    def _signature_fingerprints(self, embedded: Embedded, cache: str, workers: int) -> dict[str, Fingerprint]:
-        """Fingerprints by path, with as many frames as the training set's signatures."""
-        frames = signature_frames(self._training)
+        if self._config.threshold == 0:
+            return self._compare(dict.fromkeys(self._digests.values(), _NO_SIGNATURE))
+        frames = signature_frames(self._training)  # as many as the training set's signatures have
         stored = read_signatures(embedded.store, list(self._keys.values()))
         signatures = {
             self._digests[path]: stored[key]
             for path, key in self._keys.items()
             if key in stored and len(stored[key][0]) == frames * FRAME_BYTES
         }
-        missing = {self._digests[path]: path for path in self._keys if self._digests[path] not in signatures}
-        signatures |= _decode_signatures(
-            missing, f"{cache}/signatures-{frames}", frames=frames, workers=workers
-        )
-        return {
-            path: Fingerprint(
-                content_hash=digest, signature=signatures[digest][0], duration=signatures[digest][1]
-            )
-            for path, digest in self._digests.items()
-        }
+        missing = {digest: path for path, digest in self._digests.items() if digest not in signatures}
+        folder = f"{cache}/signatures-{frames}"
+        return self._compare(signatures | _decode_signatures(missing, folder, frames=frames, workers=workers))
+
+    def _compare(self, signatures: Mapping[str, tuple[bytes, float]]) -> dict[str, Any]:
+        """Report the matches. signatures: (signature, duration) by digest."""
+        prints = {}
+        for path, digest in self._digests.items():
+            frames, duration = signatures[digest]
+            prints[path] = Fingerprint(content_hash=digest, signature=frames, duration=duration)
+        return self._report(overlap(self._training, prints, threshold=self._config.threshold))
 
     def _report(self, overlaps: Sequence[Overlap]) -> dict[str, Any]:
         hits = [(name, match) for match in overlaps for name in self._sets[match.video]]
@@ -391,18 +332,16 @@ class ContaminationCheck:
                 }
                 for name, match in hits
             ],
-            "datasets": {name: counts.get(name, 0) for name in sorted(self._set_names())},
+            "datasets": {name: counts[name] for name in sorted(set().union(*self._sets.values()))},
         }
-
-    def _set_names(self) -> set[str]:
-        return {name for names in self._sets.values() for name in names}
 
 
 def _decode_signatures(
     videos: Mapping[str, str], folder: str, *, frames: int, workers: int
 ) -> dict[str, tuple[bytes, float]]:
-    """(signature, duration) by digest; a video that does not decode has an empty signature. videos:
-    by digest.
+    """(signature, duration) by digest; the signature of a video that does not decode is empty.
+
+    videos: paths by digest. folder: stores the signatures.
     """
     if not videos:
         return {}
@@ -416,20 +355,18 @@ def _decode_signatures(
         for start in range(0, len(todo), _COMMIT_VIDEOS):
             part = todo[start : start + _COMMIT_VIDEOS]
             made = fingerprints([videos[digest] for digest in part], frames=frames, workers=workers)
-            rows = [
-                {
-                    _DIGEST: digest,
-                    "signature": fingerprint.signature if fingerprint else None,
-                    "duration": None
-                    if fingerprint is None or np.isnan(fingerprint.duration)
-                    else fingerprint.duration,
-                }
-                for digest in part
-                for fingerprint in [made.get(videos[digest])]
+            prints = [made.get(videos[digest]) for digest in part]
+            columns = {
+                _DIGEST: part,
+                "signature": [fingerprint and fingerprint.signature for fingerprint in prints],
+                "duration": [fingerprint and fingerprint.duration for fingerprint in prints],
+            }
+            # from_pandas: NaN, an unknown duration, is stored as null
+            arrays = [
+                pa.array(columns[field.name], field.type, from_pandas=True) for field in _SIGNATURE_SCHEMA
             ]
-            store.append(pa.Table.from_pylist(rows, schema=_SIGNATURE_SCHEMA))
-    signature_rows = store.take(list(videos)).to_pylist()
+            store.append(pa.Table.from_arrays(arrays, schema=_SIGNATURE_SCHEMA))
     return {
         row[_DIGEST]: (row["signature"] or b"", np.nan if row["duration"] is None else row["duration"])
-        for row in signature_rows
+        for row in store.take(list(videos)).to_pylist()
     }

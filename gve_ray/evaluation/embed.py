@@ -75,9 +75,7 @@ class ItemIndex:
             self._entries = {row["path"]: (row["stamp"], row["digest"]) for row in table.to_pylist()}
 
     def keys(self, items: Sequence[Item]) -> list[str]:
-        """One fingerprint (hex) per item. Raises ValueError for media in memory, which have no
-        path.
-        """
+        """One fingerprint (hex) per item; raises ValueError for media without a path."""
         media = sorted(
             {medium for item in items for medium in (item.image, item.video) if medium is not None}, key=str
         )
@@ -116,8 +114,8 @@ class ItemIndex:
 
     def _read(self, path: str) -> tuple[str, str]:
         stamp = media_stamp(path)
-        known = self._entries.get(path)
-        return known if known is not None and known[0] == stamp else (stamp, media_digest(path))
+        stored = self._entries.get(path)
+        return stored if stored is not None and stored[0] == stamp else (stamp, media_digest(path))
 
     def _save(self) -> None:
         rows = [
@@ -131,9 +129,7 @@ class ItemIndex:
 
 
 def pending_table(items: Iterable[Item], keys: Iterable[str]) -> pa.Table:
-    """The distinct items (`PENDING_SCHEMA`), visual items first and then texts by length, for even
-    batches.
-    """
+    """Distinct items (`PENDING_SCHEMA`), for even batches: visual ones, then texts by length."""
     distinct = dict(zip(keys, items, strict=True))
     rows = [
         {KEY: key, **{name: getattr(item, name) for name in PENDING_SCHEMA.names[1:]}}

@@ -1,5 +1,4 @@
-"""Runs mteb's tasks with our models on a Ray cluster. Needs the extra `mteb` (`pip install
-'gve-ray[mteb]'`).
+"""Runs mteb's tasks with our models on Ray. Needs `pip install 'gve-ray[mteb]'`.
 
     encoder = RayEncoder(ModelConfig(name="gve-3b", model="Alibaba-NLP/GVE-3B"), folder="runs/mteb")
     mteb.evaluate(encoder, mteb.get_tasks(tasks=["MSRVTT-T2V"]), cache=mteb.ResultCache("runs/mteb/results"))
@@ -71,8 +70,7 @@ class RayEncoder(AbsEncoder):
         prompt_type: PromptType | None = None,
         **_: Any,
     ) -> np.ndarray:
-        """Unit vectors float32 [n, d] of the rows of a data loader, in order; documents get no
-        instruction.
+        """Unit vectors float32 [n, d] of a data loader's rows; documents get no instruction.
 
         Raises JobError if an item cannot be embedded, since mteb has no way to mark a row without a
         vector.

@@ -1,5 +1,4 @@
-"""The evaluation job: embeds data sets with several models on Ray, ranks, scores, and writes the
-results.
+"""The evaluation job: embeds data sets with several models on Ray, ranks, and scores.
 
 output/results.json               scores, intervals, counts of skipped and cut items, model identities
 output/runs/<model>/<set>.trec    rankings
@@ -191,9 +190,7 @@ def _dataset_facts(dataset: EvalSet) -> dict[str, Any]:
 
 
 def _embedding_facts(embedded: Embedded, pending: pa.Table) -> dict[str, Any]:
-    """Counts over distinct items: items = found + new + left_out. seconds: embedding time of this
-    run.
-    """
+    """Counts of distinct items (items = found + new + left_out), and seconds of embedding."""
     pending_keys = pending.column(embedded.store.key)
     table = embedded.store.table([embedded.store.key, "cut"], "cut")
     return {

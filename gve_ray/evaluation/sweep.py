@@ -1,5 +1,4 @@
-"""Test-time scaling: evaluates the same models and data sets at every pair of frame count and pixel
-budget.
+"""Test-time scaling: evaluates at every pair of a frame count and a pixel budget.
 
     gve evaluate --config demo.yaml --sweep.frames '[4,8,16]' --sweep.max_pixels '[6272,12544]'
 
@@ -40,9 +39,7 @@ class SweepResult:
     points: list[dict[str, Any]]
 
     def __str__(self) -> str:
-        """One table per model: data sets, abilities and seconds in rows, frames x visual tokens in
-        columns.
-        """
+        """One table per model: scores and seconds by frames x visual tokens."""
         heads = [f"{point['frames']} x {point['tokens']:g}" for point in self.points]
         width = max(10, *(len(head) + 2 for head in heads))
         lines: list[str] = []
@@ -65,18 +62,14 @@ class SweepResult:
 def run(
     config: EvaluationJobConfig, *, connect: Callable[[], object] = lambda: None
 ) -> EvaluationResult | SweepResult:
-    """Run the job at the config's frames and pixels, or at those of its sweep. Raises as
-    `evaluate`.
-    """
+    """Run the job at the config's frames and pixels or its sweep's. Raises as `evaluate`."""
     if not config.sweep:
         return evaluate(config, connect=connect)
     return sweep(config, connect=connect)
 
 
 def sweep(config: EvaluationJobConfig, *, connect: Callable[[], object] = lambda: None) -> SweepResult:
-    """Evaluate at every pair, in turn. Raises as `evaluate`; an invalid pair is reported before the
-    first run.
-    """
+    """Evaluate at every pair. Raises as `evaluate`; invalid pairs before the first run."""
     check_path("output", config.output)
     output = absolute(config.output)
     try:
@@ -101,9 +94,7 @@ def sweep(config: EvaluationJobConfig, *, connect: Callable[[], object] = lambda
 
 
 def pairs(config: EvaluationJobConfig) -> list[tuple[int, int]]:
-    """(frames, max_pixels) of every point; an axis that the sweep leaves empty has the config's
-    value.
-    """
+    """(frames, max_pixels) of every point; an empty axis has the config's value."""
     return list(
         product(config.sweep.frames or (config.frames,), config.sweep.max_pixels or (config.max_pixels,))
     )
@@ -132,9 +123,7 @@ def _point(config: EvaluationJobConfig, result: EvaluationResult) -> dict[str, A
 
 
 def _scores(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores of one point. seconds, new: of the items that this point embedded; cached items took
-    no time.
-    """
+    """Scores of one point. seconds, new: only of the items that this point embedded."""
     return {
         "datasets": {name: facts["score"] for name, facts in model["datasets"].items()},
         "abilities": model["abilities"],

@@ -1,5 +1,8 @@
 """Evaluation videos that were used in training are found; others are not."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,7 +10,7 @@ import pytest
 from gve_ray.demo.render import frames, write_mp4
 from gve_ray.demo.scenes import draw_scene
 from gve_ray.evaluation import contamination
-from gve_ray.evaluation.contamination import COLUMNS, fingerprints, overlap
+from gve_ray.evaluation.contamination import Fingerprint, Overlap, fingerprints, overlap
 from gve_ray.media import encode_jpeg, read_frames
 from gve_ray.media.signature import THRESHOLD
 from gve_ray.schema import ASSET_SCHEMA
@@ -40,6 +43,23 @@ def assets(folder, tmp_path_factory):
     return store
 
 
+def prints_of(*videos: str) -> dict[str, Fingerprint]:
+    """Fingerprints by path; that of a video that does not decode is empty."""
+    empty = Fingerprint(content_hash="", signature=b"", duration=np.nan)
+    return dict.fromkeys(videos, empty) | fingerprints(list(dict.fromkeys(videos)), frames=8, workers=2)
+
+
+def matches_in(training: Store, *videos: str) -> list[Overlap]:
+    return overlap(training, prints_of(*videos))
+
+
+def store_of(folder: Path, *rows: dict[str, Any]) -> Store:
+    """Training assets with these rows, in one commit; columns that a row lacks are null."""
+    store = Store(str(folder / "assets.lance"), ASSET_SCHEMA).create()
+    store.append(pa.Table.from_pylist(list(rows), schema=ASSET_SCHEMA))
+    return store
+
+
 def copied(folder, name, to):
     """Copy a file to another name."""
     (folder / to).write_bytes((folder / name).read_bytes())
@@ -56,7 +76,7 @@ def test_each_kind_of_match(folder, assets):
         (eight / f"{i}.jpg").write_bytes(encode_jpeg(picture, quality=80))
     other = str(folder / "e9.mp4")
     videos = [other, str(eight), str(folder / "again.mp4"), same_bytes, "file://" + same_path, same_bytes]
-    matches = overlap(assets, videos, workers=2)
+    matches = matches_in(assets, *videos)
     assert [(match.video, match.video_id, match.kind) for match in matches] == [
         (str(eight), "id3", "near"),
         (str(folder / "again.mp4"), "id2", "near"),
@@ -65,7 +85,7 @@ def test_each_kind_of_match(folder, assets):
     ]
     assert [0 < match.distance <= THRESHOLD for match in matches] == [True, True, False, False]
     assert str(matches[2]) == f"{same_bytes}: is training video 'id1' (the same bytes)"
-    assert {match.kind for match in overlap(assets, videos, threshold=0)} == {"uri", "exact"}
+    assert {match.kind for match in overlap(assets, prints_of(*videos), threshold=0)} == {"uri", "exact"}
 
 
 def test_a_mirrored_video_does_not_match(folder, assets):
@@ -74,49 +94,48 @@ def test_a_mirrored_video_does_not_match(folder, assets):
     mirrored.mkdir()
     for i, frame in enumerate(picture[:, :, ::-1]):
         (mirrored / f"{i}.jpg").write_bytes(encode_jpeg(np.ascontiguousarray(frame)))
-    assert overlap(assets, [str(mirrored)]) == []
+    assert matches_in(assets, str(mirrored)) == []
 
 
-def test_videos_that_do_not_decode_are_compared_by_path_only(folder, assets):
+def test_videos_that_do_not_decode_are_compared_by_path_only(folder, assets, tmp_path):
     broken = folder / "broken.mp4"
     broken.write_bytes(b"no video")
-    assert overlap(assets, [str(broken), str(folder / "gone.mp4")]) == []
-    table = pa.table({"video_id": ["a"], "uri": [str(broken)]})
-    assert [match.kind for match in overlap(table, [str(broken)])] == ["uri"]
+    assert matches_in(assets, str(broken), str(folder / "gone.mp4")) == []
+    training = store_of(tmp_path, {"video_id": "a", "uri": str(broken)})
+    assert [match.kind for match in matches_in(training, str(broken))] == ["uri"]
 
 
-def test_a_table_may_lack_columns_and_values(folder, assets):
+def test_training_videos_may_lack_values(folder, assets, tmp_path):
+    """A row without a signature matches by its bytes, one without a hash by its frames, and one
+    without either by nothing.
+    """
     video = copied(folder, "t1.mp4", "moved.mp4")
-    rows = assets.table(["video_id", "content_hash"])
-    assert [(match.video_id, match.kind) for match in overlap(rows, [video])] == [("id1", "exact")]
-    rows = assets.table(["video_id", "signature"])
-    assert [(match.video_id, match.kind) for match in overlap(rows, [video])] == [("id1", "near")]
-    nulls = pa.Table.from_pylist([{"video_id": "n"}], schema=assets.table(list(COLUMNS)).schema)
-    assert overlap(nulls, [video]) == []
-    with pytest.raises(ValueError, match="give video_id and at least one of uri"):
-        overlap(pa.table({"video_id": ["a"]}), [video])
+    row = assets.table(["video_id", "content_hash", "signature"]).to_pylist()[1]
+    rows = ({**row, "signature": None}, {**row, "content_hash": None}, {"video_id": "n"})
+    kinds = [
+        [match.kind for match in matches_in(store_of(tmp_path / str(i), row), video)]
+        for i, row in enumerate(rows)
+    ]
+    assert kinds == [["exact"], ["near"], []]
 
 
-def test_videos_of_different_lengths_do_not_match(folder, assets):
+def test_videos_of_different_lengths_do_not_match(folder, assets, tmp_path):
     """Equal signatures match only if the durations agree, e.g. not at half the speed."""
     video = copied(folder, "t1.mp4", "length.mp4")
-    rows = assets.table(["video_id", "signature", "duration"])
-    doubled = rows.set_column(
-        2, "duration", pa.array([2 * seconds for seconds in rows["duration"].to_pylist()])
-    )
-    assert len(overlap(rows, [video])) == 1
-    assert overlap(doubled, [video]) == []
+    row = assets.table(["video_id", "signature", "duration"]).to_pylist()[1]
+    doubled = {**row, "duration": 2 * row["duration"]}
+    assert len(matches_in(store_of(tmp_path / "same", row), video)) == 1
+    assert matches_in(store_of(tmp_path / "doubled", doubled), video) == []
 
 
-def test_the_most_certain_match_is_reported_in_any_order_and_chunking(folder, assets, monkeypatch):
+def test_the_most_certain_match_is_reported_in_any_order_and_chunking(folder, assets, tmp_path, monkeypatch):
     video = copied(folder, "t1.mp4", "both.mp4")
     monkeypatch.setattr(contamination, "_ROWS", 1)
     monkeypatch.setattr(contamination, "_CHUNK", 1)
-    rows = assets.table(list(COLUMNS)).slice(1, 1).to_pylist()
-    near = {**rows[0], "video_id": "a", "content_hash": "0" * 64}
-    for order in ([near, *rows], [*rows, near]):
-        table = pa.Table.from_pylist(order)
-        matches = overlap(table, [str(folder / "e9.mp4"), video])
+    exact = assets.table(["video_id", "content_hash", "signature", "duration"]).to_pylist()[1]
+    near = {**exact, "video_id": "a", "content_hash": "0" * 64}
+    for name, rows in (("near_first", (near, exact)), ("exact_first", (exact, near))):
+        matches = matches_in(store_of(tmp_path / name, *rows), str(folder / "e9.mp4"), video)
         assert [(match.video, match.video_id, match.kind) for match in matches] == [(video, "id1", "exact")]
 
 

@@ -1,3 +1,1 @@
-"""Evaluation data: data sets in their published layouts, checked item by item, and the UVRB
-benchmark.
-"""
+"""Evaluation data: data sets in their published layouts, and the UVRB benchmark."""

@@ -27,9 +27,7 @@ class DataError:
 
 
 class DataErrorLog:
-    """Collects the errors of one data set while it is read; each error is referred to by its
-    number.
-    """
+    """Collects the errors of one data set while it is read; `add` numbers them."""
 
     def __init__(self, dataset: str) -> None:
         self.dataset = dataset

@@ -1,5 +1,4 @@
-"""Access to the folder of a data set on a local disk or behind a URI: which files it has, and their
-paths.
+"""The folder of a data set, on disk or behind a URI: which files it has, and their paths.
 
     folder = open_folder("s3://bucket/uvrb/MSRVTT")
     folder.is_file("jsonl/queries.jsonl")
@@ -13,7 +12,6 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 from pyarrow import fs
 
@@ -21,68 +19,30 @@ from gve_ray.media.source import PICTURE_SUFFIXES
 from gve_ray.store.runfolder import filesystem, in_uri
 
 
-class DatasetFolder(Protocol):
-    """A data set's folder. No method raises for a name that does not exist or is invalid."""
+class DatasetFolder:
+    """A data set's folder on disk. No method raises for a name that does not exist or is invalid.
 
-    @property
-    def name(self) -> str:
-        """The last part of the folder's path."""
-
-    def is_file(self, name: str) -> bool:
-        """Whether this file exists."""
-
-    def is_folder(self, name: str) -> bool:
-        """Whether this folder exists."""
-
-    def has_pictures(self, name: str) -> bool:
-        """Whether this is a folder that contains pictures."""
-
-    def names(self, name: str = "") -> Sequence[str]:
-        """The entries of a folder, sorted, without hidden ones."""
-
-    def media(self, name: str) -> str:
-        """The path or URI of a file, or of a folder of frames."""
-
-
-def open_folder(folder: str | Path) -> DatasetFolder:
-    """Open a data set's folder: a local one is not read yet, a remote one is listed on first
-    access.
+    Media are absolute paths, since workers run in other directories.
     """
-    files, path = filesystem(str(folder))
-    return (
-        LocalFolder(path) if isinstance(files, fs.LocalFileSystem) else RemoteFolder(files, path, str(folder))
-    )
-
-
-def is_folder(path: str) -> bool:
-    """Whether a path or URI is a folder."""
-    files, inner = filesystem(path)
-    return bool(files.get_file_info(inner).type == fs.FileType.Directory)
-
-
-def is_file(path: str) -> bool:
-    """Whether a path or URI is a file."""
-    files, path = filesystem(path)
-    return bool(files.get_file_info(path).type == fs.FileType.File)
-
-
-class LocalFolder:
-    """A `DatasetFolder` on disk. Media are absolute paths, since workers run in other directories."""
 
     def __init__(self, path: str) -> None:
         self._path = path
 
     @property
     def name(self) -> str:
-        return os.path.basename(self._path)
+        """The last part of the folder's path."""
+        return os.path.basename(self._path.rstrip("/"))
 
     def is_file(self, name: str) -> bool:
+        """Whether this file exists."""
         return os.path.isfile(self.media(name))
 
     def is_folder(self, name: str) -> bool:
+        """Whether this folder exists."""
         return os.path.isdir(self.media(name))
 
     def has_pictures(self, name: str) -> bool:
+        """Whether this is a folder that contains pictures."""
         try:
             with os.scandir(self.media(name)) as entries:
                 return any(_is_picture(entry.name) for entry in entries)
@@ -90,32 +50,30 @@ class LocalFolder:
             return False
 
     def names(self, name: str = "") -> Sequence[str]:
+        """The entries of a folder, sorted, without hidden ones."""
         try:
             return sorted(entry for entry in os.listdir(self.media(name)) if not entry.startswith("."))
         except (OSError, ValueError):
             return []
 
     def media(self, name: str) -> str:
+        """The path or URI of a file, or of a folder of frames."""
         return os.path.join(self._path, name) if name else self._path
 
 
-class RemoteFolder:
-    """A `DatasetFolder` behind a URI. URIs of frame folders end in a slash, as gve_ray.media.source
-    expects.
+class RemoteFolder(DatasetFolder):
+    """A data set's folder behind a URI, listed as a whole on first access.
+
+    URIs of frame folders end in a slash, as gve_ray.media.source expects.
     """
 
     def __init__(self, files: fs.FileSystem, path: str, uri: str) -> None:
-        self._files, self._path, self._uri = files, path, uri.rstrip("/")
-
-    @property
-    def name(self) -> str:
-        return self._path.rstrip("/").rpartition("/")[2]
+        super().__init__(path)
+        self._files, self._uri = files, uri.rstrip("/")
 
     @cached_property
     def _folders(self) -> dict[str, dict[str, bool]]:
-        """By folder, its entries and whether each is a file. The data set's own folder is called
-        ''.
-        """
+        """By folder, its entries and whether each is a file; '' is the data set's own folder."""
         folders: dict[str, dict[str, bool]] = {}
         selector = fs.FileSelector(self._path, allow_not_found=True, recursive=True)
         for info in self._files.get_file_info(selector):
@@ -141,6 +99,25 @@ class RemoteFolder:
 
     def media(self, name: str) -> str:
         return f"{self._uri}/{in_uri(self._files, name)}" + ("/" if self.is_folder(name) else "")
+
+
+def open_folder(folder: str | Path) -> DatasetFolder:
+    """Open a data set's folder, given as a path or URI; nothing is read yet."""
+    files, path = filesystem(str(folder))
+    is_local = isinstance(files, fs.LocalFileSystem)
+    return DatasetFolder(path) if is_local else RemoteFolder(files, path, str(folder))
+
+
+def is_folder(path: str) -> bool:
+    """Whether a path or URI is a folder."""
+    files, inner = filesystem(path)
+    return bool(files.get_file_info(inner).type == fs.FileType.Directory)
+
+
+def is_file(path: str) -> bool:
+    """Whether a path or URI is a file."""
+    files, path = filesystem(path)
+    return bool(files.get_file_info(path).type == fs.FileType.File)
 
 
 def _is_picture(name: str) -> bool:

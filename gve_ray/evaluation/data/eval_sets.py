@@ -1,15 +1,15 @@
-"""The data sets of a run: finds them from the config and reads them with their prompts, metrics and
-fingerprints.
-"""
+"""Finds the data sets of a run and reads them with prompts, metrics and fingerprints."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig
+from gve_ray.evaluation.data.data_errors import DataError
 from gve_ray.evaluation.data.dataset_folder import is_file, is_folder
 from gve_ray.evaluation.data.labelled_videos import load_classes
-from gve_ray.evaluation.data.layouts import DataError, RetrievalSet, check_media, load, load_mteb
+from gve_ray.evaluation.data.layouts import check_media, load, load_mteb
+from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.data.uvrb import UVRB
 from gve_ray.evaluation.embed import ItemIndex
 from gve_ray.job import PreflightError
@@ -23,8 +23,7 @@ DEFAULT_METRIC = "hit@1"
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSet:
-    """A data set ready to be evaluated: its queries with their prompt, and the fingerprints of all
-    its items.
+    """A data set ready for evaluation: queries with their prompt, and fingerprints of all items.
 
     is_classification: the corpus consists of labels, and each query has exactly one.
     """
@@ -38,9 +37,7 @@ class EvalSet:
 
     @property
     def revision(self) -> str:
-        """sha256 (hex) of everything that scores depend on: ids, contents, prompt, positives,
-        candidates, metric.
-        """
+        """sha256 (hex) of all that scores depend on: items, prompt, relevance, candidates, metric."""
         data = self.data
         return fingerprint(
             {
@@ -114,9 +111,7 @@ def read(config: DataConfig) -> RetrievalSet:
 
 
 def check(config: EvaluationJobConfig) -> str:
-    """Read and decode all data sets without embedding. Raises PreflightError with one line per
-    error.
-    """
+    """Read and decode all data sets; raises PreflightError with one line per error."""
     datasets = find_eval_sets(config)
     errors: list[DataError] = []
     for dataset in datasets:

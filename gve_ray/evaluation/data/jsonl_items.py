@@ -45,8 +45,7 @@ def read_items(
     *,
     adapt: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda fields: fields,
 ) -> JsonlItems:
-    """Read lines of `{"id", "text"?, "image"?, "video"?}`. adapt: converts a line of another layout
-    to this form.
+    """Read lines of `{"id", "text"?, "image"?, "video"?}`; `adapt` converts other layouts to it.
 
     If lines share an id, the first one counts. An empty string is an error if other lines of the
     file fill that field; if no line does (for example `"text": ""` throughout a set of image
@@ -81,8 +80,7 @@ def table_rows(
     header: bool = True,
     columns: Sequence[str] = (),
 ) -> Iterator[Row]:
-    """Yield the rows of a table; an unreadable file, a missing column or a malformed row is
-    recorded as an error.
+    """Yield the rows of a table; an unreadable file, column or row is recorded as an error.
 
     header: as in `open_table`.
     """

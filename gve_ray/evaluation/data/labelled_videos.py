@@ -1,5 +1,4 @@
-"""Zero-shot classification as retrieval: videos are the queries, and the labels' texts are the
-corpus.
+"""Zero-shot classification as retrieval: videos are the queries, labels' texts the corpus.
 
     load_classes("hmdb51", name="HMDB51", template="a video of someone who does this: {label}")
     load_classes("k700/val.csv", name="K700")
@@ -32,8 +31,7 @@ _WORD_START = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def load_classes(source: str | Path, *, name: str, template: str = "{label}") -> RetrievalSet:
-    """Load a folder of classes or a table as a retrieval set; query ids are the videos' paths as
-    written there.
+    """Load a folder of classes or a table as a retrieval set; query ids are the videos' paths.
 
     template: text of a label, with `{label}` in it. The name of a class folder is split into words
     (`brush_hair` and `BrushHair` become "brush hair" and "Brush Hair"); labels in a table are used
@@ -81,8 +79,7 @@ def words(name: str) -> str:
 def classification(
     rankings: metrics.Rankings, positives: metrics.Positives, *, n_labels: int, resamples: int, seed: int
 ) -> dict[str, Any]:
-    """The classification part of results.json: accuracy@k with its interval over videos, and
-    confusion.
+    """The classification part of results.json: accuracy@k with intervals, and confusion.
 
     rankings: labels by video, best first; positives: the one correct label of each video.
     confusion: for each correct label, how often each label was ranked first.

@@ -1,7 +1,7 @@
 """Reads data sets in UVRB's published layout and in mteb's, and checks that all their media decode.
 
-    check("uvrb/MSRVTT")        # [DataError(...)]: everything that is wrong, before anything is embedded
-    load("uvrb/MSRVTT")         # RetrievalSet: the valid part; `skipped` has the errors
+    data = load("uvrb/MSRVTT")        # RetrievalSet: the valid part; `data.skipped` has the errors
+    check_media(data, frames=8)       # [DataError(...)]: the media that do not decode
 
 The published layout (arXiv:2510.27571, section 2) is one folder per data set:
 
@@ -25,9 +25,7 @@ from gve_ray.evaluation.data.data_errors import DataError, DataErrorLog, shown
 from gve_ray.evaluation.data.dataset_folder import DatasetFolder, open_folder
 from gve_ray.evaluation.data.jsonl_items import JsonlItems, id_of, read_items, table_rows, where
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet, RetrievalSetBuilder
-from gve_ray.media import FACTOR, DecodeProcess, FrameRequest, MediaError, VideoInfo, read_image
-
-__all__ = ["DataError", "RetrievalSet", "check", "check_media", "load", "load_mteb"]
+from gve_ray.media import FACTOR, DecodeProcess, FrameRequest, MediaError, read_image
 
 QUERIES, CORPUS, INSTANCES = "jsonl/queries.jsonl", "jsonl/corpus.jsonl", "jsonl/instances.jsonl"
 _LISTS = ("pos", "neg", "candidates")
@@ -36,8 +34,7 @@ _BAD_MEDIUM = (MediaError, OSError, ValueError, MemoryError)
 
 
 def load(folder: str | Path, *, name: str | None = None) -> RetrievalSet:
-    """Load a data set of the published layout from a folder or URI. name: defaults to the folder's
-    name.
+    """Load a data set of the published layout; its name defaults to that of the folder or URI.
 
     Media files must exist but are not decoded. Invalid lines are left out and listed in `skipped`:
     every line of the query file is a query, or the location of one error, or in the `queries` of
@@ -78,22 +75,12 @@ def load_mteb(folder: str | Path, *, name: str | None = None, split: str = "test
     return builder.build(only_judged=True)
 
 
-def check(
-    folder: str | Path, *, name: str | None = None, frames: int | None = None, workers: int = 1
-) -> list[DataError]:
-    """All errors of a data set of the published layout: those of `load` and those of `check_media`."""
-    data = load(folder, name=name)
-    return data.skipped + check_media(data, frames=frames, workers=workers)
+def check_media(data: RetrievalSet, *, frames: int, workers: int = 1) -> list[DataError]:
+    """Find the media of a data set that do not decode: one error per file, for all of its items.
 
-
-def check_media(data: RetrievalSet, *, frames: int | None = None, workers: int = 1) -> list[DataError]:
-    """Find the media of a data set that do not decode; one error for each file, however many items
-    share it.
-
-    frames: None decodes every frame of every video and reports damage anywhere; a number decodes
-    that many uniform frames exactly as a run does, which is faster and reports what that run would
-    skip. Each worker decodes in a child process, so a decoder that hangs, crashes or runs out of
-    memory does no harm.
+    frames: uniform frames of a video, decoded exactly as a run does, which reports what that run
+    would skip. Each worker decodes in a child process, so a decoder that hangs, crashes or runs out
+    of memory does no harm.
     """
     users: dict[tuple[str, str], list[str]] = {}
     for kind, ids, items in (
@@ -119,17 +106,10 @@ def check_media(data: RetrievalSet, *, frames: int | None = None, workers: int =
     ]
 
 
-def every_frame(info: VideoInfo) -> Sequence[FrameRequest]:
-    """All pictures of a folder of frames; one frame of a video file, since strict decoding reads
-    them all.
-    """
-    return [FrameRequest(k=info.total_frames if info.container == "folder" else 1)]
-
-
-def _broken(media: Sequence[tuple[str, str]], frames: int | None) -> dict[tuple[str, str], str]:
+def _broken(media: Sequence[tuple[str, str]], frames: int) -> dict[tuple[str, str], str]:
     """By ("image" or "video", path), what is wrong with those of these media that do not decode."""
     problems = {}
-    plan = every_frame if frames is None else [FrameRequest(k=frames)]
+    plan = [FrameRequest(k=frames)]
     with DecodeProcess() as process:
         for part, path in media:
             try:
@@ -137,7 +117,7 @@ def _broken(media: Sequence[tuple[str, str]], frames: int | None) -> dict[tuple[
                     read_image(path)
                 else:
                     process.decode(
-                        path, plan, max_pixels=_LEAST_PIXELS, min_pixels=_LEAST_PIXELS, strict=frames is None
+                        path, plan, max_pixels=_LEAST_PIXELS, min_pixels=_LEAST_PIXELS, strict=False
                     )
             except _BAD_MEDIUM as error:
                 problems[part, path] = str(error) or type(error).__name__
@@ -204,9 +184,7 @@ def _judge_mteb(
 
 
 def _from_mteb(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Convert a line of mteb's corpus or queries to the published form; the title is put before the
-    text.
-    """
+    """Convert a line of mteb's corpus or queries; the title is put before the text."""
     title, text = fields.get("title"), fields.get("text")
     if isinstance(title, str) and isinstance(text, str | None):
         text = " ".join(part for part in (title.strip(), text) if part)

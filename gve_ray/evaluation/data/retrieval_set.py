@@ -55,9 +55,7 @@ class RetrievalSetBuilder:
         self._listed.setdefault(query_id, set()).update(self._usable(query_id, corpus_ids, where))
 
     def blame(self, query_id: str, error: int) -> None:
-        """Record the error that causes this query to be left out, unless other judgements make it
-        valid.
-        """
+        """Record why this query is left out unless other judgements make it valid."""
         self._cause.setdefault(query_id, error)
 
     def _usable(self, query_id: str, corpus_ids: Iterable[str], where: str) -> set[str]:
@@ -73,8 +71,7 @@ class RetrievalSetBuilder:
         return usable
 
     def build(self, *, only_judged: bool = False) -> RetrievalSet:
-        """The data set, without queries that have no positive or whose candidates contain no
-        negative.
+        """The data set, without queries that lack a positive or, among candidates, a negative.
 
         only_judged: queries without any judgement belong to another split and are not an error.
         """

@@ -1,3 +1,1 @@
-"""Comparison with the paper (arXiv:2510.27571): its published table, its claims, and a diagnosis of
-result tables.
-"""
+"""Comparison with the paper (arXiv:2510.27571): its table, its claims, and a diagnosis."""

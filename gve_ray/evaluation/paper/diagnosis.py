@@ -1,5 +1,4 @@
-"""Diagnoses result tables: abilities, their correlations over models, and which of the paper's
-findings hold.
+"""Diagnoses result tables: abilities, correlations over models, and the paper's findings.
 
     print(diagnose([Path("results.csv")], baselines=True))
 
@@ -40,9 +39,7 @@ TOLERANCE = 0.001  # between a printed ability and the one computed from the pri
 
 @dataclass(frozen=True, kw_only=True)
 class Misprint:
-    """An average or ability printed in the paper that differs from the one its scores by data set
-    give.
-    """
+    """A printed average or ability that differs from what the printed data sets give."""
 
     model: str
     column: str
@@ -113,8 +110,7 @@ def diagnose(
     resamples: int = 2_000,
     seed: int = SEED,
 ) -> Diagnosis:
-    """Diagnose the models of result tables, or the paper's 16 models if there are no tables (see
-    result_tables.py).
+    """Diagnose the models of result tables, or the paper's 16 models if there are no tables.
 
     models: only these, in this order; the paper's models can be named as well. baselines: add the
     paper's models. resamples, seed: of the bootstrap. Raises ValueError for an invalid table or an

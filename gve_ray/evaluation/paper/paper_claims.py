@@ -72,8 +72,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A statement that the correlation of `pair`, minus the largest one of `rivals`, lies within
-    bounds.
+    """The correlation of `pair`, minus the largest one of `rivals`, lies within bounds.
 
     families: the families it is made for. rival_family: take the rivals from this family instead,
     to compare two families.
@@ -178,9 +177,7 @@ CLAIMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Quote:
-    """A correlation printed in the paper's text. family: the one the text names, None if it names
-    none.
-    """
+    """A correlation printed in the paper's text. family: None if the text names none."""
 
     finding: int
     pair: Pair
@@ -207,9 +204,7 @@ QUOTES = (
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedClaim:
-    """A claim judged in one family by one statistic. value: the correlation, or the difference of
-    two.
-    """
+    """A claim judged in one family by one statistic; value: a correlation or a difference."""
 
     claim: Claim
     family: str
@@ -219,9 +214,7 @@ class JudgedClaim:
 
 
 def judge(groups: Mapping[str, Group]) -> list[JudgedClaim]:
-    """Judge every claim in every family it is made for, by both statistics, if all its columns
-    exist.
-    """
+    """Judge every claim whose columns exist, in each of its families and by both statistics."""
     return [
         _judged(claim, groups[family], groups.get(claim.rival_family or family), kind)
         for claim in CLAIMS

@@ -1,5 +1,4 @@
-"""Reads result tables, one row per model and one column per data set, and has the paper's table as
-baselines.
+"""Reads result tables, one row per model and one column per data set; has the paper's table.
 
     model,family,params_b,MSRVTT,DiDeMo,...
     mine,mllm,0.01,0.31,0.28,...
@@ -65,9 +64,7 @@ def published_table() -> list[ResultRow]:
 
 
 def published_abilities() -> dict[str, dict[str, float]]:
-    """The averages and abilities printed in the paper (tables 1 and 2) by model, misprints
-    included.
-    """
+    """The paper's printed averages and abilities by model (tables 1 and 2), with misprints."""
     return {
         row["model"]: {name: float(value) for name, value in row.items() if name != "model"}
         for row in packaged_rows("uvrb_abilities.csv")
@@ -77,8 +74,7 @@ def published_abilities() -> dict[str, dict[str, float]]:
 def pick(
     tables: Sequence[Path], models: Sequence[str] | None = None, *, baselines: bool = False
 ) -> list[ResultRow]:
-    """The rows of all tables, in order; with `models`, only those rows, which may be the paper's as
-    well.
+    """The rows of all tables; with `models`, only those rows, which may be the paper's.
 
     baselines: append the paper's models; without tables, the result is the paper's models. Raises
     ValueError for a model that is unknown or occurs twice.

@@ -1,6 +1,4 @@
-"""The report's heat maps of correlations between abilities and data sets, over published and own
-models.
-"""
+"""The report's heat maps: correlations of abilities and data sets over models."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +8,9 @@ from typing import Any
 from gve_ray.evaluation.data.uvrb import UVRB
 from gve_ray.evaluation.paper.diagnosis import MIN_MODELS, Diagnosis, diagnose
 from gve_ray.evaluation.paper.paper_claims import ALL, FINDINGS, KINDS, Group, Verdict, verdict_of
-from gve_ray.evaluation.report.charts import Cell, HeatMap
+from gve_ray.evaluation.report.charts import HeatMap
 from gve_ray.evaluation.scores.abilities import ABILITIES
-from gve_ray.evaluation.scores.statistics import SEED, Kind, interval_of
+from gve_ray.evaluation.scores.statistics import SEED, Interval, Kind
 
 _FAMILIES = {ALL: "all models", "clip": "CLIP-based models", "mllm": "MLLM-based models"}
 
@@ -112,13 +110,9 @@ def _datasets(group: Group) -> HeatMap:
     )
 
 
-def _cell(group: Group, kind: Kind, first: str, second: str) -> Cell | None:
-    interval = interval_of(
-        group.value(kind, (first, second)), group.drawn(kind, (first, second)), n=len(group.models)
-    )
-    if not interval.low <= interval.high:  # NaN: one of the two is constant
-        return None
-    return Cell(value=interval.estimate, low=interval.low, high=interval.high)
+def _cell(group: Group, kind: Kind, first: str, second: str) -> Interval | None:
+    interval = group.interval(kind, (first, second))
+    return interval if interval.low <= interval.high else None  # NaN: one of the two is constant
 
 
 def _findings(diagnosis: Diagnosis) -> list[Finding]:

@@ -1,9 +1,7 @@
-"""Selects the best and worst queries of a model for the report, with frames of the results and the
-positives.
-"""
+"""Selects a model's best and worst queries for the report, with frames of their results."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,7 @@ THUMBNAIL = (160, 120)  # pixels of a frame; 28 queries with 12 frames each stay
 QUALITY = 70
 _DECODED = 96 * 28 * 28  # pixels of a frame before it is made a thumbnail
 _LEAST = 28 * 28
-_WORDS, _MORE_WORDS = (
-    55,
-    500,
-)  # words of a text shown at first and on demand; long-context texts have thousands
+_WORDS, _MORE_WORDS = 55, 500  # of a text, shown at first and on demand; long texts have thousands
 Row = Mapping[str, Any]  # of per_query.parquet
 
 
@@ -92,31 +87,16 @@ def examples(
     for row in rows:
         if (key := (row["dataset"], row["query_id"])) in ranks:
             ranks[key].append((row["model"], row["first_rank"]))
-    pairs = {id(row): _pair(row, runs) for row in chosen}
     with DecodeProcess() as process:  # a file that crashes its decoder must not crash the run
         reader = _Reader(process, frames)
         return [
-            Example(
-                is_good=row["first_rank"] == 1,
-                dataset=row["dataset"],
-                query=reader.show(row["query_id"], _query(sets[row["dataset"]], row["query_id"])),
-                answers=[
-                    replace(
-                        answer,
-                        item=reader.show(answer.item.name, _target(sets[row["dataset"]], answer.item.name)),
-                    )
-                    for answer in pairs[id(row)]
-                ],
-                ranks=ranks[row["dataset"], row["query_id"]],
-            )
+            _example(row, sets[row["dataset"]], reader, runs, ranks[row["dataset"], row["query_id"]])
             for row in chosen
         ]
 
 
 def _margin(row: Row) -> float:
-    """Negated margin of the top score over the first negative's; 0 if no negative is among the top
-    results.
-    """
+    """Negated margin of the top score over the first negative's; 0 without a negative."""
     right = set(row["positives"])
     wrong = [score for name, score in zip(row["top"], row["top_scores"], strict=True) if name not in right]
     return -(row["top_scores"][0] - wrong[0]) if wrong else 0.0
@@ -136,42 +116,30 @@ def _in_turn(rows: Sequence[Row], key: Callable[[Row], Any], n: int) -> list[Row
     return turns[:n]
 
 
-def _pair(row: Row, runs: Path) -> list[Answer]:
+def _example(
+    row: Row, data: RetrievalSet, reader: "_Reader", runs: Path, ranks: Sequence[tuple[str, int | None]]
+) -> Example:
     """The result at rank 1 and the expected item; for a hit, the first negative instead."""
-    right, top, scores = set(row["positives"]), row["top"], row["top_scores"]
-    first = Answer(
-        role="found and wanted" if top[0] in right else "found",
-        is_right=top[0] in right,
-        rank=1,
-        score=scores[0],
-        item=Shown(name=top[0]),
-    )
-    if first.is_right:
+
+    def answer(role: str, is_right: bool, rank: int | None, score: float | None, name: str) -> Answer:
+        item = reader.show(name, data.corpus[data.corpus_ids.index(name)])
+        return Answer(role=role, is_right=is_right, rank=rank, score=score, item=item)
+
+    right, top, scores, query = set(row["positives"]), row["top"], row["top_scores"], row["query_id"]
+    is_good = top[0] in right
+    answers = [answer("found and wanted" if is_good else "found", is_good, 1, scores[0], top[0])]
+    if is_good:
         wrong = [i for i, name in enumerate(top) if name not in right]
-        if not wrong:
-            return [first]
-        i = wrong[0]
-        other = Answer(
-            role="first wrong one", is_right=False, rank=i + 1, score=scores[i], item=Shown(name=top[i])
-        )
-        return [first, other]
-    name, score = min(right), None
-    if (rank := row["first_rank"]) is not None:
-        if rank <= len(top):
+        answers += [answer("first wrong one", False, i + 1, scores[i], top[i]) for i in wrong[:1]]
+    else:
+        name, score, rank = min(right), None, row["first_rank"]
+        if rank is not None and rank <= len(top):
             name, score = top[rank - 1], scores[rank - 1]
-        else:
-            query = row["query_id"]
+        elif rank is not None:
             name, score = read_trec(runs / f"{row['dataset']}.trec", {query: rank})[query]
-    expected = Answer(role="wanted", is_right=True, rank=rank, score=score, item=Shown(name=name))
-    return [first, expected]
-
-
-def _query(data: RetrievalSet, name: str) -> Item:
-    return data.queries[data.query_ids.index(name)]
-
-
-def _target(data: RetrievalSet, name: str) -> Item:
-    return data.corpus[data.corpus_ids.index(name)]
+        answers.append(answer("wanted", True, rank, score, name))
+    shown_query = reader.show(query, data.queries[data.query_ids.index(query)])
+    return Example(is_good=is_good, dataset=row["dataset"], query=shown_query, answers=answers, ranks=ranks)
 
 
 class _Reader:

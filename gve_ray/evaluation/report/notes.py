@@ -1,6 +1,4 @@
-"""The notes at the top of a report (comparability, contamination, skipped items) and its table of
-run facts.
-"""
+"""The notes at the top of a report (what to know before comparing scores) and its run facts."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -38,8 +36,7 @@ class Skipped:
 
 
 def departures(results: Mapping[str, Any], sets: Mapping[str, RetrievalSet]) -> dict[str, str]:
-    """Describe how the run's data sets differ from UVRB's published ones; those that do not differ
-    are left out.
+    """Describe how the run's data sets differ from UVRB's published ones, where they do.
 
     Compares the numbers of queries and of ranked items (to within `TOLERANCE`), metric and prompt.
     """
@@ -167,9 +164,7 @@ def run_facts(config: EvaluationJobConfig, name: str, results: Mapping[str, Any]
 
 
 def revision(pinned: str) -> str:
-    """Shorten `sha256:<64 digits>` and `<id>@<40 digits>` to 12 digits; an endpoint has no
-    revision.
-    """
+    """Shorten `sha256:<64 digits>` and `<id>@<40 digits>` to 12; endpoints have no revision."""
     head, mark, tail = pinned.rpartition("@") if "@" in pinned else pinned.rpartition(":")
     if not mark:
         return "as the endpoint names it"

@@ -1,5 +1,4 @@
-"""Writes the report of a run: report.html with all pictures inside, its charts as PNG, its figures
-as report.json.
+"""Writes the report of a run: a page, its charts as PNG and its figures as JSON.
 
 `collect` reads the run's output and its data sets; `render` is a pure function.
 
@@ -18,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
@@ -46,6 +45,9 @@ from gve_ray.evaluation.scores.abilities import ABILITIES
 from gve_ray.evaluation.scores.statistics import CORRELATION_RESAMPLES
 from gve_ray.job import PreflightError
 from gve_ray.store.runfolder import filesystem, write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 REPORT_FILE = "report.html"
 FIGURES_FILE = "report.json"
@@ -84,14 +86,12 @@ class Page:
 
 
 def check_baselines(config: EvaluationJobConfig) -> None:
-    """Raises PreflightError for a baseline that is neither a model of the run nor in the published
-    table.
-    """
-    known = {model.name for model in config.models} | {row.model for row in published_table()}
-    if unknown := [name for name in config.report.baselines or () if name not in known]:
+    """Raises PreflightError for a baseline that is neither in the run nor published."""
+    names = {model.name for model in config.models} | {row.model for row in published_table()}
+    if unknown := [name for name in config.report.baselines or () if name not in names]:
         raise PreflightError(
             f"report.baselines: {unknown[0]!r} is neither a model of this run nor in the published table; use "
-            f"{', '.join(sorted(known))}"
+            f"{', '.join(sorted(names))}"
         )
 
 
@@ -109,20 +109,21 @@ def write_report(
     _write(output / REPORT_FILE, render(page).encode())
     text = json.dumps(figures(page), indent=1, ensure_ascii=False)
     _write(output / FIGURES_FILE, f"{text}\n".encode())
-    if page.radar:
-        _write(output / "radar.png", charts.radar_png(page.radar))
-    for heat_map in page.correlations.maps:
-        _write(output / f"correlations-{heat_map.name}.png", charts.heat_map_png(heat_map))
+    for name, drawing in _drawings(page).items():
+        _write(output / f"{name}.png", report.png(drawing))
     return str(output / REPORT_FILE)
 
 
 def render(page: Page) -> str:
     """The page as self-contained HTML."""
-    heat_maps = {heat_map.name: charts.heat_map(heat_map) for heat_map in page.correlations.maps}
-    radar = charts.radar(page.radar) if page.radar else ""
-    return report.render(
-        "gve_ray.evaluation.report", "report.html.j2", **vars(page), heat_maps=heat_maps, radar_svg=radar
-    )
+    drawings = {name: charts.inline_svg(drawing) for name, drawing in _drawings(page).items()}
+    return report.render("gve_ray.evaluation.report", "report.html.j2", **vars(page), drawings=drawings)
+
+
+def _drawings(page: Page) -> dict[str, "Figure"]:
+    """The radar and the heat maps by the names of their PNG files."""
+    maps = {f"correlations-{heat_map.name}": charts.heat_map(heat_map) for heat_map in page.correlations.maps}
+    return maps | ({"radar": charts.radar(page.radar)} if page.radar else {})
 
 
 def figures(page: Page) -> dict[str, Any]:
@@ -207,9 +208,7 @@ def collect(
 
 
 def _baselines(config: EvaluationJobConfig, models: Mapping[str, Any], subject: str) -> list[ResultRow]:
-    """The published rows among the baselines. If another model of the run has the name, that one is
-    meant.
-    """
+    """The published rows among the baselines; another model of the run takes precedence."""
     published = {row.model: row for row in published_table()}
     others = set(models) - {subject}
     return [published[name] for name in config.report.baselines or () if name not in others]
@@ -241,10 +240,7 @@ def _in_order(abilities: Mapping[str, float]) -> dict[str, float]:
 def _headline(models: Mapping[str, Any], results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     headline = []
     for name, model in models.items():
-        value, interval = (
-            model["average_abilities"],
-            model["average_abilities_interval"],
-        )
+        value, interval = model["average_abilities"], model["average_abilities_interval"]
         if value is not None:
             headline.append((f"{name}, average over abilities", f"{value:.3f}", as_range(interval)))
     sets = results["datasets"].values()
@@ -259,36 +255,38 @@ def _queries(
     sets: Mapping[str, RetrievalSet],
     subject: str,
 ) -> list[AbilityExamples]:
-    """Example queries by measured ability (TXT and FG consist of these), then of data sets outside
-    UVRB.
-    """
-    runs = output / "runs" / subject
-    chosen: list[tuple[str, str, list[Mapping[str, Any]]]] = []
-    for ability in (*MEASURED, ""):
-        own_rows = [
-            row
-            for row in rows
-            if row["model"] == subject
-            and (UVRB[row["dataset"]].ability if row["dataset"] in UVRB else "") == ability
-        ]
-        best, worst = choose(own_rows, config.report.queries)
-        if best or worst:
-            meaning = NAMES.get(ability, "data sets outside UVRB")
-            chosen.append((ability, meaning, [*best, *worst]))
-    shown = examples(
-        [row for *_, selected in chosen for row in selected], rows, sets, runs, frames=config.report.frames
+    """Example queries by measured ability, then those of data sets outside UVRB."""
+    by_ability: dict[str, list[Mapping[str, Any]]] = {ability: [] for ability in (*MEASURED, "")}
+    for row in rows:
+        if row["model"] == subject:
+            by_ability[UVRB[row["dataset"]].ability if row["dataset"] in UVRB else ""].append(row)
+    chosen = {
+        ability: [*best, *worst]
+        for ability, own_rows in by_ability.items()
+        for best, worst in [choose(own_rows, config.report.queries)]
+    }
+    shown = iter(
+        examples(
+            [row for selected in chosen.values() for row in selected],
+            rows,
+            sets,
+            output / "runs" / subject,
+            frames=config.report.frames,
+        )
     )
-    parts = []
-    for ability, meaning, selected in chosen:
-        parts.append(AbilityExamples(name=ability, meaning=meaning, examples=shown[: len(selected)]))
-        shown = shown[len(selected) :]
-    return parts
+    return [
+        AbilityExamples(
+            name=ability,
+            meaning=NAMES.get(ability, "data sets outside UVRB"),
+            examples=list(itertools.islice(shown, len(selected))),
+        )
+        for ability, selected in chosen.items()
+        if selected
+    ]
 
 
 def _first_lines(path: Path, n: int = 12) -> list[str]:
-    """The first lines of skipped.jsonl, in words. The description of a data error includes its
-    location.
-    """
+    """The first lines of skipped.jsonl, in words; a data error's words have its location."""
     with path.open(encoding="utf-8") as file:
         entries = [json.loads(line) for line in itertools.islice(file, n)]
     return [
@@ -322,9 +320,7 @@ def _when(seconds: float) -> str:
 
 
 def _csv(results: Mapping[str, Any]) -> str:
-    """The scores on UVRB's data sets by UVRB's metrics, one row per model, as
-    `result_tables.read_table` reads them.
-    """
+    """Scores on UVRB's data sets by their own metrics, for `result_tables.read_table`."""
     facts = results["datasets"]
     names = [name for name, spec in UVRB.items() if name in facts and facts[name]["metric"] == spec.metric]
     out = io.StringIO()
@@ -338,9 +334,7 @@ def _csv(results: Mapping[str, Any]) -> str:
 
 
 def _row_name(model: str) -> str:
-    """A model's name for a table that may be combined with the published one, where names must be
-    unique.
-    """
+    """A model's name for a table; it must differ from the names of published models."""
     return f"{model} (this run)" if any(model == row.model for row in published_table()) else model
 
 

@@ -1,6 +1,4 @@
-"""The tables of a report: abilities, data sets and paired differences, with intervals as text and
-as charts.
-"""
+"""The tables of a report: abilities, data sets and paired differences, with intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,9 +81,7 @@ class DatasetRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One model compared with the first on one data set. corrected: Holm's p over the data sets
-    compared.
-    """
+    """One model compared with the first on one data set. corrected: p by Holm's method."""
 
     dataset: str
     value: float
@@ -137,17 +133,12 @@ def dataset_rows(
             for row in own_rows
         ]
         by_chance = chance(facts["metric"], query_sizes)
+        own_scores = {model: entry["datasets"][name] for model, entry in results["models"].items()}
         scores = [
-            _score(
-                name,
-                model,
-                model_results["datasets"][name]["score"],
-                model_results["datasets"][name]["interval"],
-                by_chance,
-            )
-            for model, model_results in results["models"].items()
+            _score(name, model, entry["score"], entry["interval"], by_chance)
+            for model, entry in own_scores.items()
         ]
-        scores += [Score(value=row.scores[name]) if name in row.scores else None for row in baselines]
+        scores += [_plain(row.scores.get(name)) for row in baselines]
         table.append(
             DatasetRow(
                 name=name,
@@ -168,22 +159,14 @@ def dataset_rows(
 def ability_rows(
     models: Mapping[str, Any], baselines: Sequence[ResultRow], chances: Mapping[str, float | None]
 ) -> list[AbilityRow]:
-    """One row per ability that any model has a score for. models: of results.json. chances: by data
-    set.
-    """
+    """One row per ability with a score. models: of results.json. chances: by data set."""
     table = []
     for name in ABILITIES:
         if all(name not in facts["abilities"] for facts in models.values()):
             continue
         by_chance = _weighted(weights(name), chances)
         scores = [
-            _score(
-                name,
-                model,
-                facts["abilities"].get(name),
-                facts["ability_intervals"].get(name),
-                by_chance,
-            )
+            _score(name, model, facts["abilities"].get(name), facts["ability_intervals"].get(name), by_chance)
             for model, facts in models.items()
         ]
         scores += [_plain(row.summary.abilities.get(name)) for row in baselines]
@@ -210,10 +193,8 @@ def _weighted(shares: Mapping[str, float], values: Mapping[str, float | None]) -
 def _score(
     what: str, model: str, value: float | None, interval: Sequence[float] | None, by_chance: float | None
 ) -> Score | None:
-    if value is None:
-        return None
-    if interval is None:
-        return Score(value=value)
+    if value is None or interval is None:
+        return _plain(value)
     low, high = interval
     label = f"{model}, {what}: {value:.3f}, from {low:.3f} to {high:.3f}"
     drawn = charts.interval(value, low, high, label=label, chance=by_chance)

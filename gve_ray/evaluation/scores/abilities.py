@@ -1,5 +1,4 @@
-"""Computes the nine abilities and two averages of UVRB from scores by data set, with the paper's
-averaging.
+"""Computes UVRB's nine abilities and two averages from scores by data set.
 
 S, T, PR, LC, CG, CMP and VIS are plain means of their data sets; FG = mean(S, T, PR) and TXT =
 mean(CG, FG, LC). The average over abilities is the mean of TXT, CMP, VIS, CG, FG and LC, without
@@ -40,9 +39,7 @@ class AbilityScores:
 
 
 def summarise(scores: Mapping[str, float], specs: Mapping[str, DatasetSpec] = UVRB) -> AbilityScores:
-    """Compute abilities and averages from scores by data set. Raises ValueError for an unknown data
-    set.
-    """
+    """Compute abilities and averages; raises ValueError for an unknown data set."""
     if unknown := sorted(set(scores) - set(specs)):
         raise ValueError(
             f"data sets {', '.join(unknown)}: not in the benchmark; add a spec or leave them out"
@@ -59,8 +56,7 @@ def summarise(scores: Mapping[str, float], specs: Mapping[str, DatasetSpec] = UV
 
 
 def weights(ability: str, specs: Mapping[str, DatasetSpec] = UVRB) -> dict[str, float]:
-    """The weight of each data set in an ability or in "average" (over abilities); the weights sum
-    to 1.
+    """Weights of data sets in an ability or in "average" (over abilities); they sum to 1.
 
     Empty if `specs` has no data set for some part of it. Raises ValueError for an unknown ability.
     """

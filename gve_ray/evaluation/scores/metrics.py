@@ -1,5 +1,4 @@
-"""Retrieval metrics as pure functions: a ranking is a sequence of corpus ids, best first; relevance
-is a set.
+"""Retrieval metrics as pure functions of rankings (corpus ids, best first) and positives.
 
     score("hit@10", rankings, positives)       # mean over queries
     per_query("ndcg@10", rankings, positives)  # float64 [queries], in the order of `positives`
@@ -19,36 +18,6 @@ from numpy.typing import NDArray
 
 Rankings = Mapping[str, Sequence[str]]
 Positives = Mapping[str, Set[str]]
-
-
-def hit_at_k(rankings: Rankings, positives: Positives, k: int) -> float:
-    """Fraction of queries with a positive in the top k; the paper calls it Recall@k."""
-    return score(f"hit@{k}", rankings, positives)
-
-
-def recall_at_k(rankings: Rankings, positives: Positives, k: int) -> float:
-    """Mean fraction of a query's positives that are in the top k."""
-    return score(f"recall@{k}", rankings, positives)
-
-
-def precision_at_k(rankings: Rankings, positives: Positives, k: int) -> float:
-    """Mean fraction of the top k that is positive."""
-    return score(f"precision@{k}", rankings, positives)
-
-
-def ndcg_at_k(rankings: Rankings, positives: Positives, k: int) -> float:
-    """Mean of DCG divided by ideal DCG in the top k, with gain 1 and discount 1/log2(1 + rank)."""
-    return score(f"ndcg@{k}", rankings, positives)
-
-
-def mrr(rankings: Rankings, positives: Positives) -> float:
-    """Mean of 1 / rank of the first positive, or 0 if the ranking has none."""
-    return score("mrr", rankings, positives)
-
-
-def median_rank(rankings: Rankings, positives: Positives) -> float:
-    """Median rank of the first positive, from 1; infinite for a query whose ranking has none."""
-    return score("median_rank", rankings, positives)
 
 
 def score(metric: str, rankings: Rankings, positives: Positives) -> float:

@@ -1,6 +1,4 @@
-"""Breaks queries down by the rank of their first positive, and computes the score expected by
-chance.
-"""
+"""Counts queries by the rank of their first positive, and gives the score of chance."""
 
 import math
 import re

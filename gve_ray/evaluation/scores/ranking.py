@@ -1,6 +1,4 @@
-"""Ranks the corpus for each query of a data set, and writes rankings as TREC runs and per-query
-tables.
-"""
+"""Ranks the corpus for each query, and gives TREC runs and per-query tables."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +9,7 @@ from urllib.parse import unquote
 import numpy as np
 import pyarrow as pa
 
-from gve_ray.evaluation.data.layouts import RetrievalSet
+from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.scores import metrics
 from gve_ray.search import NONE, exact, within
 
@@ -46,9 +44,7 @@ class Usable:
 
 
 def usable(data: RetrievalSet, query_ok: Sequence[bool], corpus_ok: Sequence[bool]) -> Usable:
-    """Leave out what could not be embedded, just as `layouts.load` leaves out what could not be
-    read.
-    """
+    """Leave out what could not be embedded, as `layouts.load` does for what is unreadable."""
     corpus = np.flatnonzero(np.asarray(corpus_ok, dtype=bool))
     embedded = {data.corpus_ids[i] for i in corpus}
     embedded_queries = np.flatnonzero(np.asarray(query_ok, dtype=bool))
@@ -95,9 +91,7 @@ def rank(data: RetrievalSet, part: Usable, queries: np.ndarray, corpus: np.ndarr
 def per_query_table(
     model: str, data: RetrievalSet, metric: str, values: np.ndarray, part: Usable, ranking: Ranking
 ) -> pa.Table:
-    """One row per query (`PER_QUERY_SCHEMA`). values: the metric, float64, in the order of the
-    queries.
-    """
+    """One row per query (`PER_QUERY_SCHEMA`). values: the metric, float64 [queries]."""
     first_ranks = metrics.per_query("median_rank", ranking.ids, part.positives)
     rows = [
         {
@@ -128,9 +122,7 @@ def trec_lines(ranking: Ranking, tag: str) -> Iterable[str]:
 
 
 def read_trec(path: Path, ranks: Mapping[str, int]) -> dict[str, tuple[str, float]]:
-    """Read from a file of `trec_lines` the item at one rank of each query in `ranks`, and its
-    score.
-    """
+    """Read the item at a query's rank in `ranks`, and its score, from a TREC run."""
     items = {}
     with path.open(encoding="utf-8") as file:
         for line in file:

@@ -1,6 +1,4 @@
-"""Scores a model on data sets: metrics with intervals, ability scores, and paired model
-comparisons.
-"""
+"""Scores a model on data sets: metrics and abilities with intervals, and comparisons."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,9 +36,7 @@ class Scored:
 
 
 def score(dataset: EvalSet, model: str, embedded: Embedded, config: EvaluationConfig, trec: Path) -> Scored:
-    """Rank and score a data set and write the TREC run. Items without embedding are left out and
-    counted.
-    """
+    """Rank and score a data set and write the TREC run; counts items without a vector."""
     data, rejects = dataset.data, embedded.rejects
     query_ok = [key not in rejects for key in dataset.query_keys]
     corpus_ok = [key not in rejects for key in dataset.corpus_keys]
@@ -92,8 +88,7 @@ def score(dataset: EvalSet, model: str, embedded: Embedded, config: EvaluationCo
 
 
 def summary(scored: Mapping[str, Scored], config: EvaluationConfig) -> dict[str, Any]:
-    """One model's part of results.json: data sets, abilities and averages, with intervals over
-    queries.
+    """One model's part of results.json: data sets, abilities and averages, with intervals.
 
     Abilities and averages cover UVRB's data sets only; they are left out or None if one of their
     data sets is missing.
@@ -119,8 +114,7 @@ def summary(scored: Mapping[str, Scored], config: EvaluationConfig) -> dict[str,
 
 
 def comparisons(scored: Mapping[str, Mapping[str, Scored]], config: EvaluationConfig) -> list[dict[str, Any]]:
-    """Compare each later model with the first on each data set: difference, interval, permutation
-    test p-value.
+    """Compare each later model with the first on each data set: difference, interval, p.
 
     scored: by model, then data set. Queries are paired by id; only queries that both models have
     count.

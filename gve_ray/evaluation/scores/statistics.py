@@ -2,7 +2,7 @@
 
     bootstrap_mean(per_query)                  # Interval of a score over its queries
     compare(per_query_a, per_query_b)          # two models on the same queries: difference and p-value
-    correlate(x, y, kind="spearman")           # Interval of a correlation over models
+    correlation_matrix(table, kind="spearman") # over models; correlation_draws gives its resamples
 
 All functions are seeded and vectorised in NumPy. Intervals are bootstrap percentiles (Efron, 1979).
 If there are few distinct values, each resample is a multinomial draw of their counts: for 15,000
@@ -21,13 +21,14 @@ Floats = NDArray[np.float64]
 RESAMPLES = 10_000
 CORRELATION_RESAMPLES = 2_000
 SEED = 42
+_INTERVAL = ((1 - 0.95) / 2, (1 + 0.95) / 2)  # the quantiles that enclose 95 % of the draws
 _CHUNK = 1_000_000  # numbers in memory at once
 _FEW = 100  # up to this many distinct values, drawing counts is faster than drawing queries
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """An estimate with its confidence interval. n: number of queries or models; level: e.g. 0.95."""
+    """An estimate with its 95 % confidence interval. n: number of queries or models."""
 
     estimate: float
     low: float
@@ -45,28 +46,21 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two models on the same queries. difference: first minus second; p_value: two-sided
-    permutation test.
-    """
+    """Two models on the same queries: first minus second, and a two-sided permutation p."""
 
     difference: Interval
     p_value: float
 
 
-def bootstrap_mean(
-    values: ArrayLike, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = SEED
-) -> Interval:
-    """The mean of float [n] with its interval over resampled queries. Raises as
-    `bootstrap_weighted`.
-    """
-    return bootstrap_weighted([values], [1.0], level=level, resamples=resamples, seed=seed)
+def bootstrap_mean(values: ArrayLike, *, resamples: int = RESAMPLES, seed: int = SEED) -> Interval:
+    """The mean of float [n] with its interval over resampled queries."""
+    return bootstrap_weighted([values], [1.0], resamples=resamples, seed=seed)
 
 
 def bootstrap_weighted(
     groups: Sequence[ArrayLike],
     weights: Sequence[float],
     *,
-    level: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Interval:
@@ -83,20 +77,15 @@ def bootstrap_weighted(
     for values, weight in zip(arrays, weights, strict=True):
         draws += weight * _resampled_means(values, resamples, rng)
     estimate = sum(weight * float(values.mean()) for values, weight in zip(arrays, weights, strict=True))
-    low, high = _percentiles(draws, level)
-    return Interval(estimate=estimate, low=float(low), high=float(high), n=sum(map(len, arrays)), level=level)
+    return interval_of(estimate, draws, n=sum(map(len, arrays)))
 
 
 def compare(
-    first: ArrayLike,
-    second: ArrayLike,
-    *,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = SEED,
+    first: ArrayLike, second: ArrayLike, *, resamples: int = RESAMPLES, seed: int = SEED
 ) -> Comparison:
-    """Paired bootstrap and permutation test of two models; float [n] each, on the same queries in
-    order.
+    """Compare two models by a paired bootstrap and a permutation test.
+
+    first, second: float [n], the scores of the same queries in the same order.
     """
     a, b = _finite(first), _finite(second)
     if len(a) != len(b):
@@ -105,14 +94,13 @@ def compare(
         )
     difference = a - b
     return Comparison(
-        difference=bootstrap_mean(difference, level=level, resamples=resamples, seed=seed),
+        difference=bootstrap_mean(difference, resamples=resamples, seed=seed),
         p_value=permutation_p(difference, resamples=resamples, seed=seed),
     )
 
 
 def permutation_p(difference: ArrayLike, *, resamples: int = RESAMPLES, seed: int = SEED) -> float:
-    """Two-sided p-value of paired differences float [n]: how often random signs give a mean at
-    least as large.
+    """Two-sided p-value of paired differences float [n], by a permutation test of their signs.
 
     (1 + draws at least as extreme) / (1 + draws), so never 0. Queries with equal absolute
     differences are drawn together: the number of plus signs among them is binomial.
@@ -153,33 +141,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def pearson(x: ArrayLike, y: ArrayLike) -> float:
-    """Product-moment correlation of float [n], n at least 3; NaN if one input is constant."""
-    return float(correlation_matrix(_columns(x, y), kind="pearson")[0, 1])
-
-
-def spearman(x: ArrayLike, y: ArrayLike) -> float:
-    """Rank correlation of float [n], n at least 3, ties at their mean rank; NaN if one input is
-    constant.
-    """
-    return float(correlation_matrix(_columns(x, y), kind="spearman")[0, 1])
-
-
-def correlate(
-    x: ArrayLike,
-    y: ArrayLike,
-    *,
-    kind: Kind,
-    level: float = 0.95,
-    resamples: int = CORRELATION_RESAMPLES,
-    seed: int = SEED,
-) -> Interval:
-    """A correlation of float [n] with its interval over resampled pairs (models)."""
-    table = _columns(x, y)
-    draws = correlation_draws(table, kind=kind, resamples=resamples, seed=seed)[:, 0, 1]
-    return interval_of(float(correlation_matrix(table, kind=kind)[0, 1]), draws, n=len(table), level=level)
-
-
 def correlation_matrix(table: Floats, *, kind: Kind) -> Floats:
     """Correlations of all columns, float64 [c, c]. table: float64 [n, c], one row per model."""
     return _correlations(_checked(table)[None], kind)[0]
@@ -188,8 +149,7 @@ def correlation_matrix(table: Floats, *, kind: Kind) -> Floats:
 def correlation_draws(
     table: Floats, *, kind: Kind, resamples: int = CORRELATION_RESAMPLES, seed: int = SEED
 ) -> Floats:
-    """Correlations of all columns under resampled rows, float64 [resamples, c, c]; NaN if one is
-    constant.
+    """Correlations under resampled rows, float64 [resamples, c, c]; NaN for constant columns.
 
     The same seed draws the same rows for every column and both kinds, so correlations can be
     subtracted.
@@ -201,19 +161,15 @@ def correlation_draws(
     return np.concatenate(parts)
 
 
-def interval_of(estimate: float, draws: Floats, *, n: int, level: float = 0.95) -> Interval:
-    """The interval of a statistic from its bootstrap draws float [resamples]; NaN draws are
-    ignored.
-    """
+def interval_of(estimate: float, draws: Floats, *, n: int) -> Interval:
+    """The interval of a statistic from its bootstrap draws, float [resamples], without NaN draws."""
     usable = draws[np.isfinite(draws)]
-    low, high = _percentiles(usable, level) if len(usable) else (np.nan, np.nan)
-    return Interval(estimate=estimate, low=float(low), high=float(high), n=n, level=level)
+    low, high = np.quantile(usable, _INTERVAL) if len(usable) else (np.nan, np.nan)
+    return Interval(estimate=estimate, low=float(low), high=float(high), n=n)
 
 
 def average_ranks(values: Floats) -> Floats:
-    """Ranks from 1 along axis -2 of float [..., n, c], ties at their mean rank. Compares all pairs;
-    n is small.
-    """
+    """Ranks from 1 along axis -2 of float [..., n, c], ties at their mean; compares all pairs."""
     first, second = values[..., :, None, :], values[..., None, :, :]  # [..., n, 1, c], [..., 1, n, c]
     below = (second < first).sum(axis=-2)
     equal = (second == first).sum(axis=-2)
@@ -248,13 +204,6 @@ def _resampled_means(values: Floats, resamples: int, rng: np.random.Generator) -
     return np.concatenate(parts) / len(values)
 
 
-def _percentiles(draws: Floats, level: float) -> tuple[float, float]:
-    if not 0 < level < 1:
-        raise ValueError(f"level={level}: use a fraction between 0 and 1, e.g. 0.95")
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
 def _finite(values: ArrayLike) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
@@ -262,13 +211,6 @@ def _finite(values: ArrayLike) -> Floats:
             f"values of shape {array.shape}: give at least one, all finite numbers, one per query"
         )
     return array
-
-
-def _columns(x: ArrayLike, y: ArrayLike) -> Floats:
-    a, b = _finite(x), _finite(y)
-    if len(a) != len(b):
-        raise ValueError(f"{len(a)} and {len(b)} values: a correlation needs pairs")
-    return np.stack([a, b], axis=1)
 
 
 def _checked(table: Floats) -> Floats:

@@ -10,10 +10,10 @@ import pytest
 from gve_ray.config import ModelConfig
 from gve_ray.demo.render import encode_mp4
 from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig
-from gve_ray.evaluation.data.dataset_folder import LocalFolder, RemoteFolder, open_folder
+from gve_ray.evaluation.data.dataset_folder import RemoteFolder, open_folder
 from gve_ray.evaluation.data.eval_sets import find_eval_sets
 from gve_ray.evaluation.data.labelled_videos import load_classes
-from gve_ray.evaluation.data.layouts import check, check_media, load, load_mteb
+from gve_ray.evaluation.data.layouts import check_media, load, load_mteb
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.embed import ItemIndex
 from gve_ray.job import PreflightError
@@ -79,7 +79,7 @@ def media_of(data: RetrievalSet) -> list[str]:
 
 def test_items_errors_and_bytes_equal_those_on_disk(root: Path, s3: str) -> None:
     uri = uploaded(root, f"{s3}/uvrb/MSRVTT")
-    assert isinstance(open_folder(root), LocalFolder)
+    assert not isinstance(open_folder(root), RemoteFolder)
     assert isinstance(open_folder(uri), RemoteFolder)
     local, remote = load(root), load(uri)
     assert (remote.name, remote.query_ids, remote.corpus_ids) == ("MSRVTT", ["q"], ["c0", "c1", "c2", "c5"])
@@ -105,7 +105,6 @@ def test_items_errors_and_bytes_equal_those_on_disk(root: Path, s3: str) -> None
     ]
     assert problems[0] == problems[1]
     assert len(problems[0]) == 1
-    assert [entry.what for entry in check(uri)[:5]] == [entry.what for entry in check(root)[:5]]
 
 
 def test_a_changed_picture_changes_the_item_key(root: Path, s3: str) -> None:

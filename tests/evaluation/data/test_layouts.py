@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from gve_ray.demo.render import encode_mp4
-from gve_ray.evaluation.data.layouts import CORPUS, INSTANCES, QUERIES, check, check_media, load, load_mteb
+from gve_ray.evaluation.data.layouts import CORPUS, INSTANCES, QUERIES, check_media, load, load_mteb
 from gve_ray.media import encode_jpeg, read_frames
 
 GREY = np.full((56, 56, 3), 90, np.uint8)
@@ -56,20 +56,17 @@ def root(tmp_path):
     return folder
 
 
-def error_lines(folder, **options):
-    """The errors of `check` as lines, after asserting that `load` skips the same ones in the same
-    order.
-    """
-    errors = check(folder, **options)
-    skipped = load(folder).skipped
-    assert errors[: len(skipped)] == skipped
+def error_lines(folder, *, frames=3, workers=1):
+    """All errors of a data set as lines; its folders of frames have three pictures."""
+    data = load(folder)
+    errors = data.skipped + check_media(data, frames=frames, workers=workers)
     printed = [str(error) for error in errors]
     assert all("\n" not in line for line in printed)
     return printed
 
 
 def test_a_valid_set(root):
-    assert check(root) == []
+    assert error_lines(root) == []
     data = load(root)
     assert (data.name, data.query_ids, data.corpus_ids) == ("SET", ["q0", "q1", "q2"], ["v0", "v1", "v2"])
     assert [item.text for item in data.queries] == ["scene 0", "scene 1", "scene 2"]
@@ -439,7 +436,7 @@ def test_mteb_folder(mteb):
     assert data.corpus[1].video == str(mteb / "videos_frames" / "v1")
     # q2, q3 and q4 belong to another split
     assert data.positives == {"q0": frozenset(["d0"]), "q1": frozenset(["d0", "d3"])}
-    assert check_media(data) == []
+    assert check_media(data, frames=3) == []
 
 
 def test_mteb_errors(mteb):

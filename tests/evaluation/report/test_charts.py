@@ -1,31 +1,31 @@
-"""The charts of the evaluation report show the values they are given."""
+"""The charts of the evaluation report show the values that they are given."""
 
 import math
-import re
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.colors import to_hex
 
 from gve_ray.evaluation.report.charts import (
-    Cell,
     HeatMap,
     Series,
     difference,
     heat_map,
-    heat_map_png,
+    inline_svg,
     interval,
     radar,
-    radar_png,
 )
+from gve_ray.evaluation.scores.statistics import Interval
 
 EVIL = '"><script>alert(1)</script>'
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def points(svg: str, kind: str) -> list[tuple[float, float]]:
-    match = re.search(rf'<polygon class="series {kind}[^"]*" points="([^"]*)"', svg)
-    assert match
-    return [(float(x), float(y)) for x, y in (pair.split(",") for pair in match[1].split())]
+def corners(plot: Any, label: str) -> list[tuple[float, float]]:
+    """Where the corners of a model's outline are drawn, in pixels from the bottom left."""
+    labels = [text.get_text() for text in plot.get_legend().get_texts()]
+    outlines = [line for line in plot.lines if len(line.get_xdata()) > 1]
+    return plot.transData.transform(outlines[labels.index(label)].get_xydata()).tolist()
 
 
 def test_radar_points_are_at_the_scores() -> None:
@@ -34,41 +34,62 @@ def test_radar_points_are_at_the_scores() -> None:
     """
     own = Series(name="mine", values={"CG": 0.4, "FG": 0.75, "LC": 0.0, "S": 0.2, "T": 0.1})
     other = Series(name="other", values={"CG": 0.8, "FG": 0.4, "LC": 0.4, "S": 0.4}, published=True)
-    svg = radar([own, other])
-    ElementTree.fromstring(svg)
-    assert "T</text>" not in svg  # the other has no such ability
-    top, right, down, left = points(svg, "s1 published")
+    figure = radar([own, other])
+    svg = inline_svg(figure)  # draws the figure, which gives the axes their final place
+    (plot,) = figure.axes
+    assert [label.get_text() for label in plot.get_xticklabels()] == [
+        "CG 0.40",
+        "FG 0.75",
+        "LC 0.00",
+        "S 0.20",
+    ]
+    top, right, down, left, end = corners(plot, "other")
+    assert end == pytest.approx(top)
     centre = (down[0], left[1])
     assert right[1] == pytest.approx(centre[1])
-    radius = centre[1] - top[1]
-    assert right[0] - centre[0] == pytest.approx(radius / 2, abs=0.2)
-    distances = [math.dist(point, centre) for point in points(svg, "s0 first")]
-    assert distances == pytest.approx([radius / 2, radius * 0.75 / 0.8, 0, radius / 4], abs=0.2)
-    assert "mine, FG: 0.750" in svg
+    radius = top[1] - centre[1]
+    assert radius == pytest.approx(plot.bbox.height / 2)
+    assert right[0] - centre[0] == pytest.approx(radius / 2)
+    distances = [math.dist(point, centre) for point in corners(plot, "mine")[:4]]
+    assert distances == pytest.approx([radius / 2, radius * 0.75 / 0.8, 0, radius / 4], abs=1e-6)
+    titles = [title.text for title in ElementTree.fromstring(svg).iter("title")]
+    assert sorted(titles)[:2] == ["mine, CG: 0.400", "mine, FG: 0.750"]
+    assert len(titles) == 8
 
 
 def test_a_radar_needs_three_abilities() -> None:
-    for draw in (radar, radar_png):
-        with pytest.raises(ValueError, match="radar of CG, S: it needs at least three"):
-            draw([Series(name="a", values={"CG": 0.1, "S": 0.2})])
+    with pytest.raises(ValueError, match="radar of CG, S: it needs at least three"):
+        radar([Series(name="a", values={"CG": 0.1, "S": 0.2})])
+
+
+def correlation(estimate: float, low: float, high: float) -> Interval:
+    return Interval(estimate=estimate, low=low, high=high, n=16)
 
 
 def test_heat_map_shows_sign_size_and_certainty() -> None:
     cells = [
-        [None, Cell(value=-0.714, low=-0.9, high=-0.1)],
-        [Cell(value=0.3, low=-0.2, high=0.6), Cell(value=1.0, low=1.0, high=1.0)],
+        [None, correlation(-0.714, -0.9, -0.1)],
+        [correlation(0.3, -0.2, 0.6), correlation(1.0, 1.0, 1.0)],
     ]
     data = HeatMap(name="x", title="t", note="n", rows=["S", EVIL], columns=["CG", "T"], cells=cells)
-    svg = heat_map(data)
-    groups = [node for node in ElementTree.fromstring(svg) if node.tag == "g"]
-    rects = [node.find("rect") for node in groups]
-    texts = [node.find("text") for node in groups]
-    assert [rect.get("class") for rect in rects] == ["neg", "pos", "pos"]  # type: ignore[union-attr]
-    assert [rect.get("fill-opacity") for rect in rects] == ["0.71", "0.30", "1.00"]  # type: ignore[union-attr]
-    assert [text.text for text in texts] == ["-.71", ".30", "1"]  # type: ignore[union-attr]
-    assert [text.get("class") for text in texts] == ["cell against sure", "cell", "cell on sure"]  # type: ignore[union-attr]
-    assert groups[0].findtext("title") == "S, T: -0.71 [-0.90, -0.10]"
-    assert heat_map_png(data)[:8] == PNG
+    figure = heat_map(data)
+    (plot,) = figure.axes
+    shades = [(to_hex(patch.get_facecolor()), patch.get_alpha()) for patch in plot.patches]
+    assert shades == [("#d98032", 0.714), ("#2f6f8f", 0.3), ("#2f6f8f", 1.0)]
+    assert [patch.get_center().round().tolist() for patch in plot.patches] == [[1, 0], [0, 1], [1, 1]]
+    values = [(text.get_text(), text.get_position(), text.get_weight()) for text in plot.texts]
+    assert values == [("-.71", (1, 0), "bold"), (".30", (0, 1), "normal"), ("1", (1, 1), "bold")]
+    titles = [title.text for title in ElementTree.fromstring(inline_svg(figure)).iter("title")]
+    assert titles[0] == "S, T: -0.71 [-0.90, -0.10]"
+    assert len(titles) == 3
+
+
+def test_drawings_on_the_page_have_the_colours_of_the_page_and_no_ids() -> None:
+    svg = inline_svg(radar([Series(name="a", values={"CG": 0.1, "S": 0.2, "T": 1.0})]))
+    assert "stroke: var(--s0)" in svg
+    assert "fill: var(--ink)" in svg
+    groups = ElementTree.fromstring(svg).iter("g")
+    assert not [group for group in groups if group.get("id")]
 
 
 def test_intervals_are_drawn_to_scale() -> None:
@@ -94,10 +115,7 @@ def test_a_difference_is_coloured_only_if_it_is_sure(value: float, is_sure: bool
 
 def test_names_are_escaped() -> None:
     evil = Series(name=EVIL, values={EVIL: 0.1, "b": 0.2, "c": 0.3})
-    for svg in (radar([evil]), interval(0, 0, 1, label=EVIL), difference(0, 0, 1, label=EVIL, is_sure=True)):
+    drawn = inline_svg(radar([evil]))
+    for svg in (drawn, interval(0, 0, 1, label=EVIL), difference(0, 0, 1, label=EVIL, is_sure=True)):
         assert "<script" not in svg
         ElementTree.fromstring(svg)
-
-
-def test_the_radar_png_is_a_picture() -> None:
-    assert radar_png([Series(name="a", values={"CG": 0.1, "S": 0.2, "T": 1.0})])[:8] == PNG

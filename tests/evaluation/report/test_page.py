@@ -29,6 +29,7 @@ from gve_ray.evaluation.embed import EMBEDDING_SCHEMA, KEY, Embedded
 from gve_ray.evaluation.paper.diagnosis import diagnose
 from gve_ray.evaluation.paper.result_tables import published_table, read_table
 from gve_ray.evaluation.report.example_queries import choose
+from gve_ray.evaluation.report.notes import notes
 from gve_ray.evaluation.report.page import check_baselines, collect, figures, render, write_report
 from gve_ray.evaluation.run import _dataset_facts
 from gve_ray.evaluation.scores.ranking import PER_QUERY_SCHEMA
@@ -147,13 +148,15 @@ class Run:
             report=ReportConfig(**report),
         )
 
+    @property
+    def sets(self) -> list[RetrievalSet]:
+        return [dataset.data for dataset in self.sources]
+
     def write(self, **report: Any) -> str:
         """Write the report and return the page."""
         (self.folder / "out/results.json").write_text(json.dumps(self.results))
         facts = {"config_hash": "c0ffee", "versions": {"python": "3.11"}, "runs": [{"started": 0.0}]}
-        path = write_report(
-            self.job(**report), self.folder / "out", [dataset.data for dataset in self.sources], facts
-        )
+        path = write_report(self.job(**report), self.folder / "out", self.sets, facts)
         return Path(path).read_text(encoding="utf-8")
 
     def file(self, name: str) -> bytes:
@@ -394,18 +397,15 @@ def test_differences_from_the_published_data_sets(run: Run, changes: dict[str, A
 def test_the_contamination_verdict_is_shown(run: Run, page: str) -> None:
     hit = {"dataset": "MSRVTT", "video": EVIL, "training_video": "t1", "how": "exact", "distance": 0.0}
     check = {"checked_videos": 1234, "training": "assets.lance", "datasets": {"MSRVTT": 9, "MS-TI": 0}}
-    try:
-        run.results["contamination"] = {**check, "hits": [hit] * 9}
-        text = words(run.write(queries=0))
-        assert "Contaminated: 9 hits among 1,234 videos match assets.lance (MSRVTT 9)" in text
-        assert f"MSRVTT: {EVIL} is training video t1 (exact)" in text
-        assert "and 1 more, all in results.json" in text
-        run.results["contamination"] = {**check, "hits": []}
-        text = words(run.write(queries=0))
-        assert "None of the 1,234 evaluation videos was found in assets.lance" in text
-        assert "Contaminated" not in text
-    finally:
-        run.results["contamination"] = None
+    results = {**run.results, "contamination": {**check, "hits": [hit] * 9}}
+    text = words(render(collect(run.job(queries=0), run.folder / "out", results, run.sets, {})))
+    assert "Contaminated: 9 hits among 1,234 videos match assets.lance (MSRVTT 9)" in text
+    assert f"MSRVTT: {EVIL} is training video t1 (exact)" in text
+    assert "and 1 more, all in results.json" in text
+    results = {**run.results, "contamination": {**check, "hits": []}}
+    text = " ".join(note.text for note in notes(results, {}, has_baselines=False))
+    assert "None of the 1,234 evaluation videos was found in assets.lance" in text
+    assert "Contaminated" not in text
 
 
 def test_an_unknown_baseline_is_refused_before_the_run(run: Run) -> None:

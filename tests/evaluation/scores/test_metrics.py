@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import pytrec_eval
 
-from gve_ray.evaluation.scores import metrics
 from gve_ray.evaluation.scores.metrics import per_query, score
 
 # Two queries. a: positives at ranks 2 and 4 of 5, a third is not in the ranking. b: its only positive at rank 1.
@@ -18,15 +17,15 @@ POSITIVES = {"a": frozenset({"p1", "p2", "p3"}), "b": frozenset({"q"})}
 
 
 def test_by_hand() -> None:
-    assert metrics.hit_at_k(RANKINGS, POSITIVES, 1) == 0.5
-    assert metrics.hit_at_k(RANKINGS, POSITIVES, 2) == 1.0
-    assert metrics.recall_at_k(RANKINGS, POSITIVES, 3) == pytest.approx((1 / 3 + 1) / 2)
-    assert metrics.precision_at_k(RANKINGS, POSITIVES, 4) == pytest.approx((2 / 4 + 1 / 4) / 2)
+    assert score("hit@1", RANKINGS, POSITIVES) == 0.5
+    assert score("hit@2", RANKINGS, POSITIVES) == 1.0
+    assert score("recall@3", RANKINGS, POSITIVES) == pytest.approx((1 / 3 + 1) / 2)
+    assert score("precision@4", RANKINGS, POSITIVES) == pytest.approx((2 / 4 + 1 / 4) / 2)
     gained = 1 / math.log2(3) + 1 / math.log2(5)
     ideal = 1 + 1 / math.log2(3) + 1 / 2
-    assert metrics.ndcg_at_k(RANKINGS, POSITIVES, 4) == pytest.approx((gained / ideal + 1) / 2)
-    assert metrics.mrr(RANKINGS, POSITIVES) == 0.75
-    assert metrics.median_rank(RANKINGS, POSITIVES) == 1.5
+    assert score("ndcg@4", RANKINGS, POSITIVES) == pytest.approx((gained / ideal + 1) / 2)
+    assert score("mrr", RANKINGS, POSITIVES) == 0.75
+    assert score("median_rank", RANKINGS, POSITIVES) == 1.5
 
 
 def test_the_papers_recall_is_the_hit_rate() -> None:
@@ -34,9 +33,9 @@ def test_the_papers_recall_is_the_hit_rate() -> None:
 
 
 def test_items_outside_the_ranking_count_as_not_found() -> None:
-    lists, wanted = {"a": ["v"], "b": []}, {"a": {"p"}, "b": {"p"}}
-    assert [score(name, lists, wanted) for name in ("hit@5", "recall@5", "ndcg@5", "mrr")] == [0, 0, 0, 0]
-    assert metrics.median_rank(lists, wanted) == math.inf
+    lists, positives = {"a": ["v"], "b": []}, {"a": {"p"}, "b": {"p"}}
+    assert [score(name, lists, positives) for name in ("hit@5", "recall@5", "ndcg@5", "mrr")] == [0, 0, 0, 0]
+    assert score("median_rank", lists, positives) == math.inf
     assert score("mrr@1", {"a": ["v", "p"]}, {"a": {"p"}}) == 0.0
     assert score("mrr@2", {"a": ["v", "p"]}, {"a": {"p"}}) == 0.5
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gve_ray.evaluation.data.layouts import RetrievalSet
+from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.scores.ranking import Ranking, per_query_table, rank, read_trec, trec_lines, usable
 from gve_ray.schema import Item
 

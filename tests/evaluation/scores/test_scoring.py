@@ -10,7 +10,7 @@ import pytest
 
 from gve_ray.evaluation.config import EvaluationConfig, ModelConfig
 from gve_ray.evaluation.data.eval_sets import EvalSet
-from gve_ray.evaluation.data.layouts import RetrievalSet
+from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.data.uvrb import UVRB
 from gve_ray.evaluation.embed import EMBEDDING_SCHEMA, KEY, Embedded
 from gve_ray.evaluation.scores.scoring import Scored, comparisons, left_out, score, summary

@@ -6,17 +6,16 @@ import pytest
 from scipy import stats
 
 from gve_ray.evaluation.scores.statistics import (
+    Kind,
     average_ranks,
     bootstrap_mean,
     bootstrap_weighted,
     compare,
-    correlate,
     correlation_draws,
     correlation_matrix,
     holm,
-    pearson,
+    interval_of,
     permutation_p,
-    spearman,
 )
 
 
@@ -99,13 +98,17 @@ def test_permutation_p_is_near_the_t_test() -> None:
     assert permutation_p(difference) == pytest.approx(expected, abs=0.015)
 
 
+def correlation(x: list[float], y: list[float], kind: Kind) -> float:
+    return float(correlation_matrix(np.array([x, y], dtype=float).T, kind=kind)[0, 1])
+
+
 def test_correlations_by_hand() -> None:
     # Deviations (-1, 0, 1) and (-1, 1, 0): sum of products 1, both norms sqrt(2).
-    assert pearson([1, 2, 3], [1, 3, 2]) == pytest.approx(0.5)
+    assert correlation([1, 2, 3], [1, 3, 2], "pearson") == pytest.approx(0.5)
     # Ranks of y with its tie: 1, 2.5, 2.5, 4; deviations -1.5, 0, 0, 1.5; 4.5 / sqrt(5 * 4.5).
-    assert spearman([1, 2, 3, 4], [1, 7, 7, 9]) == pytest.approx(4.5 / math.sqrt(22.5))
-    assert spearman([1, 2, 3], [1, 100, 1000]) == pytest.approx(1.0)
-    assert math.isnan(pearson([1, 2, 3], [0.1, 0.1, 0.1]))
+    assert correlation([1, 2, 3, 4], [1, 7, 7, 9], "spearman") == pytest.approx(4.5 / math.sqrt(22.5))
+    assert correlation([1, 2, 3], [1, 100, 1000], "spearman") == pytest.approx(1.0)
+    assert math.isnan(correlation([1, 2, 3], [0.1, 0.1, 0.1], "pearson"))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -134,7 +137,9 @@ def test_draws_are_correlations_of_resampled_rows() -> None:
 def test_interval_of_a_correlation() -> None:
     x = np.random.default_rng(4).normal(size=300)
     y = 0.6 * x + 0.8 * np.random.default_rng(5).normal(size=300)
-    result = correlate(x, y, kind="pearson")
+    table = np.stack([x, y], axis=1)
+    draws = correlation_draws(table, kind="pearson")[:, 0, 1]
+    result = interval_of(float(correlation_matrix(table, kind="pearson")[0, 1]), draws, n=300)
     # Fisher: atanh(r) has an error of 1 / sqrt(n - 3).
     middle = math.atanh(result.estimate)
     expected = [math.tanh(middle + sign * 1.96 / math.sqrt(297)) for sign in (-1, 1)]
@@ -150,9 +155,7 @@ def test_invalid_inputs_are_refused() -> None:
     with pytest.raises(ValueError, match="3 and 2 queries"):
         compare([1, 2, 3], [1, 2])
     with pytest.raises(ValueError, match="n of 3 or more"):
-        pearson([1, 2], [1, 2])
-    with pytest.raises(ValueError, match="level=95"):
-        bootstrap_mean([0.0, 1.0], level=95)
+        correlation([1, 2], [1, 2], "pearson")
     with pytest.raises(ValueError, match="one weight per group"):
         bootstrap_weighted([[1.0]], [])
 
