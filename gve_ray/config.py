@@ -299,6 +299,32 @@ class StageResources:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CustomStageConfig:
+    """A filter of the user's own among the stages of synthesis (docs/architecture.md).
+
+    name: in run.json, rejects.lance and the report. after: the stage that it follows. worker: its class as
+    "module:Class"; options: keyword arguments of the class.
+    """
+
+    name: str
+    after: str
+    worker: str
+    options: dict[str, Any] = field(default_factory=dict)
+    resources: StageResources = field(default_factory=StageResources)
+
+    def __post_init__(self) -> None:
+        _check(
+            bool(NAME.fullmatch(self.name)),
+            f"stages: name={self.name!r}: use letters, digits, '.', '-' and '_'",
+        )
+        module, _, name = self.worker.partition(":")
+        _check(
+            bool(module and name),
+            f"stages.{self.name}.worker={self.worker!r}: name a class as module:Class, e.g. my_filters:MyFilter",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SynthesisResources:
     """Resources by stage."""
 
@@ -336,6 +362,7 @@ class SynthesisConfig:
     enrich: EnrichConfig = field(default_factory=EnrichConfig)
     extend: ExtendConfig = field(default_factory=ExtendConfig)
     assemble: AssembleConfig = field(default_factory=AssembleConfig)
+    stages: list[CustomStageConfig] = field(default_factory=list)
     resources: SynthesisResources = field(default_factory=SynthesisResources)
     commit_seconds: float = 30.0  # finished rows become visible at least this often
     report: ReportConfig = field(default_factory=ReportConfig)
@@ -361,6 +388,12 @@ class SynthesisConfig:
         parts = asdict(self)
         for name in ("output", "work", "resources", "commit_seconds", "report"):
             del parts[name]
+        for stage in parts["stages"]:
+            del stage["resources"]
+        if not parts[
+            "stages"
+        ]:  # so that a config without filters is the one that it was before there were any
+            del parts["stages"]
         return parts
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from gve_ray.config import SynthesisConfig
 from gve_ray.inputs.manifest import video_uris
 from gve_ray.preflight import Input, Needs, Workers, stage_workers, weights_of
+from gve_ray.synthesis.pipeline import stages_of
 
 
 def needs_of(config: SynthesisConfig, videos: Callable[[], Sequence[str]] | None = None) -> Needs:
@@ -17,6 +18,7 @@ def needs_of(config: SynthesisConfig, videos: Callable[[], Sequence[str]] | None
             Input(option="input", uri=config.input, list_files=videos or (lambda: video_uris(config.input)))
         ],
         outputs={"output": config.output} | ({"work": config.work} if config.work else {}),
+        rules=lambda: stages_of(config),
     )
 
 
@@ -32,4 +34,5 @@ def _workers(config: SynthesisConfig) -> list[Workers]:
             "quality.consistency", consistency.model, consistency.adapter, revision=consistency.revision
         )
         workers.append(stage_workers("resources.consistency", config.resources.consistency, weights))
+    workers += [stage_workers(f"stages.{stage.name}.resources", stage.resources) for stage in config.stages]
     return workers

@@ -24,12 +24,11 @@ from gve_ray.store import Store
 from gve_ray.store.runfolder import filesystem, write_atomically
 from gve_ray.synthesis import charts
 from gve_ray.synthesis.consistency import threshold_of
-from gve_ray.synthesis.ingest import INGEST_SCHEMA, ingest_fingerprint
 from gve_ray.synthesis.prompts import PROFILES, VIDEO_STYLES
+from gve_ray.synthesis.stages import decoded_store
 from gve_ray.synthesis.validate import words
 
-TEXT_COLUMNS = ("captions", "frame_captions", "composed_image", "composed_clip")
-TEXT_NAMES = {
+TEXT_COLUMNS = {
     "captions": "caption",
     "frame_captions": "frame caption",
     "composed_image": "query with image",
@@ -160,7 +159,7 @@ def collect(config: SynthesisConfig, facts: Mapping[str, Any]) -> Page:
     captioned: list[Mapping[str, Any]] = []
     annotated, written = annotations.count(), 0
     every = max(1, annotated // _COUNTED)
-    for batch in annotations.batches(TEXT_COLUMNS, rows=1024):
+    for batch in annotations.batches(list(TEXT_COLUMNS), rows=1024):
         written += sum(pc.sum(pc.list_value_length(column)).as_py() or 0 for column in batch.columns)
         some = pa.array(range(0, batch.num_rows, every), pa.int64())
         captioned += batch.select(["captions"]).take(some).to_pylist()
@@ -193,13 +192,6 @@ def write_report(config: SynthesisConfig, facts: Mapping[str, Any]) -> str:
     reasons = {step.name: dict(step.reasons) for step in page.funnel}
     write_atomically(disk, f"{root}/funnel.png", charts.funnel_png(steps, reasons))
     return f"{config.output}/report.html"
-
-
-def decoded_store(config: SynthesisConfig) -> Store:
-    """The integrity stage's data set, in which the refused videos' frames still are."""
-    work = (config.work or f"{config.output}/work").rstrip("/")
-    name = f"ingest-{ingest_fingerprint(config.media, config.seed)[:16]}.lance"
-    return Store(f"{work}/{name}", INGEST_SCHEMA)
 
 
 def _headline(
@@ -290,8 +282,8 @@ def _asset_facts(row: Mapping[str, Any]) -> str:
 
 def _texts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
-        (f"{TEXT_NAMES[column]}, {text['style']}", text["text"])
-        for column in TEXT_COLUMNS
+        (f"{name}, {text['style']}", text["text"])
+        for column, name in TEXT_COLUMNS.items()
         for text in row[column]
     ]
 
