@@ -162,6 +162,9 @@ def _decoded_videos(manifest: pa.Table, ingest: Store) -> pa.Table:
 def write_assets(run: SynthesisRun, stage: Stage) -> None:
     """Commit the rejects of all filters, then the videos that passed; each is one commit.
 
+    The rows are copied. Lance could refer to the files of the work folder instead, but only by
+    absolute paths: moving the run, deleting the work folder, or compacting it for another run would
+    then make assets.lance unreadable (measured in docs/LOG.md).
     Raises StoreError if the stores hold other verdicts already.
     """
     _commit_rejects(run)

@@ -98,6 +98,7 @@ def run_of(
     manifest: pa.Table,
     *,
     work: Path | None = None,
+    media: MediaConfig = MEDIA,
     stages: Sequence[CustomStageConfig] = (),
     **quality: Any,
 ) -> SynthesisRun:
@@ -107,7 +108,7 @@ def run_of(
         captioner=CaptionerConfig(model="none"),
         work=str(work) if work else None,
         seed=7,
-        media=MEDIA,
+        media=media,
         quality=QualityConfig(**quality),
         stages=list(stages),
         resources=RESOURCES,
@@ -182,7 +183,7 @@ def test_from_a_manifest_to_assets_and_rejects_and_again(
 
     # Verdicts on videos that are no longer in the manifest would be left behind: refused.
     with pytest.raises(
-        StoreError, match=r"1 videos \(first 'f'\) are rejected by integrity .*new output folder"
+        StoreError, match=r"1 videos \(first 'c'\) are rejected by rectify .*new output folder"
     ):
         build(
             tmp_path / "two",
@@ -246,8 +247,11 @@ def test_a_filter_of_the_user_s_own_rejects_videos_with_text_burnt_in(cluster: N
         resources=RESOURCES.media,
     )
     options: dict[str, Any] = {
-        "work": tmp_path / "work", "stages": [text_overlay], "near_duplicate_threshold": 0.0,
-    }  # fmt: skip
+        "work": tmp_path / "work",
+        "media": MediaConfig(max_pixels=224 * 224, clips=0, reference_frames=0),
+        "stages": [text_overlay],
+        "near_duplicate_threshold": 0.0,
+    }
     counts = build(tmp_path / "one", manifest, **options)
     assert [(c.name, c.n_in, c.n_out, c.n_rejected) for c in counts] == [
         ("rectify", 0, 0, 0),
