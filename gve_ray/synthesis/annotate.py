@@ -21,8 +21,7 @@ from gve_ray.config import CaptionerConfig, EnrichConfig, ExtendConfig
 from gve_ray.stage import Reject, StageCounts, run_stage
 from gve_ray.store import AssetReader, Store
 from gve_ray.synthesis.captioner import Answer, Asker, Generator
-from gve_ray.synthesis.enrich import caption_question, caption_texts, frame_questions
-from gve_ray.synthesis.extend import query_questions, query_texts
+from gve_ray.synthesis.questions import caption_question, frame_questions, query_questions, texts_of
 from gve_ray.synthesis.stages import Stage, SynthesisRun
 from gve_ray.synthesis.vllm_captioner import VllmGenerator
 
@@ -93,13 +92,12 @@ class Annotator:
             "duration": row["duration"],
             "reference_timestamps": row["reference_timestamps"] or [],
             "clip_spans": [{"start": clip["start"], "end": clip["end"]} for clip in row["clips"] or []],
-            "captions": caption_texts(captions),
+            "captions": texts_of(captions),
             **{column: [] for column in PARTS},
             "generations": [self._asker.record(answer) for answer in (captions, *others)],
         }
         for answer in others:
-            column = answer.question.prompt_id
-            out[column] += caption_texts(answer) if column == "frame_captions" else query_texts(answer)
+            out[answer.question.prompt_id] += texts_of(answer)
         return out
 
 
