@@ -81,7 +81,7 @@ def synthesize(
             facts = _run_stages(run, stages[:first_after_assets], folder, [])
         facts = _run_stages(run, stages[first_after_assets:], folder, facts)
         folder.record(pairs=run.pairs)
-        report = write_report(config, folder.facts)
+        report = write_report(run, folder.facts)
         folder.record(report=report, finished=manifest_fingerprint(manifest))
     return SynthesisResult(output=config.output, stages=facts, pairs=run.pairs, report=report)
 

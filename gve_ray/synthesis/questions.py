@@ -6,7 +6,7 @@ Stage 2 of V-SynFlow asks for five captions of the video (prompt 1) and of some 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from gve_ray.config import EnrichConfig, ExtendConfig
 from gve_ray.schema import AssetRef
@@ -64,7 +64,7 @@ def query_questions(row: Row, seed: int, config: ExtendConfig, captions: Sequenc
     captions: those of the video, which a query must not copy.
     """
     frames, clips = len(row["reference_timestamps"] or ()), len(row["clips"] or ())
-    prompts = (
+    prompts: tuple[tuple[str, Literal["frame", "clip"], int, float], ...] = (
         ("composed_image", "frame", frames, config.image_share),
         ("composed_clip", "clip", clips, config.clip_share),
     )
