@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 from gve_ray.progress import Progress
 from gve_ray.stage import Reject
 from gve_ray.synthesis.dedup import find_duplicates
-from gve_ray.synthesis.motion import is_static
 from gve_ray.synthesis.rectify import Rectified, rectify
 
 log = logging.getLogger(__name__)
@@ -91,7 +90,7 @@ def static_videos(videos: pa.Table, *, threshold: float) -> dict[str, Reject]:
     return {
         video_id: Reject("static", f"motion {motion:.4f} below {threshold:g}", {"motion": motion})
         for video_id, motion in scores
-        if is_static(motion, threshold)
+        if motion < threshold
     }
 
 
