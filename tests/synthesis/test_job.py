@@ -107,7 +107,8 @@ class FakeStages:
         if not run.rejects.create().keys():
             static = Reject("static", EVIL, {"motion": 0.01}).row("v4", stage="dynamics", unit="video")
             broken = Reject("truncated", EVIL).row("v5", stage="integrity", unit="video")
-            run.rejects.append(pa.Table.from_pylist([static, broken], schema=run.rejects.schema))
+            others = [row for rows in run.rejected.values() for row in rows]
+            run.rejects.append(pa.Table.from_pylist([static, broken, *others], schema=run.rejects.schema))
             decoded.append(pa.Table.from_pylist([asset("v4")], schema=INGEST_SCHEMA))
 
     def annotate(self, run: SynthesisRun) -> StageCounts:
@@ -204,6 +205,24 @@ def test_the_report_shows_the_run_and_escapes_its_texts(
     assert "4 videos; videos below the cut are static" in page
     for title in ("Motion", "Caption words by style", "Rich caption words by profile", "Pairs by task"):
         assert f"<h3>{title}</h3>" in page
+
+
+def test_a_filter_of_the_user_s_own_is_in_run_json_and_in_the_funnel(
+    fake: FakeStages, make: Callable[..., SynthesisConfig]
+) -> None:
+    def reject_one(run: SynthesisRun, stage: Stage) -> StageCounts:
+        return run.record(stage, 3, {"v3": Reject("too_much_text", "share 0.2")})
+
+    own = Stage(name="text_overlay", unit="videos", reads=(), writes=(), run=reject_one)
+    at = [stage.name for stage in fake.stages].index("assets")
+    config = make()
+    result = job.synthesize(config, stages=[*fake.stages[:at], own, *fake.stages[at:]])
+    (entry,) = (stage for stage in run_facts(config)["stages"] if stage["name"] == "text_overlay")
+    assert (entry["unit"], entry["in"], entry["out"], entry["rejected"]) == ("videos", 3, 2, 1)
+    page = Path(result.report).read_text()
+    assert page.index("<b>dynamics</b>") < page.index("<b>text_overlay</b>") < page.index("<b>captions</b>")
+    assert "refused: 1 too_much_text" in page
+    assert "text_overlay: too_much_text" in page
 
 
 def test_a_finished_run_is_left_as_it_is(
