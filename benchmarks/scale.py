@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py [--rows 1550000] [--part all] [--folder DIR] [--plot PNG]
 
-All code is that of the job (`gve_ray.synthesis.synthesize`, Ray, Lance), except the three classes
+All code is that of the job (`gve_ray.synthesis.job.synthesize`, Ray, Lance), except the three classes
 that decode, score and caption. These replay a small real run (scale_replay.py), with frames of one
 pixel, because full frames take 660 kB per video. The results are therefore those of the control
 plane: manifest, stages, commits, filters, pairs and report. Batches are larger than in a real run,
@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,16 @@ from gve_ray.store import Store, dataset
 from gve_ray.synthesis.config import TABLE_7, MediaConfig, SynthesisConfig
 from gve_ray.synthesis.consistency import CONSISTENCY_SCHEMA
 from gve_ray.synthesis.ingest import INGEST_SCHEMA
-from gve_ray.synthesis.pipeline import Workers, synthesize
-from gve_ray.synthesis.report import decoded_store
+from gve_ray.synthesis.job import synthesize
+from gve_ray.synthesis.pipeline import STAGES as PIPELINE
+from gve_ray.synthesis.stages import decoded_store
 
 PARTS = ("synthesis", "resume", "commits", "batches", "schedule")
 FULL = 1_550_000
 FEWEST = 100_000  # rows for a projection; with fewer, most of the time is the start of the actors
 REAL_BYTES, TINY_BYTES = 660_000, 8_000  # size of a decoded video in a real run and here
-WORKERS = Workers(ingest=ReplayedIngest, consistency=ReplayedConsistency, annotator=ReplayedAnnotator)
+WORKERS = {"integrity": ReplayedIngest, "consistency": ReplayedConsistency, "captions": ReplayedAnnotator}
+REPLAYED = [replace(stage, worker=WORKERS.get(stage.name, stage.worker)) for stage in PIPELINE]
 REAL_BATCH, FRAGMENTS_A_COMMIT, MOST_BATCHES = 16, 500, 10_000
 # Costs of a video from cluster/README.md: decoding and training are measured, captions estimated
 # from FLOPs.
@@ -95,12 +98,12 @@ def measure_synthesis(config: SynthesisConfig, rows: int, plot: Path | None) -> 
     """Run the job from the manifest to the report, then call it again on the finished run."""
     begun = time.monotonic()
     with Watch() as watch:
-        result = synthesize(config, workers=WORKERS)
+        result = synthesize(config, stages=REPLAYED)
     seconds = time.monotonic() - begun
     if plot:
         watch.plot(plot, f"{rows:,} videos through synthesis, answers from a recording: memory")
     begun = time.monotonic()
-    assert synthesize(config, workers=WORKERS).was_finished
+    assert synthesize(config, stages=REPLAYED).was_finished
     again = time.monotonic() - begun
     stages = {
         stage["name"]: {

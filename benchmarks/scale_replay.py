@@ -51,7 +51,7 @@ def record(folder: Path, *, videos: int = 60, seed: int = 7) -> Path:
     Ray must be connected, or connects by itself.
     """
     from gve_ray.demo.corpus import write_corpus
-    from gve_ray.synthesis.pipeline import synthesize
+    from gve_ray.synthesis.job import synthesize
 
     path = folder / "recording.json"
     if path.exists():

@@ -59,7 +59,7 @@ JOBS = {
             name="synthesize",
             config="gve_ray.synthesis.config:SynthesisConfig",
             needs="gve_ray.synthesis.needs:needs_of",
-            run="gve_ray.synthesis.pipeline:synthesize",
+            run="gve_ray.synthesis.job:synthesize",
         ),
         Job(
             name="train",

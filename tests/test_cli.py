@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gve_ray import cli
-from gve_ray.synthesis import pipeline
+from gve_ray.synthesis import job
 from gve_ray.synthesis.config import SynthesisConfig
 from gve_ray.training import run
 from gve_ray.training.config import TrainingJobConfig
@@ -46,7 +46,7 @@ def test_the_verb_runs_the_job_with_the_config(
         assert connect is cli.connect
         return f"trained {config.frames} {config.output} {config.resources.workers}"
 
-    monkeypatch.setattr(pipeline, "synthesize", synthesize)
+    monkeypatch.setattr(job, "synthesize", synthesize)
     monkeypatch.setattr(run, "train", train)
     assert cli.main(["synthesize", "--config", "demo.yaml", "--input", "mine", "--media.frames", "4"]) == 0
     assert cli.main(["train", "--config", "demo.yaml", "--resources.workers", "1"]) == 0

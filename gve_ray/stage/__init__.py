@@ -19,7 +19,7 @@ benchmarks/stage.py), so a batch should take longer than that.
 
 from gve_ray.config import StageResources
 from gve_ray.stage.committer import StageProgress
-from gve_ray.stage.run import StageCounts, check_resources, run_stage
+from gve_ray.stage.run import StageCounts, run_stage
 from gve_ray.stage.worker import REJECT_SCHEMA, BrokenWorker, Reject, StageError
 
 __all__ = [
@@ -30,6 +30,5 @@ __all__ = [
     "StageError",
     "StageProgress",
     "StageResources",
-    "check_resources",
     "run_stage",
 ]

@@ -4,7 +4,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,11 +58,10 @@ class Committer:
         done: int,
         rejected: int,
         commit_seconds: float,
-        on_progress: Callable[[StageProgress], None] | None,
     ) -> None:
         self._name, self._out, self._rejects, self._total = name, out, rejects, total
         self._done_before, self._done, self._rejected = done + rejected, done + rejected, rejected
-        self._commit_seconds, self._on_progress = commit_seconds, on_progress
+        self._commit_seconds = commit_seconds
         self._waiting: dict[str, list[str]] = {"out": [], "rejects": [], "held": []}
         # A batch is a block of the input, so its first key identifies it. Keeping the keys of all
         # rows would take 0.2 GB per million.
@@ -164,5 +163,3 @@ class Committer:
             waiting=self._total - self._done,
             rate=rate,
         )
-        if self._on_progress:
-            self._on_progress(progress)

@@ -8,6 +8,8 @@ cluster/grafana show them.
 
 from collections import Counter as Tally
 from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
 from gve_ray.logs import metric_tags
 
@@ -25,27 +27,22 @@ class StageMetrics:
     def __init__(self, stage: str) -> None:
         from ray.util.metrics import Counter, Gauge, Histogram
 
-        tags = {**metric_tags(), "stage": stage}
-        self._rows = Gauge(
-            "gve_stage_rows",
+        metric = partial(_metric, stage)
+        self._rows = metric(
+            Gauge,
+            "rows",
             "Rows of a stage over all its runs: out, rejected, or waiting for a result",
-            tag_keys=(*TAGS, "state"),
-        ).set_default_tags(tags)
-        self._rate = Gauge(
-            "gve_stage_rows_per_second", "Rows per second that this run has finished", tag_keys=TAGS
-        ).set_default_tags(tags)
-        self._rejects = Counter(
-            "gve_stage_rejects", "Rows that this run has rejected, by reason", tag_keys=(*TAGS, "reason")
-        ).set_default_tags(tags)
-        self._errors = Counter(
-            "gve_stage_errors", "Rows that this run has rejected because they raised", tag_keys=TAGS
-        ).set_default_tags(tags)
-        self._commits = Histogram(
-            "gve_stage_commit_seconds",
+            "state",
+        )
+        self._rate = metric(Gauge, "rows_per_second", "Rows per second that this run has finished")
+        self._rejects = metric(Counter, "rejects", "Rows that this run has rejected, by reason", "reason")
+        self._errors = metric(Counter, "errors", "Rows that this run has rejected because they raised")
+        self._commits = metric(
+            Histogram,
+            "commit_seconds",
             "Duration of commits, which make results visible",
             boundaries=_SECONDS,
-            tag_keys=TAGS,
-        ).set_default_tags(tags)
+        )
         self._reasons: set[str] = set()
 
     def progress(self, *, out: int, rejected: int, waiting: int, rate: float) -> None:
@@ -79,18 +76,16 @@ class WorkerMetrics:
     def __init__(self, stage: str) -> None:
         from ray.util.metrics import Counter, Histogram
 
-        tags = {**metric_tags(), "stage": stage}
-        self._seconds = Histogram(
-            "gve_stage_batch_seconds",
+        self._seconds = _metric(
+            stage,
+            Histogram,
+            "batch_seconds",
             "Duration of a batch in its worker, including writing its results",
             boundaries=_SECONDS,
-            tag_keys=TAGS,
-        ).set_default_tags(tags)
-        self._retries = Counter(
-            "gve_stage_retries",
-            "Batches that were started again because their worker or its node died",
-            tag_keys=TAGS,
-        ).set_default_tags(tags)
+        )
+        self._retries = _metric(
+            stage, Counter, "retries", "Batches that were started again because their worker or its node died"
+        )
 
     def batch(self, seconds: float) -> None:
         """Record the duration of a batch that has finished."""
@@ -99,3 +94,9 @@ class WorkerMetrics:
     def retry(self) -> None:
         """Count a batch that was started before."""
         self._retries.inc()
+
+
+def _metric(stage: str, kind: Any, name: str, description: str, *tags: str, **options: Any) -> Any:
+    """Return a metric of a stage, with the usual tags and others that are set with each value."""
+    metric = kind(f"gve_stage_{name}", description, tag_keys=(*TAGS, *tags), **options)
+    return metric.set_default_tags({**metric_tags(), "stage": stage})

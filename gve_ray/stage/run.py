@@ -1,7 +1,7 @@
 """Drive a stage: find the rows that are still to do, run them on an actor pool, count the results."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from gve_ray.config import StageResources
 from gve_ray.logs import extra_log_context, log_context
-from gve_ray.stage.committer import Committer, StageProgress
+from gve_ray.stage.committer import Committer
 from gve_ray.stage.in_flight import start_in_flight_actor
 from gve_ray.stage.worker import StageActor, StageError, StageJob
 from gve_ray.store import Store
@@ -46,7 +46,6 @@ def run_stage(
     out: Store,
     rejects: Store,
     resources: StageResources,
-    on_progress: Callable[[StageProgress], None] | None = None,
     unit: str = "video",
     commit_seconds: float = 5.0,
 ) -> StageCounts:
@@ -60,8 +59,9 @@ def run_stage(
     commit_seconds: how often results become visible; `math.inf` commits once, at the end. Only one
     stage at a time may use these stores.
 
-    Raises ValueError if the keys of `pending` are not unique, or if no node has the resources;
-    StageError if the worker cannot start, breaks its contract, or fails on every row.
+    Ray waits for resources that no node has: check before that the actors fit
+    (`gve_ray.preflight`). Raises ValueError if the keys of `pending` are not unique; StageError if
+    the worker cannot start, breaks its contract, or fails on every row, or if no batch finishes.
     """
     started = time.monotonic()
     _check_pending(name, pending, out.key)
@@ -78,11 +78,21 @@ def run_stage(
         done=_count_true(done),
         rejected=_count_true(rejected),
         commit_seconds=commit_seconds,
-        on_progress=on_progress,
     )
     if todo.num_rows:
-        check_resources(name, resources)
-        _execute(name, todo, worker, worker_args, out, rejects, resources, unit, committer)
+        job = StageJob(
+            name=name,
+            worker=worker,
+            worker_args=worker_args,
+            out=out,
+            rejects=rejects,
+            unit=unit,
+            max_attempts=resources.max_attempts,
+            max_errors_in_a_row=resources.max_errors_in_a_row,
+            in_flight=start_in_flight_actor(),
+            log_context=log_context(),
+        )
+        _execute(job, todo, resources, committer)
         out.compact()
         rejects.compact()
         done, rejected = _committed(name, out, rejects, keys)
@@ -124,71 +134,24 @@ def _count_true(column: pa.ChunkedArray) -> int:
     return int(pc.sum(column).as_py() or 0)
 
 
-def check_resources(name: str, resources: StageResources) -> None:
-    """Raise ValueError if no node of the cluster can hold one actor; Ray would wait forever."""
-    import ray
-
-    needed = {"CPU": resources.num_cpus, "GPU": resources.num_gpus, "memory": resources.memory}
-    if resources.accelerator_type:
-        needed[f"accelerator_type:{resources.accelerator_type}"] = 0.001
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if resources.wait_for_nodes or any(
-        all(node.get(resource, 0) >= amount for resource, amount in needed.items()) for node in nodes
-    ):
-        return
-    largest = {resource: max((node.get(resource, 0) for node in nodes), default=0) for resource in needed}
-    lacking = [
-        f"{amount:g} {resource} (the most on one node is {largest[resource]:g})"
-        for resource, amount in needed.items()
-        if amount > largest[resource]
-    ]
-    raise ValueError(
-        f"stage {name}: an actor needs {', '.join(lacking) or needed} and no node has it; lower the stage's "
-        "resources, add a node, or set wait_for_nodes on an autoscaling cluster"
-    )
-
-
-def _execute(
-    name: str,
-    todo: pa.Table,
-    worker: type,
-    worker_args: Mapping[str, Any],
-    out: Store,
-    rejects: Store,
-    resources: StageResources,
-    unit: str,
-    committer: "Committer",
-) -> None:
+def _execute(job: StageJob, todo: pa.Table, resources: StageResources, committer: Committer) -> None:
     import ray
     from ray.data.exceptions import ExecutionTimeoutError
 
-    in_flight = start_in_flight_actor()
-    job = StageJob(
-        name=name,
-        worker=worker,
-        worker_args=worker_args,
-        out=out,
-        rejects=rejects,
-        unit=unit,
-        max_attempts=resources.max_attempts,
-        max_errors_in_a_row=resources.max_errors_in_a_row,
-        in_flight=in_flight,
-        log_context=log_context(),
-    )
     try:
-        with extra_log_context(stage=name), committer:
+        with extra_log_context(stage=job.name), committer:
             for batch in _records(job, todo, resources):
                 for record in batch.to_pylist():
                     committer.add(record)
     except ray.exceptions.RayError as error:
-        raise StageError(f"stage {name}: {_cause(error, in_flight)}") from error
+        raise StageError(f"stage {job.name}: {_cause(error, job.in_flight)}") from error
     except ExecutionTimeoutError as error:
         raise StageError(
-            f"stage {name}: no batch finished within {resources.stall_seconds:g} s; see the workers' logs, or "
-            "raise the stage's stall_seconds if its batches or its start take longer"
+            f"stage {job.name}: no batch finished within {resources.stall_seconds:g} s; see the workers' logs, "
+            "or raise the stage's stall_seconds if its batches or its start take longer"
         ) from error
     finally:
-        ray.kill(in_flight)
+        ray.kill(job.in_flight)
 
 
 def _records(job: StageJob, todo: pa.Table, resources: StageResources) -> Iterator[pa.Table]:
@@ -198,8 +161,10 @@ def _records(job: StageJob, todo: pa.Table, resources: StageResources) -> Iterat
 
     size = resources.batch_size
     table = todo.combine_chunks()
-    # Each block is one batch and one Ray task, so that a retry repeats exactly one batch.
-    blocks = [_compact_slice(table, start, size) for start in range(0, table.num_rows, size)]
+    # Each block is one batch and one Ray task, so that a retry repeats exactly one batch. `take`
+    # copies: pickling a plain slice would include the whole column.
+    starts = range(0, table.num_rows, size)
+    blocks = [table.take(pa.array(range(i, min(i + size, table.num_rows)), pa.int64())) for i in starts]
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -226,11 +191,6 @@ def _records(job: StageJob, todo: pa.Table, resources: StageResources) -> Iterat
             ),
         )
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=4)
-
-
-def _compact_slice(table: pa.Table, start: int, size: int) -> pa.Table:
-    """Return a slice with its own buffers; pickling a plain slice would include the whole column."""
-    return table.take(pa.array(range(start, min(start + size, table.num_rows)), type=pa.int64()))
 
 
 def _cause(error: BaseException, in_flight: Any) -> str:

@@ -96,34 +96,36 @@ class StageActor:
         self._metrics = WorkerMetrics(job.name)
         self._lock = _IsolationLock()
         actor = ray.get_runtime_context().get_actor_id()
-        failed = ray.get(job.in_flight.starting.remote(actor))
+        failed = self._tell("starting", actor)
         try:
             if failed >= _MAX_FAILED_STARTS:
                 raise StageError(f"its process died {failed} times in a row while starting; see its log")
             self._worker = job.worker(**job.worker_args)
         except Exception as error:
-            ray.get(job.in_flight.fail.remote(f"its worker cannot start: {_sentence(error)}"))
+            self._tell("fail", f"its worker cannot start: {_sentence(error)}")
             raise
-        ray.get(job.in_flight.started.remote(actor))
+        self._tell("started", actor)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
+    def _tell(self, event: str, *details: Any) -> Any:
+        """Call a method of the stage's `InFlightRows` actor."""
         import ray
 
+        return ray.get(getattr(self._job.in_flight, event).remote(*details))
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
         try:
             return self._batch(batch)
         except Exception as error:
             # Ray's error reaches the driver without the causes of the exception.
-            ray.get(self._job.in_flight.fail.remote(_sentence(error)))
+            self._tell("fail", _sentence(error))
             raise
 
     def _batch(self, batch: pa.Table) -> pa.Table:
-        import ray
-
         started = time.monotonic()
         rows = batch.to_pylist()
         keys = [row[self._job.out.key] for row in rows]
         with self._lock.shared():
-            earlier, history = ray.get(self._job.in_flight.begin.remote(keys))
+            earlier, history = self._tell("begin", keys)
             if earlier:
                 self._metrics.retry()
             self._check_deaths(earlier, keys)
@@ -133,7 +135,7 @@ class StageActor:
             with self._lock.alone():
                 records = self._isolated(rows, history)
         errors = sum(record["errors"] for record in records)
-        consecutive = ray.get(self._job.in_flight.end.remote(keys, errors))
+        consecutive = self._tell("end", keys, errors)
         if consecutive >= self._job.max_errors_in_a_row:
             raise StageError(
                 f"{consecutive} rows in a row raised an exception, the last: {records[-1]['error']}"
@@ -155,9 +157,7 @@ class StageActor:
 
     def _isolated(self, rows: Sequence[dict[str, Any]], history: History) -> list[dict[str, Any]]:
         """Process the rows one at a time, after a worker died with this batch in flight."""
-        import ray
-
-        in_flight, records = self._job.in_flight, []
+        records = []
         for row in rows:
             key = row[self._job.out.key]
             deaths, saved = history.get(key, (0, None))
@@ -166,10 +166,10 @@ class StageActor:
                     detail = f"its worker died {deaths} times with no other row in flight"
                     outcome: _Outcome = (Reject("quarantined", detail, attempts=deaths), False)
                 else:
-                    ray.get(in_flight.begin_isolated.remote(key))
+                    self._tell("begin_isolated", key)
                     (outcome,) = self._run([row])
                 saved = self._record([row], [outcome])
-                ray.get(in_flight.save.remote(key, saved))
+                self._tell("save", key, saved)
             records.append(saved)
         return records
 

@@ -17,12 +17,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gve_ray.stage import Reject, StageCounts, StageProgress, run_stage
+from gve_ray.stage import Reject, StageCounts, run_stage
 from gve_ray.store import AssetReader, Store
 from gve_ray.synthesis.captioner import Answer, Asker, Generator
-from gve_ray.synthesis.config import CaptionerConfig, EnrichConfig, ExtendConfig, SynthesisConfig
-from gve_ray.synthesis.enrich import caption_question, caption_texts, frame_questions
-from gve_ray.synthesis.extend import query_questions, query_texts
+from gve_ray.synthesis.config import CaptionerConfig, EnrichConfig, ExtendConfig
+from gve_ray.synthesis.questions import caption_question, frame_questions, query_questions, texts_of
+from gve_ray.synthesis.stages import Stage, SynthesisRun
 from gve_ray.synthesis.vllm_captioner import VllmGenerator
 
 # Prompts that follow the captions (prompt id = stage = column) -> unit of their reject rows.
@@ -92,54 +92,46 @@ class Annotator:
             "duration": row["duration"],
             "reference_timestamps": row["reference_timestamps"] or [],
             "clip_spans": [{"start": clip["start"], "end": clip["end"]} for clip in row["clips"] or []],
-            "captions": caption_texts(captions),
+            "captions": texts_of(captions),
             **{column: [] for column in PARTS},
             "generations": [self._asker.record(answer) for answer in (captions, *others)],
         }
         for answer in others:
-            column = answer.question.prompt_id
-            out[column] += caption_texts(answer) if column == "frame_captions" else query_texts(answer)
+            out[answer.question.prompt_id] += texts_of(answer)
         return out
 
 
-def build_annotations(
-    config: SynthesisConfig,
-    *,
-    assets: Store,
-    annotations: Store,
-    rejects: Store,
-    on_progress: Callable[[StageProgress], None] | None = None,
-    make_generator: Callable[..., Generator] = VllmGenerator,
-    annotator: type = Annotator,
-) -> list[StageCounts]:
-    """Run stages captions, frame_captions, composed_image and composed_clip, resuming an earlier run.
-
-    annotator: a class with the arguments and rows of `Annotator`. Counts are in videos: those
-    prompted, those with at least one valid answer, and those with none. The seconds of the single
-    pass are recorded under `captions`. Raises what `run_stage` raises.
-    """
-    resources = config.resources.captioner
-    counts = run_stage(
-        "captions",
-        pending=assets.table(["video_id"]),
-        worker=annotator,
+def annotate(run: SynthesisRun, stage: Stage) -> StageCounts:
+    """Ask all four prompts about each video of assets.lance, and count the videos with captions."""
+    config, resources = run.config, run.pool(stage)
+    return run_stage(
+        stage.name,
+        pending=run.assets.table(["video_id"]),
+        worker=stage.worker,
         worker_args={
-            "assets": AssetReader(assets.uri),
+            "assets": AssetReader(run.assets.uri),
             "captioner": config.captioner,
             "enrich": config.enrich,
             "extend": config.extend,
             "seed": config.seed,
             "threads": max(1, round(resources.num_cpus)),
-            "make_generator": make_generator,
         },
-        out=annotations,
-        rejects=rejects,
+        out=run.annotations,
+        rejects=run.rejects,
         resources=resources,
-        on_progress=on_progress,
         unit="caption",
         commit_seconds=config.commit_seconds,
     )
-    return [counts, *settle_parts(annotations, rejects)]
+
+
+def count_answers(run: SynthesisRun, stage: Stage) -> StageCounts:
+    """Count the videos to which the stage's prompt was put: those answered, and those rejected.
+
+    The pass that annotates the videos has asked the prompt already.
+    """
+    if not run.answered:
+        run.answered = {counts.name: counts for counts in settle_parts(run.annotations, run.rejects)}
+    return run.answered[stage.name]
 
 
 def settle_parts(annotations: Store, rejects: Store) -> list[StageCounts]:

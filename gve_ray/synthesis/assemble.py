@@ -31,6 +31,7 @@ from gve_ray.store import Store
 from gve_ray.store.runfolder import filesystem
 from gve_ray.synthesis.config import AssembleConfig
 from gve_ray.synthesis.prompts import rng_for
+from gve_ray.synthesis.stages import Stage, SynthesisRun
 
 INSTRUCTIONS: Mapping[Task, str] = {
     Task.T2T: "Find a text that says the same.",
@@ -66,6 +67,14 @@ class Assembled:
 
     counts: StageCounts
     tasks: Mapping[Task, TaskCounts]
+
+
+def assemble_pairs(run: SynthesisRun, stage: Stage) -> StageCounts:
+    """Write the training pairs of a run below `output`/uvrd."""
+    config = run.config
+    assembled = assemble(run.annotations, f"{config.output}/uvrd", config=config.assemble, seed=config.seed)
+    run.pairs = {task.value: counts.pairs for task, counts in assembled.tasks.items()}
+    return assembled.counts
 
 
 def assemble(

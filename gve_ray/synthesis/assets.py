@@ -1,133 +1,147 @@
-"""Stage 1 of V-SynFlow: read a manifest, filter its videos, write assets.lance and rejects.lance.
+"""The stages that filter videos, and the one that writes what passed to assets.lance.
 
-    rectify -> integrity -> duplicates -> dynamics -> consistency -> one commit of rejects, one of assets
-
-The expensive steps (decoding, embedding) write stores in a work folder. Each store's name contains a
-fingerprint of the settings that determine its rows, so with the same work folder a new threshold or
-a longer manifest decodes no video again. The filters are recomputed from these stores on every run.
+The expensive steps (decoding, embedding, filters of the user) write stores in a work folder. Each
+store's name contains a fingerprint of the settings that determine its rows, so with the same work
+folder a new threshold or a longer manifest decodes no video again. What the filters decide is
+recomputed from these stores on every run.
 """
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gve_ray.schema import ASSET_SCHEMA
-from gve_ray.stage import (
-    REJECT_SCHEMA,
-    Reject,
-    StageCounts,
-    StageError,
-    StageProgress,
-    StageResources,
-    run_stage,
-)
-from gve_ray.store import FolderLock, Store, StoreError
-from gve_ray.synthesis.config import ConsistencyConfig, MediaConfig, QualityConfig, SynthesisResources
+from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts, StageError, run_stage
+from gve_ray.store import Store, StoreError, fingerprint
 from gve_ray.synthesis.consistency import (
     CONSISTENCY_SCHEMA,
-    ConsistencyWorker,
     caption_hash,
     scores_fingerprint,
     threshold_of,
 )
-from gve_ray.synthesis.ingest import INGEST_SCHEMA, IngestWorker, ingest_fingerprint
-from gve_ray.synthesis.quality import (
-    drop_duplicates,
-    drop_inconsistent,
-    drop_static,
-    rectify_captions,
-)
-
-log = logging.getLogger(__name__)
+from gve_ray.synthesis.ingest import INGEST_SCHEMA
+from gve_ray.synthesis.quality import duplicates, inconsistent_pairs, rectify_captions, static_videos
+from gve_ray.synthesis.stages import Stage, SynthesisRun, load_class, work_folder
 
 _SCORE_COLUMNS = ["video_id", "uri", "content_hash", "width", "height", "duration", "motion"]
-OnProgress = Callable[[StageProgress], None]
+_PASSED_SCHEMA = pa.schema([("video_id", pa.string())])
 
 
-def build_assets(
-    manifest: pa.Table,
-    *,
-    media: MediaConfig,
-    quality: QualityConfig,
-    resources: SynthesisResources,
-    seed: int,
-    assets: Store,
-    rejects: Store,
-    work: str,
-    commit_seconds: float = 5.0,
-    on_progress: OnProgress | None = None,
-    ingest_worker: type = IngestWorker,
-    consistency_worker: type = ConsistencyWorker,
-) -> list[StageCounts]:
-    """Run the five filters and commit what passed to `assets` and what did not to `rejects`.
+def rectify(run: SynthesisRun, stage: Stage) -> StageCounts:
+    """Clean the raw captions, or drop them; the videos stay."""
+    run.captions, rejects = rectify_captions(run.manifest, on=run.config.quality.rectify)
+    return run.record(stage, len(run.captions) + len(rejects), rejects)
 
-    manifest: video_id (unique), uri, caption (null where there is none). work: folder of the stage stores;
-    it may be shared by runs of other thresholds. ingest_worker, consistency_worker: classes that take and give
-    what the default ones do. Counts come back in the order of the stages, in = out + rejected in each. A killed
-    run is continued by calling again.
 
-    Raises StageError or ValueError of `run_stage`; StoreError if the stores hold other verdicts already;
-    RunFolderError if another run is using the work folder.
+def decode(run: SynthesisRun, stage: Stage) -> StageCounts:
+    """Decode each video of the manifest once; `run.videos` then are those that could be decoded."""
+    media, seed = run.config.media, run.config.seed
+    pending = run.manifest.select(["video_id", "uri"])
+    rejects = _run_into(run, stage, run.decoded, pending, media=media, seed=seed)
+    run.videos = _decoded_videos(run.manifest, run.decoded)
+    return run.record(stage, pending.num_rows, rejects)
+
+
+def drop_duplicates(run: SynthesisRun, stage: Stage) -> StageCounts:
+    """Keep the best copy of each video."""
+    signatures = run.decoded.batches(["video_id", "signature"], rows=1024)  # 3 MB; some dozen are read ahead
+    threshold = run.config.quality.near_duplicate_threshold
+    return run.reject(stage, duplicates(run.videos, signatures, threshold=threshold))
+
+
+def drop_static(run: SynthesisRun, stage: Stage) -> StageCounts:
+    """Drop the videos in which nothing moves."""
+    return run.reject(stage, static_videos(run.videos, threshold=run.config.quality.motion_threshold))
+
+
+def drop_inconsistent(run: SynthesisRun, stage: Stage) -> StageCounts:
+    """Drop the videos whose caption does not belong to them; those without a caption pass."""
+    config = run.config.quality.consistency
+    ids = [video_id for video_id in run.videos["video_id"].to_pylist() if video_id in run.captions]
+    if config.model is None or not ids:
+        return run.reject(stage, {})
+    captions = {video_id: run.captions[video_id] for video_id in ids}
+    name = _store_name(run.decoded)
+    out = _work_store(run, f"{stage.name}-{scores_fingerprint(config, name)[:16]}", CONSISTENCY_SCHEMA)
+    pending = pa.table({"video_id": ids, "caption": list(captions.values())})
+    rejects = _run_into(run, stage, out, pending, config=config, ingest=run.decoded)
+    for row in out.table().to_pylist():
+        if (caption := captions.get(row["video_id"])) is None:
+            continue
+        if row["caption_hash"] != caption_hash(caption):
+            raise StoreError(
+                f"{out.uri}: {row['video_id']!r} was scored with another caption; use a new work folder"
+            )
+        run.consistency[row["video_id"]] = row["consistency"]
+    threshold = threshold_of(config, list(run.consistency.values())) if run.consistency else -1.0
+    return run.reject(stage, rejects | inconsistent_pairs(run.consistency, threshold=threshold))
+
+
+def apply_filter(run: SynthesisRun, stage: Stage) -> StageCounts:
+    """Apply a filter of the user's own (`FilterWorker`) to the stored rows of the videos."""
+    identity = {"filter": stage.worker_args, "ingest": _store_name(run.decoded)}
+    out = _work_store(run, f"{stage.name}-{fingerprint(identity)[:16]}", _PASSED_SCHEMA)
+    pending = run.videos.select(["video_id"])
+    return run.reject(stage, _run_into(run, stage, out, pending, decoded=run.decoded))
+
+
+class FilterWorker:
+    """Worker that asks a filter of the user's own: rows of video_id -> rows of video_id or rejects.
+
+    name: "module:Class" of the filter. options: its keyword arguments. The filter gets rows of
+    `INGEST_SCHEMA` and returns, for each of them, the row itself or a `Reject`.
     """
-    with FolderLock(work):
-        run = partial(run_stage, commit_seconds=commit_seconds, on_progress=on_progress)
-        captions, rectified = rectify_captions(manifest, on=quality.rectify)
 
-        ingest = _work_store(work, f"ingest-{ingest_fingerprint(media, seed)[:16]}", INGEST_SCHEMA)
-        broken = _rejects_of(ingest)
-        integrity = run(
-            "integrity",
-            pending=manifest.select(["video_id", "uri"]),
-            worker=ingest_worker,
-            worker_args={"media": media, "seed": seed},
-            out=ingest,
-            rejects=broken,
-            resources=resources.media,
-        )
-        videos = _videos_of(manifest, ingest)
-        copies = drop_duplicates(
-            videos,
-            ingest.batches(["video_id", "signature"], rows=1024),  # 3 MB; some dozen are read ahead
-            threshold=quality.near_duplicate_threshold,
-        )
-        static = drop_static(_select(videos, copies.kept), threshold=quality.motion_threshold)
-        scores, failed, seconds = _score(
-            static.kept,
-            captions,
-            quality.consistency,
-            resources.consistency,
-            ingest,
-            work,
-            partial(run, worker=consistency_worker),
-        )
-        threshold = threshold_of(quality.consistency, list(scores.values())) if scores else -1.0
-        inconsistent = drop_inconsistent(static.kept, scores, failed, threshold=threshold, seconds=seconds)
+    def __init__(self, name: str, options: Mapping[str, Any], decoded: Store) -> None:
+        self._filter = load_class(name)(**options)
+        self._decoded = decoded
 
-        everyone = set(manifest["video_id"].to_pylist())
-        gone = [row for row in broken.table().to_pylist() if row["video_id"] in everyone]
-        verdicts = [rectified, copies, static, inconsistent]
-        _commit_rejects(rejects, [("integrity", gone), *((item.stage, item.rejects) for item in verdicts)])
-        _commit_assets(
-            inconsistent.kept, captions, scores, ingest, assets, rejects, resources.media, on_progress
-        )
-        return [rectified.counts, integrity, copies.counts, static.counts, inconsistent.counts]
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+        stored = self._decoded.take([row["video_id"] for row in rows]).to_pylist()
+        return [
+            {"video_id": result.get("video_id")} if isinstance(result, dict) else result
+            for result in self._filter(stored)
+        ]
 
 
-def _work_store(work: str, name: str, schema: pa.Schema) -> Store:
-    return Store(f"{work.rstrip('/')}/{name}.lance", schema)
+def _store_name(store: Store) -> str:
+    return store.uri.rsplit("/", 1)[-1]
 
 
-def _rejects_of(store: Store) -> Store:
-    uri = store.uri.removesuffix(".lance") + "-rejects.lance"
-    return Store(uri, REJECT_SCHEMA)
+def _work_store(run: SynthesisRun, name: str, schema: pa.Schema) -> Store:
+    return Store(f"{work_folder(run.config)}/{name}.lance", schema)
 
 
-def _videos_of(manifest: pa.Table, ingest: Store) -> pa.Table:
-    """Return the scores of the manifest's decodable videos, sorted by id.
+def _run_into(
+    run: SynthesisRun, stage: Stage, out: Store, pending: pa.Table, **worker_args: Any
+) -> dict[str, Reject]:
+    """Run a stage's worker into a store of the work folder, which may hold results of other runs.
+
+    Returns the rejects among `pending` by video id; all its other videos are in `out` afterwards.
+    """
+    rejects = _work_store(run, _store_name(out).removesuffix(".lance") + "-rejects", REJECT_SCHEMA)
+    run_stage(
+        stage.name,
+        pending=pending,
+        worker=stage.worker,
+        worker_args={**stage.worker_args, **worker_args},
+        out=out,
+        rejects=rejects,
+        resources=run.pool(stage),
+        commit_seconds=run.config.commit_seconds,
+    )
+    wanted = set(pending["video_id"].to_pylist())
+    return {
+        row["video_id"]: Reject(row["reason"], row["detail"], json.loads(row["scores"]), row["attempts"])
+        for row in rejects.table().to_pylist()
+        if row["video_id"] in wanted
+    }
+
+
+def _decoded_videos(manifest: pa.Table, ingest: Store) -> pa.Table:
+    """Return the score columns of the manifest's decodable videos, sorted by id.
 
     Raises StoreError if an id now names another file.
     """
@@ -145,94 +159,50 @@ def _videos_of(manifest: pa.Table, ingest: Store) -> pa.Table:
     return videos.drop_columns(["manifest_uri"])
 
 
-def _select(table: pa.Table, ids: Sequence[str]) -> pa.Table:
-    return table.filter(pc.is_in(table["video_id"], value_set=pa.array(ids, pa.string())))
+def write_assets(run: SynthesisRun, stage: Stage) -> None:
+    """Commit the rejects of all filters, then the videos that passed; each is one commit.
 
-
-def _score(
-    video_ids: Sequence[str],
-    captions: Mapping[str, str],
-    config: ConsistencyConfig,
-    resources: StageResources,
-    ingest: Store,
-    work: str,
-    run: Callable[..., StageCounts],
-) -> tuple[dict[str, float], dict[str, dict[str, Any]], float]:
-    """(cosine by video id, reject rows by video id, seconds) of the videos that have a caption."""
-    pairs = [(video_id, captions[video_id]) for video_id in video_ids if video_id in captions]
-    if config.model is None or not pairs:
-        return {}, {}, 0.0
-    name = f"consistency-{scores_fingerprint(config, ingest.uri.rsplit('/', 1)[-1])[:16]}"
-    out = _work_store(work, name, CONSISTENCY_SCHEMA)
-    unscored = _rejects_of(out)
-    counts = run(
-        "consistency",
-        pending=pa.table({"video_id": [item for item, _ in pairs], "caption": [text for _, text in pairs]}),
-        worker_args={"config": config, "ingest": ingest},
-        out=out,
-        rejects=unscored,
-        resources=resources,
-    )
-    caption_of = dict(pairs)
-    scores = {}
-    for row in out.table().to_pylist():
-        if (text := caption_of.get(row["video_id"])) is None:
-            continue
-        if row["caption_hash"] != caption_hash(text):
-            raise StoreError(
-                f"{out.uri}: {row['video_id']!r} was scored with another caption; use a new work folder"
-            )
-        scores[row["video_id"]] = row["consistency"]
-    failed = {row["video_id"]: row for row in unscored.table().to_pylist() if row["video_id"] in caption_of}
-    return scores, failed, counts.seconds
-
-
-def _commit_rejects(rejects: Store, by_stage: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> None:
-    """Add the reject rows that are not there yet, all by one commit."""
-    rejects.create()
-    new: list[Mapping[str, Any]] = []
-    for stage, rows in by_stage:
-        there = rejects.keys(f"stage = '{stage}'")
-        _refuse_changed(rejects, there - {row["video_id"] for row in rows}, f"rejected by {stage}")
-        new.extend(row for row in rows if row["video_id"] not in there)
-    rejects.append(pa.Table.from_pylist(new, schema=REJECT_SCHEMA))
-
-
-def _commit_assets(
-    kept: Sequence[str],
-    captions: Mapping[str, str],
-    scores: Mapping[str, float],
-    ingest: Store,
-    assets: Store,
-    rejects: Store,
-    resources: StageResources,
-    on_progress: OnProgress | None,
-) -> None:
-    """Copy what passed into assets.lance: written by many workers, visible by one commit."""
-    _refuse_changed(assets, assets.keys() - set(kept), "among the assets")
+    The rows are copied. Lance could refer to the files of the work folder instead, but only by
+    absolute paths: moving the run, deleting the work folder, or compacting it for another run would
+    then make assets.lance unreadable (measured in docs/LOG.md).
+    Raises StoreError if the stores hold other verdicts already.
+    """
+    _commit_rejects(run)
+    assets, ids = run.assets, run.videos["video_id"].to_pylist()
+    _refuse_changed(assets, assets.keys() - set(ids), "among the assets")
     pending = pa.table(
         {
-            "video_id": pa.array(kept, pa.string()),
-            "caption": pa.array([captions.get(video_id) for video_id in kept], pa.string()),
-            "consistency": pa.array([scores.get(video_id) for video_id in kept], pa.float64()),
+            "video_id": pa.array(ids, pa.string()),
+            "caption": pa.array([run.captions.get(video_id) for video_id in ids], pa.string()),
+            "consistency": pa.array([run.consistency.get(video_id) for video_id in ids], pa.float64()),
         }
     )
     counts = run_stage(
-        "assets",
+        stage.name,
         pending=pending,
-        worker=AssetWriter,
-        worker_args={"ingest": ingest},
+        worker=stage.worker,
+        worker_args={"ingest": run.decoded},
         out=assets,
-        rejects=rejects,
-        resources=resources,
+        rejects=run.rejects,
+        resources=run.pool(stage),
         commit_seconds=float("inf"),
-        on_progress=on_progress,
     )
     if counts.n_rejected:
         raise StageError(
-            f"{assets.uri}: {counts.n_rejected} videos could not be copied from {ingest.uri}; "
-            f"the reasons are under stage 'assets' in {rejects.uri}"
+            f"{assets.uri}: {counts.n_rejected} videos could not be copied from {run.decoded.uri}; "
+            f"the reasons are under stage {stage.name!r} in {run.rejects.uri}"
         )
+
+
+def _commit_rejects(run: SynthesisRun) -> None:
+    """Add the reject rows that are not there yet, all by one commit."""
+    run.rejects.create()
+    new: list[Mapping[str, Any]] = []
+    for name, rows in run.rejected.items():
+        there = run.rejects.keys(f"stage = '{name}'")
+        _refuse_changed(run.rejects, there - {row["video_id"] for row in rows}, f"rejected by {name}")
+        new.extend(row for row in rows if row["video_id"] not in there)
+    run.rejects.append(pa.Table.from_pylist(new, schema=REJECT_SCHEMA))
 
 
 def _refuse_changed(store: Store, strangers: set[str], what: str) -> None:
@@ -253,12 +223,3 @@ class AssetWriter:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | Reject]:
         stored = self._ingest.take([row["video_id"] for row in rows], INGEST_SCHEMA.names).to_pylist()
         return [{**kept, **row} for kept, row in zip(stored, rows, strict=True)]
-
-
-def open_assets(output: str) -> tuple[Store, Store]:
-    """(assets.lance, rejects.lance) of an output folder."""
-    base = output.rstrip("/")
-    return (
-        Store(f"{base}/assets.lance", ASSET_SCHEMA),
-        Store(f"{base}/rejects.lance", REJECT_SCHEMA),
-    )

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gve_ray.schema import AssetRef, Frames
@@ -150,14 +150,6 @@ class Asker:
     generator: Generator
     config: CaptionerConfig
     seed: int
-    _sampling: str = field(init=False, default="")
-
-    def __post_init__(self) -> None:
-        described = {
-            name: getattr(self.config, name)
-            for name in ("temperature", "retry_temperature", "top_p", "max_tokens")
-        }
-        object.__setattr__(self, "_sampling", json.dumps(described, sort_keys=True))
 
     def ask(self, question: Question) -> "Future[Answer]":
         """Ask until an answer is valid or `config.max_attempts` are used up. The future raises BrokenWorker."""
@@ -217,6 +209,7 @@ class Asker:
         """Return the provenance of an answer as a `schema.GENERATION_TYPE` record."""
         question = answer.question
         info = self.generator.info
+        names = ("temperature", "retry_temperature", "top_p", "max_tokens")
         return {
             "prompt_id": question.prompt_id,
             "prompt_version": load_prompt(question.prompt_id).version,
@@ -224,7 +217,7 @@ class Asker:
             "slots": json.dumps(dict(question.slots), sort_keys=True, ensure_ascii=False),
             "model": info.name,
             "revision": info.revision,
-            "sampling": self._sampling,
+            "sampling": json.dumps({name: getattr(self.config, name) for name in names}, sort_keys=True),
             "seed": answer.seed,
             "attempts": answer.attempts,
             "reason": None if answer.texts is not None else answer.rejected[-1].problems[0].code,

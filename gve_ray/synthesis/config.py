@@ -9,6 +9,7 @@ from gve_ray.config import (
     StageResources,
     VideoSettings,
     check,
+    check_name,
     check_numbers,
     expand_paths,
     number,
@@ -163,6 +164,29 @@ class SynthesisResources:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CustomStageConfig:
+    """A filter of the user's own among the stages of synthesis (docs/architecture.md).
+
+    name: in run.json, rejects.lance and the report. after: the stage that it follows. worker: its
+    class as "module:Class"; options: keyword arguments of the class.
+    """
+
+    name: str
+    after: str
+    worker: str
+    options: dict[str, Any] = field(default_factory=dict)
+    resources: StageResources = field(default_factory=StageResources)
+
+    def __post_init__(self) -> None:
+        check_name("stages", self.name)
+        module, _, name = self.worker.partition(":")
+        check(
+            bool(module and name),
+            f"stages.{self.name}.worker={self.worker!r}: name a class as module:Class, e.g. my_filters:MyFilter",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportConfig:
     """Sizes of the HTML report."""
 
@@ -192,6 +216,7 @@ class SynthesisConfig:
     enrich: EnrichConfig = field(default_factory=EnrichConfig)
     extend: ExtendConfig = field(default_factory=ExtendConfig)
     assemble: AssembleConfig = field(default_factory=AssembleConfig)
+    stages: list[CustomStageConfig] = field(default_factory=list)
     resources: SynthesisResources = field(default_factory=SynthesisResources)
     commit_seconds: float = number(30.0, above=0)
     report: ReportConfig = field(default_factory=ReportConfig)
@@ -217,4 +242,8 @@ class SynthesisConfig:
         parts = asdict(self)
         for name in ("output", "work", "resources", "commit_seconds", "report"):
             del parts[name]
+        for stage in parts["stages"]:
+            del stage["resources"]
+        if not parts["stages"]:  # runs without filters keep the identity that they had before filters existed
+            del parts["stages"]
         return parts

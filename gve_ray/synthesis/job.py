@@ -1,19 +1,29 @@
-"""Summarize a synthesis run, and detect whether the same run has already finished."""
+"""Run a synthesis job: check it, run its stages in order, and write its report.
+
+result = synthesize(config)
+"""
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
-from gve_ray.stage import StageCounts
-from gve_ray.store import fingerprint
+from gve_ray.inputs.manifest import read_manifest
+from gve_ray.preflight import check_cluster, check_models, check_paths, live_nodes
+from gve_ray.store import FolderLock, RunFolder, fingerprint
 from gve_ray.store.runfolder import RUN_FILE, filesystem
 from gve_ray.synthesis.config import SynthesisConfig
+from gve_ray.synthesis.needs import needs_of
+from gve_ray.synthesis.pipeline import stages_of
+from gve_ray.synthesis.report import write_report
+from gve_ray.synthesis.stages import Stage, SynthesisRun, work_folder
 
-UNITS = {"rectify": "captions", "assemble": "pairs"}  # all other stages count videos
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,19 +50,66 @@ class SynthesisResult:
         return "\n".join(table)
 
 
-def stage_facts(stages: Sequence[StageCounts]) -> list[dict[str, Any]]:
-    """Stages as in run.json; seconds are of the run that wrote them."""
-    return [
-        {
-            "name": stage.name,
-            "unit": UNITS.get(stage.name, "videos"),
-            "in": stage.n_in,
-            "out": stage.n_out,
-            "rejected": stage.n_rejected,
-            "seconds": round(stage.seconds, 3),
-        }
-        for stage in stages
-    ]
+def synthesize(
+    config: SynthesisConfig,
+    *,
+    connect: Callable[[], object] = lambda: None,
+    stages: Sequence[Stage] | None = None,
+) -> SynthesisResult:
+    """Run the job, resuming an earlier run; a finished run is not repeated.
+
+    connect: called once the checks that need no cluster have passed, to see that Ray is connected.
+    stages: those of the config unless a benchmark brings its own.
+    Raises PreflightError or RunFolderError before any work; StageError or StoreError from a stage, after
+    which the same call resumes the run.
+    """
+    check_paths(needs_of(config))
+    stages = stages_of(config) if stages is None else stages
+    config = replace(config, output=config.output.rstrip("/") or "/")
+    manifest = read_manifest(config.input)
+    if earlier := finished_before(config, manifest):
+        return earlier
+    needs = needs_of(config, lambda: manifest.column("uri").to_pylist())
+    check_models(needs)
+    connect()
+    check_cluster(needs, live_nodes())
+    with RunFolder(config.output, job=config.job, config=config.identity()) as folder:
+        log.info("synthesize: %d videos from %s to %s", manifest.num_rows, config.input, config.output)
+        run = SynthesisRun(config=config, manifest=manifest)
+        first_after_assets = [stage.name for stage in stages].index("assets") + 1
+        with FolderLock(work_folder(config)):  # the stages up to assets write there
+            facts = _run_stages(run, stages[:first_after_assets], folder, [])
+        facts = _run_stages(run, stages[first_after_assets:], folder, facts)
+        folder.record(pairs=run.pairs)
+        report = write_report(run, folder.facts)
+        folder.record(report=report, finished=manifest_fingerprint(manifest))
+    return SynthesisResult(output=config.output, stages=facts, pairs=run.pairs, report=report)
+
+
+def _run_stages(
+    run: SynthesisRun, stages: Sequence[Stage], folder: RunFolder, facts: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Run stages in order; return their entries in run.json after those of earlier ones.
+
+    The seconds of an entry are of the run that wrote it.
+    """
+    entries = list(facts)
+    for stage in stages:
+        begun = time.monotonic()
+        counts = stage.run(run, stage)
+        if counts is not None:
+            entries.append(
+                {
+                    "name": stage.name,
+                    "unit": stage.unit,
+                    "in": counts.n_in,
+                    "out": counts.n_out,
+                    "rejected": counts.n_rejected,
+                    "seconds": round(time.monotonic() - begun, 3),
+                }
+            )
+            folder.record(stages=entries)
+    return entries
 
 
 def manifest_fingerprint(manifest: pa.Table) -> str:

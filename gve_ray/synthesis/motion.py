@@ -39,11 +39,6 @@ def motion_score(pixels: np.ndarray) -> float:
     return max(changes, default=0.0)
 
 
-def is_static(score: float, threshold: float = THRESHOLD) -> bool:
-    """Return whether a score is below the threshold; the video itself is not needed."""
-    return score < threshold
-
-
 def _planes(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(float32 [3, h, w], bool [h, w]): luma and two colour differences, and where no channel is clipped.
 

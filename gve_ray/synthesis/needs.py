@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from gve_ray.inputs.manifest import video_uris
 from gve_ray.preflight import Input, Needs, Workers, weights_of, workers_of
 from gve_ray.synthesis.config import SynthesisConfig
+from gve_ray.synthesis.pipeline import stages_of
 
 
 def needs_of(config: SynthesisConfig, videos: Callable[[], Sequence[str]] | None = None) -> Needs:
@@ -17,6 +18,7 @@ def needs_of(config: SynthesisConfig, videos: Callable[[], Sequence[str]] | None
             Input(option="input", uri=config.input, list_files=videos or (lambda: video_uris(config.input)))
         ],
         outputs={"output": config.output} | ({"work": config.work} if config.work else {}),
+        rules=lambda: stages_of(config),
     )
 
 
@@ -29,4 +31,5 @@ def _workers(config: SynthesisConfig) -> list[Workers]:
     if consistency.model is not None:
         weights = weights_of("quality.consistency", consistency)
         workers.append(workers_of("resources.consistency", config.resources.consistency, weights))
+    workers += [workers_of(f"stages.{stage.name}.resources", stage.resources) for stage in config.stages]
     return workers

@@ -1,95 +1,159 @@
-"""Run V-SynFlow: quality control, enrichment, extension and assembly (arXiv:2510.27571, section 4).
+"""The order of synthesis: V-SynFlow (arXiv:2510.27571, section 4) as a list of stages.
 
-    rectify -> integrity -> duplicates -> dynamics -> consistency    ==> assets.lance, rejects.lance
-    captions -> frame_captions, composed_image, composed_clip        ==> annotations.lance
-    assemble                                                         ==> uvrd/task=*/part-*.parquet
-
-Every stage skips rows that are already committed, so a killed run resumes with the same command.
+Captions are cleaned and videos filtered (quality control), then captioned (enrichment), then given
+composed queries (extension), and finally turned into training pairs. `job.synthesize` runs the
+stages in this order; run.json and the report list them in this order. Every stage skips rows that
+are already committed, so a killed run resumes with the same command.
 """
 
-import dataclasses
-import logging
-from collections.abc import Callable
+import inspect
 
-from gve_ray.inputs.manifest import read_manifest
-from gve_ray.preflight import check_cluster, check_models, check_paths, live_nodes
-from gve_ray.schema import ANNOTATION_SCHEMA
-from gve_ray.store import RunFolder, Store
-from gve_ray.synthesis.annotate import Annotator, build_annotations
-from gve_ray.synthesis.assemble import assemble
-from gve_ray.synthesis.assets import build_assets, open_assets
-from gve_ray.synthesis.config import SynthesisConfig
+from gve_ray.job import PreflightError
+from gve_ray.synthesis.annotate import Annotator, annotate, count_answers
+from gve_ray.synthesis.assemble import assemble_pairs
+from gve_ray.synthesis.assets import (
+    AssetWriter,
+    FilterWorker,
+    apply_filter,
+    decode,
+    drop_duplicates,
+    drop_inconsistent,
+    drop_static,
+    rectify,
+    write_assets,
+)
+from gve_ray.synthesis.config import CustomStageConfig, SynthesisConfig
 from gve_ray.synthesis.consistency import ConsistencyWorker
 from gve_ray.synthesis.ingest import IngestWorker
-from gve_ray.synthesis.job import SynthesisResult, finished_before, manifest_fingerprint, stage_facts
-from gve_ray.synthesis.needs import needs_of
-from gve_ray.synthesis.report import write_report
+from gve_ray.synthesis.stages import Stage, load_class
 
-log = logging.getLogger(__name__)
+STAGES = (
+    Stage(
+        name="rectify",
+        unit="captions",
+        reads=("manifest",),
+        writes=("clean captions",),
+        run=rectify,
+    ),
+    Stage(
+        name="integrity",
+        unit="videos",
+        reads=("manifest",),
+        writes=("decoded videos", "videos"),
+        run=decode,
+        worker=IngestWorker,
+        resources="media",
+    ),
+    Stage(
+        name="duplicates",
+        unit="videos",
+        reads=("decoded videos", "videos"),
+        writes=("videos",),
+        run=drop_duplicates,
+    ),
+    Stage(
+        name="dynamics",
+        unit="videos",
+        reads=("videos",),
+        writes=("videos",),
+        run=drop_static,
+    ),
+    Stage(
+        name="consistency",
+        unit="videos",
+        reads=("decoded videos", "clean captions", "videos"),
+        writes=("videos", "cosines"),
+        run=drop_inconsistent,
+        worker=ConsistencyWorker,
+        resources="consistency",
+    ),
+    Stage(
+        name="assets",
+        unit=None,
+        reads=("decoded videos", "clean captions", "videos", "cosines"),
+        writes=("assets.lance", "rejects.lance"),
+        run=write_assets,
+        worker=AssetWriter,
+        resources="media",
+    ),
+    Stage(
+        name="captions",
+        unit="videos",
+        reads=("assets.lance",),
+        writes=("annotations.lance", "rejects.lance"),
+        run=annotate,
+        worker=Annotator,
+        resources="captioner",
+    ),
+    *(
+        Stage(
+            name=name,
+            unit="videos",
+            reads=("annotations.lance",),
+            writes=("rejects.lance",),
+            run=count_answers,
+        )
+        for name in ("frame_captions", "composed_image", "composed_clip")
+    ),
+    Stage(
+        name="assemble",
+        unit="pairs",
+        reads=("annotations.lance",),
+        writes=("uvrd",),
+        run=assemble_pairs,
+    ),
+)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Workers:
-    """The worker classes. A replacement takes the same arguments and returns the same kind of rows."""
+def stages_of(config: SynthesisConfig) -> tuple[Stage, ...]:
+    """Return the stages of a config: `STAGES`, and the filters that `config.stages` adds to them.
 
-    ingest: type = IngestWorker
-    consistency: type = ConsistencyWorker
-    annotator: type = Annotator
-
-
-def synthesize(
-    config: SynthesisConfig,
-    *,
-    connect: Callable[[], object] = lambda: None,
-    workers: Workers | None = None,
-) -> SynthesisResult:
-    """Run the job, resuming an earlier run; a finished run is not repeated.
-
-    connect: called once the checks that need no cluster have passed, to see that Ray is connected. workers: the
-    real ones unless a benchmark brings its own.
-    Raises PreflightError or RunFolderError before any work; StageError or StoreError from a stage, after
-    which the same call resumes the run.
+    Raises PreflightError where a filter has the name of another stage, follows a stage that it
+    cannot follow, cannot be imported, or does not take its options.
     """
-    check_paths(needs_of(config))
-    workers = workers or Workers()
-    config = dataclasses.replace(config, output=config.output.rstrip("/") or "/")
-    manifest = read_manifest(config.input)
-    if earlier := finished_before(config, manifest):
-        return earlier
-    needs = needs_of(config, lambda: manifest.column("uri").to_pylist())
-    check_models(needs)
-    connect()
-    check_cluster(needs, live_nodes())
-    assets, rejects = open_assets(config.output)
-    annotations = Store(f"{config.output}/annotations.lance", ANNOTATION_SCHEMA)
-    with RunFolder(config.output, job=config.job, config=config.identity()) as run:
-        log.info("synthesize: %d videos from %s to %s", manifest.num_rows, config.input, config.output)
-        counts = build_assets(
-            manifest,
-            media=config.media,
-            quality=config.quality,
-            resources=config.resources,
-            seed=config.seed,
-            assets=assets,
-            rejects=rejects,
-            work=config.work or run.path("work"),
-            commit_seconds=config.commit_seconds,
-            ingest_worker=workers.ingest,
-            consistency_worker=workers.consistency,
+    stages = list(STAGES)
+    for custom in config.stages:
+        names = [stage.name for stage in stages]
+        where = f"stages.{custom.name}"
+        if custom.name in names:
+            raise PreflightError(f"{where}: there is a stage of this name already; choose another name")
+        allowed = names[names.index("integrity") : names.index("assets")]
+        if custom.after not in allowed:
+            raise PreflightError(
+                f"{where}.after={custom.after!r}: a filter needs decoded videos and precedes assets.lance; "
+                f"use {', '.join(allowed)}"
+            )
+        _check_worker(custom)
+        stages.insert(
+            names.index(custom.after) + 1,
+            Stage(
+                name=custom.name,
+                unit="videos",
+                reads=("decoded videos", "videos"),
+                writes=("videos",),
+                run=apply_filter,
+                worker=FilterWorker,
+                worker_args={"name": custom.worker, "options": custom.options},
+                resources=custom.resources,
+            ),
         )
-        run.record(stages=stage_facts(counts))
-        counts += build_annotations(
-            config,
-            assets=assets,
-            annotations=annotations,
-            rejects=rejects,
-            annotator=workers.annotator,
-        )
-        run.record(stages=stage_facts(counts))
-        assembled = assemble(annotations, run.path("uvrd"), config=config.assemble, seed=config.seed)
-        stages = stage_facts([*counts, assembled.counts])
-        pairs = {task.value: counts_of_task.pairs for task, counts_of_task in assembled.tasks.items()}
-        run.record(stages=stages, pairs=pairs)
-        report = write_report(config, run.facts)
-        run.record(report=report, finished=manifest_fingerprint(manifest))
-    return SynthesisResult(output=config.output, stages=stages, pairs=pairs, report=report)
+    return tuple(stages)
+
+
+def _check_worker(custom: CustomStageConfig) -> None:
+    """Raise PreflightError if the class of a filter cannot be imported or does not take its options."""
+    where = f"stages.{custom.name}.worker={custom.worker!r}"
+    try:
+        worker = load_class(custom.worker)
+    except Exception as error:  # whatever the module of the user raises when it is imported
+        raise PreflightError(
+            f"{where}: cannot be used ({type(error).__name__}: {error}); name a class as module:Class, in an "
+            "installed package, in the current folder, or in the --working-dir of the Ray job"
+        ) from error
+    try:
+        inspect.signature(worker).bind(**custom.options)
+    except TypeError as error:
+        raise PreflightError(
+            f"{where}: does not take options={custom.options} ({error}); its arguments are "
+            f"{inspect.signature(worker)}"
+        ) from error

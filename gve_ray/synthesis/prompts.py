@@ -41,6 +41,18 @@ VIDEO_STYLES = {
     "5": Style("partial", 10, 70),
 }
 FRAME_STYLES = {**VIDEO_STYLES, "2": Style("rich", 50, 200)}
+_TARGET = (
+    {"type": "text", "text": "Target video: "},
+    {"type": "video"},
+    {"type": "text", "text": " Reference: "},
+)
+# What the user turn shows before its text, which varies.
+_MEDIA: Mapping[str, tuple[Mapping[str, str], ...]] = {
+    "video_captions": ({"type": "video"},),
+    "frame_captions": ({"type": "image"},),
+    "composed_image": (*_TARGET, {"type": "image"}),
+    "composed_clip": (*_TARGET, {"type": "video"}),
+}
 COMPOSED_IMAGE_WORDS = (1, 50)
 COMPOSED_CLIP_WORDS = (5, 15)
 
@@ -117,30 +129,6 @@ def draw_query_slots(seed: int, video_id: str, prompt_id: str) -> dict[str, str]
     return {"relation": rng.choice(RELATIONS), **slots}
 
 
-def user_content(prompt_id: str, text: str) -> list[dict[str, str]]:
-    """The user turn as chat content parts, media before the varying text.
-
-    Media parts, in this order: [video] for video_captions, [image] for frame_captions,
-    [target video, reference image] for composed_image, [target video, reference clip] for composed_clip.
-    """
-    tail = {"type": "text", "text": text}
-    match prompt_id:
-        case "video_captions":
-            return [{"type": "video"}, tail]
-        case "frame_captions":
-            return [{"type": "image"}, tail]
-        case "composed_image" | "composed_clip":
-            reference = "image" if prompt_id == "composed_image" else "video"
-            return [
-                {"type": "text", "text": "Target video: "},
-                {"type": "video"},
-                {"type": "text", "text": " Reference: "},
-                {"type": reference},
-                tail,
-            ]
-    raise ValueError(f"prompt {prompt_id!r}: unknown")
-
-
 def as_words(text: str, special_tokens: Iterable[str] = ()) -> str:
     """Return an untrusted text without any special token: "<|im_end|>" becomes "< |im_end|>".
 
@@ -163,5 +151,5 @@ def messages(prompt_id: str, *, special_tokens: Iterable[str] = (), **slots: str
     words = {name: as_words(value, special_tokens) for name, value in slots.items()}
     return [
         {"role": "system", "content": prompt.system},
-        {"role": "user", "content": user_content(prompt_id, prompt.fill(**words))},
+        {"role": "user", "content": [*_MEDIA[prompt_id], {"type": "text", "text": prompt.fill(**words)}]},
     ]

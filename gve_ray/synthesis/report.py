@@ -17,19 +17,15 @@ import pyarrow.compute as pc
 
 from gve_ray import report
 from gve_ray.report import picture
-from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA
-from gve_ray.stage import REJECT_SCHEMA
-from gve_ray.store import Store
 from gve_ray.store.runfolder import filesystem, write_atomically
 from gve_ray.synthesis import charts
 from gve_ray.synthesis.config import SynthesisConfig
 from gve_ray.synthesis.consistency import threshold_of
-from gve_ray.synthesis.ingest import INGEST_SCHEMA, ingest_fingerprint
 from gve_ray.synthesis.prompts import PROFILES, VIDEO_STYLES
+from gve_ray.synthesis.stages import SynthesisRun
 from gve_ray.synthesis.validate import words
 
-TEXT_COLUMNS = ("captions", "frame_captions", "composed_image", "composed_clip")
-TEXT_NAMES = {
+TEXT_COLUMNS = {
     "captions": "caption",
     "frame_captions": "frame caption",
     "composed_image": "query with image",
@@ -147,20 +143,18 @@ def word_charts(annotations: Iterable[Mapping[str, Any]]) -> list[Chart]:
     return drawn
 
 
-def collect(config: SynthesisConfig, facts: Mapping[str, Any]) -> Page:
+def collect(run: SynthesisRun, facts: Mapping[str, Any]) -> Page:
     """Read the stores of a run into a page. facts: those of run.json, with `stages` and `pairs`."""
-    assets = Store(f"{config.output}/assets.lance", ASSET_SCHEMA)
-    annotations = Store(f"{config.output}/annotations.lance", ANNOTATION_SCHEMA)
-    rejects = Store(f"{config.output}/rejects.lance", REJECT_SCHEMA)
-    kept = assets.table(list(SCORES))
+    config, annotations = run.config, run.annotations
+    kept = run.assets.table(list(SCORES))
     scores = {name: array("d", kept[name].drop_null().to_numpy()) for name in SCORES}
     refused = _Refused(config, scores)
-    for batch in rejects.batches():
+    for batch in run.rejects.batches():
         refused.add(batch)
     captioned: list[Mapping[str, Any]] = []
     annotated, written = annotations.count(), 0
     every = max(1, annotated // _COUNTED)
-    for batch in annotations.batches(TEXT_COLUMNS, rows=1024):
+    for batch in annotations.batches(list(TEXT_COLUMNS), rows=1024):
         written += sum(pc.sum(pc.list_value_length(column)).as_py() or 0 for column in batch.columns)
         some = pa.array(range(0, batch.num_rows, every), pa.int64())
         captioned += batch.select(["captions"]).take(some).to_pylist()
@@ -178,28 +172,21 @@ def collect(config: SynthesisConfig, facts: Mapping[str, Any]) -> Page:
         headline=_headline(steps, annotated, written, pairs),
         funnel=steps,
         charts=drawn,
-        samples=_sample_cards(config, assets, annotations),
-        rejects=_reject_cards(config, refused.chosen()),
+        samples=_sample_cards(run),
+        rejects=_reject_cards(run, refused.chosen()),
         facts=_facts(config, facts),
     )
 
 
-def write_report(config: SynthesisConfig, facts: Mapping[str, Any]) -> str:
+def write_report(run: SynthesisRun, facts: Mapping[str, Any]) -> str:
     """Write report.html and funnel.png into the run's folder; returns the page's path."""
-    page = collect(config, facts)
-    disk, root = filesystem(config.output)
+    page = collect(run, facts)
+    disk, root = filesystem(run.config.output)
     write_atomically(disk, f"{root}/report.html", render(page).encode())
     steps = [(step.name, step.n_in, step.n_out) for step in page.funnel if step.unit == "videos"]
     reasons = {step.name: dict(step.reasons) for step in page.funnel}
     write_atomically(disk, f"{root}/funnel.png", charts.funnel_png(steps, reasons))
-    return f"{config.output}/report.html"
-
-
-def decoded_store(config: SynthesisConfig) -> Store:
-    """The integrity stage's data set, in which the refused videos' frames still are."""
-    work = (config.work or f"{config.output}/work").rstrip("/")
-    name = f"ingest-{ingest_fingerprint(config.media, config.seed)[:16]}.lance"
-    return Store(f"{work}/{name}", INGEST_SCHEMA)
+    return f"{run.config.output}/report.html"
 
 
 def _headline(
@@ -254,23 +241,13 @@ def _draw(config: SynthesisConfig, ids: Iterable[str], n: int) -> list[str]:
     return heapq.nsmallest(n, ids, key=rank)
 
 
-def _sample_cards(config: SynthesisConfig, assets: Store, annotations: Store) -> list[Card]:
-    named = (video_id.as_py() for video_id in annotations.table(["video_id"])["video_id"])
-    ids = _draw(config, named, config.report.samples)
-    texts = annotations.take(ids, ["video_id", *TEXT_COLUMNS]).to_pylist() if ids else []
+def _sample_cards(run: SynthesisRun) -> list[Card]:
+    named = (video_id.as_py() for video_id in run.annotations.table(["video_id"])["video_id"])
+    ids = _draw(run.config, named, run.config.report.samples)
+    texts = run.annotations.take(ids, ["video_id", *TEXT_COLUMNS]).to_pylist() if ids else []
     by_id = {row["video_id"]: row for row in texts}
-    columns = [
-        "video_id",
-        "uri",
-        "caption",
-        "width",
-        "height",
-        "fps",
-        "duration",
-        "frames",
-        "motion",
-        "consistency",
-    ]
+    facts = ["width", "height", "fps", "duration", "motion", "consistency"]
+    columns = ["video_id", "uri", "caption", "frames", *facts]
     return [
         Card(
             name=row["uri"],
@@ -278,7 +255,7 @@ def _sample_cards(config: SynthesisConfig, assets: Store, annotations: Store) ->
             pictures=[picture(jpeg) for jpeg in row["frames"]],
             texts=[("web caption", row["caption"] or "none"), *_texts(by_id[row["video_id"]])],
         )
-        for row in (assets.take(ids, columns).to_pylist() if ids else [])
+        for row in (run.assets.take(ids, columns).to_pylist() if ids else [])
     ]
 
 
@@ -290,14 +267,14 @@ def _asset_facts(row: Mapping[str, Any]) -> str:
 
 def _texts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
-        (f"{TEXT_NAMES[column]}, {text['style']}", text["text"])
-        for column in TEXT_COLUMNS
+        (f"{name}, {text['style']}", text["text"])
+        for column, name in TEXT_COLUMNS.items()
         for text in row[column]
     ]
 
 
-def _reject_cards(config: SynthesisConfig, chosen: Sequence[Mapping[str, Any]]) -> list[Card]:
-    decoded = decoded_store(config)
+def _reject_cards(run: SynthesisRun, chosen: Sequence[Mapping[str, Any]]) -> list[Card]:
+    decoded = run.decoded
     requested = pa.array(sorted({row["video_id"] for row in chosen}), pa.string())
     there = decoded.table(["video_id"])["video_id"].combine_chunks()
     ids = requested.filter(pc.is_in(requested, value_set=there)).to_pylist()

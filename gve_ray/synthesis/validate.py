@@ -10,16 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gve_ray.synthesis.lexicon import (
-    BINDING,
-    CLAUSE_VERB,
-    DYNAMIC_WORDS,
-    ING_NOUNS,
-    NEGATIONS,
-    NO_ATTRIBUTE,
-    RELATION_WORDS,
-    SEQUENCE_CLAIMS,
-)
+from gve_ray.synthesis.lexicon import load_words
 from gve_ray.synthesis.prompts import COMPOSED_CLIP_WORDS, COMPOSED_IMAGE_WORDS, Style
 
 SHORT_BELOW = 20  # prompt 1: at least one caption has fewer words,
@@ -28,6 +19,20 @@ SAME_ABOVE = 0.9  # Jaccard of word pairs from which two texts count as the same
 COPY_ABOVE = 0.8  # the same, of a query and a caption of its target
 LOOP_BELOW = 0.4  # share of distinct word triples below which a text is repetitive
 MIN_KEYWORDS = 3
+
+_WORDS = {name: frozenset(words.split()) for name, words in load_words("queries").items()}
+_NO_ATTRIBUTE = _WORDS["grammar_words"] | _WORDS["vague_words"] | _WORDS["relation_words"]
+# "the man who kneads", "where it kneads": a verb recognized by its position, for verbs that are in no list.
+_CLAUSE_VERB = re.compile(r"\b(?:that|which|who|it|he|she|they)\s+(?!(?:is|was|has|does)\b)[a-z]{3,}s\b")
+_MEDIUM = (
+    r"(?:image|picture|photo|photograph|frame|still|screenshot|shot|clip|footage|recording|segment|snippet|"
+    r"excerpt|reference)"
+)
+_BINDING = re.compile(
+    r"\b(?:this|these|the same|same|shown|pictured|depicted|displayed|seen here|here"
+    rf"|(?:that|the|given|provided|reference|query)\s+{_MEDIUM})\b(?:\s+{_MEDIUM}\b)?",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ def check_frame_captions(captions: Mapping[str, str], styles: Mapping[str, Style
     """`check_captions`, and prompt 4's rule that a still has no sequence and no speed."""
     problems = check_captions(captions, styles)
     for key, style in styles.items():
-        claims = sorted(set(words(captions[key])) & SEQUENCE_CLAIMS)
+        claims = sorted(set(words(captions[key])) & _WORDS["sequence_claims"])
         if claims:
             problems.append(Problem("sequence_claim", f"{style.name}: {', '.join(claims)}"))
     return problems
@@ -113,7 +118,7 @@ def check_image_query(query: str, strategy: str, captions: Sequence[str]) -> lis
     problems = _check_query(query, COMPOSED_IMAGE_WORDS, captions)
     if not _is_dynamic(query):
         problems.append(Problem("no_dynamics", "adds nothing that only a video shows"))
-    if strategy == "negative constraint" and not NEGATIONS & set(words(query)):
+    if strategy == "negative constraint" and not _WORDS["negations"] & set(words(query)):
         problems.append(Problem("no_negation", f"strategy {strategy}"))
     return problems
 
@@ -121,14 +126,14 @@ def check_image_query(query: str, strategy: str, captions: Sequence[str]) -> lis
 def check_clip_query(query: str, captions: Sequence[str]) -> list[Problem]:
     """Rules of prompt 3. `captions` are those of the target video, which the query must not copy."""
     problems = _check_query(query, COMPOSED_CLIP_WORDS, captions)
-    if not (_is_dynamic(query) or RELATION_WORDS & set(words(query))):
+    if not (_is_dynamic(query) or _WORDS["relation_words"] & set(words(query))):
         problems.append(Problem("no_relation", "does not say how the target differs from the clip"))
     return problems
 
 
 def _check_query(query: str, limits: tuple[int, int], captions: Sequence[str]) -> list[Problem]:
     problems = _word_range(query, *limits, "query")
-    if not BINDING.search(query):
+    if not _BINDING.search(query):
         problems.append(Problem("no_binding", "does not point at the reference"))
     if not _attributes(query):
         problems.append(Problem("no_attribute", "names nothing that the reference shows"))
@@ -170,27 +175,27 @@ def _attributes(query: str) -> set[str]:
     """Words of the query that could name something seen: neither grammar, nor pointing, nor motion."""
     return {
         word
-        for word in words(BINDING.sub(" ", query))
-        if word not in NO_ATTRIBUTE and not _is_dynamic_word(word)
+        for word in words(_BINDING.sub(" ", query))
+        if word not in _NO_ATTRIBUTE and not _is_dynamic_word(word)
     }
 
 
 def _is_dynamic(query: str) -> bool:
-    return any(_is_dynamic_word(word) for word in words(query)) or bool(CLAUSE_VERB.search(query.lower()))
+    return any(_is_dynamic_word(word) for word in words(query)) or bool(_CLAUSE_VERB.search(query.lower()))
 
 
 def _is_dynamic_word(word: str) -> bool:
     """In the list of motion, change and order, as a form of a listed verb, or an -ing form of another."""
-    if word in DYNAMIC_WORDS:
+    if word in _WORDS["dynamic_words"]:
         return True
     if word.endswith("ing") and len(word) > 5:
-        return word not in ING_NOUNS
+        return word not in _WORDS["ing_nouns"]
     for suffix in ("s", "es", "d", "ed"):
-        if word.endswith(suffix) and word.removesuffix(suffix) in DYNAMIC_WORDS:
+        if word.endswith(suffix) and word.removesuffix(suffix) in _WORDS["dynamic_words"]:
             return True
     stem = word.removesuffix("ies").removesuffix("ied")
-    if stem != word and stem + "y" in DYNAMIC_WORDS:
+    if stem != word and stem + "y" in _WORDS["dynamic_words"]:
         return True
     if word.endswith("ed") and len(word) > 4 and word[-3] == word[-4]:  # stopped
-        return word[:-3] in DYNAMIC_WORDS
+        return word[:-3] in _WORDS["dynamic_words"]
     return False

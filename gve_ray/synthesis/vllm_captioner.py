@@ -14,9 +14,9 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -293,10 +293,7 @@ def _chat_template(engine: Any, model: str, config: CaptionerConfig) -> Any:
             trust_remote_code=config.engine_args.get("trust_remote_code", False),
         )
 
-    def apply(conversation: Sequence[Mapping[str, object]]) -> str:
-        return tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-
-    return apply
+    return partial(tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True)
 
 
 def _sampling_params(job: _Job) -> Any:

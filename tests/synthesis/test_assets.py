@@ -1,8 +1,9 @@
 """Stage 1 as a whole over a handful of real files, through Ray: the funnel, the stores, a second run."""
 
+import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,24 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image, ImageDraw, ImageFont
 
 from gve_ray.config import StageResources
 from gve_ray.demo.render import encode_mp4
 from gve_ray.stage import StageCounts
-from gve_ray.store import AssetReader, StoreError
+from gve_ray.store import AssetReader, Store, StoreError
 from gve_ray.synthesis import quality
-from gve_ray.synthesis.assets import build_assets, open_assets
-from gve_ray.synthesis.config import MediaConfig, QualityConfig, SynthesisResources
+from gve_ray.synthesis.config import (
+    CaptionerConfig,
+    CustomStageConfig,
+    MediaConfig,
+    QualityConfig,
+    SynthesisConfig,
+    SynthesisResources,
+)
 from gve_ray.synthesis.ingest import ingest_fingerprint
+from gve_ray.synthesis.pipeline import stages_of
+from gve_ray.synthesis.stages import SynthesisRun
 
 MEDIA = MediaConfig(max_pixels=56 * 56, min_pixels=4 * 28 * 28, clips=1, reference_frames=1)
 RESOURCES = SynthesisResources(media=StageResources(actors=1, num_cpus=0.5, batch_size=4))
@@ -83,18 +93,44 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
     )
 
 
-def build(output: Path, manifest: pa.Table, *, work: Path | None = None, **quality: Any) -> list[StageCounts]:
-    assets, rejects = open_assets(str(output))
-    return build_assets(
-        manifest,
-        media=MEDIA,
-        quality=QualityConfig(**quality),
-        resources=RESOURCES,
+def run_of(
+    output: Path,
+    manifest: pa.Table,
+    *,
+    work: Path | None = None,
+    media: MediaConfig = MEDIA,
+    stages: Sequence[CustomStageConfig] = (),
+    **quality: Any,
+) -> SynthesisRun:
+    config = SynthesisConfig(
+        input="the manifest below",
+        output=str(output),
+        captioner=CaptionerConfig(model="none"),
+        work=str(work) if work else None,
         seed=7,
-        assets=assets,
-        rejects=rejects,
-        work=str(work or output / "work"),
+        media=media,
+        quality=QualityConfig(**quality),
+        stages=list(stages),
+        resources=RESOURCES,
+        commit_seconds=1.0,
     )
+    return SynthesisRun(config=config, manifest=manifest)
+
+
+def build(output: Path, manifest: pa.Table, **changes: Any) -> list[StageCounts]:
+    """Run the stages up to assets.lance; return their counts."""
+    run, every_count = run_of(output, manifest, **changes), []
+    for stage in stages_of(run.config):
+        counts = stage.run(run, stage)
+        if counts is None:
+            return every_count
+        every_count.append(counts)
+    raise AssertionError("no stage writes assets.lance")
+
+
+def stores(output: Path) -> tuple[Store, Store]:
+    run = run_of(output, pa.table({}))
+    return run.assets, run.rejects
 
 
 def ingest_version(work: Path) -> int:
@@ -112,7 +148,7 @@ def test_from_a_manifest_to_assets_and_rejects_and_again(
         ("dynamics", 3, 2, 1),
         ("consistency", 2, 2, 0),
     ]
-    assets, rejects = open_assets(str(tmp_path / "one"))
+    assets, rejects = stores(tmp_path / "one")
     rows = {row["video_id"]: row for row in assets.table().to_pylist()}
     assert {video_id: row["caption"] for video_id, row in rows.items()} == {
         "b": "a disc goes down",
@@ -143,11 +179,11 @@ def test_from_a_manifest_to_assets_and_rejects_and_again(
     other = build(tmp_path / "two", manifest, work=work, motion_threshold=0.0, near_duplicate_threshold=0.0)
     assert ingest_version(work) == before
     assert [c.n_rejected for c in other] == [1, 1, 1, 0, 0]
-    assert open_assets(str(tmp_path / "two"))[0].keys() == {"a", "b", "c", "e"}
+    assert stores(tmp_path / "two")[0].keys() == {"a", "b", "c", "e"}
 
     # Verdicts on videos that are no longer in the manifest would be left behind: refused.
     with pytest.raises(
-        StoreError, match=r"1 videos \(first 'f'\) are rejected by integrity .*new output folder"
+        StoreError, match=r"1 videos \(first 'c'\) are rejected by rectify .*new output folder"
     ):
         build(
             tmp_path / "two",
@@ -174,7 +210,69 @@ def test_many_captions_are_judged_by_the_cluster_in_their_order(
     ]
     table = pa.table({"video_id": list("abcdef"), "caption": texts})
     monkeypatch.setattr(quality, "_PART", 1)
-    captions, verdict = quality.rectify_captions(table)
+    captions, rejects = quality.rectify_captions(table)
     assert list(captions.items()) == [("a", texts[0]), ("d", texts[3]), ("f", texts[5])]
-    assert [(row["video_id"], row["reason"]) for row in verdict.rejects] == [("c", "file_name"), ("e", "url")]
-    assert verdict.counts.n_in == 5
+    assert {video_id: reject.reason for video_id, reject in rejects.items()} == {"c": "file_name", "e": "url"}
+
+
+def write_with_text(path: Path, *, text: str) -> None:
+    """4 s of a bright disc that crosses a dark picture of 224 x 224 pixels, with a line of text burnt in."""
+    font = ImageFont.load_default(size=18)
+    pictures = []
+    for i in range(24):
+        picture = Image.new("RGB", (224, 224), (40, 40, 40))
+        draw = ImageDraw.Draw(picture)
+        draw.ellipse((20 + 6 * i, 60, 60 + 6 * i, 100), fill=(230, 230, 230))
+        draw.text((8, 190), text, fill=(255, 255, 255), font=font)
+        pictures.append(np.asarray(picture))
+    encode_mp4(path, pictures, fps=6, width=224, height=224, crf=18)
+
+
+def test_a_filter_of_the_user_s_own_rejects_videos_with_text_burnt_in(cluster: None, tmp_path: Path) -> None:
+    texts = {"plain": "", "subtitled": "Subscribe to my channel now", "credits": "filmed by Willi Milli"}
+    for name, text in texts.items():
+        write_with_text(tmp_path / f"{name}.mp4", text=text)
+    manifest = pa.table(
+        {
+            "video_id": list(texts),
+            "uri": [str(tmp_path / f"{name}.mp4") for name in texts],
+            "caption": pa.array([None] * len(texts), pa.string()),
+        }
+    )
+    text_overlay = CustomStageConfig(
+        name="text_overlay",
+        after="dynamics",
+        worker="examples.text_overlay_filter:TextOverlayFilter",
+        options={"max_share": 0.12},
+        resources=RESOURCES.media,
+    )
+    options: dict[str, Any] = {
+        "work": tmp_path / "work",
+        "media": MediaConfig(max_pixels=224 * 224, clips=0, reference_frames=0),
+        "stages": [text_overlay],
+        "near_duplicate_threshold": 0.0,
+    }
+    counts = build(tmp_path / "one", manifest, **options)
+    assert [(c.name, c.n_in, c.n_out, c.n_rejected) for c in counts] == [
+        ("rectify", 0, 0, 0),
+        ("integrity", 3, 3, 0),
+        ("duplicates", 3, 3, 0),
+        ("dynamics", 3, 3, 0),
+        ("text_overlay", 3, 1, 2),
+        ("consistency", 1, 1, 0),
+    ]
+    assets, rejects = stores(tmp_path / "one")
+    assert assets.keys() == {"plain"}
+    rows = rejects.table().to_pylist()
+    assert {(row["video_id"], row["stage"], row["unit"], row["reason"]) for row in rows} == {
+        ("subtitled", "text_overlay", "video", "text_overlay"),
+        ("credits", "text_overlay", "video", "text_overlay"),
+    }
+    assert all(json.loads(row["scores"])["text_share"] > 0.12 for row in rows)
+    # Started again, it decides nothing twice.
+    (passed,) = (tmp_path / "work").glob("text_overlay-*[0-9a-f].lance")
+    version = lance.dataset(str(passed)).version
+    assert [(c.n_in, c.n_out) for c in build(tmp_path / "one", manifest, **options)] == [
+        (c.n_in, c.n_out) for c in counts
+    ]
+    assert lance.dataset(str(passed)).version == version

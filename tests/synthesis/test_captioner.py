@@ -7,7 +7,7 @@ import pytest
 from gve_ray.stage import BrokenWorker
 from gve_ray.synthesis.captioner import Asker, Completion, sampling_seed
 from gve_ray.synthesis.config import CaptionerConfig, EnrichConfig
-from gve_ray.synthesis.enrich import caption_question, frame_questions
+from gve_ray.synthesis.questions import caption_question, frame_questions
 from tests.synthesis.scripted import CAPTIONS, Scripted, asset_row, good
 
 CONFIG = CaptionerConfig(model="scripted", max_attempts=3, temperature=0.1, retry_temperature=0.6)

@@ -1,52 +1,40 @@
-"""The filters as functions of tables: who stays, who goes, and that every row is accounted for."""
-
-import json
+"""The filters as functions of tables: which rows they reject, and why."""
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from gve_ray.media.signature import FRAME_BYTES
-from gve_ray.stage import REJECT_SCHEMA
-from gve_ray.synthesis.quality import drop_duplicates, drop_inconsistent, drop_static, rectify_captions
+from gve_ray.stage import Reject
+from gve_ray.synthesis.quality import duplicates, inconsistent_pairs, rectify_captions, static_videos
 
 
-def test_captions_are_cleaned_or_rejected_as_captions() -> None:
+def test_captions_are_cleaned_or_rejected() -> None:
     manifest = pa.table(
         {
             "video_id": ["a", "b", "c", "d"],
             "caption": pa.array(["<i>a dog runs</i>", None, "IMG_0001.MOV", " "], pa.string()),
         }
     )
-    captions, verdict = rectify_captions(manifest)
+    captions, rejects = rectify_captions(manifest)
     assert captions == {"a": "a dog runs"}
-    assert (verdict.counts.n_in, verdict.counts.n_out, verdict.counts.n_rejected) == (3, 1, 2)
-    assert [(row["video_id"], row["unit"], row["reason"]) for row in verdict.rejects] == [
-        ("c", "caption", "file_name"),
-        ("d", "caption", "empty"),
-    ]
-    assert verdict.rejects[0]["detail"] == "IMG_0001.MOV"
-    pa.Table.from_pylist(list(verdict.rejects), schema=REJECT_SCHEMA)
+    assert rejects == {"c": Reject("file_name", "IMG_0001.MOV"), "d": Reject("empty", " ")}
 
 
 def test_rectification_can_be_switched_off() -> None:
     manifest = pa.table({"video_id": ["a", "b"], "caption": pa.array(["IMG_0001.MOV", None], pa.string())})
-    captions, verdict = rectify_captions(manifest, on=False)
-    assert captions == {"a": "IMG_0001.MOV"}
-    assert (verdict.counts.n_in, verdict.counts.n_rejected) == (1, 0)
+    assert rectify_captions(manifest, on=False) == ({"a": "IMG_0001.MOV"}, {})
 
 
-def test_static_videos_go_with_their_score() -> None:
+def test_static_videos_are_rejected_with_their_score() -> None:
     videos = pa.table({"video_id": ["a", "b", "c"], "motion": [0.5, 0.0699, 0.07]})
-    verdict = drop_static(videos, threshold=0.07)
-    assert list(verdict.kept) == ["a", "c"]
-    (row,) = verdict.rejects
-    assert (row["video_id"], row["stage"], row["reason"]) == ("b", "dynamics", "static")
-    assert json.loads(row["scores"]) == {"motion": 0.0699}
-    assert drop_static(videos, threshold=0.0).counts.n_rejected == 0
+    assert static_videos(videos, threshold=0.07) == {
+        "b": Reject("static", "motion 0.0699 below 0.07", {"motion": 0.0699})
+    }
+    assert static_videos(videos, threshold=0.0) == {}
 
 
-def test_copies_go_and_name_the_one_that_stays() -> None:
+def test_copies_are_rejected_and_name_the_one_that_stays() -> None:
     cells = np.random.default_rng(1).integers(0, 256, (2, 8 * FRAME_BYTES), dtype=np.uint8)
     videos = pa.table(
         {
@@ -58,23 +46,16 @@ def test_copies_go_and_name_the_one_that_stays() -> None:
             "duration": [1.0, 1.0, 1.0],
         }
     )
-    verdict = drop_duplicates(videos, threshold=0.1)
-    assert list(verdict.kept) == ["a", "b"]
-    (row,) = verdict.rejects
-    assert (row["video_id"], row["reason"], row["detail"]) == ("c", "exact_duplicate", "copy of a")
+    assert duplicates(videos, threshold=0.1) == {
+        "c": Reject("exact_duplicate", "copy of a", {"distance": 0.0})
+    }
 
 
-def test_pairs_below_the_threshold_go_and_videos_without_caption_pass() -> None:
-    failed = {"d": {"video_id": "d", "reason": "error"}}
-    verdict = drop_inconsistent(["a", "b", "c", "d"], {"a": 0.2, "b": 0.3}, failed, threshold=0.3)
-    assert list(verdict.kept) == ["b", "c"]
-    assert [row["video_id"] for row in verdict.rejects] == ["a", "d"]
-    assert json.loads(verdict.rejects[0]["scores"]) == {"consistency": 0.2, "threshold": 0.3}
-    assert verdict.counts.n_in == 4
-
-
-@pytest.mark.parametrize("threshold", [-1.0, 0.25, 1.1])
-def test_a_threshold_only_moves_the_cut(threshold: float) -> None:
+@pytest.mark.parametrize("threshold", [-1.0, 0.25, 0.3, 1.1])
+def test_pairs_below_the_threshold_are_rejected(threshold: float) -> None:
     scores = {f"v{i}": i / 10 for i in range(10)}
-    verdict = drop_inconsistent(list(scores), scores, {}, threshold=threshold)
-    assert list(verdict.kept) == [one for one, score in scores.items() if score >= threshold]
+    rejects = inconsistent_pairs(scores, threshold=threshold)
+    assert list(rejects) == [video_id for video_id, score in scores.items() if score < threshold]
+    for video_id, reject in rejects.items():
+        assert reject.reason == "inconsistent"
+        assert reject.scores == {"consistency": scores[video_id], "threshold": threshold}

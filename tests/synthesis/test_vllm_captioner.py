@@ -13,9 +13,14 @@ from gve_ray.demo import tiny_vl
 from gve_ray.media.video_metadata import video_metadata
 from gve_ray.schema import Frames
 from gve_ray.synthesis.config import CaptionerConfig
-from gve_ray.synthesis.enrich import EnrichConfig, caption_question, frame_questions
-from gve_ray.synthesis.extend import ExtendConfig, query_questions
 from gve_ray.synthesis.prompts import load_prompt
+from gve_ray.synthesis.questions import (
+    EnrichConfig,
+    ExtendConfig,
+    caption_question,
+    frame_questions,
+    query_questions,
+)
 from gve_ray.synthesis.vllm_captioner import engine_arguments, json_regex, model_revision, multi_modal
 from tests.synthesis.scripted import CAPTIONS, asset_row
 
@@ -141,8 +146,7 @@ from concurrent.futures import Future
 from gve_ray.synthesis.config import CaptionerConfig, EnrichConfig, ExtendConfig
 from gve_ray.synthesis.captioner import Sampling
 from gve_ray.synthesis.vllm_captioner import ModelError, VllmGenerator
-from gve_ray.synthesis.enrich import caption_question, frame_questions
-from gve_ray.synthesis.extend import query_questions
+from gve_ray.synthesis.questions import caption_question, frame_questions, query_questions
 from tests.synthesis.scripted import asset_row
 
 def sampling(n, **changes):

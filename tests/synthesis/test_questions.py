@@ -1,11 +1,13 @@
-"""Which composed queries are asked for, with what media, and what their answers become."""
+"""Which captions and queries are asked for, of what, and what their answers become."""
 
 import json
+from collections import Counter
 
+from gve_ray.schema import TEXT_TYPE
 from gve_ray.synthesis.captioner import Asker, Completion
-from gve_ray.synthesis.config import CaptionerConfig, ExtendConfig
-from gve_ray.synthesis.extend import query_questions, query_texts
+from gve_ray.synthesis.config import CaptionerConfig, EnrichConfig, ExtendConfig
 from gve_ray.synthesis.prompts import RELATIONS, STRATEGIES
+from gve_ray.synthesis.questions import caption_question, frame_questions, query_questions, texts_of
 from tests.synthesis.scripted import CAPTIONS, CLIP_QUERY, IMAGE_QUERY, Scripted, asset_row
 
 TEXTS = list(CAPTIONS.values())
@@ -28,7 +30,7 @@ def test_the_target_video_comes_first_then_the_reference():
 
 def test_texts_name_the_reference_and_the_strategy():
     image, clip = query_questions(asset_row("v", frames=1), 1, EVERY, TEXTS)
-    (one,), (two,) = (query_texts(answer) for answer in answers([image, clip]))
+    (one,), (two,) = (texts_of(answer) for answer in answers([image, clip]))
     assert one == {
         "ref": "asset://v/frame/0", "style": image.slots["strategy"], "profile": None, "text": IMAGE_QUERY,
     }  # fmt: skip
@@ -42,7 +44,7 @@ def test_a_query_that_copies_a_caption_is_rejected():
     (answer,) = answers(questions[1:])
     assert answer.texts is None
     assert answer.reject().reason == "copies_caption"
-    assert query_texts(answer) == []
+    assert texts_of(answer) == []
 
 
 def test_nothing_is_asked_of_a_video_without_frame_or_clip():
@@ -66,3 +68,46 @@ def test_a_query_without_its_key_is_rejected():
     question = query_questions(asset_row("v"), 1, EVERY, TEXTS)[0]
     (answer,) = answers([question], script=lambda q, s: Completion(json.dumps({"text": "x"}), "stop"))
     assert answer.reject().reason == "wrong_keys"
+
+
+def test_captions_carry_style_profile_and_reference():
+    question = caption_question(asset_row("a b"), 1)
+    texts = texts_of(*answers([question]))
+    assert [text["style"] for text in texts] == ["short", "rich", "abstract", "keywords", "partial"]
+    assert {text["ref"] for text in texts} == {"asset://a%20b/video"}
+    assert {text["profile"] for text in texts} == {question.slots["profile"]}
+    assert set(texts[0]) == {field.name for field in TEXT_TYPE}
+
+
+def test_profiles_follow_the_papers_shares():
+    counts = Counter(caption_question(asset_row(f"v{i}"), 5).slots["profile"] for i in range(1000))
+    # Binomial: three standard deviations of 1000 draws are at most 46.
+    assert abs(counts["temporal"] - 600) < 47
+    assert abs(counts["spatial"] - 300) < 44
+    assert abs(counts["other"] - 100) < 29
+
+
+def test_slots_are_a_function_of_seed_and_video():
+    row = asset_row("v")
+    assert caption_question(row, 1).slots == caption_question(asset_row("v"), 1).slots
+    others = [caption_question(asset_row(f"v{i}"), 1).slots for i in range(20)]
+    assert len({tuple(sorted(slots.items())) for slots in others}) > 5
+
+
+def test_a_video_without_caption_says_none():
+    assert caption_question(asset_row("v", caption=None), 1).slots["caption"] == "none"
+
+
+def test_frames_are_drawn_without_repetition_and_bounded_by_what_is_there():
+    row = asset_row("v", frames=3)
+    two = frame_questions(row, 1, EnrichConfig(frames=2))
+    assert len({question.ref.index for question in two}) == 2
+    assert [question.ref.index for question in frame_questions(row, 1, EnrichConfig(frames=9))] == [0, 1, 2]
+    assert frame_questions(asset_row("v", frames=0), 1, EnrichConfig(frames=1)) == []
+    assert two[0].media[0].frames().pixels.shape == (1, 56, 84, 3)
+
+
+def test_different_videos_draw_different_frames():
+    rows = [asset_row(f"v{i}", frames=4) for i in range(40)]
+    drawn = {frame_questions(row, 1, EnrichConfig(frames=1))[0].ref.index for row in rows}
+    assert drawn == {0, 1, 2, 3}
