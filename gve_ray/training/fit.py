@@ -2,19 +2,20 @@
 
     fit(config, "runs/x")      # under a process group of any size, or none
 
-It writes pairs/, checkpoints/, probes/, steps.jsonl and the trackers' files to the run's folder and, at the
-end, adapter/ with the curriculum's history, and plots of the steps and the curriculum. Called again with the
-same config and folder, it resumes. If the folder is remote, pairs/ stays on the rank's node, and the logs are
-uploaded before each checkpoint; that is enough, because later steps would be repeated anyway.
+It writes checkpoints/, probes/, steps.jsonl and the trackers' files to the run's folder and, at the end,
+adapter/ with the curriculum's history, and plots of the steps and the curriculum. Called again with the same
+config and folder, it resumes. The pairs are copied to a temporary folder once per node. If the run's folder is
+remote, the logs are uploaded before each checkpoint; that is enough, because later steps would be repeated
+anyway.
 """
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -35,9 +36,10 @@ from gve_ray.training.config import TrainingConfig
 from gve_ray.training.curriculum import HISTORY_FILE, History
 from gve_ray.training.encoder import Encoder, GveCollate, with_lora
 from gve_ray.training.feed import ahead
-from gve_ray.training.gather import world_size
+from gve_ray.training.gather import barrier, rank, world_size
 from gve_ray.training.loop import Feed, StepLog, Trainer
-from gve_ray.training.mixture import load_mixture
+from gve_ray.training.mixture import MixtureTask, load_mixture
+from gve_ray.training.node import once_per_node
 from gve_ray.training.pairs import check_references
 from gve_ray.training.plots import save_plots
 from gve_ray.training.prober import Embed, EpochProber
@@ -62,13 +64,30 @@ def fit(
     called by rank 0 with the log of every step, after the run log and the trackers.
     Raises ValueError before the first step when pairs, references, model or settings do not fit.
     """
-    ranks = world_size()
-    rank = dist.get_rank() if ranks > 1 else 0
     folder = SharedFolder(output)
     trackers = Trackers(config.trackers, folder, plain(config))
-    tasks = load_mixture(config.data, folder.path / "pairs" / f"rank-{rank}", seed=config.loop.seed)
     assets = AssetReader(config.assets) if config.assets else None
-    check_references((task.pairs for task in tasks.values()), assets.store.keys() if assets else set())
+
+    def load(node_folder: Path) -> dict[str, MixtureTask]:
+        tasks = load_mixture(config.data, node_folder, seed=config.loop.seed)
+        check_references((task.pairs for task in tasks.values()), assets.store.keys() if assets else set())
+        return tasks
+
+    with once_per_node(load) as tasks:
+        return _fit(config, folder, tasks, assets, trackers, device, feed, outlets)
+
+
+def _fit(
+    config: TrainingConfig,
+    folder: SharedFolder,
+    tasks: Mapping[str, MixtureTask],
+    assets: AssetReader | None,
+    trackers: Trackers,
+    device: str | None,
+    feed: Feed,
+    outlets: Sequence[Callable[[StepLog], None]],
+) -> History:
+    """Train on the loaded mixture. All ranks return together."""
     settings = EmbedderSettings(
         frames=config.frames,
         max_pixels=config.max_pixels,
@@ -80,7 +99,7 @@ def fit(
     encoder = _encoder(config, base, processor, device)
     model = encoder.model
     wrapped: nn.Module = encoder
-    if ranks > 1:
+    if world_size() > 1:
         # Buffers are constants of the model, so there is no need to send them before each forward pass.
         wrapped = DistributedDataParallel(encoder, broadcast_buffers=False)
     collator = Collator(settings, processor, family=model.family, config=model.config)
@@ -93,7 +112,7 @@ def fit(
         seed=config.loop.seed,
     )
     listeners: list[Callable[[StepLog], None]] = []
-    if rank == 0:
+    if rank() == 0:
         if folder.exists(STEPS_FILE):
             folder.fetch(STEPS_FILE)
         listeners = [RunLog(folder.path / STEPS_FILE), trackers, *outlets]
@@ -120,14 +139,13 @@ def fit(
         on_save=publish_logs,
     ).run()
     trackers.close()
-    if rank == 0:
+    if rank() == 0:
         adapter = save_adapter(model, folder.path / "adapter", settings)
         history.save(str(adapter / HISTORY_FILE))
         folder.publish("adapter", last=HISTORY_FILE)
         for picture in save_plots(folder.path, history):
             folder.publish(picture)
-    if ranks > 1:
-        dist.barrier()
+    barrier()
     return history
 
 

@@ -113,7 +113,8 @@ def _trainer(config: TrainingJobConfig) -> "TorchTrainer":
         scaling_config=ScalingConfig(
             num_workers=_workers(needs),
             use_gpu=needs.num_gpus > 0,
-            resources_per_worker=needs.demands,
+            # The feed's processes count as the rank's own: they run on its node (ray_feed.py).
+            resources_per_worker=needs.demands | {"CPU": needs.num_cpus + needs.feed_workers},
             accelerator_type=needs.accelerator_type,
             elastic_resize_monitor_interval_s=needs.resize_seconds,
         ),
