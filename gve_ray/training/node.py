@@ -33,7 +33,7 @@ def once_per_node(make: Callable[[Path], Made]) -> Iterator[Made]:
             stack.callback(remove_scratch, folder, lock)
             try:
                 outcome = make(folder)
-            except Exception as error:  # the other ranks are waiting to hear of it
+            except Exception as error:  # noqa: BLE001 - raised below, on the waiting ranks too
                 outcome = _picklable(error)
         outcomes = gather_objects(outcome)
         for failure in outcomes:
@@ -52,6 +52,6 @@ def _picklable(error: Exception) -> Exception:
     """Return the error, or a RuntimeError with its message if it does not survive pickling."""
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:
+    except Exception:  # noqa: BLE001 - a class may fail to pickle with any error
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
