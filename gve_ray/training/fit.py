@@ -12,10 +12,10 @@ anyway.
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -24,17 +24,15 @@ from gve_ray.embedder import (
     Collator,
     Embedder,
     EmbedderSettings,
-    GveModel,
     load_processor,
     load_torch_model,
     save_adapter,
 )
-from gve_ray.schema import Item
 from gve_ray.store import AssetReader, SharedFolder
 from gve_ray.store.runfolder import plain
 from gve_ray.training.config import TrainingConfig
 from gve_ray.training.curriculum import HISTORY_FILE, History
-from gve_ray.training.encoder import Encoder, GveCollate, with_lora
+from gve_ray.training.encoder import GveCollate, with_lora
 from gve_ray.training.feed import ahead
 from gve_ray.training.gather import barrier, rank, world_size
 from gve_ray.training.loop import Feed, StepLog, Trainer
@@ -96,21 +94,45 @@ def _fit(
     )
     base = resolve_model(config.model)
     processor = load_processor(base, revision=config.revision)
-    encoder = _encoder(config, base, processor, device)
-    model = encoder.model
+    model = load_torch_model(
+        base,
+        revision=config.revision,
+        dtype=config.dtype,
+        device=device,
+        attention=config.attention,
+        processor=processor,
+    )
+    encoder = with_lora(
+        model,
+        **asdict(config.lora),
+        seed=config.loop.seed,
+        checkpointing=config.checkpointing,
+        compile=config.compile,
+    )
     wrapped: nn.Module = encoder
     if world_size() > 1:
         # Buffers are constants of the model, so there is no need to send them before each forward pass.
         wrapped = DistributedDataParallel(encoder, broadcast_buffers=False)
     collator = Collator(settings, processor, family=model.family, config=model.config)
-    prober = EpochProber(
-        _Probers(config, model, processor, settings, assets, device),
-        tasks,
-        folder.below("probes"),
-        config.prober,
-        score_tasks=config.curriculum.needs_scores,
-        seed=config.loop.seed,
-    )
+
+    def prober_of(epoch: int) -> tuple[str, Embed]:
+        """The configured model in epoch 1, otherwise the model in training (arXiv:2510.27571, section 5)."""
+        prober = config.prober
+        if epoch == 1 and prober.model is not None:
+            name = prober.model
+            embedder = Embedder.from_pretrained(
+                resolve_model(name),
+                None if prober.adapter is None else resolve_model(prober.adapter),
+                revision=prober.revision,
+                dtype=config.dtype,
+                device=device,
+            )
+        else:
+            model.eval()  # disables dropout; the loop switches back to training mode
+            name = config.model if epoch == 1 else f"checkpoint of epoch {epoch - 1}"
+            embedder = Embedder.from_model(model, processor, settings)
+        return name, partial(embedder.embed, assets=assets, progress=True)
+
     listeners: list[Callable[[StepLog], None]] = []
     if rank() == 0:
         if folder.exists(STEPS_FILE):
@@ -133,7 +155,14 @@ def _fit(
         config.curriculum,
         config.loop,
         folder.below("checkpoints"),
-        prepare=prober,
+        prepare=EpochProber(
+            prober_of,
+            tasks,
+            folder.below("probes"),
+            config.prober,
+            score_tasks=config.curriculum.needs_scores,
+            seed=config.loop.seed,
+        ),
         feed=feed,
         on_step=log_step,
         on_save=publish_logs,
@@ -147,63 +176,3 @@ def _fit(
             folder.publish(picture)
     barrier()
     return history
-
-
-def _encoder(config: TrainingConfig, base: str, processor: Any, device: str | None) -> Encoder:
-    model = load_torch_model(
-        base,
-        revision=config.revision,
-        dtype=config.dtype,
-        device=device,
-        attention=config.attention,
-        processor=processor,
-    )
-    return with_lora(
-        model,
-        r=config.lora.r,
-        alpha=config.lora.alpha,
-        dropout=config.lora.dropout,
-        seed=config.loop.seed,
-        checkpointing=config.checkpointing,
-        compile=config.compile,
-    )
-
-
-class _Probers:
-    """The prober of an epoch: the configured model in epoch 1, otherwise the model in training.
-
-    Source: arXiv:2510.27571, section 5.
-    """
-
-    def __init__(
-        self,
-        config: TrainingConfig,
-        model: GveModel,
-        processor: Any,
-        settings: EmbedderSettings,
-        assets: AssetReader | None,
-        device: str | None,
-    ) -> None:
-        self.config, self.model, self.assets, self.device = config, model, assets, device
-        self.training = Embedder.from_model(model, processor, settings)
-
-    def __call__(self, epoch: int) -> tuple[str, Embed]:
-        named = self.config.prober.model
-        if epoch == 1 and named is not None:
-            embedder = Embedder.from_pretrained(
-                resolve_model(named),
-                None if self.config.prober.adapter is None else resolve_model(self.config.prober.adapter),
-                revision=self.config.prober.revision,
-                dtype=self.config.dtype,
-                device=self.device,
-            )
-            return named, self._embed(embedder)
-        self.model.eval()  # disables dropout; the loop switches back to training mode
-        name = self.config.model if epoch == 1 else f"checkpoint of epoch {epoch - 1}"
-        return name, self._embed(self.training)
-
-    def _embed(self, embedder: Embedder) -> Embed:
-        def embed(items: Sequence[Item]) -> np.ndarray:
-            return embedder.embed(items, assets=self.assets, progress=True)
-
-        return embed

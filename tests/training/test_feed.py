@@ -12,7 +12,7 @@ from gve_ray.training.feed import Mined, ahead, items_of
 from gve_ray.training.loss import info_nce
 from gve_ray.training.mixture import MixtureTask
 from gve_ray.training.pairs import PairSet, freeze, id_of
-from gve_ray.training.prober import load_mined, mine_task, save_mined, score
+from gve_ray.training.prober import load_mined, mine_task, save_mined, score_task
 from gve_ray.training.schedule import Step
 from gve_ray.training.step import backward
 from tests.training import tiny
@@ -109,7 +109,7 @@ def test_the_prober_scores_and_mines(tmp_path: Path) -> None:
         turned = np.deg2rad([angles[key] for key in keys])
         return np.stack([np.cos(turned), np.sin(turned)], axis=1).astype(np.float32)
 
-    assert score(embed, {"x": one}, pairs=3, seed=1) == {"x": pytest.approx(np.cos(np.deg2rad(10)))}
+    assert score_task(embed, one, pairs=3, seed=1) == pytest.approx(np.cos(np.deg2rad(10)))
     mined = mine_task(embed, one, margin=None)
     # From q1 (30): v0 is 20 away and v2 40; from q3 (90): v2 is 20 away and v1 50.
     assert mined.rows.tolist() == [[1, 2], [0, 2], [1, 3], [2, 1]]

@@ -77,12 +77,6 @@ def test_tasks_are_drawn_with_their_probability() -> None:
     assert set(draws) == {0, 1}
 
 
-def test_pairs_counts_what_the_steps_hold() -> None:
-    one = schedule(length=50)
-    steps = list(one.steps())
-    assert one.pairs() == {task: len(of(steps, task)) for task in ("T2V", "V2V")}
-
-
 def test_a_small_task_gets_steps_that_ranks_share_evenly() -> None:
     one = schedule(sizes={"T2V": 100, "V2V": 7}, batch_sizes={"T2V": 8, "V2V": 64}, length=20)
     assert one.batch_size("V2V") == 3  # 7 pairs for 2 ranks
