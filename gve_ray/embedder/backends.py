@@ -48,7 +48,7 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Stop processes that the backend has started; by default there are none."""
-        return None
+        return
 
 
 def identify(config: ModelConfig, settings: EmbedderSettings, *, on_gpu: bool) -> dict[str, Any]:
