@@ -135,7 +135,7 @@ def test_an_undisturbed_run_leaves_what_it_promises(world: World) -> None:
     assert max(float(one.abs().max()) for name, one in trained.items() if "lora_B" in name) > 1e-3
     with driver(world, world.finished) as process:
         assert process.wait(DEADLINE) == 0
-    assert "finished before; nothing was done" in log_of(world.finished)
+    assert "already finished; nothing was done" in log_of(world.finished)
 
 
 @pytest.mark.parametrize("at", [SAVE + 3, STEPS + 12])
