@@ -34,11 +34,16 @@ class Pair:
 
 
 def freeze(rows: Iterable[Mapping[str, Any] | None], path: str | os.PathLike[str]) -> int:
-    """Write rows of `PAIR_SCHEMA` to an Arrow file. Skip those that are None and return their number."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    """Write rows of `PAIR_SCHEMA` to an Arrow file, which appears only when complete.
+
+    Rows that are None are skipped; returns their number.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     n_skipped = 0
     waiting: list[Mapping[str, Any]] = []
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _FILE_SCHEMA) as writer:
+    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, _FILE_SCHEMA) as writer:
         for row in rows:
             if row is None:
                 n_skipped += 1
@@ -49,6 +54,7 @@ def freeze(rows: Iterable[Mapping[str, Any] | None], path: str | os.PathLike[str
                 waiting = []
         if waiting:
             writer.write_batch(pa.RecordBatch.from_pylist(waiting, schema=_FILE_SCHEMA))
+    os.replace(part, target)
     return n_skipped
 
 

@@ -1,4 +1,5 @@
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,19 @@ def test_the_seed_determines_the_sample(tmp_path: Path) -> None:
 def test_skipped_rows_are_counted(tmp_path: Path) -> None:
     assert freeze([row(0), None, row(1), None, None], tmp_path / "x.arrow") == 3
     assert len(PairSet(tmp_path / "x.arrow", name="x", task=Task.T2V)) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["x.arrow"]
+
+
+def test_a_reader_never_sees_an_incomplete_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.arrow"
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for number in range(2):
+            assert not path.exists()
+            yield row(number)
+
+    freeze(rows(), path)
+    assert path.exists()
 
 
 def test_a_data_set_without_pairs_is_refused(tmp_path: Path) -> None:
