@@ -40,13 +40,15 @@ class Backend(Protocol):
     """Embeds items whose media are in memory. Used by one thread at a time."""
 
     def refuses(self, item: Item) -> str:
-        """Return why the model cannot embed such an item, or an empty string."""
+        """Return why the model cannot embed such an item, or an empty string, as by default."""
+        return ""
 
     def embed(self, items: Sequence[Item]) -> Embeddings:
         """Return the embeddings in the order of the items."""
 
     def close(self) -> None:
-        """Stop processes that the backend has started."""
+        """Stop processes that the backend has started; by default there are none."""
+        return
 
 
 def identify(config: ModelConfig, settings: EmbedderSettings, *, on_gpu: bool) -> dict[str, Any]:
@@ -105,8 +107,11 @@ def open_model(config: ModelConfig, settings: EmbedderSettings, identity: Mappin
     return GveBackend(config, settings, revision=pinned, dtype=dtype)
 
 
-class GveBackend:
-    """Runs GVE, or any other checkpoint that `Embedder` can load, on torch or vLLM."""
+class GveBackend(Backend):
+    """Runs GVE, or any other checkpoint that `Embedder` can load, on torch or vLLM.
+
+    It accepts any mix of video, image and text.
+    """
 
     def __init__(
         self, config: ModelConfig, settings: EmbedderSettings, *, revision: str | None, dtype: str
@@ -124,10 +129,6 @@ class GveBackend:
         )
         self._embedder = embedder.with_settings(**asdict(settings)) if config.rescale else embedder
 
-    def refuses(self, item: Item) -> str:
-        """Accept any mix of video, image and text."""
-        return ""
-
     def embed(self, items: Sequence[Item]) -> Embeddings:
         """See `Backend.embed`."""
         return self._embedder.encode(items)
@@ -137,7 +138,7 @@ class GveBackend:
         self._embedder.close()
 
 
-class SentenceTransformersBackend:
+class SentenceTransformersBackend(Backend):
     """Runs a text-only or multimodal sentence-transformers model."""
 
     def __init__(self, config: ModelConfig, *, revision: str | None, dtype: str, max_tokens: int) -> None:
@@ -181,16 +182,13 @@ class SentenceTransformersBackend:
         vectors = np.stack([row for row in rows if row is not None])
         return Embeddings(vectors=vectors, tokens=np.minimum(tokens, self._limit), cut=tokens > self._limit)
 
-    def close(self) -> None:
-        """Do nothing: the model runs in this process."""
 
-
-class EndpointBackend:
+class EndpointBackend(Backend):
     """Calls an OpenAI-compatible `/embeddings` endpoint.
 
     Texts are sent as `input`, media as chat `messages` with JPEG frames. The `messages` form is an
-    extension of vLLM; an endpoint without it refuses media. The endpoint does not report token
-    counts, nor whether it cut a text.
+    extension of vLLM; an endpoint without it refuses media, which only a request shows. The endpoint
+    does not report token counts, nor whether it cut a text.
     """
 
     def __init__(self, config: ModelConfig, settings: EmbedderSettings) -> None:
@@ -198,10 +196,6 @@ class EndpointBackend:
         self._url = f"{str(config.url).rstrip('/')}/embeddings"
         self._key = os.environ.get(config.key_variable, "")
         self._default = settings.default_instruction
-
-    def refuses(self, item: Item) -> str:
-        """Refuse nothing: only a request shows what the endpoint accepts."""
-        return ""
 
     def embed(self, items: Sequence[Item]) -> Embeddings:
         """See `Backend.embed`. Raises OSError with the endpoint's response if it refuses a request."""
@@ -216,9 +210,6 @@ class EndpointBackend:
         matrix = np.asarray(vectors, dtype=np.float32)
         unknown = Embeddings.empty(len(items), 0)
         return replace(unknown, vectors=matrix / np.linalg.norm(matrix, axis=1, keepdims=True))
-
-    def close(self) -> None:
-        """Do nothing: there is nothing to stop."""
 
     def _request(self, inputs: Mapping[str, Any]) -> list[Any]:
         """Send one request and return the embeddings in the order of the inputs."""

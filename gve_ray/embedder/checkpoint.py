@@ -39,9 +39,6 @@ def resolve_settings(
 def _settings_file(path_or_id: PathOrId, revision: str | None) -> str | None:
     from transformers.utils import cached_file
 
-    if Path(path_or_id).is_dir():
-        path = Path(path_or_id) / SETTINGS_FILE
-        return str(path) if path.is_file() else None
     cached: str | None = cached_file(
         str(path_or_id),
         SETTINGS_FILE,
@@ -74,7 +71,6 @@ def load_torch_model(
     path_or_id: PathOrId,
     adapter: PathOrId | None = None,
     *,
-    trainable: bool = False,
     revision: str | None = None,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
@@ -83,8 +79,7 @@ def load_torch_model(
 ) -> GveModel:
     """Load a `GveModel` in eval mode, with the adapter applied if one is given.
 
-    trainable: keep the adapter's weights trainable, to continue training. The other arguments are
-    those of `load_model`.
+    The other arguments are those of `load_model`.
     """
     model = load_model(
         path_or_id,
@@ -97,9 +92,7 @@ def load_torch_model(
     if adapter is not None:
         from peft import PeftModel
 
-        model.language_model = PeftModel.from_pretrained(
-            model.language_model, str(adapter), is_trainable=trainable
-        )
+        model.language_model = PeftModel.from_pretrained(model.language_model, str(adapter))
         _keep_input_dtypes(model)
     return model.eval()
 

@@ -52,9 +52,9 @@ class Batch:
 
     input_ids, attention_mask: int64 [B, L]. position_ids: int64 [3, B, L]. image_patches,
     video_patches: uint8 [N, 3*K], the patches of all images (videos) in row order, or None.
-    image_grid, video_grid: int64 [number, 3], (t, h, w) in patches, or None. right_padded: whether
-    padding is only at the ends of rows. Causal attention then needs no mask, because no token
-    attends to padding, and can use its fastest kernel.
+    image_grid, video_grid: int64 [number, 3], (t, h, w) in patches, or None. Padding is at the ends
+    of rows, so causal attention needs no mask and can use its fastest kernel: no token attends to
+    padding.
     """
 
     input_ids: torch.Tensor
@@ -64,22 +64,14 @@ class Batch:
     image_grid: torch.Tensor | None = None
     video_patches: torch.Tensor | None = None
     video_grid: torch.Tensor | None = None
-    right_padded: bool = False
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
-    @property
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """The batch as a plain dict, for data loaders; `Batch(**tensors)` gives the same vectors."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
-        moved = {name: t.to(device, non_blocking=non_blocking) for name, t in self.tensors.items()}
-        return replace(self, **moved)
-
-    def pin_memory(self) -> "Batch":
-        return replace(self, **{name: tensor.pin_memory() for name, tensor in self.tensors.items()})
+        """Return the batch with all tensors on `device`."""
+        tensors = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+        return Batch(**{name: t.to(device, non_blocking=non_blocking) for name, t in tensors.items()})
 
 
 class Collator:
@@ -97,17 +89,13 @@ class Collator:
         *,
         family: ModelFamily,
         config: Any,
-        padding_side: str = "right",
     ) -> None:
-        if padding_side not in ("left", "right"):
-            raise ValueError(f"padding_side={padding_side!r}; use 'left' or 'right'")
         self.settings = settings
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.family = family
         self.vision_config = config.vision_config
         self.spec = PatchSpec.from_processor(processor.image_processor)
-        self.padding_side = padding_side
         self.ids = TokenIds(
             image=config.image_token_id,
             video=config.video_token_id,
@@ -135,8 +123,7 @@ class Collator:
         mask = np.zeros((len(rows), longest), dtype=np.int64)
         position_ids = np.zeros((3, len(rows), longest), dtype=np.int64)
         for i, row in enumerate(rows):
-            start = longest - len(row) if self.padding_side == "left" else 0
-            where = slice(start, start + len(row))
+            where = slice(len(row))
             ids[i, where], mask[i, where], position_ids[:, i, where] = row.input_ids, 1, row.position_ids
         images = [row.image for row in rows if row.image is not None]
         videos = [row.video for row in rows if row.video is not None]
@@ -148,7 +135,6 @@ class Collator:
             image_grid=torch.tensor([p.grid for p in images]) if images else None,
             video_patches=torch.cat([p.pixels for p in videos]) if videos else None,
             video_grid=torch.tensor([p.grid for p in videos]) if videos else None,
-            right_padded=self.padding_side == "right",
         )
 
     def _encode(self, item: Item, prompt_ids: list[int]) -> Encoded:

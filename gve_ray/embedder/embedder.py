@@ -41,10 +41,7 @@ class Engine(Protocol):
     """Runs the model. The result of `prepare` is valid for `encode` of the same engine only."""
 
     collator: Collator
-
-    @property
-    def dimension(self) -> int:
-        """Length d of an embedding."""
+    dimension: int  # length d of an embedding
 
     def prepare(self, items: Sequence[Item]) -> Any:
         """Do the CPU's part of the work for items whose media are in memory.
@@ -56,7 +53,7 @@ class Engine(Protocol):
         """Return the embeddings of the prepared items, in order."""
 
     def close(self) -> None:
-        """Stop processes that the engine has started."""
+        """Stop processes that the engine has started, if any."""
 
 
 class Embedder:

@@ -14,13 +14,11 @@ from gve_ray.embedder.vision_attention import use_fast_attention
 
 
 def pool_last(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Return the hidden state of each row's last token, for padding on either side.
+    """Return the hidden state of each row's last token, [B, d].
 
-    hidden: [B, L, d]. mask: int [B, L], 1 for tokens, 0 for padding. Returns [B, d].
+    hidden: [B, L, d]. mask: int [B, L], 1 for tokens, then 0 for padding.
     """
-    length = mask.shape[1]
-    last = length - 1 - mask.flip(1).argmax(dim=1)  # [B]
-    return hidden[torch.arange(len(hidden), device=hidden.device), last]
+    return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(dim=1) - 1]
 
 
 class GveModel(nn.Module):
@@ -110,7 +108,7 @@ class GveModel(nn.Module):
             }
         output = self.plain.model(
             input_ids=batch.input_ids,
-            attention_mask=None if batch.right_padded else batch.attention_mask,
+            attention_mask=None,  # see Batch
             position_ids=batch.position_ids,
             use_cache=False,
             **visual,

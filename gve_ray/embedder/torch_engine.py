@@ -33,15 +33,9 @@ class TorchEngine:
     """Embeds items whose media are in memory with a `GveModel`. An `embedder.Engine`."""
 
     def __init__(self, model: GveModel, collator: Collator, *, token_budget: int | None = None) -> None:
-        self.model = model
-        self.collator = collator
+        self.model, self.collator, self.dimension = model, collator, model.dimension
         on_cpu = model.device.type == "cpu"
         self.token_budget = token_budget or (CPU_TOKENS if on_cpu else GPU_TOKENS)
-
-    @property
-    def dimension(self) -> int:
-        """Length d of an embedding."""
-        return self.model.dimension
 
     def prepare(self, items: Sequence[Item]) -> Prepared:
         """Encode items, form batches and pad them, all on the CPU. items: with media in memory."""

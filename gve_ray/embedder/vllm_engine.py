@@ -30,10 +30,7 @@ class VllmEngine:
     """Embeds items whose media are in memory with `vllm.LLM`. An `embedder.Engine`."""
 
     def __init__(self, llm: Any, collator: Collator, *, dimension: int, merged: Any = None) -> None:
-        self.llm = llm
-        self.collator = collator
-        self._dimension = dimension
-        self._merged = merged
+        self.llm, self.collator, self.dimension, self._merged = llm, collator, dimension, merged
 
     @classmethod
     def from_pretrained(
@@ -69,11 +66,6 @@ class VllmEngine:
             **(arguments | engine_args),
         )
         return cls(llm, collator, dimension=int(config.get_text_config().hidden_size), merged=merged)
-
-    @property
-    def dimension(self) -> int:
-        """Length d of an embedding."""
-        return self._dimension
 
     def prepare(self, items: Sequence[Item]) -> list[Encoded]:
         """Encode items whose media are in memory."""

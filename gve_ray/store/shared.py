@@ -41,8 +41,8 @@ class SharedFolder:
         self._outer: SharedFolder | None = None
         self.path = Path(self._root)
         if not self.is_local:
-            self.path, lock = _make_scratch()
-            weakref.finalize(self, _remove_scratch, self.path, lock)
+            self.path, lock = make_scratch()
+            weakref.finalize(self, remove_scratch, self.path, lock)
 
     @property
     def name(self) -> str:
@@ -141,7 +141,7 @@ class SharedFolder:
         os.replace(part, target)
 
 
-def _make_scratch() -> tuple[Path, IO[bytes]]:
+def make_scratch() -> tuple[Path, IO[bytes]]:
     """Create a temporary folder on this node and a file next to it that this process locks.
 
     Deletes the temporary folders of processes that were killed, which no longer hold their locks.
@@ -163,7 +163,8 @@ def _make_scratch() -> tuple[Path, IO[bytes]]:
     return folder, lock
 
 
-def _remove_scratch(folder: Path, lock: IO[bytes]) -> None:
+def remove_scratch(folder: Path, lock: IO[bytes]) -> None:
+    """Delete a folder of `make_scratch` and release its lock."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.with_suffix(".lock").unlink(missing_ok=True)
     lock.close()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gve_ray.embedder import Batch, Collator, GveModel, add_lora
 from gve_ray.embedder.batching import plan_batches
 from gve_ray.embedder.load_media import load_media
+from gve_ray.embedder.torch_engine import MAX_ROWS
 from gve_ray.schema import Item
 from gve_ray.store import AssetReader
 from gve_ray.training.optimiser import check_frozen
@@ -63,7 +64,7 @@ class GveCollate:
 
     Items with and without media go to separate chunks. assets: where `asset://` references are read; stored
     frames are used, so no video is decoded. token_budget: maximum padded tokens per chunk, which bounds the
-    memory under GradCache. max_rows: maximum items per chunk.
+    memory under GradCache.
     """
 
     def __init__(
@@ -72,10 +73,8 @@ class GveCollate:
         assets: AssetReader | None = None,
         *,
         token_budget: int = 32_768,
-        max_rows: int = 256,
     ) -> None:
-        self.collator, self.assets = collator, assets
-        self.token_budget, self.max_rows = token_budget, max_rows
+        self.collator, self.assets, self.token_budget = collator, assets, token_budget
 
     def __call__(self, items: Sequence[Item]) -> list[Chunk]:
         rows = self.collator.encode(load_media(items, self.collator.settings, self.assets))
@@ -83,7 +82,7 @@ class GveCollate:
             [len(row) for row in rows],
             [row.image is not None or row.video is not None for row in rows],
             token_budget=self.token_budget,
-            max_rows=self.max_rows,
+            max_rows=MAX_ROWS,
         )
         return [
             Chunk(

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -79,26 +79,13 @@ def _negatives(pair: Pair, hard: int, mined: Mined | None, row: int) -> list[Ite
     return (negatives + [pair.target] * hard)[:hard]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """What the feed needs for an epoch: the tasks by name, and the negatives mined for the epoch."""
-
-    tasks: Mapping[str, MixtureTask]
-    mined: Mapping[str, Mined]
-
-    def items(self, step: Step, rank: int) -> StepItems:
-        return items_of(step, rank, self.tasks[step.task], self.mined.get(step.task))
-
-
-def ahead(
-    make: Callable[[In], Out], inputs: Iterable[In], *, depth: int = 2, workers: int = 1
-) -> Iterator[tuple[Out, float]]:
+def ahead(make: Callable[[In], Out], inputs: Iterable[In], *, depth: int = 2) -> Iterator[tuple[Out, float]]:
     """Yield `make` of each input, in order, and the seconds waited for it.
 
-    Threads compute up to `depth` results ahead. An error in `make` is raised in place of its result.
+    A thread computes up to `depth` results ahead. An error in `make` is raised in place of its result.
     """
     source = iter(inputs)
-    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="gve-feed") as pool:
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="gve-feed") as pool:
         waiting = deque(pool.submit(make, value) for value in islice(source, depth))
         try:
             while waiting:

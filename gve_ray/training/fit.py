@@ -2,19 +2,20 @@
 
     fit(config, "runs/x")      # under a process group of any size, or none
 
-It writes pairs/, checkpoints/, probes/, steps.jsonl and the trackers' files to the run's folder and, at the
-end, adapter/ with the curriculum's history, and plots of the steps and the curriculum. Called again with the
-same config and folder, it resumes. If the folder is remote, pairs/ stays on the rank's node, and the logs are
-uploaded before each checkpoint; that is enough, because later steps would be repeated anyway.
+It writes checkpoints/, probes/, steps.jsonl and the trackers' files to the run's folder and, at the end,
+adapter/ with the curriculum's history, and plots of the steps and the curriculum. Called again with the same
+config and folder, it resumes. The pairs are copied to a temporary folder once per node. If the run's folder is
+remote, the logs are uploaded before each checkpoint; that is enough, because later steps would be repeated
+anyway.
 """
 
 import logging
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 
-import numpy as np
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,21 +24,20 @@ from gve_ray.embedder import (
     Collator,
     Embedder,
     EmbedderSettings,
-    GveModel,
     load_processor,
     load_torch_model,
     save_adapter,
 )
-from gve_ray.schema import Item
 from gve_ray.store import AssetReader, SharedFolder
 from gve_ray.store.runfolder import plain
 from gve_ray.training.config import TrainingConfig
 from gve_ray.training.curriculum import HISTORY_FILE, History
-from gve_ray.training.encoder import Encoder, GveCollate, with_lora
+from gve_ray.training.encoder import GveCollate, with_lora
 from gve_ray.training.feed import ahead
-from gve_ray.training.gather import world_size
+from gve_ray.training.gather import barrier, rank, world_size
 from gve_ray.training.loop import Feed, StepLog, Trainer
-from gve_ray.training.mixture import load_mixture
+from gve_ray.training.mixture import MixtureTask, load_mixture
+from gve_ray.training.node import once_per_node
 from gve_ray.training.pairs import check_references
 from gve_ray.training.plots import save_plots
 from gve_ray.training.prober import Embed, EpochProber
@@ -62,33 +62,74 @@ def fit(
     called by rank 0 with the log of every step, after the run log and the trackers.
     Raises ValueError before the first step when pairs, references, model or settings do not fit.
     """
-    ranks = world_size()
-    rank = dist.get_rank() if ranks > 1 else 0
     folder = SharedFolder(output)
     trackers = Trackers(config.trackers, folder, plain(config))
-    tasks = load_mixture(config.data, folder.path / "pairs" / f"rank-{rank}", seed=config.loop.seed)
     assets = AssetReader(config.assets) if config.assets else None
-    check_references((task.pairs for task in tasks.values()), assets.store.keys() if assets else set())
+
+    def load(node_folder: Path) -> dict[str, MixtureTask]:
+        tasks = load_mixture(config.data, node_folder, seed=config.loop.seed)
+        check_references((task.pairs for task in tasks.values()), assets.store.keys() if assets else set())
+        return tasks
+
+    with once_per_node(load) as tasks:
+        return _fit(config, folder, tasks, assets, trackers, device, feed, outlets)
+
+
+def _fit(
+    config: TrainingConfig,
+    folder: SharedFolder,
+    tasks: Mapping[str, MixtureTask],
+    assets: AssetReader | None,
+    trackers: Trackers,
+    device: str | None,
+    feed: Feed,
+    outlets: Sequence[Callable[[StepLog], None]],
+) -> History:
+    """Train on the loaded mixture. All ranks return together."""
     settings = EmbedderSettings(**config.sequence_settings)
     base = resolve_model(config.model)
     processor = load_processor(base, revision=config.revision)
-    encoder = _encoder(config, base, processor, device)
-    model = encoder.model
+    model = load_torch_model(
+        base,
+        revision=config.revision,
+        dtype=config.dtype,
+        device=device,
+        attention=config.attention,
+        processor=processor,
+    )
+    encoder = with_lora(
+        model,
+        **asdict(config.lora),
+        seed=config.loop.seed,
+        checkpointing=config.checkpointing,
+        compile=config.compile,
+    )
     wrapped: nn.Module = encoder
-    if ranks > 1:
+    if world_size() > 1:
         # Buffers are constants of the model, so there is no need to send them before each forward pass.
         wrapped = DistributedDataParallel(encoder, broadcast_buffers=False)
     collator = Collator(settings, processor, family=model.family, config=model.config)
-    prober = EpochProber(
-        _Probers(config, model, processor, settings, assets, device),
-        tasks,
-        folder.below("probes"),
-        config.prober,
-        score_tasks=config.curriculum.needs_scores,
-        seed=config.loop.seed,
-    )
+
+    def prober_of(epoch: int) -> tuple[str, Embed]:
+        """The configured model in epoch 1, otherwise the model in training (arXiv:2510.27571, section 5)."""
+        prober = config.prober
+        if epoch == 1 and prober.model is not None:
+            name = prober.model
+            embedder = Embedder.from_pretrained(
+                resolve_model(name),
+                None if prober.adapter is None else resolve_model(prober.adapter),
+                revision=prober.revision,
+                dtype=config.dtype,
+                device=device,
+            )
+        else:
+            model.eval()  # disables dropout; the loop switches back to training mode
+            name = config.model if epoch == 1 else f"checkpoint of epoch {epoch - 1}"
+            embedder = Embedder.from_model(model, processor, settings)
+        return name, partial(embedder.embed, assets=assets, progress=True)
+
     listeners: list[Callable[[StepLog], None]] = []
-    if rank == 0:
+    if rank() == 0:
         if folder.exists(STEPS_FILE):
             folder.fetch(STEPS_FILE)
         listeners = [RunLog(folder.path / STEPS_FILE), trackers, *outlets]
@@ -109,78 +150,24 @@ def fit(
         config.curriculum,
         config.loop,
         folder.below("checkpoints"),
-        prepare=prober,
+        prepare=EpochProber(
+            prober_of,
+            tasks,
+            folder.below("probes"),
+            config.prober,
+            score_tasks=config.curriculum.needs_scores,
+            seed=config.loop.seed,
+        ),
         feed=feed,
         on_step=log_step,
         on_save=publish_logs,
     ).run()
     trackers.close()
-    if rank == 0:
+    if rank() == 0:
         adapter = save_adapter(model, folder.path / "adapter", settings)
         history.save(str(adapter / HISTORY_FILE))
         folder.publish("adapter", last=HISTORY_FILE)
         for picture in save_plots(folder.path, history):
             folder.publish(picture)
-    if ranks > 1:
-        dist.barrier()
+    barrier()
     return history
-
-
-def _encoder(config: TrainingConfig, base: str, processor: Any, device: str | None) -> Encoder:
-    model = load_torch_model(
-        base,
-        revision=config.revision,
-        dtype=config.dtype,
-        device=device,
-        attention=config.attention,
-        processor=processor,
-    )
-    return with_lora(
-        model,
-        r=config.lora.r,
-        alpha=config.lora.alpha,
-        dropout=config.lora.dropout,
-        seed=config.loop.seed,
-        checkpointing=config.checkpointing,
-        compile=config.compile,
-    )
-
-
-class _Probers:
-    """The prober of an epoch: the configured model in epoch 1, otherwise the model in training.
-
-    Source: arXiv:2510.27571, section 5.
-    """
-
-    def __init__(
-        self,
-        config: TrainingConfig,
-        model: GveModel,
-        processor: Any,
-        settings: EmbedderSettings,
-        assets: AssetReader | None,
-        device: str | None,
-    ) -> None:
-        self.config, self.model, self.assets, self.device = config, model, assets, device
-        self.training = Embedder.from_model(model, processor, settings)
-
-    def __call__(self, epoch: int) -> tuple[str, Embed]:
-        named = self.config.prober.model
-        if epoch == 1 and named is not None:
-            embedder = Embedder.from_pretrained(
-                resolve_model(named),
-                None if self.config.prober.adapter is None else resolve_model(self.config.prober.adapter),
-                revision=self.config.prober.revision,
-                dtype=self.config.dtype,
-                device=self.device,
-            )
-            return named, self._embed(embedder)
-        self.model.eval()  # disables dropout; the loop switches back to training mode
-        name = self.config.model if epoch == 1 else f"checkpoint of epoch {epoch - 1}"
-        return name, self._embed(self.training)
-
-    def _embed(self, embedder: Embedder) -> Embed:
-        def embed(items: Sequence[Item]) -> np.ndarray:
-            return embedder.embed(items, assets=self.assets, progress=True)
-
-        return embed

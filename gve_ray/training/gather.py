@@ -1,4 +1,4 @@
-"""Gather a batch from all W ranks on every rank, with gradients.
+"""Communicate between ranks: gather a batch from all W ranks on every rank, with gradients.
 
 Every rank then computes the loss on the whole batch. The backward pass of `all_gather` gives each rank the
 sum of all ranks' gradients for its rows, which is W times too large, and DDP's averaging divides by W. So
@@ -7,6 +7,7 @@ common shortcut, a plain all_gather with the local rows swapped in, gives a grad
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,26 @@ from torch.distributed._functional_collectives import all_gather_single_autograd
 def world_size() -> int:
     """Return the number of ranks in the default process group; 1 if there is no group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return this process's rank in the default process group; 0 if there is no group."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def barrier() -> None:
+    """Wait until all ranks have called this; return at once if there is no group."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Return the values of all ranks in rank order. They are pickled; this rank's own value is not copied."""
+    values: list[Any] = [None] * world_size()
+    if len(values) > 1:
+        dist.all_gather_object(values, value)
+    values[rank()] = value
+    return values
 
 
 def gather(*parts: Tensor) -> list[Tensor]:

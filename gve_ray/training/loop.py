@@ -8,16 +8,14 @@ step is seeded by its number, so a run that resumes from a checkpoint gives the 
 """
 
 import dataclasses
-import hashlib
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from gve_ray.schema import Item
@@ -26,12 +24,11 @@ from gve_ray.training import checkpoint
 from gve_ray.training.checkpoint import Position
 from gve_ray.training.config import LoopConfig
 from gve_ray.training.curriculum import Curriculum, EpochRecord, History
-from gve_ray.training.feed import Epoch, Mined, StepItems, ahead
-from gve_ray.training.gather import world_size
-from gve_ray.training.loss import Loss
+from gve_ray.training.feed import Mined, StepItems, ahead, items_of
+from gve_ray.training.gather import barrier, gather_objects, rank, world_size
 from gve_ray.training.mixture import MixtureTask
 from gve_ray.training.optimiser import learning_rate, make_optimiser
-from gve_ray.training.schedule import Schedule, Step, one_pass
+from gve_ray.training.schedule import Schedule, Step, hash_of, one_pass
 from gve_ray.training.step import Chunk, backward
 
 log = logging.getLogger(__name__)
@@ -41,14 +38,18 @@ Collate = Callable[[Sequence[Item]], list[Chunk]]
 
 @dataclass(frozen=True, kw_only=True)
 class Make:
-    """Turn a step of the schedule into one rank's items and chunks. It is pickled to other processes."""
+    """Turn a step of the schedule into one rank's items and chunks. It is pickled to other processes.
 
-    epoch: Epoch
+    tasks: the mixture by task name. mined: the hard negatives mined for this epoch, by task name.
+    """
+
+    tasks: Mapping[str, MixtureTask]
+    mined: Mapping[str, Mined]
     collate: Collate
     rank: int
 
     def __call__(self, step: Step) -> tuple[StepItems, list[Chunk]]:
-        items = self.epoch.items(step, self.rank)
+        items = items_of(step, self.rank, self.tasks[step.task], self.mined.get(step.task))
         return items, self.collate(items.items)
 
 
@@ -106,18 +107,14 @@ class StepLog:
     seconds: float
 
 
-def no_probe(epoch: int) -> Probe:
-    """Return an empty probe, for a curriculum that needs no scores and a run without mining."""
-    return Probe()
-
-
 class Trainer:
     """Trains all epochs on one rank.
 
     model: takes the batches of all chunks and returns unit-norm embeddings [rows, d]; wrapped in DDP if there
     are several ranks. collate: turns items with references into chunks. folder: holds the checkpoints, the
-    same for all ranks. feed: prepares the steps, by default in threads of this process. on_step: called by
-    every rank after each step. on_save: called by rank 0 before each checkpoint.
+    same for all ranks. prepare: scores and mines; by default nothing. feed: prepares the steps, by default in
+    threads of this process. on_step: called by every rank after each step. on_save: called by rank 0 before
+    each checkpoint.
     """
 
     def __init__(
@@ -129,9 +126,9 @@ class Trainer:
         config: LoopConfig,
         folder: SharedFolder,
         *,
-        prepare: Prepare = no_probe,
+        prepare: Prepare = lambda epoch: Probe(),
         feed: Feed = ahead,
-        on_step: Callable[[StepLog], None] | None = None,
+        on_step: Callable[[StepLog], None] = lambda step: None,
         on_save: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
@@ -140,7 +137,7 @@ class Trainer:
         self.folder, self.prepare, self.feed = folder, prepare, feed
         self.on_step, self.on_save = on_step, on_save
         self.world_size = world_size()
-        self.rank = dist.get_rank() if self.world_size > 1 else 0
+        self.rank = rank()
         self.optimiser = make_optimiser(self.inner, config.optimiser)
         self.sizes = {name: len(task.pairs) for name, task in tasks.items()}
         self.batch_sizes = {name: task.batch_size for name, task in tasks.items()}
@@ -166,7 +163,7 @@ class Trainer:
                 length=self.steps,
             )
             at = dataclasses.replace(at, history=dataclasses.asdict(history))
-            at = self._epoch(schedule, Epoch(tasks=self.tasks, mined=probe.mined), at)
+            at = self._epoch(schedule, probe.mined, at)
             at = dataclasses.replace(at, epoch=epoch + 1, step=0)
             self._save(at)
         return history
@@ -190,19 +187,15 @@ class Trainer:
                 scores=probe.scores,
                 probabilities=probabilities,
             )
-            if (
-                self.world_size > 1
-            ):  # scores of ranks may differ in the last digit, and then so would the steps
-                shared: list[Any] = [record]
-                dist.broadcast_object_list(shared, src=0)
-                record = shared[0]
+            # Scores of ranks may differ in the last digit, and then the steps would differ too.
+            record = gather_objects(record)[0]
             history = history.add(record)
         return history, record
 
-    def _epoch(self, schedule: Schedule, epoch: Epoch, at: Position) -> Position:
+    def _epoch(self, schedule: Schedule, mined: Mapping[str, Mined], at: Position) -> Position:
         """Run the steps of an epoch from `at.step` on; return the position after the last."""
         self.model.train()
-        make = Make(epoch=epoch, collate=self.collate, rank=self.rank)
+        make = Make(tasks=self.tasks, mined=mined, collate=self.collate, rank=self.rank)
         begun = time.monotonic()
         for (items, chunks), waited in self.feed(make, schedule.steps(at.step)):
             self._step(items, chunks, at, waited, begun)
@@ -213,10 +206,11 @@ class Trainer:
         return at
 
     def _step(self, items: StepItems, chunks: list[Chunk], at: Position, waited: float, begun: float) -> None:
-        rate = learning_rate(at.total, self.steps * self.curriculum.epochs, self.config.optimiser)
+        steps = self.steps * self.curriculum.epochs
+        rate = learning_rate(at.total, steps, self.config.optimiser)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        torch.manual_seed(_seed(self.config.seed, at.total, self.rank))  # dropout
+        torch.manual_seed(hash_of(self.config.seed, at.total, self.rank, n_bytes=8) % 2**63)  # dropout
         self.optimiser.zero_grad(set_to_none=True)
         loss = backward(self.model, chunks, items, self.config.loss, gradcache=self.config.gradcache)
         trained = [weight for group in self.optimiser.param_groups for weight in group["params"]]
@@ -230,36 +224,25 @@ class Trainer:
                 "lower optimiser.learning_rate, or look at this step's pairs"
             )
         self.optimiser.step()
-        if self.on_step is not None:
-            self.on_step(self._log(loss, items, chunks, at, rate, norm, waited, time.monotonic() - begun))
-
-    def _log(
-        self,
-        loss: Loss,
-        items: StepItems,
-        chunks: list[Chunk],
-        at: Position,
-        rate: float,
-        norm: float,
-        waited: float,
-        seconds: float,
-    ) -> StepLog:
         gap = float(loss.hardest_gap)
-        return StepLog(
-            epoch=at.epoch,
-            step=at.total + 1,
-            of=self.steps * self.curriculum.epochs,
-            task=items.step.task,
-            loss=float(loss.value),
-            mean_score=float(loss.mean_score),
-            mean_positive=float(loss.mean_positive),
-            hardest_gap=None if math.isnan(gap) else gap,
-            learning_rate=rate,
-            gradient_norm=norm,
-            pairs_per_second=len(items.step.rows) / seconds,
-            tokens_per_second=sum(chunk.tokens for chunk in chunks) / seconds,
-            data_wait=waited,
-            seconds=seconds,
+        seconds = time.monotonic() - begun
+        self.on_step(
+            StepLog(
+                epoch=at.epoch,
+                step=at.total + 1,
+                of=steps,
+                task=items.step.task,
+                loss=float(loss.value),
+                mean_score=float(loss.mean_score),
+                mean_positive=float(loss.mean_positive),
+                hardest_gap=None if math.isnan(gap) else gap,
+                learning_rate=rate,
+                gradient_norm=norm,
+                pairs_per_second=len(items.step.rows) / seconds,
+                tokens_per_second=sum(chunk.tokens for chunk in chunks) / seconds,
+                data_wait=waited,
+                seconds=seconds,
+            )
         )
 
     def _resume(self) -> tuple[Position, History]:
@@ -289,10 +272,4 @@ class Trainer:
         if self.rank == 0:
             self.on_save()
             checkpoint.save(self.folder, self.inner, self.optimiser, at, keep=self.config.keep)
-        if self.world_size > 1:
-            dist.barrier()
-
-
-def _seed(*parts: int) -> int:
-    digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") % 2**63
+        barrier()

@@ -1,18 +1,30 @@
 """Export the steps of a run to Prometheus through Ray's metrics. cluster/grafana has a dashboard for them."""
 
+from collections.abc import Callable
+
 from gve_ray.logs import metric_tags
 from gve_ray.training.loop import StepLog
 
-_TAGS = ("gve_job", "run")
-_DESCRIPTIONS = {
-    "gve_training_step": "Steps done, over all epochs",
-    "gve_training_steps": "Steps of the whole run",
-    "gve_training_epoch": "Current epoch, from 1",
-    "gve_training_learning_rate": "Learning rate of the last step",
-    "gve_training_gradient_norm": "Gradient norm of the last step before clipping",
-    "gve_training_pairs_per_second": "Pairs per second in the last step, of all ranks",
-    "gve_training_tokens_per_second": "Tokens per second in the last step, of rank 0",
-    "gve_training_data_wait_share": "Share of the last step in which rank 0 waited for data",
+# Each metric with its description and its value after a step.
+_METRICS: dict[str, tuple[str, Callable[[StepLog], float]]] = {
+    "step": ("Steps done, over all epochs", lambda step: step.step),
+    "steps": ("Steps of the whole run", lambda step: step.of),
+    "epoch": ("Current epoch, from 1", lambda step: step.epoch),
+    "learning_rate": ("Learning rate of the last step", lambda step: step.learning_rate),
+    "gradient_norm": ("Gradient norm of the last step before clipping", lambda step: step.gradient_norm),
+    "pairs_per_second": (
+        "Pairs per second in the last step, of all ranks",
+        lambda step: step.pairs_per_second,
+    ),
+    "tokens_per_second": (
+        "Tokens per second in the last step, of rank 0",
+        lambda step: step.tokens_per_second,
+    ),
+    "data_wait_share": (
+        "Share of the last step in which rank 0 waited for data",
+        lambda step: step.data_wait / max(step.seconds, 1e-9),
+    ),
+    "loss": ("Loss of the last step of a task", lambda step: step.loss),
 }
 
 
@@ -22,25 +34,14 @@ class StepMetrics:
     def __init__(self) -> None:
         from ray.util.metrics import Gauge
 
+        tags = metric_tags()
         self._gauges = {
-            name: Gauge(name, description, tag_keys=_TAGS).set_default_tags(metric_tags())
-            for name, description in _DESCRIPTIONS.items()
+            name: Gauge(
+                f"gve_training_{name}", description, tag_keys=(*tags, *(("task",) if name == "loss" else ()))
+            ).set_default_tags(tags)
+            for name, (description, _) in _METRICS.items()
         }
-        self._loss = Gauge(
-            "gve_training_loss", "Loss of the last step of a task", tag_keys=(*_TAGS, "task")
-        ).set_default_tags(metric_tags())
 
     def __call__(self, step: StepLog) -> None:
-        values = {
-            "gve_training_step": step.step,
-            "gve_training_steps": step.of,
-            "gve_training_epoch": step.epoch,
-            "gve_training_learning_rate": step.learning_rate,
-            "gve_training_gradient_norm": step.gradient_norm,
-            "gve_training_pairs_per_second": step.pairs_per_second,
-            "gve_training_tokens_per_second": step.tokens_per_second,
-            "gve_training_data_wait_share": step.data_wait / max(step.seconds, 1e-9),
-        }
-        for name, value in values.items():
-            self._gauges[name].set(value)
-        self._loss.set(step.loss, tags={"task": step.task})
+        for name, (_, value_of) in _METRICS.items():
+            self._gauges[name].set(value_of(step), tags={"task": step.task} if name == "loss" else None)

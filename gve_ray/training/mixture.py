@@ -82,9 +82,8 @@ def _frozen(config: DataSetConfig, folder: Path) -> list[tuple[str, Task, Path]]
     """Copy one data set to Arrow files; return the name, task and file of each of its tasks."""
     if config.format != "pairs":
         path = folder / f"{config.name}.arrow"
-        counts = freeze(convert(config), path)
-        if counts.n_skipped:
-            log.warning("%s: skipped %d rows without a query or a target", config.name, counts.n_skipped)
+        if n_skipped := freeze(convert(config), path):
+            log.warning("%s: skipped %d rows without a query or a target", config.name, n_skipped)
         return [(config.name, task_of(config.format), path)]
     files, root = filesystem(config.uri)
     out = []

@@ -29,9 +29,7 @@ def make_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Ada
     """
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     if not trained:
-        raise ValueError(
-            "no weight requires a gradient; call add_lora, or load an adapter with trainable=True"
-        )
+        raise ValueError("no weight requires a gradient; call add_lora first")
     groups = [
         {"params": [weight for weight in trained if weight.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [weight for weight in trained if weight.ndim < 2], "weight_decay": 0.0},

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gve_ray.schema import ASSET_SCHEME, PAIR_SCHEMA, AssetRef, Item, Task
+from gve_ray.training.schedule import hash_of
 
 _ROWS = 1024  # rows per Arrow batch
 _PROBED_FILES = 256  # local files per data set whose existence is checked before training
@@ -30,24 +31,17 @@ class Pair:
     query: Item
     target: Item
     negatives: tuple[Item, ...]
-    domain: str | None
-    style: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Frozen:
-    """Numbers of rows that `freeze` wrote and skipped."""
+def freeze(rows: Iterable[Mapping[str, Any] | None], path: str | os.PathLike[str]) -> int:
+    """Write rows of `PAIR_SCHEMA` to an Arrow file, which appears only when complete.
 
-    n_out: int
-    n_skipped: int
-
-
-def freeze(rows: Iterable[Mapping[str, Any] | None], path: str | os.PathLike[str]) -> Frozen:
-    """Write rows of `PAIR_SCHEMA` to an Arrow file, which appears only when complete. None is skipped."""
-    out = Path(path)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    n_out = n_skipped = 0
+    Rows that are None are skipped; returns their number.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    n_skipped = 0
     waiting: list[Mapping[str, Any]] = []
     with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, _FILE_SCHEMA) as writer:
         for row in rows:
@@ -57,11 +51,11 @@ def freeze(rows: Iterable[Mapping[str, Any] | None], path: str | os.PathLike[str
             waiting.append(row)
             if len(waiting) == _ROWS:
                 writer.write_batch(pa.RecordBatch.from_pylist(waiting, schema=_FILE_SCHEMA))
-                n_out, waiting = n_out + _ROWS, []
+                waiting = []
         if waiting:
             writer.write_batch(pa.RecordBatch.from_pylist(waiting, schema=_FILE_SCHEMA))
-    os.replace(part, out)
-    return Frozen(n_out=n_out + len(waiting), n_skipped=n_skipped)
+    os.replace(part, target)
+    return n_skipped
 
 
 # A file holds one task, so it needs no task column (a dictionary in each batch).
@@ -135,8 +129,7 @@ class PairSet:
             if not size:
                 raise ValueError(f"{self.name}: no pairs; drop it from the mixture or make pairs for it")
             if self._sample is not None and self._sample < size:
-                digest = hashlib.sha256(f"{self._seed}:{self.name}:sample".encode()).digest()
-                rng = np.random.default_rng(int.from_bytes(digest[:16], "big"))
+                rng = np.random.default_rng(hash_of(self._seed, self.name, "sample"))
                 self._chosen = np.sort(rng.permutation(size)[: self._sample])
                 size = self._sample
             self._size = size
@@ -150,8 +143,6 @@ def pair_of(row: Mapping[str, Any]) -> Pair:
         query=Item(**row["query"], instruction=row["instruction"]),
         target=Item(**row["target"]),
         negatives=tuple(Item(**item) for item in row["negatives"] or ()),
-        domain=row["domain"],
-        style=row["style"],
     )
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.distributed as dist
 from pyarrow import fs
 
 from gve_ray.schema import Item
@@ -19,35 +18,29 @@ from gve_ray.store.runfolder import write_atomically
 from gve_ray.training.config import ProberConfig
 from gve_ray.training.curriculum import alignment
 from gve_ray.training.feed import Mined
-from gve_ray.training.gather import world_size
+from gve_ray.training.gather import barrier, rank, world_size
 from gve_ray.training.loop import Probe
 from gve_ray.training.mining import mine
 from gve_ray.training.mixture import MixtureTask
-from gve_ray.training.pairs import Pair, corpus_of, id_of
+from gve_ray.training.pairs import corpus_of, id_of
 
 Embed = Callable[[Sequence[Item]], np.ndarray]
 
-_CHUNK = 4096  # pairs read at a time
 
-
-def score(embed: Embed, tasks: Mapping[str, MixtureTask], *, pairs: int, seed: int) -> dict[str, float]:
-    """Return R_k by task: the mean cosine of `pairs` of its pairs (N_p in the paper), sampled with the seed.
+def score_task(embed: Embed, task: MixtureTask, *, pairs: int, seed: int) -> float:
+    """Return R_k: the mean cosine of `pairs` of the task's pairs (N_p in the paper), sampled with the seed.
 
     embed: items -> unit-norm float32 [n, d]. All probers get the same pairs, so scores are comparable.
     """
-    scores = {}
-    for name, task in tasks.items():
-        rng = np.random.default_rng(id_of(f"{seed}:{name}:probe") % 2**64)
-        size = len(task.pairs)
-        chosen = task.pairs.take(np.sort(rng.permutation(size)[: min(pairs, size)]))
-        queries = embed([pair.query for pair in chosen])
-        scores[name] = alignment(queries, embed([pair.target for pair in chosen]))
-    return scores
+    rng = np.random.default_rng(id_of(f"{seed}:{task.pairs.name}:probe") % 2**64)
+    chosen = task.pairs.take(np.sort(rng.permutation(len(task.pairs))[:pairs]))
+    queries = embed([pair.query for pair in chosen])
+    return alignment(queries, embed([pair.target for pair in chosen]))
 
 
 def mine_task(embed: Embed, task: MixtureTask, *, margin: float | None) -> Mined:
     """Mine the hardest `task.negatives` targets of the task for each of its pairs."""
-    pairs = _all(task)
+    pairs = task.pairs.take(range(len(task.pairs)))
     corpus = corpus_of(pairs)
     rows = mine(
         embed([pair.query for pair in pairs]),
@@ -71,7 +64,7 @@ def save_mined(mined: Mined, path: Path) -> None:
 
 def load_mined(task: MixtureTask, path: Path) -> Mined:
     """Read what `save_mined` wrote for the same pairs. Raises ValueError if the pairs have changed."""
-    corpus = corpus_of(_all(task))
+    corpus = corpus_of(task.pairs.take(range(len(task.pairs))))
     rows = np.load(path, allow_pickle=False)
     if len(rows) != len(corpus.positives) or (rows.size and rows.max() >= len(corpus.items)):
         raise ValueError(
@@ -102,13 +95,10 @@ class EpochProber:
         self.score_tasks, self.seed = score_tasks, seed
 
     def __call__(self, epoch: int) -> Probe:
-        ranks = world_size()
-        rank = dist.get_rank() if ranks > 1 else 0
         folder = self.folder.below(f"epoch-{epoch}")
-        for name in sorted(self.tasks)[rank::ranks]:
+        for name in sorted(self.tasks)[rank() :: world_size()]:
             self._work(folder, epoch, name)
-        if ranks > 1:
-            dist.barrier()
+        barrier()
         notes = {name: self._note(folder, name) for name in sorted(self.tasks)}
         probed = {name: note for name, note in notes.items() if note is not None}
         return Probe(
@@ -132,7 +122,7 @@ class EpochProber:
         prober, embed = self.embed_for(epoch)
         note: dict[str, Any] = {"prober": prober}
         if self.score_tasks:
-            note |= {"score": score(embed, {name: task}, pairs=self.config.pairs, seed=self.seed)[name]}
+            note["score"] = score_task(embed, task, pairs=self.config.pairs, seed=self.seed)
         if self._mines(task):
             save_mined(mine_task(embed, task, margin=self.config.margin), folder.path / f"{name}.npy")
             folder.publish(f"{name}.npy")
@@ -143,13 +133,3 @@ class EpochProber:
     def _note(self, folder: SharedFolder, name: str) -> dict[str, Any] | None:
         file = f"{name}.json"
         return json.loads(folder.fetch(file).read_text()) if folder.exists(file) else None
-
-
-def _all(task: MixtureTask) -> list[Pair]:
-    """Read all pairs of a task, in chunks."""
-    size = len(task.pairs)
-    return [
-        pair
-        for start in range(0, size, _CHUNK)
-        for pair in task.pairs.take(range(start, min(start + _CHUNK, size)))
-    ]

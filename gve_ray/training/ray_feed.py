@@ -19,7 +19,11 @@ WINDOW = 512  # steps per Ray Data pipeline; the pipeline drains between two win
 
 @dataclass(frozen=True, kw_only=True)
 class RayFeed:
-    """Like `feed.ahead`, with `workers` processes of one core each. Ray must be connected."""
+    """Like `feed.ahead`, with `workers` processes of one core each. Ray must be connected.
+
+    The processes run on this node, which has the files of the mixture (node.py), on cores that this process
+    has reserved for them.
+    """
 
     workers: int
 
@@ -40,6 +44,7 @@ class RayFeed:
 
     def _batches(self, make: Any, window: list[Any]) -> Iterable[dict[str, np.ndarray]]:
         """Yield batches of one step each."""
+        from ray import get_runtime_context
         from ray.data import ActorPoolStrategy, DataContext, from_items
 
         context = DataContext.get_current()
@@ -49,7 +54,12 @@ class RayFeed:
         steps = from_items([{"step": step} for step in window], override_num_blocks=len(window))
         pool = ActorPoolStrategy(size=min(self.workers, len(window)))
         made = steps.map_batches(
-            _Preparer, fn_constructor_args=(make,), batch_size=1, compute=pool, num_cpus=1
+            _Preparer,
+            fn_constructor_args=(make,),
+            batch_size=1,
+            compute=pool,
+            num_cpus=0,
+            label_selector={"ray.io/node-id": get_runtime_context().get_node_id()},
         )
         return made.iter_batches(batch_size=1, prefetch_batches=AHEAD)
 

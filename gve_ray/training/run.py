@@ -12,7 +12,7 @@ from gve_ray.logs import extend_log_context, is_json, log_context, set_up_rank
 from gve_ray.preflight import absolute, check_cluster, check_request, live_nodes
 from gve_ray.store import RunFolder, SharedFolder
 from gve_ray.store.runfolder import RUN_FILE, seconds_of
-from gve_ray.training.config import TrainingJobConfig, TrainingResources
+from gve_ray.training.config import TrainingJobConfig
 from gve_ray.training.curriculum import HISTORY_FILE, History
 from gve_ray.training.needs import needs_of
 from gve_ray.training.runlog import STEPS_FILE, read_log
@@ -111,9 +111,10 @@ def _trainer(config: TrainingJobConfig) -> "TorchTrainer":
         train_loop_config={"config": config, "log_context": log_context(), "as_json": is_json()},
         torch_config=TorchConfig(timeout_s=needs.timeout_s),
         scaling_config=ScalingConfig(
-            num_workers=_workers(needs),
+            num_workers=needs.workers if needs.min_workers is None else (needs.min_workers, needs.workers),
             use_gpu=needs.num_gpus > 0,
-            resources_per_worker=needs.demands,
+            # The feed's processes count as the rank's own: they run on its node (ray_feed.py).
+            resources_per_worker=needs.demands | {"CPU": needs.num_cpus + needs.feed_workers},
             accelerator_type=needs.accelerator_type,
             elastic_resize_monitor_interval_s=needs.resize_seconds,
         ),
@@ -121,10 +122,6 @@ def _trainer(config: TrainingJobConfig) -> "TorchTrainer":
             name="ray", storage_path=config.output, failure_config=FailureConfig(max_failures=0)
         ),
     )
-
-
-def _workers(needs: TrainingResources) -> int | tuple[int, int]:
-    return needs.workers if needs.min_workers is None else (needs.min_workers, needs.workers)
 
 
 def _rank(loop: dict[str, Any]) -> None:

@@ -85,7 +85,7 @@ class Schedule:
     def draws(self) -> np.ndarray:
         """Draw the task of each step: int64 [steps], indices into `tasks`."""
         shares = np.array([self.probabilities[task] for task in self.tasks])
-        rng = np.random.default_rng(_seed(self.seed, self.epoch, "tasks"))
+        rng = np.random.default_rng(hash_of(self.seed, self.epoch, "tasks"))
         # Inverse transform sampling instead of rng.choice gives the same draws in every version of numpy.
         return np.searchsorted(np.cumsum(shares)[:-1], rng.random(len(self)), side="right")
 
@@ -102,14 +102,6 @@ class Schedule:
                 streams[task] = _Rows(self.sizes[task], batch, (self.seed, self.epoch, task))
                 streams[task].skip(int(before[place]))
             yield Step(index=index, task=task, rows=streams[task].take(), world_size=self.world_size)
-
-    def pairs(self) -> dict[str, int]:
-        """Return the number of pairs drawn from each task in the epoch, with repeats."""
-        counts = np.bincount(self.draws(), minlength=len(self.tasks))
-        return {
-            task: int(count) * self.batch_size(task) * self.world_size
-            for task, count in zip(self.tasks, counts, strict=True)
-        }
 
 
 def one_pass(sizes: Mapping[str, int], batch_sizes: Mapping[str, int], world_size: int) -> int:
@@ -146,7 +138,7 @@ class _Rows:
 
     def _permutation(self, tail: np.ndarray) -> np.ndarray:
         """Return the order of a pass. Rows in `tail`, which are in its first batch, come after that batch."""
-        rng = np.random.default_rng(_seed(*self._key, self._pass))
+        rng = np.random.default_rng(hash_of(*self._key, self._pass))
         order = np.arange(self._size, dtype=np.int32)
         rng.shuffle(order)
         if not len(tail):
@@ -158,7 +150,7 @@ class _Rows:
         return np.concatenate([order[fresh], order[rest]])
 
 
-def _seed(*parts: object) -> int:
-    """Hash the parts to a 128-bit seed, so that each seed, epoch, task and pass has its own stream."""
+def hash_of(*parts: object, n_bytes: int = 16) -> int:
+    """Hash the parts to a seed, so that, for example, each seed, epoch, task and pass has its own stream."""
     digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:16], "big")
+    return int.from_bytes(digest[:n_bytes], "big")

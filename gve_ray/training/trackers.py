@@ -8,7 +8,6 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from types import ModuleType
 from typing import Any, get_args
 
 from gve_ray.store import SharedFolder
@@ -68,7 +67,7 @@ class Trackers:
             close()
 
     def _tensorboard(self, first: int) -> Send:
-        writer = _import("tensorboardX").SummaryWriter(
+        writer = importlib.import_module("tensorboardX").SummaryWriter(
             str(self.folder.path / "tensorboard"),
             purge_step=first,
             filename_suffix=f".from-{first}",  # the default has whole seconds: a restart could overwrite it
@@ -84,7 +83,7 @@ class Trackers:
         return send
 
     def _wandb(self, _: int) -> Send:
-        wandb = _import("wandb")
+        wandb = importlib.import_module("wandb")
         run_id = self._load_id("wandb")
         run = wandb.init(
             id=run_id, resume="allow" if run_id else None, name=self.folder.name, dir=str(self.folder.path),
@@ -95,7 +94,7 @@ class Trackers:
         return lambda step, values: run.log(dict(values), step=step)
 
     def _mlflow(self, _: int) -> Send:
-        mlflow = _import("mlflow")
+        mlflow = importlib.import_module("mlflow")
         run_id = self._load_id("mlflow")
         run = mlflow.start_run(run_id=run_id, run_name=None if run_id else self.folder.name)
         self._save_id("mlflow", run.info.run_id)
@@ -112,8 +111,3 @@ class Trackers:
         file = _ID.format(name)
         (self.folder.path / file).write_text(run_id + "\n")
         self.folder.publish(file)
-
-
-def _import(name: str) -> ModuleType:
-    """Import a package that has no type information or is optional."""
-    return importlib.import_module(name)

@@ -135,7 +135,7 @@ def test_an_undisturbed_run_leaves_what_it_promises(world: World) -> None:
     assert max(float(one.abs().max()) for name, one in trained.items() if "lora_B" in name) > 1e-3
     with driver(world, world.finished) as process:
         assert process.wait(DEADLINE) == 0
-    assert "finished before; nothing was done" in log_of(world.finished)
+    assert "already finished; nothing was done" in log_of(world.finished)
 
 
 @pytest.mark.parametrize("at", [SAVE + 3, STEPS + 12])
@@ -179,6 +179,8 @@ def test_what_ranks_tell_programs(world: World, tmp_path: Path, monkeypatch: pyt
         run,
         0,
     )
+    written = [record["message"] for record in records if record["message"].endswith(": 40 pairs")]
+    assert sorted(written) == ["mined: 40 pairs", "plain: 40 pairs"]  # once, by one of the two ranks
     assert {"asctime", "levelname", "worker_id", "actor_id"} <= set(last)
     ours = [one for one in records if one["logger"].startswith("gve_ray.training")]
     assert all((one["job"], one["run"]) == ("train", run) for one in ours)

@@ -1,4 +1,4 @@
-"""What each process of tests/training/test_gather.py runs: a small encoder, its slice, one backward pass."""
+"""The processes of tests/training/test_gather.py. Each runs a small encoder on its slice of a batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ PAIRS, HARD, WIDTH, SIZE = 12, 2, 5, 8  # 12 pairs split evenly over 1, 2 and 3 
 class Case:
     hard: bool = False
     masks: bool = False
-    chunk: int | None = None  # rows a chunk of GradCache; None: one backward pass
+    chunk: int | None = None  # rows per chunk of GradCache; None: one backward pass
 
 
 CASES = [
@@ -44,7 +44,9 @@ def encoder() -> nn.Module:
 
 
 def world(case: Case) -> dict[str, Tensor]:
-    """The whole batch. Rows 1 and 5 show one video, 2 and 9 are one pair, one hard negative is its positive."""
+    """Return the whole batch. With masks, rows 1 and 5 show the same video, rows 2 and 9 are the same pair, and
+    one hard negative shows the same video as its positive.
+    """
     drawn = torch.Generator().manual_seed(2)
     inputs = {
         "queries": torch.randn(PAIRS, WIDTH, generator=drawn, dtype=torch.float64),
@@ -64,7 +66,7 @@ def world(case: Case) -> dict[str, Tensor]:
 def gradients(
     model: nn.Module, case: Case, inputs: dict[str, Tensor], collect: Callable[..., list[Tensor]]
 ) -> tuple[Loss, list[Tensor]]:
-    """Loss and gradients of one pass over `inputs` (a slice, or all of it), gathered by `collect`."""
+    """Return loss and gradients of one pass over `inputs`, all of the batch or a slice, gathered by `collect`."""
     names = [name for name in ("queries", "targets", "negatives") if name in inputs]
     ids = {name: inputs[name] for name in inputs if name not in names}
     shapes = [(*inputs[name].shape[:-1], SIZE) for name in names]
@@ -89,18 +91,18 @@ def gradients(
 
 
 def plain_gather(*parts: Tensor) -> list[Tensor]:
-    """The gather that is wrong: a plain all_gather with the own rows swapped in."""
-    found = []
+    """Gather as is often done, but wrong: a plain all_gather, in which this rank's rows are put back."""
+    gathered = []
     for part in parts:
         slots = [torch.empty_like(part) for _ in range(dist.get_world_size())]
         dist.all_gather(slots, part.detach())
         slots[dist.get_rank()] = part
-        found.append(torch.cat(slots))
-    return found
+        gathered.append(torch.cat(slots))
+    return gathered
 
 
 def whole_run(folder: Path, size: int) -> tuple[list[tuple[str, float]], dict[str, Tensor]]:
-    """Task and learning rate of each step of a short run, and the weights it ends with."""
+    """Run a short training; return task and learning rate of each step, and the weights at the end."""
     model: nn.Module = tiny.Letters()
     logs: list[StepLog] = []
     trainer = Trainer(
@@ -117,24 +119,24 @@ def whole_run(folder: Path, size: int) -> tuple[list[tuple[str, float]], dict[st
 
 
 def rank_main(rank: int, size: int, folder: str) -> None:
-    """Run every case, then batches that do not fit together; rank 0 saves what came out."""
+    """Run every case, then batches of unequal size, then a whole run; the last rank saves the results."""
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     dist.init_process_group(
         "gloo", init_method=store, rank=rank, world_size=size, timeout=timedelta(seconds=600)
     )
-    found: dict[str, object] = {}
+    results: dict[str, object] = {}
     for i, (case, collect) in enumerate([*((case, gather) for case in CASES), (CASES[0], plain_gather)]):
         share = PAIRS // size
         mine = {name: part[rank * share : (rank + 1) * share] for name, part in world(case).items()}
         loss, grads = gradients(DistributedDataParallel(encoder()), case, mine, collect)
-        found[str(i)] = (loss.value.detach(), loss.hardest_gap, grads)
+        results[str(i)] = (loss.value.detach(), loss.hardest_gap, grads)
     try:
         gather(torch.zeros(2 + rank, 3))
     except ValueError as error:
-        found["unequal"] = str(error)
-    found[f"order {rank}"] = gather(torch.tensor([rank]), torch.tensor([[float(rank)]]))
-    found["run"] = whole_run(Path(folder), size)
-    if rank == size - 1:  # any rank will do: the last one shows that not only the first is right
-        torch.save(found, Path(folder) / "found.pt")
+        results["unequal"] = str(error)
+    results[f"order {rank}"] = gather(torch.tensor([rank]), torch.tensor([[float(rank)]]))
+    results["run"] = whole_run(Path(folder), size)
+    if rank == size - 1:  # any rank would do; the last one shows that results are not right on rank 0 only
+        torch.save(results, Path(folder) / "results.pt")
     dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Rows of public data sets as pairs: several captions are several pairs, what is missing makes none."""
+"""Rows of public data sets become pairs: one for each caption, and none if a value is missing."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from gve_ray.training.convert import convert
 def pairs(
     path: Path, data: str | bytes | list[dict[str, Any]] | pa.Table, kind: str, **options: Any
 ) -> list[Any]:
-    """(query, target) of each pair, None for a row that gives none."""
+    """Convert a file; return (query, target) of each pair, and None for each row that is skipped."""
     if isinstance(data, pa.Table):
         pq.write_table(data, path)
     else:
@@ -28,58 +28,58 @@ def pairs(
     ]
 
 
-def test_a_list_of_captions_is_a_pair_each(tmp_path: Path) -> None:
+def test_each_caption_of_a_list_makes_a_pair(tmp_path: Path) -> None:
     rows = [{"image": "1.jpg", "caption": ["a dog", None, "one dog"]}, {"image": "2.jpg", "caption": []}]
-    wanted = [("a dog", "1.jpg"), ("one dog", "1.jpg"), None]
-    assert pairs(tmp_path / "c.jsonl", rows, "image_captions") == wanted
-    assert pairs(tmp_path / "c.parquet", pa.Table.from_pylist(rows), "image_captions") == wanted
+    expected = [("a dog", "1.jpg"), ("one dog", "1.jpg"), None]
+    assert pairs(tmp_path / "c.jsonl", rows, "image_captions") == expected
+    assert pairs(tmp_path / "c.parquet", pa.Table.from_pylist(rows), "image_captions") == expected
     written = "image,caption\n1.jpg,\"['a dog', nan, 'one dog']\"\n2.jpg,[]\n"
-    assert pairs(tmp_path / "c.csv", written, "image_captions") == wanted
+    assert pairs(tmp_path / "c.csv", written, "image_captions") == expected
     flickr = 'image,caption\n1.jpg,"[""a dog"", ""one dog""]"\n2.jpg,\n'
-    assert pairs(tmp_path / "f.csv", flickr, "image_captions") == wanted
+    assert pairs(tmp_path / "f.csv", flickr, "image_captions") == expected
 
 
-def test_lists_of_queries_and_targets(tmp_path: Path) -> None:
+def test_each_query_of_a_list_is_paired_with_each_target(tmp_path: Path) -> None:
     rows = [{"query": ["a", "b"], "positive": ["x", "y"], "negative": float("nan")}]
     assert pairs(tmp_path / "c.jsonl", rows, "text_pairs") == [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
 
 
 @pytest.mark.parametrize("missing", [float("nan"), None, "", "nan", "None", "<NA>"])
-def test_what_is_missing_is_no_word(missing: Any, tmp_path: Path) -> None:
+def test_missing_values_are_not_read_as_words(missing: Any, tmp_path: Path) -> None:
     rows = [
         {"videoid": 1, "page_dir": "a", "name": missing},
         {"videoid": 2, "page_dir": missing, "name": "None of them move"},
         {"videoid": missing, "page_dir": "a", "name": "x"},
         {"videoid": 4, "page_dir": "a"},
     ]
-    found = pairs(tmp_path / "w.jsonl", rows, "webvid")
-    assert found == [None, ("None of them move", "2.mp4"), None, None]
+    converted = pairs(tmp_path / "w.jsonl", rows, "webvid")
+    assert converted == [None, ("None of them move", "2.mp4"), None, None]
 
 
 def test_ids_keep_their_digits(tmp_path: Path) -> None:
     csv = "videoid,page_dir,name\n1066674784.0,000001_000050,x\n007,,y\n9007199254740993,a,z\n"
-    wanted = [("x", "000001_000050/1066674784.mp4"), ("y", "007.mp4"), ("z", "a/9007199254740993.mp4")]
-    assert pairs(tmp_path / "w.csv", csv, "webvid") == wanted
+    expected = [("x", "000001_000050/1066674784.mp4"), ("y", "007.mp4"), ("z", "a/9007199254740993.mp4")]
+    assert pairs(tmp_path / "w.csv", csv, "webvid") == expected
     floats = pa.table({"videoid": [1.0, None, 1e15], "page_dir": ["a", "b", None], "name": ["x", "y", "z"]})
-    found = pairs(tmp_path / "w.parquet", floats, "webvid")
-    assert found == [("x", "a/1.mp4"), None, ("z", "1000000000000000.mp4")]
+    converted = pairs(tmp_path / "w.parquet", floats, "webvid")
+    assert converted == [("x", "a/1.mp4"), None, ("z", "1000000000000000.mp4")]
 
 
-def test_a_csv_of_excel(tmp_path: Path) -> None:
+def test_a_csv_file_written_by_excel_is_read(tmp_path: Path) -> None:
     data = "\ufeffvideoid;page_dir;name\r\n1;a;a dog, running\r\n".encode()
     assert pairs(tmp_path / "w.csv", data, "webvid") == [("a dog, running", "a/1.mp4")]
 
 
-def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_stands_for_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "c.csv").write_text("image,caption\n1.jpg,x\n~/2.jpg,y\n")
     config = DataSetConfig(name="d", uri="~/c.csv", format="image_captions", root="~/images")
-    found = [row["target"]["image"] for row in convert(config) if row]
-    assert found == [f"{tmp_path}/images/1.jpg", f"{tmp_path}/2.jpg"]
+    images = [row["target"]["image"] for row in convert(config) if row]
+    assert images == [f"{tmp_path}/images/1.jpg", f"{tmp_path}/2.jpg"]
 
 
 @pytest.mark.parametrize(
-    "name, data, says",
+    "name, data, message",
     [
         ("c.csv", "image,caption\n1.jpg,x\n2.jpg,a man, a dog\n", r"c\.csv': row 2 \(line 3\): 3 cells for 2 columns"),
         ("c.csv", b"image,caption\n1.jpg,caf\xe9\n", r"c\.csv': row 1 \(line 2\): byte 0xe9"),
@@ -89,8 +89,10 @@ def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("c.json", '{"images": [], "annotations": []}', "keys images, annotations"),
     ],
 )  # fmt: skip
-def test_what_is_malformed_is_named(name: str, data: str | bytes, says: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_the_error_for_a_malformed_file_names_the_row(
+    name: str, data: str | bytes, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
         pairs(tmp_path / name, data, "image_captions")
 
 

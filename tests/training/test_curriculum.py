@@ -32,18 +32,18 @@ def test_pyramid_probabilities_by_hand() -> None:
 
 
 def test_a_small_sigma_does_not_overflow() -> None:
-    found = Curriculum(sigma=(1e-4, 1.0)).probabilities(1, SIZES, scores=SCORES)
-    assert found == pytest.approx({"T2T": 1.0, "T2V": 0.0, "V2V": 0.0})
+    drawn = Curriculum(sigma=(1e-4, 1.0)).probabilities(1, SIZES, scores=SCORES)
+    assert drawn == pytest.approx({"T2T": 1.0, "T2V": 0.0, "V2V": 0.0})
 
 
-def test_alternatives_by_hand() -> None:
+def test_probabilities_of_the_other_curricula_by_hand() -> None:
     assert Curriculum(kind="uniform").probabilities(2, SIZES) == pytest.approx(dict.fromkeys(SIZES, 1 / 3))
     assert Curriculum(kind="proportional").probabilities(1, SIZES) == pytest.approx(
         {"T2T": 0.2, "T2V": 0.6, "V2V": 0.2}
     )
     static = Curriculum(kind="easy_to_hard", epochs=3)
-    found = [static.probabilities(t, SIZES, first_scores=SCORES) for t in (1, 2, 3)]
-    assert found == [
+    by_epoch = [static.probabilities(t, SIZES, first_scores=SCORES) for t in (1, 2, 3)]
+    assert by_epoch == [
         pytest.approx({"T2T": 1, "T2V": 0, "V2V": 0}),
         pytest.approx({"T2T": 0.5, "T2V": 0, "V2V": 0.5}),
         pytest.approx({"T2T": 0.2, "T2V": 0.6, "V2V": 0.2}),
@@ -56,8 +56,8 @@ def test_alternatives_by_hand() -> None:
 
 
 def test_weights_multiply_before_normalising() -> None:
-    found = Curriculum(kind="proportional").probabilities(1, SIZES, weights={"T2V": 0.5, "V2V": 0.0})
-    assert found == pytest.approx({"T2T": 0.4, "T2V": 0.6, "V2V": 0.0})  # 100 : 150 : 0
+    drawn = Curriculum(kind="proportional").probabilities(1, SIZES, weights={"T2V": 0.5, "V2V": 0.0})
+    assert drawn == pytest.approx({"T2T": 0.4, "T2V": 0.6, "V2V": 0.0})  # 100 : 150 : 0
 
 
 def test_alignment_is_the_mean_cosine() -> None:
@@ -81,7 +81,7 @@ def test_easy_first_breaks_ties_by_name() -> None:
         ({"weights": dict.fromkeys(SIZES, 0.0)}, "weight 0"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(change: dict, message: str) -> None:
+def test_impossible_draws_are_refused(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Curriculum().probabilities(**{"epoch": 1, "sizes": SIZES, "scores": SCORES} | change)
 
@@ -92,15 +92,15 @@ def test_wrong_settings_are_refused(wrong: dict) -> None:
         Curriculum(**wrong)
 
 
-def test_history_survives_a_file(tmp_path: Path) -> None:
-    one = EpochRecord(epoch=1, sigma=0.1, prober="base", scores=SCORES, probabilities={"T2T": 1.0})
-    history = History(kind="pyramid").add(one)
+def test_a_saved_history_can_be_loaded(tmp_path: Path) -> None:
+    record = EpochRecord(epoch=1, sigma=0.1, prober="base", scores=SCORES, probabilities={"T2T": 1.0})
+    history = History(kind="pyramid").add(record)
     history.save(str(tmp_path / "curriculum.json"))
     assert json.loads((tmp_path / "curriculum.json").read_text())["epochs"][0]["scores"] == SCORES
     again = History.load(tmp_path / "curriculum.json")
     assert again == history
     assert again.first_scores == SCORES
-    assert again.of(1) == one
+    assert again.of(1) == record
     assert again.of(2) is None
     with pytest.raises(ValueError, match="epoch 1 after 1"):
-        again.add(one)
+        again.add(record)

@@ -1,4 +1,4 @@
-"""The loop with a real, random Qwen2.5-VL of two layers."""
+"""The training loop with a real Qwen2.5-VL of two layers and random weights."""
 
 from pathlib import Path
 from typing import Any
@@ -39,19 +39,19 @@ def processor(folder: Path) -> Any:
     return load_processor(folder)
 
 
-def encoder(folder: Path, processor: Any, **options: Any) -> Encoder:
+def make_encoder(folder: Path, processor: Any, **options: Any) -> Encoder:
     model = load_torch_model(folder, processor=processor, dtype="float32", device="cpu")
     return with_lora(model, r=4, alpha=8, **options)
 
 
-def collate_for(one: Encoder, processor: Any, budget: int = 300) -> GveCollate:
-    model = one.model
+def collate_for(encoder: Encoder, processor: Any, budget: int = 300) -> GveCollate:
+    model = encoder.model
     collator = Collator(SETTINGS, processor, family=model.family, config=model.config)
     return GveCollate(collator, token_budget=budget)
 
 
-def test_chunks_hold_every_item_and_give_the_embedders_vectors(folder: Path, processor: Any) -> None:
-    one = encoder(folder, processor).eval()
+def test_chunks_contain_every_item_and_give_the_vectors_of_the_embedder(folder: Path, processor: Any) -> None:
+    encoder = make_encoder(folder, processor).eval()
     items = [
         Item(text="a short text", instruction="Find it."),
         Item(video=make_frames(4, 56, 84)),
@@ -59,56 +59,60 @@ def test_chunks_hold_every_item_and_give_the_embedders_vectors(folder: Path, pro
         Item(image=make_frames(1, 84, 56), text="but red"),
         Item(text="x"),
     ]
-    chunks = collate_for(one, processor, budget=120)(items)
+    chunks = collate_for(encoder, processor, budget=120)(items)
     assert sorted(row for chunk in chunks for row in chunk.rows) == list(range(5))
     assert len(chunks) > 2
     assert sum(chunk.tokens for chunk in chunks) == sum(int(c.batch.attention_mask.sum()) for c in chunks)
     with torch.no_grad():
-        vectors = one([chunk.batch for chunk in chunks]).numpy()
+        vectors = encoder([chunk.batch for chunk in chunks]).numpy()
     order = np.argsort(np.concatenate([chunk.rows for chunk in chunks]))
-    expected = Embedder.from_model(one.model, processor, SETTINGS).embed(items)
+    expected = Embedder.from_model(encoder.model, processor, SETTINGS).embed(items)
     assert (vectors[order] * expected).sum(axis=1).min() > 0.99999
-    # The items differ, or the order would not matter.
+    # If the vectors were equal, the order would not matter.
     assert (expected @ expected.T)[np.triu_indices(5, 1)].max() < 0.999
 
 
-def test_a_run_changes_lora_alone_and_leaves_an_adapter(folder: Path, processor: Any, tmp_path: Path) -> None:
-    one = encoder(folder, processor, dropout=0.0)
-    before = {name: weight.detach().clone() for name, weight in one.named_parameters()}
+def test_a_run_changes_only_lora_weights_and_its_adapter_can_be_loaded(
+    folder: Path, processor: Any, tmp_path: Path
+) -> None:
+    encoder = make_encoder(folder, processor, dropout=0.0)
+    before = {name: weight.detach().clone() for name, weight in encoder.named_parameters()}
     losses: list[float] = []
     Trainer(
-        one,
-        collate_for(one, processor),
+        encoder,
+        collate_for(encoder, processor),
         tiny.tasks(tmp_path),
         Curriculum(kind="proportional", epochs=1),
         LoopConfig(steps=3, optimiser=OptimiserConfig(learning_rate=1e-2, warmup=0.0)),
         SharedFolder(tmp_path / "checkpoints"),
         on_step=lambda log: losses.append(log.loss),
     ).run()
-    changed = {name for name, weight in one.named_parameters() if not torch.equal(weight, before[name])}
+    changed = {name for name, weight in encoder.named_parameters() if not torch.equal(weight, before[name])}
     assert len(losses) == 3
-    assert changed == set(trained_weights(one))
+    assert changed == set(trained_weights(encoder))
     assert all("lora_" in name for name in changed)
-    save_adapter(one.model, tmp_path / "adapter", SETTINGS)
+    save_adapter(encoder.model, tmp_path / "adapter", SETTINGS)
     items = [Item(text="a cat"), Item(text="a dog")]
-    mine = Embedder.from_model(one.model.eval(), processor, SETTINGS).embed(items)
+    mine = Embedder.from_model(encoder.model.eval(), processor, SETTINGS).embed(items)
     loaded = Embedder.from_pretrained(folder, tmp_path / "adapter", dtype="float32", device="cpu")
     assert np.abs(loaded.embed(items) - mine).max() < 1e-5
 
 
 def test_checkpointing_gives_the_same_gradients(folder: Path, processor: Any) -> None:
     items = [Item(video=make_frames(4, 56, 56)), Item(text="words")]
-    found = []
+    runs = []
     for checkpointing in (False, True):
-        one = encoder(folder, processor, dropout=0.0, checkpointing=checkpointing).train()
-        calls = _count_forwards(one)
-        tower = _outputs(one.model.plain.model.visual.blocks[0])
-        batches = [chunk.batch for chunk in collate_for(one, processor)(items)]
-        vectors = one(batches)
+        encoder = make_encoder(folder, processor, dropout=0.0, checkpointing=checkpointing).train()
+        calls = _count_forwards(encoder)
+        tower = _outputs(encoder.model.plain.model.visual.blocks[0])
+        batches = [chunk.batch for chunk in collate_for(encoder, processor)(items)]
+        vectors = encoder(batches)
         vectors[:, 0].sum().backward()
-        assert not any(output.requires_grad for output in tower), "the frozen tower would be run backward"
-        found.append(([weight.grad for weight in one.parameters() if weight.requires_grad], calls[0]))
-    (plain, once), (recomputed, twice) = found
+        assert not any(output.requires_grad for output in tower), (
+            "the backward pass would include the frozen tower"
+        )
+        runs.append(([weight.grad for weight in encoder.parameters() if weight.requires_grad], calls[0]))
+    (plain, once), (recomputed, twice) = runs
     assert twice > once
     assert any(gradient.abs().max() > 1e-4 for gradient in plain)
     for mine, theirs in zip(plain, recomputed, strict=True):
@@ -116,25 +120,25 @@ def test_checkpointing_gives_the_same_gradients(folder: Path, processor: Any) ->
 
 
 def _outputs(module: torch.nn.Module) -> list[torch.Tensor]:
-    """Filled with what the module gives."""
+    """Return a list to which each output of the module is added."""
     outputs: list[torch.Tensor] = []
     module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     return outputs
 
 
-def _count_forwards(one: Encoder) -> list[int]:
-    """Counts how often the first language layer's attention runs."""
+def _count_forwards(encoder: Encoder) -> list[int]:
+    """Return a list whose only element counts the runs of the first language layer's attention."""
     calls = [0]
 
     def count(*_: object) -> None:
         calls[0] += 1
 
-    one.model.plain.model.language_model.layers[0].self_attn.register_forward_hook(count)
+    encoder.model.plain.model.language_model.layers[0].self_attn.register_forward_hook(count)
     return calls
 
 
 def test_a_trainable_vision_tower_is_refused(folder: Path, processor: Any) -> None:
-    one = encoder(folder, processor)
-    one.model.plain.model.visual.requires_grad_(True)
+    encoder = make_encoder(folder, processor)
+    encoder.model.plain.model.visual.requires_grad_(True)
     with pytest.raises(ValueError, match="of visual, embed_tokens, lm_head are trainable"):
-        check_frozen(one.model, FROZEN)
+        check_frozen(encoder.model, FROZEN)

@@ -12,7 +12,7 @@ from gve_ray.training.feed import Mined, ahead, items_of
 from gve_ray.training.loss import info_nce
 from gve_ray.training.mixture import MixtureTask
 from gve_ray.training.pairs import PairSet, freeze, id_of
-from gve_ray.training.prober import load_mined, mine_task, save_mined, score
+from gve_ray.training.prober import load_mined, mine_task, save_mined, score_task
 from gve_ray.training.schedule import Step
 from gve_ray.training.step import backward
 from tests.training import tiny
@@ -20,14 +20,14 @@ from tests.training import tiny
 NONE = {"text": None, "image": None, "video": None}
 
 
-def task(folder: Path, *, negatives: int = 2, own: bool = True) -> MixtureTask:
-    """Four pairs; the query of row 1 brings one hard negative if `own`."""
+def make_task(folder: Path, *, negatives: int = 2, own: bool = True) -> MixtureTask:
+    """Return a task of four pairs. If `own`, row 1 has a hard negative in the data set."""
     rows = [
         {
             "pair_id": f"p{i}",
             "query": {**NONE, "text": f"q{i}"},
             "target": {**NONE, "video": f"asset://v{i}/video"},
-            "negatives": [{**NONE, "text": "brought"}] if own and i == 1 else [],
+            "negatives": [{**NONE, "text": "from the data set"}] if own and i == 1 else [],
             "instruction": "Find it.",
             "domain": None,
             "style": None,
@@ -44,29 +44,32 @@ def task(folder: Path, *, negatives: int = 2, own: bool = True) -> MixtureTask:
 STEP = Step(index=0, task="x", rows=np.array([3, 0, 1, 2], dtype=np.int32), world_size=2)
 
 
-def test_a_rank_gets_its_share_with_own_then_mined_negatives_then_filling(tmp_path: Path) -> None:
+def test_a_rank_gets_its_pairs_with_given_negatives_then_mined_ones_then_its_targets(tmp_path: Path) -> None:
     mined = Mined(
         items=[Item(video="asset://v8/video"), Item(video="asset://v9/video")],
         rows=np.array([[0, 1], [1, 0], [0, -1], [-1, -1]]),
     )
-    found = items_of(STEP, 1, task(tmp_path), mined)  # rows 1 and 2
-    assert [item.text for item in found.items[:2]] == ["q1", "q2"]
-    assert [item.video for item in found.items[2:4]] == ["asset://v1/video", "asset://v2/video"]
-    assert [item.text or item.video for item in found.items[4:]] == [
-        "brought",
+    step_items = items_of(STEP, 1, make_task(tmp_path), mined)  # rows 1 and 2
+    assert [item.text for item in step_items.items[:2]] == ["q1", "q2"]
+    assert [item.video for item in step_items.items[2:4]] == ["asset://v1/video", "asset://v2/video"]
+    assert [item.text or item.video for item in step_items.items[4:]] == [
+        "from the data set",
         "asset://v9/video",
         "asset://v8/video",
         "asset://v2/video",
     ]
-    assert found.pair_ids.tolist() == [id_of("p1"), id_of("p2")]
-    assert found.sources.tolist() == [id_of("v1"), id_of("v2")]
-    assert found.negative_sources.tolist() == [[id_of("brought"), id_of("v9")], [id_of("v8"), id_of("v2")]]
+    assert step_items.pair_ids.tolist() == [id_of("p1"), id_of("p2")]
+    assert step_items.sources.tolist() == [id_of("v1"), id_of("v2")]
+    assert step_items.negative_sources.tolist() == [
+        [id_of("from the data set"), id_of("v9")],
+        [id_of("v8"), id_of("v2")],
+    ]
 
 
-def test_without_a_source_there_are_no_hard_negatives(tmp_path: Path) -> None:
-    found = items_of(STEP, 0, task(tmp_path, own=False), None)
-    assert found.negative_sources.shape == (2, 0)
-    assert [item.text or item.video for item in found.items] == [
+def test_without_given_or_mined_negatives_there_are_none(tmp_path: Path) -> None:
+    step_items = items_of(STEP, 0, make_task(tmp_path, own=False), None)
+    assert step_items.negative_sources.shape == (2, 0)
+    assert [item.text or item.video for item in step_items.items] == [
         "q3",
         "q0",
         "asset://v3/video",
@@ -76,10 +79,10 @@ def test_without_a_source_there_are_no_hard_negatives(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("gradcache", [False, True])
 def test_chunks_in_any_order_give_the_loss_of_the_pairs(tmp_path: Path, gradcache: bool) -> None:
-    one = replace(tiny.tasks(tmp_path)["two"], negatives=1)
+    task = replace(tiny.tasks(tmp_path)["two"], negatives=1)
     rows = np.array([5, 1, 30], dtype=np.int32)
     mined = Mined(items=[Item(text="xyz")], rows=np.zeros((40, 1), dtype=np.int64))
-    items = items_of(Step(index=0, task="two", rows=rows, world_size=1), 0, one, mined)
+    items = items_of(Step(index=0, task="two", rows=rows, world_size=1), 0, task, mined)
     model = tiny.Letters()
     loss = backward(model, tiny.collate(items.items), items, LossConfig(), gradcache=gradcache)
     got = [weight.grad.clone() for weight in model.parameters()]
@@ -88,7 +91,7 @@ def test_chunks_in_any_order_give_the_loss_of_the_pairs(tmp_path: Path, gradcach
     def vectors(texts: list[str | None]) -> torch.Tensor:
         return torch.cat([model([tiny.collate([Item(text=text)])[0].batch]) for text in texts])
 
-    pairs = one.pairs.take(rows)
+    pairs = task.pairs.take(rows)
     expected = info_nce(
         vectors([pair.query.text for pair in pairs]),
         vectors([pair.target.text for pair in pairs]),
@@ -100,8 +103,8 @@ def test_chunks_in_any_order_give_the_loss_of_the_pairs(tmp_path: Path, gradcach
         torch.testing.assert_close(mine, weight.grad, atol=1e-5, rtol=1e-4)
 
 
-def test_the_prober_scores_and_mines(tmp_path: Path) -> None:
-    one = task(tmp_path, negatives=2, own=False)
+def test_the_prober_scores_a_task_and_mines_its_negatives(tmp_path: Path) -> None:
+    task = make_task(tmp_path, negatives=2, own=False)
     angles = {"q0": 0, "q1": 30, "q2": 60, "q3": 90, "v0": 10, "v1": 40, "v2": 70, "v3": 100}
 
     def embed(items: list[Item]) -> np.ndarray:
@@ -109,20 +112,20 @@ def test_the_prober_scores_and_mines(tmp_path: Path) -> None:
         turned = np.deg2rad([angles[key] for key in keys])
         return np.stack([np.cos(turned), np.sin(turned)], axis=1).astype(np.float32)
 
-    assert score(embed, {"x": one}, pairs=3, seed=1) == {"x": pytest.approx(np.cos(np.deg2rad(10)))}
-    mined = mine_task(embed, one, margin=None)
+    assert score_task(embed, task, pairs=3, seed=1) == pytest.approx(np.cos(np.deg2rad(10)))
+    mined = mine_task(embed, task, margin=None)
     # From q1 (30): v0 is 20 away and v2 40; from q3 (90): v2 is 20 away and v1 50.
     assert mined.rows.tolist() == [[1, 2], [0, 2], [1, 3], [2, 1]]
     save_mined(mined, tmp_path / "mined" / "x-1.npy")
-    again = load_mined(one, tmp_path / "mined" / "x-1.npy")
+    again = load_mined(task, tmp_path / "mined" / "x-1.npy")
     assert again.items == mined.items
     assert again.rows.tolist() == mined.rows.tolist()
     np.save(tmp_path / "mined" / "x-1.npy", mined.rows[:2])
     with pytest.raises(ValueError, match="mined for 2 pairs, not for the 4"):
-        load_mined(one, tmp_path / "mined" / "x-1.npy")
+        load_mined(task, tmp_path / "mined" / "x-1.npy")
 
 
-def test_ahead_keeps_the_order_and_raises_where_it_happened() -> None:
+def test_ahead_keeps_the_order_and_raises_an_error_in_its_place() -> None:
     def make(number: int) -> int:
         if number == 5:
             raise KeyError("five")
@@ -135,7 +138,7 @@ def test_ahead_keeps_the_order_and_raises_where_it_happened() -> None:
         next(feed)
 
 
-def test_ahead_works_before_it_is_asked_and_stops_when_left() -> None:
+def test_ahead_computes_in_advance_and_stops_when_it_is_closed() -> None:
     made: list[int] = []
     enough = threading.Event()
 
@@ -147,7 +150,7 @@ def test_ahead_works_before_it_is_asked_and_stops_when_left() -> None:
 
     feed = ahead(make, range(1000), depth=2)
     assert next(feed)[0] == 0
-    assert enough.wait(60)  # 1 and 2 are made although only 0 was asked for
+    assert enough.wait(60)  # 1 and 2 are computed although only 0 has been requested
     feed.close()
     assert max(made) <= 4
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("gve-feed")]

@@ -1,4 +1,4 @@
-"""A run from config to adapter with a random Qwen2.5-VL of two layers, over texts and stored videos."""
+"""A run from config to adapter with a Qwen2.5-VL of two layers and random weights."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config_for(base: Path, folder: Path) -> TrainingConfig:
-    """Two sets of ten text pairs, one that mines its negatives and one that has none."""
+    """Return a config of two sets of ten text pairs: one mines hard negatives, the other has none."""
     sets = []
     for name, negatives in (("mined", 1), ("plain", 0)):
         lines = [{"query": f"{name} {i}", "positive": f"the answer {i * 7 % 10}"} for i in range(10)]
@@ -56,7 +56,7 @@ def config_for(base: Path, folder: Path) -> TrainingConfig:
     )
 
 
-def test_from_config_to_adapter_and_on_after_the_end(base: Path, tmp_path: Path) -> None:
+def test_a_run_writes_an_adapter_and_a_finished_run_does_nothing(base: Path, tmp_path: Path) -> None:
     config = config_for(base, tmp_path)
     run = tmp_path / "run"
     history = fit(config, run, device="cpu")
@@ -70,7 +70,7 @@ def test_from_config_to_adapter_and_on_after_the_end(base: Path, tmp_path: Path)
     assert all((run / name).exists() for name in ("training.png", "curriculum.png"))
     steps = list(read_log(run / "steps.jsonl"))
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
-    # Each pair's negative is another target: never its own.
+    # The negative of each pair is the target of another pair.
     for epoch in (1, 2):
         rows = np.load(run / "probes" / f"epoch-{epoch}" / "mined.npy")
         assert rows.shape == (10, 1)
@@ -88,10 +88,10 @@ def test_from_config_to_adapter_and_on_after_the_end(base: Path, tmp_path: Path)
     assert len(list(read_log(run / "steps.jsonl"))) == 4
 
 
-def test_on_an_object_store_a_run_is_the_same_and_goes_on_where_it_was_killed(
+def test_a_run_on_an_object_store_equals_a_local_one_and_resumes_after_a_kill(
     base: Path, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each call has a scratch of its own, as a rank on another node: what it knows came from the store."""
+    """Each call has a new temporary folder, like a rank on another node: it sees only what is in the store."""
     config = config_for(base, tmp_path)
     history = fit(config, tmp_path / "run", device="cpu")
     store = SharedFolder(f"{s3}/run")
@@ -99,7 +99,7 @@ def test_on_an_object_store_a_run_is_the_same_and_goes_on_where_it_was_killed(
     save = checkpoint.save
 
     def die(*args: Any, **options: Any) -> Path:
-        if args[3].total == 3:  # the logs of step 3 were published, its checkpoint was not
+        if args[3].total == 3:  # the logs of step 3 have been published, its checkpoint has not
             raise KeyboardInterrupt
         return save(*args, **options)
 
@@ -110,13 +110,13 @@ def test_on_an_object_store_a_run_is_the_same_and_goes_on_where_it_was_killed(
     assert [line["step"] for line in read_log(store.fetch("steps.jsonl"))] == [1, 2, 3]
     assert fit(config, store.uri, device="cpu") == history
 
-    found = store.fetch("")
+    fetched = store.fetch("")
     for name in ("adapter/adapter_model.safetensors", "probes/epoch-2/mined.npy", "adapter/curriculum.json"):
-        assert (found / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
-    steps = [list(read_log(folder / "steps.jsonl")) for folder in (found, tmp_path / "run")]
-    losses = [[(one["step"], one["loss"]) for one in some] for some in steps]
+        assert (fetched / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    steps = [list(read_log(folder / "steps.jsonl")) for folder in (fetched, tmp_path / "run")]
+    losses = [[(line["step"], line["loss"]) for line in lines] for lines in steps]
     assert losses[0] == losses[1]
-    assert len(list((found / "tensorboard").iterdir())) == 2
+    assert len(list((fetched / "tensorboard").iterdir())) == 2
     assert store.names() == [
         "adapter", "checkpoints", "curriculum.png", "probes", "steps.jsonl", "tensorboard", "training.png"
     ]  # fmt: skip
@@ -125,7 +125,7 @@ def test_on_an_object_store_a_run_is_the_same_and_goes_on_where_it_was_killed(
 def test_asset_references_without_assets_are_refused_before_the_model_loads(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("image,caption\nasset://v1/frame/0,a cat\n")
     data = DataSetConfig(name="x", uri=str(tmp_path / "x.csv"), format="image_captions")
-    config = TrainingConfig(model="no such model", data=(data,))
+    config = TrainingConfig(model="missing", data=(data,))
     with pytest.raises(ValueError, match="x: 1 references do not resolve"):
         fit(config, tmp_path / "run", device="cpu")
 

@@ -1,4 +1,4 @@
-"""W ranks under DDP against one process that holds the whole batch and knows nothing of ranks."""
+"""Compare W ranks under DDP with one process that computes the whole batch without any."""
 
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from tests.training import ranks, tiny
 
 @pytest.fixture(scope="module", params=[1, 2, 3])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Any]:
-    """World size, and what its last rank found."""
+    """Return the number of ranks and the results that the last one has saved."""
     folder = tmp_path_factory.mktemp("ranks")
-    # One server process imports torch and forks the ranks: three imports fewer a world size.
+    # One server process imports torch and forks all ranks, so that each rank need not import it.
     mp.get_context("forkserver").set_forkserver_preload(["tests.training.ranks"])
     arguments = (request.param, str(folder))
     mp.start_processes(ranks.rank_main, arguments, nprocs=request.param, start_method="forkserver")
-    return request.param, torch.load(folder / "found.pt", weights_only=True)
+    return request.param, torch.load(folder / "results.pt", weights_only=True)
 
 
 @pytest.mark.parametrize("index", range(len(ranks.CASES)), ids=lambda i: str(ranks.CASES[i]))
@@ -37,30 +37,32 @@ def test_ranks_give_the_gradient_of_the_whole_batch(run: tuple[int, Any], index:
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)
 
 
-def test_the_plain_gather_would_be_found_out(run: tuple[int, Any]) -> None:
-    size, found = run
-    _, _, grads = found[str(len(ranks.CASES))]
-    _, _, right = found["0"]
+def test_these_tests_detect_the_wrong_gradient_of_a_plain_gather(run: tuple[int, Any]) -> None:
+    size, results = run
+    _, _, grads = results[str(len(ranks.CASES))]
+    _, _, right = results["0"]
     far = max((mine - theirs).abs().max().item() for mine, theirs in zip(grads, right, strict=True))
     assert (far > 1e-3) is (size > 1)
 
 
 def test_unequal_batches_are_refused_by_every_rank(run: tuple[int, Any]) -> None:
-    size, found = run
+    size, results = run
     if size == 1:
-        assert "unequal" not in found
+        assert "unequal" not in results
     else:
-        assert f"batch sizes {list(range(2, 2 + size))} by rank" in found["unequal"]
+        assert f"batch sizes {list(range(2, 2 + size))} by rank" in results["unequal"]
 
 
-def test_rows_come_rank_after_rank(run: tuple[int, Any]) -> None:
-    size, found = run
-    ids, floats = found[f"order {size - 1}"]
+def test_gathered_rows_are_in_the_order_of_ranks(run: tuple[int, Any]) -> None:
+    size, results = run
+    ids, floats = results[f"order {size - 1}"]
     assert ids.tolist() == list(range(size))
     assert floats.tolist() == [[float(rank)] for rank in range(size)]
 
 
-def test_a_whole_run_ends_with_the_weights_of_one_rank(run: tuple[int, Any], tmp_path: Path) -> None:
+def test_a_run_on_several_ranks_ends_with_the_weights_of_a_run_on_one(
+    run: tuple[int, Any], tmp_path: Path
+) -> None:
     steps, weights = run[1]["run"]
     expected_steps, expected = ranks.whole_run(tmp_path, 1)
     assert len(steps) == 14  # twice 40 / 12 + 24 / 6
@@ -71,13 +73,13 @@ def test_a_whole_run_ends_with_the_weights_of_one_rank(run: tuple[int, Any], tmp
         torch.testing.assert_close(mine, expected[name], atol=1e-5, rtol=0)
 
 
-def test_without_a_process_group_the_batch_is_its_own() -> None:
+def test_without_a_process_group_the_batch_is_returned_unchanged() -> None:
     part = torch.ones(2, 3)
     assert gather(part)[0] is part
 
 
-def test_masks_change_the_reference() -> None:
-    """Or else the masked cases above would show nothing."""
+def test_masks_and_hard_negatives_change_the_reference() -> None:
+    """If they did not, the masked cases above would prove nothing."""
     values = [
         ranks.gradients(ranks.encoder(), case, ranks.world(case), lambda *parts: list(parts))[0].value.item()
         for case in ranks.CASES

@@ -11,7 +11,7 @@ def loss_of(embeddings: Tensor) -> Loss:
 
 
 def test_dropout_draws_the_same_masks_in_both_passes() -> None:
-    """The gradient is that of one pass whose rows are dropped as the first pass dropped them."""
+    """The gradient equals that of a single pass with the dropout masks of the first pass."""
     torch.manual_seed(0)
     inputs = torch.randn(8, 6)
     model = nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5))
@@ -28,7 +28,7 @@ def test_dropout_draws_the_same_masks_in_both_passes() -> None:
     torch.manual_seed(3)
     whole = loss_of(torch.cat([encode(chunk) for chunk in inputs.split(3)]))
     whole.value.backward()
-    # The random stream goes on as if there had been one pass.
+    # The next random number is the same as after a single pass.
     assert torch.equal(torch.rand(1), after)
     assert loss.value.item() == pytest.approx(whole.value.item(), abs=1e-6)
     assert not loss.value.requires_grad
@@ -36,7 +36,7 @@ def test_dropout_draws_the_same_masks_in_both_passes() -> None:
         torch.testing.assert_close(mine, weight.grad, atol=1e-6, rtol=1e-5)
 
 
-def test_only_the_last_chunk_is_synchronised() -> None:
+def test_gradients_are_exchanged_only_with_the_last_chunk() -> None:
     model = nn.Linear(4, 4)
     log: list[str] = []
 

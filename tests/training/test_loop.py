@@ -32,8 +32,8 @@ def trainer(folder: Path, logs: list[StepLog], **options: Any) -> Trainer:
     )
 
 
-def weights(one: Trainer) -> dict[str, torch.Tensor]:
-    return checkpoint.trained_weights(one.inner)
+def weights(run: Trainer) -> dict[str, torch.Tensor]:
+    return checkpoint.trained_weights(run.inner)
 
 
 def test_a_run_learns_and_logs_every_step(tmp_path: Path) -> None:
@@ -57,22 +57,24 @@ class KilledError(Exception):
 
 
 def interrupted(folder: Path, at: int, **options: Any) -> list[StepLog]:
-    """A run that dies after step `at`."""
+    """Start a run that is interrupted after step `at`; return the logs of its steps."""
     logs: list[StepLog] = []
 
-    def die(log: StepLog) -> None:
+    def interrupt(log: StepLog) -> None:
         logs.append(log)
         if log.step == at:
             raise KilledError
 
     with pytest.raises(KilledError):
-        trainer(folder, logs, on_step=die, **options).run()
+        trainer(folder, logs, on_step=interrupt, **options).run()
     return logs
 
 
-# Before any checkpoint, in each epoch, before the end.
+# Interrupted before the first checkpoint, in each epoch, and just before the end.
 @pytest.mark.parametrize("at,gradcache", [(2, False), (10, True), (13, False), (21, True)])
-def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, at: int, gradcache: bool) -> None:
+def test_an_interrupted_run_resumes_with_the_result_of_an_undisturbed_one(
+    tmp_path: Path, at: int, gradcache: bool
+) -> None:
     config = replace(FAST, gradcache=gradcache)
     whole: list[StepLog] = []
     undisturbed = trainer(tmp_path / "a", whole, config=config)
@@ -80,9 +82,9 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, at: int, gra
     before = interrupted(tmp_path / "b", at, config=config)
     rest: list[StepLog] = []
     continued = trainer(tmp_path / "b", rest, config=config, model=tiny.Letters(dropout=0.1))
-    torch.manual_seed(999)  # a new process has another random state
+    torch.manual_seed(999)  # as in a new process, which has another random state
     continued.run()
-    # Save points: every 4 steps in all, and 11. Steps after the last one are done again.
+    # Checkpoints are made every 4 steps and after the 11 of an epoch. Steps after the newest are repeated.
     start = max(save for save in (0, 4, 8, 11, 12, 16, 20) if save < at)
     assert rest[0].step == start + 1
     done = before[:start] + rest
@@ -93,7 +95,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, at: int, gra
         torch.testing.assert_close(mine, weights(undisturbed)[name], atol=1e-5, rtol=0)
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
     interrupted(tmp_path, 10)
     newest = checkpoint.newest(SharedFolder(tmp_path / "checkpoints"))
     assert newest is not None
@@ -105,7 +107,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> No
     assert rest[-1].step == 22
 
 
-def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
+def test_a_finished_run_does_nothing(tmp_path: Path) -> None:
     trainer(tmp_path, []).run()
     logs: list[StepLog] = []
     history = trainer(tmp_path, logs).run()
@@ -113,26 +115,28 @@ def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
     assert len(history.epochs) == 2
 
 
-def test_the_curriculum_follows_the_prober_and_is_not_asked_twice(tmp_path: Path) -> None:
-    asked: list[int] = []
+def test_the_curriculum_follows_the_prober_and_is_decided_once_per_epoch(tmp_path: Path) -> None:
+    prepared_epochs: list[int] = []
 
     def prepare(epoch: int) -> Probe:
-        asked.append(epoch)
-        return Probe(prober=f"model {epoch}", scores={"two": 0.9, "three": 0.9 - epoch / 10 / len(asked)})
+        prepared_epochs.append(epoch)
+        return Probe(
+            prober=f"model {epoch}", scores={"two": 0.9, "three": 0.9 - epoch / 10 / len(prepared_epochs)}
+        )
 
     pyramid = Curriculum(epochs=2)
     interrupted(tmp_path, 10, curriculum=pyramid, prepare=prepare)
     history = trainer(tmp_path, [], curriculum=pyramid, prepare=prepare).run()
-    assert asked == [1, 1, 2]
-    # Epoch 1 keeps what was decided before the kill (a gap of 0.1), not the second answer (0.05).
+    assert prepared_epochs == [1, 1, 2]
+    # Epoch 1 keeps the scores from before the interruption (a gap of 0.1), not the second ones (0.05).
     assert history.epochs[0].scores == {"two": 0.9, "three": 0.8}
     odds = history.epochs[0].probabilities["two"] / history.epochs[0].probabilities["three"]
     assert odds == pytest.approx(2.718281828)  # exp(0.1 / 0.1)
     state = json.loads((tmp_path / "checkpoints/step-00000022/state.json").read_text())
-    assert [one["prober"] for one in state["history"]["epochs"]] == ["model 1", "model 2"]
+    assert [record["prober"] for record in state["history"]["epochs"]] == ["model 1", "model 2"]
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path) -> None:
     model = tiny.Letters()
     logs: list[StepLog] = []
 

@@ -1,4 +1,4 @@
-"""Expected values are worked out by hand from cosines and logarithms, never by the code under test."""
+"""Tests the loss. Expected values are worked out by hand from cosines and logarithms."""
 
 import math
 
@@ -10,7 +10,7 @@ from gve_ray.training.loss import info_nce
 
 
 def at(*degrees: float) -> Tensor:
-    """Unit vectors [n, 2] at angles to the x axis, so that a cosine is that of the angle between."""
+    """Return unit vectors [n, 2] at these angles to the x axis; their cosines follow from the angles."""
     angles = torch.tensor(degrees, dtype=torch.float64).deg2rad()
     return torch.stack([angles.cos(), angles.sin()], dim=1).float()
 
@@ -20,7 +20,7 @@ def cos(degrees: float) -> float:
 
 
 def ce(positive: float, others: list[float], temperature: float) -> float:
-    """-log softmax of the positive among all."""
+    """Return the cross entropy: -log softmax of the positive among all candidates."""
     return -positive / temperature + math.log(
         sum(math.exp(score / temperature) for score in [positive, *others])
     )
@@ -37,20 +37,20 @@ def test_two_pairs_at_the_papers_temperature() -> None:
     assert loss.hardest_gap.item() == pytest.approx((cos(10) - cos(70) + cos(20) - cos(80)) / 2, abs=1e-6)
 
 
-def test_equal_scores_cost_the_logarithm_of_the_candidates() -> None:
+def test_with_equal_scores_the_loss_is_the_logarithm_of_the_number_of_candidates() -> None:
     same = at(30, 30, 30)
     assert info_nce(same, same).value.item() == pytest.approx(math.log(3), abs=1e-6)
 
 
 def test_hard_negatives_count_on_the_query_side_only() -> None:
-    # One candidate more a query at cosine 1: log 4 one way, log 2 the other.
+    # Each query has two hard negatives at cosine 1: log 4 in one direction, log 2 in the other.
     same = at(30, 30)
     loss = info_nce(same, same, torch.stack([same, same], dim=1))
     assert loss.value.item() == pytest.approx(0.5 * math.log(4) + 0.5 * math.log(2), abs=1e-6)
     assert loss.hardest_gap.item() == pytest.approx(0, abs=1e-6)
 
 
-def test_a_query_sees_its_own_hard_negatives_and_no_others() -> None:
+def test_a_query_is_compared_only_with_its_own_hard_negatives() -> None:
     # q0 = 0, q1 = 90; the hard negative of q0 is orthogonal to q0 and the same as q1.
     queries = at(0, 90)
     loss = info_nce(queries, queries, at(90, 0)[:, None, :], temperature=1.0)
@@ -59,8 +59,8 @@ def test_a_query_sees_its_own_hard_negatives_and_no_others() -> None:
 
 
 @pytest.mark.parametrize("ids", ["pairs", "sources"])
-def test_same_pair_or_source_is_no_negative(ids: str) -> None:
-    # Rows 0 and 1 share an id, so each has row 2 alone as negative, and row 2 has both.
+def test_rows_that_share_a_pair_or_source_are_not_negatives_of_each_other(ids: str) -> None:
+    # Rows 0 and 1 share an id, so the only negative of each is row 2; row 2 has both as negatives.
     queries, targets = at(0, 40, 100), at(5, 50, 90)
     loss = info_nce(queries, targets, temperature=0.5, **{ids: torch.tensor([7, 7, 8])})
     forward = [
@@ -78,7 +78,7 @@ def test_same_pair_or_source_is_no_negative(ids: str) -> None:
     assert loss.hardest_gap.item() == pytest.approx(sum(gaps) / 3, abs=1e-6)
 
 
-def test_a_hard_negative_of_the_positives_source_is_left_out() -> None:
+def test_a_hard_negative_with_the_source_of_the_positive_is_ignored() -> None:
     same = at(30, 30)
     loss = info_nce(
         same,
@@ -91,7 +91,7 @@ def test_a_hard_negative_of_the_positives_source_is_left_out() -> None:
     assert loss.value.item() == pytest.approx((math.log(3) + 3 * math.log(2)) / 4, abs=1e-6)
 
 
-def test_the_margin_drops_what_scores_above_the_positive() -> None:
+def test_candidates_that_score_above_the_positive_plus_margin_are_ignored() -> None:
     # q0 at 0: its target at 60 (0.5); t1 at 50 (0.643 > 0.6) is dropped, the hard negative at 55 (0.574) stays.
     queries, targets, hard = at(0, 50), at(60, 50), at(55, 180)[:, None, :]
     loss = info_nce(queries, targets, hard, temperature=1.0, margin=0.1)
@@ -115,7 +115,7 @@ def test_matryoshka_is_the_mean_over_renormalised_prefixes() -> None:
     assert loss.mean_score.item() == pytest.approx(0.82, abs=1e-6)
 
 
-def test_one_pair_has_nothing_to_learn_from() -> None:
+def test_a_single_pair_has_zero_loss() -> None:
     loss = info_nce(at(0), at(80))
     assert loss.value.item() == 0
     assert loss.hardest_gap.isnan()
@@ -129,7 +129,7 @@ def test_autocast_does_not_round_the_scores() -> None:
 
 
 def test_gradient_of_two_pairs() -> None:
-    # d loss / d score = (softmax - onehot) / (2 N tau) a direction; for equal scores softmax is 1/2.
+    # For each direction, d loss / d score = (softmax - onehot) / (2 N tau); for equal scores softmax is 1/2.
     queries = at(0, 0).requires_grad_()
     info_nce(queries, at(0, 90), temperature=1.0).value.backward()
     # q0: forward softmax over (1, 0) and, from t0, both queries at 1 and, from t1, both at 0.
@@ -150,6 +150,6 @@ def test_gradient_of_two_pairs() -> None:
         ({"dimensions": (2, 3)}, r"dimensions=\[3\]"),
     ],
 )
-def test_what_does_not_fit_is_refused(change: dict, message: str) -> None:
+def test_shapes_and_settings_that_do_not_fit_are_refused(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         info_nce(**{"queries": at(0, 1), "targets": at(0, 1)} | change)

@@ -30,7 +30,7 @@ HISTORY = History(
 )
 
 
-def test_each_task_is_a_line_of_its_steps() -> None:
+def test_each_task_is_drawn_as_a_line_over_its_steps() -> None:
     loss, _, gap, _ = curves(STEPS).axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in loss.get_lines()}
     assert lines == {"a": [[1, 3.0], [3, 1.0]], "b": [[2, 2.0]]}
@@ -45,7 +45,7 @@ def test_the_pyramid_shows_scores_and_shares_by_epoch() -> None:
     assert [label.get_text() for label in shares.get_xticklabels()] == ["1\nsigma 0.10", "2\nsigma 1.00"]
 
 
-def test_both_pictures_are_written(tmp_path: Path) -> None:
+def test_both_plots_are_saved(tmp_path: Path) -> None:
     (tmp_path / "steps.jsonl").write_text("".join(json.dumps(step) + "\n" for step in STEPS))
     save_plots(tmp_path, HISTORY)
     for name in ("training.png", "curriculum.png"):

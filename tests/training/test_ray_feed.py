@@ -1,4 +1,4 @@
-"""The feed by Ray Data, on a real cluster: in order, the same run as with threads, errors that name their cause."""
+"""The feed that uses Ray Data, on a real cluster."""
 
 import os
 from collections.abc import Iterator
@@ -27,27 +27,27 @@ def cluster() -> Iterator[None]:
         ray.shutdown()
 
 
-def test_steps_come_in_order_from_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_processes_prepare_the_steps_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_feed, "WINDOW", 7)  # 12 steps in windows of 7 and 5
-    found = [made for made, waited in RayFeed(workers=2)(lambda n: (n * n, os.getpid()), range(12))]
-    assert [square for square, _ in found] == [n * n for n in range(12)]
-    processes = {process for _, process in found}
+    results = [made for made, waited in RayFeed(workers=2)(lambda n: (n * n, os.getpid()), range(12))]
+    assert [square for square, _ in results] == [n * n for n in range(12)]
+    processes = {process for _, process in results}
     assert len(processes) >= 2
     assert os.getpid() not in processes
 
 
-def test_an_error_names_its_cause() -> None:
+def test_an_error_in_another_process_is_raised_with_its_message() -> None:
     def make(n: int) -> int:
         if n == 3:
-            raise ValueError("no video of this name")
+            raise ValueError("the video does not exist")
         return n
 
     feed = RayFeed(workers=1)(make, range(6))
-    with pytest.raises(Exception, match="no video of this name"):
+    with pytest.raises(Exception, match="the video does not exist"):
         list(feed)
 
 
-def test_a_run_is_the_same_as_with_threads(tmp_path: Path) -> None:
+def test_a_run_ends_with_the_same_weights_as_with_threads(tmp_path: Path) -> None:
     weights = []
     for feed in ({}, {"feed": RayFeed(workers=2)}):
         logs: list[StepLog] = []
@@ -66,5 +66,5 @@ def test_a_run_is_the_same_as_with_threads(tmp_path: Path) -> None:
         trainer.run()
         assert len(logs) == 11
         weights.append(checkpoint.trained_weights(trainer.inner))
-    for name, one in weights[0].items():
-        torch.testing.assert_close(one, weights[1][name], rtol=0, atol=0)
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weight, weights[1][name], rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""The job around the ranks, with the ranks stood in for; with real ones: tests/integration/test_training_faults.py."""
+"""The training job without real ranks. tests/integration/test_training_faults.py has the tests with real ones."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def config_of(base: Path, folder: Path, **changes: Any) -> TrainingJobConfig:
 
 
 class Ranks:
-    """A trainer whose fits fail with the given errors, one after the other, and then succeed."""
+    """A trainer whose calls of `fit` raise the given errors one after the other and then succeed."""
 
     def __init__(self, *errors: Exception) -> None:
         self.errors, self.fits = list(errors), 0
@@ -52,7 +52,7 @@ def failed(error: Exception, rank: int = 1) -> TrainingFailedError:
         ([failed(FloatingPointError("loss nan"))], 2, 1, "rank 1: FloatingPointError: loss nan"),
     ],
 )
-def test_ranks_are_started_again_unless_it_is_no_use(
+def test_ranks_are_restarted_unless_the_error_would_recur(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     errors: list[Exception], max_failures: int, fits: int, message: str | None,
 ) -> None:  # fmt: skip
@@ -76,18 +76,18 @@ def test_ranks_are_started_again_unless_it_is_no_use(
         ({"data": (DataSetConfig(name="x", uri="/no/such"),)}, r"data\.x\.uri.*no task="),
     ],
 )
-def test_what_is_missing_is_told_before_anything_is_written(
+def test_missing_inputs_are_reported_before_anything_is_written(
     base: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     def connect() -> None:
-        raise AssertionError("the checks come first")
+        raise AssertionError("connected to Ray before the checks")
 
     with pytest.raises(PreflightError, match=message):
         run.train(config_of(base, tmp_path, **changes), connect=connect)
     assert not (tmp_path / "run").exists()
 
 
-def test_ranks_and_their_feed_must_fit_on_nodes(
+def test_each_rank_must_fit_on_a_node_together_with_its_feed(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "live_nodes", lambda: [{"CPU": 8.0, "GPU": 4.0}, {"CPU": 2.0}])
@@ -113,18 +113,18 @@ def test_ranks_and_their_feed_must_fit_on_nodes(
         ({"timeout_s": 0}, "timeout_s=0"),
     ],
 )
-def test_wrong_resources_are_refused(change: dict[str, Any], message: str) -> None:
+def test_invalid_resources_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainingResources(**change)
 
 
-def test_a_run_writes_to_a_disk_not_to_an_object_store(base: Path, tmp_path: Path) -> None:
+def test_a_run_needs_an_output_folder(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="output='': name the run's folder"):
         config_of(base, tmp_path, output="")
 
 
-def test_resources_and_trackers_do_not_make_another_run(base: Path, tmp_path: Path) -> None:
-    one = config_of(base, tmp_path)
+def test_resources_and_trackers_do_not_change_the_identity_of_a_run(base: Path, tmp_path: Path) -> None:
+    config = config_of(base, tmp_path)
     other = config_of(base, tmp_path, resources=TrainingResources(workers=4), trackers=())
-    assert one.identity() == other.identity()
-    assert one.identity() != config_of(base, tmp_path, frames=4).identity()
+    assert config.identity() == other.identity()
+    assert config.identity() != config_of(base, tmp_path, frames=4).identity()

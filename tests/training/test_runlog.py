@@ -24,13 +24,13 @@ def step(number: int, loss: float = 1.5) -> StepLog:
     )
 
 
-def test_every_step_is_a_line_and_a_repeated_one_replaces_the_old(tmp_path: Path) -> None:
+def test_each_step_is_one_line_and_a_repeated_step_replaces_its_line(tmp_path: Path) -> None:
     path = tmp_path / "run" / "steps.jsonl"
     first = RunLog(path)
     for number in (1, 2, 3):
         first(step(number))
     with path.open("a") as file:
-        file.write('{"step": 4, "lo')  # the crash
+        file.write('{"step": 4, "lo')  # as after a crash
     again = RunLog(path)
     again(step(3, loss=9.0))
     again(step(4))
@@ -39,10 +39,10 @@ def test_every_step_is_a_line_and_a_repeated_one_replaces_the_old(tmp_path: Path
     assert [line["loss"] for line in lines] == [1.5, 1.5, 9.0, 1.5]
     assert lines[0]["hardest_gap"] is None
     assert all(json.loads(json.dumps(line)) == line for line in lines)
-    assert [one.name for one in path.parent.iterdir()] == ["steps.jsonl"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["steps.jsonl"]
 
 
-def test_the_console_line_says_how_long_it_takes() -> None:
+def test_the_console_line_shows_the_time_left() -> None:
     line = line_of(step(100), 10.0)
     # 900 steps of 10 s are 2:30:00; 0.5 of 10 s is 5 %.
     assert line == (

@@ -1,4 +1,3 @@
-import time
 import tracemalloc
 from typing import Any
 
@@ -25,7 +24,7 @@ def of(steps: list[Step], task: str) -> np.ndarray:
     return np.concatenate([step.rows for step in steps if step.task == task])
 
 
-def test_an_epoch_is_one_pass_long() -> None:
+def test_an_epoch_has_as_many_steps_as_one_pass_over_all_pairs() -> None:
     # 100 / (8 * 2) + 30 / (4 * 2) = 6.25 + 3.75
     assert len(schedule()) == 10
     assert len(list(schedule().steps())) == 10
@@ -40,11 +39,11 @@ def test_every_step_has_one_task_and_its_batch_size() -> None:
         assert np.array_equal(joined, step.rows)
 
 
-def test_no_row_comes_again_before_all_have_come() -> None:
+def test_no_row_is_repeated_before_all_rows_were_used() -> None:
     steps = list(schedule(length=200).steps())
     for task, size in {"T2V": 100, "V2V": 30}.items():
         rows = of(steps, task)
-        assert len(rows) > 3 * size  # or the passes below would show nothing
+        assert len(rows) > 3 * size  # otherwise the passes below would prove nothing
         for start in range(0, len(rows) - size, size):
             assert sorted(rows[start : start + size]) == list(range(size))
         passes = rows[: 2 * size].reshape(2, size)
@@ -52,7 +51,7 @@ def test_no_row_comes_again_before_all_have_come() -> None:
     assert all(len(set(step.rows)) == len(step.rows) for step in steps)
 
 
-def test_a_resumed_schedule_goes_on_where_it_was() -> None:
+def test_a_resumed_schedule_continues_with_the_same_steps() -> None:
     whole = list(schedule(length=60).steps())
     for start in (0, 1, 37, 60):
         rest = list(schedule(length=60).steps(start))
@@ -77,16 +76,10 @@ def test_tasks_are_drawn_with_their_probability() -> None:
     assert set(draws) == {0, 1}
 
 
-def test_pairs_counts_what_the_steps_hold() -> None:
-    one = schedule(length=50)
-    steps = list(one.steps())
-    assert one.pairs() == {task: len(of(steps, task)) for task in ("T2V", "V2V")}
-
-
 def test_a_small_task_gets_steps_that_ranks_share_evenly() -> None:
-    one = schedule(sizes={"T2V": 100, "V2V": 7}, batch_sizes={"T2V": 8, "V2V": 64}, length=20)
-    assert one.batch_size("V2V") == 3  # 7 pairs for 2 ranks
-    assert {len(step.rows) for step in one.steps() if step.task == "V2V"} == {6}
+    small = schedule(sizes={"T2V": 100, "V2V": 7}, batch_sizes={"T2V": 8, "V2V": 64}, length=20)
+    assert small.batch_size("V2V") == 3  # 7 pairs for 2 ranks
+    assert {len(step.rows) for step in small.steps() if step.task == "V2V"} == {6}
 
 
 @pytest.mark.parametrize(
@@ -101,14 +94,14 @@ def test_a_small_task_gets_steps_that_ranks_share_evenly() -> None:
         ({"length": 0}, "length=0"),
     ],
 )
-def test_what_cannot_be_scheduled_is_refused(change: dict, message: str) -> None:
+def test_impossible_schedules_are_refused(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         schedule(**change)
 
 
 @pytest.mark.slow
-def test_the_papers_instances_in_seconds_and_bounded_memory() -> None:
-    """12.55 M instances (paper section 5), 32 ranks; every step of the epoch is made."""
+def test_memory_is_bounded_at_the_papers_size() -> None:
+    """Build every step of an epoch over 11 M pairs on 32 ranks (arXiv:2510.27571, section 5)."""
     big = schedule(
         probabilities={"video": 0.7, "image": 0.2, "text": 0.1},
         sizes={"video": 8_800_000, "image": 1_820_000, "text": 380_000},
@@ -117,11 +110,8 @@ def test_the_papers_instances_in_seconds_and_bounded_memory() -> None:
     )
     assert len(big) == 5371  # 11.0 M / 2048
     tracemalloc.start()
-    begun = time.process_time()
     count = sum(len(step.rows) for step in big.steps())
-    seconds = time.process_time() - begun
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 5371 * 2048
-    assert seconds < 10
     assert peak < 200e6

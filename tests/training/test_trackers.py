@@ -1,4 +1,4 @@
-"""Trackers: TensorBoard's files are read back; the other two are stood in for, being optional packages."""
+"""Tests the trackers. TensorBoard's files are read; W&B, an optional package, is replaced by a fake."""
 
 import struct
 import sys
@@ -25,7 +25,7 @@ def log_of(step: int, **values: Any) -> StepLog:
 
 
 def events(folder: Path) -> Iterator[Event]:
-    """TensorBoard's records: length (8 bytes), checksum (4), the event, checksum (4)."""
+    """Yield TensorBoard's events. A record has a length (8 bytes), a checksum (4), the event, a checksum (4)."""
     for path in sorted(folder.glob("events.*")):
         data = path.read_bytes()
         while data:
@@ -34,7 +34,7 @@ def events(folder: Path) -> Iterator[Event]:
             data = data[16 + length :]
 
 
-def test_tensorboard_gets_every_number_and_a_continued_run_purges(tmp_path: Path) -> None:
+def test_tensorboard_gets_every_number_and_discards_repeated_steps(tmp_path: Path) -> None:
     first = Trackers(("tensorboard",), SharedFolder(tmp_path), {})
     for step in (1, 2, 3):
         first(log_of(step, loss=float(step)))
@@ -42,22 +42,22 @@ def test_tensorboard_gets_every_number_and_a_continued_run_purges(tmp_path: Path
     again = Trackers(("tensorboard",), SharedFolder(tmp_path), {})
     again(log_of(3, loss=30.0, hardest_gap=0.2))
     again.close()
-    found = list(events(tmp_path / "tensorboard"))
+    records = list(events(tmp_path / "tensorboard"))
     losses = [
         (event.step, value.simple_value)
-        for event in found
+        for event in records
         for value in event.summary.value
         if value.tag == "loss"
     ]
     assert losses == [(1, 1.0), (2, 2.0), (3, 3.0), (3, 30.0)]
-    assert any(event.session_log.status == event.session_log.START and event.step == 3 for event in found)
-    tags = {value.tag for event in found for value in event.summary.value}
+    assert any(event.session_log.status == event.session_log.START and event.step == 3 for event in records)
+    tags = {value.tag for event in records for value in event.summary.value}
     assert {"loss_by_task/uvrd-T2V", "hardest_gap", "learning_rate", "data_wait", "tokens_per_second"} <= tags
     assert not {"step", "of", "task"} & tags
 
 
 @pytest.mark.parametrize("on", ["disk", "store"])
-def test_an_interrupted_run_goes_on_in_the_same_record(
+def test_a_resumed_run_continues_the_same_record(
     on: str, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "run").mkdir()
@@ -83,13 +83,13 @@ def test_an_interrupted_run_goes_on_in_the_same_record(
         tracker = Trackers(("wandb",), SharedFolder(place), {"seed": 7})
         tracker(log_of(step))
         tracker.close()
-    assert [one["id"] for one in opened] == [None, "abc"]
+    assert [options["id"] for options in opened] == [None, "abc"]
     assert opened[0]["config"] == {"seed": 7}
     assert opened[0]["name"] == "run"
     assert logged == [(1, 2.0), (-1, 0.0), (2, 2.0), (-1, 0.0)]
 
 
-def test_what_cannot_be_used_is_refused_before_the_run() -> None:
+def test_unavailable_trackers_are_refused_before_the_run() -> None:
     with pytest.raises(ValueError, match="trackers='tensorbord': unknown; use tensorboard, wandb, mlflow"):
         check_trackers(["tensorbord"])
     with pytest.raises(ValueError, match="trackers='mlflow': the package mlflow is not installed"):

@@ -1,4 +1,4 @@
-"""A run in miniature: pairs of short texts, and an encoder of their letters that learns in a second."""
+"""A miniature training: pairs of short texts, and an encoder of their letters that learns in a second."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,20 +16,23 @@ LETTERS = "abcdefghijklmnopqrst"
 
 
 def tasks(folder: Path, *, ranks: int = 1, batches: tuple[int, int] = (8, 4)) -> dict[str, MixtureTask]:
-    """Two tasks of 40 and 24 pairs: `ab` -> `AB`, and `abc` -> `ABC`. batches: pairs a step, over all ranks."""
-    found = {}
+    """Return tasks of 40 pairs (`ab` -> `AB`) and 24 pairs (`abc` -> `ABC`).
+
+    batches: pairs per step of each task, over all ranks.
+    """
+    mixture = {}
     for name, size, width, batch in (("two", 40, 2, batches[0]), ("three", 24, 3, batches[1])):
         path = folder / f"{name}.arrow"
         if not path.exists():
             freeze([_row(i, width) for i in range(size)], path)
-        found[name] = MixtureTask(
+        mixture[name] = MixtureTask(
             pairs=PairSet(path, name=name, task=Task.T2T),
             weight=1.0,
             batch_size=batch // ranks,
             negatives=0,
             brings_negatives=False,
         )
-    return found
+    return mixture
 
 
 def _row(number: int, width: int) -> dict[str, Any]:
@@ -47,7 +50,7 @@ def _row(number: int, width: int) -> dict[str, Any]:
 
 
 class Letters(nn.Module):
-    """Chunks of letter counts -> unit vectors."""
+    """Embed chunks of letter counts as unit vectors."""
 
     def __init__(self, *, dropout: float = 0.0) -> None:
         super().__init__()
@@ -59,7 +62,7 @@ class Letters(nn.Module):
 
 
 def collate(items: Sequence[Item]) -> list[Chunk]:
-    """Chunks of five items, last items first, so that an order that is not restored shows."""
+    """Make chunks of five items, last items first, so that tests notice if the order is not restored."""
     rows = list(range(len(items)))[::-1]
     chunks = []
     for start in range(0, len(rows), 5):
