@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
@@ -146,7 +147,10 @@ class _Routes:
         return JSONResponse({"object": "list", "model": entry.name, "data": data})
 
     async def models(self) -> Response:
-        """List the served models. A model that does not reply at the moment is left out."""
+        """List the served models.
+
+        A model whose index cannot be read, or that has no index and has not replied yet, is left out.
+        """
         entries = list(self._gateway.entries.values())
         results = await asyncio.gather(
             *(self._gateway.describe(entry) for entry in entries), return_exceptions=True
@@ -163,9 +167,7 @@ class _Routes:
                 "dimension": info.dimension,
                 "dimensions": list(entry.dimensions),
                 "max_model_len": info.settings.max_tokens,
-                "index": None
-                if info.segments is None
-                else {"segments": info.segments, "fields": info.fields, "strip_frames": info.strip_frames},
+                "index": None if info.index is None else asdict(info.index),
             }
             for entry, info in available
         ]

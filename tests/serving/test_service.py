@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,27 @@ def test_videos_and_previews_of_indexed_segments(http: httpx.Client) -> None:
     shape = read_frames(hit["uri"], k=2, max_pixels=12544, min_pixels=3136).pixels.shape[1:3]
     assert poster.shape[:2] == shape
     assert strip.shape[1] == frames * shape[1]
+
+
+def test_posters_and_metadata_are_served_while_the_model_is_busy(http: httpx.Client, server: Service) -> None:
+    """The process that holds the model is stopped, so it can answer nothing until it is resumed."""
+    hits = http.post("/v1/search", json={"content": "anything", "top_k": VIDEOS}).json()["data"]
+    models = http.get("/v1/models").json()
+    (retriever,) = server.replicas("retriever-demo")
+    with ThreadPoolExecutor(1) as pool:
+        retriever.suspend()
+        try:
+            search = pool.submit(http.post, "/v1/search", json={"content": "anything", "top_k": VIDEOS})
+            for hit in hits:
+                assert http.get(hit["links"]["poster"]).headers["content-type"] == "image/jpeg"
+                assert http.get(hit["links"]["strip"]).headers["content-type"] == "image/jpeg"
+                video = http.get(hit["links"]["video"], headers={"Range": "bytes=0-9"})
+                assert video.content == Path(hit["uri"]).read_bytes()[:10]
+            assert http.get("/v1/models").json() == models
+            assert not search.done()
+        finally:
+            retriever.resume()
+        assert search.result().json()["data"] == hits
 
 
 @pytest.mark.parametrize(
