@@ -705,7 +705,7 @@ def test_a_late_reply_is_not_shown(visitor: Visitor, target: dict[str, Any]) -> 
     assert shown_names[0] == target["name"]
     assert "net::ERR_ABORTED" in failed
     held[0].fulfill(json={"object": "list", "model": "demo", "data": []})
-    page.wait_for_timeout(300)
+    page.evaluate("fetch('/healthz').then((reply) => reply.text())")  # replies arrive in order
     assert names(page) == shown_names
     answered(page)
 
@@ -813,7 +813,8 @@ def test_less_motion(visitor: Visitor, target: dict[str, Any]) -> None:
     until(page, f"{shown} !== '{first}'")
     assert page.locator(".card video").count() == 0
     page.locator(".card .open").nth(1).focus()
-    page.wait_for_timeout(300)
+    # Timers fire in the order of their times, so a preview would have started before this one fires.
+    page.evaluate("new Promise((fired) => setTimeout(fired, 1000))")
     assert page.locator(".card video").count() == 0
 
 

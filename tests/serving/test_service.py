@@ -21,7 +21,7 @@ from gve_ray.demo.render import encode_mp4
 from gve_ray.embedder import Embedder
 from gve_ray.media import decode_jpeg, read_frames
 from gve_ray.schema import Item
-from tests.serving.conftest import VIDEOS, Service
+from tests.serving.conftest import VIDEOS, Service, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).resolve().parents[2]
@@ -296,18 +296,11 @@ def test_metrics_of_all_nodes(http: httpx.Client) -> None:
     """Wait for the agents, which publish every few seconds, until all metrics of the dashboard are
     there.
     """
-    import time
-
     assert http.post("/v1/search", json={"content": "a red ball"}).status_code == 200
     dashboard = (ROOT / "cluster" / "grafana" / "gve_ray.json").read_text()
     expected = set(re.findall(r"\bray_(?:serve|gve_request|gve_model)\w+", dashboard))
-    deadline = time.monotonic() + 60
-    text, published = "", set[str]()
-    while not expected <= published and time.monotonic() < deadline:
-        text = http.get("/metrics").text
-        published = set(re.findall(r"(?m)^(\w+)", text))
-        time.sleep(0.5)
-    assert expected <= published
+    wait_until(lambda: expected <= set(re.findall(r"(?m)^(\w+)", http.get("/metrics").text)))
+    text = http.get("/metrics").text
     assert len(expected) == 7
     assert "# TYPE ray_gve_request_seconds histogram" in text
     assert any(
