@@ -8,7 +8,7 @@ the replicas that hold the models only embed and search. The HTTP routes are in
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -16,13 +16,13 @@ from gve_ray.embedder import EmbedderSettings, Embeddings
 from gve_ray.media import Limits, MediaError
 from gve_ray.schema import Frames, Item
 from gve_ray.search import ExclusiveIndexError, Filter, Hit, Library, Pictures
-from gve_ray.serving.bodies import Query
 from gve_ray.serving.config import RequestLimits, ServeConfig
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.fetch import Fetcher, FetchError
 from gve_ray.serving.live_library import LiveLibrary
 from gve_ray.serving.metrics import Metrics
 from gve_ray.serving.reader import MediaReader, http_status
+from gve_ray.serving.requests import Query
 from gve_ray.serving.retriever import ModelInfo, indexed_model
 
 log = logging.getLogger(__name__)
@@ -137,19 +137,19 @@ class Gateway:
 
     async def embed(self, entry: Entry, queries: Sequence[Query], *, cut: bool) -> Embeddings:
         """Return the embeddings of queries, in order. cut: truncate long texts. Raises ApiError."""
-
-        async def call(items: Sequence[Item], settings: EmbedderSettings | None) -> Embeddings:
-            return await result_of(entry.retriever.embed.remote(items, settings, cut=cut))
-
-        return await self._with_items(entry, queries, call)
+        embeddings: Embeddings = await self._with_items(
+            entry, queries, lambda items, settings: entry.retriever.embed.remote(items, settings, cut=cut)
+        )
+        return embeddings
 
     async def search(self, entry: Entry, query: Query, top_k: int, filter: Filter | None) -> list[Hit]:
         """Return the segments that match a query best, best first. Raises ApiError."""
-
-        async def call(items: Sequence[Item], settings: EmbedderSettings | None) -> list[Hit]:
-            return await result_of(entry.retriever.search.remote(items[0], top_k, filter, settings))
-
-        return await self._with_items(entry, [query], call)
+        hits: list[Hit] = await self._with_items(
+            entry,
+            [query],
+            lambda items, settings: entry.retriever.search.remote(items[0], top_k, filter, settings),
+        )
+        return hits
 
     async def similar(self, entry: Entry, segment: str, top_k: int, filter: Filter | None) -> list[Hit]:
         """Return the segments most similar to a segment. Raises ApiError."""
@@ -177,17 +177,16 @@ class Gateway:
         self,
         entry: Entry,
         queries: Sequence[Query],
-        call: Callable[[Sequence[Item], EmbedderSettings | None], Awaitable[T]],
-    ) -> T:
-        """Return the result of `call` with the queries as items, whose media are read as the model
-        needs them.
+        call: Callable[[Sequence[Item], EmbedderSettings | None], Any],
+    ) -> Any:
+        """Return the result of `call`, a method of the retriever, with the queries as items, whose
+        media are read as the model needs them.
         """
         for query in queries:
             self._check_text(query)
         if not any(query.is_visual for query in queries):
-            return await call(
-                [Item(text=query.text, instruction=query.instruction) for query in queries], None
-            )
+            items = [Item(text=query.text, instruction=query.instruction) for query in queries]
+            return await result_of(call(items, None))
         fetched = [await self._fetch(query) for query in queries]
         for is_retry in (False, True):
             # Of the model, not of its index, which may have been replaced by one of another model.
@@ -195,7 +194,7 @@ class Gateway:
             settings = (known or await self._ask_model(entry)).settings
             items = [await self._item(query, settings) for query in fetched]
             try:
-                return await call(items, settings)
+                return await result_of(call(items, settings))
             except ApiError as error:
                 # The model has been replaced by one with other settings since this gateway read the
                 # settings.
