@@ -75,15 +75,11 @@ class IndexSpec:
                 raise ValueError(f"field {name!r} is {kind!r}; use {', '.join(ARROW_TYPES)}")
 
     @property
-    def metadata_schema(self) -> pa.Schema:
-        """The fields as Arrow columns."""
-        return pa.schema([(name, ARROW_TYPES[kind]) for name, kind in self.fields.items()])
-
-    @property
     def schema(self) -> pa.Schema:
         """A complete row: id, vector and fields, as Arrow columns."""
         vector = pa.list_(pa.float32(), self.dimension)
-        return pa.schema([("id", pa.string()), ("vector", vector), *self.metadata_schema])
+        fields = [(name, ARROW_TYPES[kind]) for name, kind in self.fields.items()]
+        return pa.schema([("id", pa.string()), ("vector", vector), *fields])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -123,13 +123,17 @@ class _Routes:
         if body.dimensions is not None:
             vectors = vectors[:, : body.dimensions]
             vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        encode = _base64 if body.encoding_format == "base64" else np.ndarray.tolist
+        is_base64 = body.encoding_format == "base64"
         tokens = int(embeddings.tokens.sum())
         return JSONResponse(
             {
                 "object": "list",
                 "data": [
-                    {"object": "embedding", "index": i, "embedding": encode(vector)}
+                    {
+                        "object": "embedding",
+                        "index": i,
+                        "embedding": _base64(vector) if is_base64 else vector.tolist(),
+                    }
                     for i, vector in enumerate(vectors)
                 ],
                 "model": entry.name,

@@ -279,7 +279,7 @@ async def result_of(response: Any) -> Any:
     try:
         return await response
     except asyncio.CancelledError:
-        response.cancel()  # otherwise the replica would go on working on a request that was given up
+        response.cancel()  # otherwise the replica would continue to work on an abandoned request
         raise
     except ApiError as error:
         # Ray wraps the error in another class, with a whole traceback in its message.

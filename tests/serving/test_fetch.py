@@ -672,5 +672,5 @@ def test_public_addresses(address, public):
 
 
 def test_fetch_errors_survive_pickling():
-    error = pickle.loads(pickle.dumps(FetchError("too_large", "make it smaller")))
+    error = pickle.loads(pickle.dumps(FetchError(FetchReason.TOO_LARGE, "make it smaller")))
     assert (error.reason, error.status, str(error)) == (FetchReason.TOO_LARGE, 413, "make it smaller")
