@@ -53,7 +53,7 @@ def resolve(extras: str, constraints: list[str]) -> dict[str, str]:
 
 def cpu_profile() -> None:
     """Write cpu.lock, without what the CPU profile can do without."""
-    versions = resolve("cpu,dev", [])
+    versions = resolve("cpu,dev,milvus,mteb", [])
     cuda = {name for name in versions if name.startswith(("nvidia-", "cuda-"))}
     if cuda:
         raise SystemExit(
