@@ -52,7 +52,7 @@ def open_index(uri: PathOrUri, *, shared: bool = False) -> VectorIndex:
     """Open the index as it was last saved.
 
     shared: another process has the same index open. Raises IndexFileError if the index is missing
-    or unreadable, and ExclusiveIndexError for an embedded Milvus that is to be shared.
+    or unreadable, and ExclusiveIndexError if it is an embedded Milvus and `shared` is true.
     """
     folder = SharedFolder(uri)
     facts = _read(folder)

@@ -189,9 +189,9 @@ class Gateway:
             return await result_of(call(items, None))
         fetched = [await self._fetch(query) for query in queries]
         for is_retry in (False, True):
-            # Of the model, not of its index, which may have been replaced by one of another model.
-            known = None if is_retry else self._models.get(entry.name)
-            settings = (known or await self._ask_model(entry)).settings
+            # As the retriever describes itself, because the index may already be that of another model.
+            model = None if is_retry else self._models.get(entry.name)
+            settings = (model or await self._ask_model(entry)).settings
             items = [await self._item(query, settings) for query in fetched]
             try:
                 return await result_of(call(items, settings))
