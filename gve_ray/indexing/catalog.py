@@ -4,10 +4,8 @@ import hashlib
 import json
 import math
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,22 +31,7 @@ CATALOG_SCHEMA = pa.schema(
     ]
 )
 State = Literal["added", "changed", "unchanged", "rejected", "removed"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """The effect of a run on the videos. state: by video_id, including removed videos."""
-
-    state: Mapping[str, State]
-
-    def counts(self) -> dict[str, int]:
-        """Return the number of videos in each state.
-
-        The input consists of the added, changed, unchanged and rejected videos.
-        """
-        tally = Counter(self.state.values())
-        names: tuple[State, ...] = ("added", "changed", "unchanged", "rejected", "removed")
-        return {name: tally[name] for name in names}
+STATES: tuple[State, ...] = get_args(State)  # the input has videos of all states except "removed"
 
 
 def version_of(video_id: str, uri: str, stamp: str) -> str:
@@ -56,10 +39,11 @@ def version_of(video_id: str, uri: str, stamp: str) -> str:
     return hashlib.sha256(json.dumps([video_id, uri, stamp]).encode()).hexdigest()[:32]
 
 
-def compare(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> Change:
-    """Compare two catalogs, given as rows of `CATALOG_SCHEMA`.
+def compare(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> dict[str, State]:
+    """Return the state of each video by its id, including removed videos.
 
-    A video that was rejected before and is not rejected now counts as added.
+    before, now: catalogs, as rows of `CATALOG_SCHEMA`. A video that was rejected before and is not
+    rejected now counts as added.
     """
     earlier = {row["video_id"]: row for row in before}
     state: dict[str, State] = {}
@@ -73,10 +57,10 @@ def compare(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]
             state[video_id] = "changed"
         else:
             state[video_id] = "unchanged"
-    state |= {
-        row["video_id"]: "removed" for row in before if row["video_id"] not in state and row["reason"] is None
-    }
-    return Change(state=state)
+    for row in before:
+        if row["video_id"] not in state and row["reason"] is None:
+            state[row["video_id"]] = "removed"
+    return state
 
 
 def read_catalog(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ import pyarrow as pa
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.embedder.backends import identify
 from gve_ray.indexing.catalog import (
+    STATES,
     compare,
     field_values,
     read_catalog,
@@ -161,7 +162,7 @@ class _Run:
             row["video_id"]: (row["reason"], row["detail"]) for row in self._rejects.table().to_pylist()
         }
         catalog = [self._catalog_row(file, videos.get(file["version"]), segments, rejects) for file in files]
-        change = compare(read_catalog(self._output), catalog)
+        states = Counter(compare(read_catalog(self._output), catalog).values())
         entries = self._entries(files, videos, segments)
         name, seconds = self._fill(entries)
         previous = self._publish(name)
@@ -169,7 +170,7 @@ class _Run:
         self._delete_unused(files, entries, pending, {name, previous})
         return IndexResult(
             output=self._output,
-            videos={"in": len(files), **change.counts()},
+            videos={"in": len(files), **{state: states[state] for state in STATES}},
             segments={
                 "in": embedded.n_in,
                 "out": embedded.n_out,

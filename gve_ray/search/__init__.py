@@ -3,6 +3,7 @@
 from gve_ray.search.exact import NONE, exact, within
 from gve_ray.search.folder import create_index, open_index
 from gve_ray.search.index import (
+    ExclusiveIndexError,
     Filter,
     Hit,
     IndexFileError,
@@ -16,6 +17,7 @@ from gve_ray.search.library import Library, LibraryFacts, Pictures, open_library
 
 __all__ = [
     "NONE",
+    "ExclusiveIndexError",
     "Filter",
     "Hit",
     "IndexFileError",

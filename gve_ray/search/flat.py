@@ -1,6 +1,7 @@
 """The default index: exact search in memory with FAISS, stored as one file.
 
-Every search reads all vectors: 100,000 vectors with 2,048 dimensions are 0.8 GB.
+Every search reads all vectors: 100,000 vectors with 2,048 dimensions are 0.8 GB. They are read from
+the file by the first search, so a process that needs only metadata does not hold them in memory.
 benchmarks/search.py measures the times. Saving replaces the file as a whole.
 """
 
@@ -8,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +26,7 @@ from gve_ray.search.index import (
     check_known,
     check_new,
     check_vectors,
-    hit,
+    hits_of,
     matrix_of,
     rows_of,
     table_of,
@@ -36,14 +38,58 @@ _SPEC = b"gve_ray.index"
 _ROWS = 65_536  # per record batch
 
 
+class _Rows:
+    """The rows of an index, and what is computed from them when it is first needed.
+
+    table: of `IndexSpec.schema`; a saved one is mapped from its file.
+    """
+
+    def __init__(self, table: pa.Table, dimension: int) -> None:
+        self.table, self._dimension = table, dimension
+        self._metadata = table.drop_columns(["vector"])
+
+    @cached_property
+    def vectors(self) -> np.ndarray:
+        """The vectors, float32 [n, d]."""
+        return matrix_of(self.table.column("vector"), self._dimension)
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The number of the row with each id."""
+        return {key: i for i, key in enumerate(self.table.column("id").to_pylist())}
+
+    @cached_property
+    def id_ranks(self) -> np.ndarray:
+        """The position of each row's id in sorted order, int64 [n]."""
+        ids = self.table.column("id").to_pylist()
+        ranks = np.empty(len(ids), dtype=np.int64)
+        ranks[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
+        return ranks
+
+    @cached_property
+    def longest(self) -> float:
+        """The largest norm of a vector."""
+        parts = (self.vectors[start : start + _ROWS] for start in range(0, len(self.vectors), _ROWS))
+        return max((float(np.linalg.norm(part, axis=1).max()) for part in parts), default=0.0)
+
+    def take(self, numbers: np.ndarray) -> Iterator[tuple[str, dict[str, Value]]]:
+        """Yield the id and metadata of rows."""
+        return rows_of(self._metadata.take(pa.array(numbers)).to_batches())
+
+    def all(self) -> Iterator[tuple[str, dict[str, Value]]]:
+        """Yield the id and metadata of every row."""
+        return rows_of(self._metadata.to_batches(max_chunksize=_ROWS))
+
+
 class FlatIndex:
     """A `VectorIndex` in memory; see there for its methods."""
 
     def __init__(self, folder: SharedFolder, spec: IndexSpec, table: pa.Table) -> None:
         self.spec = spec
         self._folder = folder
-        self._set(matrix_of(table.column("vector"), spec.dimension), table.drop_columns(["vector"]))
-        self._new: list[pa.Table] = []
+        self._rows = _Rows(table, spec.dimension)
+        self._added: list[pa.Table] = []
+        self._added_ids: set[str] = set()
 
     @classmethod
     def create(cls, folder: SharedFolder, spec: IndexSpec) -> "FlatIndex":
@@ -67,62 +113,63 @@ class FlatIndex:
 
     def add(self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[Mapping[str, Value]]) -> None:
         table = table_of(self.spec, ids, vectors, metadata)
-        check_new(ids, self._row)
-        first = len(self._row)
-        self._row.update({key: first + i for i, key in enumerate(ids)})
-        self._new.append(table)
+        check_new(ids, self._rows.numbers)
+        check_new(ids, self._added_ids)
+        self._added.append(table)
+        self._added_ids.update(ids)
 
     def delete(self, ids: Sequence[str]) -> None:
-        check_known(ids, self._row)
-        self._merge()
-        kept = np.ones(len(self._vectors), dtype=bool)
-        kept[[self._row[key] for key in ids]] = False
-        self._set(self._vectors[kept], self._table.filter(pa.array(kept)))
+        rows = self._merged()
+        check_known(ids, rows.numbers)
+        kept = np.ones(rows.table.num_rows, dtype=bool)
+        kept[[rows.numbers[key] for key in ids]] = False
+        self._rows = _Rows(rows.table.filter(pa.array(kept)).combine_chunks(), self.spec.dimension)
 
     def search(self, queries: np.ndarray, k: int, *, filter: Filter | None = None) -> list[list[Hit]]:
         queries = check_vectors(self.spec, queries)
         check_depth(k)
         conditions = filters.parse(filter, self.spec)
-        self._merge()
-        among = None
+        rows, among = self._merged(), None
         if conditions:
-            passing = filters.mask(conditions, self._table).to_numpy()
+            passing = filters.mask(conditions, rows.table).to_numpy()
             among = None if passing.all() else np.flatnonzero(passing)  # None saves a copy
-        rows, scores = exact(
-            queries, self._vectors, k, among=among, tie_break=self._id_ranks, longest=self._longest
+        nearest, scores = exact(
+            queries, rows.vectors, k, among=among, tie_break=rows.id_ranks, longest=rows.longest
         )
         return [
-            self._hits(near[near != NONE], near_scores)
-            for near, near_scores in zip(rows, scores, strict=True)
+            hits_of(rows.take(near[near != NONE]), near_scores)
+            for near, near_scores in zip(nearest, scores, strict=True)
         ]
 
     def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[dict[str, Value]]]:
-        check_known(ids, self._row)
-        self._merge()
-        rows = np.array([self._row[key] for key in ids], dtype=np.int64)
-        return self._vectors[rows], self._table.take(pa.array(rows)).drop_columns(["id"]).to_pylist()
+        rows = self._merged()
+        check_known(ids, rows.numbers)
+        numbers = np.array([rows.numbers[key] for key in ids], dtype=np.int64)
+        return rows.vectors[numbers], [metadata for _, metadata in rows.take(numbers)]
+
+    def metadata_of(self, id: str) -> dict[str, Value]:
+        rows = self._merged()
+        check_known([id], rows.numbers)
+        ((_, metadata),) = rows.take(np.array([rows.numbers[id]]))
+        return metadata
 
     def ids(self) -> set[str]:
-        return set(self._row)
+        return set(self._merged().numbers)
 
     def metadata(self) -> Iterator[tuple[str, dict[str, Value]]]:
-        self._merge()
-        return rows_of(self._table.to_batches(max_chunksize=_ROWS))
+        return self._merged().all()
 
     def count(self, *, filter: Filter | None = None) -> int:
         conditions = filters.parse(filter, self.spec)
-        self._merge()
-        return int(np.count_nonzero(filters.mask(conditions, self._table).to_numpy()))
+        return int(np.count_nonzero(filters.mask(conditions, self._merged().table).to_numpy()))
 
     def save(self) -> None:
-        self._merge()
+        table = self._merged().table.replace_schema_metadata({_SPEC: json.dumps(asdict(self.spec)).encode()})
         self._folder.path.mkdir(parents=True, exist_ok=True)
-        schema = self.spec.schema.with_metadata({_SPEC: json.dumps(asdict(self.spec)).encode()})
         part = self._folder.path / f"{FILE}.{os.getpid()}.part"
         with open(part, "wb") as file:
-            with pa.ipc.new_file(file, schema) as writer:
-                for start in range(0, len(self._vectors), _ROWS):
-                    writer.write_table(self._slice(start, schema))
+            with pa.ipc.new_file(file, table.schema) as writer:
+                writer.write_table(table, max_chunksize=_ROWS)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, self._folder.path / FILE)
@@ -134,34 +181,9 @@ class FlatIndex:
     def drop(self) -> None:
         """Do nothing: all files are in the folder."""
 
-    def _hits(self, rows: np.ndarray, scores: np.ndarray) -> list[Hit]:
-        metadata = self._table.take(pa.array(rows)).to_pylist()
-        return [hit(row, float(score)) for row, score in zip(metadata, scores, strict=False)]
-
-    def _slice(self, start: int, schema: pa.Schema) -> pa.Table:
-        part = self._vectors[start : start + _ROWS]
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), self.spec.dimension)
-        table = self._table.slice(start, _ROWS)
-        columns = [table.column("id"), vectors, *(table.column(name) for name in self.spec.fields)]
-        return pa.Table.from_arrays(columns, schema=schema)
-
-    def _merge(self) -> None:
-        """Append the rows that were added. Each merge copies all vectors, so `add` does not do it."""
-        if not self._new:
-            return
-        new, self._new = self._new, []
-        vectors = [self._vectors, *(matrix_of(table.column("vector"), self.spec.dimension) for table in new)]
-        tables = [self._table, *(table.drop_columns(["vector"]) for table in new)]
-        self._set(np.concatenate(vectors), pa.concat_tables(tables))
-
-    def _set(self, vectors: np.ndarray, table: pa.Table) -> None:
-        self._vectors, self._table = vectors, table
-        ids = table.column("id").to_pylist()
-        self._row = {key: i for i, key in enumerate(ids)}
-        self._id_ranks = np.empty(len(ids), dtype=np.int64)  # of each row's id in sorted order
-        self._id_ranks[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
-        norms = (
-            float(np.linalg.norm(vectors[start : start + _ROWS], axis=1).max())
-            for start in range(0, len(vectors), _ROWS)
-        )
-        self._longest = max(norms, default=0.0)
+    def _merged(self) -> _Rows:
+        """Return all rows. Appending those that were added copies all vectors, so `add` does not do it."""
+        if self._added:
+            table = pa.concat_tables([self._rows.table, *self._added]).combine_chunks()
+            self._rows, self._added, self._added_ids = _Rows(table, self.spec.dimension), [], set()
+        return self._rows

@@ -18,7 +18,7 @@ from typing import Any
 from pyarrow import fs
 
 from gve_ray.search.flat import FlatIndex
-from gve_ray.search.index import IndexFileError, IndexOptions, IndexSpec, VectorIndex
+from gve_ray.search.index import ExclusiveIndexError, IndexFileError, IndexOptions, IndexSpec, VectorIndex
 from gve_ray.search.milvus import MilvusIndex
 from gve_ray.search.ondisk import LanceIndex
 from gve_ray.store import SharedFolder
@@ -48,14 +48,20 @@ def create_index(uri: PathOrUri, spec: IndexSpec, options: IndexOptions) -> Vect
     return index
 
 
-def open_index(uri: PathOrUri) -> VectorIndex:
-    """Open the index as it was last saved. Raises IndexFileError if it is missing or unreadable."""
+def open_index(uri: PathOrUri, *, shared: bool = False) -> VectorIndex:
+    """Open the index as it was last saved.
+
+    shared: another process has the same index open. Raises IndexFileError if the index is missing
+    or unreadable, and ExclusiveIndexError if it is an embedded Milvus and `shared` is true.
+    """
     folder = SharedFolder(uri)
     facts = _read(folder)
     spec, options = IndexSpec(**facts["spec"]), IndexOptions(**facts["options"])
     if options.kind == "lance":
         return LanceIndex.load(folder, spec, options, _version_writer(folder, facts), facts["version"])
     if options.kind == "milvus":
+        if shared and options.uri is None:
+            raise ExclusiveIndexError(f"{uri}: only one process can open an embedded Milvus; give search.uri")
         return MilvusIndex.load(_local(folder, options), spec, options, facts["collection"])
     return FlatIndex.load(folder)
 

@@ -51,6 +51,10 @@ class IndexFileError(RuntimeError):
     """A folder has no index, or one that cannot be read."""
 
 
+class ExclusiveIndexError(IndexFileError):
+    """Only one process can open this index, and another one needs it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class IndexSpec:
     """The rows of an index. dimension: of its vectors. fields: names and types of its metadata."""
@@ -71,15 +75,11 @@ class IndexSpec:
                 raise ValueError(f"field {name!r} is {kind!r}; use {', '.join(ARROW_TYPES)}")
 
     @property
-    def metadata_schema(self) -> pa.Schema:
-        """The fields as Arrow columns."""
-        return pa.schema([(name, ARROW_TYPES[kind]) for name, kind in self.fields.items()])
-
-    @property
     def schema(self) -> pa.Schema:
         """A complete row: id, vector and fields, as Arrow columns."""
         vector = pa.list_(pa.float32(), self.dimension)
-        return pa.schema([("id", pa.string()), ("vector", vector), *self.metadata_schema])
+        fields = [(name, ARROW_TYPES[kind]) for name, kind in self.fields.items()]
+        return pa.schema([("id", pa.string()), ("vector", vector), *fields])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +160,12 @@ class VectorIndex(Protocol):
         """Return vectors, float32 [n, d], and metadata in the order of the ids.
 
         Raises UnknownIdError if an id does not exist.
+        """
+
+    def metadata_of(self, id: str) -> dict[str, Value]:
+        """Return the metadata of one row, without reading its vector.
+
+        Raises UnknownIdError if the id does not exist.
         """
 
     def ids(self) -> set[str]:
@@ -297,10 +303,13 @@ def best_hits(
         if len(vectors) < depth or depth == limit or scores[0, -1] + _ROUNDING < scores[0, k - 1]:
             break
         depth = min(4 * depth, limit)
-    best = candidates.select(["id", *spec.fields]).take(pa.array(rows[0, :k])).to_pylist()
-    return [hit(row, score) for row, score in zip(best, scores[0, :k].tolist(), strict=True)]
+    best = rows_of(candidates.select(["id", *spec.fields]).take(pa.array(rows[0, :k])).to_batches())
+    return hits_of(best, scores[0, :k])
 
 
-def hit(row: dict[str, Any], score: float) -> Hit:
-    """Return a `Hit` for a row with its id and fields, and its score."""
-    return Hit(id=row.pop("id"), score=score, metadata=row)
+def hits_of(rows: Iterable[tuple[str, dict[str, Value]]], scores: np.ndarray) -> list[Hit]:
+    """Return a `Hit` for each row. scores: [n or more], of which the first n are used."""
+    return [
+        Hit(id=key, score=score, metadata=metadata)
+        for (key, metadata), score in zip(rows, scores.tolist(), strict=False)
+    ]

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from gve_ray.config import ModelConfig
 from gve_ray.search.folder import PathOrUri, open_index
-from gve_ray.search.index import FieldType, IndexFileError, VectorIndex
+from gve_ray.search.index import FieldType, IndexFileError, Value, VectorIndex
 from gve_ray.store import Store
 from gve_ray.store.runfolder import filesystem
 
@@ -95,6 +95,10 @@ class Library:
         self._segments = segment_store(folder)
         self._reopening = threading.Lock()
 
+    def record(self, segment: str) -> dict[str, Value]:
+        """Return the metadata of a segment by its id. Raises UnknownIdError if it does not exist."""
+        return self.index.metadata_of(segment)
+
     def pictures(self, segment: str) -> Pictures:
         """Return the pictures of a segment by its id. Thread-safe.
 
@@ -126,10 +130,13 @@ def _pictures(store: Store, segment: str) -> Pictures:
     return Pictures(poster=row["poster"], strip=row["strip"])
 
 
-def open_library(folder: PathOrUri) -> Library:
-    """Open the result of the last finished index job in `folder`. Raises IndexFileError."""
+def open_library(folder: PathOrUri, *, shared: bool = False) -> Library:
+    """Open the result of the last finished index job in `folder`.
+
+    shared: another process has its index open. Raises what `open_index` raises.
+    """
     facts = read_library(folder)
-    return Library(folder, facts, open_index(_inside(folder, facts.index)))
+    return Library(folder, facts, open_index(_inside(folder, facts.index), shared=shared))
 
 
 def read_library(folder: PathOrUri) -> LibraryFacts:

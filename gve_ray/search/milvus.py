@@ -119,6 +119,11 @@ class MilvusIndex:
         metadata = table.select([*self.spec.fields]).to_pylist()
         return matrix_of(table.column("vector"), self.spec.dimension), metadata or [{} for _ in ids]
 
+    def metadata_of(self, id: str) -> dict[str, Value]:
+        rows = self._client.get(self._collection, ids=[id], output_fields=["id", *self.spec.fields])
+        check_known([id], {row["id"] for row in rows})
+        return {name: rows[0].get(name) for name in self.spec.fields}
+
     def ids(self) -> set[str]:
         return set(self._ids())
 

@@ -146,6 +146,12 @@ class LanceIndex:
         metadata = rows.select([*self.spec.fields]).to_pylist()
         return matrix_of(rows.column("vector"), self.spec.dimension), metadata
 
+    def metadata_of(self, id: str) -> dict[str, Value]:
+        rows = self._dataset.to_table(filter=_sql_in([id]), columns=["id", *self.spec.fields])
+        metadata = dict(rows_of(rows.to_batches()))
+        check_known([id], metadata)
+        return metadata[id]
+
     def ids(self) -> set[str]:
         return set(self._ids())
 

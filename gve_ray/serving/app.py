@@ -2,7 +2,8 @@
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
@@ -15,12 +16,20 @@ from starlette.exceptions import HTTPException
 
 from gve_ray import __version__
 from gve_ray.search import Hit
-from gve_ray.serving.bodies import EmbeddingBody, Query, SearchBody, of_form, parsed, validated
 from gve_ray.serving.errors import ApiError
-from gve_ray.serving.files import ChangedFileError, NotAFileError, TooLargeError, file_response
+from gve_ray.serving.files import file_response
 from gve_ray.serving.gateway import Entry, Gateway
 from gve_ray.serving.guard import COOKIE, Guard, session_of
 from gve_ray.serving.metrics import agents, collect
+from gve_ray.serving.requests import (
+    EmbeddingRequest,
+    M,
+    Query,
+    SearchRequest,
+    parse_form,
+    parse_json,
+    validate,
+)
 from gve_ray.serving.retriever import ModelInfo
 
 _PAGE_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
@@ -39,8 +48,6 @@ _JPEG_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class HttpGateway(Gateway):
@@ -84,9 +91,9 @@ class _Routes:
 
         The schemas of the bodies are added by hand, because FastAPI does not parse the bodies.
         """
-        app.post("/v1/embeddings", openapi_extra=_body_of(EmbeddingBody), tags=["api"])(self.embeddings)
+        app.post("/v1/embeddings", openapi_extra=_body_of(EmbeddingRequest), tags=["api"])(self.embeddings)
         form = {"multipart/form-data": {"schema": _FORM_SCHEMA}}
-        app.post("/v1/search", openapi_extra=_body_of(SearchBody, form), tags=["api"])(self.search)
+        app.post("/v1/search", openapi_extra=_body_of(SearchRequest, form), tags=["api"])(self.search)
         app.get("/v1/models", tags=["api"])(self.models)
         app.post("/v1/session", tags=["page"], status_code=204)(self.session)
         app.api_route("/media/{model}/{segment}", methods=["GET", "HEAD"], tags=["api"])(self.media)
@@ -99,11 +106,11 @@ class _Routes:
 
     async def embeddings(self, request: Request) -> Response:
         """Embed texts (OpenAI format), or chat messages with images and clips (vLLM format)."""
-        body: EmbeddingBody = await asyncio.to_thread(_read, EmbeddingBody, await request.body())
+        body = await asyncio.to_thread(_read, EmbeddingRequest, await request.body())
         limit = self._gateway.config.limits.max_inputs
         if isinstance(body.input, list) and len(body.input) > limit:
             raise ApiError(400, f"input: {len(body.input)} texts; the limit is {limit} a request", "input")
-        entry, queries = self._gateway.entry(body.model), body.asked()
+        entry, queries = self._gateway.entry(body.model), body.queries()
         if body.dimensions is not None and body.dimensions not in entry.dimensions:
             allowed = ", ".join(map(str, entry.dimensions)) or "none; leave it out"
             raise ApiError(
@@ -116,13 +123,17 @@ class _Routes:
         if body.dimensions is not None:
             vectors = vectors[:, : body.dimensions]
             vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        encode = _base64 if body.encoding_format == "base64" else _floats
+        is_base64 = body.encoding_format == "base64"
         tokens = int(embeddings.tokens.sum())
         return JSONResponse(
             {
                 "object": "list",
                 "data": [
-                    {"object": "embedding", "index": i, "embedding": encode(vector)}
+                    {
+                        "object": "embedding",
+                        "index": i,
+                        "embedding": _base64(vector) if is_base64 else vector.tolist(),
+                    }
                     for i, vector in enumerate(vectors)
                 ],
                 "model": entry.name,
@@ -146,7 +157,10 @@ class _Routes:
         return JSONResponse({"object": "list", "model": entry.name, "data": data})
 
     async def models(self) -> Response:
-        """List the served models. A model that does not reply at the moment is left out."""
+        """List the served models.
+
+        A model whose index cannot be read, or that has no index and has not replied yet, is left out.
+        """
         entries = list(self._gateway.entries.values())
         results = await asyncio.gather(
             *(self._gateway.describe(entry) for entry in entries), return_exceptions=True
@@ -163,9 +177,7 @@ class _Routes:
                 "dimension": info.dimension,
                 "dimensions": list(entry.dimensions),
                 "max_model_len": info.settings.max_tokens,
-                "index": None
-                if info.segments is None
-                else {"segments": info.segments, "fields": info.fields, "strip_frames": info.strip_frames},
+                "index": None if info.index is None else asdict(info.index),
             }
             for entry, info in available
         ]
@@ -198,16 +210,10 @@ class _Routes:
                 method=request.method,
                 headers=request.headers,
             )
-        except (ChangedFileError, FileNotFoundError) as error:
+        except FileNotFoundError as error:
             raise ApiError(
-                410,
-                f"{segment}: its file was changed or deleted after it was indexed; run gve index",
-                code="gone",
+                410, f"{segment}: its file was deleted after it was indexed; run gve index", code="gone"
             ) from error
-        except NotAFileError as error:
-            raise ApiError(404, f"{segment}: {error}", code="no_file") from error
-        except TooLargeError as error:
-            raise ApiError(400, f"{segment}: {error}", "Range", "range_needed") from error
 
     async def preview(self, model: str, segment: str, picture: str) -> Response:
         """Return poster.jpg of a segment, or strip.jpg: frames of the segment next to each other."""
@@ -239,7 +245,7 @@ class _Routes:
         return Response(self._page[name], media_type=_PAGE_TYPES[_suffix(name)], headers=_PAGE_HEADERS)
 
 
-async def _search_body(request: Request) -> tuple[SearchBody, Query | None]:
+async def _search_body(request: Request) -> tuple[SearchRequest, Query | None]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         async with request.form(max_files=_FORM_FILES, max_fields=_FORM_FIELDS) as form:
@@ -247,14 +253,14 @@ async def _search_body(request: Request) -> tuple[SearchBody, Query | None]:
             uploads = {name: value for name, value in form.multi_items() if isinstance(value, UploadFile)}
             if len(fields) + len(uploads) < len(form.multi_items()):
                 raise ApiError(400, "a field occurs twice; give each field once", code="invalid_body")
-            return of_form(fields, {name: await upload.read() for name, upload in uploads.items()})
-    body: SearchBody = await asyncio.to_thread(_read, SearchBody, await request.body())
-    return body, body.asked()
+            return parse_form(fields, {name: await upload.read() for name, upload in uploads.items()})
+    body = await asyncio.to_thread(_read, SearchRequest, await request.body())
+    return body, body.query()
 
 
-def _read(kind: type[Any], data: bytes) -> Any:
+def _read(kind: type[M], data: bytes) -> M:
     """Parse and validate a body. A large body takes long, so call this in a thread."""
-    return validated(kind, parsed(data))
+    return validate(kind, parse_json(data))
 
 
 def _hit(entry: Entry, hit: Hit) -> dict[str, Any]:
@@ -291,10 +297,6 @@ def _shown(uri: str) -> str:
 def _base64(vector: np.ndarray) -> str:
     """Encode a vector as base64 of little-endian float32, which OpenAI clients decode."""
     return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-
-
-def _floats(vector: np.ndarray) -> list[float]:
-    return [float(value) for value in vector]
 
 
 async def _refused(request: Request, error: Exception) -> Response:

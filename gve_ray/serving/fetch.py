@@ -71,10 +71,9 @@ class FetchError(Exception):
     redirects, because those may be inside the network of the server.
     """
 
-    def __init__(self, reason: FetchReason | str, message: str) -> None:
-        self.reason = FetchReason(reason)
-        self.message = message
-        super().__init__(self.reason, message)  # these args make it survive pickling
+    def __init__(self, reason: FetchReason, message: str) -> None:
+        super().__init__(reason, message)  # both arguments, so that the error can be pickled
+        self.reason, self.message = reason, message
 
     def __str__(self) -> str:
         return self.message

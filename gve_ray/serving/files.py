@@ -15,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from gve_ray.media.source import file_facts, local_path, open_remote
+from gve_ray.serving.errors import ApiError
 
 PART = 4 << 20  # bytes of a reply to a range request; a player requests the next part
 WHOLE = 64 << 20  # bytes; a larger file is served only in ranges
@@ -47,41 +48,32 @@ _TYPES = {
 }
 
 
-class ChangedFileError(Exception):
-    """The file has changed since it was indexed."""
-
-
-class NotAFileError(Exception):
-    """The indexed video is a folder of frames and not a single file."""
-
-
-class TooLargeError(Exception):
-    """The file is too large for one reply."""
-
-
 def file_response(uri: str, *, size: int, etag: str, method: str = "GET", headers: Headers) -> Response:
     """Return the reply to GET or HEAD: the whole file, or the first `PART` bytes of the requested
     range.
 
     uri: local path or URI. size: bytes of the file when it was indexed. etag: its fingerprint.
     headers: of the request; Range and If-Range are used, and a Range header with several ranges is
-    ignored. This reads the file, so call it in a thread. Raises FileNotFoundError,
-    ChangedFileError, NotAFileError, and TooLargeError for a file above `WHOLE` bytes without a
-    range.
+    ignored. This reads the file, so call it in a thread.
+
+    Raises FileNotFoundError, and ApiError: 410 if the file was changed after it was indexed, 404
+    for a folder of frames, 400 for a file above `WHOLE` bytes without a range.
     """
     path = local_path(uri)
     plain = uri.partition("?")[0] if path is None else path  # pyarrow accepts options after a "?"
-    name = quote(PurePosixPath(plain).name, safe="", errors="replace")
+    name = PurePosixPath(plain).name
     if path is not None and not stat.S_ISREG(path.stat().st_mode):
-        raise NotAFileError("a folder of frames has no file to play; show its pictures")
+        raise ApiError(
+            404, f"{name}: a folder of frames has no file to play; show its pictures", code="no_file"
+        )
     current_size, _ = file_facts(uri)
     if current_size >= 0 and current_size != size:  # -1: the file system does not know
-        raise ChangedFileError(
-            f"the file has {current_size} bytes, {size} when it was indexed; run gve index again"
+        raise ApiError(
+            410, f"{name}: {current_size} bytes, {size} when it was indexed; run gve index again", code="gone"
         )
     reply_headers = {
         "Accept-Ranges": "bytes",
-        "Content-Disposition": f"inline; filename*=UTF-8''{name}",
+        "Content-Disposition": f"inline; filename*=UTF-8''{quote(name, safe='', errors='replace')}",
         "Cache-Control": "private",
         "ETag": f'"{etag}"',
         "X-Content-Type-Options": "nosniff",
@@ -94,7 +86,12 @@ def file_response(uri: str, *, size: int, etag: str, method: str = "GET", header
     )
     requested = _requested_range(range_header, size)
     if requested is None and size > WHOLE and method != "HEAD":
-        raise TooLargeError(f"{size} bytes: ask for parts of it, by the header Range: bytes=FIRST-LAST")
+        raise ApiError(
+            400,
+            f"{name}: {size} bytes: ask for parts of it, by the header Range: bytes=FIRST-LAST",
+            "Range",
+            "range_needed",
+        )
     start, end = requested or (0, size)
     if start >= end:
         return Response(status_code=416, headers=reply_headers | {"Content-Range": f"bytes */{size}"})

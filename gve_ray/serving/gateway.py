@@ -1,27 +1,29 @@
 """The gateway: reads the texts and media of a request and calls the retriever of its model.
 
-It fetches URLs and decodes media, so that the replicas that hold the models do neither. The HTTP
-routes are in `gve_ray.serving.app`.
+It fetches URLs, decodes media, and reads posters and metadata from the folder of the index, so that
+the replicas that hold the models only embed and search. The HTTP routes are in
+`gve_ray.serving.app`.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from gve_ray.embedder import EmbedderSettings, Embeddings
 from gve_ray.media import Limits, MediaError
 from gve_ray.schema import Frames, Item
-from gve_ray.search import Filter, Hit, Pictures
-from gve_ray.serving.bodies import Query
+from gve_ray.search import ExclusiveIndexError, Filter, Hit, Library, Pictures
 from gve_ray.serving.config import RequestLimits, ServeConfig
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.fetch import Fetcher, FetchError
+from gve_ray.serving.live_library import LiveLibrary
 from gve_ray.serving.metrics import Metrics
 from gve_ray.serving.reader import MediaReader, http_status
-from gve_ray.serving.retriever import ModelInfo
+from gve_ray.serving.requests import Query
+from gve_ray.serving.retriever import ModelInfo, indexed_model
 
 log = logging.getLogger(__name__)
 
@@ -29,18 +31,21 @@ RETRY_SECONDS = 1.0  # Retry-After when all replicas are busy
 READY_SECONDS = 5.0  # within which a retriever must reply to be ready
 READY_EVERY = 1.0  # seconds between checks of the retrievers
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """A served model.
 
-    dimensions: Matryoshka dimensions. takes_index: whether it has an index to search in.
+    dimensions: Matryoshka dimensions. has_index: whether it has an index to search in. library: the
+    index, if this process can open it.
     """
 
     name: str
     dimensions: Sequence[int]
-    takes_index: bool
+    has_index: bool
+    library: LiveLibrary | None
     retriever: Any  # Ray Serve handle of a gve_ray.serving.retriever.Retriever
 
 
@@ -58,13 +63,14 @@ class Gateway:
             served.name: Entry(
                 name=served.name,
                 dimensions=served.dimensions,
-                takes_index=served.index is not None,
+                has_index=served.index is not None,
+                library=_shared_library(served.index),
                 retriever=retriever,
             )
             for served, retriever in zip(config.models, retrievers, strict=True)
         }
         limits = config.limits
-        self._settings: dict[str, EmbedderSettings] = {}
+        self._models: dict[str, ModelInfo] = {}  # as the retrievers last described them
         self._ready_lock, self._checked_at, self._is_ready = asyncio.Lock(), float("-inf"), False
         self._fetcher = Fetcher(
             config.url_hosts, max_bytes=limits.max_body_bytes, seconds=limits.fetch_seconds
@@ -85,7 +91,7 @@ class Gateway:
         """
         if name is None:
             default = next(
-                (entry for entry in self.entries.values() if entry.takes_index or not searched), None
+                (entry for entry in self.entries.values() if entry.has_index or not searched), None
             )
             if default is None:
                 raise ApiError(400, "no model here has an index to search in", "model", "no_index")
@@ -96,9 +102,17 @@ class Gateway:
         return self.entries[name]
 
     async def describe(self, entry: Entry) -> ModelInfo:
-        """Return what the retriever of a model serves. Raises ApiError."""
-        info: ModelInfo = await result_of(entry.retriever.describe.remote())
-        return info
+        """Return what is served under a name. Raises ApiError.
+
+        A retriever is asked only for a model without an index that has never replied before.
+        """
+        if entry.has_index:
+            return await self._use_library(entry, indexed_model)
+        return self._models.get(entry.name) or await self._ask_model(entry)
+
+    async def _ask_model(self, entry: Entry) -> ModelInfo:
+        self._models[entry.name] = await result_of(entry.retriever.describe.remote())
+        return self._models[entry.name]
 
     async def ready(self) -> bool:
         """Return whether every retriever is ready; a busy one counts as ready.
@@ -114,7 +128,7 @@ class Gateway:
     async def _is_retriever_ready(self, entry: Entry) -> bool:
         try:
             async with asyncio.timeout(READY_SECONDS):
-                await self.describe(entry)
+                await self._ask_model(entry)
         except ApiError as error:
             return error.code == "busy"
         except TimeoutError:  # a long queue, if the retriever has been ready before
@@ -123,19 +137,19 @@ class Gateway:
 
     async def embed(self, entry: Entry, queries: Sequence[Query], *, cut: bool) -> Embeddings:
         """Return the embeddings of queries, in order. cut: truncate long texts. Raises ApiError."""
-
-        async def call(items: Sequence[Item], settings: EmbedderSettings | None) -> Embeddings:
-            return await result_of(entry.retriever.embed.remote(items, settings, cut=cut))
-
-        return await self._with_items(entry, queries, call)
+        embeddings: Embeddings = await self._with_items(
+            entry, queries, lambda items, settings: entry.retriever.embed.remote(items, settings, cut=cut)
+        )
+        return embeddings
 
     async def search(self, entry: Entry, query: Query, top_k: int, filter: Filter | None) -> list[Hit]:
         """Return the segments that match a query best, best first. Raises ApiError."""
-
-        async def call(items: Sequence[Item], settings: EmbedderSettings | None) -> list[Hit]:
-            return await result_of(entry.retriever.search.remote(items[0], top_k, filter, settings))
-
-        return await self._with_items(entry, [query], call)
+        hits: list[Hit] = await self._with_items(
+            entry,
+            [query],
+            lambda items, settings: entry.retriever.search.remote(items[0], top_k, filter, settings),
+        )
+        return hits
 
     async def similar(self, entry: Entry, segment: str, top_k: int, filter: Filter | None) -> list[Hit]:
         """Return the segments most similar to a segment. Raises ApiError."""
@@ -144,37 +158,43 @@ class Gateway:
 
     async def record(self, entry: Entry, segment: str) -> Mapping[str, Any]:
         """Return the metadata of a segment. Raises ApiError."""
-        metadata: Mapping[str, Any] = await result_of(entry.retriever.record.remote(segment))
-        return metadata
+        return await self._use_library(entry, Library.record, segment)
 
     async def pictures(self, entry: Entry, segment: str) -> Pictures:
         """Return the poster and the strip of a segment. Raises ApiError."""
-        pictures: Pictures = await result_of(entry.retriever.pictures.remote(segment))
-        return pictures
+        return await self._use_library(entry, Library.pictures, segment)
+
+    async def _use_library(
+        self, entry: Entry, work: Callable[Concatenate[Library, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work` on the library of a model, in the retriever only if this process cannot open it."""
+        if entry.library is not None:
+            return await entry.library.use(work, *args, **kwargs)
+        result: T = await result_of(entry.retriever.use_library.remote(work, *args, **kwargs))
+        return result
 
     async def _with_items(
         self,
         entry: Entry,
         queries: Sequence[Query],
-        call: Callable[[Sequence[Item], EmbedderSettings | None], Awaitable[T]],
-    ) -> T:
-        """Return the result of `call` with the queries as items, whose media are read as the model
-        needs them.
+        call: Callable[[Sequence[Item], EmbedderSettings | None], Any],
+    ) -> Any:
+        """Return the result of `call`, a method of the retriever, with the queries as items, whose
+        media are read as the model needs them.
         """
         for query in queries:
             self._check_text(query)
         if not any(query.is_visual for query in queries):
-            return await call(
-                [Item(text=query.text, instruction=query.instruction) for query in queries], None
-            )
+            items = [Item(text=query.text, instruction=query.instruction) for query in queries]
+            return await result_of(call(items, None))
         fetched = [await self._fetch(query) for query in queries]
         for is_retry in (False, True):
-            if is_retry or entry.name not in self._settings:
-                self._settings[entry.name] = (await self.describe(entry)).settings
-            settings = self._settings[entry.name]
+            # As the retriever describes itself, because the index may already be that of another model.
+            model = None if is_retry else self._models.get(entry.name)
+            settings = (model or await self._ask_model(entry)).settings
             items = [await self._item(query, settings) for query in fetched]
             try:
-                return await call(items, settings)
+                return await result_of(call(items, settings))
             except ApiError as error:
                 # The model has been replaced by one with other settings since this gateway read the
                 # settings.
@@ -223,6 +243,18 @@ class Gateway:
         return Item(text=query.text, image=image, video=video, instruction=query.instruction)
 
 
+def _shared_library(index: str | None) -> LiveLibrary | None:
+    """Open the index of a model for metadata and pictures; None if there is none.
+
+    None too for an embedded Milvus: only one process can open it, and the retriever has.
+    """
+    try:
+        return None if index is None else LiveLibrary(index, searched=False)
+    except ExclusiveIndexError as error:
+        log.warning("the retriever also serves posters and metadata: %s", error)
+        return None
+
+
 def media_limits(limits: RequestLimits) -> Limits:
     """Return the limits of a request as the limits for decoding one file."""
     return Limits(
@@ -247,7 +279,7 @@ async def result_of(response: Any) -> Any:
     try:
         return await response
     except asyncio.CancelledError:
-        response.cancel()  # otherwise the replica would go on working on a request that was given up
+        response.cancel()  # otherwise the replica would continue to work on an abandoned request
         raise
     except ApiError as error:
         # Ray wraps the error in another class, with a whole traceback in its message.

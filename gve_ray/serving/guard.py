@@ -6,14 +6,13 @@ As plain ASGI it sees the body as it arrives and can refuse a request before any
 import asyncio
 import hashlib
 import hmac
-import json
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, cookie_parser
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gve_ray.serving.config import RequestLimits, is_loopback
@@ -61,7 +60,7 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        started, reply = time.monotonic(), _Reply(send)
+        started, reply = time.monotonic(), _Reply(scope, receive, send)
         try:
             self._admit(scope)
             seconds = None if scope["path"].startswith(STREAMED) else self._limits.request_seconds
@@ -123,7 +122,7 @@ class _Body:
     def __init__(self, receive: Receive, scope: Scope, limits: RequestLimits) -> None:
         self._receive, self._limits = receive, limits
         self._remaining = limits.max_body_bytes
-        self._deadline = time.monotonic() + limits.receive_seconds
+        self._deadline = asyncio.get_running_loop().time() + limits.receive_seconds
         self._is_complete = False
         length = Headers(scope=scope).get("content-length", "0")
         if not length.isdecimal() or int(length) > self._remaining:
@@ -133,9 +132,7 @@ class _Body:
         if self._is_complete:  # the next message is the disconnect, for which there is no time limit
             return await self._receive()
         try:
-            async with asyncio.timeout_at(
-                asyncio.get_running_loop().time() + max(0.0, self._deadline - time.monotonic())
-            ):
+            async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError:
             raise ApiError(
@@ -158,8 +155,8 @@ class _Body:
 class _Reply:
     """Sends the reply. status: its HTTP status; 499 (client disconnected) until the reply starts."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope, self._receive, self._send = scope, receive, send
         self.status = 499
         self._started = False
 
@@ -170,14 +167,10 @@ class _Reply:
 
     async def refuse(self, error: ApiError) -> None:
         """Send an error, unless a reply has started; that reply then ends unfinished."""
-        if self._started:
-            return
-        body = json.dumps(error.body()).encode()
-        headers: dict[str, Any] = {"content-type": "application/json", "content-length": str(len(body))}
-        headers |= {"connection": "close"} | {name.lower(): text for name, text in error.headers().items()}
-        raw = [(name.encode(), text.encode()) for name, text in headers.items()]
-        await self.send({"type": "http.response.start", "status": error.status, "headers": raw})
-        await self.send({"type": "http.response.body", "body": body})
+        if not self._started:
+            headers = {"connection": "close", **error.headers()}
+            response = JSONResponse(error.body(), error.status, headers)
+            await response(self._scope, self._receive, self.send)
 
 
 def _host(value: str) -> str:

@@ -6,11 +6,9 @@ even while replicas are being replaced.
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -19,45 +17,55 @@ from gve_ray.embedder import EmbedderSettings, Embeddings
 from gve_ray.embedder.backends import NOT_FINITE, identify, open_model
 from gve_ray.embedder.checkpoint import resolve_settings
 from gve_ray.schema import Item
-from gve_ray.search import (
-    Filter,
-    Hit,
-    IndexFileError,
-    Library,
-    Pictures,
-    SearchError,
-    UnknownIdError,
-    open_library,
-    read_library,
-)
+from gve_ray.search import Filter, Hit, IndexFileError, Library, read_library
 from gve_ray.search.index import FieldType
 from gve_ray.serving.batcher import TokenBatcher
 from gve_ray.serving.config import ServedModel
 from gve_ray.serving.errors import ApiError
+from gve_ray.serving.live_library import LiveLibrary
 from gve_ray.serving.metrics import ModelMetrics
 
 log = logging.getLogger(__name__)
 
-CHECK_SECONDS = 1.0  # between checks whether an indexing run has finished
 T = TypeVar("T")
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexInfo:
+    """What an index contains.
+
+    segments: their number. fields: metadata fields. strip_frames: frames in a preview strip.
+    """
+
+    segments: int
+    fields: dict[str, FieldType]
+    strip_frames: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What a retriever serves.
+    """What is served under one name.
 
-    dimension: length of its vectors. settings: how the gateway must read media for it. identity:
-    identity of weights and settings, from `gve_ray.embedder.backends.identify`. segments: number of
-    segments in the index; None without an index. fields: metadata fields of the index; empty
-    without an index. strip_frames: frames in a preview strip.
+    dimension: length of the vectors. settings: how media must be read for the model. index: None
+    if there is no index.
     """
 
     dimension: int
     settings: EmbedderSettings
-    identity: dict[str, Any]
-    segments: int | None
-    fields: dict[str, FieldType]
-    strip_frames: int
+    index: IndexInfo | None = None
+
+
+def indexed_model(library: Library) -> ModelInfo:
+    """Return what is served by an index together with the model that embedded its segments."""
+    spec, facts = library.index.spec, library.facts
+    return ModelInfo(
+        dimension=spec.dimension,
+        settings=EmbedderSettings(**facts.settings),
+        index=IndexInfo(
+            segments=library.index.count(), fields=dict(spec.fields), strip_frames=facts.strip_frames
+        ),
+    )
 
 
 class Retriever:
@@ -69,13 +77,10 @@ class Retriever:
 
     def __init__(self, served: ServedModel) -> None:
         self._served = served
-        self._library: Library | None = None
-        self._users: dict[int, int] = {}  # requests in progress per library, by id()
-        self._opening = asyncio.Lock()
-        self._checked_at = time.monotonic()
+        self._library: LiveLibrary | None = None
         on_gpu = served.replicas.num_gpus > 0
         if served.index is not None:
-            self._library = open_library(served.index)
+            self._library = LiveLibrary(served.index, searched=True)
             facts = self._library.facts
             model, self._settings = facts.model_config, EmbedderSettings(**facts.settings)
             self._identity = dict(facts.identity)
@@ -113,31 +118,19 @@ class Retriever:
         """Raise RuntimeError if the index now needs another model; Ray Serve then replaces the
         replica.
         """
-        if self._library is None:
+        if self._served.index is None:
             return
         try:
-            facts = await asyncio.to_thread(read_library, self._library.folder)
+            facts = await asyncio.to_thread(read_library, self._served.index)
         except IndexFileError as error:  # deleted or unreachable; the open index stays in use
             log.warning("%s", error)
             return
         if dict(facts.identity) != self._identity:
-            raise RuntimeError(f"{self._library.folder} was rebuilt with another model")
+            raise RuntimeError(f"{self._served.index} was rebuilt with another model")
 
     async def describe(self) -> ModelInfo:
-        """Return what this replica serves now."""
-        if self._library is None:
-            return self._model_info(None, None)
-        return await self._use(lambda library: self._model_info(library, library.index.count()))
-
-    def _model_info(self, library: Library | None, segments: int | None) -> ModelInfo:
-        return ModelInfo(
-            dimension=self._dimension,
-            settings=self._settings,
-            identity=self._identity,
-            segments=segments,
-            fields=dict(library.index.spec.fields) if library else {},
-            strip_frames=library.facts.strip_frames if library else 0,
-        )
+        """Return what this replica embeds with. Its index is described by `indexed_model`."""
+        return ModelInfo(dimension=self._dimension, settings=self._settings)
 
     async def embed(
         self, items: Sequence[Item], settings: EmbedderSettings | None = None, *, cut: bool = False
@@ -176,7 +169,7 @@ class Retriever:
     ) -> list[Hit]:
         """Return the segments that match a query best, best first. Raises ApiError."""
         vectors = (await self.embed([item], settings)).vectors
-        return await self._use(lambda library: library.index.search(vectors, top_k, filter=filter)[0])
+        return await self.use_library(_search, vectors, top_k, filter)
 
     async def similar(self, segment: str, top_k: int, filter: Filter | None) -> list[Hit]:
         """Return the segments most similar to a segment, without itself.
@@ -184,89 +177,25 @@ class Retriever:
         Raises ApiError: 404 unknown_segment.
         """
 
-        def find(library: Library) -> list[Hit]:
-            vectors, _ = library.index.get([segment])
-            (hits,) = library.index.search(vectors, top_k + 1, filter=filter)
-            return [hit for hit in hits if hit.id != segment][:top_k]
+        return await self.use_library(_similar, segment, top_k, filter)
 
-        return await self._use(find)
-
-    async def record(self, segment: str) -> dict[str, Any]:
-        """Return the metadata of a segment. Raises ApiError: 404 unknown_segment."""
-        return await self._use(lambda library: library.index.get([segment])[1][0])
-
-    async def pictures(self, segment: str) -> Pictures:
-        """Return the poster and the strip of a segment. Raises ApiError: 404 unknown_segment."""
-        return await self._use(lambda library: library.pictures(segment))
-
-    async def _use(self, work: Callable[[Library], T]) -> T:
-        """Run `work` on the library in a thread and return its result.
-
-        Raises ApiError for an error of the search.
-        """
-        for is_retry in (False, True):
-            async with self._current(check=is_retry) as library:
-                try:
-                    return await asyncio.to_thread(work, library)
-                except SearchError as error:
-                    field = "filter" if str(error).startswith("filter") else None
-                    raise ApiError(400, str(error), field, "invalid_search") from error
-                except (UnknownIdError, KeyError) as error:
-                    raise ApiError(404, f"unknown segment: {error}", "id", "unknown_segment") from error
-                except Exception:
-                    # An indexing run may have replaced the index and deleted the files that were
-                    # being read.
-                    if is_retry or await asyncio.to_thread(library.is_current):
-                        raise
-        raise AssertionError("the second attempt returns or raises")
-
-    @asynccontextmanager
-    async def _current(self, *, check: bool) -> AsyncIterator[Library]:
-        """Yield the library of the last finished indexing run, which stays open during the block.
-
-        check: whether to look for a new library even if the last check was less than CHECK_SECONDS
-        ago.
-        """
+    async def use_library(
+        self, work: Callable[Concatenate[Library, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work` on the library; see `LiveLibrary.use`. Raises ApiError(400) without an index."""
         if self._library is None:
-            raise ApiError(
-                400, f"{self._served.name}: has no index to search in", param="model", code="no_index"
-            )
-        await self._reopen(check)
-        library = self._library
-        self._users[id(library)] = self._users.get(id(library), 0) + 1
-        try:
-            yield library
-        finally:
-            self._users[id(library)] -= 1
-            self._close_unused(library)
+            raise ApiError(400, f"{self._served.name}: has no index to search in", "model", "no_index")
+        return await self._library.use(work, *args, **kwargs)
 
-    async def _reopen(self, check: bool) -> None:
-        """Reopen the index if an indexing run has finished; requests in progress keep their
-        library.
-        """
-        if not check and (time.monotonic() - self._checked_at < CHECK_SECONDS or self._opening.locked()):
-            return
-        async with self._opening:
-            self._checked_at, old = time.monotonic(), self._library
-            assert old is not None
-            try:
-                if await asyncio.to_thread(old.is_current):
-                    return
-                new = await asyncio.to_thread(open_library, old.folder)
-            except IndexFileError as error:
-                log.warning("index not reopened: %s", error)
-                return
-            if dict(new.facts.identity) != self._identity:
-                new.close()  # check_health makes Ray Serve replace this replica
-                return
-            self._library = new
-            log.info("index reopened: generation %d", new.facts.generation)
-            self._close_unused(old)
 
-    def _close_unused(self, library: Library) -> None:
-        if library is not self._library and not self._users.get(id(library)):
-            self._users.pop(id(library), None)
-            library.close()
+def _search(library: Library, vectors: np.ndarray, top_k: int, filter: Filter | None) -> list[Hit]:
+    return library.index.search(vectors, top_k, filter=filter)[0]
+
+
+def _similar(library: Library, segment: str, top_k: int, filter: Filter | None) -> list[Hit]:
+    vectors, _ = library.index.get([segment])
+    (hits,) = library.index.search(vectors, top_k + 1, filter=filter)
+    return [hit for hit in hits if hit.id != segment][:top_k]
 
 
 def settings_of(served: ServedModel) -> EmbedderSettings:

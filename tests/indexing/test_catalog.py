@@ -26,14 +26,11 @@ def test_every_video_has_one_state() -> None:
            row("new words", metadata='{"a": 1}'), row("moved", uri="/other"), row("breaks", **broken),
            row("mended"), row("still broken", **broken), row("partly", segments=2), row("added"),
            row("added broken", **broken)]  # fmt: skip
-    change = compare(before, now)
-    assert change.state == {
+    assert compare(before, now) == {
         "same": "unchanged", "touched": "unchanged", "new bytes": "changed", "new words": "changed",
         "moved": "changed", "breaks": "rejected", "mended": "added", "still broken": "rejected",
         "partly": "changed", "added": "added", "added broken": "rejected", "gone": "removed",
     }  # fmt: skip
-    assert change.counts() == {"added": 2, "changed": 4, "unchanged": 2, "rejected": 3, "removed": 1}
-    assert sum(change.counts().values()) - 1 == len(now)
 
 
 def test_a_catalog_survives_writing_and_reading(tmp_path: Path) -> None:

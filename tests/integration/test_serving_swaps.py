@@ -93,6 +93,10 @@ def test_new_index_and_new_model_under_load(cluster: None, tmp_path: Path) -> No
         index(config_of(videos, trained))
         wait(lambda: answers()[-1][1] == 5)  # seen by itself
         assert {count for _, count, _ in answers()} == {4, 5}
+        with httpx.Client(base_url=url, timeout=90, trust_env=False) as client:
+            hits = client.post("/v1/search", json={"content": "a red ball"}).json()["data"]
+            links = [hit["links"][name] for hit in hits for name in ("poster", "video")]
+            assert [client.get(link).status_code for link in links] == [200] * 10
 
         serve.run(application(config_for(base), None), name=APPLICATION, route_prefix="/")
         wait(lambda: answers()[-1][1] == 4)

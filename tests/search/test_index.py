@@ -1,5 +1,6 @@
 """Tests all kinds of index with the same tests, against results computed with plain Python lists."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 
 from gve_ray.search import (
+    ExclusiveIndexError,
     IndexFileError,
     IndexOptions,
     IndexSpec,
@@ -155,7 +158,7 @@ def test_a_filter_copies_at_most_one_chunk_of_vectors(filter: Any, limit: float,
     index = create_index(tmp_path, IndexSpec(dimension=128, fields={"n": "int"}), IndexOptions())
     vectors = np.random.default_rng(0).normal(size=(50_000, 128)).astype(np.float32)
     index.add([f"{i:05d}" for i in range(50_000)], vectors, [{"n": i} for i in range(50_000)])
-    index.count()
+    index.search(vectors[:1], 1)  # merges the rows that were added
     tracemalloc.start()
     try:
         (hits,) = index.search(vectors[:1], 5, filter=filter)
@@ -270,6 +273,13 @@ def test_get_returns_rows_in_the_order_of_the_ids(full: VectorIndex) -> None:
     assert vectors.tolist() == [vector(9), vector(2), vector(9)]
     assert vectors.dtype == np.float32
     assert values == [metadata(9), metadata(2), metadata(9)]
+
+
+def test_metadata_of_one_row(full: VectorIndex) -> None:
+    for i in (0, 13, N - 1):
+        assert full.metadata_of(key(i)) == metadata(i)
+    with pytest.raises(UnknownIdError, match="first \\['none'\\]"):
+        full.metadata_of("none")
 
 
 def test_metadata_of_every_row(index: VectorIndex) -> None:
@@ -400,6 +410,25 @@ def test_an_index_in_an_object_store_behaves_the_same(kind: Any, tmp_path: Path,
 def test_an_embedded_milvus_needs_a_local_disk(s3: str) -> None:
     with pytest.raises(IndexFileError, match="needs a local disk"):
         create_index(f"{s3}/index", SPEC, IndexOptions(kind="milvus"))
+
+
+def test_metadata_is_read_without_the_vectors(tmp_path: Path) -> None:
+    """A process that needs only metadata, like the gateway, must not hold all vectors in memory."""
+    saved = create_index(tmp_path, SPEC, IndexOptions())
+    saved.add(*rows(range(N)))
+    saved.save()
+    reader = open_index(tmp_path)
+    assert (reader.metadata_of(key(3)), reader.count()) == (metadata(3), N)
+    assert "vectors" not in vars(reader._rows)  # type: ignore[attr-defined]
+    reader.search(np.ones((1, 4), np.float32), 1)
+    assert "vectors" in vars(reader._rows)  # type: ignore[attr-defined]
+
+
+def test_an_embedded_milvus_is_not_shared(tmp_path: Path) -> None:
+    facts = {"format": 1, "spec": {"dimension": 4}, "options": asdict(IndexOptions(kind="milvus"))}
+    (tmp_path / "index.json").write_text(json.dumps(facts | {"collection": "a"}))
+    with pytest.raises(ExclusiveIndexError, match="only one process"):
+        open_index(tmp_path, shared=True)
 
 
 @pytest.mark.parametrize("kind", ["faiss", "lance"])

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,6 +106,14 @@ def server(
         code = process.wait(timeout=120)
     assert code == 0, log.read_text()[-3000:]
     assert log.read_text().rstrip().endswith("stopped")
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds; fail after START_SECONDS."""
+    deadline = time.monotonic() + START_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
 
 
 def wait_for_url(process: "subprocess.Popen[bytes]", log: Path) -> str:

@@ -7,7 +7,6 @@ import signal
 import socket
 import struct
 import threading
-import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.serving.conftest import Service
+from tests.serving.conftest import Service, wait_until
 from tests.serving.test_service import data_url
 
 pytestmark = pytest.mark.timeout(600)
@@ -119,19 +118,17 @@ def test_bodies_that_are_too_large(http: httpx.Client) -> None:
 def test_a_slow_body(server: Service) -> None:
     """A body that arrives byte by byte is refused after receive_seconds."""
     address = urlsplit(server.url)
-    begun = time.monotonic()
     with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
         connection.sendall(b"POST /v1/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
                     b"Content-Length: 1000\r\n\r\n{")  # fmt: skip
         connection.settimeout(0.5)
         answer = b""
-        while b"\r\n\r\n" not in answer and time.monotonic() - begun < 30:
+        while not answer:
             try:
-                answer += connection.recv(4096)
+                answer = connection.recv(4096)
             except TimeoutError:
                 connection.sendall(b" ")
     assert answer.startswith(b"HTTP/1.1 408")
-    assert time.monotonic() - begun < 15
 
 
 @pytest.mark.parametrize(
@@ -215,27 +212,29 @@ def test_a_bad_request_does_not_affect_its_batch(http: httpx.Client) -> None:
             assert vector @ expected > 0.9999
 
 
-def test_load_beyond_the_queue(http: httpx.Client, server: Service) -> None:
-    """With 16 running and 16 queued requests, some of 150 are refused with 503, and none gets
-    another error.
+def test_load_beyond_the_queue(server: Service) -> None:
+    """While the model is stopped, at most 16 requests run and 16 wait in the queue; others are
+    refused with 503. When it is resumed, none of those that waited gets an error.
     """
-    content = [{"type": "video_url", "video_url": {"url": data_url("video/mp4", _clip(server))}}]
+    outcomes: list[tuple[int, str | None]] = []
 
-    def ask(_: int) -> tuple[int, str | None]:
-        answer = httpx.post(
-            f"{server.url}/v1/search", json={"content": content}, timeout=120, trust_env=False
-        )
-        return answer.status_code, answer.headers.get("retry-after")
+    def ask(_: int) -> None:
+        body = {"content": "a red ball", "top_k": 1}
+        answer = httpx.post(f"{server.url}/v1/search", json=body, timeout=120, trust_env=False)
+        outcomes.append((answer.status_code, answer.headers.get("retry-after")))
 
-    with ThreadPoolExecutor(150) as pool:
-        outcomes = Counter(pool.map(ask, range(150)))
-    assert set(outcomes) == {(200, None), (503, "1")}, outcomes
-    assert outcomes[200, None] >= 32
-
-
-def _clip(server: Service) -> bytes:
-    with open(server.heldout.videos[1], "rb") as file:
-        return file.read()
+    (retriever,) = server.replicas("retriever-demo")
+    with ThreadPoolExecutor(64) as pool:
+        retriever.suspend()
+        try:
+            requests = [pool.submit(ask, i) for i in range(64)]
+            wait_until(lambda: len(outcomes) > 0)
+        finally:
+            retriever.resume()
+        for request in requests:
+            request.result()
+    assert set(outcomes) == {(200, None), (503, "1")}, Counter(outcomes)
+    assert Counter(outcomes)[200, None] >= 16
 
 
 def test_a_replica_killed_under_load(http: httpx.Client, server: Service) -> None:
@@ -256,21 +255,16 @@ def test_a_replica_killed_under_load(http: httpx.Client, server: Service) -> Non
     threads = [threading.Thread(target=ask) for _ in range(6)]
     for thread in threads:
         thread.start()
-    time.sleep(1)
+    wait_until(lambda: len(outcomes) > 20)
     (replica,) = server.replicas("retriever-demo")
     replica.send_signal(signal.SIGKILL)
-    before = len(outcomes)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if any(status == 200 for status, _ in outcomes[before + 20 :]) and server.replicas("retriever-demo"):
-            break
-        time.sleep(0.2)
-    time.sleep(1)
+    replica.wait()
+    before = len(outcomes) + len(threads)  # the replies to requests that were sent before it was killed
+    wait_until(lambda: (200, expected) in outcomes[before:])
     stop.set()
     for thread in threads:
         thread.join()
     assert set(outcomes) <= {(200, expected), (503, "1")}, Counter(outcomes)
-    assert outcomes[-1] == (200, expected)
     (after,) = server.replicas("retriever-demo")
     assert after.pid != replica.pid
 

@@ -491,38 +491,37 @@ def test_what_is_not_http_fails(site):
         assert refusal(f"http://{host}{path}", [host]).reason == FetchReason.FAILED
 
 
-def slow_header(handler: Handler) -> None:
-    for part in (b"HTTP/1.1 200 OK\r\n", *[b"X-Wait: 1\r\n"] * 100):
-        handler.wfile.write(part)
+def endless_header(handler: Handler) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    while True:  # until the client closes the connection
+        handler.wfile.write(b"X-Wait: 1\r\n")
         time.sleep(0.1)
 
 
-def slow_body(handler: Handler) -> None:
+def endless_body(handler: Handler) -> None:
     handler.send_response(200)
     handler.end_headers()
-    for _ in range(100):
+    while True:
         handler.wfile.write(b"x")
         time.sleep(0.1)
 
 
-def slow_redirect(handler: Handler) -> None:
-    time.sleep(0.3)
+def endless_redirect(handler: Handler) -> None:
     handler.answer(b"", 302, Location="/a")
 
 
-@pytest.mark.parametrize("slow", [slow_header, slow_body, slow_redirect])
-def test_one_deadline_for_the_whole_fetch(site, slow):
-    site.pages["/a"] = slow
+@pytest.mark.parametrize("endless", [endless_header, endless_body, endless_redirect])
+def test_one_deadline_for_the_whole_fetch(site, endless):
+    """Each step is quick, but together they have no end."""
+    site.pages["/a"] = endless
     host = f"media.example.org:{site.port}"
-    started = time.monotonic()
-    error = refusal(f"http://{host}/a", [host], seconds=0.5, max_redirects=100)
+    error = refusal(f"http://{host}/a", [host], seconds=0.5, max_redirects=10**9)
     assert (error.reason, error.status) == (FetchReason.TIMEOUT, 504)
-    assert time.monotonic() - started < 5
 
 
 def test_the_deadline_includes_name_resolution():
     async def slow(host: str, port: int) -> list[str]:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
         return [OUTSIDE]
 
     error = refusal("http://media.example.org/a", ["media.example.org"], resolve=slow, seconds=0.2)
@@ -673,5 +672,5 @@ def test_public_addresses(address, public):
 
 
 def test_fetch_errors_survive_pickling():
-    error = pickle.loads(pickle.dumps(FetchError("too_large", "make it smaller")))
+    error = pickle.loads(pickle.dumps(FetchError(FetchReason.TOO_LARGE, "make it smaller")))
     assert (error.reason, error.status, str(error)) == (FetchReason.TOO_LARGE, 413, "make it smaller")

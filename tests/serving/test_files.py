@@ -19,15 +19,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gve_ray.serving.files import (
-    PART,
-    WHOLE,
-    ChangedFileError,
-    NotAFileError,
-    TooLargeError,
-    file_response,
-    media_type,
-)
+from gve_ray.serving.errors import ApiError
+from gve_ray.serving.files import PART, WHOLE, file_response, media_type
 from tests.media.videos import Clip, render
 
 DATA = b"\0\0\0\x18ftypmp42" + os.urandom(2_999_989)
@@ -153,8 +146,9 @@ def test_replies_are_never_larger_than_a_part(tmp_path):
     path, size = tmp_path / "film.mp4", WHOLE + 1
     with path.open("wb") as file:
         file.truncate(size)
-    with pytest.raises(TooLargeError, match="Range: bytes=FIRST-LAST"):
-        respond(str(path), size)
+    assert refusal(str(path), size) == (
+        400, "range_needed", f"film.mp4: {size} bytes: ask for parts of it, by the header Range: bytes=FIRST-LAST",
+    )  # fmt: skip
     for requested, first, last in (
         ("bytes=0-", 0, PART - 1),
         (f"bytes=5-{size}", 5, PART + 4),
@@ -184,13 +178,20 @@ def respond(uri: str, size: int = 4) -> Response:
     return file_response(uri, size=size, etag=TAG, headers=Headers({}))
 
 
+def refusal(uri: str, size: int = 4) -> tuple[int, str | None, str]:
+    with pytest.raises(ApiError) as caught:
+        respond(uri, size)
+    return caught.value.status, caught.value.code, caught.value.message
+
+
 def test_a_changed_or_missing_file(tmp_path):
     path = tmp_path / "a.mp4"
     fsspec.filesystem("memory").pipe("/changed.mp4", b"12345")
     path.write_bytes(b"12345")
     for uri in (str(path), path.as_uri(), "memory://changed.mp4"):
-        with pytest.raises(ChangedFileError, match="5 bytes, 4 when it was indexed; run gve index again"):
-            respond(uri)
+        name = uri.rpartition("/")[2]
+        message = f"{name}: 5 bytes, 4 when it was indexed; run gve index again"
+        assert refusal(uri) == (410, "gone", message)
         assert respond(uri, 5).status_code == 200
     path.unlink()
     for uri in (str(path), path.as_uri(), "memory://never.mp4"):
@@ -199,8 +200,9 @@ def test_a_changed_or_missing_file(tmp_path):
 
 
 def test_a_folder_of_frames_has_no_file(tmp_path):
-    with pytest.raises(NotAFileError, match="folder of frames"):
-        respond(str(tmp_path))
+    status, code, message = refusal(str(tmp_path))
+    assert (status, code) == (404, "no_file")
+    assert "a folder of frames has no file" in message
 
 
 CLIPS = {

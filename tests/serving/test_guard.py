@@ -5,26 +5,29 @@ It is plain ASGI, so the tests need no server.
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.responses import PlainTextResponse
 
 from gve_ray.serving.config import RequestLimits
+from gve_ray.serving.errors import ApiError
 from gve_ray.serving.guard import COOKIE, Guard, digest, session_of
 
 KEY = "0123456789abcdef-a-key"
-LIMITS = replace(RequestLimits(), max_body_bytes=100, receive_seconds=0.3, request_seconds=0.5)
+LIMITS = replace(RequestLimits(), max_body_bytes=100)
+SHORT_BODY = replace(LIMITS, receive_seconds=0.05)
+SHORT = replace(LIMITS, request_seconds=0.05)
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """Reply with the length of the body; paths that end with "slow" take a second."""
+    """Reply with the length of the body; paths that end with "slow" exceed the limit of SHORT."""
     request = Request(scope, receive)
     if scope["path"].endswith("slow"):
-        await asyncio.sleep(1)
+        await asyncio.sleep(4 * SHORT.request_seconds)
     await PlainTextResponse(str(len(await request.body())))(scope, receive, send)
 
 
@@ -41,15 +44,17 @@ def call(
     *,
     key: str | None = None,
     headers: dict[str, str] | None = None,
-    body: list[bytes | float] | None = None,
+    body: Sequence[bytes] = (b"",),
+    is_endless: bool = False,
     client: str = "127.0.0.1",
     app: Any = echo,
+    limits: RequestLimits = LIMITS,
 ) -> tuple[int, Any, dict[str, str]]:
     """Return status, JSON or text, and headers.
 
-    body: parts; a number is a pause in seconds before the next part.
+    body: parts. is_endless: they are followed by empty parts, one at a time, without an end.
     """
-    observed, parts, sent = Observed(), list(body if body is not None else [b""]), []
+    observed, parts, sent = Observed(), list(body), []
     raw = {"host": "localhost:8000", **(headers or {})}
     scope = {
         "type": "http", "method": "POST", "path": path, "query_string": b"", "client": (client, 5),
@@ -57,16 +62,15 @@ def call(
     }  # fmt: skip
 
     async def receive() -> dict[str, Any]:
-        while parts and isinstance(parts[0], float):
-            await asyncio.sleep(parts.pop(0))
-        if not parts:
-            await asyncio.sleep(60)
-        return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+        if parts:
+            return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts) or is_endless}
+        await asyncio.sleep(0.001 if is_endless else 60)
+        return {"type": "http.request", "body": b"", "more_body": True}
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    guard = Guard(app, key_digest=digest(key) if key else None, limits=LIMITS, observe=observed)
+    guard = Guard(app, key_digest=digest(key) if key else None, limits=limits, observe=observed)
     run: Callable[[], Awaitable[None]] = lambda: guard(scope, receive, send)  # noqa: E731
     asyncio.run(run())  # type: ignore[arg-type]
     status = sent[0]["status"]
@@ -146,23 +150,22 @@ def test_limits_of_bodies() -> None:
     assert call(body=[b"x" * 60, b"y" * 41])[:2][1]["error"]["code"] == "body_too_large"
     assert call(headers={"content-length": "101"})[0] == 413
     assert call(headers={"content-length": "-1"})[0] == 413
-    status, body, _ = call(body=[b"x", 0.2, b"x", 0.2, b"x"])  # each part is in time, but not the whole body
+    status, body, _ = call(is_endless=True, limits=SHORT_BODY)  # each part is in time, but not the whole body
     assert (status, body["error"]["code"]) == (408, "slow_body")
 
 
 def test_requests_have_a_time_limit_but_videos_have_none() -> None:
-    status, body, _ = call("/v1/slow")
+    status, body, _ = call("/v1/slow", limits=SHORT)
     assert (status, body["error"]["code"]) == (504, "timeout")
-    assert call("/media/slow")[0] == 200
+    assert call("/media/slow", limits=SHORT, body=[b""])[0] == 200
 
 
-def test_a_started_reply_is_not_restarted() -> None:
+@pytest.mark.parametrize("error", [TimeoutError(), RuntimeError("broken"), ApiError(400, "bad")])
+def test_a_started_reply_is_not_restarted(error: Exception) -> None:
     async def half(scope: Any, receive: Any, send: Any) -> None:
-        async def parts() -> Any:
-            yield b"half"
-            await asyncio.sleep(1)
-
-        await StreamingResponse(parts())(scope, receive, send)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise error
 
     assert call("/v1/search", app=half)[:2] == (200, "half")
 

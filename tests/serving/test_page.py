@@ -258,13 +258,14 @@ def test_choices_and_links(visitor: Visitor, target: dict[str, Any]) -> None:
     assert names(linked) == names(page)
     assert linked.get_by_label("Look for").input_value() == "order"
     assert linked.get_by_label("What to find").input_value() == target["text"]
-    page.go_back()
-    page.wait_for_url(lambda url: "top_k" not in url)
+    with page.expect_response("**/v1/search"):
+        page.go_back()
     answered(page)
-    assert page.get_by_label("Show").input_value() == "12"
+    assert "top_k" not in query_of(page)
+    expect(page.get_by_label("Show")).to_have_value("12")
     page.go_back()
     expect(page.locator("#welcome")).to_be_visible()
-    assert names(page) == []
+    expect(page.locator(".card")).to_have_count(0)
 
 
 def test_a_dropped_picture(visitor: Visitor, target: dict[str, Any]) -> None:
@@ -581,8 +582,8 @@ def test_more_like_this(visitor: Visitor, target: dict[str, Any], moments: list[
     linked = visitor.open(page.url.removeprefix(visitor.url))
     answered(linked)
     assert names(linked) == names(page)
-    page.go_back()
-    page.wait_for_url("**text=**")
+    with page.expect_response("**/v1/search"):
+        page.go_back()
     answered(page)
     assert names(page) == before
     expect(page.locator(".chip")).to_have_count(0)
@@ -705,7 +706,7 @@ def test_a_late_reply_is_not_shown(visitor: Visitor, target: dict[str, Any]) -> 
     assert shown_names[0] == target["name"]
     assert "net::ERR_ABORTED" in failed
     held[0].fulfill(json={"object": "list", "model": "demo", "data": []})
-    page.wait_for_timeout(300)
+    page.evaluate("fetch('/healthz').then((reply) => reply.text())")  # replies arrive in order
     assert names(page) == shown_names
     answered(page)
 
@@ -813,7 +814,8 @@ def test_less_motion(visitor: Visitor, target: dict[str, Any]) -> None:
     until(page, f"{shown} !== '{first}'")
     assert page.locator(".card video").count() == 0
     page.locator(".card .open").nth(1).focus()
-    page.wait_for_timeout(300)
+    # Timers fire in the order of their times, so a preview would have started before this one fires.
+    page.evaluate("new Promise((fired) => setTimeout(fired, 1000))")
     assert page.locator(".card video").count() == 0
 
 

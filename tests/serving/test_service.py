@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from gve_ray.demo.render import encode_mp4
 from gve_ray.embedder import Embedder
 from gve_ray.media import decode_jpeg, read_frames
 from gve_ray.schema import Item
-from tests.serving.conftest import VIDEOS, Service
+from tests.serving.conftest import VIDEOS, Service, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).resolve().parents[2]
@@ -217,6 +218,27 @@ def test_videos_and_previews_of_indexed_segments(http: httpx.Client) -> None:
     assert strip.shape[1] == frames * shape[1]
 
 
+def test_posters_and_metadata_are_served_while_the_model_is_busy(http: httpx.Client, server: Service) -> None:
+    """The process that holds the model is stopped, so it can answer nothing until it is resumed."""
+    hits = http.post("/v1/search", json={"content": "anything", "top_k": VIDEOS}).json()["data"]
+    models = http.get("/v1/models").json()
+    (retriever,) = server.replicas("retriever-demo")
+    with ThreadPoolExecutor(1) as pool:
+        retriever.suspend()
+        try:
+            search = pool.submit(http.post, "/v1/search", json={"content": "anything", "top_k": VIDEOS})
+            for hit in hits:
+                assert http.get(hit["links"]["poster"]).headers["content-type"] == "image/jpeg"
+                assert http.get(hit["links"]["strip"]).headers["content-type"] == "image/jpeg"
+                video = http.get(hit["links"]["video"], headers={"Range": "bytes=0-9"})
+                assert video.content == Path(hit["uri"]).read_bytes()[:10]
+            assert http.get("/v1/models").json() == models
+            assert not search.done()
+        finally:
+            retriever.resume()
+        assert search.result().json()["data"] == hits
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -274,18 +296,11 @@ def test_metrics_of_all_nodes(http: httpx.Client) -> None:
     """Wait for the agents, which publish every few seconds, until all metrics of the dashboard are
     there.
     """
-    import time
-
     assert http.post("/v1/search", json={"content": "a red ball"}).status_code == 200
     dashboard = (ROOT / "cluster" / "grafana" / "gve_ray.json").read_text()
     expected = set(re.findall(r"\bray_(?:serve|gve_request|gve_model)\w+", dashboard))
-    deadline = time.monotonic() + 60
-    text, published = "", set[str]()
-    while not expected <= published and time.monotonic() < deadline:
-        text = http.get("/metrics").text
-        published = set(re.findall(r"(?m)^(\w+)", text))
-        time.sleep(0.5)
-    assert expected <= published
+    wait_until(lambda: expected <= set(re.findall(r"(?m)^(\w+)", http.get("/metrics").text)))
+    text = http.get("/metrics").text
     assert len(expected) == 7
     assert "# TYPE ray_gve_request_seconds histogram" in text
     assert any(

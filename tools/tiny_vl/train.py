@@ -413,10 +413,8 @@ def train(
     learner = Learner(Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32))
     tokens_per_second = learner.model.config.vision_config.tokens_per_second
     processor = AutoProcessor.from_pretrained(folder)
-    collator = Collator(
-        BUDGET, processor, family=model_family(learner.model.config.model_type), config=learner.model.config,
-        padding_side="right",
-    )  # fmt: skip
+    family = model_family(learner.model.config.model_type)
+    collator = Collator(BUDGET, processor, family=family, config=learner.model.config)
     batcher = Batcher(processor, tokens_per_second, collator)
     inner = learner.model.model
     optimisers = make_optimisers(

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from gve_ray.serving.bodies import EmbeddingBody, Query, SearchBody, of_form, parsed, validated
 from gve_ray.serving.errors import ApiError
+from gve_ray.serving.requests import EmbeddingRequest, Query, SearchRequest, parse_form, parse_json, validate
 
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": "high"}}
 CLIP = {"type": "video_url", "video_url": "https://example.org/a.mp4"}
@@ -13,13 +13,13 @@ TEXT = {"type": "text", "text": "a ball"}
 
 
 def embedding(**values: Any) -> list[Query]:
-    body: EmbeddingBody = validated(EmbeddingBody, values)
-    return body.asked()
+    body: EmbeddingRequest = validate(EmbeddingRequest, values)
+    return body.queries()
 
 
 def search(**values: Any) -> Query | None:
-    body: SearchBody = validated(SearchBody, values)
-    return body.asked()
+    body: SearchRequest = validate(SearchRequest, values)
+    return body.query()
 
 
 def test_texts() -> None:
@@ -54,10 +54,10 @@ def test_a_null_field_is_ignored(name: str) -> None:
 def test_null_within_messages_and_searches() -> None:
     user = {"role": "user", "content": [{**TEXT, "uuid": None}], "name": None}
     assert embedding(messages=[user], input=None) == [Query(text="a ball")]
-    body: SearchBody = validated(
-        SearchBody, {"content": "a", "top_k": None, "filter": None, "like": None, "instruction": None}
+    body: SearchRequest = validate(
+        SearchRequest, {"content": "a", "top_k": None, "filter": None, "like": None, "instruction": None}
     )
-    assert (body.top_k, body.asked()) == (10, Query(text="a"))
+    assert (body.top_k, body.query()) == (10, Query(text="a"))
 
 
 @pytest.mark.parametrize("content", ["", None, [], [{"type": "text", "text": ""}]])
@@ -150,12 +150,12 @@ def test_bad_embedding_bodies(values: dict[str, Any], message: str) -> None:
 
 
 def test_a_form() -> None:
-    body, query = of_form(
+    body, query = parse_form(
         {"text": "a", "top_k": "3", "filter": '{"x": 1}', "instruction": "Find it."}, {"image": b"i"}
     )
     assert (body.top_k, body.filter) == (3, {"x": 1})
     assert query == Query(text="a", image=b"i", instruction="Find it.")
-    body, query = of_form({"like": "0a", "text": ""}, {})
+    body, query = parse_form({"like": "0a", "text": ""}, {})
     assert (body.like, query) == ("0a", None)
 
 
@@ -173,18 +173,18 @@ def test_a_form() -> None:
 )
 def test_bad_forms(fields: dict[str, str], files: dict[str, bytes], message: str) -> None:
     with pytest.raises(ApiError, match=message):
-        of_form(fields, files)
+        parse_form(fields, files)
 
 
 def test_invalid_json_is_refused() -> None:
     for data in (b"", b"{", b"\xff", b"[" * 10**5, b'"\\ud800"'):
         with pytest.raises(ApiError, match="not JSON"):
-            parsed(data)
+            parse_json(data)
 
 
 def test_bodies_with_too_many_parts_are_refused_early() -> None:
     with pytest.raises(ApiError, match="more than 1000000 parts"):
-        parsed(b"[" + b"1," * 10**6 + b"1]")
+        parse_json(b"[" + b"1," * 10**6 + b"1]")
     with pytest.raises(ApiError, match=r"input\[0\]") as caught:
         embedding(input=[1] * 10**5)
     cause = caught.value.__cause__

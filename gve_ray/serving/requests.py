@@ -2,13 +2,13 @@
 
 URLs in a body are not fetched here.
 
-queries = validated(EmbeddingBody, json).asked()    # list[Query], one per embedding
-query = validated(SearchBody, json).asked()         # Query, or None for a search by segment
+queries = validate(EmbeddingRequest, json).queries()    # list[Query], one per embedding
+query = validate(SearchRequest, json).query()           # Query, or None for a search by segment
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
@@ -19,6 +19,7 @@ from gve_ray.serving.errors import ApiError
 VISION_START, VISION_END, IMAGE_TOKEN, VIDEO_TOKEN = VISION_TOKENS
 MAX_PARTS = 1_000_000  # commas and brackets of a body; a parsed value takes far more memory than its JSON
 NO_CONTENT = "empty: give a text, an image or a video"
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Query:
         return self.image is not None or self.video is not None
 
 
-class _Body(BaseModel):
+class _Model(BaseModel):
     # Otherwise a misspelt field would be ignored silently.
     model_config = ConfigDict(extra="forbid")
 
@@ -50,28 +51,28 @@ class _Body(BaseModel):
         return values
 
 
-class MediaUrl(_Body):
+class MediaUrl(_Model):
     """A `data:` URL, or a URL of an allowed host."""
 
     url: str
     detail: str | None = Field(None, description="Accepted for compatibility; the size is that of the model.")
 
 
-class TextPart(_Body):
+class TextPart(_Model):
     """A text."""
 
     type: Literal["text"]
     text: str
 
 
-class ImagePart(_Body):
+class ImagePart(_Model):
     """An image."""
 
     type: Literal["image_url"]
     image_url: MediaUrl | str
 
 
-class VideoPart(_Body):
+class VideoPart(_Model):
     """A clip."""
 
     type: Literal["video_url"]
@@ -116,7 +117,7 @@ Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type"), 
 Content = str | Annotated[list[Part], Field(fail_fast=True)]
 
 
-class Message(_Body):
+class Message(_Model):
     """A message in the chat format of vLLM.
 
     `system` or `developer` holds the instruction and `user` the item to embed. An empty `assistant`
@@ -158,7 +159,7 @@ def _as_message(value: Any) -> Any:
 Turn = Annotated[Message, BeforeValidator(_as_message)]
 
 
-class EmbeddingBody(_Body):
+class EmbeddingRequest(_Model):
     """Body of POST /v1/embeddings: `input` (OpenAI) or `messages` (the chat format of vLLM)."""
 
     model: str | None = None
@@ -177,12 +178,12 @@ class EmbeddingBody(_Body):
     continue_final_message: bool | None = Field(None, description="Accepted for compatibility; not used.")
     add_special_tokens: bool | None = Field(None, description="Accepted for compatibility; not used.")
 
-    def asked(self) -> list[Query]:
+    def queries(self) -> list[Query]:
         """Return the items to embed, in order. Raises ApiError."""
         if (self.input is None) == (self.messages is None):
             raise ApiError(400, "give either input or messages", param="input")
         if self.messages is not None:
-            return [_of_messages(self.messages, self.instruction)]
+            return [_query_of_messages(self.messages, self.instruction)]
         texts = [self.input] if isinstance(self.input, str) else self.input
         assert texts is not None
         if not texts:
@@ -193,7 +194,7 @@ class EmbeddingBody(_Body):
         return [Query(text=text, instruction=self.instruction) for text in texts]
 
 
-class SearchBody(_Body):
+class SearchRequest(_Model):
     """Body of POST /v1/search: `content`, as in a chat message, or `like`, the ID of a segment."""
 
     model: str | None = None
@@ -207,15 +208,15 @@ class SearchBody(_Body):
     )
     instruction: str | None = None
 
-    def asked(self) -> Query | None:
+    def query(self) -> Query | None:
         """Return the query; None for a search by `like`. Raises ApiError."""
         if (self.content is None) == (self.like is None):
             raise ApiError(400, "give either content or like", param="content")
-        return None if self.content is None else _of_content(self.content, self.instruction)
+        return None if self.content is None else _query_of_content(self.content, self.instruction)
 
 
-def validated(kind: type[Any], values: Any) -> Any:
-    """Return `values` as a body of this class. Raises ApiError(400) that names the field at fault."""
+def validate(kind: type[M], values: Any) -> M:
+    """Return `values` as a request of this class. Raises ApiError(400) that names the field at fault."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -245,7 +246,7 @@ def _path(loc: Sequence[int | str]) -> str:
     return path
 
 
-def parsed(data: bytes, param: str | None = None) -> Any:
+def parse_json(data: bytes, param: str | None = None) -> Any:
     """Parse a JSON body, or the field `param` of a form. Raises ApiError(400)."""
     if sum(data.count(sign) for sign in (b",", b"[", b"{")) > MAX_PARTS:
         raise ApiError(
@@ -257,7 +258,7 @@ def parsed(data: bytes, param: str | None = None) -> Any:
         raise ApiError(400, f"{param or 'the body'} is not JSON: {error}", param, "invalid_json") from error
 
 
-def of_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[SearchBody, Query | None]:
+def parse_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[SearchRequest, Query | None]:
     """Return the body and the query of a multipart search; the query is None for a search by
     `like`.
 
@@ -274,11 +275,11 @@ def of_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[Sear
         )
     values: dict[str, Any] = {name: value for name, value in fields.items() if value and name != "text"}
     if "filter" in values:
-        values["filter"] = parsed(values["filter"].encode(), "filter")
+        values["filter"] = parse_json(values["filter"].encode(), "filter")
     text, like = fields.get("text"), values.get("like")
     has_content = bool(text) or bool(files)
     # `content` only satisfies the check of the body; the query is made of the text and the files.
-    body: SearchBody = validated(SearchBody, values | ({"content": ""} if has_content else {}))
+    body = validate(SearchRequest, values | ({"content": ""} if has_content else {}))
     if has_content == bool(like):
         raise ApiError(400, f"content: {NO_CONTENT}; or give like, alone", param="content")
     if like:
@@ -291,7 +292,7 @@ def of_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[Sear
     )
 
 
-def _of_messages(messages: Sequence[Message], instruction: str | None) -> Query:
+def _query_of_messages(messages: Sequence[Message], instruction: str | None) -> Query:
     turns = list(messages)
     if turns and turns[-1].role == "assistant":
         if any(not isinstance(part, TextPart) or part.text for part in _parts(turns[-1].content)):
@@ -321,14 +322,14 @@ def _of_messages(messages: Sequence[Message], instruction: str | None) -> Query:
                 param="messages",
             )
         instruction = "".join(texts)
-    return _of_content(turns[-1].content, instruction)
+    return _query_of_content(turns[-1].content, instruction)
 
 
 def _parts(content: Content) -> Sequence[Part]:
     return [TextPart(type="text", text=content)] if isinstance(content, str) else content
 
 
-def _of_content(content: Content, instruction: str | None) -> Query:
+def _query_of_content(content: Content, instruction: str | None) -> Query:
     parts = _parts(content)
     texts = [part.text for part in parts if isinstance(part, TextPart) and part.text]
     images = [_url(part.image_url) for part in parts if isinstance(part, ImagePart)]
