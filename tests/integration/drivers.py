@@ -1,4 +1,4 @@
-"""`gve VERB` in processes of their own on a cluster that outlives them, as under a job server."""
+"""Runs `gve VERB` as a separate process on a Ray cluster that outlives it, as a job server does."""
 
 import os
 import subprocess
@@ -12,7 +12,10 @@ from pathlib import Path
 def driver(
     verb: str, *options: str, config: Path, output: Path, address: str
 ) -> "Iterator[subprocess.Popen[bytes]]":
-    """The verb with its log beside `output`, killed on leaving if it still runs."""
+    """Run the command with `output` as its output folder and `OUTPUT.log` as its log file.
+
+    A process that is still running at the end of the block is killed.
+    """
     command = [sys.executable, "-m", "gve_ray.cli", verb, "--config", str(config), "--output", str(output)]
     with open(f"{output}.log", "a") as log:
         process = subprocess.Popen(
@@ -29,5 +32,5 @@ def driver(
 
 
 def log_of(output: Path) -> str:
-    """All that the drivers of a folder have said."""
+    """Return the log of all drivers that have written to `output`."""
     return Path(f"{output}.log").read_text()

@@ -1,11 +1,11 @@
-"""More Ray nodes beside a `LocalHead`, on this machine's loopback, each of which can be lost at once.
+"""Adds Ray nodes to a `LocalHead`, on this machine's loopback interface. Each of them can be killed abruptly.
 
     with LocalHead(num_cpus=0) as head, Nodes(head) as nodes:
         first, second = nodes.add(num_cpus=2), nodes.add(num_cpus=2)
-        second.kill()                                   # all of its processes, as when a machine is lost
+        second.kill()                                   # kills all of its processes, like a machine failure
 
-Run as a program it is one of the nodes, until it is killed. `ray start` would not do: it takes a head on the loopback
-for one at the machine's outer address, and its node would listen there.
+As a program, this module runs one node until it is killed. `ray start` cannot be used: it replaces the loopback address
+of the head by the machine's external address, and its node would listen there.
 """
 
 import signal
@@ -19,13 +19,13 @@ import psutil
 
 from gve_ray.demo.ray_head import LOOPBACK, LocalHead
 
-UP_SECONDS = 120.0  # 5 s on an idle machine
+START_SECONDS = 120.0  # takes 5 s on an idle machine
 REPOSITORY = Path(__file__).resolve().parents[2]
-MEMORY = 256 * 2**20  # bytes of a node's object store
+OBJECT_STORE_BYTES = 256 * 2**20  # per node
 
 
 class Node:
-    """One node: the process that has started it, and all that it has started."""
+    """One node: the process that runs it and all child processes of that process."""
 
     def __init__(self, head: LocalHead, name: str, num_cpus: int) -> None:
         self.name = name
@@ -43,32 +43,32 @@ class Node:
                 start_new_session=True,
             )
 
-    def processes(self, named: str = "") -> list[psutil.Process]:
-        """What runs on it now and has `named` in its title or command line."""
-        found = []
+    def processes(self, pattern: str = "") -> list[psutil.Process]:
+        """Return the running processes of the node whose title or command line contains `pattern`."""
+        matches = []
         for process in psutil.Process(self.process.pid).children(recursive=True):
             try:
-                if named in f"{process.name()} {' '.join(process.cmdline())}":
-                    found.append(process)
+                if pattern in f"{process.name()} {' '.join(process.cmdline())}":
+                    matches.append(process)
             except psutil.NoSuchProcess:
                 continue
-        return found
+        return matches
 
     def kill(self) -> None:
-        """SIGKILL to all of it, first to those that would start others again."""
+        """Send SIGKILL to all processes, first to the parents, which would restart their children."""
         if self.process.poll() is None:
-            family = self.processes()
-            for one in (psutil.Process(self.process.pid), *family):
+            descendants = self.processes()
+            for process in (psutil.Process(self.process.pid), *descendants):
                 try:
-                    one.kill()
+                    process.kill()
                 except psutil.NoSuchProcess:
                     continue
-            psutil.wait_procs(family, timeout=10)
+            psutil.wait_procs(descendants, timeout=10)
         self.process.wait()
 
 
 class Nodes:
-    """Context manager: nodes that join a head, gone when the block is left."""
+    """Context manager for nodes that join a head. They are killed at the end of the block."""
 
     def __init__(self, head: LocalHead) -> None:
         self._head, self._nodes = head, list[Node]()
@@ -83,29 +83,31 @@ class Nodes:
             node.kill()
 
     def add(self, *, num_cpus: int) -> Node:
-        """A new node, when the cluster knows it. Each has a name that none had before."""
+        """Start a node with a new name and wait until it has joined the cluster."""
         node = Node(self._head, f"node-{len(self._nodes) + 1}", num_cpus)
         self._nodes.append(node)
-        deadline = time.monotonic() + UP_SECONDS
-        while node.name not in self.alive():
-            assert node.process.poll() is None, f"{node.name} ended by itself"
-            assert time.monotonic() < deadline, f"{node.name} did not join"
+        deadline = time.monotonic() + START_SECONDS
+        while node.name not in self._registered():
+            assert node.process.poll() is None, f"{node.name} ended before it joined the cluster"
+            assert time.monotonic() < deadline, (
+                f"{node.name} did not join the cluster in {START_SECONDS:.0f} s"
+            )
             time.sleep(0.2)
         return node
 
     @property
     def live(self) -> list[Node]:
-        """Those that were not killed, in the order they were added."""
+        """The nodes that are still running, in the order in which they were added."""
         return [node for node in self._nodes if node.process.poll() is None]
 
-    def alive(self) -> set[str]:
-        """Names of the live nodes, as the head knows them."""
+    def _registered(self) -> set[str]:
+        """Return the names of the nodes that the head lists as alive."""
         answer = self._head.get("/api/v0/nodes")
-        return {one["node_name"] for one in answer["data"]["result"]["result"] if one["state"] == "ALIVE"}
+        return {row["node_name"] for row in answer["data"]["result"]["result"] if row["state"] == "ALIVE"}
 
 
 def run(gcs_address: str, name: str, num_cpus: int, folder: str) -> None:
-    """Start a node in this process' name, as `ray.cluster_utils.Cluster.add_node` does, and wait for the end."""
+    """Run a node, started as in `ray.cluster_utils.Cluster.add_node`, until this process is killed."""
     from ray._private.node import Node as RayNode
     from ray._private.parameter import RayParams
 
@@ -115,12 +117,12 @@ def run(gcs_address: str, name: str, num_cpus: int, folder: str) -> None:
             node_ip_address=LOOPBACK,
             node_name=name,
             num_cpus=num_cpus,
-            object_store_memory=MEMORY,
+            object_store_memory=OBJECT_STORE_BYTES,
             min_worker_port=0,
             max_worker_port=0,
             node_manager_port=0,
             dashboard_agent_listen_port=0,
-            temp_dir=folder,  # of its own, or the nodes unpack jobs' code over each other's
+            temp_dir=folder,  # not shared: the nodes would overwrite each other's copies of the jobs' code
         ),
         head=False,
         shutdown_at_exit=True,

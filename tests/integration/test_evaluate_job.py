@@ -1,7 +1,7 @@
-"""`gve evaluate` on a Ray cluster, with the model that ships: killed half-way and started again, same scores.
+"""Tests `gve evaluate` on a Ray cluster with the tiny model: a job that is killed and restarted gets the same scores.
 
-Two data sets share most of their videos, under other names, as UVRB's do. One Ray cluster outlives all
-drivers, as under a job server.
+Two data sets share most of their videos under different names, as in UVRB. One Ray cluster outlives all drivers,
+as with a job server.
 """
 
 import json
@@ -26,18 +26,18 @@ from tests.integration import drivers
 from tests.integration.drivers import log_of
 
 SHARED, OWN, IMAGES = 30, 6, 12
-DISTINCT = SHARED + OWN + 1 + SHARED + IMAGES  # videos, one of them broken; texts; images
-DEADLINE = 300.0  # seconds for any one wait; a fifth of it on two idle cores
+DISTINCT = SHARED + OWN + 1 + SHARED + IMAGES  # videos (one is broken), texts and images
+DEADLINE = 300.0  # seconds per wait; on two idle cores, a wait takes a fifth of this
 SIZE = 112
 MODEL = "package://demo/tiny_vl/model"
-ONE = ("--models", json.dumps([{"name": "base", "model": MODEL}]))
+BASE_ONLY = ("--models", json.dumps([{"name": "base", "model": MODEL}]))
 
 pytestmark = pytest.mark.timeout(600)
 
 
 @dataclass(frozen=True)
-class World:
-    """A cluster, a config, and the folder of an undisturbed run."""
+class Baseline:
+    """A cluster, a config, and the output folder of an uninterrupted run."""
 
     address: str
     config: Path
@@ -45,7 +45,7 @@ class World:
 
 
 def pictures(seed: int) -> np.ndarray:
-    """Eight frames of coloured tiles that move: uint8 [8, SIZE, SIZE, 3]."""
+    """Return eight frames of moving colored tiles, uint8 [8, SIZE, SIZE, 3]."""
     rng = np.random.default_rng(seed)
     tiles = rng.integers(0, 256, (7, 7, 3), dtype=np.uint8).repeat(16, axis=0).repeat(16, axis=1)
     return np.stack([np.roll(tiles, 4 * i, axis=seed % 2) for i in range(8)])
@@ -57,7 +57,11 @@ def jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_sets(root: Path) -> None:
-    """MSRVTT: text -> video. MSRVTT-I2V: image -> the same videos renamed, some of its own, and a broken one."""
+    """Write two data sets.
+
+    MSRVTT maps texts to videos. MSRVTT-I2V maps images to the same videos under other names, plus
+    OWN more videos and a broken one.
+    """
     text, image = root / "MSRVTT", root / "MSRVTT-I2V"
     for folder in (text / "videos", image / "videos", image / "images"):
         folder.mkdir(parents=True)
@@ -97,7 +101,7 @@ def settings(root: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Baseline]:
     import ray
 
     folder = tmp_path_factory.mktemp("evaluation")
@@ -106,17 +110,21 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     path.write_text(yaml.safe_dump(settings(folder / "uvrb")))
     ray.init(num_cpus=2, include_dashboard=False)
     try:
-        made = World(ray.get_runtime_context().gcs_address, path, folder / "finished")
-        with driver(made, made.finished) as process:
-            assert process.wait(DEADLINE) == 0, log_of(made.finished)
-        yield made
+        baseline = Baseline(ray.get_runtime_context().gcs_address, path, folder / "finished")
+        with driver(baseline, baseline.finished) as process:
+            assert process.wait(DEADLINE) == 0, log_of(baseline.finished)
+        yield baseline
     finally:
         ray.shutdown()
 
 
-def driver(world: World, output: Path, *options: str) -> "AbstractContextManager[subprocess.Popen[bytes]]":
-    """`gve evaluate` on the world's config."""
-    return drivers.driver("evaluate", *options, config=world.config, output=output, address=world.address)
+def driver(
+    baseline: Baseline, output: Path, *options: str
+) -> "AbstractContextManager[subprocess.Popen[bytes]]":
+    """Run `gve evaluate` with the config of `baseline`."""
+    return drivers.driver(
+        "evaluate", *options, config=baseline.config, output=output, address=baseline.address
+    )
 
 
 def results(output: Path) -> dict[str, Any]:
@@ -124,13 +132,13 @@ def results(output: Path) -> dict[str, Any]:
 
 
 def committed(output: Path) -> int:
-    """Rows of the newest versions, without reading them: compaction may take their files away meanwhile."""
+    """Count the committed rows without reading them, because compaction may delete their files meanwhile."""
     stores = (output / "embeddings").glob("*/embeddings.lance")
     return sum(Store(str(path), EMBEDDING_SCHEMA, key=KEY).count() for path in stores)
 
 
 def stored(output: Path) -> dict[str, int]:
-    """Committed embeddings and distinct ones among them, over all models' stores."""
+    """Count the committed embeddings and the distinct ones among them, over the stores of all models."""
     keys = []
     for path in sorted((output / "embeddings").glob("*/embeddings.lance")):
         keys += [
@@ -139,53 +147,53 @@ def stored(output: Path) -> dict[str, int]:
     return {"rows": len(keys), "distinct": len(set(keys))}
 
 
-def test_each_distinct_item_is_embedded_once(world: World) -> None:
-    found = results(world.finished)
-    for told in (one["embedding"] for one in found["models"].values()):
-        assert {name: told[name] for name in ("items", "found", "new", "left_out", "cut")} == {
+def test_each_distinct_item_is_embedded_once(baseline: Baseline) -> None:
+    models = results(baseline.finished)["models"]
+    for counts in (model["embedding"] for model in models.values()):
+        assert {name: counts[name] for name in ("items", "found", "new", "left_out", "cut")} == {
             "items": DISTINCT,
             "found": 0,
             "new": DISTINCT - 1,
             "left_out": 1,
             "cut": 0,
         }
-    assert stored(world.finished) == {"rows": 2 * (DISTINCT - 1), "distinct": 2 * (DISTINCT - 1)}
+    assert stored(baseline.finished) == {"rows": 2 * (DISTINCT - 1), "distinct": 2 * (DISTINCT - 1)}
 
 
-def test_what_a_run_leaves(world: World) -> None:
-    found = results(world.finished)
-    text, image = (found["models"]["base"]["datasets"][name] for name in ("MSRVTT", "MSRVTT-I2V"))
+def test_output_of_a_run(baseline: Baseline) -> None:
+    summary = results(baseline.finished)
+    text, image = (summary["models"]["base"]["datasets"][name] for name in ("MSRVTT", "MSRVTT-I2V"))
     assert (text["metric"], text["n_queries"], text["n_corpus"]) == ("hit@1", SHARED, SHARED)
     assert (image["n_queries"], image["n_corpus"]) == (IMAGES, SHARED + OWN)
     assert image["skipped"] == {"faults": 0, "queries": 0, "corpus": 1, "queries_without_positives": 0}
     assert text["interval"][0] <= text["score"] <= text["interval"][1]
-    assert found["datasets"]["MSRVTT"]["prompt"].startswith("Find the clip")
-    # A frame of a video is nearest to that video for any model that sees at all.
-    assert found["models"]["trained"]["datasets"]["MSRVTT-I2V"]["scores"]["hit@10"] > 10 / 36
-    assert {(one["model"], one["against"]) for one in found["comparisons"]} == {("trained", "base")}
-    told = [json.loads(line) for line in (world.finished / "skipped.jsonl").read_text().splitlines()]
-    assert [(one["model"], one["where"]) for one in told] == [
+    assert summary["datasets"]["MSRVTT"]["prompt"].startswith("Find the clip")
+    # Even a weak model ranks the video that a frame was taken from among the first ten more often than chance.
+    assert summary["models"]["trained"]["datasets"]["MSRVTT-I2V"]["scores"]["hit@10"] > 10 / 36
+    assert {(row["model"], row["against"]) for row in summary["comparisons"]} == {("trained", "base")}
+    skipped = [json.loads(line) for line in (baseline.finished / "skipped.jsonl").read_text().splitlines()]
+    assert [(row["model"], row["where"]) for row in skipped] == [
         ("base", "corpus id 'broken'"),
         ("trained", "corpus id 'broken'"),
     ]
-    lines = (world.finished / "runs/base/MSRVTT.trec").read_text().splitlines()
+    lines = (baseline.finished / "runs/base/MSRVTT.trec").read_text().splitlines()
     assert len(lines) == SHARED * SHARED
-    rows = pq.read_table(world.finished / "per_query.parquet").to_pylist()
+    rows = pq.read_table(baseline.finished / "per_query.parquet").to_pylist()
     assert len(rows) == 2 * (SHARED + IMAGES)
-    page = (world.finished / "report.html").read_text()
-    assert "corpus id &#39;broken&#39;" in page  # what was left out is told there, too
-    assert page.count("data:image/jpeg") > 4 * len(found["models"])
-    mean = np.mean([one["score"] for one in rows if (one["model"], one["dataset"]) == ("base", "MSRVTT")])
+    page = (baseline.finished / "report.html").read_text()
+    assert "corpus id &#39;broken&#39;" in page  # the report also names what was left out
+    assert page.count("data:image/jpeg") > 4 * len(summary["models"])
+    mean = np.mean([row["score"] for row in rows if (row["model"], row["dataset"]) == ("base", "MSRVTT")])
     assert mean == pytest.approx(text["score"])
-    log = log_of(world.finished)
+    log = log_of(baseline.finished)
     assert "left, " in log  # progress with the time left
     assert f"base: {DISTINCT} distinct items, {DISTINCT - 1} embedded by this run" in log
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_of_embedding(world: World, tmp_path: Path) -> None:
+def test_restart_after_a_kill_while_embedding(baseline: Baseline, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    with driver(world, output, *ONE) as process:
+    with driver(baseline, output, *BASE_ONLY) as process:
         deadline = time.monotonic() + DEADLINE
         while committed(output) < 10:
             assert time.monotonic() < deadline, "waited too long"
@@ -195,39 +203,39 @@ def test_killed_in_the_middle_of_embedding(world: World, tmp_path: Path) -> None
     before = stored(output)["rows"]
     assert 10 <= before < DISTINCT - 1
     assert not (output / "results.json").exists()
-    with driver(world, output, *ONE) as process:
+    with driver(baseline, output, *BASE_ONLY) as process:
         assert process.wait(DEADLINE) == 0, log_of(output)
-    told = results(output)["models"]["base"]["embedding"]
-    assert (told["found"], told["new"], told["left_out"]) == (before, DISTINCT - 1 - before, 1)
+    counts = results(output)["models"]["base"]["embedding"]
+    assert (counts["found"], counts["new"], counts["left_out"]) == (before, DISTINCT - 1 - before, 1)
     assert stored(output) == {"rows": DISTINCT - 1, "distinct": DISTINCT - 1}
-    expected = results(world.finished)
+    expected = results(baseline.finished)
     for name, facts in results(output)["models"]["base"]["datasets"].items():
         assert facts["scores"] == expected["models"]["base"]["datasets"][name]["scores"]
 
 
 @pytest.mark.slow
-def test_another_run_finds_the_vectors_in_the_cache(world: World, tmp_path: Path) -> None:
-    output, cache = tmp_path / "run", world.finished / "embeddings"
-    with driver(world, output, "--cache", str(cache), "--depth", "10", *ONE) as process:
+def test_another_run_reads_the_vectors_from_the_cache(baseline: Baseline, tmp_path: Path) -> None:
+    output, cache = tmp_path / "run", baseline.finished / "embeddings"
+    with driver(baseline, output, "--cache", str(cache), "--depth", "10", *BASE_ONLY) as process:
         assert process.wait(DEADLINE) == 0, log_of(output)
-    found, expected = (results(one)["models"]["base"] for one in (output, world.finished))
-    told = found["embedding"]
-    assert (told["found"], told["new"], told["left_out"]) == (DISTINCT - 1, 0, 1)
-    for name, facts in found["datasets"].items():
+    actual, expected = (results(folder)["models"]["base"] for folder in (output, baseline.finished))
+    counts = actual["embedding"]
+    assert (counts["found"], counts["new"], counts["left_out"]) == (DISTINCT - 1, 0, 1)
+    for name, facts in actual["datasets"].items():
         assert facts["score"] == expected["datasets"][name]["score"]
 
 
-def test_a_finished_run_is_left_as_it_is(world: World) -> None:
-    before = (world.finished / "results.json").stat().st_mtime_ns
-    with driver(world, world.finished) as process:
+def test_a_finished_run_is_not_changed(baseline: Baseline) -> None:
+    before = (baseline.finished / "results.json").stat().st_mtime_ns
+    with driver(baseline, baseline.finished) as process:
         assert process.wait(DEADLINE) == 0
-    assert "finished before; nothing was done" in log_of(world.finished)
-    assert (world.finished / "results.json").stat().st_mtime_ns == before
+    assert "finished before; nothing was done" in log_of(baseline.finished)
+    assert (baseline.finished / "results.json").stat().st_mtime_ns == before
 
 
-def test_check_names_the_broken_video(world: World, tmp_path: Path) -> None:
-    with driver(world, tmp_path / "run", "--check") as process:
+def test_check_names_the_broken_video(baseline: Baseline, tmp_path: Path) -> None:
+    with driver(baseline, tmp_path / "run", "--check") as process:
         assert process.wait(DEADLINE) == 2
-    told = log_of(tmp_path / "run")
-    assert "error: 1 errors in 2 data sets\nMSRVTT-I2V: corpus id 'broken'" in told
+    log = log_of(tmp_path / "run")
+    assert "error: 1 errors in 2 data sets\nMSRVTT-I2V: corpus id 'broken'" in log
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""A sweep over a zero-shot classification with a contaminated video, on Ray, with the model that ships."""
+"""Tests a sweep over a zero-shot classification with a contaminated video, on Ray, with the tiny model."""
 
 import json
 import os
@@ -24,19 +24,19 @@ MODEL, ADAPTER = "package://demo/tiny_vl/model", "package://demo/tiny_vl/adapter
 pytestmark = pytest.mark.timeout(600)
 
 
-def write_world(root: Path) -> dict[str, Any]:
-    """Videos sorted by background; the first one is among the training assets. Returns the config."""
-    shown: dict[str, int] = {}
+def write_data(root: Path) -> dict[str, Any]:
+    """Write videos in one folder per background and return the config; one video is also a training asset."""
+    counts: dict[str, int] = {}
     seed = 0
-    while len(shown) < 2 or min(shown.values()) < PER_CLASS:
+    while len(counts) < 2 or min(counts.values()) < PER_CLASS:
         scene = draw_scene(seed, "heldout", long=False)
         background = scene.chapters[0].background.replace(" ", "_")
         seed += 1
-        if background not in ("desert", "ocean") or shown.get(background, 0) == PER_CLASS:
+        if background not in ("desert", "ocean") or counts.get(background, 0) == PER_CLASS:
             continue
-        shown[background] = shown.get(background, 0) + 1
+        counts[background] = counts.get(background, 0) + 1
         (root / "classes" / background).mkdir(parents=True, exist_ok=True)
-        write_mp4(root / "classes" / background / f"{shown[background]}.mp4", scene)
+        write_mp4(root / "classes" / background / f"{counts[background]}.mp4", scene)
     ingest = IngestWorker(MediaConfig(clips=0, reference_frames=0), seed=1)
     rows = ingest([{"video_id": "seen", "uri": str(root / "classes/ocean/1.mp4")}])
     Store(str(root / "assets.lance"), ASSET_SCHEMA).create().append(
@@ -59,21 +59,25 @@ def write_world(root: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_sweep_over_a_classification(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(write_world(tmp_path)))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(write_data(tmp_path)))
     command = [sys.executable, "-m", "gve_ray.cli", "evaluate", "--config", str(tmp_path / "config.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "run/sweep.json").read_text())
-    assert (found["frames"], found["max_pixels"]) == ([4, 8], [12544])
-    assert [one["models"]["tiny"]["new"] for one in found["points"]] == [2 * PER_CLASS + 2] * 2
-    assert all(one["models"]["tiny"]["seconds"] > 0 for one in found["points"])
-    for point in found["points"]:
+    sweep = json.loads((tmp_path / "run/sweep.json").read_text())
+    assert (sweep["frames"], sweep["max_pixels"]) == ([4, 8], [12544])
+    assert [point["models"]["tiny"]["new"] for point in sweep["points"]] == [2 * PER_CLASS + 2] * 2
+    assert all(point["models"]["tiny"]["seconds"] > 0 for point in sweep["points"])
+    for point in sweep["points"]:
         results = json.loads(Path(point["results"]).read_text())
         facts = results["models"]["tiny"]["datasets"]["places"]
-        told = facts["classification"]
-        assert point["models"]["tiny"]["datasets"]["places"] == facts["score"] == told["accuracy@1"]["score"]
-        assert told["accuracy@5"]["score"] == 1.0  # there are two labels
-        assert sum(sum(one.values()) for one in told["confusion"].values()) == 2 * PER_CLASS
+        classification = facts["classification"]
+        assert (
+            point["models"]["tiny"]["datasets"]["places"]
+            == facts["score"]
+            == classification["accuracy@1"]["score"]
+        )
+        assert classification["accuracy@5"]["score"] == 1.0  # there are two labels
+        assert sum(sum(row.values()) for row in classification["confusion"].values()) == 2 * PER_CLASS
         assert results["datasets"]["places"]["prompt"] == "Find the words."
         (hit,) = results["contamination"]["hits"]
         assert (hit["video"], hit["training_video"]) == (str(tmp_path / "classes/ocean/1.mp4"), "seen")

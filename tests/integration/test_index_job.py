@@ -1,6 +1,6 @@
-"""`gve index` on real mp4 files, with the model that ships, through real Ray: first run, differences, kills.
+"""Tests `gve index` on mp4 files with the tiny model and Ray: a first run, incremental runs, and restarts.
 
-Every file is one that a model can tell from the others, and is looked for by its own vector.
+Every video looks different from the others, and the tests search for it by its own vector.
 """
 
 import json
@@ -31,8 +31,8 @@ from gve_ray.store import RunFolderError
 from tests.integration import drivers
 from tests.integration.drivers import log_of
 
-SOUND, BROKEN = 12, 1  # files
-DEADLINE = 300.0  # seconds for any one wait; a fifth of it on two idle cores
+VALID, BROKEN = 12, 1  # files
+DEADLINE = 300.0  # seconds per wait; on two idle cores, a wait takes a fifth of this
 SIZE, FRAMES, FPS = 112, 16, 8
 MODEL = ModelConfig(
     name="tiny", model="package://demo/tiny_vl/model", adapter="package://demo/tiny_vl/adapter"
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def write_video(path: Path, seed: int) -> str:
-    """Coloured tiles that move, two seconds long; returns the path."""
+    """Write two seconds of moving colored tiles; return the path."""
     rng = np.random.default_rng(seed)
     tiles = rng.integers(0, 256, (7, 7, 3), dtype=np.uint8).repeat(16, axis=0).repeat(16, axis=1)
     frames = [np.roll(tiles, 2 * i, axis=seed % 2) for i in range(FRAMES)]
@@ -56,7 +56,7 @@ def write_video(path: Path, seed: int) -> str:
 
 def write_folder(folder: Path) -> None:
     folder.mkdir()
-    for i in range(SOUND):
+    for i in range(VALID):
         write_video(folder / f"v{i:03d}.mp4", i)
     for i in range(BROKEN):
         (folder / f"broken{i}.mp4").write_bytes(b"not a video")
@@ -98,10 +98,10 @@ def embedder() -> Embedder:
 
 @pytest.fixture(scope="module")
 def folder(address: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """videos/ and their index/, left as the first run made it until a test changes the videos."""
-    made = tmp_path_factory.mktemp("library")
-    write_folder(made / "videos")
-    return made
+    """Return the folder of videos/ and index/, which some of the tests change."""
+    library = tmp_path_factory.mktemp("library")
+    write_folder(library / "videos")
+    return library
 
 
 @pytest.fixture(scope="module")
@@ -117,32 +117,34 @@ def states(result: IndexResult) -> Mapping[str, int]:
 
 
 def nearest(library: Library, embedder: Embedder, item: Item, **more: Any) -> tuple[str, float]:
-    """File name and score of the first hit."""
+    """Return the file name and the score of the first hit."""
     (hits,) = library.index.search(embedder.embed([item]), 1, **more)
     return Path(str(hits[0].metadata["uri"])).name, hits[0].score
 
 
 def test_every_file_is_indexed_or_rejected_with_a_reason(first: IndexResult, folder: Path) -> None:
-    assert states(first) == {"added": SOUND, "changed": 0, "unchanged": 0, "rejected": BROKEN, "removed": 0}
-    assert first.segments == {"in": SOUND, "out": SOUND, "rejected": 0, "new": SOUND}
+    assert states(first) == {"added": VALID, "changed": 0, "unchanged": 0, "rejected": BROKEN, "removed": 0}
+    assert first.segments == {"in": VALID, "out": VALID, "rejected": 0, "new": VALID}
     assert first.reasons == {"not_a_video": BROKEN}
     rows = {Path(row["uri"]).name: row for row in read_catalog(folder / "index")}
-    assert len(rows) == SOUND + BROKEN
+    assert len(rows) == VALID + BROKEN
     assert (rows["broken0.mp4"]["reason"], rows["v000.mp4"]["reason"]) == ("not_a_video", None)
-    told = json.loads((folder / "index" / "run.json").read_text())["result"]["videos"]
-    assert told == dict(first.videos)
+    counts = json.loads((folder / "index" / "run.json").read_text())["result"]["videos"]
+    assert counts == dict(first.videos)
 
 
-def test_the_vectors_are_the_embedders_own(first: IndexResult, folder: Path, embedder: Embedder) -> None:
+def test_the_index_holds_the_vectors_of_the_embedder(
+    first: IndexResult, folder: Path, embedder: Embedder
+) -> None:
     library = open_library(folder / "index")
-    for i in range(SOUND):
+    for i in range(VALID):
         name = f"v{i:03d}.mp4"
-        found, score = nearest(library, embedder, Item(video=str(folder / "videos" / name)))
-        assert found == name
+        uri, score = nearest(library, embedder, Item(video=str(folder / "videos" / name)))
+        assert uri == name
         assert score == pytest.approx(1.0, abs=1e-5)
 
 
-def test_what_a_hit_says(first: IndexResult, folder: Path, embedder: Embedder) -> None:
+def test_the_metadata_and_pictures_of_a_hit(first: IndexResult, folder: Path, embedder: Embedder) -> None:
     library = open_library(folder / "index")
     path = folder / "videos" / "v003.mp4"
     (hits,) = library.index.search(embedder.embed([Item(video=str(path))]), 1)
@@ -173,7 +175,7 @@ def test_another_model_or_other_settings_are_refused(first: IndexResult, folder:
     assert (folder / "index" / "library.json").read_bytes() == before
 
 
-def test_only_the_difference_is_done(
+def test_an_incremental_run_embeds_only_what_changed(
     first: IndexResult, folder: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     videos, config = folder / "videos", config_of(folder / "videos", folder / "index")
@@ -181,66 +183,73 @@ def test_only_the_difference_is_done(
     write_video(videos / "new.mp4", 1000)
     write_video(videos / "v001.mp4", 2000)
     (videos / "v002.mp4").unlink()
-    (videos / "v003.mp4").touch()  # another time, the same bytes
+    (videos / "v003.mp4").touch()  # a new modification time, the same bytes
     old_vector = reader.index.search(embedder.embed([Item(video=write_video(folder / "old.mp4", 1))]), 1)[0][
         0
     ]
     assert old_vector.score == pytest.approx(1.0, abs=1e-5)
 
-    with monkeypatch.context() as patch:  # a run that fails after the index, before it is published
+    with (
+        monkeypatch.context() as patch
+    ):  # a run that fails after it has written the index and before it publishes it
         patch.setattr(indexing._Run, "_publish", lambda *_: (_ for _ in ()).throw(JobError("stopped")))
         with pytest.raises(JobError, match="stopped"):
             index(config)
     assert reader.is_current()
     result = index(config)
     assert states(result) == {
-        "added": 1, "changed": 1, "unchanged": SOUND - 2, "rejected": BROKEN, "removed": 1,
+        "added": 1, "changed": 1, "unchanged": VALID - 2, "rejected": BROKEN, "removed": 1,
     }  # fmt: skip
-    assert result.segments == {"in": SOUND, "out": SOUND, "rejected": 0, "new": 0}
+    assert result.segments == {"in": VALID, "out": VALID, "rejected": 0, "new": 0}
     assert not reader.is_current()
 
     library = open_library(folder / "index")
-    assert library.index.count() == SOUND
+    assert library.index.count() == VALID
     uris = {Path(str(row["uri"])).name for row in library.index.get(sorted(library.index.ids()))[1]}
-    assert uris == {f"v{i:03d}.mp4" for i in range(SOUND) if i != 2} | {"new.mp4"}
+    assert uris == {f"v{i:03d}.mp4" for i in range(VALID) if i != 2} | {"new.mp4"}
     for name in ("new.mp4", "v001.mp4", "v003.mp4"):
-        found, score = nearest(library, embedder, Item(video=str(videos / name)))
-        assert (found, score) == (name, pytest.approx(1.0, abs=1e-5))
-    for gone in (1, 2):
-        path = write_video(folder / "gone.mp4", gone)
+        uri, score = nearest(library, embedder, Item(video=str(videos / name)))
+        assert (uri, score) == (name, pytest.approx(1.0, abs=1e-5))
+    for removed_seed in (1, 2):
+        path = write_video(folder / "gone.mp4", removed_seed)
         assert nearest(library, embedder, Item(video=path))[1] < 0.9999
     with pytest.raises(KeyError):
         library.pictures(old_vector.id)
 
     before = library.facts.index
-    for kind in ["lance", *(["milvus"] if find_spec("milvus_lite") else [])]:  # the same in another index
+    for kind in [
+        "lance",
+        *(["milvus"] if find_spec("milvus_lite") else []),
+    ]:  # the same in another kind of index
         again = index(replace(config, search=IndexOptions(kind=kind)))
-        assert (states(again)["unchanged"], again.segments["new"]) == (SOUND, 0)
+        assert (states(again)["unchanged"], again.segments["new"]) == (VALID, 0)
         other = open_library(folder / "index")
         assert other.index.ids() == library.index.ids()
         assert nearest(other, embedder, Item(video=str(videos / "new.mp4")))[0] == "new.mp4"
-        left = {one.name for one in (folder / "index").glob("index-*")}
-        assert left == {before, other.facts.index}  # what was searched until now stays until the next run
+        folders = {path.name for path in (folder / "index").glob("index-*")}
+        assert folders == {before, other.facts.index}  # the previous index is kept until the next run
         before = other.facts.index
         other.close()
 
     again = index(config)
     assert states(again) == {
-        "added": 0, "changed": 0, "unchanged": SOUND, "rejected": BROKEN, "removed": 0,
+        "added": 0, "changed": 0, "unchanged": VALID, "rejected": BROKEN, "removed": 0,
     }  # fmt: skip
     (videos / "broken0.mp4").unlink()
     write_video(videos / "broken0.mp4", 3000)
     (videos / "v004.mp4").write_bytes(b"")
-    mended = index(config)
-    assert states(mended) == {
-        "added": 1, "changed": 0, "unchanged": SOUND - 1, "rejected": BROKEN, "removed": 0,
+    repaired = index(config)
+    assert states(repaired) == {
+        "added": 1, "changed": 0, "unchanged": VALID - 1, "rejected": BROKEN, "removed": 0,
     }  # fmt: skip
-    assert mended.reasons == {"empty": 1} | ({"not_a_video": BROKEN - 1} if BROKEN > 1 else {})
-    assert open_library(folder / "index").index.count() == SOUND
+    assert repaired.reasons == {"empty": 1} | ({"not_a_video": BROKEN - 1} if BROKEN > 1 else {})
+    assert open_library(folder / "index").index.count() == VALID
 
 
 @pytest.mark.slow
-def test_one_of_each_of_a_hundred(address: str, embedder: Embedder, tmp_path: Path) -> None:
+def test_one_added_one_changed_and_one_removed_of_a_hundred(
+    address: str, embedder: Embedder, tmp_path: Path
+) -> None:
     videos = tmp_path / "videos"
     videos.mkdir()
     for i in range(100):
@@ -261,7 +270,7 @@ def test_one_of_each_of_a_hundred(address: str, embedder: Embedder, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_and_run_again(address: str, tmp_path: Path) -> None:
+def test_restart_after_a_kill_while_embedding(address: str, tmp_path: Path) -> None:
     import yaml
 
     from gve_ray.search.library import segment_store
@@ -270,7 +279,7 @@ def test_killed_in_the_middle_and_run_again(address: str, tmp_path: Path) -> Non
     write_folder(tmp_path / "videos")
     output, path = tmp_path / "killed", tmp_path / "config.yaml"
     windows = SegmentsConfig(mode="windows", seconds=1.0, overlap=0.75)
-    total = 5 * SOUND
+    total = 5 * VALID
     config = config_of(tmp_path / "videos", output, segments=windows, commit_seconds=0.05)
     path.write_text(yaml.safe_dump(plain(config)))
     with drivers.driver("index", config=path, output=output, address=address) as process:
@@ -286,7 +295,7 @@ def test_killed_in_the_middle_and_run_again(address: str, tmp_path: Path) -> Non
     with drivers.driver("index", config=path, output=output, address=address) as process:
         assert process.wait(DEADLINE) == 0, log_of(output)
     assert f"{total} in = {total} out + 0 rejected; {total - before} embedded now" in log_of(output)
-    assert f"{SOUND + BROKEN} in: {SOUND} added, 0 changed, 0 unchanged, {BROKEN} rejected" in log_of(output)
+    assert f"{VALID + BROKEN} in: {VALID} added, 0 changed, 0 unchanged, {BROKEN} rejected" in log_of(output)
     store = segment_store(output)
     assert store.count() == len(store.keys()) == total
     assert open_library(output).index.ids() == store.keys()
@@ -312,15 +321,17 @@ def test_a_manifest_of_windows_with_columns_to_filter_by(
     assert states(index(config))["added"] == 2
     library = open_library(tmp_path / "index")
     (hits,) = library.index.search(embedder.embed([Item(text="tiles")]), 20, filter={"year": 2023})
-    found = sorted((hit.metadata["segment"], hit.metadata["start"], hit.metadata["end"]) for hit in hits)
-    assert found == [(i, *span) for i, span in enumerate(spans)]
+    spans_found = sorted(
+        (hit.metadata["segment"], hit.metadata["start"], hit.metadata["end"]) for hit in hits
+    )
+    assert spans_found == [(i, *span) for i, span in enumerate(spans)]
     assert {(hit.metadata["caption"], hit.metadata["place"]) for hit in hits} == {("tiles", "Rome")}
     second = read_frames(path, k=8, start=0.5, end=1.2, max_pixels=12544, min_pixels=3136)
     (best,) = library.index.search(embedder.embed([Item(video=second)]), 1)
     assert (best[0].metadata["uri"], best[0].metadata["segment"]) == (path, 1)
     assert best[0].score == pytest.approx(1.0, abs=1e-5)
 
-    rows[1]["year"], rows[1]["place"] = 2023, "Oslo"  # the same file, other metadata
+    rows[1]["year"], rows[1]["place"] = 2023, "Oslo"  # the same file with other metadata
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = index(config)
     assert (states(result)["changed"], states(result)["unchanged"], result.segments["new"]) == (1, 1, 0)

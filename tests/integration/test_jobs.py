@@ -1,6 +1,7 @@
-"""The jobs under a real job server, on rendered mp4 whose truth is known; `gve synthesize` on other videos.
+"""Tests jobs/synthesize.py and jobs/train.py on Ray's job server, with rendered videos whose properties are known.
 
-jobs/train.py trains on what jobs/synthesize.py wrote. More kills: test_synthesis_faults.py, test_training_faults.py.
+jobs/train.py trains on the output of jobs/synthesize.py. A slow test runs `gve synthesize` on a folder of other videos.
+For more tests of restarts, see test_synthesis_faults.py and test_training_faults.py.
 """
 
 import json
@@ -28,15 +29,15 @@ from gve_ray.training.runlog import read_log
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MEDIA = Path(os.environ.get("GVE_MEDIA_DIR", REPOSITORY.parent / "shared" / "media"))
-# one file each of what the first stages must find, the rest sound
-DIRT = {"static": 0.1, "not_a_video": 0.1, "exact_duplicate": 0.1, "junk_caption": 0.1}
-SHARES = CorpusShares(**{name: DIRT.get(name, 0.0) for name in vars(CorpusShares())})
-# A cosine that every pair passes: four captions say nothing about a filter, tests/synthesis does.
-CAPTIONS_BY_TWO = ["--resources.captioner.batch_size", "2", "--commit_seconds", "0.1"]
-DEADLINE = 300.0  # seconds for the first captions; a fifth of it on two idle cores
+# One defective file of each kind that the first stages must find; the other files are valid.
+DEFECTS = {"static": 0.1, "not_a_video": 0.1, "exact_duplicate": 0.1, "junk_caption": 0.1}
+SHARES = CorpusShares(**{name: DEFECTS.get(name, 0.0) for name in vars(CorpusShares())})
+FREQUENT_COMMITS = ["--resources.captioner.batch_size", "2", "--commit_seconds", "0.1"]
+DEADLINE = 300.0  # seconds until the first captions; on two idle cores, they take a fifth of this
+# Every pair passes this threshold, because four captions are too few to test the filter; tests/synthesis tests it.
 OPTIONS = ["--config", "demo.yaml", "--quality.consistency.threshold", "-1"]
 
-pytestmark = pytest.mark.timeout(600)  # seconds on two idle cores: about a fifth of it
+pytestmark = pytest.mark.timeout(600)  # seconds; on two idle cores, a test takes about a fifth of this
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +55,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def output(head: LocalHead, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a job whose driver was killed amid its captions, and that was submitted again and SUCCEEDED."""
+    """Return the output of a job whose driver was killed while captioning, and which then ran again to the end."""
     folder = tmp_path_factory.mktemp("runs") / "job"
-    command = job(corpus / "manifest.jsonl", folder, *CAPTIONS_BY_TWO)
+    command = job(corpus / "manifest.jsonl", folder, *FREQUENT_COMMITS)
     name = head.start(command, working_dir=REPOSITORY)
     annotations = Store(f"{folder}/annotations.lance", ANNOTATION_SCHEMA)
     deadline = time.monotonic() + DEADLINE
@@ -70,14 +71,14 @@ def output(head: LocalHead, corpus: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def driver_of(head: LocalHead, script: str) -> psutil.Process:
-    """The process of a job that runs, not the shell that has started it."""
-    found = []
-    for one in head.processes():
-        with suppress(psutil.NoSuchProcess):  # it has ended since
-            line = one.cmdline()
-            if script in line and "python" in Path(line[0]).name:
-                found.append(one)
-    (driver,) = found
+    """Return the process of a running job, not the shell that started it."""
+    matches = []
+    for process in head.processes():
+        with suppress(psutil.NoSuchProcess):  # the process has ended
+            command = process.cmdline()
+            if script in command and "python" in Path(command[0]).name:
+                matches.append(process)
+    (driver,) = matches
     return driver
 
 
@@ -86,39 +87,40 @@ def job(source: Path, output: Path, *more: str) -> list[str]:
     return ["python", "jobs/synthesize.py", *OPTIONS, *paths, *more]
 
 
-def facts(output: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((output / "run.json").read_text())
-    return found
+def run_json(output: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((output / "run.json").read_text())
+    return content
 
 
-def ids(entries: list[Entry], **wanted: str) -> set[str]:
-    return {e.video_id for e in entries if all(getattr(e, k) == v for k, v in wanted.items())}
+def ids(entries: list[Entry], **values: str) -> set[str]:
+    """Return the ids of the videos whose attributes have these values."""
+    return {e.video_id for e in entries if all(getattr(e, k) == v for k, v in values.items())}
 
 
-def test_the_job_finds_the_dirt_and_loses_nothing(corpus: Path, output: Path) -> None:
+def test_the_job_rejects_the_defective_files_and_loses_no_video(corpus: Path, output: Path) -> None:
     truth = read_truth(corpus)
-    stages = {stage["name"]: stage for stage in facts(output)["stages"]}
+    stages = {stage["name"]: stage for stage in run_json(output)["stages"]}
     assert stages["integrity"]["in"] == len(truth)
     assert all(stage["in"] == stage["out"] + stage["rejected"] for stage in stages.values())
     rejects = Store(f"{output}/rejects.lance", REJECT_SCHEMA)
-    found = {stage: rejects.keys(f"stage = '{stage}'") for stage in ("rectify", "integrity", "dynamics")}
-    assert found == {
+    rejected = {stage: rejects.keys(f"stage = '{stage}'") for stage in ("rectify", "integrity", "dynamics")}
+    assert rejected == {
         "rectify": ids(truth, caption_kind="junk"),
         "integrity": ids(truth, kind="not_a_video"),
         "dynamics": ids(truth, kind="static"),
     }
-    refused = rejects.keys("unit = 'video'")
+    rejected_videos = rejects.keys("unit = 'video'")
     kept = Store(f"{output}/assets.lance", ASSET_SCHEMA).keys()
-    assert kept | refused == {entry.video_id for entry in truth}
-    assert not kept & refused
+    assert kept | rejected_videos == {entry.video_id for entry in truth}
+    assert not kept & rejected_videos
 
 
-def test_a_killed_job_goes_on_where_it_was(output: Path) -> None:
-    assert [run["ended"] is None for run in facts(output)["runs"]] == [True, False]
-    captions = Store(f"{output}/annotations.lance", ANNOTATION_SCHEMA).table(["video_id"])[0].to_pylist()
-    assert len(set(captions)) == len(captions)  # none twice
+def test_a_restarted_job_resumes(output: Path) -> None:
+    assert [run["ended"] is None for run in run_json(output)["runs"]] == [True, False]
+    captioned = Store(f"{output}/annotations.lance", ANNOTATION_SCHEMA).table(["video_id"])[0].to_pylist()
+    assert len(set(captioned)) == len(captioned)  # no duplicates
     failed = Store(f"{output}/rejects.lance", REJECT_SCHEMA).keys("stage = 'captions'")
-    assert set(captions) | failed == Store(f"{output}/assets.lance", ASSET_SCHEMA).keys()  # none lost
+    assert set(captioned) | failed == Store(f"{output}/assets.lance", ASSET_SCHEMA).keys()  # none lost
 
 
 def test_all_tasks_have_pairs_whose_references_resolve(output: Path) -> None:
@@ -127,12 +129,12 @@ def test_all_tasks_have_pairs_whose_references_resolve(output: Path) -> None:
     items = [pair[side] for pair in pairs for side in ("query", "target")]
     refs = {item[kind] for item in items for kind in ("image", "video")} - {None}
     frames = AssetReader(f"{output}/assets.lance").frames_many(sorted(refs))
-    assert {len(one.pixels) for one in frames} == {1, 8}
+    assert {len(clip.pixels) for clip in frames} == {1, 8}
 
 
-def test_the_report_is_there(output: Path) -> None:
+def test_the_report_is_written(output: Path) -> None:
     page = (output / "report.html").read_text()
-    assert facts(output)["report"] == str(output / "report.html")
+    assert run_json(output)["report"] == str(output / "report.html")
     assert "Sampled videos" in page
     assert "dynamics: static" in page
     assert (output / "funnel.png").stat().st_size > 1000
@@ -144,7 +146,7 @@ def test_a_finished_job_does_nothing(head: LocalHead, corpus: Path, output: Path
     assert (output / "run.json").read_bytes() == before
 
 
-def test_the_training_job_makes_an_adapter_of_the_pairs(
+def test_the_training_job_trains_an_adapter_on_the_pairs(
     head: LocalHead, output: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     trained = tmp_path / "trained"
@@ -157,48 +159,48 @@ def test_the_training_job_makes_an_adapter_of_the_pairs(
         ],
         working_dir=REPOSITORY,
     )
-    told = capfd.readouterr().out
-    assert "steps    3 in" in told
-    assert "uvrd-T2V" in told
+    printed = capfd.readouterr().out
+    assert "steps    3 in" in printed
+    assert "uvrd-T2V" in printed
     steps = list(read_log(trained / "steps.jsonl"))
-    assert [one["step"] for one in steps] == [1, 2, 3]
-    assert any(one["hardest_gap"] is not None for one in steps)  # there were negatives
+    assert [step["step"] for step in steps] == [1, 2, 3]
+    assert any(step["hardest_gap"] is not None for step in steps)  # there were negatives
     embedder = Embedder.from_pretrained(MODEL, trained / "adapter")
     vectors = embedder.embed([Item(text="a red bar"), Item(text="a blue ring")])
     assert vectors.shape == (2, embedder.dimension)
 
 
 @pytest.mark.parametrize(
-    "option, says",
+    "option, message",
     [
         (["--resources.captioner.num_gpus", "1"], "1 GPU"),
         (["--output", "runs/relative"], "give an absolute path"),
     ],
 )
-def test_what_cannot_run_fails_the_job_before_any_work(
+def test_a_job_that_cannot_run_fails_before_any_work(
     head: LocalHead,
     corpus: Path,
     tmp_path: Path,
     option: list[str],
-    says: str,
+    message: str,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(HeadError, match="FAILED"):
         head.submit(job(corpus / "manifest.jsonl", tmp_path / "run", *option), working_dir=REPOSITORY)
-    assert says in capfd.readouterr().out
+    assert message in capfd.readouterr().out
     assert not (tmp_path / "run").exists()
 
 
-def test_the_head_listens_on_the_loopback_only(head: LocalHead) -> None:
-    family = head.processes()
-    assert len(family) > 5
-    open_to = {
+def test_the_head_listens_only_on_the_loopback_interface(head: LocalHead) -> None:
+    processes = head.processes()
+    assert len(processes) > 5
+    addresses = {
         c.laddr.ip.removeprefix("::ffff:")
-        for process in family
+        for process in processes
         for c in process.net_connections()
         if c.status == psutil.CONN_LISTEN
     }
-    assert open_to == {"127.0.0.1"}
+    assert addresses == {"127.0.0.1"}
 
 
 @pytest.mark.slow
@@ -211,9 +213,9 @@ def test_gve_synthesize_runs_on_any_folder(tmp_path: Path) -> None:
         cwd=REPOSITORY, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    stages = {stage["name"]: stage for stage in facts(out)["stages"]}
+    stages = {stage["name"]: stage for stage in run_json(out)["stages"]}
     videos = [path for path in MEDIA.iterdir() if path.suffix in (".mp4", ".mkv")]
     assert stages["integrity"]["in"] == len(videos)
-    assert stages["rectify"]["in"] == 0  # no captions were given
+    assert stages["rectify"]["in"] == 0  # the videos have no captions
     assert all(stage["in"] == stage["out"] + stage["rejected"] for stage in stages.values())
     assert f"report  {out}/report.html" in done.stdout

@@ -1,6 +1,6 @@
-"""mteb's own retrieval and zero-shot tasks with our encoder on Ray: scores, result files, one embedding an item.
+"""Tests mteb's retrieval and zero-shot tasks with our encoder on Ray: scores, result files, and one embedding per item.
 
-Skipped without the extra `mteb`.
+The tests are skipped if the extra `mteb` is not installed.
 """
 
 import json
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def task(kind: str, name: str, category: str, score: str, data: Any) -> Any:
-    """One of mteb's task types over data in memory."""
+    """Return a task of one of mteb's types over data in memory."""
     from mteb.abstasks.retrieval import AbsTaskRetrieval
     from mteb.abstasks.task_metadata import TaskMetadata
     from mteb.abstasks.zeroshot_classification import AbsTaskZeroShotClassification
@@ -104,36 +104,38 @@ def retrieval(videos: list[Path]) -> tuple[Any, list[str]]:
     ), texts
 
 
-def test_mtebs_retrieval_scores_are_those_of_our_vectors(
+def test_retrieval_scores_of_mteb_match_our_vectors(
     cluster: None, videos: list[Path], tmp_path: Path
 ) -> None:
-    one, texts = retrieval(videos)
+    retrieval_task, texts = retrieval(videos)
     cache = mteb.ResultCache(tmp_path / "results")
-    found = mteb.evaluate(encoder(tmp_path / "work"), one, cache=cache, co2_tracker=False)
+    result = mteb.evaluate(encoder(tmp_path / "work"), retrieval_task, cache=cache, co2_tracker=False)
     embedder = Embedder.from_pretrained(resolve_model(MODEL), resolve_model(ADAPTER))
-    asked = embedder.embed([Item(text=text, instruction=PROMPT) for text in texts])
-    there = embedder.embed([Item(video=str(video)) for video in videos])
-    right = float(np.mean((asked @ there.T).argmax(axis=1) == np.arange(COUNT)))
-    (scores,) = found.task_results[0].scores["test"]
-    assert scores["main_score"] == scores["hit_rate_at_1"] == pytest.approx(right)
+    queries = embedder.embed([Item(text=text, instruction=PROMPT) for text in texts])
+    targets = embedder.embed([Item(video=str(video)) for video in videos])
+    expected = float(np.mean((queries @ targets.T).argmax(axis=1) == np.arange(COUNT)))
+    (scores,) = result.task_results[0].scores["test"]
+    assert scores["main_score"] == scores["hit_rate_at_1"] == pytest.approx(expected)
     (file,) = (tmp_path / "results").rglob("LocalRetrieval.json")
-    told = mteb.results.TaskResult.from_disk(file)
-    assert told.scores["test"][0]["main_score"] == pytest.approx(right, abs=1e-5)
+    saved = mteb.results.TaskResult.from_disk(file)
+    assert saved.scores["test"][0]["main_score"] == pytest.approx(expected, abs=1e-5)
     assert json.loads((file.parent / "model_meta.json").read_text())["name"] == "gve_ray/tiny"
     table = cache.load_results(models=["gve_ray/tiny"]).to_dataframe()
-    assert table["gve_ray/tiny"].tolist() == [pytest.approx(right, abs=1e-5)]
+    assert table["gve_ray/tiny"].tolist() == [pytest.approx(expected, abs=1e-5)]
     assert len(list((tmp_path / "work/media").iterdir())) == COUNT
 
 
-def test_zero_shot_and_a_second_look_embeds_nothing(
+def test_a_second_zero_shot_evaluation_embeds_nothing(
     cluster: None, videos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     split = datasets.Dataset.from_dict({"video": [str(video) for video in videos], "label": [0, 1, 0, 1]})
     data = datasets.DatasetDict({"test": split.cast_column("video", datasets.Video())})
-    one = task("VideoZeroshotClassification", "LocalZeroShot", "v2t", "accuracy", data)
+    zero_shot_task = task("VideoZeroshotClassification", "LocalZeroShot", "v2t", "accuracy", data)
     caplog.set_level("INFO")
     scores = [
-        mteb.evaluate(encoder(tmp_path), one, cache=None, co2_tracker=False).task_results[0].scores["test"][0]
+        mteb.evaluate(encoder(tmp_path), zero_shot_task, cache=None, co2_tracker=False)
+        .task_results[0]
+        .scores["test"][0]
         for _ in range(2)
     ]
     assert scores[0]["accuracy"] == scores[1]["accuracy"]
@@ -144,9 +146,11 @@ def test_zero_shot_and_a_second_look_embeds_nothing(
     assert [text.partition(", ")[2].split(" ", 1)[0] for text in stages] == ["0", "0", "2", str(COUNT)]
 
 
-def test_what_cannot_be_embedded_is_told(cluster: None, videos: list[Path], tmp_path: Path) -> None:
+def test_an_item_that_cannot_be_embedded_is_an_error(
+    cluster: None, videos: list[Path], tmp_path: Path
+) -> None:
     videos = [*videos[:3], tmp_path / "broken.mp4"]
     videos[3].write_bytes(b"not a video")
-    one, _ = retrieval(videos)
+    retrieval_task, _ = retrieval(videos)
     with pytest.raises(JobError, match=r"LocalRetrieval default/test: 1 of 4 items cannot be .* row 3"):
-        mteb.evaluate(encoder(tmp_path / "work"), one, cache=None, co2_tracker=False)
+        mteb.evaluate(encoder(tmp_path / "work"), retrieval_task, cache=None, co2_tracker=False)

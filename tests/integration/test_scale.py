@@ -1,4 +1,4 @@
-"""benchmarks/scale.py from end to end at a small size: its figures are of a run that came to its end."""
+"""Tests benchmarks/scale.py from end to end at a small size."""
 
 import json
 import os
@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_all_parts_of_a_small_run(tmp_path: Path) -> None:
-    """Three minutes on two idle cores, most of it for the recording and the starts of actors."""
+    """Takes three minutes on two idle cores, mostly for recording the answers and for starting actors."""
     plot = tmp_path / "memory.png"
     done = subprocess.run(
         [sys.executable, "benchmarks/scale.py", "--rows", "1000", "--plot", str(plot)],
@@ -25,15 +25,15 @@ def test_all_parts_of_a_small_run(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout)
-    stages = found["synthesis"]["stages"]
+    figures = json.loads(done.stdout)
+    stages = figures["synthesis"]["stages"]
     assert stages["integrity"]["in"] == 1000
-    assert all(one["in"] == one["out"] + one["rejected"] for one in stages.values())
-    assert 0 < stages["duplicates"]["rejected"] < 100  # the copies, and not half of the corpus
-    assert found["synthesis"]["pairs"]["quotas_met"]
-    assert found["resume"]["committed"] == 1000
-    assert found["commits"]["fragments"] == 1000 // 16
-    assert found["batches"]["batches_per_s"] > 0
-    assert found["schedule"]["ranks_agree"]
-    assert "projection" not in found  # of so few rows
+    assert all(stage["in"] == stage["out"] + stage["rejected"] for stage in stages.values())
+    assert 0 < stages["duplicates"]["rejected"] < 100  # the copies only
+    assert figures["synthesis"]["pairs"]["quotas_met"]
+    assert figures["resume"]["committed"] == 1000
+    assert figures["commits"]["fragments"] == 1000 // 16
+    assert figures["batches"]["batches_per_s"] > 0
+    assert figures["schedule"]["ranks_agree"]
+    assert "projection" not in figures  # it needs more rows
     assert plot.read_bytes()[:4] == b"\x89PNG"

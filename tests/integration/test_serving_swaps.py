@@ -1,4 +1,4 @@
-"""A running service gets a new index, and another model, and no request is lost meanwhile."""
+"""Tests that a running service switches to a new index and to another model without failing a request."""
 
 import threading
 import time
@@ -43,28 +43,28 @@ def config_for(folder: Path) -> ServeConfig:
 
 @contextmanager
 def load(url: str) -> Iterator[Callable[[], list[Any]]]:
-    """Searches without a pause while the block lasts; gives what has been answered so far."""
-    stop, found = threading.Event(), []
+    """Send searches continuously during the block. Yields a function that returns the answers so far."""
+    stop, answers = threading.Event(), list[Any]()
 
-    def ask() -> None:
+    def send_searches() -> None:
         with httpx.Client(base_url=url, timeout=90, trust_env=False) as client:
             while not stop.is_set():
                 answer = client.post("/v1/search", json={"content": "a red ball", "top_k": 100})
-                found.append(
+                answers.append(
                     (answer.status_code, len(answer.json()["data"]), answer.json()["data"][0]["score"])
                     if answer.is_success else (answer.status_code, answer.text, 0.0)
                 )  # fmt: skip
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
+    threads = [threading.Thread(target=send_searches) for _ in range(4)]
     for thread in threads:
         thread.start()
     try:
-        yield lambda: list(found)
+        yield lambda: list(answers)
     finally:
         stop.set()
         for thread in threads:
             thread.join()
-    assert Counter(status for status, _, _ in found) == {200: len(found)}, Counter(found).most_common(3)
+    assert Counter(status for status, _, _ in answers) == {200: len(answers)}, Counter(answers).most_common(3)
 
 
 def wait(ready: Callable[[], bool]) -> None:
@@ -74,7 +74,7 @@ def wait(ready: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def test_new_index_and_new_model_under_load(cluster: None, tmp_path: Path) -> None:
+def test_a_new_index_and_a_new_model_under_load(cluster: None, tmp_path: Path) -> None:
     from ray import serve
 
     videos = tmp_path / "videos"
@@ -91,7 +91,7 @@ def test_new_index_and_new_model_under_load(cluster: None, tmp_path: Path) -> No
 
         write_video(videos / "v4.mp4", 4)
         index(config_of(videos, trained))
-        wait(lambda: answers()[-1][1] == 5)  # seen by itself
+        wait(lambda: answers()[-1][1] == 5)  # the service notices the new index without a restart
         assert {count for _, count, _ in answers()} == {4, 5}
         with httpx.Client(base_url=url, timeout=90, trust_env=False) as client:
             hits = client.post("/v1/search", json={"content": "a red ball"}).json()["data"]
@@ -102,6 +102,6 @@ def test_new_index_and_new_model_under_load(cluster: None, tmp_path: Path) -> No
         wait(lambda: answers()[-1][1] == 4)
         after = answers()[-1][2]
         assert after != pytest.approx(before, abs=1e-4)
-        # Never the one model's vector in the other one's index: that would be a third score.
+        # A third score would mean that the vector of one model was searched in the index of the other.
         scores = {round(score, 4) for _, count, score in answers() if count == 4}
         assert scores == {round(before, 4), round(after, 4)}

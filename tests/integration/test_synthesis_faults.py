@@ -1,8 +1,7 @@
-"""Killed at any point, the job ends with the same pairs: real videos, the real pipeline, the shipped captioner.
+"""Tests that `gve synthesize` makes the same pairs when it is killed and restarted, on videos with the tiny captioner.
 
-Everything is killed from outside with SIGKILL, at moments that are read off the files: fragments of
-annotations.lance that are written, and rows of it that are committed. A seed says how long after. One Ray
-cluster outlives all drivers, as under a job server.
+The tests send SIGKILL to the driver or to actors when annotations.lance has a given number of fragments or of
+committed rows, plus a delay that depends on a seed. One Ray cluster outlives all drivers, as with a job server.
 """
 
 import random
@@ -28,15 +27,15 @@ from tests.integration import drivers
 
 VIDEOS = 12
 BATCH = 3
-DEADLINE = 300.0  # seconds for any one wait; a fifth of it on two idle cores
-NEVER = 3600.0  # a commit interval longer than the test
+DEADLINE = 300.0  # seconds per wait; on two idle cores, a wait takes a fifth of this
+NEVER = 3600.0  # seconds: a commit interval longer than the test
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @dataclass(frozen=True)
-class World:
-    """A cluster, a config, a finished run, and a copy of its folder as it was before the first caption."""
+class Baseline:
+    """A cluster, a config, a finished run, and a copy of its folder from before the first caption."""
 
     address: str
     config: Path
@@ -65,7 +64,7 @@ def config(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Baseline]:
     import ray
 
     folder = tmp_path_factory.mktemp("faults")
@@ -77,30 +76,32 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     ray.init(num_cpus=2, include_dashboard=False)
     try:
         address = ray.get_runtime_context().gcs_address
-        made = World(address, path, folder / "finished", folder / "uncaptioned")
-        with driver(made, made.finished) as process:
-            wait(lambda: (made.finished / "annotations.lance").exists(), process)
-            # Loading the captioner takes seconds; until then nothing in the folder changes.
+        baseline = Baseline(address, path, folder / "finished", folder / "uncaptioned")
+        with driver(baseline, baseline.finished) as process:
+            wait(lambda: (baseline.finished / "annotations.lance").exists(), process)
+            # Nothing in the folder changes during the seconds that loading the captioner takes.
             shutil.copytree(
-                made.finished, made.uncaptioned, ignore=shutil.ignore_patterns("annotations.lance")
+                baseline.finished, baseline.uncaptioned, ignore=shutil.ignore_patterns("annotations.lance")
             )
             assert process.wait(DEADLINE) == 0
-        assert done(made.finished) == VIDEOS
-        yield made
+        assert done(baseline.finished) == VIDEOS
+        yield baseline
     finally:
         ray.shutdown()
 
 
 def driver(
-    world: World, output: Path, *, commit_seconds: float = 0.5
+    baseline: Baseline, output: Path, *, commit_seconds: float = 0.5
 ) -> "AbstractContextManager[subprocess.Popen[bytes]]":
-    """`gve synthesize` on the world's config."""
+    """Run `gve synthesize` with the config of `baseline`."""
     options = ("--commit_seconds", str(commit_seconds))
-    return drivers.driver("synthesize", *options, config=world.config, output=output, address=world.address)
+    return drivers.driver(
+        "synthesize", *options, config=baseline.config, output=output, address=baseline.address
+    )
 
 
 def wait(ready: Callable[[], object], process: "subprocess.Popen[bytes] | None" = None) -> None:
-    """Until `ready`; fails if that takes too long or the driver has ended before."""
+    """Wait until `ready()`. Fails at the deadline, or if the driver ends first."""
     deadline = time.monotonic() + DEADLINE
     while not ready():
         assert time.monotonic() < deadline, "waited too long"
@@ -109,7 +110,7 @@ def wait(ready: Callable[[], object], process: "subprocess.Popen[bytes] | None" 
 
 
 def fragments(output: Path) -> int:
-    """Files of annotations and rejects, whether committed or not: each batch leaves at least one."""
+    """Count the data files of annotations and rejects, committed or not. Each batch writes at least one."""
     return sum(
         len(list((output / store / "data").glob("*.lance")))
         for store in ("annotations.lance", "rejects.lance")
@@ -117,26 +118,26 @@ def fragments(output: Path) -> int:
 
 
 def done(output: Path) -> int:
-    """Videos whose captions, or whose lack of them, is committed."""
+    """Count the videos whose captions or rejects of the stage `captions` are committed."""
     annotations = Store(str(output / "annotations.lance"), ANNOTATION_SCHEMA)
     rejects = Store(str(output / "rejects.lance"), REJECT_SCHEMA)
     return annotations.count() + rejects.count("stage = 'captions'")
 
 
 def captioners() -> list[psutil.Process]:
-    """Stage actors of this test's cluster that are at work on rows."""
-    found = []
+    """Return the processes of stage actors in this test's cluster."""
+    matches = []
     for process in psutil.Process().children(recursive=True):
         try:
             if "StageActor" in process.name() or "StageActor" in " ".join(process.cmdline()):
-                found.append(process)
+                matches.append(process)
         except psutil.NoSuchProcess:
             continue
-    return found
+    return matches
 
 
 def contents(output: Path) -> dict[str, Any]:
-    """All that a run made: pair files byte for byte, annotations and rejects row for row."""
+    """Return the output of a run: pair files as bytes, annotations and rejects as rows."""
     annotations = Store(str(output / "annotations.lance"), ANNOTATION_SCHEMA).table().sort_by("video_id")
     rejects = Store(str(output / "rejects.lance"), REJECT_SCHEMA).table()
     files = sorted((output / "uvrd").rglob("*.parquet"))
@@ -149,24 +150,24 @@ def contents(output: Path) -> dict[str, Any]:
     }
 
 
-def assert_same(world: World, output: Path) -> None:
-    made, wanted = contents(output), contents(world.finished)
-    assert made["rejects"] == wanted["rejects"]
-    assert made["annotations"] == wanted["annotations"]
-    assert made["pairs"] == wanted["pairs"]
+def assert_same(baseline: Baseline, output: Path) -> None:
+    actual, expected = contents(output), contents(baseline.finished)
+    assert actual["rejects"] == expected["rejects"]
+    assert actual["annotations"] == expected["annotations"]
+    assert actual["pairs"] == expected["pairs"]
 
 
-def test_the_undisturbed_run_has_all_tasks(world: World) -> None:
-    """Otherwise equality with it would say little."""
-    tasks = {path.parent.name for path in (world.finished / "uvrd").rglob("*.parquet")}
+def test_the_uninterrupted_run_has_all_tasks(baseline: Baseline) -> None:
+    """If tasks were missing, the comparisons with this run would prove little."""
+    tasks = {path.parent.name for path in (baseline.finished / "uvrd").rglob("*.parquet")}
     assert tasks == {f"task={task.value}" for task in Task}
-    captioned = Store(str(world.finished / "annotations.lance"), ANNOTATION_SCHEMA).count()
+    captioned = Store(str(baseline.finished / "annotations.lance"), ANNOTATION_SCHEMA).count()
     assert captioned > VIDEOS // 2
 
 
-def kill_captioner(world: World, output: Path, seed: int) -> None:
-    """The captioner dies, and the driver soon after its replacement has begun."""
-    with driver(world, output) as process:
+def kill_captioner(baseline: Baseline, output: Path, seed: int) -> None:
+    """Kill the captioner, and the driver when the new captioner has started."""
+    with driver(baseline, output) as process:
         wait_for_batches(output, 1, process)
         pause(seed)
         (captioner,) = captioners()
@@ -177,18 +178,19 @@ def kill_captioner(world: World, output: Path, seed: int) -> None:
         kill(process)
 
 
-def kill_mid_caption(world: World, output: Path, seed: int) -> None:
-    with driver(world, output) as process:
+def kill_mid_caption(baseline: Baseline, output: Path, seed: int) -> None:
+    """Kill the driver while the captioner works."""
+    with driver(baseline, output) as process:
         wait(captioners, process)
         wait_for_batches(output, 1, process)
         pause(seed)
         kill(process)
 
 
-def kill_before_commit(world: World, output: Path, seed: int) -> None:
-    """The driver dies between write and commit: what it has written stays invisible."""
+def kill_before_commit(baseline: Baseline, output: Path, seed: int) -> None:
+    """Kill the driver between write and commit: the written rows must not become visible."""
     before = done(output)
-    with driver(world, output, commit_seconds=NEVER) as process:
+    with driver(baseline, output, commit_seconds=NEVER) as process:
         wait(captioners, process)
         wait_for_batches(output, 1, process)
         pause(seed)
@@ -200,12 +202,12 @@ def pause(seed: int) -> None:
     time.sleep(random.Random(seed).uniform(0.0, 0.5))
 
 
-Kill = Callable[[World, Path, int], None]
+Kill = Callable[[Baseline, Path, int], None]
 ONE_EACH = ((kill_before_commit, 0), (kill_captioner, 0), (kill_mid_caption, 0))
 
 
 def twice(kill: Kill) -> Any:
-    """The same kill at two moments more."""
+    """Return a test case with the same kill at two other times."""
     return pytest.param(((kill, 1), (kill, 2)), id=kill.__name__)
 
 
@@ -216,24 +218,26 @@ def twice(kill: Kill) -> Any:
         *map(twice, (kill_captioner, kill_mid_caption, kill_before_commit)),
     ],
 )
-def test_killed_and_started_again(world: World, tmp_path: Path, kills: tuple[tuple[Kill, int], ...]) -> None:
-    output = world.copy(tmp_path)
+def test_output_after_kills_and_restarts(
+    baseline: Baseline, tmp_path: Path, kills: tuple[tuple[Kill, int], ...]
+) -> None:
+    output = baseline.copy(tmp_path)
     for kill_it, seed in kills:
-        kill_it(world, output, seed)
+        kill_it(baseline, output, seed)
         assert done(output) < VIDEOS
-    with driver(world, output) as process:
+    with driver(baseline, output) as process:
         assert process.wait(DEADLINE) == 0
-    assert_same(world, output)
+    assert_same(baseline, output)
 
 
 def wait_for_batches(output: Path, count: int, process: "subprocess.Popen[bytes]") -> None:
-    """Until so many more batches are written than now."""
+    """Wait until `count` more batches have been written."""
     before = fragments(output)
     wait(lambda: fragments(output) >= before + count, process)
 
 
 def kill(process: "subprocess.Popen[bytes]") -> None:
-    """SIGKILL, and wait until the cluster has ended the driver's actors."""
+    """Send SIGKILL to the driver and wait until the cluster has ended its actors."""
     assert process.poll() is None
     process.kill()
     process.wait()
