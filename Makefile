@@ -1,10 +1,10 @@
-# make demo    the paper in miniature on this machine, from rendered videos to the report
-# make serve   the demo's videos to be searched, on a page and over HTTP; Ctrl-C ends it
-# make test    the fast tests (PYTEST_ARGS="-m slow" and the like for others)
-# make lint    ruff and mypy
-# make setup   the environment; the targets above call it, and a second run does nothing
+# make demo    runs the paper in miniature on this machine, from rendered videos to the report
+# make serve   serves the demo's index, with a search page and an HTTP API; Ctrl-C stops it
+# make test    runs the fast tests (PYTEST_ARGS="-m slow" runs the slow ones)
+# make lint    runs ruff and mypy
+# make setup   creates the environment if it is missing or outdated; the targets above call it
 #
-# VENV=folder uses (or makes) another environment, PYTHON=python3.12 another interpreter for it.
+# VENV=folder uses another environment (or creates it), PYTHON=python3.12 another interpreter for it.
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -117,11 +117,11 @@ def median_ms(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, 
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def found_share(data: bytes, length: int, trials: int = 40) -> float:
+def refused_share(data: bytes, length: int, trials: int = 40) -> float:
     """Return the share of copies with `length` noise bytes in their pictures that `decode` refuses."""
     start = data.index(b"mdat") + 4
     end = start - 8 + int.from_bytes(data[start - 8 : start - 4], "big")
-    found = 0
+    refused = 0
     for seed in range(trials):
         rng = np.random.default_rng(seed)
         at = start + int((end - start - length) * rng.uniform(0.05, 0.95))
@@ -129,8 +129,8 @@ def found_share(data: bytes, length: int, trials: int = 40) -> float:
         try:
             decode(data[:at] + noise + data[at + length :], PLAN)
         except MediaError:
-            found += 1
-    return found / trials
+            refused += 1
+    return refused / trials
 
 
 def main() -> None:
@@ -163,7 +163,8 @@ def main() -> None:
     plain = {"size": (224, 168), "fps": 12, "seconds": 5, "options": {"g": "48"}}
     report["found"] = {
         kind: {
-            f"{length} bytes": found_share(render(**plain, grain=grain), length) for length in (64, 512, 4096)
+            f"{length} bytes": refused_share(render(**plain, grain=grain), length)
+            for length in (64, 512, 4096)
         }
         for kind, grain in (("flat pictures", 0.0), ("grainy pictures", 6.0))
     }

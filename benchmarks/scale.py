@@ -145,7 +145,7 @@ def measure_resume(config: SynthesisConfig, rows: int, batch: int) -> dict[str, 
     """Measure the time from the start of an almost finished stage (1 % more rows) to its first new
     row and its end.
 
-    The parts of the wait are measured once more, one by one.
+    The parts of the wait are also measured separately.
     """
     ingest = decoded_store(config)
     broken = Store(ingest.uri.removesuffix(".lance") + "-rejects.lance", REJECT_SCHEMA)

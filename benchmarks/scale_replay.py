@@ -48,7 +48,7 @@ def record(folder: Path, *, videos: int = 60, seed: int = 7) -> Path:
     """Run the real synthesis on `videos` rendered files, unless it was done before; return the
     recording, a JSON file.
 
-    Ray must be connected, or connects by itself.
+    Ray starts on this machine unless it is connected.
     """
     from gve_ray.demo.corpus import write_corpus
     from gve_ray.synthesis.job import synthesize

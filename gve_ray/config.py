@@ -357,9 +357,9 @@ def is_uri(name: str) -> bool:
 def resolve_model(name: str) -> str:
     """Resolve a model's name for a loader.
 
-    `package://a/b` becomes that folder of the installed package. Another URI becomes the path of a copy on this
-    node, which is made if there is none. Other names are returned unchanged. Raises FileNotFoundError when there
-    is no such folder, and OSError when it cannot be read.
+    `package://a/b` becomes that folder of the installed package. Another URI becomes the path of a local copy,
+    which is downloaded if necessary. Other names are returned unchanged. Raises FileNotFoundError if the
+    folder does not exist, and OSError if it cannot be read.
     """
     if is_uri(name):
         from gve_ray.store.model_cache import (

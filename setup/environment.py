@@ -1,18 +1,19 @@
-"""Makes the environment the project runs in: a venv holding exactly what `setup/cpu.lock` names.
+"""Create the environment of the project: a venv with exactly the packages of `setup/cpu.lock`.
 
     python3 setup/environment.py .venv
 
-`make setup` runs it, and again only after the lock, pyproject.toml or a file in setup/ has changed. Needs
-Python 3.11-3.13 and a package index, nothing else: not ensurepip, not a compiler. pip's own settings
-(PIP_INDEX_URL, pip.conf ...) are obeyed. It resolves nothing, so it installs the same everywhere.
+`make setup` runs this script, and runs it again only if the lock, pyproject.toml, this file or
+torchvision_hook.py has changed. It needs Python 3.11 to 3.13 and a package index, but neither ensurepip nor a
+compiler. It respects pip's settings (PIP_INDEX_URL, pip.conf ...). It does not resolve dependencies, so it installs the
+same versions everywhere.
 """
 
 import sys
 
 if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-    found = ".".join(map(str, sys.version_info[:2]))
+    version = ".".join(map(str, sys.version_info[:2]))
     sys.exit(
-        f"Python {found}: gve_ray needs 3.11, 3.12 or 3.13; name one, as in `make setup PYTHON=python3.12`"
+        f"Python {version}: gve_ray needs 3.11, 3.12 or 3.13; name one, as in `make setup PYTHON=python3.12`"
     )
 
 import argparse
@@ -42,9 +43,9 @@ PIP_SHA256 = "382ff9f685ee3bc25864f820aa50505825f10f5458ffff07e30a6d96e5715cab"
 
 
 def main() -> None:
-    """Make or complete the environment named on the command line."""
-    parser = argparse.ArgumentParser(description="Make the environment the project runs in.")
-    parser.add_argument("folder", type=Path, help="the venv, made if it is not there")
+    """Create or complete the environment that is named on the command line."""
+    parser = argparse.ArgumentParser(description="Create the environment of the project.")
+    parser.add_argument("folder", type=Path, help="the venv, which is created if it does not exist")
     folder = parser.parse_args().folder.absolute()
     started = time.monotonic()
     require_libnuma()
@@ -57,7 +58,7 @@ def main() -> None:
 
 
 def require_libnuma() -> None:
-    """vLLM's CPU kernels link against libnuma, the one library that a bare Debian lacks."""
+    """Install libnuma, which vLLM's CPU kernels need and a minimal Debian lacks, or exit if it is missing."""
     try:
         ctypes.CDLL("libnuma.so.1")
         return
@@ -72,13 +73,13 @@ def require_libnuma() -> None:
 
 
 def make_venv(folder: Path) -> None:
-    """Make the venv and its pip; one that has both is left as it is."""
+    """Create the venv with pip. A venv that has pip is not changed."""
     python = folder / "bin" / "python"
     if python.exists() and not subprocess.run([python, "-c", "import pip"], capture_output=True).returncode:
         return
-    # Debian keeps ensurepip in a package of its own, python3-venv.
+    # Debian has ensurepip in a separate package, python3-venv.
     bundled = importlib.util.find_spec("ensurepip") is not None
-    say(f"making {folder} with Python {sys.version.split()[0]}")
+    say(f"creating {folder} with Python {sys.version.split()[0]}")
     venv.create(folder, with_pip=bundled, symlinks=True)
     if not bundled:
         with tempfile.TemporaryDirectory() as scratch:
@@ -87,44 +88,45 @@ def make_venv(folder: Path) -> None:
 
 
 def install_lock(python: Path) -> None:
-    """Install every package of the lock at its version, without resolving."""
+    """Install every package of the lock in its locked version, without resolving dependencies."""
     torch = next(line for line in LOCK.read_text().split() if line.startswith("torch=="))
     say(f"installing {torch}")
-    # The plain registry has only CUDA builds under torch's bare version: ask for the CPU one by its full
-    # version, first where pip looks anyway (a mirror, a folder of wheels).
-    here = pip_install(python, "--no-deps", torch)
-    if here.returncode:
-        there = pip_install(python, "--no-deps", "--index-url", TORCH_CPU_INDEX, torch)
-        if there.returncode:
+    # PyPI has only CUDA builds of torch. The CPU build has a different version, which may be on the configured
+    # index (a mirror or a folder of wheels); otherwise it is on the index of PyTorch.
+    configured = pip_install(python, "--no-deps", torch)
+    if configured.returncode:
+        pytorch = pip_install(python, "--no-deps", "--index-url", TORCH_CPU_INDEX, torch)
+        if pytorch.returncode:
             sys.exit(
-                f"{torch}: neither pip's own index nor {TORCH_CPU_INDEX} gave it\n{here.stderr}{there.stderr}"
+                f"{torch}: not found on pip's configured index or on {TORCH_CPU_INDEX}\n"
+                f"{configured.stderr}{pytorch.stderr}"
             )
     say(f"installing {LOCK.relative_to(ROOT)} (a few minutes)")
     run_pip(python, "--no-deps", "--requirement", str(LOCK))
 
 
 def pip_install(python: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """`pip install` of wheels, errors captured."""
+    """Run `pip install` for wheels only, and capture its errors."""
     options = ["--quiet", "--disable-pip-version-check", "--no-input", "--only-binary=:all:"]
     command = [str(python), "-m", "pip", "install", *options, *arguments]
     return subprocess.run(command, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
 
 
 def run_pip(python: Path, *arguments: str) -> None:
-    """`pip install`, ending the program with pip's words if it fails."""
+    """Run `pip install`; if it fails, exit with pip's errors."""
     done = pip_install(python, *arguments)
     if done.returncode:
         sys.exit(f"pip install {' '.join(arguments)} failed\n{done.stderr}")
 
 
 def fit_torchvision(python: Path) -> None:
-    """Install the import hook where torchvision cannot load its operators, and only there."""
+    """Install the import hook if torchvision cannot load its operators; otherwise remove it."""
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = Path(
         subprocess.run([python, "-c", where], check=True, capture_output=True, text=True).stdout.strip()
     )
     module, starter = site / "gve_torchvision_hook.py", site / "gve_torchvision_hook.pth"
-    # Without the hook, but with its files left alone: something may be running in this environment.
+    # Disables the hook without deleting its files, because other processes may use this environment.
     unhook = (
         "import sys; sys.meta_path = [f for f in sys.meta_path if 'gve_torchvision' not in f.__module__]\n"
     )
@@ -134,17 +136,17 @@ def fit_torchvision(python: Path) -> None:
         module.unlink(missing_ok=True)
         return
     if "operator torchvision::" not in plain.stderr:
-        sys.exit(f"torchvision does not import, for a reason of its own:\n{plain.stderr}")
+        sys.exit(f"torchvision cannot be imported, and the import hook cannot fix it:\n{plain.stderr}")
     shutil.copyfile(HOOK, module)
     starter.write_text("import gve_torchvision_hook; gve_torchvision_hook.install()\n")
     hooked = subprocess.run([python, "-c", "import torchvision"], capture_output=True, text=True)
     if hooked.returncode:
-        sys.exit(f"torchvision does not import even with {HOOK.relative_to(ROOT)}:\n{hooked.stderr}")
-    say("torchvision's compiled operators do not load beside this torch; installed the import hook")
+        sys.exit(f"torchvision cannot be imported even with {HOOK.relative_to(ROOT)}:\n{hooked.stderr}")
+    say("torchvision's compiled operators do not load with this torch; installed the import hook")
 
 
 def fetch_pip(folder: Path) -> Path:
-    """Download the pip this file pins from the configured index, and check it."""
+    """Download the pinned version of pip from the configured index, and verify its checksum."""
     page = index_url().rstrip("/") + "/pip/"
     context = ssl.create_default_context(cafile=os.environ.get("PIP_CERT"))
     try:
@@ -155,18 +157,18 @@ def fetch_pip(folder: Path) -> Path:
             content = answer.read()
     except (urllib.error.URLError, StopIteration) as error:
         sys.exit(
-            f"this Python has no ensurepip, and {PIP_WHEEL} could not be had from {page} ({error!r}); "
-            "install the distribution's python3-venv, or set PIP_INDEX_URL"
+            f"this Python has no ensurepip, and {PIP_WHEEL} could not be downloaded from {page} ({error!r}); "
+            "install the package python3-venv, or set PIP_INDEX_URL"
         )
     if hashlib.sha256(content).hexdigest() != PIP_SHA256:
-        sys.exit(f"{PIP_WHEEL} from {page} is not the file this project pins; check the index")
+        sys.exit(f"{PIP_WHEEL} from {page} does not have the pinned checksum; check the index")
     wheel = folder / PIP_WHEEL
     wheel.write_bytes(content)
     return wheel
 
 
 def index_url() -> str:
-    """The index pip would use: its environment variable, its configuration files, else PyPI."""
+    """Return the index that pip would use: from its environment variable or config files, otherwise PyPI."""
     files = configparser.ConfigParser(interpolation=None)
     files.read(["/etc/pip.conf", Path.home() / ".pip/pip.conf", Path.home() / ".config/pip/pip.conf"])
     configured = files.get("global", "index-url", fallback="https://pypi.org/simple")
@@ -174,7 +176,7 @@ def index_url() -> str:
 
 
 def say(line: str) -> None:
-    """Progress, visible at once also through a pipe."""
+    """Print progress at once, even through a pipe."""
     print(f"setup: {line}", flush=True)
 
 

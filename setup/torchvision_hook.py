@@ -1,13 +1,12 @@
-"""Lets a CUDA build of torchvision be imported beside a CPU build of torch.
+"""Make it possible to import a CUDA build of torchvision with a CPU build of torch.
 
-The registry has no CPU build of torchvision. Its CUDA wheel cannot load its compiled operators beside
-CPU torch, and then `import torchvision` fails on two operators that it describes but nobody has
-defined. Defining their schemas is enough: torchvision's tensor transforms are used (by transformers'
-video processor), its compiled operators never.
+PyPI has no CPU build of torchvision. The CUDA build cannot load its compiled operators with a CPU build of torch, and
+`import torchvision` then fails because two of these operators are not defined. It is sufficient to define their
+schemas: transformers' video processor uses only torchvision's tensor transforms, never its compiled operators.
 
-`setup/environment.py` copies this file into the environment's site-packages, beside a `.pth` file that
-calls `install()`: so it holds in every process of that environment, Ray's and vLLM's included. Until
-something imports torchvision it costs one string comparison an import, and torch is not imported for it.
+`setup/environment.py` copies this file into the environment's site-packages, together with a `.pth` file that calls
+`install()`. The hook is therefore active in every process of that environment, including those of Ray and vLLM. Until
+torchvision is imported, it costs one string comparison per import, and it does not import torch.
 """
 
 import sys
@@ -16,23 +15,23 @@ _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_libraries = []  # a library's schemas vanish with it
+_libraries = []  # kept, because the schemas of a library are deleted with it
 
 
 def install():
-    """Put the finder first on `sys.meta_path`, once."""
+    """Put the finder first on `sys.meta_path`, unless it is there already."""
     if _TorchvisionFinder not in sys.meta_path:
         sys.meta_path.insert(0, _TorchvisionFinder)
 
 
 class _TorchvisionFinder:
-    """Finds torchvision as usual, and has the operators defined just before its code runs."""
+    """Finds torchvision as usual, and defines the operators just before its code runs."""
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):
         if name != "torchvision":
             return None
-        # Imported here: this module is loaded at the start of every process.
+        # Imported here, because every process loads this module when it starts.
         from importlib.machinery import PathFinder
 
         spec = PathFinder.find_spec(name, path, target)
@@ -43,7 +42,7 @@ class _TorchvisionFinder:
                 _define_operators()
                 run_module(module)
 
-            # Many only ask for the spec, to see whether torchvision is there: torch waits for the import.
+            # Many callers only check whether torchvision is installed; torch is imported only if they import it.
             spec.loader.exec_module = exec_module
         return spec
 

@@ -1,7 +1,7 @@
-"""Settings every test runs under, so that none depends on the home directory, the network or the shell.
+"""Settings of all tests, so that no test depends on the home directory, the network or the shell.
 
-Under pytest-xdist a file of tests is one process's, and so are all files of tests/serving: they share a service.
-Files that are named on the command line run whole, their slow tests, too.
+With pytest-xdist, the tests of a file run in one process, and so do all tests in tests/serving, which share a service.
+For files that are named on the command line, the slow tests run as well.
 """
 
 import os
@@ -25,9 +25,9 @@ _SETTINGS = {
     "DO_NOT_TRACK": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Unset, Ray decides by whether ~/.ray/auth_token happens to be there.
+    # By default, Ray's mode depends on whether ~/.ray/auth_token exists.
     "RAY_AUTH_MODE": "disabled",
-    # Unset, `ray.init()` joins whatever cluster this machine has running.
+    # By default, `ray.init()` connects to a cluster that runs on this machine.
     "RAY_ADDRESS": "local",
     "MPLBACKEND": "Agg",
     "TOKENIZERS_PARALLELISM": "false",
@@ -35,22 +35,22 @@ _SETTINGS = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set the environment before any test module, and so any library, is imported."""
-    named = config.invocation_params.args
-    if config.option.markexpr == _BY_DEFAULT and any(".py" in str(one) for one in named):
+    """Set the environment before any test module, and thus any library, is imported."""
+    arguments = config.invocation_params.args
+    if config.option.markexpr == _BY_DEFAULT and any(".py" in str(argument) for argument in arguments):
         config.option.markexpr = "not gpu"
     scratch = Path(tempfile.mkdtemp(prefix="gve-tests-"))
     config.add_cleanup(lambda: shutil.rmtree(scratch, ignore_errors=True))
     os.environ.update(_SETTINGS)
     os.environ.update({name: str(scratch / name.lower()) for name in _FOLDERS})
-    # Ray actors and vLLM add processes of their own; one thread each keeps a small machine responsive.
+    # Ray and vLLM start more processes; with one thread each, a small machine stays responsive.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Files as `--dist loadfile` hands them out, but for those that share what takes long to start."""
+    """Distribute files as `--dist loadfile` does, but keep those that share a service in one process."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
@@ -63,14 +63,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
-    """One S3-compatible server for all tests of a process that ask for it."""
+    """Yield an S3-compatible server that all tests of a process share."""
     with S3Server() as server:
         yield server
 
 
 @pytest.fixture
 def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URI of a new bucket; the environment says where its server is, to child processes, too."""
+    """Return the URI of a new bucket. Child processes also get its server's address from the environment."""
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     return s3_server.make_bucket(f"bucket-{secrets.token_hex(4)}")

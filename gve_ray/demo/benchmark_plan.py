@@ -138,10 +138,10 @@ def _text_dataset(name: str, corpus: Sequence[Video], texts: Iterable[Text]) -> 
     """Return a data set of distinct text queries; the positives of a text are all videos it is true
     of.
     """
-    known = [(video.name, truths(video.shown)) for video in corpus]
+    corpus_claims = [(video.name, truths(video.shown)) for video in corpus]
     distinct = {text.words: text for text in texts}.values()
     queries = (
-        Query(text=text.words, positives=tuple(v for v, true in known if text.claims <= true))
+        Query(text=text.words, positives=tuple(v for v, true in corpus_claims if text.claims <= true))
         for text in distinct
     )
     return DataSet(name=name, corpus=tuple(corpus), queries=tuple(queries))

@@ -1,4 +1,4 @@
-"""Check before any work that a job's request fits the cluster, and that all that it needs is there."""
+"""Check before any work that a job fits on the cluster, and that everything it needs is available."""
 
 from gve_ray.preflight.doctor import SECONDS, check_cluster, doctor
 from gve_ray.preflight.fit import Workers, check_fit, live_nodes, workers_of

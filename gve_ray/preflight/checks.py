@@ -28,7 +28,7 @@ class Check:
         """Check it on the node of this id. Raises an error if something is wrong there."""
 
     def finish(self, from_driver: Any, nodes: Sequence[str]) -> dict[str, str]:
-        """On the driver, after all nodes: clean up; return problems by the ids of the nodes that have one."""
+        """Clean up on the driver after all nodes have answered, and return the problems by node id."""
         return {}
 
     def finding(self, job: str, driver: Outcome, nodes: Mapping[str, Outcome], asked: int) -> Finding:
@@ -83,7 +83,7 @@ class OutputCheck(Check):
         return files
 
     def ask_node(self, from_driver: ProbeFiles, node: str) -> None:
-        # Elsewhere nothing is written: it is another disk, where nobody would delete the file.
+        # Nothing is written to another disk, because the driver could not delete the file there.
         if not from_driver.exists(DRIVER):
             raise OSError("the driver's file is not there")
         from_driver.write(node)

@@ -190,7 +190,7 @@ def _gpus(node: Node, outcome: Outcome) -> Finding:
 
 
 def _versions(cluster: Cluster, driver: Answers, answers: NodeAnswers) -> Iterator[Finding]:
-    """Compare all nodes that answered and the driver, which may have an environment of its own."""
+    """Compare all nodes that answered and the driver, whose environment may differ from theirs."""
     on_node = _outcomes(cluster, answers, "versions")
     where = on_nodes(len(on_node), len(cluster.nodes))
     outcomes = {**on_node, "the driver": driver["versions"]}
@@ -224,7 +224,7 @@ def _auth_modes(
 
 
 def _token(cluster: Cluster, driver: Answers, answers: NodeAnswers) -> Finding:
-    """Check that Ray wants a token: without one, whoever reaches its ports can run code."""
+    """Check that Ray requires a token; without one, anyone who can reach its ports can run code."""
     modes = _auth_modes(cluster, answers, driver)
     if set(modes) == {"token"}:
         return judge("security", "token", "RAY_AUTH_MODE=token everywhere", "")
@@ -277,8 +277,8 @@ def _job(
     """
     findings = list(_workers(cluster, needs))
     for option, check in checks.items():
-        outcomes, asked = _outcomes(cluster, answers, option), len(nodes_for(check, cluster.nodes))
-        findings.append(check.finding(needs.job, driver[option], outcomes, asked))
+        outcomes, n_asked = _outcomes(cluster, answers, option), len(nodes_for(check, cluster.nodes))
+        findings.append(check.finding(needs.job, driver[option], outcomes, n_asked))
     message = driver["request"].problem
     if not message:
         return findings
@@ -307,15 +307,15 @@ def _workers(cluster: Cluster, needs: Needs) -> Iterator[Finding]:
 
 
 def _held(cluster: Cluster, needs: Needs) -> Iterator[Finding]:
-    """Warn where other jobs hold at present what this one needs and the cluster has."""
+    """Warn if other jobs currently hold resources that this one needs and the cluster has."""
     short, free = {}, {}
     for kind in ("CPU", "GPU", "memory"):
         amounts = [pool.count * pool.demands.get(kind, 0.0) for pool in needs.workers]
-        wanted = sum(amounts) if needs.together else max(amounts, default=0.0)
+        needed = sum(amounts) if needs.together else max(amounts, default=0.0)
         total = sum(node.resources.get(kind, 0.0) for node in cluster.nodes)
         available = cluster.free.get(kind, 0.0)
-        if available + 1e-6 < wanted <= total:
-            short[kind], free[kind] = wanted, available
+        if available + 1e-6 < needed <= total:
+            short[kind], free[kind] = needed, available
     if short:
         value = f"{format_resources(free)} free"
         message = f"other jobs hold what this one needs ({format_resources(short)}): {value}"

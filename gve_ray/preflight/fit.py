@@ -20,7 +20,7 @@ class Workers:
     option: the config section that sizes the pool. demands: what one process reserves, by Ray's
     resource names; memory is in bytes. loads: the weights that every process loads. count_option:
     the name of `count` inside the section. wait_for_nodes: the job may wait for an autoscaler; None
-    where the section has no such option.
+    if the section does not have this option.
     """
 
     option: str
@@ -93,7 +93,7 @@ def misfit(pools: Sequence[Workers], nodes: Sequence[Mapping[str, float]]) -> st
         if fit >= pool.count:
             left = "; ".join(map(format_resources, left_by_others))
             return (
-                f"{pool.option}: {pool} do not fit beside the other workers, which leave {left} on the "
+                f"{pool.option}: {pool} do not fit together with the other workers, which leave {left} on the "
                 f"nodes; add nodes, or lower {pool.count_option} or the resources of each worker"
             )
         total = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in pool.demands}

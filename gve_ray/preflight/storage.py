@@ -21,8 +21,8 @@ DRIVER = "driver"
 def first_files(uri: str, limit: int) -> list[str]:
     """Return URIs of at most `limit` files: the file itself, or one file of each folder level.
 
-    Takes the first visible file by name, then goes on in the first visible folder. Raises
-    FileNotFoundError where there is none.
+    Takes the first visible file by name, then continues in the first visible folder. Raises
+    FileNotFoundError if there is none.
     """
     files, path = filesystem(uri)
     uri = uri.rstrip("/")
@@ -113,7 +113,7 @@ class ProbeFiles:
             return False
 
     def remove(self, author: str) -> None:
-        """Delete the author's file if it is there."""
+        """Delete the author's file if it exists."""
         files, path = self._file(author)
         with suppress(OSError):  # object stores report a missing file in different ways
             files.delete_file(path)

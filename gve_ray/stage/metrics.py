@@ -13,8 +13,7 @@ from typing import Any
 
 from gve_ray.logs import metric_tags
 
-# The tag is `gve_job`, not `job`, because Prometheus adds its own `job` label to whatever it
-# scrapes.
+# The tag is `gve_job`, not `job`, because Prometheus adds its own `job` label to every metric.
 TAGS = ("gve_job", "run", "stage")
 OTHER = "other"
 _MAX_REASONS = 32  # a bound on metric series, for workers that make up reasons

@@ -242,8 +242,8 @@ def check_result(name: str, out: Store, row: Mapping[str, Any], result: Any) -> 
             f"{name} returned a {type(result).__name__} for row {row[out.key]!r}; return a dict or a Reject"
         )
     if result.get(out.key) != row[out.key]:
-        given = result.get(out.key)
-        raise StageError(f"{name} returned {out.key}={given!r} for row {row[out.key]!r}; keep the row's key")
+        key = result.get(out.key)
+        raise StageError(f"{name} returned {out.key}={key!r} for row {row[out.key]!r}; keep the row's key")
     unknown = sorted(set(result) - set(out.schema.names))
     if unknown:
         raise StageError(

@@ -132,11 +132,11 @@ def _run_into(
         resources=run.pool(stage),
         commit_seconds=run.config.commit_seconds,
     )
-    wanted = set(pending["video_id"].to_pylist())
+    pending_ids = set(pending["video_id"].to_pylist())
     return {
         row["video_id"]: Reject(row["reason"], row["detail"], json.loads(row["scores"]), row["attempts"])
         for row in rejects.table().to_pylist()
-        if row["video_id"] in wanted
+        if row["video_id"] in pending_ids
     }
 
 

@@ -145,7 +145,7 @@ def _check_worker(custom: CustomStageConfig) -> None:
     where = f"stages.{custom.name}.worker={custom.worker!r}"
     try:
         worker = load_class(custom.worker)
-    except Exception as error:  # whatever the module of the user raises when it is imported
+    except Exception as error:  # importing the user's module may raise any exception
         raise PreflightError(
             f"{where}: cannot be used ({type(error).__name__}: {error}); name a class as module:Class, in an "
             "installed package, in the current folder, or in the --working-dir of the Ray job"

@@ -125,7 +125,7 @@ def load_class(name: str) -> type:
     here = str(Path.cwd())
     if here not in sys.path:  # at the end, so that a file there does not hide an installed module
         sys.path.append(here)
-    found = resolve_name(name)
-    if not isinstance(found, type) or not any("__call__" in vars(base) for base in found.__mro__):
+    worker = resolve_name(name)
+    if not isinstance(worker, type) or not any("__call__" in vars(base) for base in worker.__mro__):
         raise TypeError(f"{name} is not a class whose instances can be called with a list of rows")
-    return found
+    return worker

@@ -1,6 +1,6 @@
 """Recognize text of web sites that describes no video, such as menus and notices, in a dozen languages.
 
-A strong phrase is enough by itself. Weak words count only when several occur together, because a
+A single strong phrase is sufficient. Weak words count only when several occur together, because a
 single word is ambiguous ("a baker takes cookies out of the oven"). The tables are in
 language/web_text.toml.
 """

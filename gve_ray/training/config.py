@@ -83,8 +83,8 @@ class DataSetConfig:
             f"{where}.tasks: the format {self.format} has one task; leave it out",
         )
         unknown = sorted(set(self.columns) - set(COLUMNS[self.format]))
-        known = ", ".join(COLUMNS[self.format]) or "none"
-        check(not unknown, f"{where}.columns={unknown}: {self.format} reads {known}")
+        columns = ", ".join(COLUMNS[self.format]) or "none"
+        check(not unknown, f"{where}.columns={unknown}: {self.format} reads {columns}")
         check_numbers(self, where)
 
 

@@ -53,7 +53,7 @@ def commands(example: Example) -> list[list[str]]:
             continue
         try:
             words = shlex.split(pending, comments=True)
-        except ValueError:  # a quotation that goes on in the next line
+        except ValueError:  # a quotation that continues on the next line
             pending += "\n"
             continue
         if words:

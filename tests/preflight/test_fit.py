@@ -70,7 +70,7 @@ def test_pools_share_the_nodes_only_if_they_run_together() -> None:
     pools = [pool(1, option=name, GPU=1.0) for name in ("a", "b")]
     one_after_the_other = Needs(job="index", workers=pools)
     check_workers(one_after_the_other, [{"GPU": 1.0}])
-    with pytest.raises(PreflightError, match=r"b: .* do not fit beside the other workers"):
+    with pytest.raises(PreflightError, match=r"b: .* do not fit together with the other workers"):
         check_workers(replace(one_after_the_other, together=True), [{"GPU": 1.0}])
 
 

@@ -186,8 +186,10 @@ def ability_rows(
 
 
 def _weighted(shares: Mapping[str, float], values: Mapping[str, float | None]) -> float | None:
-    known = {name: value for name in shares if (value := values.get(name)) is not None}
-    return sum(shares[name] * value for name, value in known.items()) if len(known) == len(shares) else None
+    present = {name: value for name in shares if (value := values.get(name)) is not None}
+    return (
+        sum(shares[name] * value for name, value in present.items()) if len(present) == len(shares) else None
+    )
 
 
 def _score(
