@@ -1,4 +1,4 @@
-"""An S3-compatible server of this machine, over HTTP: moto's, which keeps everything in memory.
+"""Run moto's S3-compatible HTTP server on this machine. It keeps all data in memory.
 
 with S3Server() as server:
     server.make_bucket("runs")
@@ -13,7 +13,7 @@ import urllib.request
 from types import TracebackType
 
 _SECONDS = 60.0  # to start
-# Its standard input ends with whoever started it, however that ends: so does the server.
+# The server exits when its standard input closes, which also happens if the parent process is killed.
 _PROGRAM = """
 import os, sys, threading
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
@@ -23,7 +23,7 @@ main(sys.argv[1:])
 
 
 class S3Server:
-    """A context manager around the server, which listens on the loopback. environment: what its clients need."""
+    """Context manager for the server, which listens on the loopback interface. environment: variables for clients."""
 
     def __init__(self) -> None:
         with socket.socket() as free:
@@ -61,6 +61,6 @@ class S3Server:
         self._process.communicate()
 
     def make_bucket(self, name: str) -> str:
-        """Make an empty bucket; returns its URI."""
+        """Create an empty bucket and return its URI."""
         urllib.request.urlopen(urllib.request.Request(f"{self.url}/{name}", method="PUT"), timeout=30).close()
         return f"s3://{name}"

@@ -1,4 +1,4 @@
-"""`gve`: verbs, errors and exit statuses; the runs themselves are tested in tests/integration."""
+"""Tests the verbs, errors and exit statuses of `gve`. Whole jobs are tested in tests/integration."""
 
 import json
 from collections.abc import Callable

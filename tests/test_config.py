@@ -1,4 +1,4 @@
-"""Configs: what they refuse, how they are read, and that the packaged recipes are what the paper says."""
+"""Tests how configs are read and validated, and that the packaged recipes have the values of the paper."""
 
 import re
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ def minimal(tmp_path: Path) -> str:
         (StageResources, {"num_gpus": -1.0}, "num_gpus=-1"),
     ],
 )
-def test_bad_values_are_refused(kind: type, values: dict[str, object], says: str) -> None:
+def test_invalid_values_are_refused(kind: type, values: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         kind(**values)
 
@@ -101,7 +101,7 @@ def test_numbers_beyond_their_bounds(values: dict[str, float], message: str) -> 
         check_numbers(Numbers(**values), "x")
 
 
-def test_a_video_is_treated_alike_by_all_jobs() -> None:
+def test_all_jobs_treat_a_video_in_the_same_way() -> None:
     """Decoding has the same limits and the same budget everywhere unless a config changes them."""
     data = (DataSetConfig(name="d", uri="x"),)
     model = ModelConfig(name="m", model="m")
@@ -122,7 +122,7 @@ def test_a_video_is_treated_alike_by_all_jobs() -> None:
             limits.check_bytes(4 * 2**30 + 1)
 
 
-def test_captioner_actor_holds_the_gpus_its_engine_spans(
+def test_a_captioner_actor_reserves_the_gpus_of_its_engine(
     minimal: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     two = ["--config", minimal, "--captioner.tensor_parallel_size", "2", "--resources.captioner.num_gpus"]
@@ -166,7 +166,7 @@ def test_a_missing_model_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "captioner.model" in capsys.readouterr().err
 
 
-def test_print_config_gives_a_config_again(
+def test_a_printed_config_can_be_read(
     minimal: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -184,7 +184,9 @@ def test_recipes_are_found_by_name(name: str, tmp_path: Path, monkeypatch: pytes
     assert config.seed == 3
 
 
-def test_a_file_here_goes_before_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_in_the_current_folder_takes_precedence_over_a_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo.yaml").write_text(MINIMAL)
     assert load("--config", "demo.yaml").captioner.model == "m"
@@ -231,7 +233,7 @@ def test_the_config_itself_may_be_below_the_home_folder(
     assert load("--config=~/minimal.yaml", "--output=~/run").output == f"{Path(minimal).parent}/run"
 
 
-def test_full_size_recipes_hold_the_papers_figures() -> None:
+def test_full_size_recipes_have_the_values_of_the_paper() -> None:
     for name in ("gve-3b.yaml", "gve-7b.yaml"):
         media = load("--config", name).media
         assert (media.frames, media.max_pixels, media.clip_seconds) == (8, 200 * 28 * 28, (2.0, 10.0))

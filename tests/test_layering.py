@@ -1,6 +1,6 @@
-"""Imports point one way: down the rows below, from jobs and cli to the schema.
+"""Tests that imports go one way: down the layers below, from jobs and cli to the schema.
 
-Read from the source, so imports inside functions count too.
+Imports are read from the source, so those inside functions count as well.
 """
 
 import ast
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Each row may import the rows below it. Rooms of one row know nothing of each other, except in OPEN.
-ROWS = (
+# A package may import packages of lower layers, but none of its own layer except in SAME_LAYER_ALLOWED.
+LAYERS = (
     {"jobs"},
     {"cli"},
     {"registry"},
@@ -25,27 +25,27 @@ ROWS = (
     {"store", "config"},
     {"schema", "logs", "progress"},
 )
-OPEN = ({"store", "config"},)
-LEVEL = {room: height for height, row in enumerate(reversed(ROWS)) for room in row}
+SAME_LAYER_ALLOWED = ({"store", "config"},)
+LEVEL = {package: level for level, layer in enumerate(reversed(LAYERS)) for package in layer}
 SOURCES = sorted([*ROOT.glob("gve_ray/**/*.py"), *ROOT.glob("jobs/**/*.py")])
 
 
 def module_of(path: Path) -> str:
-    """gve_ray/media/probe.py -> gve_ray.media.video.probe; a package's __init__ keeps that name."""
+    """Return the dotted name of a file: gve_ray.media.decode, or gve_ray.media.__init__ for a package."""
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-def room_of(module: str) -> str | None:
-    """The room a dotted name lies in; None for gve_ray itself and for everything that is not ours."""
+def package_of(module: str) -> str | None:
+    """Return the package or top-level module of a name; None for gve_ray itself and for other libraries."""
     head, _, rest = module.partition(".")
     if head == "jobs":
         return "jobs"
-    room = rest.partition(".")[0]
-    return room if head == "gve_ray" and room not in ("", "__init__", "__version__") else None
+    package = rest.partition(".")[0]
+    return package if head == "gve_ray" and package not in ("", "__init__", "__version__") else None
 
 
 def imported(source: str, module: str) -> list[str]:
-    """Every dotted name a module imports, relative ones made absolute."""
+    """Return every dotted name that a module imports; relative imports are made absolute."""
     names: list[str] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -54,39 +54,39 @@ def imported(source: str, module: str) -> list[str]:
             base = node.module or ""
             if node.level:
                 base = ".".join([*module.split(".")[: -node.level], *([base] if base else [])])
-            # `from gve_ray import media` names the room only in its second half.
+            # `from gve_ray import media` names the package only after `import`.
             names += [f"{base}.{alias.name}" for alias in node.names]
     return names
 
 
 def violations(source: str, module: str) -> list[str]:
-    """What in this module's imports goes against the direction, in words."""
-    here = room_of(module)
+    """Return a message for each import of the module that the layers do not allow."""
+    here = package_of(module)
     wrong = []
     for name in imported(source, module):
-        there = room_of(name)
+        there = package_of(name)
         if there is None or there == here:
             continue
         if here is None:
-            wrong.append(f"{module} imports {name}: the package itself imports none of its rooms")
+            wrong.append(f"{module} imports {name}: gve_ray/__init__.py must not import its packages")
         elif {here, there} - set(LEVEL):
-            wrong.append(f"{module} imports {name}: give both rooms a place in ROWS")
+            wrong.append(f"{module} imports {name}: add both packages to LAYERS")
         elif LEVEL[there] > LEVEL[here]:
-            wrong.append(f"{module} imports {name}: {there} is above {here}")
-        elif LEVEL[there] == LEVEL[here] and not any({here, there} <= row for row in OPEN):
-            wrong.append(f"{module} imports {name}: {there} is beside {here}")
+            wrong.append(f"{module} imports {name}: {there} is in a higher layer than {here}")
+        elif LEVEL[there] == LEVEL[here] and not any({here, there} <= pair for pair in SAME_LAYER_ALLOWED):
+            wrong.append(f"{module} imports {name}: {there} is in the same layer as {here}")
     return wrong
 
 
 def work_at_import(source: str) -> list[int]:
-    """Lines of a module that do something when it is imported, beyond defining names."""
+    """Return the numbers of the lines that do more than define names when the module is imported."""
     quiet = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     quiet += (
         (ast.Assign, ast.AnnAssign, ast.TypeAlias)
         if sys.version_info >= (3, 12)
         else (ast.Assign, ast.AnnAssign)
     )
-    busy = []
+    lines = []
     for node in ast.parse(source).body:
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         guard = isinstance(node, ast.If) and ast.unparse(node.test) in (
@@ -94,12 +94,12 @@ def work_at_import(source: str) -> list[int]:
             "TYPE_CHECKING",
         )
         if not (isinstance(node, quiet) or docstring or guard):
-            busy.append(node.lineno)
-    return busy
+            lines.append(node.lineno)
+    return lines
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)
-def test_imports_point_down(path: Path) -> None:
+def test_imports_go_down(path: Path) -> None:
     assert violations(path.read_text(), module_of(path)) == []
 
 
@@ -140,7 +140,7 @@ def test_a_wrong_import_is_found(module: str, source: str) -> None:
         ),
     ],
 )
-def test_a_right_import_passes(module: str, source: str) -> None:
+def test_an_allowed_import_passes(module: str, source: str) -> None:
     assert violations(source, module) == []
 
 
@@ -155,8 +155,8 @@ def test_every_folder_of_code_is_a_package() -> None:
 
 
 @pytest.mark.parametrize("module", ["gve_ray.schema", "gve_ray.config", "gve_ray.media", "gve_ray.cli"])
-def test_light_modules_stay_light(module: str) -> None:
-    """Decoder processes and `gve --help` start in a moment only if these load no engine."""
+def test_light_modules_load_no_engine(module: str) -> None:
+    """Decoder processes and `gve --help` start quickly only if these modules load no engine."""
     program = (
         f"import sys, {module}; "
         "print(*sorted({'torch', 'vllm', 'ray', 'transformers', 'matplotlib'} & set(sys.modules)))"

@@ -33,7 +33,7 @@ assert abs((vectors**2).sum(axis=1) - 1).max() < 1e-3, vectors
 
 
 def lowest_versions() -> list[str]:
-    """Return a constraint per direct dependency: its lower bound; torch's CPU builds as in the lock."""
+    """Return the lower bound of each direct dependency as a constraint, and torch's CPU builds as in the lock."""
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     lock = (ROOT / "setup/cpu.lock").read_text()
     builds = [build[0] for build in TORCH.finditer(lock)]

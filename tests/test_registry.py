@@ -1,4 +1,4 @@
-"""The registry of jobs: every name in it exists, and `gve` and jobs/ take their jobs from it."""
+"""Tests that every name in the registry exists, and that `gve` and jobs/ take their jobs from it."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Items, frames and asset references."""
+"""Tests items, frames and asset references."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The environment holds what pyproject.toml asks for, and torchvision works in it at no cost."""
+"""Tests that the lock has all dependencies of the project, and that the torchvision hook works."""
 
 import re
 import subprocess
@@ -17,15 +17,15 @@ def run(program: str) -> str:
 
 
 def test_lock_names_exact_versions_only() -> None:
-    """No address, no path, no range: it must install from any index."""
+    """The lock must install from any index, so it has no addresses, paths or version ranges."""
     assert [line for line in LOCK if not re.fullmatch(r"[a-z0-9._-]+==[a-z0-9.+]+", line)] == []
 
 
-def test_lock_holds_what_the_project_names() -> None:
+def test_lock_has_all_dependencies_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    asked = [*project["dependencies"], *extras["cpu"], *extras["dev"]]
-    names = {re.match(r"[A-Za-z0-9_-]+", requirement).group().lower() for requirement in asked}  # type: ignore[union-attr]
+    requirements = [*project["dependencies"], *extras["cpu"], *extras["dev"]]
+    names = {re.match(r"[A-Za-z0-9_-]+", requirement).group().lower() for requirement in requirements}  # type: ignore[union-attr]
     assert names - {line.partition("==")[0] for line in LOCK} == set()
 
 

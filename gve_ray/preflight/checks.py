@@ -1,7 +1,7 @@
-"""The checks of a job's inputs, outputs and weights: what the driver and each node look at.
+"""The checks of a job's inputs, outputs and weights, on the driver and on each node.
 
-A check asks the driver first, then every node, and turns their answers into a finding. What is
-wrong is raised as an error, whose text the finding shows.
+A check runs on the driver first, then on every node, and turns the outcomes into a finding. It
+reports a problem by raising an error, whose text the finding shows.
 """
 
 from collections.abc import Mapping, Sequence

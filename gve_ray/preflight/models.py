@@ -33,7 +33,7 @@ class Weights:
     file: str = "config.json"
 
     def check(self) -> None:
-        """Check that the weights are there, or can be downloaded. Raises PreflightError.
+        """Check that the weights exist or can be downloaded. Raises PreflightError.
 
         Files behind a URI are listed only, since weights are large.
         """
@@ -62,7 +62,7 @@ class Weights:
 
         They are of the commit of a hub id; of the names, sizes and times of the files behind a URI; or
         of the names, sizes, first and last 64 KiB of a folder's visible files, since it takes too long
-        to read all of them before every job. Fine-tuned copies of one model differ in nothing but content.
+        to read all of them before every job. Fine-tuned copies of a model differ only in content.
         """
         self.check()
         folder = None if is_uri(self.name) else Path(resolve_model(self.name))
@@ -118,7 +118,7 @@ def weights_of(section: str, model: ModelReference, *, file: str = "config.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Embedder:
-    """An embedding model with the settings that a job uses it with.
+    """An embedding model and the settings with which a job uses it.
 
     option: the config section of the model. settings: None if the job takes the saved ones.
     """
@@ -129,7 +129,7 @@ class Embedder:
 
     @property
     def weights(self) -> Sequence[Weights]:
-        """What workers load: nothing if the model is a remote endpoint."""
+        """The weights that workers load: none if the model is a remote endpoint."""
         model = self.model
         if model.engine == "openai":
             return []
@@ -137,7 +137,7 @@ class Embedder:
         return weights_of(self.option, model, file=file)
 
     def check(self) -> None:
-        """Check that the weights are there and were made with these settings. Raises PreflightError."""
+        """Check that the weights exist and were trained with these settings. Raises PreflightError."""
         for weights in self.weights:
             weights.check()
         model = self.model

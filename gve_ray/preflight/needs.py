@@ -2,7 +2,7 @@
 
 needs = Needs(job="index", workers=[...], inputs=[...], outputs={"output": "/shared/index"})
 check_request(needs)                    # needs no cluster
-check_workers(needs, live_nodes())      # needs one
+check_workers(needs, live_nodes())      # needs a cluster
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from gve_ray.preflight.models import Embedder
 from gve_ray.preflight.storage import first_files
 
 UPLOADED_FOLDER = "working_dir_files"  # Ray unpacks a job's --working-dir below a folder of this name
-_SAMPLES = 3  # files of an input that every node reads
+_SAMPLES = 3  # number of files of an input that every node reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Input:
     """A file or folder that the workers read.
 
     option: the config option that names it. uri: as the workers get it. list_files: returns URIs of
-    its files, as the driver finds them, and raises PreflightError, OSError or ValueError; without
+    its files, as the driver sees them, and raises PreflightError, OSError or ValueError; without
     it, the first files of the folder are taken.
     """
 
@@ -58,7 +58,7 @@ class Needs:
 
 
 def check_request(needs: Needs) -> None:
-    """Check all that needs no cluster: paths, the job's own rules, models. Raises PreflightError."""
+    """Check what needs no cluster: paths, the rules of the job, and models. Raises PreflightError."""
     check_paths(needs)
     try:
         needs.rules()
@@ -84,7 +84,7 @@ def check_path(option: str, path: str) -> None:
 
 
 def check_models(needs: Needs) -> None:
-    """Check that all weights are there and embedders match the config. Raises PreflightError."""
+    """Check that all weights are available and that embedders match the config. Raises PreflightError."""
     for pool in needs.workers:
         for weights in pool.loads:
             weights.check()

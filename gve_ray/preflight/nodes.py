@@ -80,7 +80,7 @@ def read_cluster() -> Cluster:
     """Return the connected cluster."""
     import ray
 
-    # The public way to the dashboard's address, once connected.
+    # The public API for the dashboard's address of a connected cluster.
     context = ray.init(ignore_reinit_error=True, logging_level=logging.WARNING)
     nodes = ray.nodes()
     alive = [node for node in nodes if node["Alive"]]
@@ -144,7 +144,7 @@ def run_on_nodes(probes: Mapping[str, Mapping[str, Probe]], seconds: float) -> d
 def run_probes(probes: Mapping[str, Probe], seconds: float) -> dict[str, Outcome]:
     """Run probes at the same time, each in a thread, and give up on those that take too long.
 
-    A file system that has gone away never answers and raises no error.
+    A file system that has become unreachable may neither answer nor raise an error.
     """
     outcomes: dict[str, Outcome] = {}
 

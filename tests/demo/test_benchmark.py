@@ -258,7 +258,7 @@ def test_videos_with_the_same_frames_as_the_positives(
     """`same_content` videos show the content of a text in some order; `positive_count` of them are
     positives.
 
-    Without the order of frames, temporal data datasets can only be guessed; spatial ones do not
+    Without the order of frames, temporal data sets can only be guessed; spatial ones do not
     need it.
     """
     for _, positives, others in queries_of(datasets[name]):

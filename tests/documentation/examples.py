@@ -44,7 +44,7 @@ def commands(example: Example) -> list[list[str]]:
 
     Comments are dropped. Pipes, variables and substitutions are left as they are.
     """
-    found: list[list[str]] = []
+    commands: list[list[str]] = []
     pending = ""
     for line in example.text.splitlines():
         pending += line
@@ -57,8 +57,8 @@ def commands(example: Example) -> list[list[str]]:
             pending += "\n"
             continue
         if words:
-            found.append(words)
+            commands.append(words)
         pending = ""
     if pending:
         raise ValueError(f"{example}: the quotation does not end: {pending}")
-    return found
+    return commands

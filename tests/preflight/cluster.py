@@ -1,6 +1,6 @@
 """A cluster of two nodes on this machine, and `gve doctor` on it, in a separate process.
 
-    python tests/doctor/cluster.py FOLDER
+    python tests/preflight/cluster.py FOLDER
 
 The second node runs in FOLDER/second and everything else in FOLDER/first, so a path through /proc/self/cwd
 is another folder on each node, as if each node had its own disk. FOLDER/site is on the second node's PYTHONPATH.

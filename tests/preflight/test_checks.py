@@ -1,4 +1,4 @@
-"""The findings that the nodes' answers lead to; each expected value is worked out by hand."""
+"""Tests the findings for given answers of the nodes. Expected values are worked out by hand."""
 
 import json
 from dataclasses import replace
@@ -36,7 +36,7 @@ def cluster(*nodes: Node) -> Cluster:
 
 
 def versions(driver: dict[str, str] | None = None, **changes: dict[str, str]) -> dict[str, Finding]:
-    """Findings on nodes a, bb and ccc, of which some have other versions."""
+    """Return the findings on nodes a, bb and ccc, some of which have other versions."""
     nodes = [make_node("a"), make_node("bb"), make_node("ccc")]
     answers: dict[str, Answers | str] = {
         node.id: {"versions": Outcome(value=VERSIONS | changes.get(node.name, {}))} for node in nodes
@@ -68,7 +68,7 @@ def test_equal_versions_are_ok() -> None:
         ("av", "av", "warning"),
     ],
 )
-def test_another_version_on_a_node(package: str, name: str, state: str) -> None:
+def test_a_different_version_on_a_node(package: str, name: str, state: str) -> None:
     findings = versions(bb={package: "9.9"})
     assert [finding.name for finding in findings.values() if finding.state != "ok"] == [name]
     assert findings[name].state == state
@@ -76,7 +76,7 @@ def test_another_version_on_a_node(package: str, name: str, state: str) -> None:
     assert findings[name].fix.startswith("install the same version on every node")
 
 
-def test_another_version_on_the_driver() -> None:
+def test_a_different_version_on_the_driver() -> None:
     finding = versions(driver={"ray": "2.59.0"})["Ray"]
     assert (finding.state, finding.value) == ("missing", "2.60.0 (a, bb, ccc), 2.59.0 (the driver)")
 
@@ -85,7 +85,7 @@ def test_builds_of_one_version_for_cpus_and_gpus_agree() -> None:
     assert versions(bb={"torch": "2.13.0"})["torch"].state == "ok"
 
 
-def test_a_silent_node() -> None:
+def test_a_node_without_an_answer() -> None:
     nodes = cluster(make_node("a"), make_node("bb", GPU=2.0, **{"accelerator_type:H100": 1.0}))
     findings = {
         finding.name: finding for finding in _nodes(nodes, {"id-a": "no answer in 60 s", "id-bb": {}})
@@ -206,7 +206,7 @@ def test_weights_are_needed_where_their_workers_run() -> None:
     check = WeightsCheck("model", Weights(option="model", name="org/model"), pool)
     nodes = [make_node("a", GPU=1.0), make_node("bb")]
     assert nodes_for(check, nodes) == nodes[:1]
-    assert nodes_for(check, nodes[1:]) == nodes[1:]  # no node has room: the model is looked for on all
+    assert nodes_for(check, nodes[1:]) == nodes[1:]  # no node has room, so all nodes look for the model
     same = Outcome(value="abc")
     assert (
         check.finding("index", OK, {"a": same}, 1).value == "org/model: on 1 of 1 node that may load it (abc)"
@@ -221,7 +221,7 @@ def test_weights_are_needed_where_their_workers_run() -> None:
 
 
 def job(message: str) -> list[Finding]:
-    """Findings on a job with one pool and one input, whose own check raises this error."""
+    """Return the findings on a job with one pool and one input whose check raises this error."""
     pool = Workers(option="resources", count=1, demands={"CPU": 1.0})
     source = Input(option="input", uri="/videos")
     needs = Needs(job="index", workers=[pool], inputs=[source])
@@ -249,10 +249,10 @@ def test_a_pool_that_waits_for_the_autoscaler_is_a_warning() -> None:
 @pytest.mark.parametrize(
     "count,together,free,expected",
     [
-        (2, False, 2.0, ""),  # each of the two pools fits in turn
+        (2, False, 2.0, ""),  # the two pools run one after the other, and each fits
         (2, True, 2.0, "other jobs hold what this one needs (4 CPU): 2 CPU free"),
         (3, False, 2.0, "other jobs hold what this one needs (3 CPU): 2 CPU free"),
-        (9, False, 2.0, ""),  # more than the cluster has, which is another finding
+        (9, False, 2.0, ""),  # the cluster never has that many, which is a different finding
     ],
 )
 def test_resources_that_other_jobs_hold(count: int, together: bool, free: float, expected: str) -> None:

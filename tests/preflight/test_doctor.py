@@ -1,4 +1,4 @@
-"""`gve doctor` and the check before a job, on a real cluster of two nodes."""
+"""Tests `gve doctor` and the checks before a job on a real cluster of two nodes."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Answer:
-    """What one call of `gve` returned and printed."""
+    """The exit status and the output of one call of `gve`."""
 
     status: int
     out: str
@@ -29,7 +29,7 @@ class Answer:
 
     @property
     def findings(self) -> dict[str, dict[str, str]]:
-        """The findings of --json, by name."""
+        """Return the findings of --json by name."""
         return {finding["name"]: finding for finding in json.loads(self.out)["findings"]}
 
     @property
@@ -89,7 +89,7 @@ def doctor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doctor]:
 
 @pytest.fixture
 def other_transformers(doctor: Doctor) -> Iterator[None]:
-    """Another version of transformers, which only the second node's Python finds."""
+    """Give the second node a different version of transformers."""
     metadata = doctor.folder / "site" / "transformers-4.0.0.dist-info" / "METADATA"
     metadata.parent.mkdir()
     metadata.write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 4.0.0\n")
@@ -137,7 +137,7 @@ def test_too_few_gpus(doctor: Doctor) -> None:
     assert "--resources.captioner.actors 1" in finding["fix"]
     # The model is needed only where such a worker has room, which is the node with the GPU.
     assert "on 1 of 1 node that may load it" in answer.findings["captioner.model"]["value"]
-    if shutil.which("nvidia-smi") is None:  # the GPU that Ray was told about does not exist
+    if shutil.which("nvidia-smi") is None:  # the GPU that Ray was started with does not exist
         assert answer.findings["GPU on first"]["state"] == "missing"
         assert "torch" in answer.findings["GPU on first"]["problem"]
 
@@ -154,7 +154,7 @@ def test_storage_that_a_node_cannot_see(doctor: Doctor) -> None:
     assert leftovers(doctor) == []
 
 
-def test_a_job_is_refused_before_it_begins(doctor: Doctor) -> None:
+def test_a_job_is_refused_before_it_starts(doctor: Doctor) -> None:
     videos = str(doctor.folder / "videos")
     answer = doctor.gve(
         "synthesize", "--config", "demo.yaml", "--input", videos, "--output", "/proc/self/cwd/run"
@@ -184,7 +184,7 @@ def test_versions_that_differ(doctor: Doctor, other_transformers: None) -> None:
     assert "(first, the driver)" in value
 
 
-def test_a_model_that_is_not_there(doctor: Doctor) -> None:
+def test_a_missing_model(doctor: Doctor) -> None:
     answer = doctor.synthesize("--captioner.model", "/no/such/model")
     assert answer.status == 1
     assert answer.missing == ["captioner.model"]
@@ -194,7 +194,7 @@ def test_a_model_that_is_not_there(doctor: Doctor) -> None:
     assert finding["fix"] == "name a model folder or a hub id"
 
 
-def test_a_model_that_one_node_lacks(doctor: Doctor) -> None:
+def test_a_model_that_is_missing_on_one_node(doctor: Doctor) -> None:
     (doctor.folder / "first" / "model").mkdir()
     (doctor.folder / "first" / "model" / "config.json").write_text("{}")
     answer = doctor.synthesize("--captioner.model", "/proc/self/cwd/model")
@@ -216,8 +216,8 @@ def test_a_model_that_one_node_lacks(doctor: Doctor) -> None:
         ("serve", {"models.demo.index", "config"}),
     ],
 )
-def test_what_each_job_lacks(doctor: Doctor, verb: str, missing: set[str]) -> None:
-    """For the demo's recipes before any demo has run. config: an error that names no other finding."""
+def test_the_missing_requirements_of_each_job(doctor: Doctor, verb: str, missing: set[str]) -> None:
+    """Covers the demo's recipes before the demo has run. config: an error that belongs to no other finding."""
     answer = doctor(verb, "--config", "demo.yaml", "--json")
     assert answer.status == 1
     assert set(answer.missing) == missing
@@ -241,7 +241,7 @@ def test_wrong_arguments(doctor: Doctor, args: list[str], message: str) -> None:
     assert message in answer.err
 
 
-def test_a_cluster_that_is_not_there(
+def test_a_cluster_that_does_not_exist(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.socket() as free:

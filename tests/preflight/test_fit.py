@@ -1,4 +1,4 @@
-"""Whether workers fit on the nodes of a cluster; each expected number is worked out by hand."""
+"""Tests whether workers fit on the nodes of a cluster. Expected numbers are worked out by hand."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Whether models are there, and whether two nodes have the same one."""
+"""Tests the checks that models are available and equal on two nodes."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What each job declares that it needs, for configs whose needs are known, and the checks of paths."""
+"""Tests the declared needs of each job for configs whose needs are known, and the checks of paths."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_consistency_is_counted_only_where_it_runs() -> None:
     assert set(pools(JOBS["synthesize"].needs_of(config))) == {"resources.media", "resources.captioner"}
 
 
-def test_training_counts_the_feed_beside_the_rank(tmp_path: Path) -> None:
+def test_training_counts_the_feed_and_the_rank(tmp_path: Path) -> None:
     needs = needs_of(
         "train", "--config", "gve-3b.yaml", "--output", str(tmp_path), "--resources.min_workers", "8"
     )
@@ -96,7 +96,7 @@ def test_serving_needs_all_replicas_at_once() -> None:
             1,
             {"CPU": 4, "GPU": 1},
             [],
-        ),  # its index, which names the model, is not there
+        ),  # the index, which names the model, does not exist
         "gateway.replicas": (1, {"CPU": 8}, []),
     }
     assert needs.together

@@ -1,4 +1,4 @@
-"""The checks that run on a node: versions, GPUs, and how they are run."""
+"""Tests the probes of a node (versions, GPUs), and how probes are run."""
 
 import sys
 import threading
@@ -11,7 +11,7 @@ from gve_ray.preflight.nodes import Outcome, gpu_facts, installed_versions, run_
 
 
 def test_probes_run_at_the_same_time_and_report_their_errors() -> None:
-    together = threading.Barrier(2)  # each of the two waits for the other
+    together = threading.Barrier(2)  # each of the two probes waits for the other
 
     def fail() -> None:
         raise OSError("the disk is gone")
@@ -26,7 +26,7 @@ def test_probes_run_at_the_same_time_and_report_their_errors() -> None:
     }
 
 
-def test_a_probe_that_hangs_is_given_up() -> None:
+def test_a_probe_that_hangs_is_abandoned() -> None:
     forever = threading.Event()
     outcomes = run_probes({"hangs": forever.wait}, seconds=0.1)
     assert outcomes["hangs"].problem.startswith("no answer in 0.1 s; ")
@@ -40,7 +40,7 @@ def test_versions_of_this_process() -> None:
     assert {"ray", "torch", "transformers", "vllm", "source"} <= set(versions)
 
 
-def test_the_source_digest_is_of_the_python_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_source_digest_covers_the_python_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "__init__.py").write_text("A = 1\n")
     monkeypatch.setattr(gve_ray, "__file__", str(tmp_path / "__init__.py"))
     before = source_digest()
@@ -56,7 +56,7 @@ def program(path: Path, body: str) -> str:
     return str(path)
 
 
-def test_what_torch_says_about_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gpus_that_torch_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = '{"built": "13.0", "count": 0, "driver": "12.2"}'
     stand_in = program(tmp_path / "python", f"echo 'UserWarning: old driver' >&2; echo '{answer}'")
     monkeypatch.setattr(sys, "executable", stand_in)

@@ -1,4 +1,4 @@
-"""What a node sees of inputs and outputs, on the local disk and in a bucket."""
+"""Tests whether a node can read inputs and write outputs, on a local disk and in a bucket."""
 
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def test_probe_files_are_written_seen_and_removed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_written_where_the_driver_file_is_not(
+def test_nothing_is_written_without_the_file_of_the_driver(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a", "b"):
@@ -70,16 +70,16 @@ def test_nothing_is_written_where_the_driver_file_is_not(
     check = OutputCheck("output", "run")
     monkeypatch.chdir(tmp_path / "a")
     files = check.ask_driver()
-    monkeypatch.chdir(tmp_path / "b")  # a relative path is another folder on another node
+    monkeypatch.chdir(tmp_path / "b")  # a relative path is a different folder on another node
     with pytest.raises(OSError, match="the driver's file is not there"):
         check.ask_node(files, "n1")
     assert list((tmp_path / "b").iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_writable(tmp_path: Path) -> None:
     files = ProbeFiles.create(tmp_path.as_uri())
     files.write(DRIVER)
-    (tmp_path / f".gve-doctor-{files.token}-n1").mkdir()  # a folder in the place of the node's file
+    (tmp_path / f".gve-doctor-{files.token}-n1").mkdir()  # a folder with the name of the node's file
     with pytest.raises(OSError, match="cannot be written: "):
         OutputCheck("output", tmp_path.as_uri()).ask_node(files, "n1")
 
