@@ -113,7 +113,9 @@ def score(config: TrainingConfig, folder: Path, heldout: Benchmark) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="what jobs/synthesize.py wrote")
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/demo"), help="output folder of jobs/synthesize.py"
+    )
     parser.add_argument(
         "--corpus", type=Path, default=Path("runs/demo-raw"), help="the raw corpus of that run"
     )

@@ -219,7 +219,9 @@ def read_truth(root: Path) -> Truth:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="package://demo/tiny_vl/model")
-    parser.add_argument("--adapter", default="package://demo/tiny_vl/adapter", help="'' for none")
+    parser.add_argument(
+        "--adapter", default="package://demo/tiny_vl/adapter", help="adapter; '' uses the model without one"
+    )
     parser.add_argument(
         "--root", type=Path, default=Path("runs/demo-uvrb"), help="rendered if it does not exist"
     )

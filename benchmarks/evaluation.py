@@ -142,7 +142,7 @@ class Decoder:
         import torch
 
         if indices != self._indices:
-            raise ValueError(f"frames {indices}: mteb samples otherwise than we do ({self._indices})")
+            raise ValueError(f"frames {indices}: mteb asked for other frames than expected ({self._indices})")
         return argparse.Namespace(data=torch.from_numpy(self._pixels).permute(0, 3, 1, 2))
 
 
@@ -212,7 +212,12 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=int, default=96)
-    parser.add_argument("--actors", type=int, default=2, help="and cores of the others")
+    parser.add_argument(
+        "--actors",
+        type=int,
+        default=2,
+        help="number of actors on Ray; the other variants use at most as many threads",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     if args.videos <= FEW:

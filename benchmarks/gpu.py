@@ -353,7 +353,7 @@ def main() -> None:
         "--pairs", type=int, default=12, help="pairs per step with activations kept (68 GB with 3b)"
     )
     parser.add_argument(
-        "--more", type=int, default=4, help="factor on --pairs where activations are recomputed"
+        "--more", type=int, default=4, help="factor by which --pairs grows when activations are recomputed"
     )
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--profile", action="store_true", help="also print device time by kind of kernel")

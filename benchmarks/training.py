@@ -74,7 +74,9 @@ def measure(run: Path, variant: str, steps: int, batch: int, answer: Any) -> Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="what jobs/synthesize.py wrote")
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/demo"), help="output folder of jobs/synthesize.py"
+    )
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch", type=int, default=32)
     args = parser.parse_args()

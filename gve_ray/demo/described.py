@@ -3,7 +3,7 @@
     results.csv    videoid, page_dir, name: two descriptions of each video, the first of them complete
     videos/        small mp4 files of the split `corpus`
 
-They stand for the public data sets that the paper trains on together with the synthesized pairs
+They take the place of the public data sets that the paper trains on together with the synthesized pairs
 (arXiv:2510.27571: 8.8 M video-centric instances and the 1.55 M of UVRD). Unlike the raw corpus they
 have no defects, and nothing is synthesized from them.
 """

@@ -85,7 +85,7 @@ class OutputCheck(Check):
     def ask_node(self, from_driver: ProbeFiles, node: str) -> None:
         # Nothing is written to another disk, because the driver could not delete the file there.
         if not from_driver.exists(DRIVER):
-            raise OSError("the driver's file is not there")
+            raise OSError("the driver's file does not exist")
         from_driver.write(node)
 
     def finish(self, from_driver: ProbeFiles, nodes: Sequence[str]) -> dict[str, str]:

@@ -137,7 +137,7 @@ class Embedder:
         return weights_of(self.option, model, file=file)
 
     def check(self) -> None:
-        """Check that the weights exist and were trained with these settings. Raises PreflightError."""
+        """Check that the weights exist and were saved with these settings. Raises PreflightError."""
         for weights in self.weights:
             weights.check()
         model = self.model

@@ -192,10 +192,10 @@ def test_inputs_that_a_node_cannot_read() -> None:
 def test_outputs_that_are_not_shared() -> None:
     check = OutputCheck("output", "s3://bucket/run")
     finding = check.finding(
-        "index", OK, {"a": OK, "bb": Outcome(problem="the driver's file is not there")}, 2
+        "index", OK, {"a": OK, "bb": Outcome(problem="the driver's file does not exist")}, 2
     )
     assert finding.value == "s3://bucket/run: written and seen on 1 of 2 nodes, not on bb"
-    assert "not shared by all nodes (bb: the driver's file is not there)" in finding.problem
+    assert "not shared by all nodes (bb: the driver's file does not exist)" in finding.problem
     assert "same credentials" in finding.fix
     finding = check.finding("index", Outcome(problem="cannot be written: denied"), {}, 2)
     assert finding.problem == "output='s3://bucket/run': cannot be written: denied"

@@ -71,7 +71,7 @@ def test_nothing_is_written_without_the_file_of_the_driver(
     monkeypatch.chdir(tmp_path / "a")
     files = check.ask_driver()
     monkeypatch.chdir(tmp_path / "b")  # a relative path is a different folder on another node
-    with pytest.raises(OSError, match="the driver's file is not there"):
+    with pytest.raises(OSError, match="the driver's file does not exist"):
         check.ask_node(files, "n1")
     assert list((tmp_path / "b").iterdir()) == []
 
