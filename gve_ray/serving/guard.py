@@ -137,7 +137,7 @@ class _Body:
         except TimeoutError:
             raise ApiError(
                 408,
-                f"the body was not there in {self._limits.receive_seconds:g} s; send less",
+                f"the body did not arrive within {self._limits.receive_seconds:g} s; send less",
                 code="slow_body",
             ) from None
         self._remaining -= len(message.get("body", b""))

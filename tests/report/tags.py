@@ -8,16 +8,16 @@ class Tags(HTMLParser):
 
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
         self.text += data
 
     def sources(self) -> list[str]:
         """Return the `src` attribute of every image."""
-        return [attrs["src"] or "" for tag, attrs in self.found if tag == "img"]
+        return [attrs["src"] or "" for tag, attrs in self.tags if tag == "img"]

@@ -798,7 +798,7 @@ def test_text_from_the_server_is_never_markup(visitor: Visitor) -> None:
 
 
 def test_less_motion(visitor: Visitor, target: dict[str, Any]) -> None:
-    """With reduced motion nothing plays by itself; moving the pointer over a card shows frames of
+    """With reduced motion, nothing plays automatically; moving the pointer over a card shows frames of
     its strip.
     """
     page = visitor.open(context={**WIDE, "reduced_motion": "reduce"})

@@ -39,11 +39,11 @@ class Scripted:
 
     def __init__(self, script: Callable[[Question, Sampling], Completion] = good) -> None:
         self.info = ModelInfo(name="scripted", revision="1")
-        self.asked: list[tuple[Question, Sampling]] = []
+        self.calls: list[tuple[Question, Sampling]] = []
         self._script = script
 
     def submit(self, question: Question, sampling: Sampling) -> "Future[Completion]":
-        self.asked.append((question, sampling))
+        self.calls.append((question, sampling))
         future: Future[Completion] = Future()
         try:
             future.set_result(self._script(question, sampling))

@@ -80,7 +80,7 @@ def test_a_video_without_captions_is_rejected_and_asked_nothing_more(tmp_path):
     (result,) = call(worker, "v")
     assert isinstance(result, Reject)
     assert (result.reason, result.attempts) == ("wrong_keys", 2)
-    assert [question.prompt_id for question, _ in generator.asked] == ["video_captions"] * 2
+    assert [question.prompt_id for question, _ in generator.calls] == ["video_captions"] * 2
 
 
 def test_a_bad_query_leaves_the_rest_of_the_row(tmp_path):

@@ -27,7 +27,7 @@ def in_turn(*texts, finish="stop"):
 def test_a_good_answer_is_asked_for_once():
     answer, generator, _ = ask(good)
     assert answer.texts == CAPTIONS
-    assert (answer.attempts, answer.rejected, len(generator.asked)) == (1, (), 1)
+    assert (answer.attempts, answer.rejected, len(generator.calls)) == (1, (), 1)
 
 
 def test_bad_answers_are_asked_again_with_other_seeds_and_recorded():
@@ -35,9 +35,9 @@ def test_bad_answers_are_asked_again_with_other_seeds_and_recorded():
     answer, generator, asker = ask(in_turn("no JSON", bad, json.dumps(CAPTIONS)))
     assert answer.texts == CAPTIONS
     assert answer.attempts == 3
-    seeds = [sampling.seed for _, sampling in generator.asked]
+    seeds = [sampling.seed for _, sampling in generator.calls]
     assert len(set(seeds)) == 3
-    assert [sampling.temperature for _, sampling in generator.asked] == [0.1, 0.6, 0.6]
+    assert [sampling.temperature for _, sampling in generator.calls] == [0.1, 0.6, 0.6]
     record = asker.record(answer)
     assert [(attempt["reason"], attempt["seed"], attempt["answer"]) for attempt in record["rejected"]] == [
         ("invalid_json", seeds[0], "no JSON"),
@@ -55,7 +55,7 @@ def test_bad_answers_are_asked_again_with_other_seeds_and_recorded():
 def test_tries_are_bounded_and_the_reject_says_why():
     answer, generator, asker = ask(lambda question, sampling: Completion("{}", "stop"))
     assert answer.texts is None
-    assert len(generator.asked) == CONFIG.max_attempts
+    assert len(generator.calls) == CONFIG.max_attempts
     reject = answer.reject()
     assert (reject.reason, reject.attempts) == ("wrong_keys", 3)
     assert len(reject.scores["rejected"]) == 3
@@ -69,7 +69,7 @@ def test_an_answer_cut_at_max_tokens_is_truncated_even_if_it_parses():
 
 def test_a_refused_prompt_is_not_asked_again():
     answer, generator, _ = ask(in_turn("longer than the context", finish="refused"))
-    assert len(generator.asked) == 1
+    assert len(generator.calls) == 1
     assert str(answer.reject().detail) == "refused: longer than the context"
 
 

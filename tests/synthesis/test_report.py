@@ -62,9 +62,9 @@ def test_texts_from_the_web_stay_texts() -> None:
         )
     )
     parsed = Tags(html)
-    assert "script" not in {tag for tag, _ in parsed.found}
-    assert not [attrs for _, attrs in parsed.found if any(name.startswith("on") for name in attrs)]
-    assert {attrs["src"].split(",")[0] for tag, attrs in parsed.found if tag == "img" and attrs["src"]} == {
+    assert "script" not in {tag for tag, _ in parsed.tags}
+    assert not [attrs for _, attrs in parsed.tags if any(name.startswith("on") for name in attrs)]
+    assert {attrs["src"].split(",")[0] for tag, attrs in parsed.tags if tag == "img" and attrs["src"]} == {
         "data:image/jpeg;base64"
     }
     assert parsed.text.count(EVIL) >= 15
@@ -74,9 +74,9 @@ def test_the_page_loads_nothing_and_fits_phones_and_dark_rooms() -> None:
     html = render(page())
     parsed = Tags(html)
     assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//""", html)
-    policies = [a["content"] for t, a in parsed.found if t == "meta" and a.get("http-equiv")]
+    policies = [a["content"] for t, a in parsed.tags if t == "meta" and a.get("http-equiv")]
     assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
-    assert any(a.get("name") == "viewport" for t, a in parsed.found if t == "meta")
+    assert any(a.get("name") == "viewport" for t, a in parsed.tags if t == "meta")
     assert "prefers-color-scheme: dark" in html
 
 

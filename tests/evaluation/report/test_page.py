@@ -240,18 +240,18 @@ def test_long_texts_are_cut_and_counted(page: str) -> None:
 
 def test_data_set_texts_are_escaped_and_nothing_is_loaded(page: str) -> None:
     parsed = Tags(page)
-    assert "script" not in {tag for tag, _ in parsed.found}
+    assert "script" not in {tag for tag, _ in parsed.tags}
     assert parsed.text.count(EVIL) >= 3  # the query in two data sets, the error in skipped.jsonl
     assert {src.split(",")[0] for src in parsed.sources()} == {"data:image/jpeg;base64"}
-    assert not [attrs for _, attrs in parsed.found if any(name.startswith("on") for name in attrs)]
-    assert all(attrs["href"].startswith("#") for tag, attrs in parsed.found if tag == "a" and attrs["href"])
-    assert {tag for tag, _ in parsed.found} & {"link", "iframe", "object", "video"} == set()
+    assert not [attrs for _, attrs in parsed.tags if any(name.startswith("on") for name in attrs)]
+    assert all(attrs["href"].startswith("#") for tag, attrs in parsed.tags if tag == "a" and attrs["href"])
+    assert {tag for tag, _ in parsed.tags} & {"link", "iframe", "object", "video"} == set()
 
 
 def test_links_of_the_page_have_targets(page: str) -> None:
     parsed = Tags(page)
-    anchors = {attrs["id"] for _, attrs in parsed.found if "id" in attrs}
-    links = {(attrs["href"] or "")[1:] for tag, attrs in parsed.found if tag == "a"}
+    anchors = {attrs["id"] for _, attrs in parsed.tags if "id" in attrs}
+    links = {(attrs["href"] or "")[1:] for tag, attrs in parsed.tags if tag == "a"}
     assert links <= anchors
     assert {"datasets", "headroom", "queries", "correlations", "run"} <= links
 

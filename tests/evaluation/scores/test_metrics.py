@@ -69,9 +69,9 @@ def test_equal_to_trec_eval_on_a_thousand_random_cases() -> None:
     qrels, run = {}, {}
     for case in range(1000):
         pool = [f"d{item}" for item in range(draw.randint(2, 40))]
-        wanted = draw.sample(pool, draw.randint(1, min(6, len(pool))))
+        relevant = draw.sample(pool, draw.randint(1, min(6, len(pool))))
         listed = draw.sample(pool, draw.randint(1, len(pool)))
-        qrels[f"q{case}"] = {item: int(item in wanted) for item in pool}
+        qrels[f"q{case}"] = {item: int(item in relevant) for item in pool}
         run[f"q{case}"] = {item: float(draw.randint(0, 8)) for item in listed}  # 9 scores: many ties
     # trec_eval orders by score, and ties by descending name.
     rankings = {
@@ -82,7 +82,7 @@ def test_equal_to_trec_eval_on_a_thousand_random_cases() -> None:
     # Checks the cases: at least two thirds of the lists have ties, and some lists are short.
     assert sum(len(set(scores.values())) < len(scores) for scores in run.values()) > 600
     assert sum(len(ranking) < 10 for ranking in rankings.values()) > 200
-    assert sum(len(wanted) > 1 for wanted in positives.values()) > 600
+    assert sum(len(relevant) > 1 for relevant in positives.values()) > 600
 
     ours = {f"{ours}@{k}": f"{theirs}_{k}" for ours, theirs in NAMES.items() for k in (1, 3, 5, 10)}
     measures = {f"{theirs}.1,3,5,10" for theirs in NAMES.values()} | {"recip_rank"}
