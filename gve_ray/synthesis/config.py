@@ -14,7 +14,8 @@ from gve_ray.config import (
     expand_paths,
     number,
 )
-from gve_ray.media import FACTOR, Limits
+from gve_ray.media import FACTOR, Limits, signature
+from gve_ray.synthesis import motion
 
 # arXiv:2510.27571, Table 7: training pairs by task.
 TABLE_7 = {
@@ -81,8 +82,10 @@ class QualityConfig:
     """
 
     rectify: bool = True
-    motion_threshold: float = number(0.07, at_least=0, hint="0 switches the filter off")
-    near_duplicate_threshold: float = number(0.1, at_least=0, hint="0 switches the filter off")
+    motion_threshold: float = number(motion.THRESHOLD, at_least=0, hint="0 switches the filter off")
+    near_duplicate_threshold: float = number(
+        signature.THRESHOLD, at_least=0, hint="0 switches the filter off"
+    )
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
 
     def __post_init__(self) -> None:

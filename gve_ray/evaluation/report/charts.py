@@ -17,7 +17,9 @@ from gve_ray.report import new_figure, svg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = ("#2f6f8f", "#d98032", "#5b8c4a", "#8a5fa8", "#b0485f", "#6b7680")  # of the models, on white
+# Of the models, on white; DARK_COLOURS replace them on the page in dark mode.
+COLOURS = ("#2f6f8f", "#d98032", "#5b8c4a", "#8a5fa8", "#b0485f", "#6b7680")
+DARK_COLOURS = ("#5aa5c8", "#e3995a", "#8cbf78", "#b795d2", "#dd7f93", "#9aa5b0")
 _POSITIVE, _NEGATIVE = COLOURS[:2]
 _PAGE, _INK, _FAINT, _LINE = "#ffffff", "#1c2126", "#5c6670", "#dcdfe4"
 # The page's style sheet has these colours as variables, with other values for dark mode.

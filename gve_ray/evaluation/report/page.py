@@ -117,7 +117,14 @@ def write_report(
 def render(page: Page) -> str:
     """The page as self-contained HTML."""
     drawings = {name: charts.inline_svg(drawing) for name, drawing in _drawings(page).items()}
-    return report.render("gve_ray.evaluation.report", "report.html.j2", **vars(page), drawings=drawings)
+    return report.render(
+        "gve_ray.evaluation.report",
+        "report.html.j2",
+        **vars(page),
+        drawings=drawings,
+        colours=charts.COLOURS,
+        dark_colours=charts.DARK_COLOURS,
+    )
 
 
 def _drawings(page: Page) -> dict[str, "Figure"]:
