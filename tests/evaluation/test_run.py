@@ -76,7 +76,6 @@ def test_sets_are_found_in_the_root_and_by_folder(tmp_path: Path) -> None:
         ({"metrics": ("hit@1", "recal@5")}, "metric 'recal@5': unknown"),
         ({"models": (ModelConfig(name="a", model="./nowhere"),)}, "models.a.model='./nowhere'"),
         ({"models": (ModelConfig(name="a", model=TINY, adapter=TINY),)}, "has no adapter_config.json"),
-        ({"frames": 7}, "frames=7"),
         (
             {"contamination": ContaminationConfig(training="nowhere")},
             "contamination.training='nowhere': no assets there",

@@ -125,6 +125,7 @@ def test_retrieval_scores_of_mteb_match_our_vectors(
     assert len(list((tmp_path / "work/media").iterdir())) == COUNT
 
 
+@pytest.mark.slow
 def test_a_second_zero_shot_evaluation_embeds_nothing(
     cluster: None, videos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -146,6 +147,7 @@ def test_a_second_zero_shot_evaluation_embeds_nothing(
     assert [text.partition(", ")[2].split(" ", 1)[0] for text in stages] == ["0", "0", "2", str(COUNT)]
 
 
+@pytest.mark.slow
 def test_an_item_that_cannot_be_embedded_is_an_error(
     cluster: None, videos: list[Path], tmp_path: Path
 ) -> None:

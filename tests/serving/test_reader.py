@@ -3,10 +3,13 @@ crashed decoders.
 """
 
 import asyncio
+import fcntl
 import os
-import select
 import signal
+import stat
 import struct
+import sys
+import termios
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -61,13 +64,21 @@ def children() -> list[psutil.Process]:
 
 
 async def request_waits_for(child: psutil.Process) -> None:
-    """Wait until a suspended process has a request in its pipe."""
-    pipe = os.open(f"/proc/{child.pid}/fd/{child.cmdline()[-2]}", os.O_RDONLY | os.O_NONBLOCK)
+    """Wait until a suspended decoding process has a request in its pipe, a socket of this process."""
+    assert child.status() == psutil.STATUS_STOPPED
+    async with asyncio.timeout(60):
+        while not any(unread_bytes(int(fd)) for fd in os.listdir("/proc/self/fd")):
+            await asyncio.sleep(0.01)
+
+
+def unread_bytes(fd: int) -> int:
+    """Return how many bytes written to a socket its other end has not read; 0 for other files."""
     try:
-        readable, _, _ = await asyncio.to_thread(select.select, [pipe], [], [], 60)
-        assert readable
-    finally:
-        os.close(pipe)
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            return 0
+        return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:  # closed meanwhile
+        return 0
 
 
 def same(a: Frames, b: Frames) -> bool:
