@@ -146,6 +146,7 @@ def test_a_finished_job_does_nothing(head: LocalHead, corpus: Path, output: Path
     assert (output / "run.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_training_job_trains_an_adapter_on_the_pairs(
     head: LocalHead, output: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
