@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gve_ray.demo.retrieval import write_heldout
+from setup import environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,11 +53,13 @@ def test_the_lowest_versions_work(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--only-binary=:all:"]
     subprocess.run([*pip, "setuptools>=77"], check=True)
     subprocess.run([*pip, "--constraint", str(constraints), "--no-build-isolation", str(ROOT)], check=True)
+    environment.fit_torchvision(python)
     heldout = write_heldout(tmp_path / "videos", n=2, seed=3, workers=1)
     subprocess.run([python, "-c", SMOKE, heldout.videos[0]], check=True, cwd=tmp_path)
     index = [python.with_name("gve"), "index", "--config", "demo.yaml", "--input", str(tmp_path / "videos")]
+    index += ["--model.adapter", "package://demo/tiny_vl/adapter"]
     done = subprocess.run(
         [*index, "--output", str(tmp_path / "index")], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "2 in: 2 added, 0 rejected" in done.stdout + done.stderr
+    assert "2 in: 2 added, 0 changed, 0 unchanged, 0 rejected" in done.stdout + done.stderr
