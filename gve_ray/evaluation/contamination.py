@@ -84,7 +84,7 @@ class Overlap:
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """What a video is compared by, besides its path.
+    """What identifies a video in comparisons, apart from its path.
 
     content_hash: sha256 hex of the bytes. signature: of k uniform frames, with the same k for all
     compared videos; if empty, frames are not compared. duration: seconds; NaN for a folder of

@@ -32,7 +32,7 @@ class Stage:
     reads, writes: the data that it needs and adds. run: called with the run and this stage in the
     driver; returns the counts (their seconds are set by the caller), or None without a unit.
     worker: the class that the stage's actors instantiate (see `gve_ray.stage.run_stage`).
-    worker_args: arguments of the worker besides those that `run` adds. resources: the stage's pool
+    worker_args: arguments of the worker in addition to those from `run`. resources: the stage's pool
     of actors, or the name of the pool in `config.resources`. Without worker and resources, the
     driver does the work.
     """
