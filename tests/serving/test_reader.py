@@ -63,9 +63,12 @@ def children() -> list[psutil.Process]:
     return [child for child in mine if "gve_ray.media.child" in child.cmdline()]
 
 
-async def request_waits_for(child: psutil.Process) -> None:
-    """Wait until a suspended decoding process has a request in its pipe, a socket of this process."""
-    assert child.status() == psutil.STATUS_STOPPED
+async def request_waits() -> None:
+    """Wait until a request is in the pipe, a socket of this process, of a suspended decoding process.
+
+    The state of the suspended process says nothing: for a moment it may still be "running", though
+    it executes no more of its program.
+    """
     async with asyncio.timeout(60):
         while not any(unread_bytes(int(fd)) for fd in os.listdir("/proc/self/fd")):
             await asyncio.sleep(0.01)
@@ -220,7 +223,7 @@ def test_a_decoder_killed_midway_is_replaced(clip, kind):
         (child,) = [child for child in children() if child.pid not in before]
         child.suspend()  # it receives the request but does not process it
         reading = asyncio.ensure_future(read())
-        await request_waits_for(child)
+        await request_waits()
         assert not reading.done()
         os.kill(child.pid, signal.SIGKILL)
         with pytest.raises(MediaError, match="SIGKILL") as caught:
@@ -270,7 +273,7 @@ def test_a_cancelled_caller_gives_its_slot_back(clip):
         waiting = asyncio.ensure_future(
             reader.read_video(b"", SETTINGS)
         )  # waits for the process and never starts
-        await request_waits_for(child)
+        await request_waits()
         for task in (reading, waiting):
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
