@@ -181,7 +181,7 @@ class EmbedderModel(AdaptedModel):
 
     engine: torch and vllm run GVE and checkpoints of the same architecture; sentence-transformers
     runs its own folders and ids; openai calls an endpoint. dtype: None selects bfloat16 on a GPU
-    and float32 on a CPU.
+    and on a processor that computes it natively, else float32.
     """
 
     engine: Literal["torch", "vllm", "sentence-transformers", "openai"] = "torch"

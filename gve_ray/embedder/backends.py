@@ -23,6 +23,7 @@ import numpy as np
 
 from gve_ray.config import ModelConfig, resolve_model
 from gve_ray.embedder import Embedder, EmbedderSettings, Embeddings
+from gve_ray.embedder.model import default_dtype
 from gve_ray.media import encode_jpeg
 from gve_ray.media.video_metadata import video_metadata
 from gve_ray.schema import Frames, Item
@@ -63,7 +64,7 @@ def identify(config: ModelConfig, settings: EmbedderSettings, *, on_gpu: bool) -
         "engine": config.engine,
         "model": config.model if remote else weights_identity(config.model, config.revision),
         "adapter": weights_identity(config.adapter, None, "adapter_config.json") if config.adapter else None,
-        "dtype": None if remote else config.dtype or ("bfloat16" if on_gpu else "float32"),
+        "dtype": None if remote else config.dtype or default_dtype(on_gpu=on_gpu),
         "settings": asdict(settings),
         "engine_args": dict(config.engine_args),
         "url": config.url,

@@ -80,13 +80,13 @@ class Embedder:
     ) -> "Embedder":
         """Load a model from a folder or the hub, with an adapter from a PEFT folder if given.
 
-        revision: commit or tag of the model on the hub. dtype, device: by default bfloat16 on a
-        GPU, else float32 on the CPU. attention: a transformers attention implementation (torch
-        engine only). settings: the settings that the caller expects; if other settings are saved
-        with the weights, ValueError is raised. token_budget: padded tokens per batch (torch engine
-        only). compile: compile the layers, which doubles the speed on a GPU after a first batch
-        that takes a minute (torch engine only). engine_args: extra arguments of vllm.LLM (vllm
-        engine only).
+        revision: commit or tag of the model on the hub. device: by default a GPU if there is one.
+        dtype: by default bfloat16 on a GPU and on a processor that computes it natively, else
+        float32. attention: a transformers attention implementation (torch engine only). settings:
+        the settings that the caller expects; if other settings are saved with the weights,
+        ValueError is raised. token_budget: padded tokens per batch (torch engine only). compile:
+        compile the layers, which doubles the speed on a GPU after a first batch that takes a minute
+        (torch engine only). engine_args: extra arguments of vllm.LLM (vllm engine only).
         """
         agreed_settings = resolve_settings(path_or_id, adapter, settings, revision=revision)
         processor = load_processor(path_or_id, revision=revision)

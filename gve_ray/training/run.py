@@ -105,7 +105,11 @@ def _trainer(config: TrainingJobConfig) -> "TorchTrainer":
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from gve_ray.embedder.model import default_dtype
+
     needs = config.resources
+    # Chosen here, so that ranks on different processors train in the same dtype.
+    config = dataclasses.replace(config, dtype=config.dtype or default_dtype(on_gpu=needs.num_gpus > 0))
     return TorchTrainer(
         _rank,
         train_loop_config={"config": config, "log_context": log_context(), "as_json": is_json()},

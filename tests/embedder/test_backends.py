@@ -45,11 +45,11 @@ ITEMS = [
 
 def test_everything_that_changes_a_vector_changes_the_cache_name() -> None:
     identities = [
-        identify(CONFIG, SETTINGS, on_gpu=False),
+        identify(replace(CONFIG, dtype="float32"), SETTINGS, on_gpu=False),
         identify(CONFIG, SETTINGS, on_gpu=True),
-        identify(replace(CONFIG, adapter=ADAPTER), SETTINGS, on_gpu=False),
-        identify(replace(CONFIG, engine="vllm"), SETTINGS, on_gpu=False),
-        identify(CONFIG, replace(SETTINGS, frames=6), on_gpu=False),
+        identify(replace(CONFIG, adapter=ADAPTER), SETTINGS, on_gpu=True),
+        identify(replace(CONFIG, engine="vllm"), SETTINGS, on_gpu=True),
+        identify(CONFIG, replace(SETTINGS, frames=6), on_gpu=True),
     ]
     assert [identity["dtype"] for identity in identities[:2]] == ["float32", "bfloat16"]
     assert len({cache_name(identity) for identity in identities}) == len(identities)
