@@ -1,4 +1,5 @@
-# make demo    runs the paper in miniature on this machine, from rendered videos to the report
+# make demo    runs all jobs on this machine in six minutes, from rendered videos to a search
+# make paper   runs the paper in miniature: the same jobs on five times as many videos
 # make serve   serves the demo's index, with a search page and an HTTP API; Ctrl-C stops it
 # make test    runs the fast tests (PYTEST_ARGS="-m slow" runs the slow ones)
 # make lint    runs ruff and mypy
@@ -11,7 +12,7 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 STAMP := $(VENV)/.gve-ready
 
-.PHONY: setup demo serve test lint format lock
+.PHONY: setup demo paper serve test lint format lock
 .NOTPARALLEL:
 
 setup: $(STAMP)
@@ -21,7 +22,10 @@ $(STAMP): setup/cpu.lock pyproject.toml setup/environment.py setup/torchvision_h
 	@touch $@
 
 demo: $(STAMP)
-	$(VENV)/bin/python jobs/demo.py
+	$(VENV)/bin/gve demo --config demo.yaml
+
+paper: $(STAMP)
+	$(VENV)/bin/gve demo --config paper.yaml
 
 serve: $(STAMP)
 	$(VENV)/bin/gve serve --config demo.yaml

@@ -12,16 +12,19 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 
 from gve_ray.registry import JOBS
 
 USAGE = """usage: gve VERB --config FILE [--section.option VALUE ...]
+       gve demo [--config FILE] [--folder FOLDER]
        gve evaluate --config FILE --check
        gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--filter JSON] [--url URL]
        gve diagnose [results.csv ...] [--models a,b] [--baselines] [--json]
        gve doctor [VERB --config FILE [--section.option VALUE ...]] [--json] [--timeout SECONDS]
 
 verbs:
+  demo         run all jobs in miniature on rendered videos, and score the results
   synthesize   make assets, annotations and training pairs from raw videos with noisy captions
   train        train a LoRA adapter that makes a base model an embedder
   evaluate     score models on retrieval data sets; --check only checks the data sets,
@@ -41,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     verbs: dict[str, Callable[[list[str]], int]] = {
         **{name: partial(run, name) for name in JOBS},
+        "demo": demo,
         "search": search,
         "diagnose": diagnose,
         "doctor": doctor,
@@ -68,6 +72,16 @@ def usage() -> str:
 def run(job: str, args: Sequence[str]) -> int:
     """Run a job, as the script of its name in jobs/ does, and return the exit status."""
     return JOBS[job].main(args, prog=f"gve {job}", connect=connect)
+
+
+def demo(args: Sequence[str]) -> int:
+    """Run all jobs on rendered videos on this machine, and score the results."""
+    from gve_ray.config import load_config
+    from gve_ray.demo.config import DemoConfig
+    from gve_ray.job import run_job
+
+    config = load_config(DemoConfig, args, prog="gve demo")
+    return run_job(lambda: resolve_name("gve_ray.demo.run:run_demo")(config))
 
 
 def search(args: Sequence[str]) -> int:

@@ -30,7 +30,7 @@ def test_no_arguments_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["synthesise", "--config", "demo.yaml"]) == 2
     assert (
-        "verb 'synthesise': unknown; use synthesize, train, evaluate, index, serve, search, diagnose, doctor"
+        "verb 'synthesise': unknown; use synthesize, train, evaluate, index, serve, demo, search, diagnose, doctor"
         in capsys.readouterr().err
     )
 
@@ -50,7 +50,7 @@ def test_the_verb_runs_the_job_with_the_config(
     monkeypatch.setattr(run, "train", train)
     assert cli.main(["synthesize", "--config", "demo.yaml", "--input", "mine", "--media.frames", "4"]) == 0
     assert cli.main(["train", "--config", "demo.yaml", "--resources.workers", "1"]) == 0
-    assert capsys.readouterr().out == "made mine 4 runs/demo\ntrained 8 runs/demo-train 1\n"
+    assert capsys.readouterr().out == "made mine 4 runs/demo/synthesis\ntrained 8 runs/demo/training 1\n"
 
 
 def test_diagnose_prints_a_page_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

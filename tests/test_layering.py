@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     {"jobs"},
     {"cli"},
-    {"registry"},
     {"demo"},
+    {"registry"},
     {"synthesis", "training", "evaluation", "indexing", "serving"},
     {"inputs"},
     {"preflight"},
@@ -116,7 +116,7 @@ def test_nothing_runs_at_import(path: Path) -> None:
         ("gve_ray.media.decode", "def f():\n    import gve_ray.embedder.model"),
         ("gve_ray.synthesis.questions", "from ..training.loss import info_nce"),
         ("gve_ray.synthesis.questions", "from gve_ray.demo.facts import parse"),
-        ("gve_ray.demo.corpus", "import jobs.demo"),
+        ("gve_ray.demo.corpus", "import jobs.train"),
         ("gve_ray.demo.corpus", "from gve_ray.drawer import thing"),
         ("gve_ray.__init__", "from .schema import Item"),
     ],
@@ -128,7 +128,7 @@ def test_a_wrong_import_is_found(module: str, source: str) -> None:
 @pytest.mark.parametrize(
     "module,source",
     [
-        ("jobs.demo", "from gve_ray.cli import main\nfrom gve_ray.schema import Task"),
+        ("jobs.train", "from gve_ray.cli import main\nfrom gve_ray.schema import Task"),
         ("gve_ray.demo.corpus", "from gve_ray.synthesis import prompts\nimport numpy as np"),
         (
             "gve_ray.media.decode",

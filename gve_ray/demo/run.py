@@ -1,149 +1,217 @@
-"""`make demo`: render videos, run the jobs on a private Ray head, and score their results."""
+"""`gve demo`: render videos, run all jobs on them on this machine, and score the results.
+
+run_demo(DemoConfig(folder="runs/demo"))
+"""
 
 import json
 import logging
 import os
+import secrets
+import socket
 import time
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
-import httpx
+import yaml
 
-from gve_ray.config import load_config, resolve_model
+from gve_ray.config import config_of, recipe_path, resolve_model
 from gve_ray.demo.benchmark import write_benchmark
+from gve_ray.demo.config import DemoConfig
 from gve_ray.demo.corpus import write_corpus
 from gve_ray.demo.described import write_described
-from gve_ray.demo.ray_head import LOOPBACK, HeadError, LocalHead, free_port
 from gve_ray.demo.retrieval import format_training, score_training, write_heldout
 from gve_ray.demo.score import format_summary, score_synthesis
-from gve_ray.demo.search import format_serving, score_serving, write_queries
-from gve_ray.embedder import Embedder, EmbedderSettings
-from gve_ray.evaluation.config import EvaluationJobConfig
+from gve_ray.demo.search import Query, format_serving, score_serving, write_queries
+from gve_ray.embedder import Embedder
 from gve_ray.evaluation.run import read_result
-from gve_ray.search import read_library
-from gve_ray.training.config import TrainingJobConfig
+from gve_ray.job import PreflightError
+from gve_ray.registry import JOBS
+from gve_ray.serving.client import Client
+from gve_ray.serving.config import ServeConfig
+from gve_ray.serving.needs import resolve
+from gve_ray.serving.run import running
+from gve_ray.store.runfolder import filesystem, write_atomically
 
 log = logging.getLogger(__name__)
 
-READY_SECONDS = 600.0  # 20 s on an idle machine
-MIN_CPUS = 2  # the actor pools of the demo recipes need two; other processes use the rest
+LOOPBACK = "127.0.0.1"
+MIN_CPUS = 2  # the actor pools of the jobs' demo recipes need two
+OBJECT_STORE_BYTES = 512 * 2**20
+_RECIPE_FOLDER = "runs/demo"  # in the jobs' recipes
+_EXAMPLES = ("text", "image", "composed")  # kinds of the searches that are printed
 
 
-def run_demo(repository: Path, folder: Path, *, videos: int, seed: int) -> dict[str, Any]:
-    """Run the demo's jobs on `videos` rendered files, and return the content of summary.json.
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """The content of summary.json, and the folder that holds it."""
 
-    repository: the checkout, which is uploaded as the jobs' working directory. folder: receives
-    `demo-raw/` (the raw corpus), `demo/` (the output of synthesis), `demo-described/` (videos with
-    descriptions), `demo-train/` (the adapter), `demo-heldout/` (the videos that score the adapter
-    and are searched), `demo-uvrb/` (the miniature benchmark), `demo-evaluation/`, `demo-index/` and
-    `demo-queries/`. Raises HeadError if Ray does not start or a job fails, ValueError if `folder`
-    holds a corpus that was made with other arguments.
+    folder: Path
+    summary: dict[str, Any]
+
+    def __str__(self) -> str:
+        """The scores, and where to look further."""
+        folder, parts = self.folder, self.summary
+        return f"""
+{format_summary(parts["synthesis"])}
+
+{format_training(parts["training"])}
+
+{format_serving(parts["serving"])}
+
+reports  {folder}/synthesis/report.html
+         {folder}/evaluation/report.html
+adapter  {folder}/training/adapter
+summary  {folder}/summary.json, after {parts["seconds_total"]:.0f} s
+search   gve serve --models '[{{"name": "demo", "index": "{folder}/index"}}]'  (a page and an HTTP API)"""
+
+
+def run_demo(config: DemoConfig) -> DemoResult:
+    """Run the whole chain on a Ray of its own, and write the scores to `folder`/summary.json.
+
+    `folder` receives raw/ (the raw corpus), synthesis/ (pairs and their report), described/ (videos
+    with descriptions), training/ (the adapter), heldout/ (the videos that score the adapter and are
+    searched), uvrb/ (the miniature benchmark), evaluation/, index/, queries/ and summary.json.
+    What an earlier call has finished is not repeated. Raises PreflightError if `folder` holds files
+    that were made with other sizes or another seed, and what the jobs raise.
     """
-    raw, output, trained = folder / "demo-raw", folder / "demo", folder / "demo-train"
-    described, uvrb, evaluated = folder / "demo-described", folder / "demo-uvrb", folder / "demo-evaluation"
-    indexed = folder / "demo-index"
-    cores = len(os.sched_getaffinity(0))
-    manifest = write_corpus(raw, n=videos, seed=seed, workers=cores)
-    write_described(described, seed=seed, workers=cores)
-    heldout = write_heldout(folder / "demo-heldout", seed=seed, workers=cores)
-    write_benchmark(uvrb, seed=seed, workers=cores)
-    log.info("demo: %d videos in %s; starting Ray", videos, raw)
-    with LocalHead(num_cpus=max(MIN_CPUS, cores)) as head:
-        synthesize = ["python", "jobs/synthesize.py", "--config", "demo.yaml", "--seed", str(seed)]
-        _submit(head, [*synthesize, "--input", str(manifest), "--output", str(output)], repository)
-        synthesis = score_synthesis(output, raw)
-        write_summary(output / "summary.json", synthesis=synthesis)
-        print(format_summary(synthesis), flush=True)
-        train = ["python", "jobs/train.py", "--config", "demo.yaml", "--loop.seed", str(seed)]
-        train += ["--data", _mixture(folder), "--assets", str(output / "assets.lance")]
-        _submit(head, [*train, "--output", str(trained)], repository)
-        evaluate = [
-            "python",
-            "jobs/evaluate.py",
-            "--config",
-            "demo.yaml",
-            "--models",
-            _models(trained / "adapter"),
-        ]
-        evaluate += ["--root", str(uvrb), "--contamination.training", str(output / "assets.lance")]
-        evaluate += ["--cache", str(folder / "demo-embeddings"), "--output", str(evaluated)]
-        _submit(head, evaluate, repository)
-        serving = _serve(head, repository, folder, indexed, adapter=trained / "adapter", seed=seed)
-    training = score_training(trained, heldout)
-    evaluation = summarise_evaluation(evaluated)
-    write_summary(output / "summary.json", training=training, evaluation=evaluation, serving=serving)
-    print(f"{format_training(training)}\n\n{format_serving(serving)}\n")
-    print(f"reports  {output / 'report.html'}\n         {evaluated / 'report.html'}")
-    print(f"curves   {trained / 'training.png'}\nadapter  {trained / 'adapter'}")
-    print(f"index    {indexed}: search it with `make serve`")
-    print(f"summary  {output / 'summary.json'}")
-    return {"synthesis": synthesis, "training": training, "evaluation": evaluation, "serving": serving}
+    demo = _Demo(config)
+    try:
+        demo.render()
+    except ValueError as error:
+        raise PreflightError(str(error)) from error
+    with local_ray():
+        demo.synthesize()
+        demo.train()
+        demo.evaluate()
+        demo.index()
+        demo.search()
+    return DemoResult(folder=demo.folder, summary=demo.summary)
 
 
-def _serve(
-    head: LocalHead, repository: Path, folder: Path, indexed: Path, *, adapter: Path, seed: int
-) -> dict[str, Any]:
-    """Index and serve the held-out videos, query them over HTTP, and return the `serving` part of
-    summary.json.
+class _Demo:
+    """The steps of one demo. Each adds its scores to summary.json."""
+
+    def __init__(self, config: DemoConfig) -> None:
+        self._config = config
+        self.folder = Path(config.folder).expanduser().resolve()
+        self._cores = len(os.sched_getaffinity(0))
+        self._file = self.folder / "summary.json"
+        self.summary: dict[str, Any] = {}
+        if self._file.exists():
+            self.summary = json.loads(self._file.read_text(encoding="utf-8"))
+        self._seconds_before = self.summary.get("seconds_total", 0.0)
+        self._started = time.monotonic()
+
+    def render(self) -> None:
+        """Render all videos that do not exist yet."""
+        config, folder = self._config, self.folder
+        arguments = {"seed": config.seed, "workers": self._cores}
+        write_corpus(folder / "raw", n=config.videos, **arguments)
+        write_described(folder / "described", n=config.described, **arguments)
+        self._heldout = write_heldout(folder / "heldout", n=config.heldout, **arguments)
+        write_benchmark(folder / "uvrb", scale=config.benchmark_scale, **arguments)
+        self._queries = write_queries(
+            folder / "queries", folder / "heldout", seed=config.seed, n=config.queries
+        )
+
+    def synthesize(self) -> None:
+        """Make training pairs from the raw corpus."""
+        self._run("synthesize", seed=self._config.seed)
+        synthesis = score_synthesis(self.folder / "synthesis", self.folder / "raw")
+        self._record(synthesis=synthesis)
+
+    def train(self) -> None:
+        """Train an adapter, and search the held-out videos without and with it."""
+        loop = {"seed": self._config.seed, "steps": self._config.steps}
+        self._run("train", loop=loop)
+        training = score_training(self.folder / "training", self._heldout)
+        self._record(training=training)
+
+    def evaluate(self) -> None:
+        """Score the model without and with the adapter on the miniature of UVRB."""
+        self._run("evaluate")
+        self._record(evaluation=_summarise_evaluation(self.folder / "evaluation"))
+
+    def index(self) -> None:
+        """Index the held-out videos."""
+        self._run("index")
+
+    def search(self) -> None:
+        """Serve the index, send queries over HTTP, and print some of the answers."""
+        config = self._job_config("serve", port=_free_port())
+        assert isinstance(config, ServeConfig)
+        started = time.monotonic()
+        base = resolve_model("package://demo/tiny_vl/model")
+        embedder = Embedder.from_pretrained(base, self.folder / "training" / "adapter")
+        with running(resolve(config)) as url:
+            serving = score_serving(url, self._queries, embedder)
+            examples = [_example(Client(url), self._queries[kind][0]) for kind in _EXAMPLES]
+        self._record(serving={"seconds": round(time.monotonic() - started, 1), **serving})
+        print("\n".join(examples), flush=True)
+
+    def _run(self, job: str, **options: Any) -> None:
+        config = self._job_config(job, **options)
+        resolve_name(JOBS[job].run)(config)
+
+    def _job_config(self, job: str, **options: Any) -> Any:
+        """Return the config of the job's demo recipe, with other options and `folder` in its paths."""
+        kind = resolve_name(JOBS[job].config)
+        recipe = Path(recipe_path("demo.yaml", job)).read_text(encoding="utf-8")
+        values = yaml.safe_load(recipe.replace(_RECIPE_FOLDER, str(self.folder)))
+        for name, value in options.items():
+            values[name] = {**values[name], **value} if isinstance(value, Mapping) else value
+        return config_of(kind, values)
+
+    def _record(self, **scores: Any) -> None:
+        """Write the scores of a step to summary.json; those of other steps stay in it."""
+        seconds = self._seconds_before + time.monotonic() - self._started
+        self.summary |= {**scores, "seconds_total": round(seconds, 1)}
+        write_atomically(*filesystem(str(self._file)), (json.dumps(self.summary, indent=1) + "\n").encode())
+
+
+@contextmanager
+def local_ray() -> Iterator[None]:
+    """Run Ray on this machine during the block, on the loopback interface only.
+
+    A cluster that runs here already is not used.
     """
-    begun = time.monotonic()
-    index = ["python", "jobs/index.py", "--config", "demo.yaml", "--model.adapter", str(adapter)]
-    index += ["--input", str(folder / "demo-heldout" / "manifest.jsonl"), "--output", str(indexed)]
-    _submit(head, index, repository)
-    queries = write_queries(folder / "demo-queries", folder / "demo-heldout", seed=seed)
-    facts = read_library(indexed)
-    embedder = Embedder.from_pretrained(
-        resolve_model(facts.model_config.model), adapter, settings=EmbedderSettings(**facts.settings)
+    # Set before Ray is imported; see `gve_ray.cli.connect`.
+    os.environ |= {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=max(MIN_CPUS, len(os.sched_getaffinity(0))),
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=True,
+        logging_level=logging.WARNING,
     )
-    url = f"http://{LOOPBACK}:{free_port()}"
-    serve = ["python", "jobs/serve.py", "--config", "demo.yaml", "--port", url.rpartition(":")[2]]
-    serve += ["--models", json.dumps([{"name": "demo", "index": str(indexed)}])]
-    with head.running(serve, working_dir=repository) as job:
-        _wait_until_ready(head, job, url)
-        scores = score_serving(url, queries, embedder)
-    return {"seconds": round(time.monotonic() - begun, 1), **scores}
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
-def _wait_until_ready(head: LocalHead, job: str, url: str) -> None:
-    """Wait until the service answers. Raises HeadError if its job ends first, or after
-    `READY_SECONDS`.
-    """
-    deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline:
-        if (state := head.state(job)) not in ("PENDING", "RUNNING"):
-            raise HeadError(f"job {job}: {state}\n{head.log_of(job)[-3000:]}")
-        try:
-            if httpx.get(f"{url}/readyz", timeout=10, trust_env=False).is_success:
-                return
-        except httpx.TransportError:  # connections are refused until the service listens
-            pass
-        time.sleep(0.5)
-    raise HeadError(f"job {job}: no answer at {url} after {READY_SECONDS:g} s\n{head.log_of(job)[-3000:]}")
+def _example(client: Client, query: Query) -> str:
+    """Search for a query, and describe it with its first three hits."""
+    hits = client.search(query.text, image=query.image, video=query.video, top_k=3)
+    parts = [f"image {query.image.name}" if query.image else "", f'"{query.text}"' if query.text else ""]
+    lines = [f"query  {' + '.join(part for part in parts if part)}"]
+    for rank, hit in enumerate(hits, 1):
+        name = Path(hit["uri"]).name
+        lines.append(f"  {rank}. {name}  {hit['score']:.3f}" + ("  right" if name == query.target else ""))
+    return "\n".join(lines)
 
 
-def _mixture(folder: Path) -> str:
-    """Return the recipe's data sets as JSON, with `folder` in place of runs/ in their paths."""
-    recipe = load_config(TrainingJobConfig, ["--config", "demo.yaml"])
-    data = [
-        {name: _moved(value, folder) for name, value in asdict(dataset).items()} for dataset in recipe.data
-    ]
-    return json.dumps(data)
-
-
-def _models(adapter: Path) -> str:
-    """Return the recipe's models as JSON, with `adapter` as the adapter of the trained model."""
-    recipe = load_config(EvaluationJobConfig, ["--config", "demo.yaml"])
-    return json.dumps(
-        [{**asdict(model), **({"adapter": str(adapter)} if model.adapter else {})} for model in recipe.models]
-    )
-
-
-def _moved(value: Any, folder: Path) -> Any:
-    return str(folder / value.removeprefix("runs/")) if str(value).startswith("runs/") else value
-
-
-def summarise_evaluation(output: Path) -> dict[str, Any]:
+def _summarise_evaluation(output: Path) -> dict[str, Any]:
     """Return the `evaluation` part of summary.json: scores by model, data set and ability, and the
     seconds.
     """
@@ -158,15 +226,8 @@ def summarise_evaluation(output: Path) -> dict[str, Any]:
     return {"seconds": round(run.seconds, 1), **models}
 
 
-def _submit(head: LocalHead, entrypoint: list[str], repository: Path) -> None:
-    begun = time.monotonic()
-    head.submit(entrypoint, working_dir=repository)
-    log.info("demo: %s took %.0f s", entrypoint[1], time.monotonic() - begun)
-
-
-def write_summary(path: Path, **parts: Any) -> None:
-    """Add the results of some jobs to summary.json atomically; those of other jobs stay in it."""
-    summary = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps({**summary, **parts}, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+def _free_port() -> int:
+    """Return a port that is free now."""
+    with socket.socket() as unbound:
+        unbound.bind((LOOPBACK, 0))
+        return int(unbound.getsockname()[1])

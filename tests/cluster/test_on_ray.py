@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from gve_ray.demo.ray_head import LocalHead, free_port
 from tests.cluster.files import serve_files
+from tests.ray_head import LocalHead, free_port
 
 pytestmark = pytest.mark.slow
 SECONDS = 180.0  # for the service to start; 20 s on an idle machine

@@ -17,7 +17,7 @@ from types import TracebackType
 
 import psutil
 
-from gve_ray.demo.ray_head import LOOPBACK, LocalHead
+from tests.ray_head import LOOPBACK, LocalHead
 
 START_SECONDS = 120.0  # takes 5 s on an idle machine
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -19,13 +19,13 @@ import pyarrow.dataset as ds
 import pytest
 
 from gve_ray.demo.corpus import CorpusShares, Entry, read_truth, write_corpus
-from gve_ray.demo.ray_head import HeadError, LocalHead
 from gve_ray.demo.tiny_vl import MODEL
 from gve_ray.embedder import Embedder
 from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA, Item, Task
 from gve_ray.stage import REJECT_SCHEMA
 from gve_ray.store import AssetReader, Store
 from gve_ray.training.runlog import read_log
+from tests.ray_head import HeadError, LocalHead
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MEDIA = Path(os.environ.get("GVE_MEDIA_DIR", REPOSITORY.parent / "shared" / "media"))

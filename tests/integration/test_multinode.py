@@ -19,7 +19,6 @@ from pyarrow import fs
 from safetensors.torch import load
 
 from gve_ray.demo.corpus import CorpusShares, write_corpus
-from gve_ray.demo.ray_head import LocalHead
 from gve_ray.evaluation.embed import EMBEDDING_SCHEMA, KEY
 from gve_ray.schema import ANNOTATION_SCHEMA, Task
 from gve_ray.search.library import SEGMENT_SCHEMA
@@ -28,6 +27,7 @@ from gve_ray.store import Store
 from gve_ray.store.runfolder import filesystem
 from tests.integration.nodes import Node, Nodes
 from tests.integration.test_evaluate_job import write_sets
+from tests.ray_head import LocalHead
 from tests.s3 import S3Server
 
 REPOSITORY = Path(__file__).resolve().parents[2]
