@@ -1,6 +1,7 @@
 """Settings of all tests, so that no test depends on the home directory, the network or the shell.
 
-With pytest-xdist, the tests of a file run in one process, and so do all tests in tests/serving, which share a service.
+With pytest-xdist, the tests of a file run in one process. So do all tests of the files that share a Ray cluster, and
+those of tests/serving, which share a service.
 For files that are named on the command line, the slow tests run as well.
 """
 
@@ -17,6 +18,14 @@ import pytest
 from tests.s3 import S3Server
 
 _BY_DEFAULT = "not slow and not gpu"  # as in pyproject.toml
+_SHARES_RAY = (
+    "tests/integration/test_evaluate_job.py",
+    "tests/integration/test_index_job.py",
+    "tests/integration/test_mteb.py",
+    "tests/synthesis/test_assets.py",
+    "tests/test_stage.py",
+    "tests/training/test_ray_feed.py",
+)
 _FOLDERS = ("HF_HOME", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT")
 _SETTINGS = {
     "HF_HUB_OFFLINE": "1",
@@ -56,9 +65,30 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file: str = super()._split_scope(nodeid)
+            if file in _SHARES_RAY:
+                return "cluster"
             return "tests/serving" if file.startswith("tests/serving/") else file
 
     return Scheduling(config, log)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """Start Ray in this process, and yield its address. Files that use it are listed in _SHARES_RAY."""
+    import ray
+
+    # Ray's processes must import the workers of the tests, and this copy of the package.
+    tests = Path(__file__).resolve().parent
+    path = os.pathsep.join([str(tests), str(tests.parent)])
+    ray.init(
+        num_cpus=3,
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": path}},
+    )
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

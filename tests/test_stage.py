@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,23 +37,6 @@ import stage_workers as workers  # noqa: E402
 
 # Ray starts many processes, which takes long on a busy machine.
 pytestmark = pytest.mark.timeout(600)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    import ray
-
-    # Ray's processes must import the workers of these tests, and this copy of the package.
-    env = {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-        runtime_env={"env_vars": env},
-    )
-    yield
-    ray.shutdown()
 
 
 def run(folder: Path, worker: type, n: int = 40, **changes: Any) -> StageCounts:
@@ -95,7 +78,7 @@ def rejected_tens(n: int) -> dict[str, str]:
 
 
 def test_each_row_is_output_or_rejected_and_a_second_run_processes_only_new_rows(
-    cluster: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    cluster: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="gve_ray.stage.committer"):
         counts = run(tmp_path, workers.Squares)
@@ -124,7 +107,7 @@ def test_each_row_is_output_or_rejected_and_a_second_run_processes_only_new_rows
     assert (again.n_in, again.n_out) == (50, 45)
 
 
-def test_crashes_and_exceptions_affect_only_the_rows_that_cause_them(cluster: None, tmp_path: Path) -> None:
+def test_crashes_and_exceptions_affect_only_the_rows_that_cause_them(cluster: str, tmp_path: Path) -> None:
     counts = run(tmp_path, workers.Troubled, n=100, resources={"max_attempts": 1})
     good, bad = outcome(tmp_path)
     assert bad == rejected_tens(100) | {"v0013": "quarantined", "v0014": "quarantined", "v0042": "error"}
@@ -142,7 +125,7 @@ def test_crashes_and_exceptions_affect_only_the_rows_that_cause_them(cluster: No
 
 @pytest.mark.slow
 def test_with_concurrent_calls_only_the_row_that_kills_its_worker_is_quarantined(
-    cluster: None, tmp_path: Path
+    cluster: str, tmp_path: Path
 ) -> None:
     resources = {"actors": 1, "concurrency": 3, "batch_size": 3, "max_attempts": 2}
     run(tmp_path, workers.OneKiller, n=18, resources=resources)
@@ -161,7 +144,7 @@ def test_with_concurrent_calls_only_the_row_that_kills_its_worker_is_quarantined
     ],
 )
 def test_a_broken_worker_fails_the_job_with_a_one_line_message(
-    cluster: None, tmp_path: Path, worker: type, message: str
+    cluster: str, tmp_path: Path, worker: type, message: str
 ) -> None:
     with pytest.raises(StageError, match=message) as caught:
         run(tmp_path, worker, n=8, resources={"actors": 1})
@@ -171,7 +154,7 @@ def test_a_broken_worker_fails_the_job_with_a_one_line_message(
 
 
 def test_a_worker_that_fails_on_everything_fails_the_job_and_rejects_nothing(
-    cluster: None, tmp_path: Path
+    cluster: str, tmp_path: Path
 ) -> None:
     with pytest.raises(StageError, match=r"16 rows in a row.*CUDA is gone"):
         run(tmp_path, workers.AlwaysRaises, resources={"max_errors_in_a_row": 16, "actors": 1})
@@ -220,7 +203,7 @@ def fragments(folder: Path) -> set[str]:
 
 @pytest.mark.slow
 def test_after_the_driver_is_killed_in_a_stage_no_row_is_lost_or_repeated(
-    cluster: None, tmp_path: Path
+    cluster: str, tmp_path: Path
 ) -> None:
     process = driver(tmp_path, 0.2)
     try:
@@ -237,7 +220,7 @@ def test_after_the_driver_is_killed_in_a_stage_no_row_is_lost_or_repeated(
 
 @pytest.mark.slow
 def test_a_driver_killed_between_write_and_commit_leaves_only_invisible_files(
-    cluster: None, tmp_path: Path
+    cluster: str, tmp_path: Path
 ) -> None:
     process = driver(tmp_path, 3600.0)
     try:

@@ -109,14 +109,12 @@ class _Demo:
     def render(self) -> None:
         """Render all videos that do not exist yet."""
         config, folder = self._config, self.folder
-        arguments = {"seed": config.seed, "workers": self._cores}
-        write_corpus(folder / "raw", n=config.videos, **arguments)
-        write_described(folder / "described", n=config.described, **arguments)
-        self._heldout = write_heldout(folder / "heldout", n=config.heldout, **arguments)
-        write_benchmark(folder / "uvrb", scale=config.benchmark_scale, **arguments)
-        self._queries = write_queries(
-            folder / "queries", folder / "heldout", seed=config.seed, n=config.queries
-        )
+        seed, workers = config.seed, self._cores
+        write_corpus(folder / "raw", n=config.videos, seed=seed, workers=workers)
+        write_described(folder / "described", n=config.described, seed=seed, workers=workers)
+        self._heldout = write_heldout(folder / "heldout", n=config.heldout, seed=seed, workers=workers)
+        write_benchmark(folder / "uvrb", scale=config.benchmark_scale, seed=seed, workers=workers)
+        self._queries = write_queries(folder / "queries", folder / "heldout", seed=seed, n=config.queries)
 
     def synthesize(self) -> None:
         """Make training pairs from the raw corpus."""
@@ -142,7 +140,7 @@ class _Demo:
 
     def search(self) -> None:
         """Serve the index, send queries over HTTP, and print some of the answers."""
-        config = self._job_config("serve", port=_free_port())
+        config = job_config("serve", self.folder, port=_free_port())
         assert isinstance(config, ServeConfig)
         started = time.monotonic()
         base = resolve_model("package://demo/tiny_vl/model")
@@ -154,23 +152,25 @@ class _Demo:
         print("\n".join(examples), flush=True)
 
     def _run(self, job: str, **options: Any) -> None:
-        config = self._job_config(job, **options)
-        resolve_name(JOBS[job].run)(config)
-
-    def _job_config(self, job: str, **options: Any) -> Any:
-        """Return the config of the job's demo recipe, with other options and `folder` in its paths."""
-        kind = resolve_name(JOBS[job].config)
-        recipe = Path(recipe_path("demo.yaml", job)).read_text(encoding="utf-8")
-        values = yaml.safe_load(recipe.replace(_RECIPE_FOLDER, str(self.folder)))
-        for name, value in options.items():
-            values[name] = {**values[name], **value} if isinstance(value, Mapping) else value
-        return config_of(kind, values)
+        resolve_name(JOBS[job].run)(job_config(job, self.folder, **options))
 
     def _record(self, **scores: Any) -> None:
         """Write the scores of a step to summary.json; those of other steps stay in it."""
         seconds = self._seconds_before + time.monotonic() - self._started
         self.summary |= {**scores, "seconds_total": round(seconds, 1)}
         write_atomically(*filesystem(str(self._file)), (json.dumps(self.summary, indent=1) + "\n").encode())
+
+
+def job_config(job: str, folder: Path, **options: Any) -> Any:
+    """Return the config of a job's demo recipe, with `folder` in its paths and other options.
+
+    options: by name; a mapping is merged into the section of that name.
+    """
+    recipe = Path(recipe_path("demo.yaml", job)).read_text(encoding="utf-8")
+    values = yaml.safe_load(recipe.replace(_RECIPE_FOLDER, str(folder)))
+    for name, value in options.items():
+        values[name] = {**values[name], **value} if isinstance(value, Mapping) else value
+    return config_of(resolve_name(JOBS[job].config), values)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from gve_ray.embedder.collate import Batch
 from gve_ray.embedder.model_families import ModelFamily, model_family
 from gve_ray.embedder.vision import PatchSpec, normalise
-from gve_ray.embedder.vision_attention import use_fast_attention
 
 _BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # the last one: ARM
 
@@ -141,6 +140,9 @@ def load_model(
         path, revision=revision, dtype=as_dtype(dtype, target), attn_implementation=attention
     )
     if target.type != "cpu":
+        # Imported here because it loads the compiler of torch, which takes seconds.
+        from gve_ray.embedder.vision_attention import use_fast_attention
+
         use_fast_attention(model.model.visual)
     wrapped = GveModel(model, PatchSpec.from_processor(processor.image_processor), revision=revision)
     return wrapped.to(target).eval()

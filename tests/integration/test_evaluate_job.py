@@ -7,7 +7,6 @@ as with a job server.
 import json
 import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,21 +100,15 @@ def settings(root: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def baseline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Baseline]:
-    import ray
-
+def baseline(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Baseline:
     folder = tmp_path_factory.mktemp("evaluation")
     write_sets(folder / "uvrb")
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(settings(folder / "uvrb")))
-    ray.init(num_cpus=2, include_dashboard=False)
-    try:
-        baseline = Baseline(ray.get_runtime_context().gcs_address, path, folder / "finished")
-        with driver(baseline, baseline.finished) as process:
-            assert process.wait(DEADLINE) == 0, log_of(baseline.finished)
-        yield baseline
-    finally:
-        ray.shutdown()
+    baseline = Baseline(cluster, path, folder / "finished")
+    with driver(baseline, baseline.finished) as process:
+        assert process.wait(DEADLINE) == 0, log_of(baseline.finished)
+    return baseline
 
 
 def driver(

@@ -5,7 +5,7 @@ Every video looks different from the others, and the tests search for it by its 
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -80,24 +80,13 @@ def config_of(source: Path | str, output: Path, **more: Any) -> IndexConfig:
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False)
-    try:
-        yield ray.get_runtime_context().gcs_address
-    finally:
-        ray.shutdown()
-
-
-@pytest.fixture(scope="module")
 def embedder() -> Embedder:
     model = open_embedder(MODEL, SETTINGS, identify(MODEL, SETTINGS, on_gpu=False))
     return model._embedder  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
-def folder(address: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of videos/ and index/, which some of the tests change."""
     library = tmp_path_factory.mktemp("library")
     write_folder(library / "videos")
@@ -248,7 +237,7 @@ def test_an_incremental_run_embeds_only_what_changed(
 
 @pytest.mark.slow
 def test_one_added_one_changed_and_one_removed_of_a_hundred(
-    address: str, embedder: Embedder, tmp_path: Path
+    cluster: str, embedder: Embedder, tmp_path: Path
 ) -> None:
     videos = tmp_path / "videos"
     videos.mkdir()
@@ -270,7 +259,7 @@ def test_one_added_one_changed_and_one_removed_of_a_hundred(
 
 
 @pytest.mark.slow
-def test_restart_after_a_kill_while_embedding(address: str, tmp_path: Path) -> None:
+def test_restart_after_a_kill_while_embedding(cluster: str, tmp_path: Path) -> None:
     import yaml
 
     from gve_ray.search.library import segment_store
@@ -282,7 +271,7 @@ def test_restart_after_a_kill_while_embedding(address: str, tmp_path: Path) -> N
     total = 5 * VALID
     config = config_of(tmp_path / "videos", output, segments=windows, commit_seconds=0.05)
     path.write_text(yaml.safe_dump(plain(config)))
-    with drivers.driver("index", config=path, output=output, address=address) as process:
+    with drivers.driver("index", config=path, output=output, address=cluster) as process:
         deadline = time.monotonic() + DEADLINE
         while segment_store(output).count() < 3:
             assert time.monotonic() < deadline, "waited too long"
@@ -292,7 +281,7 @@ def test_restart_after_a_kill_while_embedding(address: str, tmp_path: Path) -> N
     before = segment_store(output).count()
     assert 3 <= before < total
     assert not (output / "library.json").exists()
-    with drivers.driver("index", config=path, output=output, address=address) as process:
+    with drivers.driver("index", config=path, output=output, address=cluster) as process:
         assert process.wait(DEADLINE) == 0, log_of(output)
     assert f"{total} in = {total} out + 0 rejected; {total - before} embedded now" in log_of(output)
     assert f"{VALID + BROKEN} in: {VALID} added, 0 changed, 0 unchanged, {BROKEN} rejected" in log_of(output)
@@ -302,7 +291,7 @@ def test_restart_after_a_kill_while_embedding(address: str, tmp_path: Path) -> N
 
 
 def test_a_manifest_of_windows_with_columns_to_filter_by(
-    address: str, embedder: Embedder, tmp_path: Path
+    cluster: str, embedder: Embedder, tmp_path: Path
 ) -> None:
     path = write_video(tmp_path / "a.mp4", 1)
     write_video(tmp_path / "b.mp4", 2)

@@ -4,7 +4,6 @@ The tests are skipped if the extra `mteb` is not installed.
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +61,6 @@ def task(kind: str, name: str, category: str, score: str, data: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("videos")
     for i in range(COUNT):
@@ -104,9 +94,7 @@ def retrieval(videos: list[Path]) -> tuple[Any, list[str]]:
     ), texts
 
 
-def test_retrieval_scores_of_mteb_match_our_vectors(
-    cluster: None, videos: list[Path], tmp_path: Path
-) -> None:
+def test_retrieval_scores_of_mteb_match_our_vectors(cluster: str, videos: list[Path], tmp_path: Path) -> None:
     retrieval_task, texts = retrieval(videos)
     cache = mteb.ResultCache(tmp_path / "results")
     result = mteb.evaluate(encoder(tmp_path / "work"), retrieval_task, cache=cache, co2_tracker=False)
@@ -127,7 +115,7 @@ def test_retrieval_scores_of_mteb_match_our_vectors(
 
 @pytest.mark.slow
 def test_a_second_zero_shot_evaluation_embeds_nothing(
-    cluster: None, videos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    cluster: str, videos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     split = datasets.Dataset.from_dict({"video": [str(video) for video in videos], "label": [0, 1, 0, 1]})
     data = datasets.DatasetDict({"test": split.cast_column("video", datasets.Video())})
@@ -149,7 +137,7 @@ def test_a_second_zero_shot_evaluation_embeds_nothing(
 
 @pytest.mark.slow
 def test_an_item_that_cannot_be_embedded_is_an_error(
-    cluster: None, videos: list[Path], tmp_path: Path
+    cluster: str, videos: list[Path], tmp_path: Path
 ) -> None:
     videos = [*videos[:3], tmp_path / "broken.mp4"]
     videos[3].write_bytes(b"not a video")

@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,22 +36,6 @@ RESOURCES = SynthesisResources(media=StageResources(actors=1, num_cpus=0.5, batc
 
 # Ray starts processes by the dozen, which takes long where other work has the cores.
 pytestmark = pytest.mark.timeout(600)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    import ray
-
-    root = str(Path(__file__).resolve().parents[2])
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": root}},
-    )
-    yield
-    ray.shutdown()
 
 
 def write(path: Path, *, turn: float, size: int = 64, moving: bool = True, crf: int = 18) -> None:
@@ -138,7 +122,7 @@ def ingest_version(work: Path) -> int:
 
 
 def test_from_a_manifest_to_assets_and_rejects_and_again(
-    cluster: None, tmp_path: Path, manifest: pa.Table
+    cluster: str, tmp_path: Path, manifest: pa.Table
 ) -> None:
     counts = build(tmp_path / "one", manifest)
     assert [(c.name, c.n_in, c.n_out, c.n_rejected) for c in counts] == [
@@ -198,7 +182,7 @@ def test_from_a_manifest_to_assets_and_rejects_and_again(
 
 
 def test_many_captions_are_judged_by_the_cluster_in_their_order(
-    cluster: None, monkeypatch: pytest.MonkeyPatch
+    cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [
         "a dog runs on a beach",
@@ -228,7 +212,7 @@ def write_with_text(path: Path, *, text: str) -> None:
     encode_mp4(path, pictures, fps=6, width=224, height=224, crf=18)
 
 
-def test_a_filter_of_the_user_s_own_rejects_videos_with_text_burnt_in(cluster: None, tmp_path: Path) -> None:
+def test_a_filter_of_the_user_s_own_rejects_videos_with_text_burnt_in(cluster: str, tmp_path: Path) -> None:
     texts = {"plain": "", "subtitled": "Subscribe to my channel now", "credits": "filmed by Willi Milli"}
     for name, text in texts.items():
         write_with_text(tmp_path / f"{name}.mp4", text=text)

@@ -1,7 +1,6 @@
 """The feed that uses Ray Data, on a real cluster."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,16 +14,7 @@ from gve_ray.training.loop import StepLog, Trainer
 from gve_ray.training.ray_feed import RayFeed
 from tests.training import tiny
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    import ray
-
-    ray.init(num_cpus=3, include_dashboard=False)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def test_other_processes_prepare_the_steps_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
