@@ -7,7 +7,9 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -124,8 +126,9 @@ class _Demo:
 
     def train(self) -> None:
         """Train an adapter, and search the held-out videos without and with it."""
-        loop = {"seed": self._config.seed, "steps": self._config.steps}
-        self._run("train", loop=loop)
+        config = self._config
+        loop = {"seed": config.seed, "steps": config.steps}
+        self._run("train", loop=loop, prober={"pairs": config.prober_pairs})
         training = score_training(self.folder / "training", self._heldout)
         self._record(training=training)
 
@@ -177,27 +180,39 @@ def job_config(job: str, folder: Path, **options: Any) -> Any:
 def local_ray() -> Iterator[None]:
     """Run Ray on this machine during the block, on the loopback interface only.
 
-    A cluster that runs here already is not used.
+    It neither uses nor disturbs another Ray that runs here: it has its own token and its own
+    temporary folder. The folder is kept if the block fails, because it holds Ray's logs.
     """
+    # The path is short because Ray creates Unix sockets below it, whose paths are limited to 107 bytes.
+    folder = tempfile.mkdtemp(prefix="gve-")
     # Set before Ray is imported; see `gve_ray.cli.connect`.
     os.environ |= {
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_TMPDIR": folder,
     }
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=max(MIN_CPUS, len(os.sched_getaffinity(0))),
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=True,
-        logging_level=logging.WARNING,
-    )
     try:
-        yield
-    finally:
-        ray.shutdown()
+        ray.init(
+            address="local",
+            num_cpus=max(MIN_CPUS, len(os.sched_getaffinity(0))),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=True,  # Ray Train asks its server which actors are alive
+            logging_level=logging.WARNING,
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+    except Exception:
+        log.error("Ray's own logs are kept in %s", folder)
+        raise
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _example(client: Client, query: Query) -> str:
