@@ -14,7 +14,8 @@ class DemoConfig:
     with descriptions, which training uses besides the synthesized pairs. heldout: videos that are
     indexed and searched, and that score the model before and after training. benchmark_scale: size
     of the miniature of UVRB relative to 580 videos and 800 queries. steps: training steps of each
-    of three epochs. prober_pairs: pairs of each task that score it for the curriculum. queries: searches over HTTP of each kind (text, image, video, composed).
+    of three epochs. prober_pairs: pairs of each task that score it for the curriculum. queries:
+    searches over HTTP of each kind (text, image, video, composed).
     """
 
     job: ClassVar[str] = "demo"

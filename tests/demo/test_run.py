@@ -16,7 +16,7 @@ from gve_ray.demo.run import job_config
 from gve_ray.registry import JOBS
 
 SMALLEST = ["--videos", "40", "--described", "40", "--heldout", "10", "--queries", "2"]
-SMALLEST += ["--benchmark_scale", "0.02", "--steps", "2"]
+SMALLEST += ["--benchmark_scale", "0.02", "--steps", "2", "--prober_pairs", "10"]
 
 
 def strings(value: Any) -> list[str]:

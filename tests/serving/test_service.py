@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import openai
+import psutil
 import pytest
 from PIL import Image
 
@@ -216,6 +217,18 @@ def test_videos_and_previews_of_indexed_segments(http: httpx.Client) -> None:
     shape = read_frames(hit["uri"], k=2, max_pixels=12544, min_pixels=3136).pixels.shape[1:3]
     assert poster.shape[:2] == shape
     assert strip.shape[1] == frames * shape[1]
+
+
+def test_the_service_and_its_ray_listen_only_on_the_loopback_interface(server: Service) -> None:
+    processes = [server.process, *server.process.children(recursive=True)]
+    assert len(processes) > 5
+    addresses = {
+        connection.laddr.ip.removeprefix("::ffff:")
+        for process in processes
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert addresses == {"127.0.0.1"}
 
 
 def test_posters_and_metadata_are_served_while_the_model_is_busy(http: httpx.Client, server: Service) -> None:
