@@ -1,7 +1,17 @@
 """Check before any work that a job fits on the cluster, and that everything it needs is available."""
 
 from gve_ray.preflight.doctor import SECONDS, check_cluster, doctor
-from gve_ray.preflight.fit import Workers, check_fit, live_nodes, workers_of
+from gve_ray.preflight.fit import (
+    VLLM_CACHE_BYTES,
+    Workers,
+    check_fit,
+    check_pools,
+    fit_to_cluster,
+    live_nodes,
+    model_workers,
+    size_pools,
+    workers_of,
+)
 from gve_ray.preflight.models import Embedder, Weights, weights_of
 from gve_ray.preflight.needs import (
     Input,
@@ -11,13 +21,13 @@ from gve_ray.preflight.needs import (
     check_path,
     check_paths,
     check_request,
-    check_workers,
 )
 from gve_ray.preflight.nodes import check_address
 from gve_ray.preflight.report import Report
 
 __all__ = [
     "SECONDS",
+    "VLLM_CACHE_BYTES",
     "Embedder",
     "Input",
     "Needs",
@@ -31,10 +41,13 @@ __all__ = [
     "check_models",
     "check_path",
     "check_paths",
+    "check_pools",
     "check_request",
-    "check_workers",
     "doctor",
+    "fit_to_cluster",
     "live_nodes",
+    "model_workers",
+    "size_pools",
     "weights_of",
     "workers_of",
 ]
