@@ -189,6 +189,7 @@ def _with_count(
         if pool.grows == "cluster" and spare:
             pool = replace(pool, most=max(count, room(demands, [*nodes, *spare], 1)))
     waits = pool.wait_for_nodes or (must_wait if pool.wait_for_nodes is not None else None)
+    demands = {kind: demands[kind] for kind in ("CPU", "GPU", "memory") if kind in demands} | demands
     return replace(pool, count=count, demands=demands, undecided=frozenset(), wait_for_nodes=waits)
 
 
@@ -365,6 +366,8 @@ def misfit(pools: Sequence[Workers], nodes: Sequence[Mapping[str, float]]) -> st
             fixes.append(
                 f"set --{pool.option}.{pool.count_option} {fit}" if fit else f"lower --{pool.option}.num_*"
             )
+            if pool.wait_for_nodes is not None:
+                fixes.append(f"set --{pool.option}.wait_for_nodes true on an autoscaling cluster")
         return (
             f"{pool.option}: needs {pool}{weights}, the cluster has {format_resources(total)} on "
             f"{format_count(len(nodes), 'node')}, which is room for {fit}; "
@@ -386,7 +389,7 @@ def _smaller(pool: Workers, memory: float) -> list[str]:
         fixes.append(f"set {options} ({format_resources({'memory': needed})}, which {fits})")
     left = memory - MODEL_PROCESS_BYTES - pool.more_bytes
     size = f" with weights of at most {left / GIB:.1f} GiB" if left > 0 else ""
-    return [*fixes, f"name a smaller model{size}, or use a GPU"]
+    return [*fixes, f"name a smaller model{size}", "use a GPU"]
 
 
 def format_memory(parts: Mapping[str, float]) -> str:

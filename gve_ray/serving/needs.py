@@ -41,6 +41,7 @@ def needs_of(config: ServeConfig) -> Needs:
                 "gateway.replicas",
                 config.gateway.replicas,
                 most_cpus=config.gateway.readers,
+                large=True,
                 grows="load",
             ),
         ],
