@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from gve_ray.registry import JOBS
 
@@ -128,9 +129,18 @@ def diagnose(args: Sequence[str]) -> int:
 def doctor(args: Sequence[str]) -> int:
     """Print a report on the cluster, and on what a job lacks there. Returns 1 if something is missing."""
     import argparse
+    from dataclasses import replace
 
     from gve_ray.job import PreflightError
-    from gve_ray.preflight import SECONDS, check_address
+    from gve_ray.preflight import (
+        SECONDS,
+        Report,
+        capacity,
+        check_address,
+        live_nodes,
+        local_nodes,
+        spare_nodes,
+    )
     from gve_ray.preflight import doctor as diagnose_cluster
 
     parser = argparse.ArgumentParser(
@@ -158,6 +168,10 @@ def doctor(args: Sequence[str]) -> int:
         except PreflightError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+    if needs is None and not has_cluster():
+        report = Report(address="", job=None, findings=list(capacity(all_needs(), local_nodes())))
+        print(report.to_json() if options.json else report.brief())
+        return 0
     address = os.environ.get("RAY_ADDRESS", "")
     try:
         check_address(address, options.timeout)
@@ -170,8 +184,26 @@ def doctor(args: Sequence[str]) -> int:
         print("check RAY_ADDRESS, and RAY_AUTH_MODE and RAY_AUTH_TOKEN", file=sys.stderr)
         return 1
     report = diagnose_cluster(needs, seconds=options.timeout)
+    if needs is None:
+        able = list(capacity(all_needs(), live_nodes(), spare_nodes()))
+        if not options.json:
+            print(replace(report, findings=able).brief())
+            print(f"\nthe cluster at {report.address}")
+        report = replace(report, findings=[*report.findings, *(able if options.json else [])])
     print(report.to_json() if options.json else report)
     return 0 if report.is_enough else 1
+
+
+def all_needs() -> dict[str, dict[str, Any]]:
+    """Return the needs of every packaged recipe, by job and by the recipe's name."""
+    recipes = Path(__file__).parent / "recipes"
+    return {
+        name: {
+            path.name: job.needs_of(job.read_config(["--config", str(path)], prog="gve doctor"))
+            for path in sorted((recipes / name).glob("*.yaml"))
+        }
+        for name, job in JOBS.items()
+    }
 
 
 def _local(path: str) -> Path:
@@ -181,10 +213,15 @@ def _local(path: str) -> Path:
     return Path(expand_home(path))
 
 
+def has_cluster() -> bool:
+    """Return whether there is a cluster to connect to: one that RAY_ADDRESS names, or on this machine."""
+    running = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
+    return os.environ.get("RAY_ADDRESS", "local") != "local" or running.is_file()
+
+
 def connect() -> None:
     """Connect to the running cluster, or start Ray on this machine, on the loopback interface only."""
-    running = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
-    if os.environ.get("RAY_ADDRESS", "local") == "local" and not running.is_file():
+    if not has_cluster():
         # Set before Ray is imported. Otherwise it listens on all interfaces and keeps a token in the home folder.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         os.environ.setdefault("RAY_AUTH_MODE", "token")

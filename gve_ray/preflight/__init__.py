@@ -1,5 +1,6 @@
 """Check before any work that a job fits on the cluster, and that everything it needs is available."""
 
+from gve_ray.preflight.capacity import capacity, local_nodes
 from gve_ray.preflight.doctor import SECONDS, check_cluster, doctor
 from gve_ray.preflight.fit import (
     VLLM_CACHE_BYTES,
@@ -10,6 +11,7 @@ from gve_ray.preflight.fit import (
     live_nodes,
     model_workers,
     size_pools,
+    spare_nodes,
     workers_of,
 )
 from gve_ray.preflight.models import Embedder, Weights, weights_of
@@ -35,6 +37,7 @@ __all__ = [
     "Weights",
     "Workers",
     "absolute",
+    "capacity",
     "check_address",
     "check_cluster",
     "check_fit",
@@ -46,8 +49,10 @@ __all__ = [
     "doctor",
     "fit_to_cluster",
     "live_nodes",
+    "local_nodes",
     "model_workers",
     "size_pools",
+    "spare_nodes",
     "weights_of",
     "workers_of",
 ]

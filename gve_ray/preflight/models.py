@@ -28,7 +28,7 @@ class Weights:
 
     option: the config option that names it. dtype: of the loaded weights; None: bfloat16 on a GPU, and
     on a CPU what suits it; "auto": as stored. dtype_option: the config option that sets it, if there is
-    one.
+    one. values: their number, if it is known without the files.
     """
 
     option: str
@@ -37,6 +37,7 @@ class Weights:
     file: str = "config.json"
     dtype: str | None = None
     dtype_option: str | None = None
+    values: int | None = None
 
     def check(self) -> None:
         """Check that the weights exist or can be downloaded. Raises PreflightError.
@@ -71,20 +72,24 @@ class Weights:
         """
         from gve_ray.embedder.model import default_dtype
 
-        try:
-            sizes, config = self._files()
-        except (OSError, ValueError):
+        values, stored, is_fixed = self.values, "bfloat16", False
+        if values is None:
+            try:
+                sizes, config = self._files()
+            except (OSError, ValueError, PreflightError):
+                return {}
+            suffixes = (".safetensors", ".bin")  # a folder may have its weights in both forms
+            by_suffix = (sum(size for name, size in sizes.items() if name.endswith(end)) for end in suffixes)
+            stored_bytes = next(filter(None, by_suffix), 0)
+            inner = config.get("text_config") or {}
+            stored = str(config.get("dtype") or config.get("torch_dtype") or inner.get("dtype") or "float32")
+            values, is_fixed = stored_bytes // _itemsize(stored), "quantization_config" in config
+        if not values:
             return {}
-        suffixes = (".safetensors", ".bin")
-        by_suffix = (sum(size for name, size in sizes.items() if name.endswith(end)) for end in suffixes)
-        stored_bytes = next(filter(None, by_suffix), 0)
-        inner = config.get("text_config") or {}
-        stored = str(config.get("dtype") or config.get("torch_dtype") or inner.get("dtype") or "float32")
         loaded = self.dtype or default_dtype(on_gpu=False)
-        if loaded == "auto" or "quantization_config" in config:
-            return {stored: stored_bytes} if stored_bytes else {}
-        values = stored_bytes / _itemsize(stored)
-        return {name: int(values * _itemsize(name)) for name in (loaded, "bfloat16")} if values else {}
+        if loaded == "auto" or is_fixed:
+            return {stored: values * _itemsize(stored)}
+        return {name: values * _itemsize(name) for name in (loaded, "bfloat16")}
 
     def _files(self) -> tuple[Mapping[str, int], Mapping[str, Any]]:
         """Return the size of each file by name, and the content of config.json, {} if there is none."""
