@@ -31,7 +31,8 @@ verbs:
   serve        serve models and indexes over HTTP, with a search page
   search       query a running service; set GVE_API_KEY if the service has a key
   diagnose     compare result tables: abilities, their correlations, which of the paper's findings hold
-  doctor       show what the cluster has, what VERB needs, what is missing, and where nodes differ
+  doctor       show which recipes this machine or cluster can run, and how fast it would index;
+               with a VERB: what it needs, what is missing, and where nodes differ
 
 FILE is a YAML file or the name of a recipe for the verb: {recipes}.
 `gve VERB --help` lists a verb's options; `gve VERB --config FILE --print_config` shows the whole config."""
@@ -135,7 +136,7 @@ def doctor(args: Sequence[str]) -> int:
     from gve_ray.preflight import (
         SECONDS,
         Report,
-        capacity,
+        capacity_findings,
         check_address,
         live_nodes,
         local_nodes,
@@ -145,7 +146,7 @@ def doctor(args: Sequence[str]) -> int:
 
     parser = argparse.ArgumentParser(
         prog="gve doctor",
-        description="Show what the cluster has, what a job needs, what is missing, and where nodes differ.",
+        description="Show which recipes the cluster can run or, with a VERB, what it needs and what is missing.",
         epilog="After VERB come its own --config FILE and options, as in `gve VERB`.",
         allow_abbrev=False,
     )
@@ -169,7 +170,7 @@ def doctor(args: Sequence[str]) -> int:
             print(f"error: {error}", file=sys.stderr)
             return 2
     if needs is None and not has_cluster():
-        report = Report(address="", job=None, findings=list(capacity(all_needs(), local_nodes())))
+        report = Report(address="", job=None, findings=list(capacity_findings(all_needs(), local_nodes())))
         print(report.to_json() if options.json else report.brief())
         return 0
     address = os.environ.get("RAY_ADDRESS", "")
@@ -185,7 +186,7 @@ def doctor(args: Sequence[str]) -> int:
         return 1
     report = diagnose_cluster(needs, seconds=options.timeout)
     if needs is None:
-        able = list(capacity(all_needs(), live_nodes(), spare_nodes()))
+        able = list(capacity_findings(all_needs(), live_nodes(), spare_nodes()))
         if not options.json:
             print(replace(report, findings=able).brief())
             print(f"\nthe cluster at {report.address}")

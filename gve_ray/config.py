@@ -196,7 +196,7 @@ class ModelConfig(EmbedderModel):
 
     name: used in results and file names. model: for openai, the model's name at the endpoint.
     adapter: torch and vllm only. rescale: allow other frames and pixels than in training (test-time
-    scaling; torch only). compile: compile the layers, which is faster on GPUs (torch only). url: of
+    scaling; torch only). compile: compile the layers on a GPU, which is faster (torch only). url: of
     the endpoint, ending in /v1 (openai only). key_variable: the environment variable with its key.
     engine_args: passed to vllm.LLM or SentenceTransformer.
     """

@@ -1,6 +1,6 @@
 """Check before any work that a job fits on the cluster, and that everything it needs is available."""
 
-from gve_ray.preflight.capacity import capacity, local_nodes
+from gve_ray.preflight.capacity import capacity_findings, local_nodes
 from gve_ray.preflight.doctor import SECONDS, check_cluster, doctor
 from gve_ray.preflight.fit import (
     VLLM_CACHE_BYTES,
@@ -37,7 +37,7 @@ __all__ = [
     "Weights",
     "Workers",
     "absolute",
-    "capacity",
+    "capacity_findings",
     "check_address",
     "check_cluster",
     "check_fit",

@@ -1,6 +1,6 @@
 """What a machine or a cluster can run: which recipes fit, and how many videos an hour it would index.
 
-for finding in capacity(recipes, nodes): print(finding.value)
+for finding in capacity_findings(recipes, nodes): print(finding.value)
 
 Nothing is downloaded: the sizes of the recipes' published models are known here. The rates are
 measured on this machine, for about three seconds.
@@ -55,7 +55,7 @@ _FPS, _CLIP_SECONDS, _PROBE_SECONDS = 25, 10, 0.7
 _DECODES = 2  # of each file by the index job: to check it, and to embed it
 
 
-def capacity(
+def capacity_findings(
     recipes: Mapping[str, Mapping[str, Needs]],
     nodes: Sequence[Mapping[str, float]],
     spare: Sequence[Mapping[str, float]] = (),

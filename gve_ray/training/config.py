@@ -180,8 +180,8 @@ class TrainingConfig(ModelReference, SequenceSettings):
 
     model: the base model. data: the mixture. assets: the assets.lance that `asset://` references
     point into. dtype: None selects bfloat16 on a GPU and on a processor that computes it
-    natively, else float32. compile: compile the layers; on a GPU this takes two minutes and makes
-    training 1.8 times as fast. checkpointing: recompute the activations of the language model in
+    natively, else float32. compile: compile the layers on a GPU, which takes two minutes and
+    makes training 1.8 times as fast. checkpointing: recompute the activations of the language model in
     the backward pass; this costs a sixth of the speed and saves most of the memory per pair.
     token_budget: padded tokens per chunk of a forward pass. trackers: tensorboard, wandb, mlflow;
     steps.jsonl, the console log and the plots are always written.

@@ -6,7 +6,7 @@ import pytest
 
 from gve_ray import cli
 from gve_ray.config import GIB
-from gve_ray.preflight import Workers, capacity
+from gve_ray.preflight import Workers, capacity_findings
 from gve_ray.preflight.capacity import measure_decoding, measure_operations, videos_per_hour
 
 BOX = [{"CPU": 96.0, "GPU": 8.0, "memory": 700.0 * GIB}]
@@ -33,7 +33,7 @@ def test_videos_per_hour() -> None:
 @pytest.mark.usefixtures("fixed_rates")
 def test_a_laptop_and_a_gpu_box(monkeypatch: pytest.MonkeyPatch) -> None:
     needs = cli.all_needs()
-    lines = {row.name: row.value for row in capacity(needs, [{"CPU": 2.0, "memory": 18.9 * GIB}])}
+    lines = {row.name: row.value for row in capacity_findings(needs, [{"CPU": 2.0, "memory": 18.9 * GIB}])}
     assert lines["machine"] == "1 node: 2 CPU, 0 GPU, 18.9 GiB memory"
     assert lines["evaluate"] == lines["index"] == lines["serve"] == "demo.yaml, gve-3b.yaml fit"
     assert lines["synthesize"].startswith(
@@ -44,7 +44,7 @@ def test_a_laptop_and_a_gpu_box(monkeypatch: pytest.MonkeyPatch) -> None:
         "about 40 clips of 10 s an hour with 1 x (2 CPU, 16.0 GiB memory)"
     )
     assert len(lines) <= 10
-    lines = {row.name: row.value for row in capacity(needs, BOX)}
+    lines = {row.name: row.value for row in capacity_findings(needs, BOX)}
     assert lines["synthesize"] == lines["train"] == "demo.yaml, gve-3b.yaml, gve-7b.yaml fit"
     assert lines["serve"] == "demo.yaml, gve-3b.yaml fit"
 
