@@ -24,6 +24,7 @@ import torch
 import gve_ray
 from gve_ray.config import resolve_model
 from gve_ray.embedder import Embedder, EmbedderSettings, GveModel, load_processor, merge
+from gve_ray.embedder.operations import language_operations, vision_operations
 from gve_ray.embedder.vision import PatchSpec
 from gve_ray.embedder.vision_attention import use_fast_attention
 from gve_ray.schema import Frames, Item
@@ -113,29 +114,16 @@ class Work:
 
 
 def work_of(shape: str, *, tokens: int, text_tokens: int) -> Work:
-    """Count two operations for each multiply-add of matrix products and attention, and ignore all
-    others.
-    """
-    text, vision = SHAPES[shape]["text"], SHAPES[shape]["vision"]
-    patches = FRAMES // 2 * (HEIGHT // 14) * (WIDTH // 14)
-    d, inner, layers, full = (vision[k] for k in ("hidden_size", "intermediate_size", "depth", "full"))
-    frame = patches / (FRAMES // 2)
-    attended = len(full) * frame + (layers - len(full)) * 64  # keys that a patch attends to, over all layers
-    tower = (
-        2 * patches * (layers * (4 * d * d + 3 * d * inner) + 3 * 2 * 14 * 14 * d)
-        + 4 * patches * d * attended
+    """Count the operations of a shape (gve_ray.embedder.operations)."""
+    config = config_of(shape).to_dict()
+    per_frame = (HEIGHT // 14) * (WIDTH // 14)
+    tower = vision_operations(
+        config["vision_config"], patches=FRAMES // 2 * per_frame, patches_per_frame=per_frame
     )
-    tower += 2 * patches / 4 * (16 * d * d + 4 * d * text["hidden_size"])  # the merger
-    wide, mlp, depth = (text[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers"))
-    heads, kv_heads = text["heads"]
-    weights = depth * (2 * wide * wide + 2 * wide * wide * kv_heads // heads + 3 * wide * mlp)
-
-    def language(length: int) -> float:
-        return (
-            2 * length * weights + 2 * length * length * wide * depth
-        )  # attention is causal, so half of the matrix
-
-    return Work(tower=tower / 1e12, language=language(tokens) / 1e12, text=language(text_tokens) / 1e12)
+    language, text = (
+        language_operations(config["text_config"], tokens=length) for length in (tokens, text_tokens)
+    )
+    return Work(tower=tower / 1e12, language=language / 1e12, text=text / 1e12)
 
 
 def videos(count: int) -> list[Item]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 from gve_ray.registry import JOBS
 
@@ -33,7 +34,8 @@ verbs:
   serve        serve models and indexes over HTTP, with a search page
   search       query a running service; set GVE_API_KEY if the service has a key
   diagnose     compare result tables: abilities, their correlations, which of the paper's findings hold
-  doctor       show what the cluster has, what VERB needs, what is missing, and where nodes differ
+  doctor       show which recipes this machine or cluster can run, and how fast it would index;
+               with a VERB: what it needs, what is missing, and where nodes differ
 
 FILE is a YAML file or the name of a recipe for the verb: {recipes}.
 `gve VERB --help` lists a verb's options; `gve VERB --config FILE --print_config` shows the whole config."""
@@ -142,14 +144,23 @@ def diagnose(args: Sequence[str]) -> int:
 def doctor(args: Sequence[str]) -> int:
     """Print a report on the cluster, and on what a job lacks there. Returns 1 if something is missing."""
     import argparse
+    from dataclasses import replace
 
     from gve_ray.job import PreflightError
-    from gve_ray.preflight import SECONDS, check_address
+    from gve_ray.preflight import (
+        SECONDS,
+        Report,
+        capacity_findings,
+        check_address,
+        live_nodes,
+        local_nodes,
+        spare_nodes,
+    )
     from gve_ray.preflight import doctor as diagnose_cluster
 
     parser = argparse.ArgumentParser(
         prog="gve doctor",
-        description="Show what the cluster has, what a job needs, what is missing, and where nodes differ.",
+        description="Show which recipes the cluster can run or, with a VERB, what it needs and what is missing.",
         epilog="After VERB come its own --config FILE and options, as in `gve VERB`.",
         allow_abbrev=False,
     )
@@ -172,6 +183,10 @@ def doctor(args: Sequence[str]) -> int:
         except PreflightError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+    if needs is None and not has_cluster():
+        report = Report(address="", job=None, findings=list(capacity_findings(all_needs(), local_nodes())))
+        print(report.to_json() if options.json else report.brief())
+        return 0
     address = os.environ.get("RAY_ADDRESS", "")
     try:
         check_address(address, options.timeout)
@@ -184,8 +199,26 @@ def doctor(args: Sequence[str]) -> int:
         print("check RAY_ADDRESS, and RAY_AUTH_MODE and RAY_AUTH_TOKEN", file=sys.stderr)
         return 1
     report = diagnose_cluster(needs, seconds=options.timeout)
+    if needs is None:
+        able = list(capacity_findings(all_needs(), live_nodes(), spare_nodes()))
+        if not options.json:
+            print(replace(report, findings=able).brief())
+            print(f"\nthe cluster at {report.address}")
+        report = replace(report, findings=[*report.findings, *(able if options.json else [])])
     print(report.to_json() if options.json else report)
     return 0 if report.is_enough else 1
+
+
+def all_needs() -> dict[str, dict[str, Any]]:
+    """Return the needs of every packaged recipe, by job and by the recipe's name."""
+    recipes = Path(__file__).parent / "recipes"
+    return {
+        name: {
+            path.name: job.needs_of(job.read_config(["--config", str(path)], prog="gve doctor"))
+            for path in sorted((recipes / name).glob("*.yaml"))
+        }
+        for name, job in JOBS.items()
+    }
 
 
 def _local(path: str) -> Path:
@@ -195,14 +228,21 @@ def _local(path: str) -> Path:
     return Path(expand_home(path))
 
 
+def has_cluster() -> bool:
+    """Return whether there is a cluster to connect to: one that RAY_ADDRESS names, or on this machine."""
+    running = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
+    return os.environ.get("RAY_ADDRESS", "local") != "local" or running.is_file()
+
+
 def connect() -> None:
     """Connect to the running cluster, or start Ray on this machine, on the loopback interface only."""
-    running = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
-    if os.environ.get("RAY_ADDRESS", "local") == "local" and not running.is_file():
+    if not has_cluster():
         # Set before Ray is imported. Otherwise it listens on all interfaces and keeps a token in the home folder.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        # Large data does not go through Ray's object store, and models need the memory.
+        os.environ.setdefault("RAY_DEFAULT_OBJECT_STORE_MEMORY_PROPORTION", "0.1")
     import ray
 
     if not ray.is_initialized():

@@ -22,13 +22,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Literal, Protocol, TypeVar
 
 PACKAGE_SCHEME = "package://"
 _NAME = re.compile(r"[\w.-]+(?: [\w.-]+)*")  # for names that become file names: no slashes, no leading spaces
 MIB = 2**20
 GIB = 2**30
 ACCELERATOR = "accelerator_type:"  # Ray's resource name for a type of GPU starts with this
+AUTO: Final = "auto"  # a number that `preflight.fit_to_cluster` chooses once the cluster is known
+Auto = Literal["auto"]
 
 T = TypeVar("T")
 _BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
@@ -50,7 +52,7 @@ def check(is_valid: bool, message: str) -> None:
 
 
 def number(default: T, *, hint: str = "", **bounds: float) -> T:
-    """Return a dataclass field whose value `check_numbers` checks; None is always allowed.
+    """Return a dataclass field whose value `check_numbers` checks; None and "auto" are always allowed.
 
     bounds: any of at_least, above, at_most and below. hint: what the number is, or what a special
     value means, for the error message.
@@ -66,7 +68,7 @@ def check_numbers(config: Any, section: str = "") -> None:
     """
     for option in fields(config):
         value, bounds = getattr(config, option.name), option.metadata.get("bounds", {})
-        if value is None or all(_BOUNDS[kind](value, bound) for kind, bound in bounds.items()):
+        if value in (None, AUTO) or all(_BOUNDS[kind](value, bound) for kind, bound in bounds.items()):
             continue
         name = f"{section}.{option.name}" if section else option.name
         hint = f"{option.metadata['hint']}; " if option.metadata["hint"] else ""
@@ -194,7 +196,7 @@ class ModelConfig(EmbedderModel):
 
     name: used in results and file names. model: for openai, the model's name at the endpoint.
     adapter: torch and vllm only. rescale: allow other frames and pixels than in training (test-time
-    scaling; torch only). compile: compile the layers, which is faster on GPUs (torch only). url: of
+    scaling; torch only). compile: compile the layers on a GPU, which is faster (torch only). url: of
     the endpoint, ending in /v1 (openai only). key_variable: the environment variable with its key.
     engine_args: passed to vllm.LLM or SentenceTransformer.
     """
@@ -227,34 +229,54 @@ class ModelConfig(EmbedderModel):
 
 @dataclass(frozen=True, kw_only=True)
 class ActorResources:
-    """What one actor reserves with Ray.
+    """What one actor reserves with Ray. `auto` suits the cluster (gve_ray/preflight/fit.py).
 
-    memory: bytes. accelerator_type: as Ray names it, e.g. A100.
+    memory: bytes; auto: what the weights and the process need. accelerator_type: as Ray names it,
+    e.g. A100.
     """
 
-    num_cpus: float = number(1.0, at_least=0)
-    num_gpus: float = number(0.0, at_least=0)
-    memory: int = number(0, at_least=0)
+    num_cpus: float | Auto = number(1.0, at_least=0)
+    num_gpus: float | Auto = number(0.0, at_least=0)
+    memory: int | Auto = number(AUTO, at_least=0)
     accelerator_type: str | None = None
 
     count_option: ClassVar[str]  # the name of the option with the number of actors
+    most_option: ClassVar[str | None] = None  # and of the option with the number it may grow to
+
+    @property
+    def count(self) -> int | None:
+        """The number of actors; None while it is `auto`."""
+        count = getattr(self, self.count_option)
+        return None if count == AUTO else count
 
     @property
     def demands(self) -> dict[str, float]:
-        """What one actor reserves, by Ray's resource names, without zeros."""
-        amounts = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": self.memory}
+        """What one actor reserves, by Ray's resource names, without zeros and `auto`."""
+        amounts = self._amounts()
         if self.accelerator_type:
             # A node has 1 of its accelerator type, which all of its actors share.
             amounts[f"{ACCELERATOR}{self.accelerator_type}"] = 0.001
-        return {kind: amount for kind, amount in amounts.items() if amount > 0}
+        return {kind: float(amount) for kind, amount in amounts.items() if amount not in (AUTO, 0)}
+
+    @property
+    def undecided(self) -> frozenset[str]:
+        """The resources that are still `auto`, by Ray's names."""
+        return frozenset(kind for kind, amount in self._amounts().items() if amount == AUTO)
+
+    def _amounts(self) -> dict[str, float | Auto]:
+        return {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": self.memory}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageResources(ActorResources):
-    """The resources of one stage: a pool of actors, and what each of them reserves."""
+    """The resources of one stage: a pool of actors, and what each of them reserves.
+
+    actors: auto takes all the cluster has, and more if it grows.
+    """
 
     count_option: ClassVar[str] = "actors"
-    actors: int = number(1, at_least=1)
+    most_option: ClassVar[str | None] = "max_actors"
+    actors: int | Auto = number(AUTO, at_least=1)
     max_actors: int = number(0, at_least=0)  # the pool may grow to this while there is work; 0: it does not
     batch_size: int = number(16, at_least=1)  # rows per call
     concurrency: int = number(1, at_least=1)  # simultaneous calls; above 1 the worker must be thread-safe
@@ -270,6 +292,14 @@ class StageResources(ActorResources):
             seconds > 0 or seconds == -1,
             f"resources.stall_seconds={seconds}: use positive seconds, or -1 for never",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelResources(StageResources):
+    """The resources of a stage whose actors hold a model each: on GPUs if there are any, else on CPUs."""
+
+    num_cpus: float | Auto = number(AUTO, at_least=0)
+    num_gpus: float | Auto = number(AUTO, at_least=0)
 
 
 # ---- Loading

@@ -85,7 +85,7 @@ class Embedder:
         float32. attention: a transformers attention implementation (torch engine only). settings:
         the settings that the caller expects; if other settings are saved with the weights,
         ValueError is raised. token_budget: padded tokens per batch (torch engine only). compile:
-        compile the layers, which doubles the speed on a GPU after a first batch that takes a minute
+        compile the layers on a GPU, which doubles the speed after a first batch that takes a minute
         (torch engine only). engine_args: extra arguments of vllm.LLM (vllm engine only).
         """
         agreed_settings = resolve_settings(path_or_id, adapter, settings, revision=revision)
@@ -100,7 +100,7 @@ class Embedder:
                 attention=attention,
                 processor=processor,
             )
-            if compile:
+            if compile and model.device.type != "cpu":  # compiling for a CPU takes minutes and gains little
                 model.compile_layers()
             return cls.from_model(model, processor, agreed_settings, token_budget=token_budget)
         if engine == "vllm":

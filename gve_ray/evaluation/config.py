@@ -5,8 +5,8 @@ from typing import Any, ClassVar, Literal
 
 from gve_ray.config import (
     ModelConfig,
+    ModelResources,
     SequenceSettings,
-    StageResources,
     check,
     check_name,
     check_numbers,
@@ -163,7 +163,7 @@ class EvaluationJobConfig(EvaluationConfig):
 
     output: str
     cache: str | None = None
-    resources: StageResources = field(default_factory=lambda: StageResources(batch_size=64))
+    resources: ModelResources = field(default_factory=lambda: ModelResources(batch_size=64))
     commit_seconds: float = number(5.0, above=0)
     report: ReportConfig = field(default_factory=ReportConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)

@@ -237,7 +237,7 @@ def embed(
                 "config": config,
                 "settings": settings,
                 "facts": dict(facts),
-                "readers": max(1, int(resources.num_cpus)),
+                "readers": max(1, int(resources.demands.get("CPU", 0))),
             },
             out=store,
             rejects=refused,

@@ -37,9 +37,9 @@ class RayEncoder(AbsEncoder):
 
     settings: frames, pixels and tokens of an item; defaults to the paper's (arXiv:2510.27571,
     section 2). folder: on a disk that all nodes see; has the embedding cache, media stored as
-    bytes, and rejects. prompts: instructions by mteb's task name, task type or prompt type, used
-    instead of a task's own. Uses the Ray cluster that is connected when mteb calls the encoder, or
-    else starts Ray on this machine.
+    bytes, and rejects. resources: in numbers, without `auto`. prompts: instructions by mteb's task
+    name, task type or prompt type, used instead of a task's own. Uses the Ray cluster that is connected
+    when mteb calls the encoder, or else starts Ray on this machine.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class RayEncoder(AbsEncoder):
     ) -> None:
         self._config = config
         self._settings = settings or EmbedderSettings()
-        self._resources = resources or StageResources(batch_size=64)
+        self._resources = resources or StageResources(actors=1, batch_size=64)
         self._folder = Path(folder).resolve()
-        self._facts = identify(config, self._settings, on_gpu=self._resources.num_gpus > 0)
+        self._facts = identify(config, self._settings, on_gpu="GPU" in self._resources.demands)
         self._index = ItemIndex(self._folder / "embeddings")
         self.prompts_dict = dict(prompts) if prompts else None
         self.mteb_model_meta = _meta(config, self._settings, self._facts)

@@ -9,7 +9,7 @@ from gve_ray.evaluation.data.eval_sets import find_eval_sets
 from gve_ray.evaluation.report.page import check_baselines
 from gve_ray.evaluation.scores import metrics
 from gve_ray.job import PreflightError
-from gve_ray.preflight import Embedder, Input, Needs, absolute, workers_of
+from gve_ray.preflight import Embedder, Input, Needs, absolute, model_workers
 
 
 def needs_of(config: EvaluationJobConfig) -> Needs:
@@ -27,13 +27,7 @@ def needs_of(config: EvaluationJobConfig) -> Needs:
         inputs.append(Input(option="contamination.training", uri=training))
     return Needs(
         job=config.job,
-        workers=[
-            workers_of(
-                "resources",
-                config.resources,
-                [weights for embedder in embedders for weights in embedder.weights],
-            )
-        ],
+        workers=[model_workers("resources", config.resources, embedders)],
         paths={option: path for option, path in paths.items() if path is not None},
         inputs=inputs,
         outputs={option: absolute(path) for option, path in folders.items() if path is not None},

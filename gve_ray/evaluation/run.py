@@ -29,7 +29,7 @@ from gve_ray.evaluation.embed import Embedded, ItemIndex, embed, pending_table
 from gve_ray.evaluation.needs import needs_of
 from gve_ray.evaluation.report.page import REPORT_FILE, write_report
 from gve_ray.evaluation.scores.scoring import Scored, comparisons, left_out, score, summary
-from gve_ray.preflight import absolute, check_cluster, check_request, live_nodes
+from gve_ray.preflight import absolute, check_cluster, check_request, fit_to_cluster, live_nodes
 from gve_ray.store import RunFolder, SharedFolder
 from gve_ray.store.runfolder import RUN_FILE, filesystem, seconds_of, write_atomically
 
@@ -102,6 +102,7 @@ def evaluate(
         return dataclasses.replace(read_result(config.output), was_finished=True)
     eval_sets = find_eval_sets(config)
     connect()
+    config = fit_to_cluster(config, needs_of(config).workers)
     check_cluster(needs_of(config), live_nodes())
     with run:
         _run(config, eval_sets, run)
@@ -135,7 +136,7 @@ def _run(config: EvaluationJobConfig, configs: Sequence[DataConfig], run: RunFol
     ]
     settings = EmbedderSettings(**config.sequence_settings)
     for model in config.models:
-        facts = identify(model, settings, on_gpu=config.resources.num_gpus > 0)
+        facts = identify(model, settings, on_gpu="GPU" in config.resources.demands)
         embedded = embed(
             pending,
             model,
@@ -148,7 +149,7 @@ def _run(config: EvaluationJobConfig, configs: Sequence[DataConfig], run: RunFol
         )
         if contamination_check is not None and contamination is None:
             contamination = contamination_check.check(
-                embedded, cache=cache, workers=max(1, config.resources.actors)
+                embedded, cache=cache, workers=config.resources.count or 1
             )
         trec = output / "runs" / model.name
         scored[model.name] = {

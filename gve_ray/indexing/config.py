@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from gve_ray.config import (
     ModelConfig,
+    ModelResources,
     SequenceSettings,
     StageResources,
     check,
@@ -84,7 +85,7 @@ class IndexResources:
     """Resources of the stages: probing the files, and embedding their segments."""
 
     probe: StageResources = field(default_factory=lambda: StageResources(batch_size=4))
-    embed: StageResources = field(default_factory=lambda: StageResources(batch_size=16))
+    embed: ModelResources = field(default_factory=lambda: ModelResources(batch_size=16))
 
 
 @dataclass(frozen=True, kw_only=True)

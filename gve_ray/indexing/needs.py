@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.indexing.config import IndexConfig
 from gve_ray.inputs.manifest import video_uris
-from gve_ray.preflight import Embedder, Input, Needs, absolute, workers_of
+from gve_ray.preflight import Embedder, Input, Needs, absolute, model_workers, workers_of
 
 
 def needs_of(config: IndexConfig, videos: Callable[[], Sequence[str]] | None = None) -> Needs:
@@ -17,8 +17,8 @@ def needs_of(config: IndexConfig, videos: Callable[[], Sequence[str]] | None = N
     return Needs(
         job=config.job,
         workers=[
-            workers_of("resources.probe", resources.probe),
-            workers_of("resources.embed", resources.embed, embedder.weights),
+            workers_of("resources.probe", resources.probe, grows="cluster"),
+            model_workers("resources.embed", resources.embed, [embedder]),
         ],
         paths={"input": config.input, "output": config.output},
         inputs=[

@@ -46,7 +46,7 @@ from gve_ray.indexing.segments import PENDING_SEGMENTS, pending_segments, segmen
 from gve_ray.inputs.manifest import read_manifest
 from gve_ray.job import JobError
 from gve_ray.media.digest import media_stamp
-from gve_ray.preflight import absolute, check_cluster, check_request, live_nodes
+from gve_ray.preflight import absolute, check_cluster, check_request, fit_to_cluster, live_nodes
 from gve_ray.search import IndexFileError, IndexSpec, SearchError, VectorIndex, create_index, open_index
 from gve_ray.search.folder import FILE as INDEX_FILE
 from gve_ray.search.index import FieldType, Value, matrix_of
@@ -108,10 +108,11 @@ def index(config: IndexConfig, *, connect: Callable[[], object] = lambda: None) 
     output = absolute(config.output)
     manifest = read_manifest(config.input, metadata=True).to_pylist()
     fields = user_fields(config.input, (json.loads(row["metadata"]) for row in manifest))
-    model_identity = identify(config.model, settings, on_gpu=config.resources.embed.num_gpus > 0)
+    connect()
+    config = fit_to_cluster(config, needs_of(config).workers)
+    model_identity = identify(config.model, settings, on_gpu="GPU" in config.resources.embed.demands)
     identity = config.identity() | {"model": model_identity}
     with RunFolder(output, job=config.job, config=identity) as run:
-        connect()
         check_cluster(needs_of(config, lambda: [row["uri"] for row in manifest]), live_nodes())
         result = _Run(config, settings, model_identity, fields, output).update(manifest)
         run.record(result=asdict(result))
@@ -213,7 +214,7 @@ class _Run:
                 "identity": dict(self._model_identity),
                 "pictures": self._config.pictures,
                 "limits": self._config.media.limits,
-                "readers": max(1, int(resources.num_cpus)),
+                "readers": max(1, int(resources.demands.get("CPU", 0))),
             },
             out=self._segments,
             rejects=self._rejects,

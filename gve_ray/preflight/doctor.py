@@ -10,8 +10,8 @@ from functools import partial
 from gve_ray.config import ACCELERATOR, GIB
 from gve_ray.job import PreflightError
 from gve_ray.preflight.checks import Check, checks_of, nodes_for, on_nodes
-from gve_ray.preflight.fit import format_resources, misfit, room
-from gve_ray.preflight.needs import Needs, check_request, check_workers
+from gve_ray.preflight.fit import check_pools, format_resources, misfit, room, size_pools, spare_nodes
+from gve_ray.preflight.needs import Needs, check_request
 from gve_ray.preflight.nodes import (
     Answers,
     Cluster,
@@ -49,6 +49,11 @@ def doctor(needs: Needs | None, *, seconds: float = SECONDS) -> Report:
     none is raised.
     """
     cluster = read_cluster()
+    if needs:
+        nodes = [node.resources for node in cluster.nodes]
+        needs = replace(
+            needs, workers=size_pools(needs.workers, nodes, spare_nodes(), together=needs.together)
+        )
     checks = checks_of(needs) if needs else {}
     driver, answers = _ask(cluster, needs, checks, seconds)
     findings = [
@@ -69,7 +74,7 @@ def check_cluster(needs: Needs, nodes: Sequence[Mapping[str, float]], *, seconds
     seen all that it sees. A missing token is only logged, and so is a node that does not answer,
     since its work is repeated elsewhere if it dies. Raises PreflightError.
     """
-    check_workers(needs, nodes)
+    check_pools(needs.workers, nodes, together=needs.together)
     if len(nodes) < 2:
         return
     problems = []
@@ -294,7 +299,7 @@ def _job(
 def _workers(cluster: Cluster, needs: Needs) -> Iterator[Finding]:
     nodes = [node.resources for node in cluster.nodes]
     for pool in needs.workers:
-        value = f"{pool}, room for {room(pool.demands, nodes, pool.count)}"
+        value = f"{pool}, room for {room(pool.demands, nodes, pool.count or 1)}"
         message = misfit([pool], nodes)
         if message and pool.wait_for_nodes:
             value += ", waits for the autoscaler"
@@ -310,7 +315,7 @@ def _held(cluster: Cluster, needs: Needs) -> Iterator[Finding]:
     """Warn if other jobs currently hold resources that this one needs and the cluster has."""
     short, free = {}, {}
     for kind in ("CPU", "GPU", "memory"):
-        amounts = [pool.count * pool.demands.get(kind, 0.0) for pool in needs.workers]
+        amounts = [(pool.count or 1) * pool.demands.get(kind, 0.0) for pool in needs.workers]
         needed = sum(amounts) if needs.together else max(amounts, default=0.0)
         total = sum(node.resources.get(kind, 0.0) for node in cluster.nodes)
         available = cluster.free.get(kind, 0.0)

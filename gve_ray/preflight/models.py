@@ -5,14 +5,16 @@ Embedder(option="model", model=config.model, settings=settings).check()   # rais
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gve_ray.config import AdaptedModel, ModelConfig, ModelReference, is_uri, resolve_model
 from gve_ray.job import PreflightError
 from gve_ray.store.model_cache import folder_listing
+from gve_ray.store.runfolder import filesystem
 
 _SAMPLE_BYTES = 1 << 16
 
@@ -24,13 +26,18 @@ if TYPE_CHECKING:  # it loads torch, which the nodes' checks do not need
 class Weights:
     """A model or an adapter: a folder that contains `file`, on disk or behind a URI, or a hub id.
 
-    option: the config option that names it.
+    option: the config option that names it. dtype: of the loaded weights; None: bfloat16 on a GPU, and
+    on a CPU what suits it; "auto": as stored. dtype_option: the config option that sets it, if there is
+    one. values: their number, if it is known without the files.
     """
 
     option: str
     name: str
     revision: str | None = None
     file: str = "config.json"
+    dtype: str | None = None
+    dtype_option: str | None = None
+    values: int | None = None
 
     def check(self) -> None:
         """Check that the weights exist or can be downloaded. Raises PreflightError.
@@ -56,6 +63,60 @@ class Weights:
             raise PreflightError(
                 f"{where}: has no {self.file}; point it to a model in the Hugging Face layout"
             )
+
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of the weights in memory by dtype: as they are loaded on a CPU, then bfloat16.
+
+        Empty if they are unknown, because a hub does not say how large its files are. Quantised weights
+        keep their dtype.
+        """
+        from gve_ray.embedder.model import default_dtype
+
+        values, stored, is_fixed = self.values, "bfloat16", False
+        if values is None:
+            try:
+                sizes, config = self._files()
+            except (OSError, ValueError, PreflightError):
+                return {}
+            suffixes = (".safetensors", ".bin")  # a folder may have its weights in both forms
+            by_suffix = (sum(size for name, size in sizes.items() if name.endswith(end)) for end in suffixes)
+            stored_bytes = next(filter(None, by_suffix), 0)
+            inner = config.get("text_config") or {}
+            stored = str(config.get("dtype") or config.get("torch_dtype") or inner.get("dtype") or "float32")
+            values, is_fixed = stored_bytes // _itemsize(stored), "quantization_config" in config
+        if not values:
+            return {}
+        loaded = self.dtype or default_dtype(on_gpu=False)
+        if loaded == "auto" or is_fixed:
+            return {stored: values * _itemsize(stored)}
+        return {name: values * _itemsize(name) for name in (loaded, "bfloat16")}
+
+    def _files(self) -> tuple[Mapping[str, int], Mapping[str, Any]]:
+        """Return the size of each file by name, and the content of config.json, {} if there is none."""
+        if is_uri(self.name):
+            listing = {name: size for name, (size, _) in folder_listing(self.name).items()}
+            files, path = filesystem(f"{self.name.rstrip('/')}/config.json")
+            if "config.json" not in listing:
+                return listing, {}
+            with files.open_input_stream(path) as stream:
+                return listing, json.loads(stream.read())
+        folder = Path(resolve_model(self.name))
+        listing = {}
+        if not folder.is_dir():
+            from huggingface_hub import HfApi
+            from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+            folder = self._download().parent
+            with suppress(HfHubHTTPError, OfflineModeIsEnabled, OSError):
+                facts = HfApi().model_info(self.name, revision=self.revision, files_metadata=True)
+                listing = {file.rfilename: file.size or 0 for file in facts.siblings or ()}
+        listing = listing or {
+            path.relative_to(folder).as_posix(): path.stat().st_size
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+        config = folder / "config.json"
+        return listing, json.loads(config.read_text()) if config.is_file() else {}
 
     def digest(self) -> str:
         """Return 8 hex digits that differ if two nodes have other weights here. Raises PreflightError.
@@ -101,16 +162,41 @@ def _samples(folder: Path) -> dict[str, tuple[int, str]]:
     return samples
 
 
-def weights_of(section: str, model: ModelReference, *, file: str = "config.json") -> list[Weights]:
+def _itemsize(dtype: str) -> int:
+    """Return the bytes of one value."""
+    import torch
+
+    from gve_ray.embedder.model import as_dtype
+
+    return as_dtype(dtype, torch.device("cpu")).itemsize
+
+
+def weights_of(
+    section: str,
+    model: ModelReference,
+    *,
+    file: str = "config.json",
+    dtype: str | None = None,
+    dtype_option: str | None = None,
+) -> list[Weights]:
     """Return the weights of a model, if it is named, and of its adapter, if it has one.
 
     section: the config section with the options `model` and `adapter`; empty at the top. file: of
-    the model.
+    the model. dtype, dtype_option: of `Weights`, for the model.
     """
     prefix = f"{section}." if section else ""
     weights = []
     if model.model is not None:
-        weights.append(Weights(option=f"{prefix}model", name=model.model, revision=model.revision, file=file))
+        weights.append(
+            Weights(
+                option=f"{prefix}model",
+                name=model.model,
+                revision=model.revision,
+                file=file,
+                dtype=dtype,
+                dtype_option=dtype_option and f"{prefix}{dtype_option}",
+            )
+        )
     if isinstance(model, AdaptedModel) and model.adapter is not None:
         weights.append(Weights(option=f"{prefix}adapter", name=model.adapter, file="adapter_config.json"))
     return weights
@@ -134,7 +220,7 @@ class Embedder:
         if model.engine == "openai":
             return []
         file = "modules.json" if model.engine == "sentence-transformers" else "config.json"
-        return weights_of(self.option, model, file=file)
+        return weights_of(self.option, model, file=file, dtype=model.dtype, dtype_option="dtype")
 
     def check(self) -> None:
         """Check that the weights exist and were saved with these settings. Raises PreflightError."""

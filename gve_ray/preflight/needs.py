@@ -1,8 +1,7 @@
 """The needs of a job as data: its workers, inputs, outputs and models. Each job declares them.
 
 needs = Needs(job="index", workers=[...], inputs=[...], outputs={"output": "/shared/index"})
-check_request(needs)                    # needs no cluster
-check_workers(needs, live_nodes())      # needs a cluster
+check_request(needs)      # needs no cluster
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gve_ray.job import PreflightError
-from gve_ray.preflight.fit import Workers, check_fit
+from gve_ray.preflight.fit import Workers
 from gve_ray.preflight.models import Embedder
 from gve_ray.preflight.storage import first_files
 
@@ -90,18 +89,6 @@ def check_models(needs: Needs) -> None:
             weights.check()
     for embedder in needs.embedders:
         embedder.check()
-
-
-def check_workers(needs: Needs, nodes: Sequence[Mapping[str, float]]) -> None:
-    """Check that the workers fit on the cluster. Raises PreflightError.
-
-    nodes: the resources of each live node. Pools that may wait for an autoscaler are not checked.
-    """
-    for pool in needs.workers:
-        if not pool.wait_for_nodes:
-            check_fit([pool], nodes)
-    if needs.together:
-        check_fit(needs.workers, nodes)
 
 
 def absolute(path: str) -> str:

@@ -101,6 +101,13 @@ class Report:
             lines.append("")
         return "\n".join([*lines, self._summary()])
 
+    def brief(self) -> str:
+        """Return a line for each finding, then the problems with their fixes."""
+        width = max(len(finding.name) for finding in self.findings)
+        lines = [f"{finding.name:<{width}}  {finding.value}" for finding in self.findings]
+        problems = [*self._in_state("warning"), *self._in_state("missing")]
+        return "\n".join([*lines, *(f"{_MARKS[problem.state]}: {problem.sentence}" for problem in problems)])
+
     def _in_state(self, state: State) -> list[Finding]:
         return [finding for finding in self.findings if finding.state == state]
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from gve_ray.config import (
+    AUTO,
     GIB,
     MIB,
     ActorResources,
+    Auto,
     ModelConfig,
     SequenceSettings,
     check,
@@ -54,18 +56,22 @@ class ReplicasConfig(ActorResources):
     """The number of replicas, from `replicas` to `max_replicas` (0: always `replicas`), and what each
     of them reserves.
 
-    busy: target number of concurrent requests per replica; above it, more replicas are started.
+    replicas: auto starts with one, and adds others under load while the cluster has room. busy:
+    target number of concurrent requests per replica; above it, more replicas are started.
     """
 
     count_option: ClassVar[str] = "replicas"
-    replicas: int = number(1, at_least=1)
+    most_option: ClassVar[str | None] = "max_replicas"
+    num_cpus: float | Auto = number(AUTO, at_least=0)
+    num_gpus: float | Auto = number(AUTO, at_least=0)
+    replicas: int | Auto = number(AUTO, at_least=1)
     max_replicas: int = 0
     busy: float = number(16.0, above=0)
 
     def __post_init__(self) -> None:
         check_numbers(self)
         check(
-            self.max_replicas == 0 or self.max_replicas >= self.replicas,
+            self.max_replicas == 0 or self.max_replicas >= (self.count or 1),
             f"max_replicas={self.max_replicas}: use 0, or at least replicas={self.replicas}",
         )
 

@@ -51,8 +51,12 @@ def build(values: dict[str, Any]) -> "Application":
     although `host` is not the loopback.
     """
     from gve_ray.config import config_of
+    from gve_ray.preflight import fit_to_cluster
+    from gve_ray.serving.needs import needs_of  # it imports this module
 
     config = config_of(ServeConfig, values)
+    needs = needs_of(config)
+    config = fit_to_cluster(config, needs.workers, together=needs.together)
     return application(config, key_digest_of(config))
 
 
@@ -76,9 +80,10 @@ def key_digest_of(config: ServeConfig) -> str | None:
 def _options(
     replicas: ReplicasConfig, max_ongoing: int, max_queued: int, config: ServeConfig
 ) -> dict[str, Any]:
-    actor: dict[str, Any] = {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus}
-    if replicas.memory:
-        actor["memory"] = replicas.memory
+    demands = replicas.demands
+    actor: dict[str, Any] = {"num_cpus": demands.get("CPU", 0), "num_gpus": demands.get("GPU", 0)}
+    if "memory" in demands:
+        actor["memory"] = demands["memory"]
     if replicas.accelerator_type:
         actor["accelerator_type"] = replicas.accelerator_type
     options: dict[str, Any] = {
@@ -89,12 +94,13 @@ def _options(
         "graceful_shutdown_timeout_s": config.limits.request_seconds,
         "ray_actor_options": actor,
     }
-    if replicas.max_replicas > replicas.replicas:
+    count = replicas.count or 1
+    if replicas.max_replicas > count:
         options["autoscaling_config"] = {
-            "min_replicas": replicas.replicas,
+            "min_replicas": count,
             "max_replicas": replicas.max_replicas,
             "target_ongoing_requests": replicas.busy,
         }
     else:
-        options["num_replicas"] = replicas.replicas
+        options["num_replicas"] = count
     return options

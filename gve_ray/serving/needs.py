@@ -11,9 +11,9 @@ from gve_ray.preflight import (
     Embedder,
     Input,
     Needs,
-    Weights,
     absolute,
     check_request,
+    model_workers,
     workers_of,
 )
 from gve_ray.search import IndexFileError, read_library
@@ -28,12 +28,23 @@ def needs_of(config: ServeConfig) -> Needs:
         f"models.{served.name}.index": served.index for served in config.models if served.index is not None
     }
     workers = [
-        workers_of(f"models.{served.name}.replicas", served.replicas, _loads(served))
+        model_workers(
+            f"models.{served.name}.replicas", served.replicas, _embedders(served), large=True, grows="load"
+        )
         for served in config.models
     ]
     return Needs(
         job=config.job,
-        workers=[*workers, workers_of("gateway.replicas", config.gateway.replicas)],
+        workers=[
+            *workers,
+            workers_of(
+                "gateway.replicas",
+                config.gateway.replicas,
+                most_cpus=config.gateway.readers,
+                large=True,
+                grows="load",
+            ),
+        ],
         paths=indexes,
         inputs=[Input(option=option, uri=absolute(index)) for option, index in indexes.items()],
         together=True,
@@ -80,18 +91,14 @@ def _embedder(served: ServedModel) -> Embedder:
     return Embedder(option=option, model=served.model, settings=settings_of(served))
 
 
-def _loads(served: ServedModel) -> list[Weights]:
-    """Return the weights that each replica loads; none if the index is unreadable, which `_check`
+def _embedders(served: ServedModel) -> list[Embedder]:
+    """Return the model that each replica loads; none if the index is unreadable, which `_check`
     reports.
     """
-    model = served.model
-    if served.index is not None:
-        try:
-            model = read_library(served.index).model_config
-        except IndexFileError:
-            return []
-    assert model is not None
-    return list(Embedder(option=f"models.{served.name}", model=model, settings=None).weights)
+    try:
+        return [_embedder(served)]
+    except (ValueError, IndexFileError):
+        return []
 
 
 def _port(config: ServeConfig) -> int:

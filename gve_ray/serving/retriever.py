@@ -78,7 +78,7 @@ class Retriever:
     def __init__(self, served: ServedModel) -> None:
         self._served = served
         self._library: LiveLibrary | None = None
-        on_gpu = served.replicas.num_gpus > 0
+        on_gpu = "GPU" in served.replicas.demands
         if served.index is not None:
             self._library = LiveLibrary(served.index, searched=True)
             facts = self._library.facts

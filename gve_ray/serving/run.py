@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from gve_ray.job import JobError, PreflightError
-from gve_ray.preflight import check_cluster, live_nodes
+from gve_ray.preflight import check_cluster, fit_to_cluster, live_nodes
 from gve_ray.serving.config import ServeConfig
 from gve_ray.serving.deploy import application, key_digest_of
 from gve_ray.serving.needs import needs_of, resolve
@@ -55,6 +55,8 @@ def running(config: ServeConfig) -> Iterator[str]:
 
     config: the config that `resolve` returned. Raises PreflightError or JobError.
     """
+    needs = needs_of(config)
+    config = fit_to_cluster(config, needs.workers, together=needs.together)
     check_cluster(needs_of(config), live_nodes())
     _check_alone()
     from ray import serve as ray_serve

@@ -159,7 +159,9 @@ def _records(job: StageJob, todo: pa.Table, resources: StageResources) -> Iterat
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
-    size = resources.batch_size
+    size, count, demands = resources.batch_size, resources.count, resources.demands
+    if count is None or {"CPU", "GPU"} & resources.undecided:
+        raise ValueError(f"stage {job.name}: {resources}: has auto; use numbers, or preflight.fit_to_cluster")
     table = todo.combine_chunks()
     # Each block is one batch and one Ray task, so that a retry repeats exactly one batch. `take`
     # copies: pickling a plain slice would include the whole column.
@@ -176,15 +178,15 @@ def _records(job: StageJob, todo: pa.Table, resources: StageResources) -> Iterat
             batch_size=size,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            num_cpus=resources.num_cpus,
-            num_gpus=resources.num_gpus or None,
-            memory=resources.memory or None,
+            num_cpus=demands.get("CPU", 0),
+            num_gpus=demands.get("GPU"),
+            memory=demands.get("memory"),
             accelerator_type=resources.accelerator_type,
             # Ray's default, unlimited restarts and retries, is right here: `InFlightRows` limits
             # both.
             compute=ActorPoolStrategy(
-                min_size=resources.actors,
-                max_size=max(resources.actors, resources.max_actors),
+                min_size=min(count, len(blocks)),  # each actor loads its worker, so none starts without work
+                max_size=min(max(count, resources.max_actors), len(blocks)),
                 max_tasks_in_flight_per_actor=resources.concurrency + 1,
                 max_concurrent_calls_per_actor=resources.concurrency,
                 enable_true_multi_threading=resources.concurrency > 1,

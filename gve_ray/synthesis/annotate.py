@@ -114,7 +114,7 @@ def annotate(run: SynthesisRun, stage: Stage) -> StageCounts:
             "enrich": config.enrich,
             "extend": config.extend,
             "seed": config.seed,
-            "threads": max(1, round(resources.num_cpus)),
+            "threads": max(1, round(resources.demands.get("CPU", 0))),
         },
         out=run.annotations,
         rejects=run.rejects,

@@ -4,8 +4,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from gve_ray.config import (
+    AUTO,
     EmbedderModel,
     ModelReference,
+    ModelResources,
     StageResources,
     VideoSettings,
     check,
@@ -162,8 +164,8 @@ class SynthesisResources:
     """Resources by stage."""
 
     media: StageResources = field(default_factory=StageResources)
-    consistency: StageResources = field(default_factory=StageResources)
-    captioner: StageResources = field(default_factory=StageResources)
+    consistency: ModelResources = field(default_factory=ModelResources)
+    captioner: ModelResources = field(default_factory=ModelResources)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,8 +233,8 @@ class SynthesisConfig:
         check_numbers(self)
         engine_gpus, actor_gpus = self.captioner.tensor_parallel_size, self.resources.captioner.num_gpus
         check(
-            actor_gpus in (0, engine_gpus) or (engine_gpus == 1 and actor_gpus < 1),
-            f"resources.captioner.num_gpus={actor_gpus:g}, captioner.tensor_parallel_size={engine_gpus}: "
+            actor_gpus in (AUTO, 0, engine_gpus) or (engine_gpus == 1 and float(actor_gpus) < 1),
+            f"resources.captioner.num_gpus={actor_gpus}, captioner.tensor_parallel_size={engine_gpus}: "
             f"an actor holds the GPUs its engine spans; set num_gpus to {engine_gpus}",
         )
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from gve_ray.inputs.manifest import read_manifest
-from gve_ray.preflight import check_cluster, check_models, check_paths, live_nodes
+from gve_ray.preflight import check_cluster, check_models, check_paths, fit_to_cluster, live_nodes
 from gve_ray.store import FolderLock, RunFolder, fingerprint
 from gve_ray.store.runfolder import RUN_FILE, filesystem
 from gve_ray.synthesis.config import SynthesisConfig
@@ -64,7 +64,7 @@ def synthesize(
     which the same call resumes the run.
     """
     check_paths(needs_of(config))
-    stages = stages_of(config) if stages is None else stages
+    stages_of(config)  # raises an error if a filter cannot be used
     config = replace(config, output=config.output.rstrip("/") or "/")
     manifest = read_manifest(config.input)
     if earlier := finished_before(config, manifest):
@@ -72,7 +72,9 @@ def synthesize(
     needs = needs_of(config, lambda: manifest.column("uri").to_pylist())
     check_models(needs)
     connect()
-    check_cluster(needs, live_nodes())
+    config = fit_to_cluster(config, needs.workers)
+    stages = stages_of(config) if stages is None else stages
+    check_cluster(replace(needs, workers=needs_of(config).workers), live_nodes())
     with RunFolder(config.output, job=config.job, config=config.identity()) as folder:
         log.info("synthesize: %d videos from %s to %s", manifest.num_rows, config.input, config.output)
         run = SynthesisRun(config=config, manifest=manifest)

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 
 from gve_ray.inputs.manifest import video_uris
-from gve_ray.preflight import Input, Needs, Workers, weights_of, workers_of
+from gve_ray.preflight import VLLM_CACHE_BYTES, Input, Needs, Workers, weights_of, workers_of
 from gve_ray.synthesis.config import SynthesisConfig
 from gve_ray.synthesis.pipeline import stages_of
+from gve_ray.synthesis.vllm_captioner import CPU_KV_CACHE_BYTES
 
 
 def needs_of(config: SynthesisConfig, videos: Callable[[], Sequence[str]] | None = None) -> Needs:
@@ -25,11 +26,37 @@ def needs_of(config: SynthesisConfig, videos: Callable[[], Sequence[str]] | None
 def _workers(config: SynthesisConfig) -> list[Workers]:
     captioner, consistency = config.captioner, config.quality.consistency
     workers = [
-        workers_of("resources.media", config.resources.media),
-        workers_of("resources.captioner", config.resources.captioner, weights_of("captioner", captioner)),
+        workers_of("resources.media", config.resources.media, grows="cluster"),
+        workers_of(
+            "resources.captioner",
+            config.resources.captioner,
+            weights_of(
+                "captioner",
+                captioner,
+                dtype=captioner.engine_args.get("dtype", "auto"),
+                dtype_option="engine_args.dtype",
+            ),
+            gpus=captioner.tensor_parallel_size,
+            more_bytes=CPU_KV_CACHE_BYTES,
+            large=True,  # one engine batches all requests
+            grows="cluster",
+        ),
     ]
     if consistency.model is not None:
-        weights = weights_of("quality.consistency", consistency)
-        workers.append(workers_of("resources.consistency", config.resources.consistency, weights))
-    workers += [workers_of(f"stages.{stage.name}.resources", stage.resources) for stage in config.stages]
+        weights = weights_of(
+            "quality.consistency", consistency, dtype=consistency.dtype, dtype_option="dtype"
+        )
+        workers.append(
+            workers_of(
+                "resources.consistency",
+                config.resources.consistency,
+                weights,
+                more_bytes=VLLM_CACHE_BYTES if consistency.engine == "vllm" else 0,
+                grows="cluster",
+            )
+        )
+    workers += [
+        workers_of(f"stages.{stage.name}.resources", stage.resources, grows="cluster")
+        for stage in config.stages
+    ]
     return workers

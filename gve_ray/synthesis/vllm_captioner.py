@@ -31,7 +31,7 @@ from gve_ray.synthesis.config import CaptionerConfig
 from gve_ray.synthesis.orphan_reaper import start_orphan_reaper
 from gve_ray.synthesis.prompts import load_prompt, messages
 
-_CPU_KV_CACHE_BYTES = 2 * 2**30
+CPU_KV_CACHE_BYTES = 2 * 2**30
 _CPU_BATCHED_TOKENS = 8192
 _UNPACKERS = 2
 _MAX_NUM_SEQS = 128
@@ -256,7 +256,7 @@ def engine_arguments(config: CaptionerConfig, model: str, *, seed: int, on_cpu: 
             "max_num_batched_tokens": max(_CPU_BATCHED_TOKENS, length),
         }
         if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-            arguments["kv_cache_memory_bytes"] = _CPU_KV_CACHE_BYTES
+            arguments["kv_cache_memory_bytes"] = CPU_KV_CACHE_BYTES
     return arguments | dict(config.engine_args)
 
 

@@ -4,8 +4,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from gve_ray.config import (
+    AUTO,
     ActorResources,
     AdaptedModel,
+    Auto,
     ModelReference,
     SequenceSettings,
     check,
@@ -27,6 +29,9 @@ BATCH_SIZES = {
     Task.V2V: 64,
 }
 HARD_NEGATIVES = {task: 1 if task in (Task.T2V, Task.TI2V, Task.TV2V) else 0 for task in Task}
+
+CPUS_OF_A_RANK = 10  # that a rank on a GPU can use: 4 for itself, and 6 for its feed workers
+_CPUS_WITHOUT_FEED = 4
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 Format = Literal["pairs", "text_pairs", "image_captions", "webvid"]
@@ -175,8 +180,8 @@ class TrainingConfig(ModelReference, SequenceSettings):
 
     model: the base model. data: the mixture. assets: the assets.lance that `asset://` references
     point into. dtype: None selects bfloat16 on a GPU and on a processor that computes it
-    natively, else float32. compile: compile the layers; on a GPU this takes two minutes and makes
-    training 1.8 times as fast. checkpointing: recompute the activations of the language model in
+    natively, else float32. compile: compile the layers on a GPU, which takes two minutes and
+    makes training 1.8 times as fast. checkpointing: recompute the activations of the language model in
     the backward pass; this costs a sixth of the speed and saves most of the memory per pair.
     token_budget: padded tokens per chunk of a forward pass. trackers: tensorboard, wandb, mlflow;
     steps.jsonl, the console log and the plots are always written.
@@ -209,21 +214,25 @@ class TrainingConfig(ModelReference, SequenceSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResources(ActorResources):
-    """The ranks of a run. Each has `num_cpus` cores and `num_gpus` GPUs (0: CPU and gloo; 1: NCCL).
+    """The ranks of a run. Each has `num_cpus` cores, those of its feed workers among them, and `num_gpus`
+    GPUs (0: CPU and gloo; 1: NCCL).
 
-    min_workers: if it is below `workers`, the run is elastic: it starts with the ranks that fit, and grows and
-    shrinks with the cluster, each time resuming from its newest checkpoint. The global batch grows with the
-    number of ranks. feed_workers: extra processes of one core each that prepare the steps of a rank (Ray
-    Data); 0: threads of the rank do it, which is enough where the model is slower than the data.
-    max_failures: how often the ranks are restarted after one has died; -1: no limit. timeout_s: seconds
-    after which a collective fails; it must cover the time in which ranks wait for the prober.
-    resize_seconds: how often an elastic run checks whether the cluster has room for more ranks.
+    workers: auto is a rank for each GPU of the cluster, or for each node if it has none. The global batch
+    grows with the number of ranks. min_workers: if it is below `workers`, the run is elastic: it starts with
+    the ranks that fit, and grows and shrinks with the cluster, each time resuming from its newest checkpoint.
+    feed_workers: processes of one core each that prepare the steps of a rank (Ray Data); 0: threads of the
+    rank do it, which is enough where the model is slower than the data; auto: on a GPU, one for each core
+    beyond four, else 0. max_failures: how often the ranks are restarted after one has died; -1: no limit.
+    timeout_s: seconds after which a collective fails; it must cover the time in which ranks wait for the
+    prober. resize_seconds: how often an elastic run checks whether the cluster has room for more ranks.
     """
 
     count_option: ClassVar[str] = "workers"
-    workers: int = number(1, at_least=1)
+    num_cpus: float | Auto = number(AUTO, at_least=0)
+    num_gpus: float | Auto = number(AUTO, at_least=0)
+    workers: int | Auto = number(AUTO, at_least=1)
     min_workers: int | None = None
-    feed_workers: int = number(0, at_least=0)
+    feed_workers: int | Auto = number(AUTO, at_least=0)
     max_failures: int = number(3, at_least=-1, hint="-1 is no limit")
     timeout_s: int = number(7200, at_least=1)
     resize_seconds: float = number(60.0, at_least=0)
@@ -232,11 +241,24 @@ class TrainingResources(ActorResources):
     def __post_init__(self) -> None:
         check_numbers(self, "resources")
         check(
-            self.min_workers is None or 1 <= self.min_workers <= self.workers,
-            f"resources.min_workers={self.min_workers}: use 1 to resources.workers ({self.workers})",
+            self.min_workers is None or (self.count is not None and 1 <= self.min_workers <= self.count),
+            f"resources.min_workers={self.min_workers}: use 1 to resources.workers ({self.workers}), both numbers",
         )
-        check(self.num_cpus > 0, f"resources.num_cpus={self.num_cpus}: a rank needs some; use e.g. 1")
-        check(self.num_gpus in (0, 1), f"resources.num_gpus={self.num_gpus:g}: a rank has 0 or 1 GPU")
+        check(self.num_cpus != 0, f"resources.num_cpus={self.num_cpus}: a rank needs some; use e.g. 1")
+        check(
+            AUTO in (self.num_cpus, self.feed_workers) or self.feeds < float(self.num_cpus),
+            f"resources.num_cpus={self.num_cpus}, feed_workers={self.feed_workers}: the cores include those of "
+            "the feed workers; use more cores or fewer feed workers",
+        )
+        check(self.num_gpus in (AUTO, 0, 1), f"resources.num_gpus={self.num_gpus}: a rank has 0 or 1 GPU")
+
+    @property
+    def feeds(self) -> int:
+        """The number of feed workers of each rank."""
+        if isinstance(self.feed_workers, int):
+            return self.feed_workers
+        spare = int(self.demands.get("CPU", 0)) - _CPUS_WITHOUT_FEED
+        return max(0, spare) if "GPU" in self.demands else 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,13 +48,14 @@ def with_lora(
     """Add new LoRA weights to the language model (arXiv:2510.27571, section 5) and train only those.
 
     checkpointing: recompute activations in the backward pass instead of keeping them. compile: compile the
-    layers. Raises ValueError when a weight of the vision tower or of the token embeddings would be trained.
+    layers, on a GPU only. Raises ValueError when a weight of the vision tower or of the token embeddings would
+    be trained.
     """
     add_lora(model, r=r, alpha=alpha, dropout=dropout, seed=seed)
     check_frozen(model, FROZEN)
     if checkpointing:
         model.checkpoint_layers()
-    if compile:
+    if compile and model.device.type != "cpu":
         model.compile_layers()
     return Encoder(model)
 

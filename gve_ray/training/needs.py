@@ -3,20 +3,22 @@
 from dataclasses import replace
 
 from gve_ray.preflight import Input, Needs, absolute, weights_of, workers_of
-from gve_ray.training.config import TrainingJobConfig
+from gve_ray.training.config import CPUS_OF_A_RANK, TrainingJobConfig
 from gve_ray.training.mixture import check_sources
 from gve_ray.training.trackers import check_trackers
 
 
 def needs_of(config: TrainingJobConfig) -> Needs:
-    """Return what the config needs. Each rank reserves the CPUs of its feed workers too."""
+    """Return what the config needs."""
     resources = config.resources
     data = {f"data.{source.name}.uri": source.uri for source in config.data}
     roots = {f"data.{source.name}.root": source.root for source in config.data if source.root}
     assets = {"assets": config.assets} if config.assets is not None else {}
-    with_feed = replace(resources, num_cpus=resources.num_cpus + resources.feed_workers)
-    loads = [*weights_of("", config), *weights_of("prober", config.prober)]
-    ranks = workers_of("resources", with_feed, loads)
+    loads = [
+        *weights_of("", config, dtype=config.dtype, dtype_option="dtype"),
+        *weights_of("prober", config.prober, dtype=config.dtype),
+    ]
+    ranks = workers_of("resources", resources, loads, large=True, most_cpus=CPUS_OF_A_RANK)
     if resources.min_workers:
         ranks = replace(ranks, count=resources.min_workers, count_option="min_workers")
     return Needs(

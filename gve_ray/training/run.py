@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gve_ray.job import JobError
 from gve_ray.logs import extend_log_context, is_json, log_context, set_up_rank
-from gve_ray.preflight import absolute, check_cluster, check_request, live_nodes
+from gve_ray.preflight import absolute, check_cluster, check_request, fit_to_cluster, live_nodes
 from gve_ray.store import RunFolder, SharedFolder
 from gve_ray.store.runfolder import RUN_FILE, seconds_of
 from gve_ray.training.config import TrainingJobConfig
@@ -72,6 +72,7 @@ def train(config: TrainingJobConfig, *, connect: Callable[[], object] = lambda: 
     if run.finished():
         return dataclasses.replace(read_result(config.output), was_finished=True)
     connect()
+    config = fit_to_cluster(config, needs_of(config).workers)
     check_cluster(needs_of(config), live_nodes())
     with run:
         log.info("train: %s on %d ranks, to %s", config.model, config.resources.workers, config.output)
@@ -109,16 +110,15 @@ def _trainer(config: TrainingJobConfig) -> "TorchTrainer":
 
     needs = config.resources
     # Chosen here, so that ranks on different processors train in the same dtype.
-    config = dataclasses.replace(config, dtype=config.dtype or default_dtype(on_gpu=needs.num_gpus > 0))
+    config = dataclasses.replace(config, dtype=config.dtype or default_dtype(on_gpu="GPU" in needs.demands))
     return TorchTrainer(
         _rank,
         train_loop_config={"config": config, "log_context": log_context(), "as_json": is_json()},
         torch_config=TorchConfig(timeout_s=needs.timeout_s),
         scaling_config=ScalingConfig(
             num_workers=needs.workers if needs.min_workers is None else (needs.min_workers, needs.workers),
-            use_gpu=needs.num_gpus > 0,
-            # The feed's processes count as the rank's own: they run on its node (ray_feed.py).
-            resources_per_worker=needs.demands | {"CPU": needs.num_cpus + needs.feed_workers},
+            use_gpu="GPU" in needs.demands,
+            resources_per_worker=needs.demands,
             accelerator_type=needs.accelerator_type,
             elastic_resize_monitor_interval_s=needs.resize_seconds,
         ),
@@ -141,7 +141,7 @@ def _rank(loop: dict[str, Any]) -> None:
     set_up_rank(loop["as_json"])
     extend_log_context({**loop["log_context"], "rank": get_context().get_world_rank()})
     config: TrainingJobConfig = loop["config"]
-    workers = config.resources.feed_workers
+    workers = config.resources.feeds
     fit(
         config,
         config.output,

@@ -169,7 +169,7 @@ def test_an_item_embedded_by_another_run_is_no_longer_rejected(
             facts,
             cache=str(tmp_path),
             rejects=str(tmp_path / "rejects.lance"),
-            resources=StageResources(),
+            resources=StageResources(actors=1),
         )
 
     assert (again().n_found, seen) == (0, [{"b"}])

@@ -61,7 +61,11 @@ class Doctor:
     def synthesize(self, *options: str, second: str = "") -> Answer:
         """Check the demo's config; its input and output are shared by both nodes unless options change them."""
         shared = ["--input", str(self.folder / "videos"), "--output", str(self.folder / "runs" / "new")]
-        return self("synthesize", "--config", "demo.yaml", *shared, "--json", *options, second=second)
+        # The GPU that Ray was told of does not exist.
+        no_gpus = ["--resources.captioner.num_gpus", "0", "--resources.consistency.num_gpus", "0"]
+        return self(
+            "synthesize", "--config", "demo.yaml", *shared, *no_gpus, "--json", *options, second=second
+        )
 
     def _read(self) -> Any:
         assert self.process.stdout is not None
@@ -112,23 +116,25 @@ def test_a_cluster_without_a_job(doctor: Doctor) -> None:
     assert findings["Python"]["value"] == f"{sys.version.split()[0]} on 2 of 2 nodes"
     assert findings["token"]["value"] == "RAY_AUTH_MODE=token everywhere"
     assert {"Ray", "torch", "transformers", "vllm", "gve_ray", "source"} <= set(findings)
+    assert findings["index"]["value"].startswith("demo.yaml")
 
 
 def test_a_job_that_can_start(doctor: Doctor) -> None:
-    answer = doctor.synthesize()
+    answer = doctor.synthesize("--resources.media.num_cpus", "0.5", "--resources.media.memory", "0")
     findings = answer.findings
     assert (answer.status, answer.missing) == (0, [])
     assert findings["input"]["value"].endswith("read on 2 of 2 nodes")
     assert findings["output"]["value"].endswith("written and seen on 2 of 2 nodes")
     assert "on 2 of 2 nodes that may load it" in findings["captioner.model"]["value"]
     # Two nodes with 2 CPUs each have room for 8 actors that reserve half a CPU.
-    assert findings["resources.media"]["value"] == "2 x (0.5 CPU), room for 8"
+    assert findings["resources.media"]["value"] == "8 x (0.5 CPU), room for 8"
     assert leftovers(doctor) == []
     assert list((doctor.folder / "runs").iterdir()) == []  # the output folder was not created
 
 
 def test_too_few_gpus(doctor: Doctor) -> None:
-    answer = doctor.synthesize("--resources.captioner.num_gpus", "1", "--resources.captioner.actors", "4")
+    captioner = {"actors": 4, "num_cpus": 2, "num_gpus": 1, "memory": 0}
+    answer = doctor.synthesize("--resources.captioner", json.dumps(captioner))
     finding = answer.findings["resources.captioner"]
     assert answer.status == 1
     assert finding["state"] == "missing"
@@ -208,17 +214,19 @@ def test_a_model_that_is_missing_on_one_node(doctor: Doctor) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb,missing",
+    "verb,pool,missing",
     [
-        ("train", {"data.described.uri", "data.described.root", "data.uvrd.uri", "assets"}),
-        ("evaluate", {"models.trained.adapter", "contamination.training", "root"}),
-        ("index", {"input", "model.adapter"}),
-        ("serve", {"models.demo.index", "config"}),
+        ("train", "resources", {"data.described.uri", "data.described.root", "data.uvrd.uri", "assets"}),
+        ("evaluate", "resources", {"models.trained.adapter", "contamination.training", "root"}),
+        ("index", "resources.embed", {"input", "model.adapter"}),
+        ("serve", "gateway.replicas", {"models.demo.index", "config"}),
     ],
 )
-def test_the_missing_requirements_of_each_job(doctor: Doctor, verb: str, missing: set[str]) -> None:
+def test_the_missing_requirements_of_each_job(
+    doctor: Doctor, verb: str, pool: str, missing: set[str]
+) -> None:
     """Covers the demo's recipes before the demo has run. config: an error that belongs to no other finding."""
-    answer = doctor(verb, "--config", "demo.yaml", "--json")
+    answer = doctor(verb, "--config", "demo.yaml", "--json", f"--{pool}.num_gpus", "0")
     assert answer.status == 1
     assert set(answer.missing) == missing
     assert all(answer.findings[name]["problem"] for name in missing)

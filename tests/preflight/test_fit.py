@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from gve_ray.job import PreflightError
-from gve_ray.preflight import Needs, Workers, check_fit, check_workers
+from gve_ray.preflight import Workers, check_fit, check_pools
 
 
 def pool(count: int, *, option: str = "resources", wait: bool | None = False, **demands: float) -> Workers:
@@ -68,11 +68,10 @@ def test_the_largest_workers_are_placed_first() -> None:
 
 def test_pools_share_the_nodes_only_if_they_run_together() -> None:
     pools = [pool(1, option=name, GPU=1.0) for name in ("a", "b")]
-    one_after_the_other = Needs(job="index", workers=pools)
-    check_workers(one_after_the_other, [{"GPU": 1.0}])
+    check_pools(pools, [{"GPU": 1.0}])
     with pytest.raises(PreflightError, match=r"b: .* do not fit together with the other workers"):
-        check_workers(replace(one_after_the_other, together=True), [{"GPU": 1.0}])
+        check_pools(pools, [{"GPU": 1.0}], together=True)
 
 
 def test_a_pool_that_waits_for_the_autoscaler_is_not_refused() -> None:
-    check_workers(Needs(job="index", workers=[pool(1, wait=True, GPU=1.0)]), [{"CPU": 2.0}])
+    check_pools([pool(1, wait=True, GPU=1.0)], [{"CPU": 2.0}])

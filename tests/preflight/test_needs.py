@@ -17,8 +17,11 @@ def needs_of(job: str, *args: str) -> Needs:
     return needs
 
 
-def pools(needs: Needs) -> Mapping[str, tuple[int, Mapping[str, float], list[str]]]:
-    """Return count, demands and the options of the weights that are loaded, by the pool's option."""
+def pools(needs: Needs) -> Mapping[str, tuple[int | None, Mapping[str, float], list[str]]]:
+    """Return count, demands and the options of the weights that are loaded, by the pool's option.
+
+    What the recipe leaves to `size_pools` is not there.
+    """
     return {
         pool.option: (pool.count, pool.demands, [weights.option for weights in pool.loads])
         for pool in needs.workers
@@ -30,9 +33,9 @@ def test_synthesis() -> None:
         "synthesize", "--config", "gve-3b.yaml", "--resources.captioner.accelerator_type", "H100"
     )
     assert pools(needs) == {
-        "resources.media": (64, {"CPU": 1, "memory": 2**32}, []),
-        "resources.captioner": (8, {"CPU": 4, "GPU": 1, "accelerator_type:H100": 0.001}, ["captioner.model"]),
-        "resources.consistency": (4, {"CPU": 2, "GPU": 1}, ["quality.consistency.model"]),
+        "resources.media": (None, {"CPU": 1}, []),
+        "resources.captioner": (None, {"accelerator_type:H100": 0.001}, ["captioner.model"]),
+        "resources.consistency": (None, {}, ["quality.consistency.model"]),
     }
     assert [source.uri for source in needs.inputs] == ["raw/manifest.parquet"]
     assert needs.outputs == {"output": "runs/gve-3b"}
@@ -43,10 +46,11 @@ def test_consistency_is_counted_only_where_it_runs() -> None:
     assert set(pools(JOBS["synthesize"].needs_of(config))) == {"resources.media", "resources.captioner"}
 
 
-def test_training_counts_the_feed_and_the_rank(tmp_path: Path) -> None:
+def test_elastic_training_needs_its_smallest_number_of_ranks(tmp_path: Path) -> None:
     needs = needs_of(
-        "train", "--config", "gve-3b.yaml", "--output", str(tmp_path), "--resources.min_workers", "8"
-    )
+        "train", "--config", "gve-3b.yaml", "--output", str(tmp_path), "--resources",
+        '{"workers": 32, "min_workers": 8, "num_cpus": 10, "feed_workers": 6, "num_gpus": 1}',
+    )  # fmt: skip
     assert pools(needs) == {"resources": (8, {"CPU": 10, "GPU": 1}, ["model", "prober.model"])}
     assert needs.workers[0].count_option == "min_workers"
     assert [(source.option, source.uri) for source in needs.inputs] == [
@@ -62,7 +66,8 @@ def test_evaluation(tmp_path: Path) -> None:
     args = ["--root", "null", "--data", data, "--output", str(tmp_path / "run")]
     needs = needs_of("evaluate", "--config", "gve-3b.yaml", *args, "--cache", str(tmp_path / "cache"))
     loads = ["models.base.model", "models.gve-3b.model"]
-    assert pools(needs) == {"resources": (8, {"CPU": 8, "GPU": 1}, loads)}
+    assert pools(needs) == {"resources": (None, {}, loads)}
+    assert needs.workers[0].in_turn
     assert [(source.option, source.uri) for source in needs.inputs] == [
         ("data.mine.folder", str(tmp_path / "MSRVTT"))
     ]
@@ -83,8 +88,8 @@ def test_a_root_without_data_sets_is_an_input_that_cannot_be_listed(tmp_path: Pa
 def test_indexing(tmp_path: Path) -> None:
     needs = needs_of("index", "--config", "gve-3b.yaml", "--output", str(tmp_path))
     assert pools(needs) == {
-        "resources.probe": (16, {"CPU": 1, "memory": 2**30}, []),
-        "resources.embed": (8, {"CPU": 8, "GPU": 1}, ["model.model"]),
+        "resources.probe": (None, {"CPU": 1}, []),
+        "resources.embed": (None, {}, ["model.model"]),
     }
     assert (needs.inputs[0].uri, needs.outputs) == ("videos", {"output": str(tmp_path)})
 
@@ -92,12 +97,8 @@ def test_indexing(tmp_path: Path) -> None:
 def test_serving_needs_all_replicas_at_once() -> None:
     needs = needs_of("serve", "--config", "gve-3b.yaml")
     assert pools(needs) == {
-        "models.gve-3b.replicas": (
-            1,
-            {"CPU": 4, "GPU": 1},
-            [],
-        ),  # the index, which names the model, does not exist
-        "gateway.replicas": (1, {"CPU": 8}, []),
+        "models.gve-3b.replicas": (None, {}, []),  # the index, which names the model, does not exist
+        "gateway.replicas": (None, {}, []),
     }
     assert needs.together
     assert [source.option for source in needs.inputs] == ["models.gve-3b.index"]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from gve_ray.config import ModelConfig, config_of
+from gve_ray.config import GIB, ModelConfig, config_of
 from gve_ray.job import PreflightError
-from gve_ray.preflight import check_workers
+from gve_ray.preflight import check_pools, size_pools
 from gve_ray.serving.config import GatewayConfig, ReplicasConfig, ServeConfig, ServedModel
 from gve_ray.serving.deploy import key_digest_of
 from gve_ray.serving.needs import needs_of, resolve
@@ -75,19 +75,24 @@ def test_bad_configs(values: dict[str, object], message: str) -> None:
 
 
 def test_all_replicas_must_fit_at_the_same_time() -> None:
-    nodes = [{"CPU": 2.0, "memory": 1e9}]
+    nodes = [{"CPU": 2.0, "memory": 64.0 * GIB}]
+
+    def check_workers(config: ServeConfig) -> None:
+        check_pools(size_pools(needs_of(config).workers, nodes, together=True), nodes, together=True)
+
     replicas = ReplicasConfig(num_cpus=1)
     fits = replace(CONFIG, gateway=GatewayConfig(replicas=replicas))
-    check_workers(needs_of(fits), nodes)
+    check_workers(fits)
     too_many = replace(fits, models=[MODEL, replace(MODEL, name="other")])
     with pytest.raises(
-        PreflightError, match=r"gateway\.replicas: 1 x \(1 CPU\) do not fit.* leave 0 CPU on the nodes"
+        PreflightError,
+        match=r"gateway\.replicas: 1 x \(1 CPU, 1\.0 GiB memory\) do not fit.* leave 0 CPU on the nodes",
     ):
-        check_workers(needs_of(too_many), nodes)
-    with pytest.raises(PreflightError, match=r"models\.tiny\.replicas: needs 1 x \(1 CPU, 1 GPU\)") as caught:
-        check_workers(
-            needs_of(replace(fits, models=[replace(MODEL, replicas=ReplicasConfig(num_gpus=1))])), nodes
-        )
+        check_workers(too_many)
+    with pytest.raises(
+        PreflightError, match=r"models\.tiny\.replicas: needs 1 x \(1 CPU, 1 GPU, 4\.0 GiB memory\)"
+    ) as caught:
+        check_workers(replace(fits, models=[replace(MODEL, replicas=ReplicasConfig(num_gpus=1))]))
     assert "wait_for_nodes" not in str(caught.value)  # the service does not have this option
 
 

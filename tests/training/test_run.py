@@ -8,7 +8,9 @@ import pytest
 from ray.train import TrainingFailedError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
+from gve_ray.config import GIB
 from gve_ray.job import JobError, PreflightError
+from gve_ray.preflight import fit
 from gve_ray.training import run
 from gve_ray.training.config import DataSetConfig, TrainingJobConfig, TrainingResources
 from tests.embedder.conftest import save_tiny
@@ -90,13 +92,15 @@ def test_missing_inputs_are_reported_before_anything_is_written(
 def test_each_rank_must_fit_on_a_node_together_with_its_feed(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "live_nodes", lambda: [{"CPU": 8.0, "GPU": 4.0}, {"CPU": 2.0}])
-    resources = TrainingResources(workers=4, num_gpus=1, feed_workers=3)
+    nodes = [{"CPU": 8.0, "GPU": 4.0, "memory": 64.0 * GIB}, {"CPU": 2.0, "memory": 64.0 * GIB}]
+    monkeypatch.setattr(fit, "live_nodes", lambda: nodes)
+    monkeypatch.setattr(fit, "spare_nodes", list)
+    resources = TrainingResources(workers=4, num_cpus=4, num_gpus=1, feed_workers=3)
     with pytest.raises(
-        PreflightError, match=r"needs 4 x \(4 CPU, 1 GPU\).*room for 2.*--resources\.workers 2"
+        PreflightError, match=r"needs 4 x \(4 CPU, 1 GPU, .*room for 2.*--resources\.workers 2"
     ):
         run.train(config_of(base, tmp_path, resources=resources))
-    elastic = TrainingResources(workers=4, min_workers=3, num_gpus=1, feed_workers=3)
+    elastic = TrainingResources(workers=4, min_workers=3, num_cpus=4, num_gpus=1, feed_workers=3)
     with pytest.raises(PreflightError, match=r"needs 3 x .*--resources\.min_workers 2"):
         run.train(config_of(base, tmp_path, resources=elastic))
 
@@ -108,6 +112,8 @@ def test_each_rank_must_fit_on_a_node_together_with_its_feed(
         ({"workers": 2, "min_workers": 3}, "min_workers=3"),
         ({"num_gpus": 2}, "num_gpus=2"),
         ({"num_cpus": 0}, "num_cpus=0"),
+        ({"min_workers": 3}, "workers \\(auto\\), both numbers"),
+        ({"num_cpus": 3, "feed_workers": 3}, "the cores include those of the feed"),
         ({"feed_workers": -1}, "feed_workers=-1"),
         ({"max_failures": -2}, "max_failures=-2"),
         ({"timeout_s": 0}, "timeout_s=0"),

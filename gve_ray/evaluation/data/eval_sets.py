@@ -1,6 +1,7 @@
 """Finds the data sets of a run and reads them with prompts, metrics and fingerprints."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -116,7 +117,7 @@ def check(config: EvaluationJobConfig) -> str:
     errors: list[DataError] = []
     for dataset in datasets:
         data = read(dataset)
-        workers = max(1, config.resources.actors)
+        workers = config.resources.count or os.cpu_count() or 1
         errors += data.skipped + check_media(data, frames=config.frames, workers=workers)
     if errors:
         lines = "\n".join(map(str, errors))
