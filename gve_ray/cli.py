@@ -12,10 +12,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gve_ray.registry import JOBS
 
-USAGE = """usage: gve VERB --config FILE [--section.option VALUE ...]
+if TYPE_CHECKING:
+    import argparse
+
+USAGE = """usage: gve VERB --config FILE [--verbose] [--section.option VALUE ...]
        gve evaluate --config FILE --check
        gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--filter JSON] [--url URL]
        gve diagnose [results.csv ...] [--models a,b] [--baselines] [--json]
@@ -33,6 +37,7 @@ verbs:
   doctor       show what the cluster has, what VERB needs, what is missing, and where nodes differ
 
 FILE is a YAML file or the name of a recipe for the verb: {recipes}.
+The output of Ray, vLLM and other libraries goes to OUTPUT/logs; --verbose shows it instead.
 `gve VERB --help` lists a verb's options; `gve VERB --config FILE --print_config` shows the whole config."""
 
 
@@ -89,8 +94,10 @@ def search(args: Sequence[str]) -> int:
     parser.add_argument("--model", help="name of a served model; the default is the first one with an index")
     parser.add_argument("--url", default=URL, help=f"address of the service (default {URL})")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    _add_verbose(parser)
     query = vars(parser.parse_args(args))
     url, as_json = query.pop("url"), query.pop("json")
+    _log_if(query.pop("verbose"))
     try:
         hits = Client(url, key=os.environ.get("GVE_API_KEY")).search(**query)
     except (ServiceError, OSError) as error:
@@ -114,7 +121,9 @@ def diagnose(args: Sequence[str]) -> int:
     parser.add_argument("--models", help="names of the models to show, with commas between them")
     parser.add_argument("--baselines", action="store_true", help="add the paper's models")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    _add_verbose(parser)
     options = parser.parse_args(args)
+    _log_if(options.verbose)
     models = [name.strip() for name in options.models.split(",")] if options.models else None
     try:
         diagnosis = work(options.tables, models, baselines=options.baselines)
@@ -129,7 +138,7 @@ def doctor(args: Sequence[str]) -> int:
     """Print a report on the cluster, and on what a job lacks there. Returns 1 if something is missing."""
     import argparse
 
-    from gve_ray.job import PreflightError
+    from gve_ray.job import PreflightError, output_of
     from gve_ray.preflight import SECONDS, check_address
     from gve_ray.preflight import doctor as diagnose_cluster
 
@@ -144,7 +153,9 @@ def doctor(args: Sequence[str]) -> int:
     parser.add_argument(
         "--timeout", type=float, default=SECONDS, help="seconds for a node to answer (default %(default)g)"
     )
+    _add_verbose(parser)
     options, rest = parser.parse_known_args(args)
+    _log_if(options.verbose)
     if options.timeout <= 0:
         parser.error(f"--timeout {options.timeout:g}: use positive seconds")
     if options.verb is None and rest:
@@ -159,19 +170,33 @@ def doctor(args: Sequence[str]) -> int:
             print(f"error: {error}", file=sys.stderr)
             return 2
     address = os.environ.get("RAY_ADDRESS", "")
-    try:
-        check_address(address, options.timeout)
-        connect()
-    except Exception as error:  # noqa: BLE001 - Ray raises all kinds of errors if it cannot connect
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    with output_of("doctor", verbose=options.verbose):
+        try:
+            check_address(address, options.timeout)
+            connect()
+        except Exception as error:  # noqa: BLE001 - Ray raises all kinds of errors if it cannot connect
+            failure: Exception | None = error
+        else:
+            failure = None
+            report = diagnose_cluster(needs, seconds=options.timeout)
+    if failure is not None:
+        reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
         print(
             f"error: cannot connect to the cluster at {address or 'this machine'}: {reason}", file=sys.stderr
         )
         print("check RAY_ADDRESS, and RAY_AUTH_MODE and RAY_AUTH_TOKEN", file=sys.stderr)
         return 1
-    report = diagnose_cluster(needs, seconds=options.timeout)
     print(report.to_json() if options.json else report)
     return 0 if report.is_enough else 1
+
+
+def _add_verbose(parser: "argparse.ArgumentParser") -> None:
+    parser.add_argument("--verbose", action="store_true", help="show the log of all libraries")
+
+
+def _log_if(verbose: bool) -> None:
+    if verbose:
+        logging.basicConfig(level=logging.INFO)
 
 
 def _local(path: str) -> Path:

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 SWITCH = "RAY_LOGGING_CONFIG_ENCODING"
+# `gve_ray.console` recognizes warnings of workers by this format.
+WORKER_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LogContext = Mapping[str, str | int]
 
 _context: LogContext = {}  # per process, not per thread: all threads of a process work for one run
@@ -79,7 +81,7 @@ def is_json() -> bool:
 
 def set_up_logging() -> None:
     """Set up the driver's log on stderr."""
-    handler = _text_handler()
+    handler = text_handler()
     if os.environ.get(SWITCH):
         handler = _json_handler() if is_json() else handler
         # `ray.init` installs its own handler; without this filter each line would appear twice.
@@ -95,7 +97,7 @@ def set_up_rank(as_json: bool) -> None:
     asked.
     """
     if not as_json:
-        logging.basicConfig(level=logging.INFO, handlers=[_text_handler()])
+        logging.basicConfig(level=logging.INFO, handlers=[text_handler(WORKER_FORMAT)])
         return
     handler = _json_handler()
     for logger in (logging.getLogger(), logging.getLogger("ray.train")):
@@ -105,9 +107,20 @@ def set_up_rank(as_json: bool) -> None:
         logger.addHandler(handler)
 
 
-def _text_handler() -> logging.Handler:
+def set_up_worker() -> None:
+    """Set up the log of a Ray worker that is no training process, on stderr. Calling it again is harmless.
+
+    As JSON, Ray has done that already.
+    """
+    logger = logging.getLogger("gve_ray")
+    if not is_json() and not logger.handlers:
+        logger.addHandler(text_handler(WORKER_FORMAT))
+
+
+def text_handler(format: str = "%(asctime)s %(message)s") -> logging.Handler:
+    """Return a handler that writes lines of text to stderr."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    handler.setFormatter(logging.Formatter(format, datefmt="%H:%M:%S"))
     return handler
 
 

@@ -8,6 +8,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pkgutil import resolve_name
 from typing import Any
 
@@ -40,16 +41,19 @@ class Job:
     def main(self, args: Sequence[str], *, prog: str, connect: Callable[[], object]) -> int:
         """Run the job and return its exit status.
 
-        connect: called once the checks that need no cluster have passed.
+        connect: called once the checks that need no cluster have passed. The arguments may contain
+        `--verbose`, which shows all output of Ray and other libraries.
         """
-        from gve_ray.job import run_job
+        from gve_ray.job import VERBOSE, run_job
 
+        run = partial(run_job, self.name, verbose=VERBOSE in args)
+        args = [arg for arg in args if arg != VERBOSE]
         if self.check_data is not None and "--check" in args:
             check_data = resolve_name(self.check_data)
             config = self.read_config([arg for arg in args if arg != "--check"], prog=prog)
-            return run_job(lambda: check_data(config))
+            return run(lambda: check_data(config))
         config = self.read_config(args, prog=prog)
-        return run_job(lambda: resolve_name(self.run)(config, connect=connect))
+        return run(lambda: resolve_name(self.run)(config, connect=connect))
 
 
 JOBS = {

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from gve_ray.config import resolve_model
 from gve_ray.schema import AssetRef, Item
-from gve_ray.stage import Reject
+from gve_ray.stage import Reject, report_status
 from gve_ray.store import Store, fingerprint, frames_of_row
 from gve_ray.synthesis.config import ConsistencyConfig
 
@@ -62,9 +62,10 @@ class ConsistencyWorker:
     """
 
     def __init__(self, config: ConsistencyConfig, ingest: Store) -> None:
+        assert config.model is not None, "without a model there is no consistency stage"
+        report_status(f"loading {config.model}")
         from gve_ray.embedder import Embedder
 
-        assert config.model is not None, "without a model there is no consistency stage"
         adapter = resolve_model(config.adapter) if config.adapter else None
         self._ingest = ingest
         self._embedder = Embedder.from_pretrained(
