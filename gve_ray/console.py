@@ -22,21 +22,18 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
-from gve_ray.logs import WORKER_FORMAT, text_handler
+from gve_ray.logs import COLOR, WORKER_FORMAT, last_lines, text_handler
 from gve_ray.progress import ProgressState, shown_by
 
 MAX_BYTES = 256 * 2**20
-TAIL_LINES = 20
 _POLL_SECONDS = 1.0
-# Ray prefixes the lines of a worker with "(Name pid=1, ip=10.0.0.1)", in color even in files.
-_COLOR = re.compile(r"\x1b\[[\d;]*m")
-_WORKER_WARNING = re.compile(r"\([^)]*pid=[^)]*\) (?:[\d:]+ )?(?:WARNING|ERROR) gve_ray[\w.]*: (.*)")
+# Ray prefixes the lines of a worker with "(Name pid=1, ip=10.0.0.1)".
+_WORKER_WARNING = re.compile(r"pid=\d+(?:, ip=[^)]*)?\) (?:[\d:]+ )?(?:WARNING|ERROR) gve_ray[\w.]*: (.*)")
 _CLUSTER_WARNING = re.compile(
     r"\((?:raylet|autoscaler)[^)]*\) (.*(?:memory pressure|is over \d+% full|cannot be scheduled|"
     r"No available node types|[Nn]o space left on device).*)"
@@ -62,6 +59,19 @@ def quiet_output(name: str) -> Iterator["Console"]:
     finally:
         _active = None
         console.close()
+
+
+def print_result(text: str) -> None:
+    """Print to the stdout of the user."""
+    if _active is None:
+        print(text, flush=True)
+    else:
+        _active.print(text, result=True)
+
+
+def is_quiet() -> bool:
+    """Return whether the output of this process goes to a log file."""
+    return _active is not None
 
 
 def log_to(path: str | None) -> None:
@@ -133,12 +143,11 @@ class Console:
                 self._live.start()
             if state.label not in self._tasks:
                 self._tasks[state.label] = self._live.add_task(state.label, text="")
-            text = f"[{state.status}]" if state.status else _numbers(state)
             self._live.update(
                 self._tasks[state.label],
-                total=None if state.status else state.total,
+                total=None if state.status else state.total,  # without a total, the bar pulses
                 completed=state.done,
-                text=text,
+                text=str(state).removeprefix(f"{state.label}: "),
             )
 
     def hide(self, label: str) -> None:
@@ -153,8 +162,7 @@ class Console:
     def tail(self) -> list[str]:
         """Return the last lines of the log file."""
         sys.stderr.flush()
-        with self.path.open(errors="replace") as file:
-            return [_COLOR.sub("", line.rstrip()) for line in deque(file, TAIL_LINES)]
+        return last_lines(self.path)
 
     # ---- The log file
 
@@ -222,7 +230,7 @@ class Console:
                 new = file.read()
             new = new[: new.rfind(b"\n") + 1]
             self._watched += len(new)
-            for line in _COLOR.sub("", new.decode(errors="replace")).splitlines():
+            for line in COLOR.sub("", new.decode(errors="replace")).splitlines():
                 match = _WORKER_WARNING.search(line) or _CLUSTER_WARNING.search(line)
                 if match is None:
                     continue
@@ -266,18 +274,15 @@ def _live_line(stream: IO[str]) -> Any:
     from rich.console import Console as RichConsole
     from rich.progress import BarColumn, Progress, TextColumn
 
+    # rich would measure descriptors 1 and 2, which are the log. Some terminals say 0: it decides then.
+    columns = os.get_terminal_size(stream.fileno()).columns or None
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         TextColumn("{task.fields[text]}", markup=False),
-        console=RichConsole(file=stream, force_terminal=True, width=os.get_terminal_size(stream.fileno()).columns),
+        console=RichConsole(file=stream, force_terminal=True, width=columns),
         transient=True,
         redirect_stdout=False,
         redirect_stderr=False,
         refresh_per_second=4,
     )
-
-
-def _numbers(state: ProgressState) -> str:
-    """Return the state without its label, for the live line."""
-    return str(state).removeprefix(f"{state.label}: ")

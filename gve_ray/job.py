@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from gve_ray.console import Console, quiet_output
+from gve_ray.console import Console, print_result, quiet_output
 from gve_ray.logs import extend_log_context, is_json, set_up_logging
 from gve_ray.stage import StageError
 from gve_ray.store import RunFolderError, StoreError
@@ -83,17 +83,12 @@ def _run(work: Callable[[], object], console: Console | None) -> int:
     except (JobError, StageError, StoreError) as error:
         if console is not None:
             console.print(_last_lines(console, getattr(error, "log_lines", ())))
-        _print_error(
-            f"error: {error}\nwhat was committed is kept: start the job again to continue", console
-        )
+        _print_error(f"error: {error}\nwhat was committed is kept: start the job again to continue", console)
         return FAILED
     except KeyboardInterrupt:
         _print_error("interrupted; what was committed is kept: start the job again to continue", console)
         return INTERRUPTED
-    if console is None:
-        print(result)
-    else:
-        console.print(str(result), result=True)
+    print_result(str(result))
     return DONE
 
 

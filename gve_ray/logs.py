@@ -9,14 +9,17 @@ lines of several workers into one line that is not valid JSON.
 
 import logging
 import os
+import re
 import secrets
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 SWITCH = "RAY_LOGGING_CONFIG_ENCODING"
 # `gve_ray.console` recognizes warnings of workers by this format.
 WORKER_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+COLOR = re.compile(r"\x1b\[[\d;]*m")  # Ray colors the names of workers even in files
 LogContext = Mapping[str, str | int]
 
 _context: LogContext = {}  # per process, not per thread: all threads of a process work for one run
@@ -115,6 +118,21 @@ def set_up_worker() -> None:
     logger = logging.getLogger("gve_ray")
     if not is_json() and not logger.handlers:
         logger.addHandler(text_handler(WORKER_FORMAT))
+
+
+def worker_log() -> str:
+    """Return the file to which Ray sends the stderr of this worker; empty if it is no file."""
+    path = os.readlink("/proc/self/fd/2")
+    return path if os.path.isfile(path) else ""
+
+
+def last_lines(path: str | os.PathLike[str], lines: int = 20) -> list[str]:
+    """Return the last lines of a log file, without colors; none if there is no such file on this node."""
+    try:
+        with open(path, errors="replace") as file:
+            return [COLOR.sub("", line.rstrip()) for line in deque(file, lines)]
+    except OSError:
+        return []
 
 
 def text_handler(format: str = "%(asctime)s %(message)s") -> logging.Handler:

@@ -26,15 +26,16 @@ LOG_SECONDS = 10.0
 class ProgressState:
     """How far a step is.
 
-    done: items over all runs of the job. rate: items per second of this run. seconds: since the step
-    began. seconds_left: infinity if unknown. status: what the step waits for before its first item.
-    detail: text that follows the numbers.
+    done: items over all runs of the job. first: `done` when this run began. rate: items per second
+    of this run. seconds: since the step began. seconds_left: infinity if unknown. status: what the
+    step waits for before its first item. detail: text that follows the numbers.
     """
 
     label: str
     total: int
     unit: str
     done: int = 0
+    first: int = 0
     rate: float = 0.0
     seconds: float = 0.0
     seconds_left: float = math.inf
@@ -123,6 +124,7 @@ class Progress:
             total=self._total,
             unit=self._unit,
             done=self._done,
+            first=self._done_before,
             rate=rate,
             seconds=now - self._begun,
             seconds_left=(self._total - self._done) / rate if rate else math.inf,
@@ -136,6 +138,7 @@ class Progress:
             return
         self._is_closed = True
         if _display is not None:
+            _display.show(self.state)
             _display.hide(self._label)
         if self._done > self._done_before:
             log.info("%s", self.state)
@@ -149,7 +152,8 @@ class Progress:
             _display.show(state)
         now = time.monotonic()
         news = (state.done, state.status, state.detail)
-        if now - max(self._logged, _last_line) >= LOG_SECONDS and news != self._news:
+        is_news = news != self._news and (state.done > state.first or state.status)
+        if is_news and now - max(self._logged, _last_line) >= LOG_SECONDS:
             self._logged = _last_line = now
             self._news = news
             # A display shows this already; its log file has it as well.

@@ -45,6 +45,15 @@ class Job:
         `--verbose`, which shows all output of Ray and other libraries.
         """
         from gve_ray.job import VERBOSE, run_job
+        from gve_ray.progress import Progress
+
+        def connect_to_ray() -> None:
+            progress = Progress(self.name, 1)
+            progress.wait_for("connecting to Ray")
+            try:
+                connect()
+            finally:
+                progress.close()
 
         run = partial(run_job, self.name, verbose=VERBOSE in args)
         args = [arg for arg in args if arg != VERBOSE]
@@ -53,7 +62,7 @@ class Job:
             config = self.read_config([arg for arg in args if arg != "--check"], prog=prog)
             return run(lambda: check_data(config))
         config = self.read_config(args, prog=prog)
-        return run(lambda: resolve_name(self.run)(config, connect=connect))
+        return run(lambda: resolve_name(self.run)(config, connect=connect_to_ray))
 
 
 JOBS = {

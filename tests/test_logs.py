@@ -95,7 +95,7 @@ def test_the_log_of_a_run_as_text() -> None:
         "from gve_ray.job import run_job\n"
         "from gve_ray.logs import extend_log_context\n"
         "extend_log_context({'job': 'synthesize', 'run': 'r1'})\n"
-        "run_job(lambda: logging.getLogger('a').info('24 rows') or 'done')\n"
+        "run_job('a', lambda: logging.getLogger('gve_ray.a').info('24 rows') or 'done')\n"
     )
     done = run("-c", program, **{SWITCH: ""})
     assert re.fullmatch(r"\d\d:\d\d:\d\d 24 rows\n", done.stderr)

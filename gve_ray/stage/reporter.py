@@ -7,15 +7,11 @@ Both are optional and only for the progress that users see; outside a stage they
 `row_finished`, rows are counted when their batch is. Counts are sent five times a second at most.
 """
 
-import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 _SECONDS = 0.2
-_TAIL_LINES = 20
 
 _send_status: Callable[[str], object] | None = None  # of this process: each worker has its own
 _batch = threading.local()  # its `count` is the `_Count` of the batch that this thread works on
@@ -85,18 +81,3 @@ class _Count:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-
-
-def log_path() -> str:
-    """Return the file to which Ray sends the stderr of this worker; empty if it is no file."""
-    path = os.readlink("/proc/self/fd/2")
-    return path if Path(path).is_file() else ""
-
-
-def last_lines(path: str) -> list[str]:
-    """Return the last lines of the log of a worker that ran on this node; none if there is no such file."""
-    try:
-        with open(path, errors="replace") as file:
-            return [line.rstrip() for line in deque(file, _TAIL_LINES)]
-    except OSError:
-        return []

@@ -17,10 +17,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from gve_ray.logs import LogContext, extend_log_context, set_up_worker
+from gve_ray.logs import LogContext, extend_log_context, last_lines, set_up_worker, worker_log
 from gve_ray.stage.in_flight import History
 from gve_ray.stage.metrics import WorkerMetrics
-from gve_ray.stage.reporter import counted, last_lines, log_path, send_status_with
+from gve_ray.stage.reporter import counted, send_status_with
 from gve_ray.store import Store
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class StageActor:
         self._metrics = WorkerMetrics(job.name)
         self._lock = _IsolationLock()
         actor = ray.get_runtime_context().get_actor_id()
-        failed, log_before = self._tell("starting", actor, log_path())
+        failed, log_before = self._tell("starting", actor, worker_log())
         try:
             if failed >= _MAX_FAILED_STARTS:
                 raise StageError(
@@ -132,7 +132,7 @@ class StageActor:
         Ray's error reaches the driver without the causes of the exception, so they are logged here.
         """
         log.error("%s: %s", self._job.name, reason, exc_info=error)
-        self._tell("fail", reason, getattr(error, "log_lines", ()) or last_lines(log_path()))
+        self._tell("fail", reason, getattr(error, "log_lines", ()) or last_lines(worker_log()))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         try:
