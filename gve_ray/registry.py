@@ -6,6 +6,7 @@
 "module:name" and imported when they are used, so that `gve --help` does not load torch and Ray.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -44,7 +45,7 @@ class Job:
         connect: called once the checks that need no cluster have passed. The arguments may contain
         `--verbose`, which shows all output of Ray and other libraries.
         """
-        from gve_ray.job import VERBOSE, run_job
+        from gve_ray.job import VERBOSE, JobError, run_job
         from gve_ray.progress import Progress
 
         def connect_to_ray() -> None:
@@ -52,6 +53,12 @@ class Job:
             progress.wait_for("connecting to Ray")
             try:
                 connect()
+            except Exception as error:  # noqa: BLE001 - Ray raises all kinds of errors
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise JobError(
+                    f"cannot connect to Ray at {os.environ.get('RAY_ADDRESS') or 'this machine'}: {reason}; "
+                    "check RAY_ADDRESS, RAY_AUTH_MODE and RAY_AUTH_TOKEN, and that the machine has free CPUs"
+                ) from error
             finally:
                 progress.close()
 
