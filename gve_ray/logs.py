@@ -94,15 +94,11 @@ def set_up_logging() -> None:
 
 
 def set_up_rank(as_json: bool) -> None:
-    """Set up the log of one training process on stderr.
+    """Set up the log of one training process on stderr, as JSON or as text.
 
-    Ray Train replaces the JSON handlers of its workers with text handlers; this restores JSON if
-    asked.
+    Ray Train gives its workers handlers that print only the message; these are replaced.
     """
-    if not as_json:
-        logging.basicConfig(level=logging.INFO, handlers=[text_handler(WORKER_FORMAT)])
-        return
-    handler = _json_handler()
+    handler = _json_handler() if as_json else text_handler(WORKER_FORMAT)
     for logger in (logging.getLogger(), logging.getLogger("ray.train")):
         for old in logger.handlers[:]:
             if isinstance(old, logging.StreamHandler) and not isinstance(old, logging.FileHandler):

@@ -54,7 +54,8 @@ class ProgressState:
         if self.is_finished:
             parts[0] += f" in {duration(self.seconds)}"
         if self.rate:
-            parts.append(f"{self.rate:.1f} {self.unit}/s")
+            per_second = f"{self.rate:.1f} {self.unit}/s"
+            parts.append(per_second if self.rate >= 0.1 else f"{60 * self.rate:.1f} {self.unit}/min")
         if not self.is_finished and math.isfinite(self.seconds_left):
             parts.append(f"{duration(self.seconds_left)} left")
         return ", ".join([*parts, *filter(None, [self.detail])])

@@ -53,7 +53,7 @@ def test_only_news_is_logged_and_one_line_in_ten_seconds_for_all_steps(
         "captions: loading the model",
         # The clock of the rate starts when the model is loaded: 2 rows in 10 s, and 4 are left.
         "captions: 4/8 rows, 0.2 rows/s, 20 s left, 1 rejected",
-        "frames: 4/8 rows, 0.1 rows/s, 51 s left",
+        "frames: 4/8 rows, 4.7 rows/min, 51 s left",
     ]
 
 

@@ -120,9 +120,9 @@ def test_the_output_of_a_job(cluster: None, tmp_path: Path) -> None:
     ]
     # Both workers wait in the middle of their batches of 8 until the driver has reported this.
     news = [line.partition("squares: ")[2] for line in middle if "squares: " in line]
-    assert any(line.startswith("8/40 videos") for line in news), news
+    assert any(line.startswith("8/40 rows") for line in news), news
     assert len(set(news)) == len(news)
-    assert re.match(r"40/40 videos in .*, 4 rejected$", news[-1]), news
+    assert re.match(r"40/40 rows in .*, 4 rejected$", news[-1]), news
     log = log_of(quiet)
     for part in ("FutureWarning: old name", "a line of a library", "squares: 40/40", "pid="):
         assert part in log

@@ -67,8 +67,10 @@ def running(config: ServeConfig) -> Iterator[str]:
             # No time limit here: gve_ray.serving.guard limits all requests except those for videos.
             http_options={"host": config.host, "port": config.port},
         )
+        names = ", ".join(model.name for model in config.models)
+        log.info("serve: starting %s on port %d", names, config.port)
         progress = Progress("serve", 1)
-        progress.wait_for(f"starting {', '.join(model.name for model in config.models)}")
+        progress.wait_for(f"starting {names}")
         try:
             ray_serve.run(application(config, key_digest_of(config)), name=APPLICATION, route_prefix="/")
         except RuntimeError as error:

@@ -23,10 +23,9 @@ class Committer:
     A thread commits and reports, because the next batch may be minutes away. Errors of that thread
     are raised by the next `add`, or when the block ends.
 
-    unit: what a row stands for, in the plural. activity: returns what the workers do now. The
-    progress counts the finished rows of batches in work, too. If a worker dies with its batch, these
-    are done again, and the progress stands still meanwhile. In the end, it counts the rows that
-    `add` has received.
+    activity: returns what the workers do now. The progress counts the finished rows of batches in
+    work, too. If a worker dies with its batch, these are done again, and the progress stands still
+    meanwhile. In the end, it counts the rows that `add` has received.
     """
 
     def __init__(
@@ -39,7 +38,6 @@ class Committer:
         done: int,
         rejected: int,
         commit_seconds: float,
-        unit: str = "rows",
         activity: Callable[[], Activity] = Activity,
     ) -> None:
         self._name, self._out, self._rejects, self._total = name, out, rejects, total
@@ -57,7 +55,7 @@ class Committer:
         self._metrics = StageMetrics(name)
         self._activity = activity
         self._shown = self._done
-        self._progress = Progress(name, total, unit=unit, done=self._done)
+        self._progress = Progress(name, total, done=self._done)
         self._thread = threading.Thread(target=self._tick, name=f"{name}-commits", daemon=True)
 
     def __enter__(self) -> "Committer":

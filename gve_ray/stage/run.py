@@ -92,7 +92,6 @@ def run_stage(
             done=_count_true(done),
             rejected=_count_true(rejected),
             commit_seconds=commit_seconds,
-            unit=f"{unit}s",
             activity=partial(_activity, job.in_flight),
         )
         _execute(job, todo, resources, committer)

@@ -99,6 +99,8 @@ class Board:
         def follow() -> None:
             while not stop.wait(_SECONDS):
                 self._mirror(steps)
+                if "ranks" in steps:
+                    steps["ranks"].wait_for(status)
             self._mirror(steps)
 
         thread = threading.Thread(target=follow, name="training-progress", daemon=True)
