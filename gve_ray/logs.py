@@ -118,7 +118,10 @@ def set_up_worker() -> None:
 
 def worker_log() -> str:
     """Return the file to which Ray sends the stderr of this worker; empty if it is no file."""
-    path = os.readlink("/proc/self/fd/2")
+    try:
+        path = os.readlink("/proc/self/fd/2")
+    except OSError:  # not on Linux
+        return ""
     return path if os.path.isfile(path) else ""
 
 

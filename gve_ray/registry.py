@@ -53,7 +53,7 @@ class Job:
             progress.wait_for("connecting to Ray")
             try:
                 connect()
-            except Exception as error:  # noqa: BLE001 - Ray raises all kinds of errors
+            except Exception as error:
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise JobError(
                     f"cannot connect to Ray at {os.environ.get('RAY_ADDRESS') or 'this machine'}: {reason}; "
