@@ -129,9 +129,10 @@ class StageActor:
     def _fail(self, reason: str, error: Exception) -> None:
         """Tell the driver why this worker ends the job.
 
-        Ray's error reaches the driver without the causes of the exception, so they are logged here.
+        Ray's error reaches the driver without the causes of the exception, so they are logged here,
+        at a level that `gve_ray.console` does not show as a warning.
         """
-        log.error("%s: %s", self._job.name, reason, exc_info=error)
+        log.critical("%s: %s", self._job.name, reason, exc_info=error)
         self._tell("fail", reason, getattr(error, "log_lines", ()) or last_lines(worker_log()))
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -161,7 +161,7 @@ def _rank(loop: dict[str, Any]) -> None:
                 outlets=[StepMetrics()],
             )
     except Exception as error:
-        log.error("rank %d failed", rank, exc_info=error)
+        log.critical("rank %d failed", rank, exc_info=error)  # the driver shows it, so no warning
         if board is not None:
             board.fail(last_lines(worker_log()))
         raise
