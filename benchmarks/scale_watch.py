@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from gve_ray.stage import StageProgress
+from gve_ray.progress import ProgressState
 
 _SECONDS = 0.5
 _LOOK_FOR_PROCESSES = 10  # samples
@@ -76,8 +76,8 @@ class Watch(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Handle a log record: progress of a stage, start of a filter, or a commit."""
         args = record.args if isinstance(record.args, tuple) else ()
-        if len(args) == 1 and isinstance(args[0], StageProgress):
-            self._phase, self._rows = args[0].name, args[0].done
+        if len(args) == 1 and isinstance(args[0], ProgressState):
+            self._phase, self._rows = args[0].label, args[0].done
         elif record.name == "gve_ray.store.dataset" and record.levelno == logging.DEBUG:
             uri, fragments, seconds = args
             name = re.sub(

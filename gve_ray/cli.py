@@ -13,12 +13,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gve_ray.registry import JOBS
 
-USAGE = """usage: gve VERB --config FILE [--section.option VALUE ...]
-       gve demo [--config FILE] [--folder FOLDER]
+if TYPE_CHECKING:
+    import argparse
+
+USAGE = """usage: gve VERB --config FILE [--verbose] [--section.option VALUE ...]
+       gve demo [--config FILE] [--verbose] [--folder FOLDER]
        gve evaluate --config FILE --check
        gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--filter JSON] [--url URL]
        gve diagnose [results.csv ...] [--models a,b] [--baselines] [--json]
@@ -38,6 +41,7 @@ verbs:
                with a VERB: what it needs, what is missing, and where nodes differ
 
 FILE is a YAML file or the name of a recipe for the verb: {recipes}.
+The output of Ray, vLLM and other libraries goes to OUTPUT/logs; --verbose shows it instead.
 `gve VERB --help` lists a verb's options; `gve VERB --config FILE --print_config` shows the whole config."""
 
 
@@ -80,10 +84,11 @@ def demo(args: Sequence[str]) -> int:
     """Run all jobs on rendered videos on this machine, and score the results."""
     from gve_ray.config import load_config
     from gve_ray.demo.config import DemoConfig
-    from gve_ray.job import run_job
+    from gve_ray.job import VERBOSE, run_job
 
-    config = load_config(DemoConfig, args, prog="gve demo")
-    return run_job(lambda: resolve_name("gve_ray.demo.run:run_demo")(config))
+    config = load_config(DemoConfig, [arg for arg in args if arg != VERBOSE], prog="gve demo")
+    work = resolve_name("gve_ray.demo.run:run_demo")
+    return run_job("demo", lambda: work(config), verbose=VERBOSE in args)
 
 
 def search(args: Sequence[str]) -> int:
@@ -105,8 +110,10 @@ def search(args: Sequence[str]) -> int:
     parser.add_argument("--model", help="name of a served model; the default is the first one with an index")
     parser.add_argument("--url", default=URL, help=f"address of the service (default {URL})")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    _add_verbose(parser)
     query = vars(parser.parse_args(args))
     url, as_json = query.pop("url"), query.pop("json")
+    _log_if(query.pop("verbose"))
     try:
         hits = Client(url, key=os.environ.get("GVE_API_KEY")).search(**query)
     except (ServiceError, OSError) as error:
@@ -130,7 +137,9 @@ def diagnose(args: Sequence[str]) -> int:
     parser.add_argument("--models", help="names of the models to show, with commas between them")
     parser.add_argument("--baselines", action="store_true", help="add the paper's models")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    _add_verbose(parser)
     options = parser.parse_args(args)
+    _log_if(options.verbose)
     models = [name.strip() for name in options.models.split(",")] if options.models else None
     try:
         diagnosis = work(options.tables, models, baselines=options.baselines)
@@ -146,7 +155,7 @@ def doctor(args: Sequence[str]) -> int:
     import argparse
     from dataclasses import replace
 
-    from gve_ray.job import PreflightError
+    from gve_ray.job import PreflightError, output_of
     from gve_ray.preflight import (
         SECONDS,
         Report,
@@ -169,7 +178,9 @@ def doctor(args: Sequence[str]) -> int:
     parser.add_argument(
         "--timeout", type=float, default=SECONDS, help="seconds for a node to answer (default %(default)g)"
     )
+    _add_verbose(parser)
     options, rest = parser.parse_known_args(args)
+    _log_if(options.verbose)
     if options.timeout <= 0:
         parser.error(f"--timeout {options.timeout:g}: use positive seconds")
     if options.verb is None and rest:
@@ -188,19 +199,24 @@ def doctor(args: Sequence[str]) -> int:
         print(report.to_json() if options.json else report.brief())
         return 0
     address = os.environ.get("RAY_ADDRESS", "")
-    try:
-        check_address(address, options.timeout)
-        connect()
-    except Exception as error:  # noqa: BLE001 - Ray raises all kinds of errors if it cannot connect
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    with output_of("doctor", verbose=options.verbose):
+        try:
+            check_address(address, options.timeout)
+            connect()
+        except Exception as error:  # noqa: BLE001 - Ray raises all kinds of errors if it cannot connect
+            failure: Exception | None = error
+        else:
+            failure = None
+            report = diagnose_cluster(needs, seconds=options.timeout)
+            able = list(capacity_findings(all_needs(), live_nodes(), spare_nodes())) if needs is None else []
+    if failure is not None:
+        reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
         print(
             f"error: cannot connect to the cluster at {address or 'this machine'}: {reason}", file=sys.stderr
         )
         print("check RAY_ADDRESS, and RAY_AUTH_MODE and RAY_AUTH_TOKEN", file=sys.stderr)
         return 1
-    report = diagnose_cluster(needs, seconds=options.timeout)
     if needs is None:
-        able = list(capacity_findings(all_needs(), live_nodes(), spare_nodes()))
         if not options.json:
             print(replace(report, findings=able).brief())
             print(f"\nthe cluster at {report.address}")
@@ -219,6 +235,15 @@ def all_needs() -> dict[str, dict[str, Any]]:
         }
         for name, job in JOBS.items()
     }
+
+
+def _add_verbose(parser: "argparse.ArgumentParser") -> None:
+    parser.add_argument("--verbose", action="store_true", help="show the log of all libraries")
+
+
+def _log_if(verbose: bool) -> None:
+    if verbose:
+        logging.basicConfig(level=logging.INFO)
 
 
 def _local(path: str) -> Path:

@@ -9,12 +9,17 @@ lines of several workers into one line that is not valid JSON.
 
 import logging
 import os
+import re
 import secrets
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 SWITCH = "RAY_LOGGING_CONFIG_ENCODING"
+# `gve_ray.console` recognizes warnings of workers by this format.
+WORKER_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+COLOR = re.compile(r"\x1b\[[\d;]*m")  # Ray colors the names of workers even in files
 LogContext = Mapping[str, str | int]
 
 _context: LogContext = {}  # per process, not per thread: all threads of a process work for one run
@@ -79,7 +84,7 @@ def is_json() -> bool:
 
 def set_up_logging() -> None:
     """Set up the driver's log on stderr."""
-    handler = _text_handler()
+    handler = text_handler()
     if os.environ.get(SWITCH):
         handler = _json_handler() if is_json() else handler
         # `ray.init` installs its own handler; without this filter each line would appear twice.
@@ -89,15 +94,11 @@ def set_up_logging() -> None:
 
 
 def set_up_rank(as_json: bool) -> None:
-    """Set up the log of one training process on stderr.
+    """Set up the log of one training process on stderr, as JSON or as text.
 
-    Ray Train replaces the JSON handlers of its workers with text handlers; this restores JSON if
-    asked.
+    Ray Train gives its workers handlers that print only the message; these are replaced.
     """
-    if not as_json:
-        logging.basicConfig(level=logging.INFO, handlers=[_text_handler()])
-        return
-    handler = _json_handler()
+    handler = _json_handler() if as_json else text_handler(WORKER_FORMAT)
     for logger in (logging.getLogger(), logging.getLogger("ray.train")):
         for old in logger.handlers[:]:
             if isinstance(old, logging.StreamHandler) and not isinstance(old, logging.FileHandler):
@@ -105,9 +106,38 @@ def set_up_rank(as_json: bool) -> None:
         logger.addHandler(handler)
 
 
-def _text_handler() -> logging.Handler:
+def set_up_worker() -> None:
+    """Set up the log of a Ray worker that is no training process, on stderr. Calling it again is harmless.
+
+    As JSON, Ray has done that already.
+    """
+    logger = logging.getLogger("gve_ray")
+    if not is_json() and not logger.handlers:
+        logger.addHandler(text_handler(WORKER_FORMAT))
+
+
+def worker_log() -> str:
+    """Return the file to which Ray sends the stderr of this worker; empty if it is no file."""
+    try:
+        path = os.readlink("/proc/self/fd/2")
+    except OSError:  # not on Linux
+        return ""
+    return path if os.path.isfile(path) else ""
+
+
+def last_lines(path: str | os.PathLike[str], lines: int = 20) -> list[str]:
+    """Return the last lines of a log file, without colors; none if there is no such file on this node."""
+    try:
+        with open(path, errors="replace") as file:
+            return [COLOR.sub("", line.rstrip()) for line in deque(file, lines)]
+    except OSError:
+        return []
+
+
+def text_handler(format: str = "%(asctime)s %(message)s") -> logging.Handler:
+    """Return a handler that writes lines of text to stderr."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    handler.setFormatter(logging.Formatter(format, datefmt="%H:%M:%S"))
     return handler
 
 

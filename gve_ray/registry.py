@@ -6,8 +6,10 @@
 "module:name" and imported when they are used, so that `gve --help` does not load torch and Ray.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pkgutil import resolve_name
 from typing import Any
 
@@ -40,16 +42,34 @@ class Job:
     def main(self, args: Sequence[str], *, prog: str, connect: Callable[[], object]) -> int:
         """Run the job and return its exit status.
 
-        connect: called once the checks that need no cluster have passed.
+        connect: called once the checks that need no cluster have passed. The arguments may contain
+        `--verbose`, which shows all output of Ray and other libraries.
         """
-        from gve_ray.job import run_job
+        from gve_ray.job import VERBOSE, JobError, run_job
+        from gve_ray.progress import Progress
 
+        def connect_to_ray() -> None:
+            progress = Progress(self.name, 1)
+            progress.wait_for("connecting to Ray")
+            try:
+                connect()
+            except Exception as error:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise JobError(
+                    f"cannot connect to Ray at {os.environ.get('RAY_ADDRESS') or 'this machine'}: {reason}; "
+                    "check RAY_ADDRESS, RAY_AUTH_MODE and RAY_AUTH_TOKEN, and that the machine has free CPUs"
+                ) from error
+            finally:
+                progress.close()
+
+        run = partial(run_job, self.name, verbose=VERBOSE in args)
+        args = [arg for arg in args if arg != VERBOSE]
         if self.check_data is not None and "--check" in args:
             check_data = resolve_name(self.check_data)
             config = self.read_config([arg for arg in args if arg != "--check"], prog=prog)
-            return run_job(lambda: check_data(config))
+            return run(lambda: check_data(config))
         config = self.read_config(args, prog=prog)
-        return run_job(lambda: resolve_name(self.run)(config, connect=connect))
+        return run(lambda: resolve_name(self.run)(config, connect=connect_to_ray))
 
 
 JOBS = {

@@ -36,4 +36,4 @@ def work(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_job(lambda: work(Path(sys.argv[1]))))
+    sys.exit(run_job("squares", lambda: work(Path(sys.argv[1]))))

@@ -8,13 +8,23 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from gve_ray.stage import REJECT_SCHEMA, BrokenWorker, Reject, StageResources, run_stage
+from gve_ray.stage import (
+    REJECT_SCHEMA,
+    BrokenWorker,
+    Reject,
+    StageError,
+    StageResources,
+    report_status,
+    row_finished,
+    run_stage,
+)
 from gve_ray.store import Store
 
 log = logging.getLogger(__name__)
@@ -59,6 +69,33 @@ class Squares:
         except FileExistsError:
             return False
         return True
+
+
+class Chatty(Squares):
+    """Says what it does, prints as libraries do, and reports its rows one by one.
+
+    hold: a file without which the second half of the rows is not finished. fail: a message.
+    """
+
+    def __init__(self, hold: str, fail: str = "") -> None:
+        super().__init__()
+        self.hold, self.fail = Path(hold), fail
+        report_status("loading squares")
+        warnings.warn("old name", FutureWarning, stacklevel=1)
+        print("a line of a library")
+        logging.getLogger("gve_ray.squares").warning("only 2 of 3 sides are square")
+
+    def __call__(self, rows: Sequence[Row]) -> list[Row | Reject]:
+        results = []
+        for row in rows:
+            while len(results) == len(rows) // 2 and not self.hold.exists():
+                time.sleep(0.05)
+            if self.fail:
+                print("the last line of a library", file=sys.stderr)
+                raise StageError(self.fail)
+            results.append(self.square(row))
+            row_finished()
+        return results
 
 
 class Troubled(Squares):

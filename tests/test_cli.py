@@ -38,19 +38,23 @@ def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_verb_runs_the_job_with_the_config(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    connections: list[str] = []
+
     def synthesize(config: SynthesisConfig, *, connect: Callable[[], object]) -> str:
-        assert connect is cli.connect
+        connect()
         return f"made {config.input} {config.media.frames} {config.output}"
 
     def train(config: TrainingJobConfig, *, connect: Callable[[], object]) -> str:
-        assert connect is cli.connect
+        connect()
         return f"trained {config.frames} {config.output} {config.resources.workers}"
 
+    monkeypatch.setattr(cli, "connect", lambda: connections.append("connected"))
     monkeypatch.setattr(job, "synthesize", synthesize)
     monkeypatch.setattr(run, "train", train)
     assert cli.main(["synthesize", "--config", "demo.yaml", "--input", "mine", "--media.frames", "4"]) == 0
     assert cli.main(["train", "--config", "demo.yaml", "--resources.workers", "1"]) == 0
     assert capsys.readouterr().out == "made mine 4 runs/demo/synthesis\ntrained 8 runs/demo/training 1\n"
+    assert connections == ["connected"] * 2
 
 
 def test_diagnose_prints_a_page_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ LAYERS = (
     {"embedder", "search", "job", "report"},
     {"stage", "media"},
     {"store", "config"},
+    {"console"},
     {"schema", "logs", "progress"},
 )
 SAME_LAYER_ALLOWED = ({"store", "config"},)

@@ -72,11 +72,11 @@ def test_the_log_of_a_run_as_json(tmp_path: Path) -> None:
     records = [json.loads(line) for line in lines if line.startswith("{")]
     (this,) = json.loads((tmp_path / "run" / "run.json").read_text())["runs"]
     for record in records:
-        if record["logger"].startswith(("gve_ray.stage", "stage_workers")):
+        if record["logger"].startswith(("gve_ray.stage", "gve_ray.progress", "stage_workers")):
             assert (record["job"], record["run"], record["stage"]) == ("synthesize", this["id"], "squares")
             assert {"asctime", "levelname", "message", "job_id", "node_id", "worker_id"} <= set(record)
     last = {record["logger"]: record for record in records}
-    assert "squares: 24/24 rows" in last["gve_ray.stage.committer"]["message"]
+    assert "squares: 24/24 rows" in last["gve_ray.progress"]["message"]
     assert (last["logging_job"]["message"], last["logging_job"]["run"]) == ("not connected yet", this["id"])
     messages = {record["message"] for record in records if record["logger"] == "stage_workers"}
     assert {f"4 rows from v{first:04d}" for first in range(0, 24, 4)} <= messages
@@ -88,6 +88,21 @@ def test_the_log_of_a_run_as_json(tmp_path: Path) -> None:
     assert (last["gve_ray.job"]["levelname"], last["gve_ray.job"]["run"]) == ("ERROR", this["id"])
 
 
+def test_the_warnings_of_ranks_are_recognizable() -> None:
+    """Ray Train's handlers print only the message; `gve_ray.console` looks for level and logger."""
+    program = (
+        "import logging\n"
+        "from gve_ray.logs import set_up_rank\n"
+        "logging.basicConfig(level=logging.INFO, format='%(message)s')\n"
+        "set_up_rank(as_json=False)\n"
+        "logging.getLogger('gve_ray.training.loop').warning('continuing with 1 rank')\n"
+    )
+    done = run("-c", program)
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d WARNING gve_ray.training.loop: continuing with 1 rank\n", done.stderr
+    )
+
+
 def test_the_log_of_a_run_as_text() -> None:
     """The context is not shown in text, and the job's summary goes to stdout."""
     program = (
@@ -95,7 +110,7 @@ def test_the_log_of_a_run_as_text() -> None:
         "from gve_ray.job import run_job\n"
         "from gve_ray.logs import extend_log_context\n"
         "extend_log_context({'job': 'synthesize', 'run': 'r1'})\n"
-        "run_job(lambda: logging.getLogger('a').info('24 rows') or 'done')\n"
+        "run_job('a', lambda: logging.getLogger('gve_ray.a').info('24 rows') or 'done')\n"
     )
     done = run("-c", program, **{SWITCH: ""})
     assert re.fullmatch(r"\d\d:\d\d:\d\d 24 rows\n", done.stderr)

@@ -1,5 +1,6 @@
 """Tests that every name in the registry exists, and that `gve` and jobs/ take their jobs from it."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -46,3 +47,37 @@ def test_check_runs_the_check_instead_of_the_job(
     without = replace(here, check_data=None)  # then --check is an option like any other
     assert without.main(["--check"], prog="gve", connect=connect) == 0
     assert capsys.readouterr().out == "ran ['--check']\n"
+
+
+def test_verbose_shows_the_output_of_libraries(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def connect() -> None:
+        os.write(2, b"from Ray\n")
+
+    here = replace(JOBS["index"], run=f"{__name__}:run")
+    monkeypatch.setattr(type(here), "read_config", lambda self, args, *, prog: list(args))
+    assert here.main(["--a", "1"], prog="gve", connect=connect) == 0
+    assert capfd.readouterr() == ("ran ['--a', '1']\n", "")
+    assert here.main(["--verbose", "--a", "1"], prog="gve", connect=connect) == 0
+    assert capfd.readouterr() == ("ran ['--a', '1']\n", "from Ray\n")
+
+
+def test_a_failed_connection_is_an_error_with_the_reason_and_the_log(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def connect() -> None:
+        os.write(2, b"no answer from the head\n")
+        raise ConnectionError("timed out\nmore")
+
+    here = replace(JOBS["index"], run=f"{__name__}:run")
+    monkeypatch.setattr(type(here), "read_config", lambda self, args, *, prog: list(args))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert here.main(["--a", "1"], prog="gve", connect=connect) == 1
+    first, second, *error = capfd.readouterr().err.splitlines()
+    assert first == "  no answer from the head"
+    log = Path(second.removeprefix("log    "))
+    assert log.read_text() == "no answer from the head\n"
+    log.unlink()
+    log.parent.rmdir()
+    assert error[0].startswith("error: cannot connect to Ray at 10.0.0.1:6379: timed out; check")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,12 +16,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from gve_ray.progress import ProgressState
 from gve_ray.stage import (
     REJECT_SCHEMA,
     Reject,
     StageCounts,
     StageError,
-    StageProgress,
     StageResources,
     run_stage,
 )
@@ -77,16 +78,57 @@ def rejected_tens(n: int) -> dict[str, str]:
 # ---- Stages on Ray
 
 
+def test_the_output_of_a_job(cluster: None, tmp_path: Path) -> None:
+    """A quiet job, one whose worker fails, and a verbose one, as a user sees them in a file."""
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    done = subprocess.run(
+        [sys.executable, str(HERE / "quiet_jobs.py"), address, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    quiet, failing, verbose = (part.splitlines() for part in done.stdout.split("====\n"))
+
+    def log_of(lines: list[str]) -> str:
+        (path,) = (line.removeprefix("log  ") for line in lines if line.startswith("log  "))
+        return Path(path).read_text()
+
+    head, *middle, last = quiet
+    assert head.startswith(f"log  {tmp_path}/quiet/logs/")
+    assert last == "40 squares"
+    assert [line for line in middle if not re.match(r"\d\d:\d\d:\d\d squares: ", line)] == [
+        "warning: only 2 of 3 sides are square"
+    ]
+    # Both workers wait in the middle of their batches of 8 until the driver has reported this.
+    news = [line.partition("squares: ")[2] for line in middle if "squares: " in line]
+    assert any(line.startswith("8/40 rows") for line in news), news
+    assert len(set(news)) == len(news)
+    assert re.match(r"40/40 rows in .*, 4 rejected$", news[-1]), news
+    log = log_of(quiet)
+    for part in ("FutureWarning: old name", "a line of a library", "squares: 40/40", "pid="):
+        assert part in log
+    assert "error: stage squares: too many sides" in failing
+    assert "  the last line of a library" in failing
+    assert any(line.startswith("  ") and line.endswith("StageError: too many sides") for line in failing)
+    assert f"log    {tmp_path}/failing/logs/" in "\n".join(failing)
+    assert len(failing) < 30
+    assert not any("(pid=" in line or "FutureWarning" in line for line in quiet)
+    assert any("pid=" in line and "a line of a library" in line for line in verbose)
+    assert "40 squares" in verbose
+
+
 def test_each_row_is_output_or_rejected_and_a_second_run_processes_only_new_rows(
     cluster: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, logger="gve_ray.stage.committer"):
+    with caplog.at_level(logging.INFO, logger="gve_ray.progress"):
         counts = run(tmp_path, workers.Squares)
     assert (counts.n_in, counts.n_out, counts.n_rejected) == (40, 36, 4)
     assert outcome(tmp_path) == (squares(40), rejected_tens(40))
     (last,) = caplog.records[-1].args or ()
-    assert isinstance(last, StageProgress)
-    assert (last.done, last.total, last.rejected, last.eta_seconds) == (40, 40, 4, 0)
+    assert isinstance(last, ProgressState)
+    assert (last.done, last.total, last.detail, last.seconds_left) == (40, 40, "4 rejected", 0)
     reject = workers.stores(tmp_path)[1].table(filter="video_id = 'v0030'").to_pylist()
     assert reject == [
         {

@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from gve_ray.config import config_of, recipe_path, resolve_model
+from gve_ray.console import print_result
 from gve_ray.demo.benchmark import write_benchmark
 from gve_ray.demo.config import DemoConfig
 from gve_ray.demo.corpus import write_corpus
@@ -31,6 +32,7 @@ from gve_ray.demo.search import Query, format_serving, score_serving, write_quer
 from gve_ray.embedder import Embedder
 from gve_ray.evaluation.run import read_result
 from gve_ray.job import PreflightError
+from gve_ray.progress import Progress, duration, is_displayed
 from gve_ray.registry import JOBS
 from gve_ray.serving.client import Client
 from gve_ray.serving.config import ServeConfig
@@ -44,6 +46,8 @@ LOOPBACK = "127.0.0.1"
 MIN_CPUS = 2  # the actor pools of the jobs' demo recipes need two
 OBJECT_STORE_BYTES = 512 * 2**20
 _RECIPE_FOLDER = "runs/demo"  # in the jobs' recipes
+# Steps, with their shares of the time on two cores.
+_SHARES = {"render": 0.15, "synthesize": 0.25, "train": 0.35, "evaluate": 0.13, "index": 0.04, "search": 0.08}
 _EXAMPLES = ("text", "image", "composed")  # kinds of the searches that are printed
 
 
@@ -81,16 +85,15 @@ def run_demo(config: DemoConfig) -> DemoResult:
     that were made with other sizes or another seed, and what the jobs raise.
     """
     demo = _Demo(config)
-    try:
-        demo.render()
-    except ValueError as error:
-        raise PreflightError(str(error)) from error
+    with demo.step("render"):
+        try:
+            demo.render()
+        except ValueError as error:
+            raise PreflightError(str(error)) from error
     with local_ray():
-        demo.synthesize()
-        demo.train()
-        demo.evaluate()
-        demo.index()
-        demo.search()
+        for name in list(_SHARES)[1:]:
+            with demo.step(name):
+                getattr(demo, name)()
     return DemoResult(folder=demo.folder, summary=demo.summary)
 
 
@@ -107,6 +110,24 @@ class _Demo:
             self.summary = json.loads(self._file.read_text(encoding="utf-8"))
         self._seconds_before = self.summary.get("seconds_total", 0.0)
         self._started = time.monotonic()
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Say that a step of _SHARES begins, and how long the rest of the demo will take."""
+        names = list(_SHARES)
+        number = names.index(name)
+        before = sum(_SHARES[earlier] for earlier in names[:number])
+        elapsed = time.monotonic() - self._started
+        left = f", about {duration(elapsed / before * (1 - before))} left in all" if number else ""
+        text = f"step {number + 1} of {len(names)}, {name}{left}"
+        log.info("%s", text)
+        whole = Progress("demo", len(names))
+        if is_displayed():
+            whole.wait_for(text)
+        try:
+            yield
+        finally:
+            whole.close()
 
     def render(self) -> None:
         """Render all videos that do not exist yet."""
@@ -152,7 +173,7 @@ class _Demo:
             serving = score_serving(url, self._queries, embedder)
             examples = [_example(Client(url), self._queries[kind][0]) for kind in _EXAMPLES]
         self._record(serving={"seconds": round(time.monotonic() - started, 1), **serving})
-        print("\n".join(examples), flush=True)
+        print_result("\n".join(examples))
 
     def _run(self, job: str, **options: Any) -> None:
         resolve_name(JOBS[job].run)(job_config(job, self.folder, **options))

@@ -23,11 +23,12 @@ import numpy as np
 
 from gve_ray.config import ModelConfig, resolve_model
 from gve_ray.embedder import Embedder, EmbedderSettings, Embeddings
+from gve_ray.embedder.embeddings import Finished, ignore
 from gve_ray.embedder.model import default_dtype
 from gve_ray.media import encode_jpeg
 from gve_ray.media.video_metadata import video_metadata
 from gve_ray.schema import Frames, Item
-from gve_ray.stage import Reject
+from gve_ray.stage import Reject, row_finished
 from gve_ray.store import fingerprint
 from gve_ray.store.weights import weights_identity
 
@@ -44,8 +45,12 @@ class Backend(Protocol):
         """Return why the model cannot embed such an item, or an empty string, as by default."""
         return ""
 
-    def embed(self, items: Sequence[Item]) -> Embeddings:
-        """Return the embeddings in the order of the items."""
+    def embed(self, items: Sequence[Item], finished: Finished = ignore) -> Embeddings:
+        """Return the embeddings in the order of the items.
+
+        finished: called with the number of items that are done, by backends that know it before the
+        end.
+        """
 
     def close(self) -> None:
         """Stop processes that the backend has started; by default there are none."""
@@ -77,13 +82,14 @@ def embed_readable(
     """Return for each item its vector, float32 [d], and whether its text was cut; keep rejects.
 
     items: items with their media in memory, or the reject of an item whose media could not be read.
-    lock: held while the model runs, so that other threads can read media meanwhile.
+    lock: held while the model runs, so that other threads can read media meanwhile. In a worker of a
+    stage, items count as finished rows as the model finishes them.
     """
     readable = [i for i, item in enumerate(items) if isinstance(item, Item)]
     results: dict[int, tuple[np.ndarray, bool] | Reject] = {}
     if readable:
         with lock:
-            embedded = model.embed([item for item in items if isinstance(item, Item)])
+            embedded = model.embed([item for item in items if isinstance(item, Item)], row_finished)
         for i, vector, cut in zip(readable, embedded.vectors, embedded.cut, strict=True):
             results[i] = (vector, bool(cut)) if np.isfinite(vector).all() else Reject(*NOT_FINITE)
     return [item if isinstance(item, Reject) else results[i] for i, item in enumerate(items)]
@@ -130,9 +136,9 @@ class GveBackend(Backend):
         )
         self._embedder = embedder.with_settings(**asdict(settings)) if config.rescale else embedder
 
-    def embed(self, items: Sequence[Item]) -> Embeddings:
+    def embed(self, items: Sequence[Item], finished: Finished = ignore) -> Embeddings:
         """See `Backend.embed`."""
-        return self._embedder.encode(items)
+        return self._embedder.encode(items, finished=finished)
 
     def close(self) -> None:
         """Stop vLLM's processes, if there are any."""
@@ -163,7 +169,7 @@ class SentenceTransformersBackend(Backend):
         accepted = ", ".join(map(str, sorted(self._modalities, key=str)))
         return f"the model takes {accepted}, not {'+'.join(slots)}"
 
-    def embed(self, items: Sequence[Item]) -> Embeddings:
+    def embed(self, items: Sequence[Item], finished: Finished = ignore) -> Embeddings:
         """See `Backend.embed`. The instruction becomes the prompt; `tokens` counts only text."""
         rows: list[np.ndarray | None] = [None] * len(items)
         for instruction in dict.fromkeys(item.instruction for item in items):
@@ -198,7 +204,7 @@ class EndpointBackend(Backend):
         self._key = os.environ.get(config.key_variable, "")
         self._default = settings.default_instruction
 
-    def embed(self, items: Sequence[Item]) -> Embeddings:
+    def embed(self, items: Sequence[Item], finished: Finished = ignore) -> Embeddings:
         """See `Backend.embed`. Raises OSError with the endpoint's response if it refuses a request."""
         vectors: list[Any] = [None] * len(items)
         texts = [i for i, item in enumerate(items) if item.image is None and item.video is None]

@@ -16,7 +16,7 @@ import torch
 
 from gve_ray.embedder.checkpoint import load_processor, load_torch_model, resolve_settings
 from gve_ray.embedder.collate import Collator
-from gve_ray.embedder.embeddings import Embeddings
+from gve_ray.embedder.embeddings import Embeddings, Finished, ignore
 from gve_ray.embedder.load_media import load_media
 from gve_ray.embedder.model import GveModel
 from gve_ray.embedder.settings import EmbedderSettings
@@ -49,8 +49,11 @@ class Engine(Protocol):
         Called in another thread than `encode`.
         """
 
-    def encode(self, prepared: Any) -> Embeddings:
-        """Return the embeddings of the prepared items, in order."""
+    def encode(self, prepared: Any, finished: Finished) -> Embeddings:
+        """Return the embeddings of the prepared items, in order.
+
+        finished: called with the number of items that each pass of the model has finished.
+        """
 
     def close(self) -> None:
         """Stop processes that the engine has started, if any."""
@@ -159,20 +162,31 @@ class Embedder:
         return self.encode(items, assets=assets, progress=progress).vectors
 
     def encode(
-        self, items: Sequence[Item], *, assets: "AssetReader | None" = None, progress: bool = False
+        self,
+        items: Sequence[Item],
+        *,
+        assets: "AssetReader | None" = None,
+        progress: bool = False,
+        finished: Finished = ignore,
     ) -> Embeddings:
         """Return the vectors, the number of tokens of each item, and whether its text was cut.
 
         The order is that of the items. assets: the store for `asset://` references. progress: log
-        the rate and the time left every few seconds. While the model processes one window of items,
+        the rate and the time left every few seconds. finished: called with the number of items that
+        each pass of the model has finished. While the model processes one window of items,
         the next window is read and prepared.
         """
         out = Embeddings.empty(len(items), self.dimension)
         progress_log, done = Progress("embedded", len(items) if progress else 0, unit="items"), 0
-        for where, prepared in self._windows(items, assets):
-            out.put(where, self.engine.encode(prepared))
-            done += len(where)
+
+        def finish(items: int) -> None:
+            nonlocal done
+            done += items
             progress_log.reach(done)
+            finished(items)
+
+        for where, prepared in self._windows(items, assets):
+            out.put(where, self.engine.encode(prepared, finish))
         if cut := int(out.cut.sum()):
             log.warning("%d of %d texts were cut to %d tokens", cut, len(items), self.settings.max_tokens)
         return out

@@ -1,9 +1,15 @@
 """The result of embedding: vectors, token counts, and whether each text was cut."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+Finished = Callable[[int], object]  # is called with a number of items that are done
+
+
+def ignore(items: int) -> None:
+    """Do nothing with the number of items that are done."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gve_ray.embedder.batching import plan_batches
 from gve_ray.embedder.collate import Batch, Collator, Encoded, lengths_and_cuts
-from gve_ray.embedder.embeddings import Embeddings
+from gve_ray.embedder.embeddings import Embeddings, Finished
 from gve_ray.embedder.model import GveModel
 from gve_ray.schema import Item
 
@@ -48,12 +48,13 @@ class TorchEngine:
         )
 
     @torch.inference_mode()
-    def encode(self, prepared: Prepared) -> Embeddings:
-        """Return the embeddings of the prepared items, in order."""
+    def encode(self, prepared: Prepared, finished: Finished) -> Embeddings:
+        """Return the embeddings of the prepared items, in order. finished: see `Embedder.encode`."""
         rows = prepared.rows
         vectors = np.empty((len(rows), self.dimension), dtype=np.float32)
         for where, batch in prepared.batches:
             vectors[where] = self._run([rows[i] for i in where], batch).cpu().numpy()
+            finished(len(where))
         return Embeddings(vectors=vectors, **lengths_and_cuts(rows))
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from gve_ray.embedder.collate import Collator, Encoded, lengths_and_cuts
-from gve_ray.embedder.embeddings import Embeddings
+from gve_ray.embedder.embeddings import Embeddings, Finished
 from gve_ray.embedder.export import export_merged
 from gve_ray.embedder.model import as_dtype, default_device
 from gve_ray.embedder.model_families import model_family
@@ -71,10 +71,11 @@ class VllmEngine:
         """Encode items whose media are in memory."""
         return self.collator.encode(items)
 
-    def encode(self, rows: list[Encoded]) -> Embeddings:
-        """Return the embeddings of the prepared items, in order."""
+    def encode(self, rows: list[Encoded], finished: Finished) -> Embeddings:
+        """Return the embeddings of the prepared items, in order. finished: called once, at the end."""
         outputs = self.llm.embed([self._prompt(row) for row in rows], use_tqdm=False)
         vectors = np.asarray([output.outputs.embedding for output in outputs], dtype=np.float32)
+        finished(len(rows))
         return Embeddings(
             vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True), **lengths_and_cuts(rows)
         )

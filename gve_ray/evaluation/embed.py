@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,8 +32,9 @@ from gve_ray.media import MediaError
 from gve_ray.media.digest import media_digest, media_stamp
 from gve_ray.media.signature import signature
 from gve_ray.media.source import is_folder
+from gve_ray.progress import Progress
 from gve_ray.schema import Frames, Item
-from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts, run_stage
+from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts, report_status, run_stage
 from gve_ray.store import FolderLock, Store
 from gve_ray.store.runfolder import filesystem, write_atomically
 
@@ -56,7 +56,6 @@ PENDING_SCHEMA = pa.schema(
 )
 _MEDIA_SCHEMA = pa.schema([("path", pa.string()), ("stamp", pa.string()), ("digest", pa.string())])
 _READERS = 8  # threads that read files to fingerprint them
-_LOG_SECONDS = 5.0
 
 
 class ItemIndex:
@@ -99,16 +98,12 @@ class ItemIndex:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _update(self, paths: Sequence[str]) -> None:
-        started = logged = time.monotonic()
-        changed = False
+        changed, progress = False, Progress("fingerprints", len(paths), unit="media")
         with ThreadPoolExecutor(_READERS) as pool:
             for done, (path, entry) in enumerate(zip(paths, pool.map(self._read, paths), strict=True), 1):
                 changed |= entry != self._entries.get(path)
                 self._entries[path] = entry
-                if (now := time.monotonic()) - logged > _LOG_SECONDS:
-                    logged = now
-                    left = (len(paths) - done) * (now - started) / done
-                    log.info("fingerprints: %d of %d media, %.0f s left", done, len(paths), left)
+                progress.reach(done)
         if changed:
             self._save()
 
@@ -149,6 +144,7 @@ class EmbedWorker:
         self, config: ModelConfig, settings: EmbedderSettings, facts: Mapping[str, Any], readers: int
     ) -> None:
         self._settings = settings
+        report_status(f"loading {config.name}")
         self._model = open_model(config, settings, facts)
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="gve-read")
         self._lock = threading.Lock()

@@ -20,7 +20,7 @@ from gve_ray.indexing.config import PicturesConfig
 from gve_ray.media import DecodePool, FrameRequest, Limits, MediaError, encode_jpeg, uniform_indices
 from gve_ray.media.budget import resize
 from gve_ray.schema import Frames, Item
-from gve_ray.stage import Reject
+from gve_ray.stage import Reject, report_status
 
 CHANGED = ("changed", "the file was rewritten while it was being indexed; run the job again")
 
@@ -43,6 +43,7 @@ class SegmentWorker:
         readers: int,
     ) -> None:
         self._settings, self._pictures = settings, pictures
+        report_status(f"loading {model.name}")
         self._model = open_model(model, settings, identity)
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="gve-read")

@@ -12,7 +12,7 @@ import pyarrow as pa
 from gve_ray.indexing.config import ReadingConfig, SegmentsConfig
 from gve_ray.indexing.segments import spans_of
 from gve_ray.media import DecodeProcess, FrameRequest, MediaError
-from gve_ray.stage import Reject
+from gve_ray.stage import Reject, row_finished
 
 VIDEO_SCHEMA = pa.schema(
     [
@@ -38,7 +38,11 @@ class ProbeWorker:
         self._process = DecodeProcess(media.limits)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | Reject]:
-        return [self._probe(row["version"], row["uri"]) for row in rows]
+        results = []
+        for row in rows:
+            results.append(self._probe(row["version"], row["uri"]))
+            row_finished()
+        return results
 
     def _probe(self, version: str, uri: str) -> dict[str, Any] | Reject:
         scenes = self._segments.threshold if self._segments.mode == "scenes" else None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from gve_ray.embedder import EmbedderSettings, Embeddings
+from gve_ray.logs import set_up_worker
 from gve_ray.media import Limits, MediaError
 from gve_ray.schema import Frames, Item
 from gve_ray.search import ExclusiveIndexError, Filter, Hit, Library, Pictures
@@ -57,6 +58,7 @@ class Gateway:
     """
 
     def __init__(self, config: ServeConfig, key_digest: str | None, *retrievers: Any) -> None:
+        set_up_worker()
         self.config, self.key_digest = config, key_digest
         self.created = int(time.time())
         self.entries = {

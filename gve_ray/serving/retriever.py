@@ -16,6 +16,7 @@ from gve_ray.config import resolve_model
 from gve_ray.embedder import EmbedderSettings, Embeddings
 from gve_ray.embedder.backends import NOT_FINITE, identify, open_model
 from gve_ray.embedder.checkpoint import resolve_settings
+from gve_ray.logs import set_up_worker
 from gve_ray.schema import Item
 from gve_ray.search import Filter, Hit, IndexFileError, Library, read_library
 from gve_ray.search.index import FieldType
@@ -76,6 +77,7 @@ class Retriever:
     """
 
     def __init__(self, served: ServedModel) -> None:
+        set_up_worker()
         self._served = served
         self._library: LiveLibrary | None = None
         on_gpu = "GPU" in served.replicas.demands

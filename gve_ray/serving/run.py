@@ -8,8 +8,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from gve_ray.console import log_to, print_result
 from gve_ray.job import JobError, PreflightError
 from gve_ray.preflight import check_cluster, fit_to_cluster, live_nodes
+from gve_ray.progress import Progress
 from gve_ray.serving.config import ServeConfig
 from gve_ray.serving.deploy import application, key_digest_of
 from gve_ray.serving.needs import needs_of, resolve
@@ -28,6 +30,7 @@ def serve(config: ServeConfig, *, connect: Callable[[], object] = lambda: None) 
     connect: connects to Ray; called after the checks that need no cluster have passed.
     """
     config = resolve(config)
+    log_to(None)  # a service has no folder of its own
     connect()
     # This must follow `connect`, because Ray installs a SIGTERM handler that ends the program at
     # once. While the service starts, SIGTERM raises KeyboardInterrupt as Ctrl-C does; after that,
@@ -42,8 +45,8 @@ def serve(config: ServeConfig, *, connect: Callable[[], object] = lambda: None) 
 def _serve(config: ServeConfig) -> str:
     with running(config) as url, stopped_by_signal() as stop:
         access = "with the API key" if key_digest_of(config) else "from this machine"
-        print(f"serving  {url}  ({access})", *config.described(), sep="\n", flush=True)
-        print(f"page     {url}/\nstop     Ctrl-C, or SIGTERM", flush=True)
+        lines = [f"serving  {url}  ({access})", *config.described(), f"page     {url}/"]
+        print_result("\n".join([*lines, "stop     Ctrl-C, or SIGTERM"]))
         stop.wait()
     return "stopped"
 
@@ -66,10 +69,16 @@ def running(config: ServeConfig) -> Iterator[str]:
             # No time limit here: gve_ray.serving.guard limits all requests except those for videos.
             http_options={"host": config.host, "port": config.port},
         )
+        names = ", ".join(model.name for model in config.models)
+        log.info("serve: starting %s on port %d", names, config.port)
+        progress = Progress("serve", 1)
+        progress.wait_for(f"starting {names}")
         try:
             ray_serve.run(application(config, key_digest_of(config)), name=APPLICATION, route_prefix="/")
         except RuntimeError as error:
             raise JobError(f"the service did not start: {error}") from error
+        finally:
+            progress.close()
         host = f"[{config.host}]" if ":" in config.host else config.host
         yield f"http://{host}:{config.port}"
     finally:

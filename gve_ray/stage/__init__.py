@@ -13,12 +13,15 @@ raises becomes `Reject("error")`. If a worker process dies, the rows that were i
 one at a time, and a row that kills its worker `max_attempts` times becomes `Reject("quarantined")`.
 A worker that cannot start, or that raises on every row, fails the job.
 
+A worker whose batches or start take long calls `row_finished` and `report_status`, so that the
+progress of the stage shows more than its finished batches.
+
 Trade-off: exactly-once processing costs two actor calls and one Lance fragment per batch (see
 benchmarks/stage.py), so a batch should take longer than that.
 """
 
 from gve_ray.config import StageResources
-from gve_ray.stage.committer import StageProgress
+from gve_ray.stage.reporter import report_status, row_finished
 from gve_ray.stage.run import StageCounts, run_stage
 from gve_ray.stage.worker import REJECT_SCHEMA, BrokenWorker, Reject, StageError
 
@@ -28,7 +31,8 @@ __all__ = [
     "Reject",
     "StageCounts",
     "StageError",
-    "StageProgress",
     "StageResources",
+    "report_status",
+    "row_finished",
     "run_stage",
 ]

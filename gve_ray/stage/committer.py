@@ -1,44 +1,20 @@
 """Collect the workers' fragment metadata in the driver, commit it regularly, and report progress."""
 
-import logging
 import math
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from gve_ray.progress import Progress
+from gve_ray.stage.in_flight import Activity
 from gve_ray.stage.metrics import StageMetrics
 from gve_ray.stage.worker import StageError
 from gve_ray.store import Store
 
-log = logging.getLogger(__name__)
-
-_PROGRESS_SECONDS = 5.0
+_PROGRESS_SECONDS = 1.0
 # Commits take at most this share of the time: as manifests grow, commits become less frequent.
 _COMMIT_SHARE = 0.05
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageProgress:
-    """How far a stage is.
-
-    done, rejected: rows over all runs; done includes rejected. rate: rows per second of this run.
-    """
-
-    name: str
-    total: int
-    done: int
-    rejected: int
-    rate: float
-    eta_seconds: float
-
-    def __str__(self) -> str:
-        left = "?" if math.isinf(self.eta_seconds) else f"{self.eta_seconds:.0f} s"
-        return (
-            f"{self.name}: {self.done}/{self.total} rows, {self.rate:.1f} rows/s, "
-            f"{left} left, {self.rejected} rejected"
-        )
 
 
 class Committer:
@@ -46,6 +22,10 @@ class Committer:
 
     A thread commits and reports, because the next batch may be minutes away. Errors of that thread
     are raised by the next `add`, or when the block ends.
+
+    activity: returns what the workers do now. The progress counts the finished rows of batches in
+    work, too. If a worker dies with its batch, these are done again, and the progress stands still
+    meanwhile. In the end, it counts the rows that `add` has received.
     """
 
     def __init__(
@@ -58,6 +38,7 @@ class Committer:
         done: int,
         rejected: int,
         commit_seconds: float,
+        activity: Callable[[], Activity] = Activity,
     ) -> None:
         self._name, self._out, self._rejects, self._total = name, out, rejects, total
         self._done_before, self._done, self._rejected = done + rejected, done + rejected, rejected
@@ -72,6 +53,9 @@ class Committer:
         self._started = self._reported = self._committed = time.monotonic()
         self._pause = commit_seconds
         self._metrics = StageMetrics(name)
+        self._activity = activity
+        self._shown = self._done
+        self._progress = Progress(name, total, done=self._done)
         self._thread = threading.Thread(target=self._tick, name=f"{name}-commits", daemon=True)
 
     def __enter__(self) -> "Committer":
@@ -86,7 +70,9 @@ class Committer:
             self._release_held()
         if self._error is None and (kind is None or not math.isinf(self._commit_seconds)):
             self._commit()  # after a failure too, so that finished rows are kept
-        self._report()
+        self._report_metrics()
+        self._progress.reach(self._done, self._rejected_text())
+        self._progress.close()
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Take one record of `RECORD_SCHEMA`; ignore it if the batch was delivered before.
@@ -126,7 +112,8 @@ class Committer:
                 if time.monotonic() - self._committed >= self._pause:
                     self._commit()
                 if time.monotonic() - self._reported >= _PROGRESS_SECONDS:
-                    self._report()
+                    self._report_progress(self._activity())
+                    self._report_metrics()
         except Exception as error:  # noqa: BLE001 - raised by `_raise_thread_error`
             self._error = error
 
@@ -145,18 +132,23 @@ class Committer:
         self._metrics.committed(self._committed - started)
         self._pause = max(self._commit_seconds, (self._committed - started) / _COMMIT_SHARE)
 
-    def _report(self) -> None:
+    def _report_progress(self, activity: Activity) -> None:
+        """Report the rows that have arrived, and those of batches in work that workers have finished."""
+        with self._lock:
+            in_work = sum(rows for key, rows in activity.finished.items() if key not in self._seen)
+            # The last row counts when its batch has arrived.
+            self._shown = max(self._shown, min(self._done + in_work, self._total - 1), self._done)
+        if activity.workers or self._shown > self._done_before:
+            self._progress.reach(self._shown, self._rejected_text())
+        else:
+            self._progress.wait_for(activity.status or "starting the workers")
+
+    def _rejected_text(self) -> str:
+        return f"{self._rejected} rejected" if self._rejected else ""
+
+    def _report_metrics(self) -> None:
         self._reported = time.monotonic()
         rate = (self._done - self._done_before) / max(self._reported - self._started, 1e-9)
-        progress = StageProgress(
-            name=self._name,
-            total=self._total,
-            done=self._done,
-            rejected=self._rejected,
-            rate=rate,
-            eta_seconds=(self._total - self._done) / rate if rate else math.inf,
-        )
-        log.info("%s", progress)
         self._metrics.progress(
             out=self._done - self._rejected,
             rejected=self._rejected,

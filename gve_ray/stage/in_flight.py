@@ -1,12 +1,15 @@
 """Track which rows are in flight, so that a row that kills its worker is identified and given up.
 
+The tracker also collects what the driver shows of the workers: their status and their finished rows.
+
 The tracker is one small Ray actor on the driver's node. It outlives the workers: a worker that
 replaces a dead one learns from it which rows were in flight at the death. If the driver's node
 dies, the job dies with it, so the tracker is not replicated. If only the tracker's process dies, it
 restarts empty, a limited number of times.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 _MAX_RESTARTS = 3
@@ -17,34 +20,77 @@ _MAX_RESTARTS = 3
 History = dict[str, tuple[int, dict[str, Any] | None]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Activity:
+    """What the workers of a stage do now.
+
+    workers: number of workers that are ready. status: what the last one that reported it does
+    before its first batch. finished: finished rows of each batch in work, by the batch's first key.
+    """
+
+    workers: int = 0
+    status: str = ""
+    finished: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a worker ends the job. lines: the last lines of its log."""
+
+    reason: str = ""
+    lines: Sequence[str] = ()
+
+
 class InFlightRows:
     """Tracks rows in flight, deaths of workers with a single row, and results of such rows."""
 
     def __init__(self) -> None:
         self._unfinished_starts: dict[str, int] = {}
-        self._failure = ""
+        self._logs: dict[str, str] = {}
+        self._ready: set[str] = set()
+        self._status = ""
+        self._finished: dict[str, int] = {}
+        self._failure = Failure()
         self._in_flight: set[str] = set()
         self._batch_starts: dict[str, int] = {}
         self._isolated_tries: dict[str, int] = {}
         self._saved: dict[str, dict[str, Any]] = {}
         self._consecutive_errors = 0
 
-    def starting(self, actor: str) -> int:
-        """Record that an actor starts; return how many of its last starts did not finish."""
+    def starting(self, actor: str, log: str = "") -> tuple[int, str]:
+        """Record that an actor starts, and the log of its process.
+
+        Returns how many of its last starts did not finish, and the log of its previous process.
+        """
         failed = self._unfinished_starts.get(actor, 0)
         self._unfinished_starts[actor] = failed + 1
-        return failed
+        before, self._logs[actor] = self._logs.get(actor, ""), log
+        return failed, before
 
     def started(self, actor: str) -> None:
         """Record that an actor has finished starting."""
         self._unfinished_starts[actor] = 0
+        self._ready.add(actor)
 
-    def fail(self, reason: str) -> None:
-        """Record why a worker ends the job; only the first reason is kept."""
-        self._failure = self._failure or reason
+    def status(self, status: str) -> None:
+        """Record what a worker does before its first batch."""
+        self._status = status
 
-    def failure(self) -> str:
-        """Return the first reason given to `fail`, or an empty string."""
+    def finished(self, first_key: str, rows: int) -> None:
+        """Record how many rows of a batch in work are finished."""
+        self._finished[first_key] = rows
+
+    def activity(self) -> Activity:
+        """Return what the workers do now."""
+        return Activity(workers=len(self._ready), status=self._status, finished=dict(self._finished))
+
+    def fail(self, reason: str, lines: Sequence[str] = ()) -> None:
+        """Record why a worker ends the job, and the last lines of its log; only the first call counts."""
+        if not self._failure.reason:
+            self._failure = Failure(reason=reason, lines=tuple(lines))
+
+    def failure(self) -> Failure:
+        """Return the first failure given to `fail`; its reason is empty if there was none."""
         return self._failure
 
     def begin(self, keys: Sequence[str]) -> tuple[int, History]:
@@ -79,6 +125,7 @@ class InFlightRows:
         """
         self._consecutive_errors = self._consecutive_errors + errors if errors == len(keys) else 0
         self._batch_starts.pop(keys[0], None)
+        self._finished.pop(keys[0], None)
         for key in keys:
             self._in_flight.discard(key)
             self._isolated_tries.pop(key, None)

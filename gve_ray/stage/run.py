@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 from gve_ray.config import StageResources
 from gve_ray.logs import extra_log_context, log_context
 from gve_ray.stage.committer import Committer
-from gve_ray.stage.in_flight import start_in_flight_actor
+from gve_ray.stage.in_flight import Activity, Failure, start_in_flight_actor
 from gve_ray.stage.worker import StageActor, StageError, StageJob
 from gve_ray.store import Store
 
@@ -70,15 +71,6 @@ def run_stage(
     keys = pending.column(out.key)
     done, rejected = _committed(name, out, rejects, keys)
     todo = pending.filter(pc.invert(pc.or_(done, rejected)))
-    committer = Committer(
-        name,
-        out,
-        rejects,
-        total=pending.num_rows,
-        done=_count_true(done),
-        rejected=_count_true(rejected),
-        commit_seconds=commit_seconds,
-    )
     if todo.num_rows:
         job = StageJob(
             name=name,
@@ -91,6 +83,16 @@ def run_stage(
             max_errors_in_a_row=resources.max_errors_in_a_row,
             in_flight=start_in_flight_actor(),
             log_context=log_context(),
+        )
+        committer = Committer(
+            name,
+            out,
+            rejects,
+            total=pending.num_rows,
+            done=_count_true(done),
+            rejected=_count_true(rejected),
+            commit_seconds=commit_seconds,
+            activity=partial(_activity, job.in_flight),
         )
         _execute(job, todo, resources, committer)
         out.compact()
@@ -144,7 +146,8 @@ def _execute(job: StageJob, todo: pa.Table, resources: StageResources, committer
                 for record in batch.to_pylist():
                     committer.add(record)
     except ray.exceptions.RayError as error:
-        raise StageError(f"stage {job.name}: {_cause(error, job.in_flight)}") from error
+        failure = _failure(error, job.in_flight)
+        raise StageError(f"stage {job.name}: {failure.reason}", failure.lines) from error
     except ExecutionTimeoutError as error:
         raise StageError(
             f"stage {job.name}: no batch finished within {resources.stall_seconds:g} s; see the workers' logs, "
@@ -195,12 +198,23 @@ def _records(job: StageJob, todo: pa.Table, resources: StageResources) -> Iterat
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=4)
 
 
-def _cause(error: BaseException, in_flight: Any) -> str:
-    """Return the reason that a worker gave for ending the job, or the last line of Ray's error."""
+def _failure(error: BaseException, in_flight: Any) -> Failure:
+    """Return the failure that ended the job as its worker told it, or the last line of Ray's error."""
     import ray
 
     try:
-        failure = ray.get(in_flight.failure.remote(), timeout=10)
+        failure: Failure = ray.get(in_flight.failure.remote(), timeout=10)
     except ray.exceptions.RayError:
-        failure = ""
-    return failure or str(error).strip().splitlines()[-1]
+        failure = Failure()
+    return failure if failure.reason else Failure(reason=str(error).strip().splitlines()[-1])
+
+
+def _activity(in_flight: Any) -> Activity:
+    """Return what the workers do now; nothing if the tracker does not answer, as when its process restarts."""
+    import ray
+
+    try:
+        activity: Activity = ray.get(in_flight.activity.remote(), timeout=10)
+    except ray.exceptions.RayError:
+        return Activity()
+    return activity

@@ -12,13 +12,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
-from gve_ray.logs import LogContext, extend_log_context
+from gve_ray.logs import LogContext, extend_log_context, last_lines, set_up_worker, worker_log
 from gve_ray.stage.in_flight import History
 from gve_ray.stage.metrics import WorkerMetrics
+from gve_ray.stage.reporter import counted, send_status_with
 from gve_ray.store import Store
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,14 @@ REJECT_SCHEMA = pa.schema(
 
 
 class StageError(RuntimeError):
-    """The stage fails: its worker cannot start, breaks its contract, or fails on every row."""
+    """The stage fails: its worker cannot start, breaks its contract, or fails on every row.
+
+    log_lines: the last lines of the log of the worker that failed, if they are known.
+    """
+
+    def __init__(self, message: str, log_lines: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.log_lines = log_lines
 
 
 class BrokenWorker(Exception):  # noqa: N818 - the name describes the state, not an error type
@@ -91,18 +100,23 @@ class StageActor:
     def __init__(self, job: StageJob) -> None:
         import ray
 
+        set_up_worker()
         extend_log_context({**job.log_context, "stage": job.name})
+        send_status_with(job.in_flight.status.remote)
         self._job = job
         self._metrics = WorkerMetrics(job.name)
         self._lock = _IsolationLock()
         actor = ray.get_runtime_context().get_actor_id()
-        failed = self._tell("starting", actor)
+        failed, log_before = self._tell("starting", actor, worker_log())
         try:
             if failed >= _MAX_FAILED_STARTS:
-                raise StageError(f"its process died {failed} times in a row while starting; see its log")
+                raise StageError(
+                    f"its process died {failed} times in a row while starting; see its log",
+                    last_lines(log_before),
+                )
             self._worker = job.worker(**job.worker_args)
         except Exception as error:
-            self._tell("fail", f"its worker cannot start: {_sentence(error)}")
+            self._fail(f"its worker cannot start: {_sentence(error)}", error)
             raise
         self._tell("started", actor)
 
@@ -112,12 +126,20 @@ class StageActor:
 
         return ray.get(getattr(self._job.in_flight, event).remote(*details))
 
+    def _fail(self, reason: str, error: Exception) -> None:
+        """Tell the driver why this worker ends the job.
+
+        Ray's error reaches the driver without the causes of the exception, so they are logged here,
+        at a level that `gve_ray.console` does not show as a warning.
+        """
+        log.critical("%s: %s", self._job.name, reason, exc_info=error)
+        self._tell("fail", reason, getattr(error, "log_lines", ()) or last_lines(worker_log()))
+
     def __call__(self, batch: pa.Table) -> pa.Table:
         try:
             return self._batch(batch)
         except Exception as error:
-            # Ray's error reaches the driver without the causes of the exception.
-            self._tell("fail", _sentence(error))
+            self._fail(_sentence(error), error)
             raise
 
     def _batch(self, batch: pa.Table) -> pa.Table:
@@ -157,8 +179,9 @@ class StageActor:
 
     def _isolated(self, rows: Sequence[dict[str, Any]], history: History) -> list[dict[str, Any]]:
         """Process the rows one at a time, after a worker died with this batch in flight."""
-        records = []
+        records: list[dict[str, Any]] = []
         for row in rows:
+            self._finished(rows, len(records))
             key = row[self._job.out.key]
             deaths, saved = history.get(key, (0, None))
             if saved is None:
@@ -175,12 +198,21 @@ class StageActor:
 
     def _run(self, rows: Sequence[dict[str, Any]]) -> "list[_Outcome]":
         try:
-            return [(result, False) for result in self._call(rows)]
+            with counted(partial(self._finished, rows)):
+                return [(result, False) for result in self._call(rows)]
         except StageError:
             raise
         except Exception as error:  # noqa: BLE001 - any other exception counts against the rows
             log.warning("%s: batch of %d raised %r; trying row by row", self._job.name, len(rows), error)
-        return [self._try(row) for row in rows]
+        outcomes: list[_Outcome] = []
+        for row in rows:
+            self._finished(rows, len(outcomes))
+            outcomes.append(self._try(row))
+        return outcomes
+
+    def _finished(self, batch: Sequence[Mapping[str, Any]], rows: int) -> None:
+        """Tell the driver, for its progress, how many rows of a batch are finished; do not wait for it."""
+        self._job.in_flight.finished.remote(batch[0][self._job.out.key], rows)
 
     def _try(self, row: dict[str, Any]) -> "_Outcome":
         for _ in range(self._job.max_attempts):

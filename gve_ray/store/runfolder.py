@@ -23,6 +23,7 @@ from urllib.parse import quote
 
 from pyarrow import fs
 
+from gve_ray.console import log_to
 from gve_ray.logs import extend_log_context, new_run
 
 RUN_FILE = "run.json"
@@ -67,7 +68,8 @@ class RunFolder:
     uri: local path or object-store URI. config: only the values that affect the output; the caller
     leaves out resources, for example, so that a run can be resumed on other machines.
 
-    Entering adds the job and the id of the run to the log context. It raises RunFolderError if the
+    Entering adds the job and the id of the run to the log context, and moves the log of a quiet job
+    to logs/ in the folder, which must be a path for that (`gve_ray.console`). It raises RunFolderError if the
     folder belongs to another config, has files of another program, or is in use. Leaving records
     when and how the run ended.
     """
@@ -96,7 +98,10 @@ class RunFolder:
         except BaseException:
             self._lock.__exit__()
             raise
-        extend_log_context({"job": self._job, "run": self._record["runs"][-1]["id"]})
+        run = self._record["runs"][-1]["id"]
+        extend_log_context({"job": self._job, "run": run})
+        is_local = isinstance(self._files, fs.LocalFileSystem)
+        log_to(f"{self._root}/logs/{run}.log" if is_local else None)
         return self
 
     def __exit__(

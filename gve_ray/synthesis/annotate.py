@@ -11,13 +11,13 @@ means captioning all videos again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gve_ray.stage import Reject, StageCounts, run_stage
+from gve_ray.stage import Reject, StageCounts, row_finished, run_stage
 from gve_ray.store import AssetReader, Store
 from gve_ray.synthesis.captioner import Answer, Asker, Generator
 from gve_ray.synthesis.config import CaptionerConfig, EnrichConfig, ExtendConfig
@@ -60,13 +60,22 @@ class Annotator:
         """Annotate a batch of videos, all of them at once."""
         ids = [row["video_id"] for row in rows]
         assets = self._assets.store.take(ids, _COLUMNS).to_pylist()
-        first = {self._asker.ask(caption_question(row, self._seed)): i for i, row in enumerate(assets)}
+        waiting = {self._asker.ask(caption_question(row, self._seed)): i for i, row in enumerate(assets)}
         captions: dict[int, Answer] = {}
         others: dict[int, list[Future[Answer]]] = {}
-        for future in as_completed(first):
-            i, answer = first[future], future.result()
-            captions[i] = answer
-            others[i] = self._ask_others(assets[i], answer)
+        n_open: dict[int, int] = {}  # questions of a row that are not answered yet
+        while waiting:
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                i, answer = waiting.pop(future), future.result()
+                if i not in captions:
+                    captions[i] = answer
+                    others[i] = self._ask_others(assets[i], answer)
+                    n_open[i] = len(others[i])
+                    waiting |= dict.fromkeys(others[i], i)
+                else:
+                    n_open[i] -= 1
+                if not n_open[i]:
+                    row_finished()
         return [
             self._result(assets[i], captions[i], [future.result() for future in others[i]])
             for i in range(len(assets))

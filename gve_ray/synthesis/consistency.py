@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from gve_ray.config import resolve_model
 from gve_ray.schema import AssetRef, Item
-from gve_ray.stage import Reject
+from gve_ray.stage import Reject, report_status, row_finished
 from gve_ray.store import Store, fingerprint, frames_of_row
 from gve_ray.synthesis.config import ConsistencyConfig
 
@@ -62,9 +62,10 @@ class ConsistencyWorker:
     """
 
     def __init__(self, config: ConsistencyConfig, ingest: Store) -> None:
+        assert config.model is not None, "without a model there is no consistency stage"
+        report_status(f"loading {config.model}")
         from gve_ray.embedder import Embedder
 
-        assert config.model is not None, "without a model there is no consistency stage"
         adapter = resolve_model(config.adapter) if config.adapter else None
         self._ingest = ingest
         self._embedder = Embedder.from_pretrained(
@@ -80,8 +81,9 @@ class ConsistencyWorker:
         stored = self._ingest.take(ids, _COLUMNS).to_pylist()
         videos = [Item(video=frames_of_row(row, AssetRef(row["video_id"]))) for row in stored]
         captions = [Item(text=row["caption"]) for row in rows]
-        vectors = self._embedder.embed([*captions, *videos])  # float32 [2n, d], unit length
-        cosines = (vectors[: len(rows)] * vectors[len(rows) :]).sum(axis=1)  # [n]
+        texts = self._embedder.embed(captions)  # float32 [n, d], unit length
+        vectors = self._embedder.encode(videos, finished=row_finished).vectors  # float32 [n, d]
+        cosines = (texts * vectors).sum(axis=1)  # [n]
         return [
             {
                 "video_id": row["video_id"],

@@ -25,7 +25,7 @@ from gve_ray.media import (
 from gve_ray.media.decode import Decoded
 from gve_ray.media.signature import signature
 from gve_ray.schema import ASSET_SCHEMA, Frames
-from gve_ray.stage import Reject
+from gve_ray.stage import Reject, row_finished
 from gve_ray.store import fingerprint
 from gve_ray.synthesis.config import MediaConfig
 from gve_ray.synthesis.motion import motion_score
@@ -114,7 +114,11 @@ class IngestWorker:
         self._process = DecodeProcess(media.limits)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | Reject]:
-        return [self._one(row["video_id"], row["uri"]) for row in rows]
+        results = []
+        for row in rows:
+            results.append(self._one(row["video_id"], row["uri"]))
+            row_finished()
+        return results
 
     def _one(self, video_id: str, uri: str) -> dict[str, Any] | Reject:
         plan = partial(sampling_plan, video_id=video_id, media=self._media, seed=self._seed)

@@ -24,7 +24,7 @@ import numpy as np
 
 from gve_ray.config import resolve_model
 from gve_ray.media.video_metadata import video_metadata
-from gve_ray.stage import BrokenWorker
+from gve_ray.stage import BrokenWorker, report_status
 from gve_ray.store.weights import sampled_folder_digest
 from gve_ray.synthesis.captioner import Completion, ModelInfo, Question, Sampling
 from gve_ray.synthesis.config import CaptionerConfig
@@ -141,6 +141,7 @@ class VllmGenerator:
 
     def _load(self) -> ModelInfo:
         name = self._config.model
+        report_status("starting the captioner: importing vLLM")
         model = resolve_model(name)
         on_cpu = _environment(self._config, self._threads)
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
@@ -153,6 +154,7 @@ class VllmGenerator:
             import torch
 
             torch.set_num_threads(self._threads)  # of this thread, which runs the model
+        report_status(f"starting the captioner: loading {name}")
         self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         # On the CPU it warns of every change of the thread number, of which vLLM's own renderer makes two a
         # request. Making an engine resets vLLM's loggers, so this comes after.

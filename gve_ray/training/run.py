@@ -5,13 +5,17 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+from gve_ray.console import is_quiet
 from gve_ray.job import JobError
-from gve_ray.logs import extend_log_context, is_json, log_context, set_up_rank
+from gve_ray.logs import extend_log_context, is_json, last_lines, log_context, set_up_rank, worker_log
 from gve_ray.preflight import absolute, check_cluster, check_request, fit_to_cluster, live_nodes
+from gve_ray.progress import shown_by
 from gve_ray.store import RunFolder, SharedFolder
 from gve_ray.store.runfolder import RUN_FILE, seconds_of
+from gve_ray.training.board import Board
 from gve_ray.training.config import TrainingJobConfig
 from gve_ray.training.curriculum import HISTORY_FILE, History
 from gve_ray.training.needs import needs_of
@@ -89,20 +93,22 @@ def _run_ranks(config: TrainingJobConfig) -> None:
     from ray.train import TrainingFailedError
 
     left = config.resources.max_failures
+    board = Board.start() if is_quiet() else None
     while True:
         try:
-            _trainer(config).fit()
+            with board.followed(f"starting {config.resources.workers} ranks") if board else nullcontext():
+                _trainer(config, board).fit()
             return
         except TrainingFailedError as error:
             rank, cause = _first_failure(error)
             message = f"training, rank {rank}: {type(cause).__name__}: {cause}"
             if left == 0 or isinstance(cause, (ValueError, ArithmeticError)):
-                raise JobError(message) from error
+                raise JobError(message, board.failure() if board else ()) from error
             left -= 1
             log.warning("%s; starting the ranks again", message)
 
 
-def _trainer(config: TrainingJobConfig) -> "TorchTrainer":
+def _trainer(config: TrainingJobConfig, board: Board | None) -> "TorchTrainer":
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -113,7 +119,12 @@ def _trainer(config: TrainingJobConfig) -> "TorchTrainer":
     config = dataclasses.replace(config, dtype=config.dtype or default_dtype(on_gpu="GPU" in needs.demands))
     return TorchTrainer(
         _rank,
-        train_loop_config={"config": config, "log_context": log_context(), "as_json": is_json()},
+        train_loop_config={
+            "config": config,
+            "log_context": log_context(),
+            "as_json": is_json(),
+            "board": board,
+        },
         torch_config=TorchConfig(timeout_s=needs.timeout_s),
         scaling_config=ScalingConfig(
             num_workers=needs.workers if needs.min_workers is None else (needs.min_workers, needs.workers),
@@ -139,16 +150,25 @@ def _rank(loop: dict[str, Any]) -> None:
     from gve_ray.training.ray_feed import RayFeed
 
     set_up_rank(loop["as_json"])
-    extend_log_context({**loop["log_context"], "rank": get_context().get_world_rank()})
+    rank = get_context().get_world_rank()
+    extend_log_context({**loop["log_context"], "rank": rank})
     config: TrainingJobConfig = loop["config"]
+    board: Board | None = loop["board"]
     workers = config.resources.feeds
-    fit(
-        config,
-        config.output,
-        device=str(get_device()),
-        feed=RayFeed(workers=workers) if workers else ahead,
-        outlets=[StepMetrics()],
-    )
+    try:
+        with shown_by(board) if board is not None and rank == 0 else nullcontext():
+            fit(
+                config,
+                config.output,
+                device=str(get_device()),
+                feed=RayFeed(workers=workers) if workers else ahead,
+                outlets=[StepMetrics()],
+            )
+    except Exception as error:
+        log.critical("rank %d failed", rank, exc_info=error)  # the driver shows it, so no warning
+        if board is not None:
+            board.fail(last_lines(worker_log()))
+        raise
 
 
 def _first_failure(error: Exception) -> tuple[int, BaseException]:

@@ -1,19 +1,15 @@
-"""Log every step of a run as a line of JSON, and every ten seconds one on the console with the time left."""
+"""Log every step of a run as a line of JSON, and report the progress of the training."""
 
 import json
-import logging
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gve_ray.progress import Progress
 from gve_ray.training.loop import StepLog
 
-log = logging.getLogger(__name__)
-
 STEPS_FILE = "steps.jsonl"
-CONSOLE_SECONDS = 10.0
 
 
 class RunLog:
@@ -25,19 +21,15 @@ class RunLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._begun = self._said = time.monotonic()
-        self._first: int | None = None
+        self._progress: Progress | None = None
 
     def __call__(self, step: StepLog) -> None:
-        if self._first is None:
-            self._first = step.step
+        if self._progress is None:
+            self._progress = Progress("training", step.of, unit="steps", done=step.step - 1)
             self._rewind(step.step)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(step)) + "\n")
-        now = time.monotonic()
-        if now - self._said >= CONSOLE_SECONDS or step.step == step.of:
-            self._said = now
-            log.info("%s", line_of(step, (now - self._begun) / (step.step - self._first + 1)))
+        self._progress.reach(step.step, detail_of(step))
 
     def _rewind(self, first: int) -> None:
         """Remove the lines of steps from `first` on, and a line that a crash cut off."""
@@ -56,14 +48,12 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-def line_of(step: StepLog, seconds: float) -> str:
-    """Format a step for the console. seconds: mean duration of a step, for the time left."""
-    left = round((step.of - step.step) * seconds)
+def detail_of(step: StepLog) -> str:
+    """Format the figures of a step for its progress."""
     gap = "-" if step.hardest_gap is None else f"{step.hardest_gap:.3f}"
     return (
-        f"epoch {step.epoch} step {step.step}/{step.of} {step.task}: loss {step.loss:.4f}, "
+        f"epoch {step.epoch} {step.task}: loss {step.loss:.4f}, "
         f"positive {step.mean_positive:.3f}, gap {gap}, lr {step.learning_rate:.2e}, "
         f"{step.pairs_per_second:.1f} pairs/s, {step.tokens_per_second:.0f} tokens/s, "
-        f"data wait {100 * step.data_wait / max(step.seconds, 1e-9):.0f} %, "
-        f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
+        f"data wait {100 * step.data_wait / max(step.seconds, 1e-9):.0f} %"
     )

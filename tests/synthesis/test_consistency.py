@@ -1,6 +1,8 @@
 """The cut of the consistency filter, and its worker with an embedder whose vectors are known."""
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -64,6 +66,9 @@ class FakeEmbedder:
 
         angles = np.radians([degrees(item) for item in items])
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+    def encode(self, items: list[Item], *, finished: Callable[[int], object]) -> SimpleNamespace:
+        return SimpleNamespace(vectors=self.embed(items))
 
 
 def test_the_score_is_the_cosine_of_a_caption_and_its_own_video(

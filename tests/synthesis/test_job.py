@@ -229,7 +229,9 @@ def test_a_finished_run_is_left_as_it_is(
     fake: FakeStages, make: Callable[..., SynthesisConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = make()
-    assert run_job(lambda: job.synthesize(config, stages=fake.stages, connect=lambda: None)) == 0
+    assert (
+        run_job("synthesize", lambda: job.synthesize(config, stages=fake.stages, connect=lambda: None)) == 0
+    )
     before = {path: path.stat().st_mtime_ns for path in Path(config.output).rglob("*")}
     fake.called.clear()
     capsys.readouterr()
@@ -237,7 +239,7 @@ def test_a_finished_run_is_left_as_it_is(
     def connect() -> None:
         raise AssertionError("a finished run needs no cluster")
 
-    assert run_job(lambda: job.synthesize(config, stages=fake.stages, connect=connect)) == 0
+    assert run_job("synthesize", lambda: job.synthesize(config, stages=fake.stages, connect=connect)) == 0
     output = capsys.readouterr().out
     assert "finished before; nothing was done" in output
     assert "integrity" in output
@@ -257,22 +259,32 @@ def test_a_failed_stage_says_so_and_is_started_again(
 ) -> None:
     config = make()
     fake.fail = True
-    assert run_job(lambda: job.synthesize(config, stages=fake.stages, connect=lambda: None)) == 1
+    assert (
+        run_job("synthesize", lambda: job.synthesize(config, stages=fake.stages, connect=lambda: None)) == 1
+    )
     output = capsys.readouterr().err
     assert "stage captions: its worker cannot start" in output
     assert "start the job again to continue" in output
     assert "StageError" in run_facts(config)["runs"][0]["error"]
     fake.fail = False
-    assert run_job(lambda: job.synthesize(config, stages=fake.stages, connect=lambda: None)) == 0
+    assert (
+        run_job("synthesize", lambda: job.synthesize(config, stages=fake.stages, connect=lambda: None)) == 0
+    )
     assert [run["error"] is None for run in run_facts(config)["runs"]] == [False, True]
 
 
 def test_a_folder_of_another_config_is_refused(
     fake: FakeStages, make: Callable[..., SynthesisConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_job(lambda: job.synthesize(make(seed=1), stages=fake.stages, connect=lambda: None)) == 0
+    assert (
+        run_job("synthesize", lambda: job.synthesize(make(seed=1), stages=fake.stages, connect=lambda: None))
+        == 0
+    )
     fake.called.clear()
-    assert run_job(lambda: job.synthesize(make(seed=2), stages=fake.stages, connect=lambda: None)) == 2
+    assert (
+        run_job("synthesize", lambda: job.synthesize(make(seed=2), stages=fake.stages, connect=lambda: None))
+        == 2
+    )
     output = capsys.readouterr().err
     assert "belongs to another config" in output
     assert "seed (1, now 2)" in output
@@ -287,7 +299,9 @@ def test_nothing_is_written_when_resources_are_missing(
 ) -> None:
     monkeypatch.setattr(job, "live_nodes", lambda: [{"CPU": 0.5}])
     config = make()
-    assert run_job(lambda: job.synthesize(config, stages=fake.stages, connect=lambda: None)) == 2
+    assert (
+        run_job("synthesize", lambda: job.synthesize(config, stages=fake.stages, connect=lambda: None)) == 2
+    )
     assert "resources.media: needs 1 x (1 CPU), the cluster has 0.5 CPU" in capsys.readouterr().err
     assert not Path(config.output).exists()
 
@@ -298,7 +312,7 @@ def test_ctrl_c_is_an_orderly_end(
     def connect() -> None:
         raise KeyboardInterrupt
 
-    assert run_job(lambda: job.synthesize(make(), stages=fake.stages, connect=connect)) == 130
+    assert run_job("synthesize", lambda: job.synthesize(make(), stages=fake.stages, connect=connect)) == 130
     assert "start the job again to continue" in capsys.readouterr().err
 
 

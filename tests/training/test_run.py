@@ -59,7 +59,7 @@ def test_ranks_are_restarted_unless_the_error_would_recur(
     errors: list[Exception], max_failures: int, fits: int, message: str | None,
 ) -> None:  # fmt: skip
     ranks = Ranks(*errors)
-    monkeypatch.setattr(run, "_trainer", lambda config: ranks)
+    monkeypatch.setattr(run, "_trainer", lambda config, board: ranks)
     config = config_of(base, tmp_path, resources=TrainingResources(max_failures=max_failures))
     if message is None:
         run._run_ranks(config)
