@@ -154,7 +154,7 @@ class ModelReference:
     """Names the weights of a model.
 
     model: a folder (path, URI or `package://`, a folder inside gve_ray) or a hub id; `resolve_model`
-    resolves it where the model is loaded. revision: of the hub id.
+    resolves it where the model is loaded. revision: commit, tag or branch of a hub id.
     """
 
     model: str | None = None
@@ -166,7 +166,10 @@ class ModelReference:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptedModel(ModelReference):
-    """Names the weights of a model and of a LoRA adapter for it (a path, URI or hub id)."""
+    """Names the weights of a model and of a LoRA adapter for it.
+
+    adapter: a PEFT folder (path, URI or hub id).
+    """
 
     adapter: str | None = None
 
@@ -229,7 +232,7 @@ class ModelConfig(EmbedderModel):
 class ActorResources:
     """What one actor reserves with Ray.
 
-    memory: bytes. accelerator_type: as Ray names it, e.g. A100.
+    num_cpus, num_gpus: cores and GPUs; may be fractions. memory: bytes. accelerator_type: as Ray names it, e.g. A100.
     """
 
     num_cpus: float = number(1.0, at_least=0)
@@ -251,7 +254,10 @@ class ActorResources:
 
 @dataclass(frozen=True, kw_only=True)
 class StageResources(ActorResources):
-    """The resources of one stage: a pool of actors, and what each of them reserves."""
+    """The resources of one stage: a pool of actors, and what each of them reserves.
+
+    actors: size of the pool.
+    """
 
     count_option: ClassVar[str] = "actors"
     actors: int = number(1, at_least=1)

@@ -27,8 +27,8 @@ class RequestLimits:
     items in a request to /v1/embeddings. max_text: characters of a text or an instruction.
     max_top_k: number of hits. max_duration: seconds of a clip. max_side_pixels: width * height of
     an image or clip; four times as many for a JPEG, so that photos of 200 megapixels are accepted.
-    max_frames: frames of a clip. decode_seconds, decode_memory (bytes): for decoding one image or
-    clip in a separate process. receive_seconds: time to receive the body. fetch_seconds: time to
+    max_frames: frames of a clip. decode_seconds: for decoding one image or clip in a separate process.
+    decode_memory: bytes, for the same. receive_seconds: time to receive the body. fetch_seconds: time to
     fetch a URL. request_seconds: time for the whole request.
     """
 
@@ -54,7 +54,8 @@ class ReplicasConfig(ActorResources):
     """The number of replicas, from `replicas` to `max_replicas` (0: always `replicas`), and what each
     of them reserves.
 
-    busy: target number of concurrent requests per replica; above it, more replicas are started.
+    replicas: number at the start, and the least. max_replicas: the most. busy: target number of
+    concurrent requests per replica; above it, more replicas are started.
     """
 
     count_option: ClassVar[str] = "replicas"
@@ -74,7 +75,7 @@ class ReplicasConfig(ActorResources):
 class ServedModel:
     """A model, with or without an index, and the name that requests use for it.
 
-    index: path or URI of a folder that jobs/index.py wrote. The model that embedded its segments
+    name: used by requests. index: path or URI of a folder that jobs/index.py wrote. The model that embedded its segments
     also embeds the queries, so `model` and the four settings below must be left out. model: a model
     without an index, for /v1/embeddings only. frames, max_pixels, min_pixels, max_tokens: None
     means the value that is saved with the weights, or else the default of gve_ray.embedder.
@@ -140,8 +141,8 @@ class GatewayConfig:
 class ServeConfig:
     """Configuration of jobs/serve.py, which serves models and indexes over HTTP.
 
-    host, port: the address to listen on. Any address other than the loopback needs an API key in
-    the environment variable `key_variable`. url_hosts: the hosts from which images and clips may be
+    models: at least one; the first is the default. host, port: the address to listen on. Any address other than the loopback needs an API key.
+    key_variable: the environment variable with the API key. url_hosts: the hosts from which images and clips may be
     fetched, as `example.org`, `*.example.org` or `host:port`.
     """
 
