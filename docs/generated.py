@@ -94,9 +94,7 @@ def sections(config: type, prefix: str = "", defaults: Any = None) -> Iterator[S
         yield Section(names=(prefix.rstrip("."),), introduction=introduction, options=tuple(options))
     for key, names in nested.items():
         for section in sections(key[0], f"{names[0]}.", instances[key]):
-            renamed = tuple(
-                name + inner.removeprefix(names[0]) for name in names for inner in section.names
-            )
+            renamed = tuple(name + inner.removeprefix(names[0]) for name in names for inner in section.names)
             yield dataclasses.replace(section, names=renamed)
 
 
@@ -182,7 +180,9 @@ def _type_name(hint: Any) -> str:
         return "section"
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return ", ".join(f"`{value}`" for value in hint)
-    return {type(None): "null", str: "text", bool: "true or false"}.get(hint, getattr(hint, "__name__", str(hint)))
+    return {type(None): "null", str: "text", bool: "true or false"}.get(
+        hint, getattr(hint, "__name__", str(hint))
+    )
 
 
 def _shown(value: Any) -> str:
@@ -230,7 +230,9 @@ def _fields(source: str, name: str, kind: Any, prefix: str) -> Iterator[tuple[st
     (value,) = (
         node.value
         for node in ast.parse(source).body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == name
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and node.targets[0].id == name
     )
     for node in ast.walk(value):
         if not (isinstance(node, ast.Tuple) and isinstance(node.elts[0], ast.Constant)):
@@ -239,7 +241,9 @@ def _fields(source: str, name: str, kind: Any, prefix: str) -> Iterator[tuple[st
         yield f"`{prefix}{field.name}`", f"`{_arrow_name(field.type)}`", _escaped(_comment_at(comments, node))
         inner = field.type.value_type if pa.types.is_list(field.type) else field.type
         if pa.types.is_struct(inner):
-            struct = next(part.id for part in ast.walk(node.elts[1]) if isinstance(part, ast.Name) and part.id.isupper())
+            struct = next(
+                part.id for part in ast.walk(node.elts[1]) if isinstance(part, ast.Name) and part.id.isupper()
+            )
             suffix = "[]." if inner is not field.type else "."
             yield from _fields(source, struct, inner, f"{prefix}{field.name}{suffix}")
 

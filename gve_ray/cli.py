@@ -15,7 +15,9 @@ from pathlib import Path
 
 from gve_ray.registry import JOBS
 
-USAGE = """usage: gve VERB --config FILE [--section.option VALUE ...]
+USAGE = """From a folder of raw videos to video search.
+
+usage: gve VERB --config FILE [--section.option VALUE ...]
        gve evaluate --config FILE --check
        gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--filter JSON] [--url URL]
        gve diagnose [results.csv ...] [--models a,b] [--baselines] [--json]
@@ -31,6 +33,13 @@ verbs:
   search       query a running service; set GVE_API_KEY if the service has a key
   diagnose     compare result tables: abilities, their correlations, which of the paper's findings hold
   doctor       show what the cluster has, what VERB needs, what is missing, and where nodes differ
+
+examples:
+  gve index --config demo.yaml --input VIDEOS --output INDEX --model.adapter package://demo/tiny_vl/adapter
+  gve serve --models '[{{name: mine, index: INDEX}}]'
+  gve search "a red ball rolls to the left" --top_k 5
+  gve synthesize --config gve-3b.yaml --input VIDEOS --output RUN --captioner.model Qwen/Qwen2.5-VL-7B-Instruct
+  gve train --config gve-3b.yaml --data '[{{name: uvrd, uri: RUN/uvrd}}]' --assets RUN/assets.lance --output ADAPTER
 
 FILE is a YAML file or the name of a recipe for the verb: {recipes}.
 `gve VERB --help` lists a verb's options; `gve VERB --config FILE --print_config` shows the whole config."""

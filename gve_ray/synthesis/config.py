@@ -81,8 +81,9 @@ class ConsistencyConfig(EmbedderModel):
 class QualityConfig:
     """Stage 1 of V-SynFlow (arXiv:2510.27571, section 3.1): the filters and their thresholds.
 
-    rectify: drop raw captions that describe nothing. motion_threshold: videos with a lower motion score are static. near_duplicate_threshold: videos
-    with closer signatures are duplicates; 0: only exact copies are.
+    rectify: drop raw captions that describe nothing. motion_threshold: videos with a lower motion
+    score are static. near_duplicate_threshold: videos with closer signatures are duplicates; 0:
+    only exact copies are.
     """
 
     rectify: bool = True
@@ -147,9 +148,9 @@ class ExtendConfig:
 class AssembleConfig:
     """How many pairs of each task are made (arXiv:2510.27571, Table 7).
 
-    quotas: number of pairs by task. scale: factor on the quotas; None: the largest that the corpus can fill. captions_per_video:
-    captions, of five, that make a T2V pair each; more extend a small corpus. long_seconds: rich
-    captions of videos this long are long-context pairs (domain LC).
+    quotas: number of pairs by task. scale: factor on the quotas; None: the largest that the corpus
+    can fill. captions_per_video: captions, of five, that make a T2V pair each; more extend a small
+    corpus. long_seconds: rich captions of videos this long are long-context pairs (domain LC).
     """
 
     quotas: dict[str, int] = field(default_factory=lambda: dict(TABLE_7))
@@ -212,9 +213,10 @@ class SynthesisConfig:
     input: a manifest (gve_ray.inputs.table's forms, with uri, video_id?, caption?), a folder or a
     glob. output: the run's folder: assets.lance, rejects.lance, annotations.lance, uvrd/, run.json,
     report.html. seed: of captions, profiles, samples and pairs. stages: filters of your own.
-    captioner: see its section. work: the folder of decoded and scored videos, before filtering; None: output/work.
-    It may be the folder of an earlier run; with another threshold or a longer manifest, its videos
-    are not decoded again. commit_seconds: finished rows become visible at least this often.
+    captioner: see its section. work: the folder of decoded and scored videos, before filtering;
+    None: output/work. It may be the folder of an earlier run; with another threshold or a longer
+    manifest, its videos are not decoded again. commit_seconds: finished rows become visible at
+    least this often.
     """
 
     job: ClassVar[str] = "synthesize"

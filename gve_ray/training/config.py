@@ -43,17 +43,18 @@ COLUMNS: dict[Format, dict[str, str]] = {
 class DataSetConfig:
     """One entry of the mixture.
 
-    name: of the data set; each task of a `pairs` folder is named `<name>-<task>`. uri: a folder of task=*/
-    Parquet parts in the pair schema (`pairs`), or a table (gve_ray.inputs.table) of
+    name: of the data set; each task of a `pairs` folder is named `<name>-<task>`. uri: a folder of
+    task=*/ Parquet parts in the pair schema (`pairs`), or a table (gve_ray.inputs.table) of
       text_pairs      MSMARCO-style: query, positive, negative
       image_captions  caption, image (text -> image)
       webvid          videoid, page_dir, name; the video is <root>/<page_dir>/<videoid>.mp4 (text -> video)
-    A text cell may hold a list of texts; each of them makes a pair.
-    format: of the data set. columns: names of these columns in the file; in a file without a header, their indices. root: the folder
-    that relative media paths start from. tasks: the tasks to read of a `pairs` folder; empty reads all.
-    sample: maximum number of pairs per task, sampled with the seed. weight: a factor on the probability of
-    the data set. instruction: of all queries of a table; in `pairs`, each pair has its own. batch_size: pairs per rank and step; None: as in Table 7. negatives: hard negatives per
-    query; None: as in Table 7.
+    A text cell may hold a list of texts; each of them makes a pair. format: of the data set.
+    columns: names of these columns in the file; in a file without a header, their indices. root:
+    the folder that relative media paths start from. tasks: the tasks to read of a `pairs` folder;
+    empty reads all. sample: maximum number of pairs per task, sampled with the seed. weight: a
+    factor on the probability of the data set. instruction: of all queries of a table; in `pairs`,
+    each pair has its own. batch_size: pairs per rank and step; None: as in Table 7. negatives: hard
+    negatives per query; None: as in Table 7.
     """
 
     name: str
@@ -130,9 +131,9 @@ class LoopConfig:
 
     seed: of the order of pairs, the tasks of the steps and the initial weights. steps: steps per
     epoch; None: one pass over all pairs. gradcache: embed the batch in chunks and hold the
-    activations of one chunk at a time (gradcache.py). save_steps: maximum number of steps between two
-    checkpoints; there is also one at the end of each epoch. keep: number of newest checkpoints to keep; with
-    two or more, a damaged one can be replaced by the one before it.
+    activations of one chunk at a time (gradcache.py). save_steps: maximum number of steps between
+    two checkpoints; there is also one at the end of each epoch. keep: number of newest checkpoints
+    to keep; with two or more, a damaged one can be replaced by the one before it.
     """
 
     seed: int = 42
@@ -224,13 +225,14 @@ class TrainingConfig(ModelReference, SequenceSettings):
 class TrainingResources(ActorResources):
     """The ranks of a run. Each has `num_cpus` cores and `num_gpus` GPUs (0: CPU and gloo; 1: NCCL).
 
-    workers: number of ranks. min_workers: if it is below `workers`, the run is elastic: it starts with the ranks that fit, and grows and
-    shrinks with the cluster, each time resuming from its newest checkpoint. The global batch grows with the
-    number of ranks. feed_workers: extra processes of one core each that prepare the steps of a rank (Ray
-    Data); 0: threads of the rank do it, which is enough where the model is slower than the data.
-    max_failures: how often the ranks are restarted after one has died; -1: no limit. timeout_s: seconds
-    after which a collective fails; it must cover the time in which ranks wait for the prober.
-    resize_seconds: how often an elastic run checks whether the cluster has room for more ranks.
+    workers: number of ranks. min_workers: if it is below `workers`, the run is elastic: it starts
+    with the ranks that fit, and grows and shrinks with the cluster, each time resuming from its
+    newest checkpoint. The global batch grows with the number of ranks. feed_workers: extra
+    processes of one core each that prepare the steps of a rank (Ray Data); 0: threads of the rank
+    do it, which is enough where the model is slower than the data. max_failures: how often the
+    ranks are restarted after one has died; -1: no limit. timeout_s: seconds after which a
+    collective fails; it must cover the time in which ranks wait for the prober. resize_seconds: how
+    often an elastic run checks whether the cluster has room for more ranks.
     """
 
     count_option: ClassVar[str] = "workers"
