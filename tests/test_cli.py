@@ -39,7 +39,9 @@ def test_the_examples_of_the_help_are_valid(capsys: pytest.CaptureFixture[str]) 
 
 def test_the_help_imports_nothing_that_takes_long() -> None:
     heavy = set("faiss httpx jsonargparse lance numpy pyarrow ray rich torch transformers vllm".split())
-    program = f"import sys; from gve_ray import cli; cli.main(['--help']); print({heavy} & sys.modules.keys())"
+    program = (
+        f"import sys; from gve_ray import cli; cli.main(['--help']); print({heavy} & sys.modules.keys())"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
 
