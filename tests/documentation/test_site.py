@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import inspect
 import os
 import re
 import subprocess
@@ -155,5 +156,5 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
         package = importlib.import_module(f"gve_ray.{name}")
         for public in package.__all__:
             value = getattr(package, public)
-            if isinstance(value, type) or callable(value):
+            if inspect.isclass(value) or inspect.isfunction(value):
                 assert anchors & {f"gve_ray.{name}.{public}", f"gve_ray.{name}.{public}.{public}"}, public
