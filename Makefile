@@ -3,6 +3,7 @@
 # make serve   serves the demo's index, with a search page and an HTTP API; Ctrl-C stops it
 # make test    runs the fast tests (PYTEST_ARGS="-m slow" runs the slow ones)
 # make lint    runs ruff and mypy
+# make docs    builds the documentation into build/docs; fails at a dead link
 # make setup   creates the environment if it is missing or outdated; the targets above call it
 #
 # VENV=folder uses another environment (or creates it), PYTHON=python3.12 another interpreter for it.
@@ -12,7 +13,7 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 STAMP := $(VENV)/.gve-ready
 
-.PHONY: setup demo paper serve test lint format lock
+.PHONY: setup demo paper serve test lint docs format lock
 .NOTPARALLEL:
 
 setup: $(STAMP)
@@ -37,6 +38,9 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 
 format: $(STAMP)
 	$(VENV)/bin/ruff check --fix .

@@ -62,7 +62,7 @@ REAL_BYTES, TINY_BYTES = 660_000, 8_000  # size of a decoded video in a real run
 WORKERS = {"integrity": ReplayedIngest, "consistency": ReplayedConsistency, "captions": ReplayedAnnotator}
 REPLAYED = [replace(stage, worker=WORKERS.get(stage.name, stage.worker)) for stage in PIPELINE]
 REAL_BATCH, FRAGMENTS_A_COMMIT, MOST_BATCHES = 16, 500, 10_000
-# Costs of a video from cluster/README.md: decoding and training are measured, captions estimated
+# Costs of a video from docs/cluster.md: decoding and training are measured, captions estimated
 # from FLOPs.
 DECODE_CPU_S, CONSISTENCY_GPU_S, CAPTIONS_GPU_S, TRAINING_GPU_S = 2.05, 1 / 52, 0.230, 0.405
 CORES_A_GPU = 16

@@ -20,7 +20,9 @@ from gve_ray.registry import JOBS
 if TYPE_CHECKING:
     import argparse
 
-USAGE = """usage: gve VERB --config FILE [--verbose] [--section.option VALUE ...]
+USAGE = """From a folder of raw videos to video search.
+
+usage: gve VERB --config FILE [--verbose] [--section.option VALUE ...]
        gve demo [--config FILE] [--verbose] [--folder FOLDER]
        gve evaluate --config FILE --check
        gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--filter JSON] [--url URL]
@@ -39,6 +41,13 @@ verbs:
   diagnose     compare result tables: abilities, their correlations, which of the paper's findings hold
   doctor       show which recipes this machine or cluster can run, and how fast it would index;
                with a VERB: what it needs, what is missing, and where nodes differ
+
+examples:
+  gve index --config demo.yaml --input VIDEOS --output INDEX --model.adapter package://demo/tiny_vl/adapter
+  gve serve --models '[{{name: mine, index: INDEX}}]'
+  gve search "a red ball rolls to the left" --top_k 5
+  gve synthesize --config gve-3b.yaml --input VIDEOS --output RUN --captioner.model Qwen/Qwen2.5-VL-7B-Instruct
+  gve train --config gve-3b.yaml --data '[{{name: uvrd, uri: RUN/uvrd}}]' --assets RUN/assets.lance --output ADAPTER
 
 FILE is a YAML file or the name of a recipe for the verb: {recipes}.
 The output of Ray, vLLM and other libraries goes to OUTPUT/logs; --verbose shows it instead.

@@ -156,7 +156,7 @@ class ModelReference:
     """Names the weights of a model.
 
     model: a folder (path, URI or `package://`, a folder inside gve_ray) or a hub id; `resolve_model`
-    resolves it where the model is loaded. revision: of the hub id.
+    resolves it where the model is loaded. revision: commit, tag or branch of a hub id.
     """
 
     model: str | None = None
@@ -168,7 +168,10 @@ class ModelReference:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptedModel(ModelReference):
-    """Names the weights of a model and of a LoRA adapter for it (a path, URI or hub id)."""
+    """Names the weights of a model and of a LoRA adapter for it.
+
+    adapter: a PEFT folder (path, URI or hub id).
+    """
 
     adapter: str | None = None
 
@@ -231,8 +234,8 @@ class ModelConfig(EmbedderModel):
 class ActorResources:
     """What one actor reserves with Ray. `auto` suits the cluster (gve_ray/preflight/fit.py).
 
-    memory: bytes; auto: what the weights and the process need. accelerator_type: as Ray names it,
-    e.g. A100.
+    num_cpus, num_gpus: cores and GPUs; may be fractions. memory: bytes; auto: what the weights and
+    the process need. accelerator_type: as Ray names it, e.g. A100.
     """
 
     num_cpus: float | Auto = number(1.0, at_least=0)
@@ -271,7 +274,7 @@ class ActorResources:
 class StageResources(ActorResources):
     """The resources of one stage: a pool of actors, and what each of them reserves.
 
-    actors: auto takes all the cluster has, and more if it grows.
+    actors: size of the pool; auto takes all the cluster has, and more if it grows.
     """
 
     count_option: ClassVar[str] = "actors"

@@ -196,9 +196,9 @@ SPAN_TYPE = pa.struct([("start", pa.float64()), ("end", pa.float64())])  # secon
 ANNOTATION_SCHEMA = pa.schema(
     [
         ("video_id", pa.string()),
-        ("duration", pa.float64()),  # seconds; this and the next two are copied from assets.lance,
-        ("reference_timestamps", pa.list_(pa.float64())),  # so that assembly opens no pixels
-        ("clip_spans", pa.list_(SPAN_TYPE)),
+        ("duration", pa.float64()),  # seconds; copied from assets.lance, so that assembly opens no pixels
+        ("reference_timestamps", pa.list_(pa.float64())),  # likewise
+        ("clip_spans", pa.list_(SPAN_TYPE)),  # likewise
         ("captions", pa.list_(TEXT_TYPE)),  # prompt 1: five styles
         ("frame_captions", pa.list_(TEXT_TYPE)),  # prompt 4: five styles per captioned frame
         ("composed_image", pa.list_(TEXT_TYPE)),  # prompt 2: `ref` is the frame in the query

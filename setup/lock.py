@@ -1,6 +1,6 @@
 """Resolve a profile and write its lock file. Run `make lock` after a change of the dependencies in pyproject.toml.
 
-    .venv/bin/python setup/lock.py        # the CPU profile with the development tools -> setup/cpu.lock
+    .venv/bin/python setup/lock.py        # the CPU profile with all tools of development -> setup/cpu.lock
     .venv/bin/python setup/lock.py gpu    # the GPU profile, for cluster/Dockerfile.gpu -> setup/gpu.lock
 
 A cluster may have nodes of both profiles, so the GPU profile uses the versions of the CPU profile. The first command
@@ -54,7 +54,7 @@ def resolve(extras: str, constraints: list[str]) -> dict[str, str]:
 
 def cpu_profile() -> None:
     """Write cpu.lock, without the packages in `LEFT_OUT`."""
-    versions = resolve("cpu,dev,milvus,mteb", [])
+    versions = resolve("cpu,dev,docs,milvus,mteb", [])
     cuda = {name for name in versions if name.startswith(("nvidia-", "cuda-"))}
     if cuda:
         raise SystemExit(
@@ -62,7 +62,7 @@ def cpu_profile() -> None:
             "set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu and run again"
         )
     head = (
-        "# The CPU profile with the development tools, Python 3.11-3.13 on Linux. `make lock` writes it;\n"
+        "# The CPU profile with all tools of development, Python 3.11-3.13 on Linux. `make lock` writes it;\n"
         "# setup/environment.py installs it with --no-deps. What is left out, and why: setup/lock.py.\n"
     )
     write(LOCK, head, versions, set(LEFT_OUT))

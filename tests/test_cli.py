@@ -1,6 +1,9 @@
 """Tests the verbs, errors and exit statuses of `gve`. Whole jobs are tested in tests/integration."""
 
 import json
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,7 @@ from typing import Any
 import pytest
 
 from gve_ray import cli
+from gve_ray.registry import JOBS
 from gve_ray.synthesis import job
 from gve_ray.synthesis.config import SynthesisConfig
 from gve_ray.training import run
@@ -20,6 +24,26 @@ def test_help_lists_the_verbs_and_the_recipes(capsys: pytest.CaptureFixture[str]
     assert "synthesize" in output
     assert "gve diagnose [results.csv ...]" in output
     assert "demo.yaml, gve-3b.yaml, gve-7b.yaml" in output
+
+
+def test_the_examples_of_the_help_are_valid(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["--help"])
+    examples = capsys.readouterr().out.partition("examples:\n")[2].partition("\n\n")[0].splitlines()
+    verbs = set()
+    for _, verb, *args in map(shlex.split, examples):
+        verbs.add(verb)
+        if verb in JOBS:
+            JOBS[verb].read_config(args, prog="gve")
+    assert verbs == {"index", "serve", "search", "synthesize", "train"}
+
+
+def test_the_help_imports_nothing_that_takes_long() -> None:
+    heavy = set("faiss httpx jsonargparse lance numpy pyarrow ray rich torch transformers vllm".split())
+    program = (
+        f"import sys; from gve_ray import cli; cli.main(['--help']); print({heavy} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
 
 
 def test_no_arguments_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:

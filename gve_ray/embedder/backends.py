@@ -125,8 +125,8 @@ class GveBackend(Backend):
     ) -> None:
         assert config.engine in ("torch", "vllm")
         embedder = Embedder.from_pretrained(
-            resolve_model(config.model),
-            resolve_model(config.adapter) if config.adapter else None,
+            config.model,
+            config.adapter or None,
             revision=revision,
             engine=config.engine,
             dtype=dtype,

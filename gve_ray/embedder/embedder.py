@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import torch
 
+from gve_ray.config import resolve_model
 from gve_ray.embedder.checkpoint import load_processor, load_torch_model, resolve_settings
 from gve_ray.embedder.collate import Collator
 from gve_ray.embedder.embeddings import Embeddings, Finished, ignore
@@ -83,6 +84,7 @@ class Embedder:
     ) -> "Embedder":
         """Load a model from a folder or the hub, with an adapter from a PEFT folder if given.
 
+        path_or_id, adapter: as in a config, so also a URI or `package://` (`config.resolve_model`).
         revision: commit or tag of the model on the hub. device: by default a GPU if there is one.
         dtype: by default bfloat16 on a GPU and on a processor that computes it natively, else
         float32. attention: a transformers attention implementation (torch engine only). settings:
@@ -91,6 +93,8 @@ class Embedder:
         compile the layers on a GPU, which doubles the speed after a first batch that takes a minute
         (torch engine only). engine_args: extra arguments of vllm.LLM (vllm engine only).
         """
+        path_or_id = resolve_model(os.fspath(path_or_id))
+        adapter = None if adapter is None else resolve_model(os.fspath(adapter))
         agreed_settings = resolve_settings(path_or_id, adapter, settings, revision=revision)
         processor = load_processor(path_or_id, revision=revision)
         if engine == "torch":

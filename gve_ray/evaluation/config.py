@@ -24,11 +24,12 @@ MAX_DEPTH = 1000
 class DataConfig:
     """One data set and its folder. A name from UVRB also selects that data set's prompt and metric.
 
-    format: uvrb, the published layout; mteb (corpus.jsonl, queries.jsonl, qrels/<split>.tsv); or
-    classes, for zero-shot classification, where `folder` is a folder of <class>/<video> or a table
-    (video, label). template: the text of a class. prompt: instruction of the queries; None: the
-    benchmark's; '': none. metric: e.g. hit@1; None: the benchmark's, or hit@1 for a data set that
-    is not in UVRB.
+    name: in results; one of UVRB's names if it is that data set. folder: its path or URI. split: of
+    qrels (mteb only). format: uvrb, the published layout; mteb (corpus.jsonl, queries.jsonl,
+    qrels/<split>.tsv); or classes, for zero-shot classification, where `folder` is a folder of
+    <class>/<video> or a table (video, label). template: the text of a class. prompt: instruction of
+    the queries; None: the benchmark's; '': none. metric: e.g. hit@1; None: the benchmark's, or
+    hit@1 for a data set that is not in UVRB.
     """
 
     name: str
@@ -92,13 +93,13 @@ class ReportConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(SequenceSettings):
-    """The settings that determine the scores.
+    """The settings that determine the scores; those of the embedder are the same for all models.
 
-    root: a folder with one subfolder per UVRB data set, by name; those that exist are used. data:
-    data sets by folder, in addition or instead. The settings of the embedder are the same for all
-    models. depth: neighbours kept per query.
-    metrics: computed for every data set in addition to its own. resamples: of the bootstrap over
-    queries. contamination: the training videos that must not occur in the evaluation.
+    models: at least one, each with its own name. seed: of the bootstrap. root: a folder with one
+    subfolder per UVRB data set, by name; those that exist are used. data: data sets by folder, in
+    addition or instead. depth: neighbours kept per query. metrics: computed for every data set in
+    addition to its own. resamples: of the bootstrap over queries. contamination: the training
+    videos that must not occur in the evaluation.
     """
 
     models: tuple[ModelConfig, ...]
@@ -139,8 +140,9 @@ def _cutoff(metric: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """Test-time scaling: evaluate at every pair of these values; an empty tuple keeps the config's
-    value.
+    """Test-time scaling: evaluate at every pair of these values.
+
+    frames, max_pixels: the values; an empty list keeps that of the config.
     """
 
     frames: tuple[int, ...] = ()

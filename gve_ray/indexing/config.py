@@ -24,10 +24,10 @@ _MAX_OVERLAP = 0.9
 class SegmentsConfig:
     """The unit of search: whole videos, windows of equal length, or scenes between cuts.
 
-    All values are seconds, except `threshold`. seconds, overlap: length and overlap of windows.
-    threshold: minimum score of a cut, 0 to 100 (see gve_ray.media.video.scenes). longest: longer scenes
-    are divided into equal parts. shortest: a shorter scene is merged into the one before, as is a
-    shorter last window.
+    All values are seconds, except `threshold`. mode: the unit. seconds, overlap: length and overlap
+    of windows. threshold: minimum score of a cut, 0 to 100 (see gve_ray.media.video.scenes).
+    longest: longer scenes are divided into equal parts. shortest: a shorter scene is merged into
+    the one before, as is a shorter last window.
     """
 
     mode: Literal["whole", "windows", "scenes"] = "windows"
@@ -94,8 +94,8 @@ class IndexConfig(SequenceSettings):
 
     input: a folder, glob or manifest of videos, as for jobs/synthesize.py; further columns of a
     manifest become fields to filter by. output: the folder of the index, on a disk that all nodes
-    share or as a URI. A second run with the same folder processes only what has changed.
-    commit_seconds: how often finished rows are committed.
+    share or as a URI. A second run with the same folder processes only what has changed. model: the
+    embedder. commit_seconds: how often finished rows are committed.
 
     If the model, its settings, `segments`, `pictures` or `media` change, another folder is needed.
     If `search` changes, the index is rebuilt in the same folder.

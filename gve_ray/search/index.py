@@ -90,9 +90,11 @@ class IndexOptions:
     `approximate_from` vectors on. "milvus" is a server at `uri`; without `uri`, it is embedded in
     the folder, for one process at a time.
 
-    For lance: structure is the type of the approximate index. Its cells have about `cell` vectors
-    each; a search reads `probes` cells and scores `refine` * k rows by their full vectors. For
-    milvus: the environment variable `token_variable` contains the access token.
+    For lance: approximate_from: number of vectors. structure: type of the approximate index. cell:
+    approximate number of vectors in one of its cells. probes: cells that a search reads. refine: a
+    search for k rows scores refine * k rows by their full vectors.
+
+    For milvus: uri: of the server. token_variable: the environment variable with the access token.
     """
 
     kind: Literal["faiss", "lance", "milvus"] = "faiss"

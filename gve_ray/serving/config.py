@@ -29,9 +29,9 @@ class RequestLimits:
     items in a request to /v1/embeddings. max_text: characters of a text or an instruction.
     max_top_k: number of hits. max_duration: seconds of a clip. max_side_pixels: width * height of
     an image or clip; four times as many for a JPEG, so that photos of 200 megapixels are accepted.
-    max_frames: frames of a clip. decode_seconds, decode_memory (bytes): for decoding one image or
-    clip in a separate process. receive_seconds: time to receive the body. fetch_seconds: time to
-    fetch a URL. request_seconds: time for the whole request.
+    max_frames: frames of a clip. decode_seconds: for decoding one image or clip in a separate
+    process. decode_memory: bytes, for the same. receive_seconds: time to receive the body.
+    fetch_seconds: time to fetch a URL. request_seconds: time for the whole request.
     """
 
     max_body_bytes: int = number(64 * MIB, above=0)
@@ -53,11 +53,12 @@ class RequestLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicasConfig(ActorResources):
-    """The number of replicas, from `replicas` to `max_replicas` (0: always `replicas`), and what each
-    of them reserves.
+    """The number of replicas, from `replicas` to `max_replicas` (0: always `replicas`), and what
+    each of them reserves.
 
-    replicas: auto starts with one, and adds others under load while the cluster has room. busy:
-    target number of concurrent requests per replica; above it, more replicas are started.
+    replicas: number at the start, and the least; auto starts with one, and adds others under load
+    while the cluster has room. max_replicas: the most. busy: target number of concurrent requests
+    per replica; above it, more replicas are started.
     """
 
     count_option: ClassVar[str] = "replicas"
@@ -80,13 +81,14 @@ class ReplicasConfig(ActorResources):
 class ServedModel:
     """A model, with or without an index, and the name that requests use for it.
 
-    index: path or URI of a folder that jobs/index.py wrote. The model that embedded its segments
-    also embeds the queries, so `model` and the four settings below must be left out. model: a model
-    without an index, for /v1/embeddings only. frames, max_pixels, min_pixels, max_tokens: None
-    means the value that is saved with the weights, or else the default of gve_ray.embedder.
-    dimensions: the Matryoshka dimensions that the model was trained for. max_batch_tokens:
-    approximate number of tokens in one batch of waiting requests. max_ongoing: concurrent requests
-    per replica. max_queued: requests that may wait for a replica; more are refused with 503.
+    name: used by requests. index: path or URI of a folder that jobs/index.py wrote. The model that
+    embedded its segments also embeds the queries, so `model` and the four settings below must be
+    left out. model: a model without an index, for /v1/embeddings only. frames, max_pixels,
+    min_pixels, max_tokens: None means the value that is saved with the weights, or else the default
+    of gve_ray.embedder. dimensions: the Matryoshka dimensions that the model was trained for.
+    max_batch_tokens: approximate number of tokens in one batch of waiting requests. max_ongoing:
+    concurrent requests per replica. max_queued: requests that may wait for a replica; more are
+    refused with 503.
     """
 
     name: str
@@ -146,9 +148,10 @@ class GatewayConfig:
 class ServeConfig:
     """Configuration of jobs/serve.py, which serves models and indexes over HTTP.
 
-    host, port: the address to listen on. Any address other than the loopback needs an API key in
-    the environment variable `key_variable`. url_hosts: the hosts from which images and clips may be
-    fetched, as `example.org`, `*.example.org` or `host:port`.
+    models: at least one; the first is the default. host, port: the address to listen on. Any
+    address other than the loopback needs an API key. key_variable: the environment variable with
+    the API key. url_hosts: the hosts from which images and clips may be fetched, as `example.org`,
+    `*.example.org` or `host:port`.
     """
 
     job: ClassVar[str] = "serve"

@@ -33,7 +33,11 @@ TABLE_7 = {
 
 @dataclass(frozen=True, kw_only=True)
 class MediaConfig(VideoSettings):
-    """What is decoded once from each video, and from each of its clips, and stored in assets.lance."""
+    """What is decoded once from each video, and from each of its clips, and stored in assets.lance.
+
+    clips: number of clips, which are the reference clips of composed queries. clip_seconds: shortest
+    and longest clip. jpeg_quality: of the stored frames.
+    """
 
     reference_frames: int = number(2, at_least=0)  # at other times than the uniformly sampled frames
     clips: int = number(2, at_least=0)
@@ -55,11 +59,11 @@ class MediaConfig(VideoSettings):
 class ConsistencyConfig(EmbedderModel):
     """The embedder of the cross-modal filter, and its threshold, given as a cosine or as a percentile.
 
-    Without a model there is no consistency filter.
+    Without a model there is no consistency filter. threshold: pairs with a lower cosine are
+    rejected. percentile: this percentage of the captioned videos is rejected.
     """
 
     engine: Literal["torch", "vllm"] = "torch"
-    # Pairs with a lower cosine are rejected, or this percentage of the captioned videos.
     threshold: float | None = number(None, at_least=-1, at_most=1, hint="a cosine")
     percentile: float | None = number(None, at_least=0, below=100)
 
@@ -79,8 +83,9 @@ class ConsistencyConfig(EmbedderModel):
 class QualityConfig:
     """Stage 1 of V-SynFlow (arXiv:2510.27571, section 3.1): the filters and their thresholds.
 
-    motion_threshold: videos with a lower motion score are static. near_duplicate_threshold: videos
-    with closer signatures are duplicates; 0: only exact copies are.
+    rectify: drop raw captions that describe nothing. motion_threshold: videos with a lower motion
+    score are static. near_duplicate_threshold: videos with closer signatures are duplicates; 0:
+    only exact copies are.
     """
 
     rectify: bool = True
@@ -96,7 +101,11 @@ class QualityConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionerConfig(ModelReference):
-    """The vision-language model that writes captions with vLLM: its name, loading and sampling."""
+    """The vision-language model that writes captions with vLLM: its name, loading and sampling.
+
+    tensor_parallel_size: number of GPUs that one engine spans. temperature: of the first attempt.
+    top_p: share of the probability mass that tokens are sampled from.
+    """
 
     model: str = field()
     tensor_parallel_size: int = number(1, at_least=1)
@@ -141,9 +150,9 @@ class ExtendConfig:
 class AssembleConfig:
     """How many pairs of each task are made (arXiv:2510.27571, Table 7).
 
-    scale: factor on the quotas; None: the largest that the corpus can fill. captions_per_video:
-    captions, of five, that make a T2V pair each; more extend a small corpus. long_seconds: rich
-    captions of videos this long are long-context pairs (domain LC).
+    quotas: number of pairs by task. scale: factor on the quotas; None: the largest that the corpus
+    can fill. captions_per_video: captions, of five, that make a T2V pair each; more extend a small
+    corpus. long_seconds: rich captions of videos this long are long-context pairs (domain LC).
     """
 
     quotas: dict[str, int] = field(default_factory=lambda: dict(TABLE_7))
@@ -170,7 +179,7 @@ class SynthesisResources:
 
 @dataclass(frozen=True, kw_only=True)
 class CustomStageConfig:
-    """A filter of the user's own among the stages of synthesis (docs/architecture.md).
+    """A filter of the user's own among the stages of synthesis (docs/extending.md).
 
     name: in run.json, rejects.lance and the report. after: the stage that it follows. worker: its
     class as "module:Class"; options: keyword arguments of the class.
@@ -205,9 +214,11 @@ class SynthesisConfig:
 
     input: a manifest (gve_ray.inputs.table's forms, with uri, video_id?, caption?), a folder or a
     glob. output: the run's folder: assets.lance, rejects.lance, annotations.lance, uvrd/, run.json,
-    report.html. work: the folder of decoded and scored videos, before filtering; None: output/work.
-    It may be the folder of an earlier run; with another threshold or a longer manifest, its videos
-    are not decoded again. commit_seconds: finished rows become visible at least this often.
+    report.html. seed: of captions, profiles, samples and pairs. stages: filters of your own.
+    captioner: see its section. work: the folder of decoded and scored videos, before filtering;
+    None: output/work. It may be the folder of an earlier run; with another threshold or a longer
+    manifest, its videos are not decoded again. commit_seconds: finished rows become visible at
+    least this often.
     """
 
     job: ClassVar[str] = "synthesize"

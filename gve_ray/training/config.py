@@ -48,17 +48,18 @@ COLUMNS: dict[Format, dict[str, str]] = {
 class DataSetConfig:
     """One entry of the mixture.
 
-    name: of the data set; each task of a `pairs` folder is named `<name>-<task>`. uri: a folder of task=*/
-    Parquet parts in the pair schema (`pairs`), or a table (gve_ray.inputs.table) of
+    name: of the data set; each task of a `pairs` folder is named `<name>-<task>`. uri: a folder of
+    task=*/ Parquet parts in the pair schema (`pairs`), or a table (gve_ray.inputs.table) of
       text_pairs      MSMARCO-style: query, positive, negative
       image_captions  caption, image (text -> image)
       webvid          videoid, page_dir, name; the video is <root>/<page_dir>/<videoid>.mp4 (text -> video)
-    A text cell may hold a list of texts; each of them makes a pair.
-    columns: names of these columns in the file; in a file without a header, their indices. root: the folder
-    that relative media paths start from. tasks: the tasks to read of a `pairs` folder; empty reads all.
-    sample: maximum number of pairs per task, sampled with the seed. weight: a factor on the probability of
-    the data set. batch_size: pairs per rank and step; None: as in Table 7. negatives: hard negatives per
-    query; None: as in Table 7.
+    A text cell may hold a list of texts; each of them makes a pair. format: of the data set.
+    columns: names of these columns in the file; in a file without a header, their indices. root:
+    the folder that relative media paths start from. tasks: the tasks to read of a `pairs` folder;
+    empty reads all. sample: maximum number of pairs per task, sampled with the seed. weight: a
+    factor on the probability of the data set. instruction: of all queries of a table; in `pairs`,
+    each pair has its own. batch_size: pairs per rank and step; None: as in Table 7. negatives: hard
+    negatives per query; None: as in Table 7.
     """
 
     name: str
@@ -95,7 +96,10 @@ class DataSetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
-    """AdamW with warm-up and cosine decay (arXiv:2510.27571, section 5). clip: maximum gradient norm."""
+    """AdamW with warm-up and cosine decay (arXiv:2510.27571, section 5).
+
+    learning_rate: the highest, after the warm-up. weight_decay: of AdamW. clip: maximum gradient norm.
+    """
 
     learning_rate: float = number(3e-5, above=0)
     weight_decay: float = number(0.1, at_least=0)
@@ -109,7 +113,12 @@ class OptimiserConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Temperature, false-negative margin (None disables it) and Matryoshka sizes; see loss.py."""
+    """InfoNCE; see loss.py.
+
+    temperature: divides the cosines. margin: in-batch negatives that score above the positive plus
+    this are ignored as likely false negatives; None keeps them. dimensions: Matryoshka sizes to
+    train, in addition to the full one.
+    """
 
     temperature: float = number(0.03, above=0)
     margin: float | None = None
@@ -125,10 +134,11 @@ class LossConfig:
 class LoopConfig:
     """Settings of the training loop.
 
-    steps: steps per epoch; None: one pass over all pairs. gradcache: embed the batch in chunks and hold the
-    activations of one chunk at a time (gradcache.py). save_steps: maximum number of steps between two
-    checkpoints; there is also one at the end of each epoch. keep: number of newest checkpoints to keep; with
-    two or more, a damaged one can be replaced by the one before it.
+    seed: of the order of pairs, the tasks of the steps and the initial weights. steps: steps per
+    epoch; None: one pass over all pairs. gradcache: embed the batch in chunks and hold the
+    activations of one chunk at a time (gradcache.py). save_steps: maximum number of steps between
+    two checkpoints; there is also one at the end of each epoch. keep: number of newest checkpoints
+    to keep; with two or more, a damaged one can be replaced by the one before it.
     """
 
     seed: int = 42
@@ -145,7 +155,10 @@ class LoopConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """LoRA on q, k, v, up, down and gate of the language model (arXiv:2510.27571, section 5)."""
+    """LoRA on q, k, v, up, down and gate of the language model (arXiv:2510.27571, section 5).
+
+    r: rank of the matrices. alpha: their factor, divided by r. dropout: on their input.
+    """
 
     r: int = number(16, at_least=1)
     alpha: int = number(32, at_least=1)
@@ -179,12 +192,13 @@ class TrainingConfig(ModelReference, SequenceSettings):
     """Train a LoRA adapter for a base model on pairs. Defaults are the paper's.
 
     model: the base model. data: the mixture. assets: the assets.lance that `asset://` references
-    point into. dtype: None selects bfloat16 on a GPU and on a processor that computes it
-    natively, else float32. compile: compile the layers on a GPU, which takes two minutes and
-    makes training 1.8 times as fast. checkpointing: recompute the activations of the language model in
-    the backward pass; this costs a sixth of the speed and saves most of the memory per pair.
-    token_budget: padded tokens per chunk of a forward pass. trackers: tensorboard, wandb, mlflow;
-    steps.jsonl, the console log and the plots are always written.
+    point into. dtype: None selects bfloat16 on a GPU and on a processor that computes it natively,
+    else float32. attention: a transformers attention implementation; None lets the package choose.
+    compile: compile the layers on a GPU, which takes two minutes and makes training 1.8 times as
+    fast. checkpointing: recompute the activations of the language model in the backward pass; this
+    costs a sixth of the speed and saves most of the memory per pair. token_budget: padded tokens
+    per chunk of a forward pass. trackers: tensorboard, wandb, mlflow; steps.jsonl, the console log
+    and the plots are always written.
     """
 
     model: str = field()
@@ -217,14 +231,16 @@ class TrainingResources(ActorResources):
     """The ranks of a run. Each has `num_cpus` cores, those of its feed workers among them, and `num_gpus`
     GPUs (0: CPU and gloo; 1: NCCL).
 
-    workers: auto is a rank for each GPU of the cluster, or for each node if it has none. The global batch
-    grows with the number of ranks. min_workers: if it is below `workers`, the run is elastic: it starts with
-    the ranks that fit, and grows and shrinks with the cluster, each time resuming from its newest checkpoint.
-    feed_workers: processes of one core each that prepare the steps of a rank (Ray Data); 0: threads of the
-    rank do it, which is enough where the model is slower than the data; auto: on a GPU, one for each core
-    beyond four, else 0. max_failures: how often the ranks are restarted after one has died; -1: no limit.
-    timeout_s: seconds after which a collective fails; it must cover the time in which ranks wait for the
-    prober. resize_seconds: how often an elastic run checks whether the cluster has room for more ranks.
+    workers: number of ranks; auto is one for each GPU of the cluster, or for each node if it has
+    none. The global batch grows with the number of ranks. min_workers: if it is below `workers`,
+    the run is elastic: it starts with the ranks that fit, and grows and shrinks with the cluster,
+    each time resuming from its newest checkpoint. feed_workers: processes of one core each that
+    prepare the steps of a rank (Ray Data); 0: threads of the rank do it, which is enough where the
+    model is slower than the data; auto: on a GPU, one for each core beyond four, else 0.
+    max_failures: how often the ranks are restarted after one has died; -1: no limit. timeout_s:
+    seconds after which a collective fails; it must cover the time in which ranks wait for the
+    prober. resize_seconds: how often an elastic run checks whether the cluster has room for more
+    ranks.
     """
 
     count_option: ClassVar[str] = "workers"

@@ -24,10 +24,11 @@ Kind = Literal["pyramid", "uniform", "proportional", "easy_to_hard"]
 class Curriculum:
     """How tasks are drawn in each of `epochs` epochs (counted from 1).
 
-    kind: `pyramid` is the paper's curriculum. `uniform` gives all tasks the same probability.
-    `proportional` draws by number of pairs. `easy_to_hard` keeps the order of the first epoch's R_k: epoch
-    t draws from the easiest ceil(K * t / epochs) of the K tasks, by number of pairs.
-    sigma: temperature in the first and in the last epoch (pyramid).
+    epochs: number of epochs; tasks are scored before each. kind: `pyramid` is the paper's
+    curriculum. `uniform` gives all tasks the same probability. `proportional` draws by number of
+    pairs. `easy_to_hard` keeps the order of the first epoch's R_k: epoch t draws from the easiest
+    ceil(K * t / epochs) of the K tasks, by number of pairs. sigma: temperature in the first and in
+    the last epoch (pyramid).
     """
 
     kind: Kind = "pyramid"

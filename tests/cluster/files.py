@@ -13,7 +13,7 @@ from gve_ray.registry import JOBS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CLUSTER = ROOT / "cluster"
-README = (CLUSTER / "README.md").read_text()
+GUIDE = (ROOT / "docs" / "cluster.md").read_text()
 IN_IMAGE = "/opt/gve_ray/"  # WORKDIR of both Dockerfiles
 SHARED = "/shared"
 KUBERAY = sorted(path.name for path in (CLUSTER / "kuberay").glob("*.yaml"))

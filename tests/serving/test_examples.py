@@ -36,6 +36,7 @@ def adapt(text: str, server: Service) -> str:
     """Replace what a reader replaces."""
     clip = base64.b64encode(Path(server.heldout.videos[0]).read_bytes()).decode()
     text = text.replace(ADDRESS, server.url).replace("base64,...", f"base64,{clip}")
+    text = text.replace('Path("videos")', f'Path("{Path(server.heldout.videos[0]).parent}")')
     return text.replace('"mine"', '"demo"')
 
 
@@ -58,7 +59,15 @@ def test_a_request(words: list[str], server: Service, folder: Path) -> None:
     assert any(video in done.stdout for video in server.heldout.videos)
 
 
-@pytest.mark.parametrize("example", examples("python"), ids=str)
+PYTHON = [
+    pytest.param(
+        example, id=str(example), marks=[] if example.document == "README.md" else [pytest.mark.slow]
+    )
+    for example in examples("python")
+]
+
+
+@pytest.mark.parametrize("example", PYTHON)
 def test_a_python_example(example: Example, server: Service, folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", adapt(example.text, server)],

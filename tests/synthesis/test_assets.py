@@ -226,7 +226,7 @@ def test_a_filter_of_the_user_s_own_rejects_videos_with_text_burnt_in(cluster: s
     text_overlay = CustomStageConfig(
         name="text_overlay",
         after="dynamics",
-        worker="examples.text_overlay_filter:TextOverlayFilter",
+        worker="examples.add_a_stage:TextOverlayFilter",
         options={"max_share": 0.12},
         resources=RESOURCES.media,
     )

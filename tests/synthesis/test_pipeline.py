@@ -13,7 +13,7 @@ from gve_ray.job import PreflightError
 from gve_ray.synthesis.config import CaptionerConfig, CustomStageConfig, SynthesisConfig
 from gve_ray.synthesis.pipeline import STAGES, stages_of
 
-OVERLAY = "examples.text_overlay_filter:TextOverlayFilter"
+OVERLAY = "examples.add_a_stage:TextOverlayFilter"
 
 
 def config(*stages: dict[str, Any]) -> SynthesisConfig:
@@ -51,8 +51,8 @@ def test_filters_follow_the_stage_that_they_name() -> None:
         (own(after="rectify"), "after='rectify': .* use integrity, duplicates, dynamics, consistency"),
         (own(after="captions"), "use integrity, duplicates, dynamics, consistency"),
         (own(worker="no_such_module:Filter"), r"ModuleNotFoundError: No module named 'no_such_module'"),
-        (own(worker="examples.text_overlay_filter:Missing"), "AttributeError.* 'Missing'"),
-        (own(worker="examples.text_overlay_filter:text_share"), "not a class whose instances can be called"),
+        (own(worker="examples.add_a_stage:Missing"), "AttributeError.* 'Missing'"),
+        (own(worker="examples.add_a_stage:text_share"), "not a class whose instances can be called"),
         (own(worker="pathlib:PurePath"), "not a class whose instances can be called"),
         (own(options={"max_shares": 1}), r"options={'max_shares': 1} .*arguments are \(max_share: float"),
     ],

@@ -1,12 +1,14 @@
-"""A filter of your own for `gve synthesize`: rejects videos with text burnt into the picture.
+"""Add a stage to `gve synthesize`: a filter that rejects videos with text burnt into the picture.
 
-Put this file where the job is started (the current folder, or the folder that `ray job submit
---working-dir` uploads), and name the class in the config:
+    python examples/add_a_stage.py FOLDER [--max_share 0.12]     # try it on files, without a job
+
+To use it in the job, put this file where the job is started (the current folder, or the folder that
+`ray job submit --working-dir` uploads), and name the class in the config:
 
     stages:
     - name: text_overlay
       after: dynamics
-      worker: text_overlay_filter:TextOverlayFilter
+      worker: add_a_stage:TextOverlayFilter
       options: {max_share: 0.12}
 
 The measure: letters are rows of narrow strokes, so a line of text is a band of the picture in which
@@ -15,13 +17,16 @@ the band that has most of them. Fences, foliage and other dense textures score h
 the rejects in report.html before you trust a threshold.
 """
 
+import argparse
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from gve_ray.media import MediaError, encode_jpeg, read_frames
 from gve_ray.stage import Reject
 
 JUMP = 60  # grey levels between two neighbouring pixels of a row
@@ -57,3 +62,25 @@ class TextOverlayFilter:
             return row
         detail = f"text share {share:.3f} above {self._max_share:g}"
         return Reject("text_overlay", detail, {"text_share": share})
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Print the verdict on each file of a folder."""
+    parser = argparse.ArgumentParser(description=TextOverlayFilter.__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--max_share", type=float, default=0.12)
+    options = parser.parse_args(args)
+    judge = TextOverlayFilter(options.max_share)
+    for path in sorted(options.folder.iterdir()):
+        try:
+            frames = read_frames(str(path), k=8).pixels
+        except MediaError as error:
+            print(f"{path.name}: not read: {error}")
+            continue
+        # In the job, a row has all columns of assets.lance that precede captions.
+        (verdict,) = judge([{"frames": [encode_jpeg(frame) for frame in frames]}])
+        print(f"{path.name}: {verdict.detail if isinstance(verdict, Reject) else 'passes'}")
+
+
+if __name__ == "__main__":
+    main()
