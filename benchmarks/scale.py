@@ -85,8 +85,10 @@ def config_of(folder: Path, rows: int, batch: int) -> SynthesisConfig:
         "assemble.scale": str(rows / FULL),
         "assemble.captions_per_video": "1",
         "resources.media": json.dumps({"actors": 2, "num_cpus": 0.5, "batch_size": batch}),
-        "resources.consistency": json.dumps({"actors": 2, "num_cpus": 0.5, "batch_size": 2 * batch}),
-        "resources.captioner": json.dumps({"actors": 2, "num_cpus": 0.5, "batch_size": batch}),
+        "resources.consistency": json.dumps(
+            {"actors": 2, "num_cpus": 0.5, "num_gpus": 0, "batch_size": 2 * batch}
+        ),
+        "resources.captioner": json.dumps({"actors": 2, "num_cpus": 0.5, "num_gpus": 0, "batch_size": batch}),
         "commit_seconds": "10",
     }
     return load_config(
