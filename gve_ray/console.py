@@ -138,9 +138,9 @@ class Console:
     def show(self, state: ProgressState) -> None:
         """Show a step as a live line."""
         with self._lock:
-            if self._live is None:
+            is_first = self._live is None
+            if is_first:
                 self._live = _live_line(self._err)
-                self._live.start()
             if state.label not in self._tasks:
                 self._tasks[state.label] = self._live.add_task(state.label, text="")
             self._live.update(
@@ -149,6 +149,8 @@ class Console:
                 completed=state.done,
                 text=str(state).removeprefix(f"{state.label}: "),
             )
+            if is_first:
+                self._live.start()
 
     def hide(self, label: str) -> None:
         """Remove the live line of a step."""

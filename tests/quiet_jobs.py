@@ -34,54 +34,55 @@ class Seen:
 
 
 class Release(logging.Handler):
-    """Lets the workers go on when the driver has reported half of the two batches in work."""
+    """Lets the worker go on when the driver has reported half of its first batch."""
 
     def __init__(self, hold: Path) -> None:
         super().__init__()
         self.hold = hold
 
     def emit(self, record: logging.LogRecord) -> None:
-        if "squares: 8/40" in record.getMessage():
+        if "squares: 4/16" in record.getMessage():
             self.hold.touch()
 
 
-def work(address: str, folder: Path, hold: Path, fail: str) -> str:
-    import ray
-
-    before = sys.stdout, sys.stderr
+def work(folder: Path, hold: Path, fail: str) -> str:
+    before = sys.stdout, sys.stderr  # of a quiet job: its log file
     printed = Seen(sys.stdout, "a line of a library"), Seen(sys.stderr, "sides are square")
     sys.stdout, sys.stderr = printed  # type: ignore[assignment]
     try:
         with RunFolder(str(folder), job="squares", config={}):
-            ray.init(address, runtime_env={"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}})
             out, rejects = workers.stores(folder)
             counts = run_stage(
                 "squares",
-                pending=workers.pending(40),
+                pending=workers.pending(16),
                 worker=workers.Chatty,
                 worker_args={"hold": str(hold), "fail": fail},
                 out=out,
                 rejects=rejects,
-                resources=StageResources(actors=2, num_cpus=0.5, batch_size=8),
+                resources=StageResources(actors=1, num_cpus=0.5, batch_size=8),
             )
             for stream in printed:
                 stream.event.wait()  # Ray delivers the output of workers later than their results
     finally:
-        ray.shutdown()
         sys.stdout, sys.stderr = before
     return f"{counts.n_in} squares"
 
 
 def main(address: str, folder: Path) -> int:
+    import ray
+
+    # One connection for all jobs, which is faster; `run_job` leaves a connection that it finds.
+    environment = {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}
+    ray.init(address, logging_level="ERROR", runtime_env=environment)
     progress.LOG_SECONDS = 0.0  # all news is logged
     hold = folder / "hold"
     progress.log.addHandler(Release(hold))
-    statuses = [run_job("squares", lambda: work(address, folder / "quiet", hold, ""))]
+    statuses = [run_job("squares", lambda: work(folder / "quiet", hold, ""))]
     print("====", flush=True)
-    statuses.append(run_job("squares", lambda: work(address, folder / "failing", hold, "too many sides")))
+    statuses.append(run_job("squares", lambda: work(folder / "failing", hold, "too many sides")))
     print("====", flush=True)
     statuses.append(
-        run_job("squares", lambda: work(address, folder / "verbose", hold, ""), verbose=True),
+        run_job("squares", lambda: work(folder / "verbose", hold, ""), verbose=True),
     )
     return 0 if statuses == [0, 1, 0] else 1
 

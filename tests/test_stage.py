@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from gve_ray.progress import ProgressState
+from gve_ray.progress import ProgressState, shown_by
 from gve_ray.stage import (
     REJECT_SCHEMA,
     Reject,
@@ -26,7 +26,7 @@ from gve_ray.stage import (
     run_stage,
 )
 from gve_ray.stage.committer import Committer
-from gve_ray.stage.in_flight import InFlightRows
+from gve_ray.stage.in_flight import Activity, InFlightRows
 from gve_ray.stage.metrics import StageMetrics
 from gve_ray.stage.worker import _IsolationLock, check_result, to_table
 from gve_ray.store import Store
@@ -85,7 +85,11 @@ def test_the_output_of_a_job(cluster: None, tmp_path: Path) -> None:
     address = ray.get_runtime_context().gcs_address
     done = subprocess.run(
         [sys.executable, str(HERE / "quiet_jobs.py"), address, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)]),
+            "RAY_DEDUP_LOGS": "0",
+        },
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
@@ -97,17 +101,17 @@ def test_the_output_of_a_job(cluster: None, tmp_path: Path) -> None:
 
     head, *middle, last = quiet
     assert head.startswith(f"log  {tmp_path}/quiet/logs/")
-    assert last == "40 squares"
+    assert last == "16 squares"
     assert [line for line in middle if not re.match(r"\d\d:\d\d:\d\d squares: ", line)] == [
         "warning: only 2 of 3 sides are square"
     ]
-    # Both workers wait in the middle of their batches of 8 until the driver has reported this.
+    # The worker waits in the middle of its first batch of 8 until the driver has reported this.
     news = [line.partition("squares: ")[2] for line in middle if "squares: " in line]
-    assert any(line.startswith("8/40 rows") for line in news), news
+    assert any(line.startswith("4/16 rows") for line in news), news
     assert len(set(news)) == len(news)
-    assert re.match(r"40/40 rows in .*, 4 rejected$", news[-1]), news
+    assert re.match(r"16/16 rows in .*, 2 rejected$", news[-1]), news
     log = log_of(quiet)
-    for part in ("FutureWarning: old name", "a line of a library", "squares: 40/40", "pid="):
+    for part in ("FutureWarning: old name", "a line of a library", "squares: 16/16", "pid="):
         assert part in log
     assert "error: stage squares: too many sides" in failing
     assert "  the last line of a library" in failing
@@ -116,7 +120,7 @@ def test_the_output_of_a_job(cluster: None, tmp_path: Path) -> None:
     assert len(failing) < 30
     assert not any("(pid=" in line or "FutureWarning" in line for line in quiet)
     assert any("pid=" in line and "a line of a library" in line for line in verbose)
-    assert "40 squares" in verbose
+    assert "16 squares" in verbose
 
 
 def test_each_row_is_output_or_rejected_and_a_second_run_processes_only_new_rows(
@@ -319,9 +323,14 @@ def test_consecutive_errors_are_counted_across_batches_until_a_row_succeeds() ->
 
 def test_unfinished_starts_are_counted_per_actor() -> None:
     rows = InFlightRows()
-    assert [rows.starting("x"), rows.starting("y"), rows.starting("x")] == [0, 0, 1]
+    assert [rows.starting("x", "1.err"), rows.starting("y"), rows.starting("x")] == [
+        (0, ""),
+        (0, ""),
+        (1, "1.err"),
+    ]
     rows.started("x")
-    assert rows.starting("x") == 0
+    assert rows.starting("x") == (0, "")
+    assert rows.activity().workers == 1
 
 
 def test_an_isolated_batch_waits_for_running_calls_and_blocks_new_ones() -> None:
@@ -374,6 +383,44 @@ def test_a_batch_that_is_delivered_twice_is_committed_once(tmp_path: Path) -> No
     with pytest.raises(StageError, match="'d' was delivered twice"), committer() as running:  # noqa: PT012
         running.add(record(["d"]))
         running.add(record(["d", "e"]))
+
+
+def test_rows_of_batches_in_work_are_counted_once(tmp_path: Path) -> None:
+    out, rejects = (store.create() for store in workers.stores(tmp_path))
+    states: list[ProgressState] = []
+
+    class Recorder:
+        def show(self, state: ProgressState) -> None:
+            states.append(state)
+
+        def hide(self, label: str) -> None: ...
+
+    def record(*keys: str) -> dict[str, Any]:
+        return {"keys": list(keys), "out": [], "rejects": [], "reasons": [], "errors": 0}
+
+    now = Activity(status="loading")
+    with (
+        shown_by(Recorder()),
+        Committer(
+            "s", out, rejects, total=8, done=0, rejected=0, commit_seconds=3600.0, activity=lambda: now
+        ) as committer,
+    ):
+
+        def shown(activity: Activity) -> int:
+            nonlocal now
+            now = activity  # its thread may report at any time as well
+            committer._report_progress(activity)
+            return states[-1].done
+
+        shown(now)
+        assert states[-1].status == "loading"
+        assert shown(Activity(workers=1, finished={"a": 3})) == 3
+        committer.add(record("a", "b", "c", "d"))
+        assert shown(Activity(workers=1, finished={"a": 3, "e": 1})) == 5  # "a" has arrived
+        assert shown(Activity(workers=1)) == 5  # the worker of "e" died
+        assert shown(Activity(workers=1, finished={"e": 9})) == 7  # the last row counts when it arrives
+        committer.add(record("e", "f", "g", "h"))
+    assert (states[-1].done, states[-1].is_finished) == (8, True)
 
 
 def test_rejects_from_exceptions_are_held_until_a_row_succeeds(tmp_path: Path) -> None:
