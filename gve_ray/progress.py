@@ -6,7 +6,7 @@
         progress.reach(done)
 
 On a terminal, `gve_ray.console` shows a live line. Everywhere else there is a line in the log when
-something has changed, at most every ten seconds, and one at the end.
+something has changed, at most every ten seconds, and one at the end of a step of a second or more.
 """
 
 import logging
@@ -20,6 +20,7 @@ from typing import Protocol
 log = logging.getLogger(__name__)
 
 LOG_SECONDS = 10.0
+WORTH_A_LINE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class ProgressState:
         parts = [f"{self.label}: {self.done}/{self.total} {self.unit}"]
         if self.is_finished:
             parts[0] += f" in {duration(self.seconds)}"
-        if self.rate:
+        if self.rate and not self.is_finished:
             per_second = f"{self.rate:.1f} {self.unit}/s"
             parts.append(per_second if self.rate >= 0.1 else f"{60 * self.rate:.1f} {self.unit}/min")
         if not self.is_finished and math.isfinite(self.seconds_left):
@@ -146,7 +147,7 @@ class Progress:
         if _display is not None:
             _display.show(self.state)
             _display.hide(self._label)
-        if self._done > self._done_before:
+        if self._done > self._done_before and self.state.seconds >= WORTH_A_LINE_SECONDS:
             log.info("%s", self.state)
 
     def _report(self) -> None:

@@ -137,7 +137,9 @@ class _Demo:
         write_described(folder / "described", n=config.described, seed=seed, workers=workers)
         self._heldout = write_heldout(folder / "heldout", n=config.heldout, seed=seed, workers=workers)
         write_benchmark(folder / "uvrb", scale=config.benchmark_scale, seed=seed, workers=workers)
-        self._queries = write_queries(folder / "queries", folder / "heldout", seed=seed, n=config.queries)
+        self._queries = write_queries(
+            folder / "queries", folder / "heldout", seed=seed, n=config.queries, workers=workers
+        )
 
     def synthesize(self) -> None:
         """Make training pairs from the raw corpus."""

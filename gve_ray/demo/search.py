@@ -5,9 +5,11 @@ score_serving(url, queries, embedder)  # {"queries": 200, "top5": {...}, "parity
 """
 
 import base64
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ import numpy as np
 from PIL import Image
 
 from gve_ray.demo.corpus import read_truth
+from gve_ray.demo.files import make_files, partial_folder
 from gve_ray.demo.language import Writer
+from gve_ray.demo.plan import Entry
 from gve_ray.demo.render import encode_mp4, frames
 from gve_ray.demo.scenes import Scene
 from gve_ray.embedder import Embedder
@@ -42,29 +46,57 @@ class Query:
     video: Path | None = None
 
 
-def write_queries(folder: Path, heldout: Path, *, seed: int, n: int = QUERIES) -> dict[str, list[Query]]:
+def write_queries(
+    folder: Path, heldout: Path, *, seed: int, n: int = QUERIES, workers: int = 1
+) -> dict[str, list[Query]]:
     """Return n queries of each kind about the first n videos of `heldout`, and write their images
     and clips to `folder`.
 
     text: a complete description. image: a frame. video: a clip. composed: a frame, and a text about
     what happens in relation to it. Images and clips are rendered from the scenes, not cut from the
-    indexed files.
+    indexed files. Finished clips are not rendered again. workers: number of processes; with 1, this
+    process renders.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    entries = read_truth(heldout)[:n]
+    todo = [entry for entry in entries if not _files(folder, entry)[1].exists()]
+    with partial_folder(folder):
+        make_files("queries", partial(_write_media, folder=folder, seed=seed), todo, workers=workers)
     queries: dict[str, list[Query]] = {kind: [] for kind in KINDS}
-    for entry in read_truth(heldout)[:n]:
+    for entry in entries:
         scene, target = entry.scene, Path(entry.file).name
-        rng = random.Random(f"gve_ray serving/{seed}/{scene.seed}")
-        moment = rng.random()
-        image, clip = folder / f"{Path(target).stem}.png", folder / f"{Path(target).stem}.mp4"
-        Image.fromarray(next(iter(frames(scene, [moment], scene.width, scene.height)))).save(image)
-        _write_clip(clip, scene, rng)
+        image, clip = _files(folder, entry)
+        rng, moment = _drawn(entry, seed)
         change = Writer().image_query(scene, moment, rng.choice(prompts.STRATEGIES))
         queries["text"].append(Query(target=target, text=Writer().captions(scene)["2"]))
         queries["image"].append(Query(target=target, image=image))
         queries["video"].append(Query(target=target, video=clip))
         queries["composed"].append(Query(target=target, text=change, image=image))
     return queries
+
+
+def _files(folder: Path, entry: Entry) -> tuple[Path, Path]:
+    """Return the paths of the image and of the clip about a video."""
+    stem = folder / Path(entry.file).stem
+    return stem.with_suffix(".png"), stem.with_suffix(".mp4")
+
+
+def _drawn(entry: Entry, seed: int) -> tuple[random.Random, float]:
+    """Return the generator of a video's queries, and the moment of its image, in [0, 1]."""
+    rng = random.Random(f"gve_ray serving/{seed}/{entry.scene.seed}")
+    return rng, rng.random()
+
+
+def _write_media(entry: Entry, *, folder: Path, seed: int) -> None:
+    """Write the image about a video and then the clip, each atomically."""
+    scene, (_, moment) = entry.scene, _drawn(entry, seed)
+    image, clip = _files(folder, entry)
+    part = folder / "partial" / image.name
+    Image.fromarray(next(iter(frames(scene, [moment], scene.width, scene.height)))).save(part)
+    os.replace(part, image)
+    part = folder / "partial" / clip.name
+    _write_clip(part, scene, random.Random(f"gve_ray clip/{seed}/{scene.seed}"))
+    os.replace(part, clip)
 
 
 def _write_clip(path: Path, scene: Scene, rng: random.Random) -> None:

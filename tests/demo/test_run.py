@@ -42,9 +42,9 @@ def test_options_replace_those_of_the_recipe(tmp_path: Path) -> None:
     assert loop.optimiser == recipe.optimiser
 
 
-def test_the_paper_s_recipe_is_five_times_the_demo_s() -> None:
+def test_the_paper_s_recipe_is_larger_than_the_demo_s() -> None:
     demo, paper = (load_config(DemoConfig, ["--config", f"{name}.yaml"]) for name in ("demo", "paper"))
-    assert paper.videos == 5 * demo.videos
+    assert paper.videos > demo.videos
     assert paper.folder != demo.folder
 
 

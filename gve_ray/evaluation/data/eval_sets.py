@@ -95,6 +95,8 @@ def open_eval_sets(configs: Sequence[DataConfig], index: ItemIndex) -> list[Eval
                 is_classification=config.format == "classes",
             )
         )
+    sizes = sum(len(each.queries) for each in opened), sum(len(each.data.corpus) for each in opened)
+    log.info("data sets: %d, with %d queries and %d items", len(opened), *sizes)
     return opened
 
 
@@ -106,8 +108,8 @@ def read(config: DataConfig) -> RetrievalSet:
         data = load_classes(config.folder, name=config.name, template=config.template)
     else:
         data = load(config.folder, name=config.name)
-    counts = len(data.queries), len(data.corpus), len(data.skipped)
-    log.info("%s: %d queries, %d items, %d errors", config.name, *counts)
+    if data.skipped:
+        log.warning("%s: %d errors, the first: %s", config.name, len(data.skipped), data.skipped[0])
     return data
 
 
