@@ -20,6 +20,7 @@ from PIL import Image
 
 from gve_ray.inputs.manifest import MANIFEST_SCHEMA
 from gve_ray.job import run_job
+from gve_ray.preflight import fit
 from gve_ray.schema import AssetRef
 from gve_ray.stage import Reject, StageCounts, StageError
 from gve_ray.store import AssetReader
@@ -120,9 +121,16 @@ class FakeStages:
         return self.counts_of(run, "captions", before=2)
 
 
+def describe_cluster(monkeypatch: pytest.MonkeyPatch, node: dict[str, float]) -> None:
+    """Make the job see a cluster of one node with these resources."""
+    for module in (job, fit):
+        monkeypatch.setattr(module, "live_nodes", lambda: [node])
+    monkeypatch.setattr(fit, "spare_nodes", list)
+
+
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeStages:
-    monkeypatch.setattr(job, "live_nodes", lambda: [{"CPU": 8.0}])
+    describe_cluster(monkeypatch, {"CPU": 8.0, "memory": 16.0 * 2**30})
     return FakeStages()
 
 
@@ -297,12 +305,12 @@ def test_nothing_is_written_when_resources_are_missing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(job, "live_nodes", lambda: [{"CPU": 0.5}])
+    describe_cluster(monkeypatch, {"CPU": 0.5, "memory": 16.0 * 2**30})
     config = make()
     assert (
         run_job("synthesize", lambda: job.synthesize(config, stages=fake.stages, connect=lambda: None)) == 2
     )
-    assert "resources.media: needs 1 x (1 CPU), the cluster has 0.5 CPU" in capsys.readouterr().err
+    assert "resources.media: needs 1 x (1 CPU, 1.0 GiB memory), the cluster has 0.5 CPU" in capsys.readouterr().err
     assert not Path(config.output).exists()
 
 
