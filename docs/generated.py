@@ -12,6 +12,7 @@ comment at a field, a column or a value.
 
 import ast
 import dataclasses
+import html
 import inspect
 import io
 import re
@@ -299,7 +300,7 @@ def _comment_at(comments: Mapping[int, tuple[str, bool]], node: ast.expr | ast.s
 def _escaped(text: str) -> str:
     """Escape the characters that Markdown would interpret, except in code between backticks."""
     parts = text.split("`")
-    parts[::2] = [re.sub(r"([\\*_<>|\[\]])", r"\\\1", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"([\\*_|\[\]])", r"\\\1", html.escape(part, quote=False)) for part in parts[::2]]
     return "`".join(parts)
 
 

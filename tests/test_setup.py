@@ -24,7 +24,7 @@ def test_lock_names_exact_versions_only() -> None:
 def test_lock_has_all_dependencies_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    requirements = [*project["dependencies"], *extras["cpu"], *extras["dev"]]
+    requirements = [*project["dependencies"], *extras["cpu"], *extras["dev"], *extras["docs"]]
     names = {re.match(r"[A-Za-z0-9_-]+", requirement).group().lower() for requirement in requirements}  # type: ignore[union-attr]
     assert names - {line.partition("==")[0] for line in LOCK} == set()
 

@@ -120,6 +120,10 @@ def test_columns_of_a_schema() -> None:
     assert page.endswith("\nafter")
 
 
+def test_text_is_not_read_as_markup() -> None:
+    assert generated._escaped("2*3, <root>/a_b | `x_y<z>`") == r"2\*3, &lt;root&gt;/a\_b \| `x_y<z>`"
+
+
 def test_values_of_an_enumeration() -> None:
     page = generated.on_page_markdown("<!-- values: gve_ray.media:Reason -->")
     assert "| `unreadable` | the bytes could not be fetched |" in page
