@@ -122,9 +122,14 @@ class Board:
             return
         if (ended or current) and "ranks" in steps:
             steps.pop("ranks").close()
-        for state in (*ended, *current):
-            if state.label not in steps:
-                steps[state.label] = Progress(state.label, state.total, unit=state.unit, done=state.first)
-            steps[state.label].reach(state.done, state.detail)
-        for state in ended:
+        for state in ended:  # a label may occur more than once
+            self._step_of(steps, state).reach(state.done, state.detail)
             steps.pop(state.label).close()
+        for state in current:
+            self._step_of(steps, state).reach(state.done, state.detail)
+
+    def _step_of(self, steps: dict[str, Progress], state: ProgressState) -> Progress:
+        """Return the step of this process that follows a step on the board."""
+        if state.label not in steps:
+            steps[state.label] = Progress(state.label, state.total, unit=state.unit, done=state.first)
+        return steps[state.label]

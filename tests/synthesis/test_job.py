@@ -310,7 +310,10 @@ def test_nothing_is_written_when_resources_are_missing(
     assert (
         run_job("synthesize", lambda: job.synthesize(config, stages=fake.stages, connect=lambda: None)) == 2
     )
-    assert "resources.media: needs 1 x (1 CPU, 1.0 GiB memory), the cluster has 0.5 CPU" in capsys.readouterr().err
+    assert (
+        "resources.media: needs 1 x (1 CPU, 1.0 GiB memory), the cluster has 0.5 CPU"
+        in capsys.readouterr().err
+    )
     assert not Path(config.output).exists()
 
 
