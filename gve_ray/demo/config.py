@@ -14,7 +14,8 @@ class DemoConfig:
     with descriptions, which training uses besides the synthesized pairs. heldout: videos that are
     indexed and searched, and that score the model before and after training. benchmark_scale: size
     of the miniature of UVRB relative to 580 videos and 800 queries. steps: training steps of each
-    of three epochs. prober_pairs: pairs of each task that score it for the curriculum. queries:
+    of three epochs. batch_size: pairs of a rank in a step; None: those of the training recipe.
+    prober_pairs: pairs of each task that score it for the curriculum. queries:
     searches over HTTP of each kind (text, image, video, composed).
     """
 
@@ -27,6 +28,7 @@ class DemoConfig:
     heldout: int = number(400, at_least=10)
     benchmark_scale: float = number(1.0, above=0, at_most=1.5)
     steps: int = number(50, at_least=1)
+    batch_size: int | None = number(None, at_least=2)
     prober_pairs: int = number(100, at_least=1)
     queries: int = number(50, at_least=1)
 

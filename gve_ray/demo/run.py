@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -150,8 +150,14 @@ class _Demo:
     def train(self) -> None:
         """Train an adapter, and search the held-out videos without and with it."""
         config = self._config
-        loop = {"seed": config.seed, "steps": config.steps}
-        self._run("train", loop=loop, prober={"pairs": config.prober_pairs})
+        options: dict[str, Any] = {
+            "loop": {"seed": config.seed, "steps": config.steps},
+            "prober": {"pairs": config.prober_pairs},
+        }
+        if config.batch_size is not None:
+            data = job_config("train", self.folder).data
+            options["data"] = [asdict(replace(dataset, batch_size=config.batch_size)) for dataset in data]
+        self._run("train", **options)
         training = score_training(self.folder / "training", self._heldout)
         self._record(training=training)
 
