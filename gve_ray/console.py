@@ -22,12 +22,14 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
 from gve_ray.logs import COLOR, WORKER_FORMAT, last_lines, text_handler
+from gve_ray.progress import NAME as PROGRESS
 from gve_ray.progress import ProgressState, shown_by
 
 MAX_BYTES = 256 * 2**20
@@ -69,6 +71,25 @@ def print_result(text: str) -> None:
         _active.print(text, result=True)
 
 
+@contextmanager
+def show_only(logger: str, *, seconds: float) -> Iterator[None]:
+    """Show fewer lines of a quiet job during the block; the log file has all of them.
+
+    Shown are warnings, the records of `logger` and of those below it, and a line of progress if
+    nothing was shown for so many seconds.
+    """
+    if _active is None:
+        yield
+        return
+    with _active.only(logger, seconds):
+        yield
+
+
+def lines_printed() -> int:
+    """Return how many lines a quiet job has printed so far, without the live line."""
+    return _active.lines if _active is not None else 0
+
+
 def is_quiet() -> bool:
     """Return whether the output of this process goes to a log file."""
     return _active is not None
@@ -89,7 +110,7 @@ def log_to(path: str | None) -> None:
 class Console:
     """The user's view of a job whose other output goes to a log file. Thread-safe.
 
-    path: the log file.
+    path: the log file. lines: number of printed lines.
     """
 
     def __init__(self, name: str) -> None:
@@ -101,6 +122,7 @@ class Console:
         self._out = _stream(self._fds[0], 1, sys.stdout)
         self._err = _stream(self._fds[1], 2, sys.stderr)
         self.is_terminal = self._err.isatty() and os.environ.get("TERM") != "dumb"
+        self.lines = 0
         self._live: Any = None  # rich's Progress
         self._tasks: dict[str, Any] = {}
         self._scratch = Path(tempfile.mkdtemp(prefix="gve-"))
@@ -132,6 +154,7 @@ class Console:
                 live.stop()  # erases the live line
             stream = self._out if result else self._err
             print(message, file=stream, flush=True)
+            self.lines += message.count("\n") + 1
             if live is not None:
                 live.start()
 
@@ -165,6 +188,25 @@ class Console:
         """Return the last lines of the log file."""
         sys.stderr.flush()
         return last_lines(self.path)
+
+    @contextmanager
+    def only(self, logger: str, seconds: float) -> Iterator[None]:
+        """See `show_only`."""
+        shown = time.monotonic()
+
+        def is_shown(record: logging.LogRecord) -> bool:
+            nonlocal shown
+            is_own = f"{record.name}.".startswith(f"{logger}.") or record.levelno >= logging.WARNING
+            is_due = record.name == PROGRESS and time.monotonic() - shown >= seconds
+            if is_own or is_due:
+                shown = time.monotonic()
+            return is_own or is_due
+
+        self._handler.addFilter(is_shown)
+        try:
+            yield
+        finally:
+            self._handler.removeFilter(is_shown)
 
     # ---- The log file
 

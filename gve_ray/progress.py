@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-log = logging.getLogger(__name__)
+NAME = __name__  # of the logger
+log = logging.getLogger(NAME)
 
 LOG_SECONDS = 10.0
 WORTH_A_LINE_SECONDS = 1.0

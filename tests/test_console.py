@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NOISE = """
 import logging, os, sys, warnings
-from gve_ray.console import log_to, quiet_output
+from gve_ray.console import lines_printed, log_to, print_result, quiet_output, show_only
 from gve_ray.progress import Progress
 from pathlib import Path
 folder = Path(sys.argv[1])
@@ -132,7 +132,6 @@ with quiet_output("synthesize") as console:
     assert "noise" not in shown
     lines = [line.split("\x1b[2K")[-1].strip() for line in shown.splitlines()]
     assert any(line.endswith(" a message") for line in lines)
-    assert any("captions: 4/4 rows in 0 s" in line for line in lines)
     assert lines[-1].endswith("the result")
 
 
@@ -154,3 +153,25 @@ def test_in_this_process(options: list[str], capfd: pytest.CaptureFixture[str]) 
     assert shown.endswith("after\n")
     assert ("noise" in shown) == bool(options)
     assert ("  worker: no space left\nlog    " in shown) == (not options)
+
+
+def test_a_block_may_show_its_own_lines_only(tmp_path: Path) -> None:
+    program = """
+with quiet_output("demo") as console:
+    log_to(None)
+    with show_only("gve_ray.demo.run", seconds=1000):
+        logging.getLogger("gve_ray.demo.run").info("step 1")
+        logging.getLogger("gve_ray.stage").info("detail")
+        logging.getLogger("gve_ray.progress").info("1/4 rows")
+        logging.getLogger("gve_ray.stage").warning("take care")
+    logging.getLogger("gve_ray.stage").info("afterwards")
+    print_result(f"{lines_printed()} lines")
+"""
+    done = run(program, tmp_path)
+    assert [line.split(" ", 1)[1] for line in done.stderr.splitlines()[1:]] == [
+        "step 1", "take care", "afterwards",
+    ]  # fmt: skip
+    assert done.stdout == "4 lines\n"
+    (log,) = tmp_path.glob("*/demo.log")
+    assert "detail" in log.read_text()
+    assert "1/4 rows" in log.read_text()

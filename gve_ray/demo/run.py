@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from gve_ray.config import config_of, recipe_path, resolve_model
-from gve_ray.console import print_result
+from gve_ray.console import is_quiet, lines_printed, print_result, show_only
 from gve_ray.demo.benchmark import write_benchmark
 from gve_ray.demo.config import DemoConfig
 from gve_ray.demo.corpus import write_corpus
@@ -43,11 +43,12 @@ from gve_ray.store.runfolder import filesystem, write_atomically
 log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
+PROGRESS_SECONDS = 30.0  # between two lines of progress, where there is no live line
 MIN_CPUS = 2  # the actor pools of the jobs' demo recipes need two
 OBJECT_STORE_BYTES = 512 * 2**20
 _RECIPE_FOLDER = "runs/demo"  # in the jobs' recipes
 # Steps, with their shares of the time on two cores.
-_SHARES = {"render": 0.15, "synthesize": 0.25, "train": 0.35, "evaluate": 0.13, "index": 0.04, "search": 0.08}
+_SHARES = {"render": 0.13, "synthesize": 0.24, "train": 0.35, "evaluate": 0.14, "index": 0.06, "search": 0.08}
 _EXAMPLES = ("text", "image", "composed")  # kinds of the searches that are printed
 
 
@@ -85,16 +86,20 @@ def run_demo(config: DemoConfig) -> DemoResult:
     that were made with other sizes or another seed, and what the jobs raise.
     """
     demo = _Demo(config)
-    with demo.step("render"):
-        try:
-            demo.render()
-        except ValueError as error:
-            raise PreflightError(str(error)) from error
-    with local_ray():
-        for name in list(_SHARES)[1:]:
-            with demo.step(name):
-                getattr(demo, name)()
-    return DemoResult(folder=demo.folder, summary=demo.summary)
+    with show_only(__name__, seconds=PROGRESS_SECONDS):
+        with demo.step("render"):
+            try:
+                demo.render()
+            except ValueError as error:
+                raise PreflightError(str(error)) from error
+        with local_ray():
+            for name in list(_SHARES)[1:]:
+                with demo.step(name):
+                    getattr(demo, name)()
+    result = DemoResult(folder=demo.folder, summary=demo.summary)
+    if is_quiet():
+        demo.record(lines=lines_printed() + len(str(result).splitlines()))
+    return result
 
 
 class _Demo:
@@ -145,7 +150,7 @@ class _Demo:
         """Make training pairs from the raw corpus."""
         self._run("synthesize", seed=self._config.seed)
         synthesis = score_synthesis(self.folder / "synthesis", self.folder / "raw")
-        self._record(synthesis=synthesis)
+        self.record(synthesis=synthesis)
 
     def train(self) -> None:
         """Train an adapter, and search the held-out videos without and with it."""
@@ -159,12 +164,12 @@ class _Demo:
             options["data"] = [asdict(replace(dataset, batch_size=config.batch_size)) for dataset in data]
         self._run("train", **options)
         training = score_training(self.folder / "training", self._heldout)
-        self._record(training=training)
+        self.record(training=training)
 
     def evaluate(self) -> None:
         """Score the model without and with the adapter on the miniature of UVRB."""
         self._run("evaluate")
-        self._record(evaluation=_summarise_evaluation(self.folder / "evaluation"))
+        self.record(evaluation=_summarise_evaluation(self.folder / "evaluation"))
 
     def index(self) -> None:
         """Index the held-out videos."""
@@ -180,13 +185,13 @@ class _Demo:
         with running(resolve(config)) as url:
             serving = score_serving(url, self._queries, embedder)
             examples = [_example(Client(url), self._queries[kind][0]) for kind in _EXAMPLES]
-        self._record(serving={"seconds": round(time.monotonic() - started, 1), **serving})
+        self.record(serving={"seconds": round(time.monotonic() - started, 1), **serving})
         print_result("\n".join(examples))
 
     def _run(self, job: str, **options: Any) -> None:
         resolve_name(JOBS[job].run)(job_config(job, self.folder, **options))
 
-    def _record(self, **scores: Any) -> None:
+    def record(self, **scores: Any) -> None:
         """Write the scores of a step to summary.json; those of other steps stay in it."""
         seconds = self._seconds_before + time.monotonic() - self._started
         self.summary |= {**scores, "seconds_total": round(seconds, 1)}

@@ -206,24 +206,20 @@ def _count_pairs(folder: Path) -> int:
 
 
 def format_summary(summary: Mapping[str, Any]) -> str:
-    """Return the summary as a readable table."""
-
-    def cells(*values: Any) -> str:
-        shown = ("-" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in values)
-        return f"{values[0]:<18}" + "".join(f"{v:>11}" for v in list(shown)[1:])
-
-    quality, captions = summary["quality"], summary["captions"]
-    lines = [f"{summary['videos']} videos, {summary['seconds']:.0f} s", ""]
-    lines += [cells("stage", "in", "out", "rejected")]
-    lines += [cells(*(stage[k] for k in ("name", "in", "out", "rejected"))) for stage in summary["stages"]]
-    lines += ["", cells("filter", "precision", "recall", "f1", "auc")]
-    for name, scores in quality.items():
-        lines.append(cells(name, *(scores.get(k) for k in ("precision", "recall", "f1", "auc"))))
-    lines += ["", cells("captions", "valid JSON", "true", "stated")]
-    lines += [cells(str(captions["n"]), *(captions[k] for k in ("valid_json", "facts_true", "facts_stated")))]
-    lines += [
-        "",
-        cells("pairs", *summary["pairs"]),
-        cells(str(sum(summary["pairs"].values())), *summary["pairs"].values()),
-    ]
-    return "\n".join(lines)
+    """Return the summary as a few readable lines."""
+    stages = [f"{stage['name']} {stage['out']}/{stage['in']}" for stage in summary["stages"]]
+    captions = summary["captions"]
+    filters = [f"{name.replace('_', ' ')} {scores['f1']:.2f}" for name, scores in summary["quality"].items()]
+    auc = summary["quality"]["mismatched"]["auc"]
+    pairs = [f"{task} {count}" for task, count in summary["pairs"].items()]
+    return "\n".join(
+        [
+            f"synthesis   {summary['videos']} videos in {summary['seconds']:.0f} s; kept of each stage's input:",
+            f"            {', '.join(stages[: len(stages) // 2])},",
+            f"            {', '.join(stages[len(stages) // 2 :])}",
+            f"filters     F1: {', '.join(filters)}" + ("" if auc is None else f" (AUC {auc:.3f})"),
+            f"captions    {captions['n']}: valid JSON {captions['valid_json']:.3f}, "
+            f"facts true {captions['facts_true']:.3f}, facts stated {captions['facts_stated']:.3f}",
+            f"pairs       {sum(summary['pairs'].values())}: {', '.join(pairs)}",
+        ]
+    )
