@@ -80,7 +80,8 @@ console.MAX_BYTES = 1000
 with quiet_output("serve"):
     log_to(str(folder / "a.log"))
     print("x" * 2000)
-    while not (folder / "a.log.1").exists():
+    log = folder / "a.log"
+    while not ((folder / "a.log.1").exists() and log.exists() and os.path.samestat(log.stat(), os.fstat(2))):
         pass
     print("later")
 """

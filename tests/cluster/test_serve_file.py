@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from gve_ray.config import config_of
+from gve_ray.preflight import fit
 from gve_ray.serving.config import ServeConfig, is_loopback
 from gve_ray.serving.deploy import build
 from tests.cluster.files import SHARED, serve_files
@@ -38,6 +39,8 @@ def with_float_numbers(value: Any) -> Any:
 def test_service_listens_on_loopback_or_requires_a_key(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.serve._private.build_app import build_app
 
+    monkeypatch.setattr(fit, "live_nodes", lambda: [{"CPU": 16.0, "GPU": 1.0, "memory": 64.0 * 2**30}] * 2)
+    monkeypatch.setattr(fit, "spare_nodes", list)
     config = serve_files()[name]
     (app,) = config["applications"]
     monkeypatch.delenv("GVE_API_KEY", raising=False)

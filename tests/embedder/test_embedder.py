@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from gve_ray import progress
 from gve_ray.embedder import Embedder, EmbedderSettings, add_lora, export, load_torch_model, save_adapter
 from gve_ray.embedder import embedder as embedder_module
 from gve_ray.schema import Frames, Item
@@ -23,6 +24,7 @@ def test_order_is_kept_across_windows_and_batches(embedder, items, monkeypatch, 
     alone = np.concatenate([embedder.embed([item]) for item in rows])
     monkeypatch.setattr(embedder_module, "VISUAL_WINDOW", 3)
     monkeypatch.setattr(embedder_module, "TEXT_WINDOW", 2)
+    monkeypatch.setattr(progress, "WORTH_A_LINE_SECONDS", 0.0)
     with caplog.at_level(logging.INFO, logger="gve_ray"):
         together = embedder.embed(rows, progress=True)
     np.testing.assert_allclose(together, alone, atol=1e-5)

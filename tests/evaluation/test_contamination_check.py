@@ -16,6 +16,7 @@ import pytest
 from gve_ray.demo.render import write_mp4
 from gve_ray.demo.scenes import draw_scene
 from gve_ray.embedder import EmbedderSettings, Embeddings
+from gve_ray.embedder.embeddings import Finished, ignore
 from gve_ray.evaluation import contamination, embed
 from gve_ray.evaluation.config import ContaminationConfig, DataConfig, ModelConfig
 from gve_ray.evaluation.contamination import ContaminationCheck, open_training
@@ -95,7 +96,7 @@ class Ones:
     def refuses(self, item: Item) -> str:
         return ""
 
-    def embed(self, items: Sequence[Item]) -> Embeddings:
+    def embed(self, items: Sequence[Item], finished: Finished = ignore) -> Embeddings:
         ones = np.ones((len(items), 1), dtype=np.float32)
         return replace(Embeddings.empty(len(items), 1), vectors=ones)
 

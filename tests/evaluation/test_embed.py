@@ -14,6 +14,7 @@ from PIL import Image
 from gve_ray.config import StageResources
 from gve_ray.embedder import EmbedderSettings, Embeddings
 from gve_ray.embedder.backends import cache_name
+from gve_ray.embedder.embeddings import Finished, ignore
 from gve_ray.evaluation import embed
 from gve_ray.evaluation.config import ModelConfig
 from gve_ray.evaluation.embed import (
@@ -110,7 +111,7 @@ class Half:
     def refuses(self, item: Item) -> str:
         return "no videos" if item.video else ""
 
-    def embed(self, items: Sequence[Item]) -> Embeddings:
+    def embed(self, items: Sequence[Item], finished: Finished = ignore) -> Embeddings:
         self.batch_sizes.append(len(items))
         values = [np.nan if item.text == "nan" else float(len(item.text or "")) for item in items]
         vectors = np.array([[value, 1.0] for value in values], dtype=np.float32)

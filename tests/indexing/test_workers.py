@@ -10,6 +10,7 @@ import pytest
 
 from gve_ray.config import ModelConfig
 from gve_ray.embedder import EmbedderSettings, Embeddings
+from gve_ray.embedder.embeddings import Finished, ignore
 from gve_ray.indexing import embed
 from gve_ray.indexing.config import PicturesConfig, ReadingConfig, SegmentsConfig
 from gve_ray.indexing.embed import SegmentWorker, within_side
@@ -33,7 +34,7 @@ class Recorder:
     def refuses(self, item: Item) -> str:
         return ""
 
-    def embed(self, items: Sequence[Item]) -> Embeddings:
+    def embed(self, items: Sequence[Item], finished: Finished = ignore) -> Embeddings:
         for item in items:
             assert isinstance(item.video, Frames)
             self.embedded.append([read_number(picture) for picture in item.video.pixels])

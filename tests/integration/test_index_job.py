@@ -290,6 +290,7 @@ def test_restart_after_a_kill_while_embedding(cluster: str, tmp_path: Path) -> N
     assert open_library(output).index.ids() == store.keys()
 
 
+@pytest.mark.slow
 def test_a_manifest_of_windows_with_columns_to_filter_by(
     cluster: str, embedder: Embedder, tmp_path: Path
 ) -> None:

@@ -77,7 +77,7 @@ def test_a_filter_is_read_from_yaml_values() -> None:
         "stages": [own(options={"max_share": 0.2})],
     }
     (stage,) = config_of(SynthesisConfig, values).stages
-    assert (stage.name, stage.options, stage.resources.actors) == ("text_overlay", {"max_share": 0.2}, 1)
+    assert (stage.name, stage.options, stage.resources.actors) == ("text_overlay", {"max_share": 0.2}, "auto")
     with pytest.raises(ValueError, match="name a class as module:Class"):
         config(own(worker="my_filters.MyFilter"))
 

@@ -82,6 +82,8 @@ def open_eval_sets(configs: Sequence[DataConfig], index: ItemIndex) -> list[Eval
     opened = []
     for config in configs:
         data = read(config)
+        if data.skipped:
+            log.warning("%s: %d errors, the first: %s", config.name, len(data.skipped), data.skipped[0])
         spec = UVRB.get(config.name)
         prompt = config.prompt if config.prompt is not None else (spec.prompt if spec else None)
         queries = [replace(item, instruction=prompt or None) for item in data.queries]
@@ -108,8 +110,6 @@ def read(config: DataConfig) -> RetrievalSet:
         data = load_classes(config.folder, name=config.name, template=config.template)
     else:
         data = load(config.folder, name=config.name)
-    if data.skipped:
-        log.warning("%s: %d errors, the first: %s", config.name, len(data.skipped), data.skipped[0])
     return data
 
 
