@@ -1,6 +1,6 @@
 """Ablation of the method in miniature: recall of held-out videos by ability, over several seeds.
 
-    make demo && python benchmarks/ablation.py [--work runs/ablation] [--seeds 3] [--steps 60]
+    make paper && python benchmarks/ablation.py [--work runs/ablation] [--seeds 3] [--steps 60]
 
     raw           without synthesis: the described videos, and the raw corpus with its noisy captions
                   (called initial data in the paper)
@@ -114,13 +114,13 @@ def score(config: TrainingConfig, folder: Path, heldout: Benchmark) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--run", type=Path, default=Path("runs/demo"), help="output folder of jobs/synthesize.py"
+        "--run", type=Path, default=Path("runs/paper/synthesis"), help="output folder of jobs/synthesize.py"
     )
     parser.add_argument(
-        "--corpus", type=Path, default=Path("runs/demo-raw"), help="the raw corpus of that run"
+        "--corpus", type=Path, default=Path("runs/paper/raw"), help="the raw corpus of that run"
     )
-    parser.add_argument("--described", type=Path, default=Path("runs/demo-described"))
-    parser.add_argument("--heldout", type=Path, default=Path("runs/demo-heldout"))
+    parser.add_argument("--described", type=Path, default=Path("runs/paper/described"))
+    parser.add_argument("--heldout", type=Path, default=Path("runs/paper/heldout"))
     parser.add_argument("--videos", type=int, default=200, help="held-out videos that are searched")
     parser.add_argument("--work", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--seeds", type=int, default=3)
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=24)
     args = parser.parse_args()
     if not (args.run / "uvrd").is_dir():
-        parser.error(f"--run {args.run}: has no uvrd/; run `make demo` first")
+        parser.error(f"--run {args.run}: has no uvrd/; run `make paper` first")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     args.work.mkdir(parents=True, exist_ok=True)
     heldout = first(write_heldout(args.heldout, seed=42), args.videos)

@@ -1,6 +1,6 @@
 """Check that the miniature UVRB measures its abilities, by removing what each depends on.
 
-    python benchmarks/diagnosis.py [--model M] [--adapter A] [--root runs/demo-uvrb]
+    python benchmarks/diagnosis.py [--model M] [--adapter A] [--root runs/paper/uvrb]
 
     everything      the data sets of CMP, T and S unchanged
     text alone      CMP without the image or video of the query: seven of ten candidates match the text
@@ -223,7 +223,7 @@ def main() -> None:
         "--adapter", default="package://demo/tiny_vl/adapter", help="adapter; '' uses the model without one"
     )
     parser.add_argument(
-        "--root", type=Path, default=Path("runs/demo-uvrb"), help="rendered if it does not exist"
+        "--root", type=Path, default=Path("runs/paper/uvrb"), help="rendered if it does not exist"
     )
     parser.add_argument("--seed", type=int, default=42, help="seed of the scenes, if they are rendered")
     args = parser.parse_args()

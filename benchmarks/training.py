@@ -1,8 +1,8 @@
 """Cost of a training step: pairs and tokens per second, peak memory, and time waiting for data.
 
-    make demo && python benchmarks/training.py [--run runs/demo] [--steps 12]
+    make paper && python benchmarks/training.py [--run runs/paper/synthesis] [--steps 12]
 
-Trains the demo's model on the text-video pairs that `make demo` synthesized, on one rank without
+Trains the demo's model on the text-video pairs that `make paper` synthesized, on one rank without
 Ray, with each variant in a separate process. Prints one JSON object: the measurements, and the
 speed and memory of each variant relative to the variant `plain`. The first two steps of each are
 warm-up and not counted.
@@ -75,13 +75,13 @@ def measure(run: Path, variant: str, steps: int, batch: int, answer: Any) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--run", type=Path, default=Path("runs/demo"), help="output folder of jobs/synthesize.py"
+        "--run", type=Path, default=Path("runs/paper/synthesis"), help="output folder of jobs/synthesize.py"
     )
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch", type=int, default=32)
     args = parser.parse_args()
     if not (args.run / "uvrd" / "task=T2V").is_dir():
-        parser.error(f"--run {args.run}: has no text-video pairs; run `make demo` first")
+        parser.error(f"--run {args.run}: has no text-video pairs; run `make paper` first")
     context = multiprocessing.get_context("spawn")
     results: dict[str, dict[str, float]] = {}
     for variant in VARIANTS:

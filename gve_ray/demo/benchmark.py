@@ -1,6 +1,6 @@
 """Write a miniature UVRB: its 16 data sets in the published layout.
 
-    folders = write_benchmark(Path("runs/demo-uvrb"), seed=42, workers=2)
+    folders = write_benchmark(Path("runs/demo/uvrb"), seed=42, workers=2)
 
 All videos show scenes of the split `heldout`; `benchmark_plan.py` decides the scenes and queries.
 Data sets that share videos in UVRB share them here as well: a video is rendered once, into `pool/`,

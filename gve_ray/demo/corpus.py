@@ -1,6 +1,6 @@
 """Write a raw corpus that resembles a web crawl: mp4 files, noisy captions, defects, ground truth.
 
-    manifest = write_corpus(Path("runs/demo-raw"), n=320, seed=42)
+    manifest = write_corpus(Path("runs/demo/raw"), n=320, seed=42)
 
 The folder holds `videos/<id>.mp4`, the ground truth of each file in `videos/<id>.json` and of all
 files in `truth.jsonl`, and `manifest.jsonl` (video_id, uri, caption) for jobs/synthesize.py.

@@ -1,6 +1,6 @@
 """Measure the retrieval of held-out videos before and after training.
 
-    benchmark = write_heldout(Path("runs/demo-heldout"), seed=42)
+    benchmark = write_heldout(Path("runs/demo/heldout"), seed=42)
     recall(Embedder.from_pretrained(base, adapter), benchmark)["fine"]  # {1: 0.61, 10: 0.97}
 
 The videos belong to the split `heldout`: neither the training data of the tiny model nor the

@@ -1,6 +1,6 @@
 """Score a finished synthesis run of the demo against the ground truth of its corpus.
 
-    summary = score_synthesis("runs/demo", "runs/demo-raw")
+    summary = score_synthesis("runs/demo/synthesis", "runs/demo/raw")
     print(format_summary(summary))
 
 The decisions of the run are read from its output (rejects.lance, assets.lance, annotations.lance,

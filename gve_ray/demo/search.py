@@ -1,6 +1,6 @@
 """Search the held-out videos over HTTP and measure how often the right video is found.
 
-queries = write_queries(Path("runs/demo-queries"), Path("runs/demo-heldout"), seed=42)
+queries = write_queries(Path("runs/demo/queries"), Path("runs/demo/heldout"), seed=42)
 score_serving(url, queries, embedder)  # {"queries": 200, "top5": {...}, "parity": ...}
 """
 
