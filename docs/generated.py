@@ -1,6 +1,6 @@
 """Fill in the parts of the documentation that are taken from the code (an mkdocs hook, see mkdocs.yml).
 
-A comment of one of these forms, on a line of its own in a page, is replaced when the site is built:
+A comment of one of these forms, alone on a line of a page, is replaced when the site is built:
 
     <!-- options: train -->                           every option of a job, with type, default and meaning
     <!-- columns: gve_ray.schema:ASSET_SCHEMA -->     the columns of an Arrow schema
@@ -63,7 +63,7 @@ class Section:
 def sections(config: type, prefix: str = "", defaults: Any = None) -> Iterator[Section]:
     """Yield the sections of a config class, each before its own sections.
 
-    defaults: an instance whose values are the defaults, as of a section with values of its own.
+    defaults: an instance whose values are the defaults, as of a section whose defaults differ from those of its class.
     """
     introduction, described = descriptions(config)
     hints = typing.get_type_hints(config)

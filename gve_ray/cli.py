@@ -97,7 +97,7 @@ def demo(args: Sequence[str]) -> int:
 
     config = load_config(DemoConfig, [arg for arg in args if arg != VERBOSE], prog="gve demo")
     work = resolve_name("gve_ray.demo.run:run_demo")
-    return run_job("demo", lambda: work(config), verbose=VERBOSE in args)
+    return run_job("demo", lambda: work(config, connect=connect), verbose=VERBOSE in args)
 
 
 def search(args: Sequence[str]) -> int:
@@ -268,8 +268,11 @@ def has_cluster() -> bool:
     return os.environ.get("RAY_ADDRESS", "local") != "local" or running.is_file()
 
 
-def connect() -> None:
-    """Connect to the running cluster, or start Ray on this machine, on the loopback interface only."""
+def connect(num_cpus: int | None = None) -> None:
+    """Connect to the running cluster, or start Ray on this machine, on the loopback interface only.
+
+    num_cpus: of a Ray that is started; None: all of this machine.
+    """
     if not has_cluster():
         # Set before Ray is imported. Otherwise it listens on all interfaces and keeps a token in the home folder.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -281,7 +284,7 @@ def connect() -> None:
 
     if not ray.is_initialized():
         # Ray Train asks the dashboard's server, on the loopback, which of its actors are still alive.
-        ray.init(include_dashboard=True, logging_level=logging.WARNING)
+        ray.init(num_cpus=num_cpus, include_dashboard=True, logging_level=logging.WARNING)
 
 
 if __name__ == "__main__":

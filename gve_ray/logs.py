@@ -126,7 +126,7 @@ def worker_log() -> str:
 
 
 def last_lines(path: str | os.PathLike[str], lines: int = 20) -> list[str]:
-    """Return the last lines of a log file, without colors; none if there is no such file on this node."""
+    """Return the last lines of a log file, without colors; an empty list if the file is not on this node."""
     try:
         with open(path, errors="replace") as file:
             return [COLOR.sub("", line.rstrip()) for line in deque(file, lines)]

@@ -34,7 +34,7 @@ class Seen:
 
 
 class Release(logging.Handler):
-    """Lets the worker go on when the driver has reported half of its first batch."""
+    """Let the worker continue after the driver has reported half of its first batch."""
 
     def __init__(self, hold: Path) -> None:
         super().__init__()

@@ -121,7 +121,7 @@ with quiet_output("synthesize") as console:
     logging.getLogger("gve_ray").info("first")
     print("noise")
     step.reach(1)
-    logging.getLogger("gve_ray").info("a message")  # draws the live line once more
+    logging.getLogger("gve_ray").info("a message")  # draws the live line again
     step.reach(3, "1 rejected")
     step.reach(4)
     console.print("the result", result=True)

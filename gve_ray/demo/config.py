@@ -11,7 +11,7 @@ class DemoConfig:
     """Run all jobs in miniature on this machine, on rendered videos whose content is known.
 
     folder: receives everything. videos: files in the raw corpus for synthesis. described: videos
-    with descriptions, which training uses besides the synthesized pairs. heldout: videos that are
+    with descriptions, which training uses in addition to the synthesized pairs. heldout: videos that are
     indexed and searched, and that score the model before and after training. benchmark_scale: size
     of the miniature of UVRB relative to 580 videos and 800 queries. steps: training steps of each
     of three epochs. batch_size: pairs of a rank in a step; None: those of the training recipe.

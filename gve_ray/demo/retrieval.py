@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from gve_ray.config import resolve_model
 from gve_ray.demo.corpus import read_truth, write_corpus
 from gve_ray.demo.language import Writer
 from gve_ray.demo.plan import CorpusShares
@@ -129,7 +128,7 @@ def score_training(run_folder: Path, benchmark: Benchmark) -> dict[str, Any]:
     """
     facts = json.loads((run_folder / "run.json").read_text(encoding="utf-8"))
     run = read_result(run_folder)
-    base = resolve_model(facts["config"]["model"])
+    base = facts["config"]["model"]
     trained = Embedder.from_pretrained(base, run.adapter)
     before = recall(Embedder.from_pretrained(base, settings=trained.settings), benchmark)[TEXT]
     after = recall(trained, benchmark)[TEXT]

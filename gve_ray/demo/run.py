@@ -1,17 +1,16 @@
 """`gve demo`: render videos, run all jobs on them on this machine, and score the results.
 
-run_demo(DemoConfig(folder="runs/demo"))
+run_demo(DemoConfig(folder="runs/demo"), connect=connect)
 """
 
 import json
 import logging
 import os
-import secrets
 import shutil
-import socket
+import signal
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from gve_ray.config import config_of, recipe_path, resolve_model
+from gve_ray.config import config_of, recipe_path
 from gve_ray.console import is_quiet, lines_printed, print_result, show_only
 from gve_ray.demo.benchmark import write_benchmark
 from gve_ray.demo.config import DemoConfig
@@ -29,6 +28,7 @@ from gve_ray.demo.described import write_described
 from gve_ray.demo.retrieval import format_training, score_training, write_heldout
 from gve_ray.demo.score import format_summary, score_synthesis
 from gve_ray.demo.search import Query, format_serving, score_serving, write_queries
+from gve_ray.demo.tiny_vl import MODEL
 from gve_ray.embedder import Embedder
 from gve_ray.evaluation.run import read_result
 from gve_ray.job import PreflightError
@@ -42,10 +42,8 @@ from gve_ray.store.runfolder import filesystem, write_atomically
 
 log = logging.getLogger(__name__)
 
-LOOPBACK = "127.0.0.1"
 PROGRESS_SECONDS = 30.0  # between two lines of progress, where there is no live line
-MIN_CPUS = 2  # the actor pools of the jobs' demo recipes need two
-OBJECT_STORE_BYTES = 512 * 2**20
+MIN_CPUS = 2  # training has two ranks
 _RECIPE_FOLDER = "runs/demo"  # in the jobs' recipes
 # Steps, with their shares of the time on two cores.
 _SHARES = {"render": 0.13, "synthesize": 0.24, "train": 0.35, "evaluate": 0.14, "index": 0.06, "search": 0.08}
@@ -76,8 +74,10 @@ summary  {folder}/summary.json, after {parts["seconds_total"]:.0f} s
 search   gve serve --models '[{{"name": "demo", "index": "{folder}/index"}}]'  (a page and an HTTP API)"""
 
 
-def run_demo(config: DemoConfig) -> DemoResult:
-    """Run the whole chain on a Ray of its own, and write the scores to `folder`/summary.json.
+def run_demo(config: DemoConfig, *, connect: Callable[..., object]) -> DemoResult:
+    """Run the whole chain on a private Ray, and write the scores to `folder`/summary.json.
+
+    connect: `gve_ray.cli.connect`, which starts Ray. SIGTERM ends the demo as Ctrl-C does.
 
     `folder` receives raw/ (the raw corpus), synthesis/ (pairs and their report), described/ (videos
     with descriptions), training/ (the adapter), heldout/ (the videos that score the adapter and are
@@ -86,13 +86,14 @@ def run_demo(config: DemoConfig) -> DemoResult:
     that were made with other sizes or another seed, and what the jobs raise.
     """
     demo = _Demo(config)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with show_only(__name__, seconds=PROGRESS_SECONDS):
         with demo.step("render"):
             try:
                 demo.render()
             except ValueError as error:
                 raise PreflightError(str(error)) from error
-        with local_ray():
+        with local_ray(connect):
             for name in list(_SHARES)[1:]:
                 with demo.step(name):
                     getattr(demo, name)()
@@ -177,11 +178,10 @@ class _Demo:
 
     def search(self) -> None:
         """Serve the index, send queries over HTTP, and print some of the answers."""
-        config = job_config("serve", self.folder, port=_free_port())
+        config = job_config("serve", self.folder, port=0)  # a free one
         assert isinstance(config, ServeConfig)
         started = time.monotonic()
-        base = resolve_model("package://demo/tiny_vl/model")
-        embedder = Embedder.from_pretrained(base, self.folder / "training" / "adapter")
+        embedder = Embedder.from_pretrained(MODEL, self.folder / "training" / "adapter")
         with running(resolve(config)) as url:
             serving = score_serving(url, self._queries, embedder)
             examples = [_example(Client(url), self._queries[kind][0]) for kind in _EXAMPLES]
@@ -211,34 +211,24 @@ def job_config(job: str, folder: Path, **options: Any) -> Any:
 
 
 @contextmanager
-def local_ray() -> Iterator[None]:
+def local_ray(connect: Callable[..., object]) -> Iterator[None]:
     """Run Ray on this machine during the block, on the loopback interface only.
 
-    It neither uses nor disturbs another Ray that runs here: it has its own token and its own
-    temporary folder. The folder is kept if the block fails, because it holds Ray's logs.
+    It neither uses nor disturbs another Ray that runs here, because it has its own temporary folder.
+    The folder is kept if the block fails, because it holds Ray's logs.
     """
     # The path is short because Ray creates Unix sockets below it, whose paths are limited to 107 bytes.
     folder = tempfile.mkdtemp(prefix="gve-")
-    # Set before Ray is imported; see `gve_ray.cli.connect`.
-    os.environ |= {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_TMPDIR": folder,
-    }
-    import ray
-
+    os.environ |= {"RAY_ADDRESS": "local", "RAY_TMPDIR": folder}
     try:
-        ray.init(
-            address="local",
-            num_cpus=max(MIN_CPUS, len(os.sched_getaffinity(0))),
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=True,  # Ray Train asks its server which actors are alive
-            logging_level=logging.WARNING,
-        )
+        connect(num_cpus=max(MIN_CPUS, len(os.sched_getaffinity(0))))
+        # Ray has installed a handler that ends the program at once.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             yield
         finally:
+            import ray
+
             ray.shutdown()
     except Exception:
         log.error("Ray's own logs are kept in %s", folder)
@@ -273,10 +263,3 @@ def _summarise_evaluation(output: Path) -> dict[str, Any]:
         for name, scores in run.results["models"].items()
     }
     return {"seconds": round(run.seconds, 1), **models}
-
-
-def _free_port() -> int:
-    """Return a port that is free now."""
-    with socket.socket() as unbound:
-        unbound.bind((LOOPBACK, 0))
-        return int(unbound.getsockname()[1])

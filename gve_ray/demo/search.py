@@ -66,8 +66,8 @@ def write_queries(
     for entry in entries:
         scene, target = entry.scene, Path(entry.file).name
         image, clip = _files(folder, entry)
-        rng, moment = _drawn(entry, seed)
-        change = Writer().image_query(scene, moment, rng.choice(prompts.STRATEGIES))
+        drawn = _draw(scene, seed)
+        change = Writer().image_query(scene, drawn.moment, drawn.strategy)
         queries["text"].append(Query(target=target, text=Writer().captions(scene)["2"]))
         queries["image"].append(Query(target=target, image=image))
         queries["video"].append(Query(target=target, video=clip))
@@ -81,31 +81,40 @@ def _files(folder: Path, entry: Entry) -> tuple[Path, Path]:
     return stem.with_suffix(".png"), stem.with_suffix(".mp4")
 
 
-def _drawn(entry: Entry, seed: int) -> tuple[random.Random, float]:
-    """Return the generator of a video's queries, and the moment of its image, in [0, 1]."""
-    rng = random.Random(f"gve_ray serving/{seed}/{entry.scene.seed}")
-    return rng, rng.random()
+@dataclass(frozen=True, kw_only=True)
+class _Draw:
+    """What is drawn for the queries about a video.
+
+    moment: of the image, in [0, 1]. start, seconds: of the clip. strategy: of the composed query.
+    """
+
+    moment: float
+    start: float
+    seconds: float
+    strategy: str
+
+
+def _draw(scene: Scene, seed: int) -> _Draw:
+    rng = random.Random(f"gve_ray serving/{seed}/{scene.seed}")
+    moment = rng.random()
+    seconds = min(scene.duration, rng.uniform(*_CLIP_SECONDS))
+    start = rng.uniform(0, scene.duration - seconds)
+    return _Draw(moment=moment, start=start, seconds=seconds, strategy=rng.choice(prompts.STRATEGIES))
 
 
 def _write_media(entry: Entry, *, folder: Path, seed: int) -> None:
     """Write the image about a video and then the clip, each atomically."""
-    scene, (_, moment) = entry.scene, _drawn(entry, seed)
+    scene, drawn = entry.scene, _draw(entry.scene, seed)
+    width, height = scene.width, scene.height
     image, clip = _files(folder, entry)
     part = folder / "partial" / image.name
-    Image.fromarray(next(iter(frames(scene, [moment], scene.width, scene.height)))).save(part)
+    Image.fromarray(next(iter(frames(scene, [drawn.moment], width, height)))).save(part)
     os.replace(part, image)
     part = folder / "partial" / clip.name
-    _write_clip(part, scene, random.Random(f"gve_ray clip/{seed}/{scene.seed}"))
+    count = max(2, round(drawn.seconds * scene.fps))
+    times = ((drawn.start + drawn.seconds * i / count) / scene.duration for i in range(count))
+    encode_mp4(part, frames(scene, times, width, height), fps=scene.fps, width=width, height=height)
     os.replace(part, clip)
-
-
-def _write_clip(path: Path, scene: Scene, rng: random.Random) -> None:
-    seconds = min(scene.duration, rng.uniform(*_CLIP_SECONDS))
-    start = rng.uniform(0, scene.duration - seconds)
-    count = max(2, round(seconds * scene.fps))
-    times = ((start + seconds * i / count) / scene.duration for i in range(count))
-    pictures = frames(scene, times, scene.width, scene.height)
-    encode_mp4(path, pictures, fps=scene.fps, width=scene.width, height=scene.height)
 
 
 def score_serving(url: str, queries: Mapping[str, Sequence[Query]], embedder: Embedder) -> dict[str, Any]:

@@ -20,9 +20,8 @@ from gve_ray.preflight.models import Embedder, Weights
 log = logging.getLogger(__name__)
 
 PROCESS_BYTES = GIB  # of a worker that decodes media
-MODEL_PROCESS_BYTES = (
-    2 * GIB
-)  # of a worker with a model on a CPU, beyond the weights: code, media, activations
+# Of a worker with a model on a CPU, beyond the weights: code, media, activations.
+MODEL_PROCESS_BYTES = 2 * GIB
 VLLM_CACHE_BYTES = 4 * GIB  # of keys and values, which the vllm engine allocates on a CPU
 GPU_PROCESS_BYTES = 4 * GIB  # of a worker on a GPU, in the memory of its node
 GPU_CPUS = 8  # that one worker on a GPU can use, to read media for it
@@ -44,7 +43,7 @@ class Workers:
 
     The choice depends on the rest. in_turn: a process holds only one of `loads` at a time. gpus: that a
     process with weights holds, if there are GPUs. most_cpus: that one process can use; None: 1, with
-    weights 8 beside a GPU, and all without one. more_bytes: of memory on a CPU, in addition to the
+    weights 8 with a GPU, and all without one. more_bytes: of memory on a CPU, in addition to the
     weights and the process. large: without GPUs, few processes with many CPUs rather than many with few.
     grows: the pool may grow to `most` processes when the cluster grows, or when the load does.
     """
@@ -428,7 +427,7 @@ def live_nodes() -> list[dict[str, float]]:
 def spare_nodes() -> list[dict[str, float]]:
     """Return the resources of each node that the autoscaler of the connected cluster may add.
 
-    Memory that the autoscaler has not been told of counts as enough.
+    If the autoscaler does not know the memory of a node, it counts as enough.
     """
     from ray._private.state import state  # Ray Data and Ray Train read it from there as well
 

@@ -30,7 +30,7 @@ def serve(config: ServeConfig, *, connect: Callable[[], object] = lambda: None) 
     connect: connects to Ray; called after the checks that need no cluster have passed.
     """
     config = resolve(config)
-    log_to(None)  # a service has no folder of its own
+    log_to(None)  # a service writes no run folder
     connect()
     # This must follow `connect`, because Ray installs a SIGTERM handler that ends the program at
     # once. While the service starts, SIGTERM raises KeyboardInterrupt as Ctrl-C does; after that,

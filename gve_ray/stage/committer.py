@@ -24,8 +24,8 @@ class Committer:
     are raised by the next `add`, or when the block ends.
 
     activity: returns what the workers do now. The progress counts the finished rows of batches in
-    work, too. If a worker dies with its batch, these are done again, and the progress stands still
-    meanwhile. In the end, it counts the rows that `add` has received.
+    work, too. If a worker dies with its batch, these rows are done again, and until then the
+    progress does not change. In the end, it counts the rows that `add` has received.
     """
 
     def __init__(

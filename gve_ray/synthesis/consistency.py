@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gve_ray.config import resolve_model
 from gve_ray.schema import AssetRef, Item
 from gve_ray.stage import Reject, report_status, row_finished
 from gve_ray.store import Store, fingerprint, frames_of_row
@@ -66,11 +65,10 @@ class ConsistencyWorker:
         report_status(f"loading {config.model}")
         from gve_ray.embedder import Embedder
 
-        adapter = resolve_model(config.adapter) if config.adapter else None
         self._ingest = ingest
         self._embedder = Embedder.from_pretrained(
-            resolve_model(config.model),
-            adapter,
+            config.model,
+            config.adapter,
             revision=config.revision,
             engine=config.engine,
             dtype=config.dtype,

@@ -30,7 +30,7 @@ BATCH_SIZES = {
 }
 HARD_NEGATIVES = {task: 1 if task in (Task.T2V, Task.TI2V, Task.TV2V) else 0 for task in Task}
 
-CPUS_OF_A_RANK = 10  # that a rank on a GPU can use: 4 for itself, and 6 for its feed workers
+CPUS_OF_A_RANK = 10  # that a rank on a GPU can use: 4 for the rank, and 6 for its feed workers
 _CPUS_WITHOUT_FEED = 4
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]

@@ -116,8 +116,8 @@ def _fit(
         if epoch == 1 and prober.model is not None:
             name = prober.model
             embedder = Embedder.from_pretrained(
-                resolve_model(name),
-                None if prober.adapter is None else resolve_model(prober.adapter),
+                name,
+                prober.adapter,
                 revision=prober.revision,
                 dtype=config.dtype,
                 device=device,

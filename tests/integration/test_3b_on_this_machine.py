@@ -57,7 +57,7 @@ def make_model(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(psutil.virtual_memory().available < 18 * GIB, reason="needs 18 GiB of free memory")
 def test_index_with_the_recipe_for_3b(tmp_path: Path) -> None:
-    # In a process of its own, so that its memory is free again.
+    # In a separate process, so that its memory is free again.
     subprocess.run([sys.executable, __file__, str(tmp_path / "model")], check=True)
     (tmp_path / "videos").mkdir()
     rng = np.random.default_rng(0)

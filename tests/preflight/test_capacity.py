@@ -26,7 +26,7 @@ def test_videos_per_hour() -> None:
     # Two decodes of 250 frames by two CPUs take 0.25 s; 75 GFLOP take 0.75 s.
     assert videos_per_hour(pool, 75e9, frames_rate=1000, operations_rate=100e9) == pytest.approx(3 * 3600)
     on_gpus = Workers(option="x", count=3, demands={"CPU": 2.0, "GPU": 1.0})
-    # Half of the rate takes 1.5 s, longer than the decoding beside it.
+    # Half of the rate takes 1.5 s, longer than the decoding, which runs at the same time.
     assert videos_per_hour(on_gpus, 75e9, frames_rate=1000, operations_rate=100e9) == pytest.approx(3 * 2400)
 
 

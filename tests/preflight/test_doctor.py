@@ -61,7 +61,7 @@ class Doctor:
     def synthesize(self, *options: str, second: str = "") -> Answer:
         """Check the demo's config; its input and output are shared by both nodes unless options change them."""
         shared = ["--input", str(self.folder / "videos"), "--output", str(self.folder / "runs" / "new")]
-        # The GPU that Ray was told of does not exist.
+        # Ray has been started with a GPU that does not exist.
         no_gpus = ["--resources.captioner.num_gpus", "0", "--resources.consistency.num_gpus", "0"]
         return self(
             "synthesize", "--config", "demo.yaml", *shared, *no_gpus, "--json", *options, second=second

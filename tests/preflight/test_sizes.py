@@ -148,7 +148,7 @@ def test_synthesis_with_7b(model_of: Callable[..., str]) -> None:
         "synthesize", "--config", "gve-7b.yaml", "--captioner.model", captioner,
         "--quality.consistency.model", scorer,
     )  # fmt: skip
-    # The captioner stays in bfloat16, 15.5 GiB, beside 2 GiB for the process and 2 for its cache.
+    # The captioner stays in bfloat16, 15.5 GiB, and needs 2 GiB more for the process and 2 for its cache.
     assert sizes(needs, [node(8, 24)]) == {
         "resources.media": (8, {"CPU": 1, "memory": 1}),
         "resources.captioner": (1, {"CPU": 8, "memory": 19.5}),
@@ -194,7 +194,7 @@ def test_memory_of_files_that_are_no_weights_is_not_counted(tmp_path: Path) -> N
 
     (tmp_path / "config.json").write_text('{"torch_dtype": "float16"}')
     sparse_file(tmp_path / "model.safetensors", 100)
-    sparse_file(tmp_path / "pytorch_model.bin", 100)  # the same weights once more
+    sparse_file(tmp_path / "pytorch_model.bin", 100)  # the same weights in another format
     sparse_file(tmp_path / "notes.txt", 1000)
     weights = Weights(option="model", name=str(tmp_path), dtype="float32")
     assert weights.sizes() == {"float32": 200, "bfloat16": 100}
