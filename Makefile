@@ -1,4 +1,4 @@
-# make demo    runs all jobs on this machine in about seven minutes, from rendered videos to a search
+# make demo    runs all jobs on this machine in about six minutes, from rendered videos to a search
 # make paper   runs the paper in miniature: the same jobs on eight times as many videos
 # make serve   serves the demo's index, with a search page and an HTTP API; Ctrl-C stops it
 # make test    runs the fast tests (PYTEST_ARGS="-m slow" runs the slow ones)
