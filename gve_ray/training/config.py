@@ -56,8 +56,8 @@ class DataSetConfig:
     A text cell may hold a list of texts; each of them makes a pair. format: of the data set.
     columns: names of these columns in the file; in a file without a header, their indices. root:
     the folder that relative media paths start from. tasks: the tasks to read of a `pairs` folder;
-    empty reads all. sample: maximum number of pairs per task, sampled with the seed. weight: a
-    factor on the probability of the data set. instruction: of all queries of a table; in `pairs`,
+    empty reads all. sample: maximum number of pairs per task, sampled with the seed. weight: how much
+    each of its pairs counts when the curriculum compares sizes. instruction: of all queries of a table; in `pairs`,
     each pair has its own. batch_size: pairs per rank and step; None: as in Table 7. negatives: hard
     negatives per query; None: as in Table 7.
     """
@@ -173,7 +173,7 @@ class ProberConfig(AdaptedModel):
     """The model that scores tasks and mines hard negatives: `model` in epoch 1, later the trained
     model itself.
 
-    model: None selects the untrained base model. pairs: pairs scored per task (N_p in the paper).
+    model: None selects the untrained base model. pairs: pairs scored per data set (N_p in the paper).
     mine: mine hard negatives for tasks whose data set has none. margin: targets that score above
     positive + margin are dropped as likely false negatives; None keeps them.
     """

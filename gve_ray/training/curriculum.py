@@ -1,8 +1,13 @@
 """The Modality Pyramid curriculum: how often each task is trained per epoch (arXiv:2510.27571, section 5).
 
-A prober scores each task by R_k, the mean cosine of N_p of its pairs: well-aligned tasks are easy. Tasks
-are drawn with P(k) proportional to exp(R_k / sigma). Sigma rises from 0.1 to 1.0 over the epochs, so easy
-tasks dominate at first and harder ones catch up. A task is one data set; a batch holds pairs of one task.
+A prober scores each task k by R_k, from the cosines of N_p of its pairs: well-aligned tasks are easy.
+Tasks are drawn with P(k) proportional to n_k * exp(R_k / sigma). Sigma rises from 0.1 to 1.0 over the
+epochs, so easy tasks dominate at first and harder ones catch up. A task is a format, such as text ->
+video, and its data sets are drawn by size; a batch holds pairs of one data set.
+
+The paper prints P(k) proportional to exp(R_k / sigma), leaves open whether a task is a format or a data
+set, and takes raw cosines. Read literally, over the data sets of UVRD alone, that repeats 36 K pairs 20
+times in an epoch and hardly trains text -> video; docs/method.md compares the readings.
 """
 
 import json
@@ -18,6 +23,30 @@ from gve_ray.store.runfolder import filesystem, write_atomically
 
 HISTORY_FILE = "curriculum.json"  # in the folder of an adapter
 Kind = Literal["pyramid", "uniform", "proportional", "easy_to_hard"]
+TaskUnit = Literal["format", "dataset"]
+Prior = Literal["none", "size"]
+ScoreKind = Literal["raw", "centred"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSetSize:
+    """What a curriculum needs to know about a data set. weight: how much one of its pairs counts."""
+
+    format: str
+    pairs: int
+    weight: float = 1.0
+
+    @property
+    def size(self) -> float:
+        return self.pairs * self.weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """Mean cosines of probed pairs: of each query with its own target, and with the other pairs' targets."""
+
+    positive: float
+    mismatched: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +57,27 @@ class Curriculum:
     curriculum. `uniform` gives all tasks the same probability. `proportional` draws by number of
     pairs. `easy_to_hard` keeps the order of the first epoch's R_k: epoch t draws from the easiest
     ceil(K * t / epochs) of the K tasks, by number of pairs. sigma: temperature in the first and in
-    the last epoch (pyramid).
+    the last epoch (pyramid). tasks: what is scored and drawn: each `format` (T2V, V2V, ...), whose
+    data sets then share its steps by their numbers of pairs, or each `dataset`. prior: `size`
+    multiplies exp(R_k / sigma) by the number of pairs of the task, `none` does not, as in the
+    paper's formula (pyramid). scores: R_k is the mean cosine of the pairs (`raw`, the paper's), or
+    that minus the mean cosine of mismatched pairs (`centred`), which can be compared between
+    formats.
     """
 
     kind: Kind = "pyramid"
     epochs: int = 3
     sigma: tuple[float, float] = (0.1, 1.0)
+    tasks: TaskUnit = "format"
+    prior: Prior = "size"
+    scores: ScoreKind = "centred"
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"curriculum.kind={self.kind!r}: use one of {', '.join(get_args(Kind))}")
+        for name, kind in (("kind", Kind), ("tasks", TaskUnit), ("prior", Prior), ("scores", ScoreKind)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(
+                    f"curriculum.{name}={getattr(self, name)!r}: use one of {', '.join(get_args(kind))}"
+                )
         if self.epochs < 1:
             raise ValueError(f"curriculum.epochs={self.epochs}: use 1 or more")
         if min(self.sigma) <= 0:
@@ -55,51 +95,99 @@ class Curriculum:
         first, last = self.sigma
         return first + (last - first) * (epoch - 1) / max(self.epochs - 1, 1)
 
+    def members(self, datasets: Mapping[str, DataSetSize]) -> dict[str, list[str]]:
+        """Return the names of the data sets of each task k, in the order of names.
+
+        Raises ValueError when there is no data set, or one without pairs.
+        """
+        if not datasets:
+            raise ValueError("data=[]: a curriculum needs at least one data set")
+        if empty := sorted(name for name, dataset in datasets.items() if dataset.pairs < 1):
+            raise ValueError(f"no pairs for {', '.join(empty)}: drop it or synthesize pairs for it")
+        tasks: dict[str, list[str]] = {}
+        for name in sorted(datasets):
+            tasks.setdefault(datasets[name].format if self.tasks == "format" else name, []).append(name)
+        return {task: tasks[task] for task in sorted(tasks)}
+
+    def task_scores(
+        self, datasets: Mapping[str, DataSetSize], alignments: Mapping[str, Alignment]
+    ) -> dict[str, float]:
+        """Return R_k of each task: the mean over the pairs of its data sets.
+
+        alignments: of the probed pairs of each data set. Raises ValueError when one is missing or not finite.
+        """
+        if missing := sorted(set(datasets) - set(alignments)):
+            raise ValueError(f"no score for {', '.join(missing)}: probe every data set of the mixture first")
+        values = {
+            name: found.positive - (found.mismatched if self.scores == "centred" else 0.0)
+            for name, found in alignments.items()
+        }
+        return {
+            task: float(
+                np.average([values[name] for name in names], weights=[datasets[name].pairs for name in names])
+            )
+            for task, names in self.members(datasets).items()
+        }
+
     def probabilities(
         self,
         epoch: int,
-        sizes: Mapping[str, int],
+        datasets: Mapping[str, DataSetSize],
         *,
         scores: Mapping[str, float] | None = None,
         first_scores: Mapping[str, float] | None = None,
-        weights: Mapping[str, float] | None = None,
     ) -> dict[str, float]:
-        """Return P(k) of an epoch; the values sum to 1.
+        """Return P(k) of each task in an epoch; the values sum to 1.
 
-        sizes: number of pairs by task. scores: R_k of this epoch (for pyramid). first_scores: R_k of the
-        first epoch (for easy_to_hard). weights: factors on P(k) before it is normalised.
+        scores: R_k of this epoch (for pyramid). first_scores: R_k of the first epoch (for easy_to_hard).
 
-        Raises ValueError when a task has no pairs or the scores it needs are missing.
+        Raises ValueError when a data set has no pairs or the scores it needs are missing.
         """
         sigma = self.sigma_at(epoch)
-        if empty := sorted(task for task, size in sizes.items() if size < 1):
-            raise ValueError(f"no pairs for {', '.join(empty)}: drop the task or synthesize pairs for it")
-        if not sizes:
-            raise ValueError("sizes={}: a curriculum needs at least one task")
+        members = self.members(datasets)
+        pairs = {task: sum(datasets[name].pairs for name in names) for task, names in members.items()}
+        sizes = {task: sum(datasets[name].size for name in names) for task, names in members.items()}
+        weights = {task: sizes[task] / pairs[task] for task in members}
         if self.kind == "pyramid":
-            logits = {task: score / sigma for task, score in _complete(scores, sizes).items()}
+            drawn = _complete(scores, members)
+            factors = sizes if self.prior == "size" else weights
         elif self.kind == "uniform":
-            logits = dict.fromkeys(sizes, 0.0)
+            drawn, factors = dict.fromkeys(members, 0.0), weights
         elif self.kind == "proportional":
-            logits = {task: math.log(size) for task, size in sizes.items()}
+            drawn, factors = dict.fromkeys(members, 0.0), sizes
         else:
-            easiest = easy_first(_complete(first_scores, sizes))
+            easiest = easy_first(_complete(first_scores, members))
             chosen = easiest[: math.ceil(len(easiest) * epoch / self.epochs)]
-            logits = {task: math.log(sizes[task]) for task in chosen}
-        highest = max(logits.values())  # exp() of at most 0: no overflow at sigma = 0.01
+            drawn, factors = dict.fromkeys(chosen, 0.0), sizes
+        highest = max(drawn.values())  # exp() of at most 0: no overflow at sigma = 0.01
         shares = {
-            task: math.exp(logits[task] - highest) * (weights or {}).get(task, 1.0) if task in logits else 0.0
-            for task in sizes
+            task: math.exp((drawn[task] - highest) / sigma) * factors[task] if task in drawn else 0.0
+            for task in members
         }
         total = sum(shares.values())
         if total <= 0:
-            raise ValueError(f"weights={dict(weights or {})}: every task drawn in epoch {epoch} has weight 0")
+            raise ValueError(f"every data set drawn in epoch {epoch} has weight 0: give one a weight above 0")
         return {task: share / total for task, share in shares.items()}
 
+    def dataset_probabilities(
+        self, datasets: Mapping[str, DataSetSize], probabilities: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Share P(k) of each task among its data sets, by their sizes; the values sum to 1."""
+        shares: dict[str, float] = {}
+        for task, names in self.members(datasets).items():
+            total = sum(datasets[name].size for name in names)
+            for name in names:
+                shares[name] = probabilities[task] * datasets[name].size / total if total else 0.0
+        return shares
 
-def alignment(queries: np.ndarray, targets: np.ndarray) -> float:
-    """Return R_k, the mean cosine of pairs. queries, targets: unit-norm float [N_p, d]."""
-    return float(np.einsum("nd,nd->n", queries, targets, dtype=np.float64).mean())
+
+def alignment(queries: np.ndarray, targets: np.ndarray) -> Alignment:
+    """Return the mean cosines of pairs. queries, targets: unit-norm float [N_p, d]; row i of both is a pair."""
+    n = len(queries)
+    positives = float(np.einsum("nd,nd->", queries, targets, dtype=np.float64))
+    everything = float(queries.sum(axis=0, dtype=np.float64) @ targets.sum(axis=0, dtype=np.float64))
+    mismatched = (everything - positives) / (n * (n - 1)) if n > 1 else 0.0
+    return Alignment(positive=positives / n, mismatched=mismatched)
 
 
 def easy_first(scores: Mapping[str, float]) -> list[str]:
@@ -107,24 +195,29 @@ def easy_first(scores: Mapping[str, float]) -> list[str]:
     return sorted(scores, key=lambda task: (-scores[task], task))
 
 
-def _complete(scores: Mapping[str, float] | None, sizes: Mapping[str, int]) -> dict[str, float]:
-    missing = sorted(set(sizes) - set(scores or {}))
+def _complete(scores: Mapping[str, float] | None, tasks: Mapping[str, object]) -> dict[str, float]:
+    missing = sorted(set(tasks) - set(scores or {}))
     if missing or scores is None:
         raise ValueError(f"no score R_k for {', '.join(missing)}: probe every task of the mixture first")
-    if bad := sorted(task for task in sizes if not math.isfinite(scores[task])):
+    if bad := sorted(task for task in tasks if not math.isfinite(scores[task])):
         raise ValueError(f"score of {', '.join(bad)} is not a number: the prober's embeddings are broken")
-    return {task: scores[task] for task in sizes}
+    return {task: scores[task] for task in tasks}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
-    """The curriculum of one epoch. scores: R_k by task, empty when no prober ran."""
+    """The curriculum of one epoch.
+
+    scores: R_k by task, empty when no prober ran. probabilities: P(k) by task. datasets: the probability of each
+    data set.
+    """
 
     epoch: int
     sigma: float
     prober: str | None
     scores: Mapping[str, float]
     probabilities: Mapping[str, float]
+    datasets: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)

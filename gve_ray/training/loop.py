@@ -23,7 +23,7 @@ from gve_ray.store import SharedFolder
 from gve_ray.training import checkpoint
 from gve_ray.training.checkpoint import Position
 from gve_ray.training.config import LoopConfig
-from gve_ray.training.curriculum import Curriculum, EpochRecord, History
+from gve_ray.training.curriculum import Alignment, Curriculum, DataSetSize, EpochRecord, History
 from gve_ray.training.feed import Mined, StepItems, ahead, items_of
 from gve_ray.training.gather import barrier, gather_objects, rank, world_size
 from gve_ray.training.mixture import MixtureTask
@@ -65,11 +65,11 @@ class Feed(Protocol):
 class Probe:
     """Results of the prober for an epoch.
 
-    prober: its name. scores: R_k by task. mined: hard negatives by task.
+    prober: its name. alignments: of the probed pairs, by data set. mined: hard negatives by data set.
     """
 
     prober: str | None = None
-    scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    alignments: Mapping[str, Alignment] = dataclasses.field(default_factory=dict)
     mined: Mapping[str, Mined] = dataclasses.field(default_factory=dict)
 
 
@@ -156,7 +156,7 @@ class Trainer:
             schedule = Schedule(
                 seed=self.config.seed,
                 epoch=epoch,
-                probabilities=record.probabilities,
+                probabilities=record.datasets,
                 sizes=self.sizes,
                 batch_sizes=self.batch_sizes,
                 world_size=self.world_size,
@@ -172,20 +172,21 @@ class Trainer:
         """Return P(k) of an epoch: from the checkpoint or else from the scores; all ranks use rank 0's."""
         record = history.of(epoch)
         if record is None:
-            first = history.first_scores if epoch > 1 else probe.scores
+            datasets = {
+                name: DataSetSize(format=task.pairs.task, pairs=self.sizes[name], weight=task.weight)
+                for name, task in self.tasks.items()
+            }
+            scores = self.curriculum.task_scores(datasets, probe.alignments) if probe.alignments else {}
             probabilities = self.curriculum.probabilities(
-                epoch,
-                self.sizes,
-                scores=probe.scores,
-                first_scores=first,
-                weights={name: task.weight for name, task in self.tasks.items()},
+                epoch, datasets, scores=scores, first_scores=history.first_scores if epoch > 1 else scores
             )
             record = EpochRecord(
                 epoch=epoch,
                 sigma=self.curriculum.sigma_at(epoch),
                 prober=probe.prober,
-                scores=probe.scores,
+                scores=scores,
                 probabilities=probabilities,
+                datasets=self.curriculum.dataset_probabilities(datasets, probabilities),
             )
             # Scores of ranks may differ in the last digit, and then the steps would differ too.
             record = gather_objects(record)[0]

@@ -6,6 +6,7 @@ The prober is an off-the-shelf embedder in the first epoch and the model in trai
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from gve_ray.schema import Item
 from gve_ray.store import SharedFolder
 from gve_ray.store.runfolder import write_atomically
 from gve_ray.training.config import ProberConfig
-from gve_ray.training.curriculum import alignment
+from gve_ray.training.curriculum import Alignment, alignment
 from gve_ray.training.feed import Mined
 from gve_ray.training.gather import barrier, rank, world_size
 from gve_ray.training.loop import Probe
@@ -27,8 +28,8 @@ from gve_ray.training.pairs import corpus_of, id_of
 Embed = Callable[[Sequence[Item]], np.ndarray]
 
 
-def score_task(embed: Embed, task: MixtureTask, *, pairs: int, seed: int) -> float:
-    """Return R_k: the mean cosine of `pairs` of the task's pairs (N_p in the paper), sampled with the seed.
+def score_task(embed: Embed, task: MixtureTask, *, pairs: int, seed: int) -> Alignment:
+    """Return the mean cosines of `pairs` of the data set's pairs (N_p in the paper), sampled with the seed.
 
     embed: items -> unit-norm float32 [n, d]. All probers get the same pairs, so scores are comparable.
     """
@@ -103,7 +104,9 @@ class EpochProber:
         probed = {name: note for name, note in notes.items() if note is not None}
         return Probe(
             prober=next((note["prober"] for note in probed.values()), None),
-            scores={name: note["score"] for name, note in probed.items() if self.score_tasks},
+            alignments={
+                name: Alignment(**note["score"]) for name, note in probed.items() if self.score_tasks
+            },
             mined={
                 name: load_mined(task, folder.fetch(f"{name}.npy"))
                 for name, task in self.tasks.items()
@@ -122,7 +125,7 @@ class EpochProber:
         prober, embed = self.embed_for(epoch)
         note: dict[str, Any] = {"prober": prober}
         if self.score_tasks:
-            note["score"] = score_task(embed, task, pairs=self.config.pairs, seed=self.seed)
+            note["score"] = asdict(score_task(embed, task, pairs=self.config.pairs, seed=self.seed))
         if self._mines(task):
             save_mined(mine_task(embed, task, margin=self.config.margin), folder.path / f"{name}.npy")
             folder.publish(f"{name}.npy")

@@ -9,7 +9,7 @@ import torch
 from gve_ray.store import SharedFolder
 from gve_ray.training import checkpoint
 from gve_ray.training.config import LoopConfig, LossConfig, OptimiserConfig
-from gve_ray.training.curriculum import Curriculum
+from gve_ray.training.curriculum import Alignment, Curriculum
 from gve_ray.training.loop import Probe, StepLog, Trainer
 from tests.training import tiny
 
@@ -19,7 +19,7 @@ FAST = LoopConfig(
     loss=LossConfig(temperature=0.1),
     save_steps=4,
 )
-UNIFORM = Curriculum(kind="uniform", epochs=2)
+UNIFORM = Curriculum(kind="uniform", epochs=2, tasks="dataset")
 
 
 def trainer(folder: Path, logs: list[StepLog], **options: Any) -> Trainer:
@@ -38,7 +38,7 @@ def weights(run: Trainer) -> dict[str, torch.Tensor]:
 
 def test_a_run_learns_and_logs_every_step(tmp_path: Path) -> None:
     logs: list[StepLog] = []
-    history = trainer(tmp_path, logs, curriculum=Curriculum(kind="uniform", epochs=8)).run()
+    history = trainer(tmp_path, logs, curriculum=replace(UNIFORM, epochs=8)).run()
     # One pass: 40 / 8 + 24 / 4 = 11 steps.
     assert [log.step for log in logs] == list(range(1, 89))
     assert {log.of for log in logs} == {88}
@@ -121,15 +121,19 @@ def test_the_curriculum_follows_the_prober_and_is_decided_once_per_epoch(tmp_pat
     def prepare(epoch: int) -> Probe:
         prepared_epochs.append(epoch)
         return Probe(
-            prober=f"model {epoch}", scores={"two": 0.9, "three": 0.9 - epoch / 10 / len(prepared_epochs)}
+            prober=f"model {epoch}",
+            alignments={
+                "two": Alignment(positive=0.9, mismatched=0.5),
+                "three": Alignment(positive=0.9 - epoch / 10 / len(prepared_epochs), mismatched=0.5),
+            },
         )
 
-    pyramid = Curriculum(epochs=2)
+    pyramid = Curriculum(epochs=2, tasks="dataset", prior="none")
     interrupted(tmp_path, 10, curriculum=pyramid, prepare=prepare)
     history = trainer(tmp_path, [], curriculum=pyramid, prepare=prepare).run()
     assert prepared_epochs == [1, 1, 2]
     # Epoch 1 keeps the scores from before the interruption (a gap of 0.1), not the second ones (0.05).
-    assert history.epochs[0].scores == {"two": 0.9, "three": 0.8}
+    assert history.epochs[0].scores == pytest.approx({"two": 0.4, "three": 0.3})
     odds = history.epochs[0].probabilities["two"] / history.epochs[0].probabilities["three"]
     assert odds == pytest.approx(2.718281828)  # exp(0.1 / 0.1)
     state = json.loads((tmp_path / "checkpoints/step-00000022/state.json").read_text())

@@ -18,6 +18,7 @@ HISTORY = History(
             prober="base",
             scores={"a": 0.5, "b": 0.4},
             probabilities={"a": 0.75, "b": 0.25},
+            datasets={"one": 0.75, "two": 0.25},
         ),
         EpochRecord(
             epoch=2,
@@ -25,6 +26,7 @@ HISTORY = History(
             prober="one",
             scores={"a": 0.6, "b": 0.5},
             probabilities={"a": 0.5, "b": 0.5},
+            datasets={"one": 0.5, "two": 0.5},
         ),
     ),
 )
