@@ -45,10 +45,10 @@ from scale_schedule import measure_schedule
 from scale_watch import Watch
 
 from gve_ray.config import load_config
-from gve_ray.schema import Task
+from gve_ray.schema import UVRD_PAIRS, Task
 from gve_ray.stage import REJECT_SCHEMA, StageResources, run_stage
 from gve_ray.store import Store, dataset
-from gve_ray.synthesis.config import TABLE_7, MediaConfig, SynthesisConfig
+from gve_ray.synthesis.config import MediaConfig, SynthesisConfig
 from gve_ray.synthesis.consistency import CONSISTENCY_SCHEMA
 from gve_ray.synthesis.ingest import INGEST_SCHEMA
 from gve_ray.synthesis.job import synthesize
@@ -133,7 +133,7 @@ def pairs_of(config: SynthesisConfig, counted: Mapping[str, int]) -> dict[str, A
         size += sum(part.stat().st_size for part in parts)
         pairs = sum(pq.read_metadata(part).num_rows for part in parts)
         assert pairs == counted[task.value], (task, pairs, counted)
-        quota = math.ceil(TABLE_7[task.value] * (config.assemble.scale or 1) - 1e-9)
+        quota = math.ceil(UVRD_PAIRS[task] * (config.assemble.scale or 1) - 1e-9)
         by_task[task.value] = {"quota": quota, "pairs": pairs}
     return {
         "by_task": by_task,

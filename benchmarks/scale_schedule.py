@@ -8,9 +8,9 @@ from typing import Any
 
 import psutil
 
-from gve_ray.synthesis.config import TABLE_7
+from gve_ray.schema import UVRD_PAIRS
 from gve_ray.training.config import BATCH_SIZES
-from gve_ray.training.curriculum import Curriculum
+from gve_ray.training.curriculum import Curriculum, DataSetSize
 from gve_ray.training.schedule import Schedule
 
 RANKS = 32
@@ -21,7 +21,7 @@ OTHERS = {"text": (380_000, 2, 64), "image": (1_820_000, 6, 32), "video": (8_800
 
 def sizes_of() -> tuple[dict[str, int], dict[str, int]]:
     """Return pairs and batch sizes by task for the paper's 12.55 M instances."""
-    sizes = {f"uvrd-{task}": count for task, count in TABLE_7.items()}
+    sizes = {f"uvrd-{task}": count for task, count in UVRD_PAIRS.items()}
     batches = {f"uvrd-{task.value}": size for task, size in BATCH_SIZES.items()}
     for kind, (instances, sets, batch) in OTHERS.items():
         for i in range(sets):
@@ -35,7 +35,7 @@ def _one_rank(rank: int) -> dict[str, Any]:
     of its rows.
     """
     sizes, batches = sizes_of()
-    curriculum = Curriculum()
+    curriculum = Curriculum(tasks="dataset")
     rng = [hashlib.sha256(task.encode()).digest()[0] / 255 for task in sizes]
     scores = {task: 0.3 + 0.5 * share for task, share in zip(sizes, rng, strict=True)}  # R_k: 0.3 to 0.8
     process = psutil.Process()
@@ -71,7 +71,8 @@ def _schedule(
     batches: Mapping[str, int],
     scores: Mapping[str, float],
 ) -> Schedule:
-    shares = curriculum.probabilities(epoch, sizes, scores=scores)
+    datasets = {name: DataSetSize(format=name, pairs=pairs) for name, pairs in sizes.items()}
+    shares = curriculum.probabilities(epoch, datasets, scores=scores)
     return Schedule(
         seed=42, epoch=epoch, probabilities=shares, sizes=sizes, batch_sizes=batches, world_size=RANKS
     )

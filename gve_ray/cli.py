@@ -25,6 +25,7 @@ USAGE = """From a folder of raw videos to video search.
 usage: gve VERB --config FILE [--verbose] [--section.option VALUE ...]
        gve demo [--config FILE] [--verbose] [--folder FOLDER]
        gve evaluate --config FILE --check
+       gve train --config FILE --plan [--json]
        gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--filter JSON] [--url URL]
        gve diagnose [results.csv ...] [--models a,b] [--baselines] [--json]
        gve doctor [VERB --config FILE [--section.option VALUE ...]] [--json] [--timeout SECONDS]
@@ -32,7 +33,8 @@ usage: gve VERB --config FILE [--verbose] [--section.option VALUE ...]
 verbs:
   demo         run all jobs in miniature on rendered videos, and score the results
   synthesize   make assets, annotations and training pairs from raw videos with noisy captions
-  train        train a LoRA adapter that makes a base model an embedder
+  train        train a LoRA adapter that makes a base model an embedder; --plan only shows the
+               steps, passes and learning rate that each task would get
   evaluate     score models on retrieval data sets; --check only checks the data sets,
                --sweep.frames [8,16] --sweep.max_pixels [156800] scores at several settings
   index        index the moments of a folder of videos; run again, it processes only what has changed

@@ -7,8 +7,8 @@
 """
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pkgutil import resolve_name
 from typing import Any
@@ -19,15 +19,16 @@ class Job:
     """One kind of job.
 
     config: the class of its config. needs: a function from a config to `preflight.Needs`. run: a
-    function from a config and `connect`, which connects to Ray, to a printable result. check_data: a
-    function from a config that only checks the job's data, for `--check`.
+    function from a config and `connect`, which connects to Ray, to a printable result. alone: by flag,
+    such as `--check`, a function from a config to a printable result, which runs instead of the job
+    and needs no Ray; with `--json`, it prints `result.to_json()`.
     """
 
     name: str
     config: str
     needs: str
     run: str
-    check_data: str | None = None
+    alone: Mapping[str, str] = field(default_factory=dict)
 
     def read_config(self, args: Sequence[str], *, prog: str) -> Any:
         """Return the config that the arguments give. Exits with status 2 where they are wrong."""
@@ -64,10 +65,10 @@ class Job:
 
         run = partial(run_job, self.name, verbose=VERBOSE in args)
         args = [arg for arg in args if arg != VERBOSE]
-        if self.check_data is not None and "--check" in args:
-            check_data = resolve_name(self.check_data)
-            config = self.read_config([arg for arg in args if arg != "--check"], prog=prog)
-            return run(lambda: check_data(config))
+        if flag := next((arg for arg in args if arg in self.alone), None):
+            work = resolve_name(self.alone[flag])
+            config = self.read_config([arg for arg in args if arg not in (flag, "--json")], prog=prog)
+            return run(lambda: work(config).to_json() if "--json" in args else work(config))
         config = self.read_config(args, prog=prog)
         return run(lambda: resolve_name(self.run)(config, connect=connect_to_ray))
 
@@ -86,13 +87,14 @@ JOBS = {
             config="gve_ray.training.config:TrainingJobConfig",
             needs="gve_ray.training.needs:needs_of",
             run="gve_ray.training.run:train",
+            alone={"--plan": "gve_ray.training.plan:plan_run"},
         ),
         Job(
             name="evaluate",
             config="gve_ray.evaluation.config:EvaluationJobConfig",
             needs="gve_ray.evaluation.needs:needs_of",
             run="gve_ray.evaluation.sweep:run",
-            check_data="gve_ray.evaluation.data.eval_sets:check",
+            alone={"--check": "gve_ray.evaluation.data.eval_sets:check"},
         ),
         Job(
             name="index",

@@ -28,6 +28,18 @@ class Task(StrEnum):
     V2V = "V2V"
 
 
+# Pairs of each task in UVRD (arXiv:2510.27571, table 7).
+UVRD_PAIRS = {
+    Task.T2T: 100_000,
+    Task.T2I: 210_000,
+    Task.T2V: 879_000,
+    Task.TI2V: 89_000,
+    Task.TV2V: 35_000,
+    Task.I2V: 200_000,
+    Task.V2V: 36_000,
+}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Frames:
     """Frames sampled from one video, with the properties of the source that video processors need.

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_every_function_exists_and_belongs_to_its_job(name: str) -> None:
     job = JOBS[name]
     assert resolve_name(job.config).job == name
-    assert all(callable(resolve_name(path)) for path in (job.needs, job.run, job.check_data) if path)
+    assert all(callable(resolve_name(path)) for path in (job.needs, job.run, *job.alone.values()))
     assert (ROOT / "jobs" / f"{name}.py").is_file()
 
 
@@ -39,12 +39,12 @@ def check_data(config: object) -> str:
 def test_check_runs_the_check_instead_of_the_job(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    here = replace(JOBS["evaluate"], run=f"{__name__}:run", check_data=f"{__name__}:check_data")
+    here = replace(JOBS["evaluate"], run=f"{__name__}:run", alone={"--check": f"{__name__}:check_data"})
     monkeypatch.setattr(type(here), "read_config", lambda self, args, *, prog: list(args))
     assert here.main(["--a", "1"], prog="gve", connect=connect) == 0
     assert here.main(["--check", "--a", "1"], prog="gve", connect=connect) == 0
     assert capsys.readouterr().out == "ran ['--a', '1']\nchecked ['--a', '1']\n"
-    without = replace(here, check_data=None)  # then --check is an option like any other
+    without = replace(here, alone={})  # then --check is an option like any other
     assert without.main(["--check"], prog="gve", connect=connect) == 0
     assert capsys.readouterr().out == "ran ['--check']\n"
 

@@ -17,18 +17,8 @@ from gve_ray.config import (
     number,
 )
 from gve_ray.media import FACTOR, Limits, signature
+from gve_ray.schema import UVRD_PAIRS
 from gve_ray.synthesis import motion
-
-# arXiv:2510.27571, Table 7: training pairs by task.
-TABLE_7 = {
-    "T2T": 100_000,
-    "T2I": 210_000,
-    "T2V": 879_000,
-    "TI2V": 89_000,
-    "TV2V": 35_000,
-    "I2V": 200_000,
-    "V2V": 36_000,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,14 +145,16 @@ class AssembleConfig:
     corpus. long_seconds: rich captions of videos this long are long-context pairs (domain LC).
     """
 
-    quotas: dict[str, int] = field(default_factory=lambda: dict(TABLE_7))
+    quotas: dict[str, int] = field(
+        default_factory=lambda: {task.value: pairs for task, pairs in UVRD_PAIRS.items()}
+    )
     scale: float | None = number(None, above=0)
     captions_per_video: int = number(1, at_least=1, at_most=5, hint="with 4 or 5 there is no T2T pair")
     long_seconds: float = number(30.0, above=0)
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.quotas) - set(TABLE_7))
-        check(not unknown, f"assemble.quotas={unknown}: unknown task; use {', '.join(TABLE_7)}")
+        unknown = sorted(set(self.quotas) - set(UVRD_PAIRS))
+        check(not unknown, f"assemble.quotas={unknown}: unknown task; use {', '.join(UVRD_PAIRS)}")
         for task, count in self.quotas.items():
             check(count >= 0, f"assemble.quotas.{task}={count}: a number of pairs; use 0 for none")
         check_numbers(self, "assemble")

@@ -22,12 +22,16 @@ _SECONDS = 1.0
 
 
 class _Notes:
-    """The actor: the states of open and of ended steps, and the last lines of a failed rank's log."""
+    """The actor: the states of open and of ended steps, messages, and the last lines of a failed rank's log."""
 
     def __init__(self) -> None:
         self._open: dict[str, ProgressState] = {}
         self._ended: list[ProgressState] = []
         self._lines: tuple[str, ...] = ()
+        self._messages: list[str] = []
+
+    def say(self, message: str) -> None:
+        self._messages.append(message)
 
     def show(self, state: ProgressState) -> None:
         self._open[state.label] = state
@@ -39,9 +43,10 @@ class _Notes:
     def fail(self, lines: Sequence[str]) -> None:
         self._lines = self._lines or tuple(lines)
 
-    def read(self) -> tuple[list[ProgressState], list[ProgressState]]:
+    def read(self) -> tuple[list[ProgressState], list[ProgressState], list[str]]:
         ended, self._ended = self._ended, []
-        return ended, list(self._open.values())
+        messages, self._messages = self._messages, []
+        return ended, list(self._open.values()), messages
 
     def failure(self) -> tuple[str, ...]:
         return self._lines
@@ -69,6 +74,10 @@ class Board:
     def hide(self, label: str) -> None:
         """Mark a step as ended."""
         self._actor.hide.remote(label)
+
+    def say(self, message: str) -> None:
+        """Log a message in the driver."""
+        self._actor.say.remote(message)
 
     def fail(self, lines: Sequence[str]) -> None:
         """Record the last lines of the log of a rank that failed; only the first call counts."""
@@ -117,9 +126,11 @@ class Board:
         import ray
 
         try:
-            ended, current = ray.get(self._actor.read.remote(), timeout=10)
+            ended, current, messages = ray.get(self._actor.read.remote(), timeout=10)
         except ray.exceptions.RayError:
             return
+        for message in messages:
+            log.info("%s", message)
         if (ended or current) and "ranks" in steps:
             steps.pop("ranks").close()
         for state in ended:  # a label may occur more than once

@@ -278,15 +278,36 @@ class TrainingResources(ActorResources):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    """What `gve train --plan` assumes where it cannot know.
+
+    sizes: pairs by data set, such as uvrd-T2V, whose data do not exist yet; the default is `sample`,
+    and Table 7 for UVRD. scores: R_k by format or by data set; the default is that of the paper in
+    miniature. workers: number of ranks if `resources.workers` is auto. pairs_per_second: of one GPU,
+    for the GPU hours.
+    """
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    workers: int = number(32, at_least=1)
+    pairs_per_second: float | None = number(None, above=0)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "plan")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingJobConfig(TrainingConfig):
     """Config of jobs/train.py, which trains a LoRA adapter on the ranks of a cluster.
 
     output: the run's folder, on a disk that all nodes see or as a URI, for run.json, probes/, checkpoints/,
-    steps.jsonl, adapter/ and the plots. A run that is started again with the same folder resumes.
+    steps.jsonl, adapter/ and the plots. A run that is started again with the same folder resumes. plan: for
+    `gve train --plan`, which shows what the run would do and runs nothing.
     """
 
     output: str
     resources: TrainingResources = field(default_factory=TrainingResources)
+    plan: PlanConfig = field(default_factory=PlanConfig)
 
     job: ClassVar[str] = "train"
 
@@ -305,6 +326,6 @@ class TrainingJobConfig(TrainingConfig):
         changed, the global batch changes from there on.
         """
         parts = asdict(self)
-        for name in ("output", "resources", "trackers"):
+        for name in ("output", "resources", "trackers", "plan"):
             del parts[name]
         return parts

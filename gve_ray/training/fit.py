@@ -39,6 +39,7 @@ from gve_ray.training.loop import Feed, StepLog, Trainer
 from gve_ray.training.mixture import MixtureTask, load_mixture
 from gve_ray.training.node import once_per_node
 from gve_ray.training.pairs import check_references
+from gve_ray.training.plan import EpochPlan
 from gve_ray.training.plots import save_plots
 from gve_ray.training.prober import Embed, EpochProber
 from gve_ray.training.runlog import STEPS_FILE, RunLog
@@ -54,12 +55,14 @@ def fit(
     device: str | None = None,
     feed: Feed = ahead,
     outlets: Sequence[Callable[[StepLog], None]] = (),
+    on_epoch: Callable[[EpochPlan], None] = lambda plan: log.info("%s", plan),
 ) -> History:
     """Train to the end of the last epoch and write `output`/adapter. Return the curriculum's history.
 
     output: the run's folder, a path or URI that all ranks see. device: of this rank; None selects the
     accelerator if there is one. feed: prepares the steps, by default in threads of this process. outlets:
-    called by rank 0 with the log of every step, after the run log and the trackers.
+    called by rank 0 with the log of every step, after the run log and the trackers. on_epoch: called by rank 0
+    before each epoch, with what its tasks will get.
     Raises ValueError before the first step when pairs, references, model or settings do not fit.
     """
     folder = SharedFolder(output)
@@ -72,7 +75,7 @@ def fit(
         return tasks
 
     with once_per_node(load) as tasks:
-        return _fit(config, folder, tasks, assets, trackers, device, feed, outlets)
+        return _fit(config, folder, tasks, assets, trackers, device, feed, outlets, on_epoch)
 
 
 def _fit(
@@ -84,6 +87,7 @@ def _fit(
     device: str | None,
     feed: Feed,
     outlets: Sequence[Callable[[StepLog], None]],
+    on_epoch: Callable[[EpochPlan], None],
 ) -> History:
     """Train on the loaded mixture. All ranks return together."""
     settings = EmbedderSettings(**config.sequence_settings)
@@ -161,6 +165,7 @@ def _fit(
         feed=feed,
         on_step=log_step,
         on_save=publish_logs,
+        on_epoch=on_epoch,
     ).run()
     trackers.close()
     if rank() == 0:

@@ -28,6 +28,7 @@ from gve_ray.training.feed import Mined, StepItems, ahead, items_of
 from gve_ray.training.gather import barrier, gather_objects, rank, world_size
 from gve_ray.training.mixture import MixtureTask
 from gve_ray.training.optimiser import learning_rate, make_optimiser
+from gve_ray.training.plan import EpochPlan, plan_epoch
 from gve_ray.training.schedule import Schedule, Step, hash_of, one_pass
 from gve_ray.training.step import Chunk, backward
 
@@ -114,7 +115,7 @@ class Trainer:
     are several ranks. collate: turns items with references into chunks. folder: holds the checkpoints, the
     same for all ranks. prepare: scores and mines; by default nothing. feed: prepares the steps, by default in
     threads of this process. on_step: called by every rank after each step. on_save: called by rank 0 before
-    each checkpoint.
+    each checkpoint. on_epoch: called by rank 0 before each epoch, with what its tasks will get.
     """
 
     def __init__(
@@ -130,17 +131,22 @@ class Trainer:
         feed: Feed = ahead,
         on_step: Callable[[StepLog], None] = lambda step: None,
         on_save: Callable[[], None] = lambda: None,
+        on_epoch: Callable[[EpochPlan], None] = lambda plan: None,
     ) -> None:
         self.model = model
         self.inner: nn.Module = getattr(model, "module", model)  # the model inside DDP
         self.collate, self.tasks, self.curriculum, self.config = collate, tasks, curriculum, config
         self.folder, self.prepare, self.feed = folder, prepare, feed
-        self.on_step, self.on_save = on_step, on_save
+        self.on_step, self.on_save, self.on_epoch = on_step, on_save, on_epoch
         self.world_size = world_size()
         self.rank = rank()
         self.optimiser = make_optimiser(self.inner, config.optimiser)
         self.sizes = {name: len(task.pairs) for name, task in tasks.items()}
         self.batch_sizes = {name: task.batch_size for name, task in tasks.items()}
+        self.datasets = {
+            name: DataSetSize(format=task.pairs.task, pairs=self.sizes[name], weight=task.weight)
+            for name, task in tasks.items()
+        }
         # All epochs have equally many steps, so the learning rate of each step is known in advance.
         self.steps = config.steps or one_pass(self.sizes, self.batch_sizes, self.world_size)
 
@@ -172,11 +178,8 @@ class Trainer:
         """Return P(k) of an epoch: from the checkpoint or else from the scores; all ranks use rank 0's."""
         record = history.of(epoch)
         if record is None:
-            datasets = {
-                name: DataSetSize(format=task.pairs.task, pairs=self.sizes[name], weight=task.weight)
-                for name, task in self.tasks.items()
-            }
-            scores = self.curriculum.task_scores(datasets, probe.alignments) if probe.alignments else {}
+            datasets, found = self.datasets, probe.alignments
+            scores = self.curriculum.task_scores(datasets, found) if found else {}
             probabilities = self.curriculum.probabilities(
                 epoch, datasets, scores=scores, first_scores=history.first_scores if epoch > 1 else scores
             )
@@ -191,6 +194,19 @@ class Trainer:
             # Scores of ranks may differ in the last digit, and then the steps would differ too.
             record = gather_objects(record)[0]
             history = history.add(record)
+        if self.rank == 0:
+            self.on_epoch(
+                plan_epoch(
+                    self.curriculum,
+                    self.config,
+                    epoch,
+                    self.datasets,
+                    self.batch_sizes,
+                    ranks=self.world_size,
+                    scores=record.scores,
+                    probabilities=record.probabilities,
+                )
+            )
         return history, record
 
     def _epoch(self, schedule: Schedule, mined: Mapping[str, Mined], at: Position) -> Position:

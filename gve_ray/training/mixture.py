@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from pyarrow import fs
 
 from gve_ray.inputs.table import FORMS, is_table
-from gve_ray.schema import Task
+from gve_ray.schema import UVRD_PAIRS, Task
 from gve_ray.store.runfolder import filesystem
 from gve_ray.training.config import BATCH_SIZES, HARD_NEGATIVES, DataSetConfig
 from gve_ray.training.convert import convert, task_of
@@ -54,7 +55,7 @@ def load_mixture(
             tasks[name] = MixtureTask(
                 pairs=pairs,
                 weight=config.weight,
-                batch_size=BATCH_SIZES[task] if config.batch_size is None else config.batch_size,
+                batch_size=batch_size_of(config, task),
                 negatives=HARD_NEGATIVES[task] if config.negatives is None else config.negatives,
                 brings_negatives=pairs.has_negatives(),
             )
@@ -76,6 +77,50 @@ def check_sources(configs: Sequence[DataSetConfig]) -> None:
                 )
         except OSError as error:
             raise ValueError(f"data.{config.name}.uri={config.uri}: cannot be read ({error})") from error
+
+
+def named_tasks(config: DataSetConfig) -> dict[str, Task]:
+    """Return the tasks of a data set by their names in the mixture; those of UVRD if the data do not exist."""
+    if config.format != "pairs":
+        return {config.name: task_of(config.format)}
+    try:
+        tasks = _tasks(config, *filesystem(config.uri))
+    except (ValueError, OSError):
+        tasks = [Task(task) for task in config.tasks] or list(UVRD_PAIRS)
+    return {f"{config.name}-{task.value}": task for task in tasks}
+
+
+def count_pairs(config: DataSetConfig) -> dict[str, int] | None:
+    """Return the number of pairs of each task of a data set, by name; None if the data do not exist.
+
+    Raises ValueError or OSError if the data exist and cannot be read.
+    """
+    if config.format == "pairs":
+        try:
+            files, root = filesystem(config.uri)
+            if files.get_file_info(root).type == fs.FileType.NotFound:
+                return None
+        except OSError:
+            return None
+        counts = {
+            f"{config.name}-{task.value}": sum(_rows(files, path) for path in _parts(files, root, task))
+            for task in _tasks(config, files, root)
+        }
+    elif is_table(config.uri):
+        counts = {config.name: sum(row is not None for row in convert(config))}
+    else:
+        return None
+    return {name: min(pairs, config.sample or pairs) for name, pairs in counts.items()}
+
+
+def batch_size_of(config: DataSetConfig, task: Task) -> int:
+    """Return the pairs per rank and step of a data set, by default those of Table 7."""
+    return BATCH_SIZES[task] if config.batch_size is None else config.batch_size
+
+
+def _rows(files: fs.FileSystem, path: str) -> int:
+    with files.open_input_file(path) as source:
+        return int(pq.ParquetFile(source).metadata.num_rows)
 
 
 def _frozen(config: DataSetConfig, folder: Path) -> list[tuple[str, Task, Path]]:

@@ -163,6 +163,7 @@ def _rank(loop: dict[str, Any]) -> None:
                 device=str(get_device()),
                 feed=RayFeed(workers=workers) if workers else ahead,
                 outlets=[StepMetrics()],
+                on_epoch=lambda plan: board.say(str(plan)) if board is not None else log.info("%s", plan),
             )
     except Exception as error:
         log.critical("rank %d failed", rank, exc_info=error)  # the driver shows it, so no warning

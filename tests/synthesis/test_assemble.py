@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gve_ray.schema import ANNOTATION_SCHEMA, PAIR_SCHEMA, AssetRef, Task
+from gve_ray.schema import ANNOTATION_SCHEMA, PAIR_SCHEMA, UVRD_PAIRS, AssetRef, Task
 from gve_ray.store import Store
 from gve_ray.synthesis.assemble import INSTRUCTIONS, assemble, candidates, caption_domain, pair_id, quotas
-from gve_ray.synthesis.config import TABLE_7, AssembleConfig
+from gve_ray.synthesis.config import AssembleConfig
 
 STYLES = ("short", "rich", "abstract", "keywords", "partial")
 
@@ -238,7 +238,7 @@ class TestAssemble:
 
     def test_readers_agree_on_the_schema(self, tmp_path):
         annotations = store(tmp_path / "a.lance", [annotation(f"v{i}") for i in range(5)])
-        assemble(annotations, str(tmp_path / "uvrd"), config=AssembleConfig(quotas=dict(TABLE_7)), seed=1)
+        assemble(annotations, str(tmp_path / "uvrd"), config=AssembleConfig(quotas=dict(UVRD_PAIRS)), seed=1)
         part = next((tmp_path / "uvrd" / "task=T2V").glob("*.parquet"))
         assert pq.ParquetFile(part).schema_arrow.equals(PAIR_SCHEMA)
         whole = pq.read_table(tmp_path / "uvrd")

@@ -16,7 +16,7 @@ def board(monkeypatch: pytest.MonkeyPatch) -> Board:
 
     notes = _Notes()
     monkeypatch.setattr(ray, "get", lambda result, timeout=None: result)
-    names = ("show", "hide", "read")
+    names = ("show", "hide", "read", "say")
     return Board(SimpleNamespace(**{name: SimpleNamespace(remote=getattr(notes, name)) for name in names}))
 
 
@@ -40,3 +40,13 @@ def test_a_step_that_ended_twice_between_two_looks_is_followed_twice(
     board.show(state("training", 3))
     board._mirror(steps)
     assert steps["training"].state.done == 3
+
+
+def test_messages_of_a_rank_are_logged_once_by_the_driver(
+    board: Board, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    board.say("epoch 1")
+    for _ in range(2):
+        board._mirror({})
+    assert caplog.messages == ["epoch 1"]
