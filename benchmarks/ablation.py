@@ -1,16 +1,28 @@
-"""Ablation of the method in miniature: recall of held-out videos by ability, over several seeds.
+"""What UVRD and the curriculum add, in miniature: an experiment whose endpoints are fixed below.
 
-    make paper && python benchmarks/ablation.py [--work runs/ablation] [--seeds 3] [--steps 60]
+    make paper && python benchmarks/ablation.py [--run runs/paper] [--work runs/ablation] [--processes 2]
 
-    raw           without synthesis: the described videos, and the raw corpus with its noisy captions
-                  (called initial data in the paper)
-    uvrd          raw and the synthesized pairs of all seven tasks, sampled uniformly
-    pyramid       the same pairs with the Modality Pyramid (the full method)
-    proportional, easy_to_hard   the same pairs with other schedulers
+Trains each arm with each seed in one single-threaded process, evaluates all adapters with the
+evaluation job on the miniature of UVRB, and prints one JSON object. Finished runs are kept in the
+work folder and not repeated. It takes about an hour on two cores.
 
-Every run starts from the same base model, has the same number of steps with the same batch size,
-and is scored on held-out videos. Finished runs are kept in the work folder and not repeated. Prints
-one JSON object: mean and standard deviation of R@1 by variant and ability, and the gain over `raw`.
+    i, i+        the initial data: the described videos and the raw corpus with its noisy captions,
+                 drawn by number of pairs; 80 and 120 steps
+    s            the initial data and UVRD, drawn by number of pairs, so that the initial pairs get
+                 about the steps of i
+    P0           the same data with the curriculum of before: each data set a task, raw cosines, and
+                 the described pairs counted 40 times
+    P1           each format a task, raw cosines, no prior (the paper's formula)
+    P2           P1 with P(k) multiplied by the number of pairs; seed 0 only
+    P3           P2 with centred scores
+    s-constant, P1-constant   with a constant learning rate, so that early steps count no more than late ones
+
+Endpoints, chosen before the first run: the differences below, of the average over seeds, paired by
+query, with a bootstrap over clusters of videos (queries that share a positive or a query medium).
+
+    H1   s - i and s - i+ on CMP are above 0
+    H2   (the better of P1 and P3) - s on the average over abilities is above 0, and TXT falls by at
+         most 0.03
 """
 
 import argparse
@@ -18,33 +30,81 @@ import csv
 import dataclasses
 import json
 import logging
-import statistics
+import math
+import multiprocessing
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gve_ray.config import load_config, resolve_model
-from gve_ray.demo.corpus import read_truth
-from gve_ray.demo.retrieval import Benchmark, recall, write_heldout
-from gve_ray.training.config import DataSetConfig, LoopConfig, TrainingConfig, TrainingJobConfig
-from gve_ray.training.curriculum import Curriculum
+import numpy as np
+import pyarrow.parquet as pq
 
-SCHEDULERS = {
-    "uvrd": "uniform",
-    "pyramid": "pyramid",
-    "proportional": "proportional",
-    "easy_to_hard": "easy_to_hard",
-}
-VARIANTS = ("raw", *SCHEDULERS)
+from gve_ray.cli import connect
+from gve_ray.config import load_config
+from gve_ray.demo.corpus import read_truth
+from gve_ray.demo.run import job_config, local_ray
+from gve_ray.evaluation.run import PER_QUERY_FILE, evaluate
+from gve_ray.evaluation.scores.abilities import ABILITIES, weights
+from gve_ray.schema import Task
+from gve_ray.synthesis.assemble import INSTRUCTIONS
+from gve_ray.training.config import DataSetConfig, LoopConfig, TrainingConfig, TrainingJobConfig
+from gve_ray.training.curriculum import HISTORY_FILE, Curriculum, History
+from gve_ray.training.runlog import read_log
+
+EPOCHS = 3
+BATCH = 24
+SEEDS = (0, 1, 2)
+RESAMPLES = 10_000
+TXT_TOLERANCE = 0.03
 log = logging.getLogger("ablation")
 
 
-def raw_pairs(corpus: Path, work: Path) -> DataSetConfig:
-    """Return the captions of the raw corpus (true, junk or mismatched) with their videos, if these
-    decode.
-    """
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One variant of the experiment. described_weight: how often a described pair counts."""
+
+    curriculum: Mapping[str, Any]
+    uvrd: bool = True
+    steps: int = 120
+    decay: str = "cosine"
+    described_weight: float = 1.0
+    seeds: Sequence[int] = SEEDS
+
+
+PROPORTIONAL = {"kind": "proportional"}
+P1 = {"tasks": "format", "prior": "none", "scores": "raw"}
+ARMS = {
+    "i": Arm(curriculum=PROPORTIONAL, uvrd=False, steps=80),
+    "i+": Arm(curriculum=PROPORTIONAL, uvrd=False),
+    "s": Arm(curriculum=PROPORTIONAL),
+    "P0": Arm(curriculum={**P1, "tasks": "dataset"}, described_weight=40.0),
+    "P1": Arm(curriculum=P1),
+    "P2": Arm(curriculum={**P1, "prior": "size"}, seeds=(0,)),
+    "P3": Arm(curriculum={"tasks": "format", "prior": "size", "scores": "centred"}),
+    "s-constant": Arm(curriculum=PROPORTIONAL, decay="constant"),
+    "P1-constant": Arm(curriculum=P1, decay="constant"),
+}
+PYRAMIDS = ("P1", "P3")  # candidates of H2
+# Differences that are reported: first minus second.
+COMPARED = (
+    ("s", "i"),
+    ("s", "i+"),
+    ("P0", "s"),
+    ("P1", "s"),
+    ("P2", "s"),
+    ("P3", "s"),
+    ("P3", "P1"),
+    ("s-constant", "s"),
+    ("P1-constant", "s-constant"),
+)
+
+
+def raw_captions(corpus: Path, work: Path) -> Path:
+    """Write the captions of the raw corpus (true, junk or mismatched) whose videos decode to a CSV file."""
     path = work / "raw.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
@@ -52,115 +112,272 @@ def raw_pairs(corpus: Path, work: Path) -> DataSetConfig:
         for entry in read_truth(corpus):
             if entry.caption and not entry.broken:
                 rows.writerow((entry.video_id, "videos", entry.caption))
-    return DataSetConfig(name="raw", uri=str(path), format="webvid", root=str(corpus), negatives=0)
+    return path
 
 
-def described_pairs(folder: Path) -> DataSetConfig:
-    """Return the demo's videos with descriptions."""
-    table = folder / "results.csv"
-    return DataSetConfig(name="described", uri=str(table), format="webvid", root=str(folder), negatives=0)
-
-
-def config_of(
-    variant: str, initial: Sequence[DataSetConfig], run: Path, *, seed: int, steps: int, batch: int
-) -> TrainingConfig:
-    """Return the demo's recipe with the data and scheduler of the variant, and without mined
-    negatives.
-    """
+def config_of(arm: Arm, run: Path, work: Path, seed: int) -> TrainingConfig:
+    """Return the demo's recipe with the data, curriculum and steps of an arm, without mined negatives."""
     demo = load_config(TrainingJobConfig, ["--config", "demo.yaml"])
-    uvrd = DataSetConfig(name="uvrd", uri=str(run / "uvrd"), negatives=0)
-    data = initial if variant == "raw" else (*initial, uvrd)
-    kind: Any = SCHEDULERS.get(variant, "uniform")
-    epochs = 3
+    described, raw = run / "described", run / "raw"
+    initial = {"format": "webvid", "instruction": INSTRUCTIONS[Task.T2V], "batch_size": BATCH, "negatives": 0}
+    data = [
+        DataSetConfig(
+            name="described",
+            uri=str(described / "results.csv"),
+            root=str(described),
+            weight=arm.described_weight,
+            **initial,
+        ),
+        DataSetConfig(name="raw", uri=str(work / "raw.csv"), root=str(raw), **initial),
+    ]
+    if arm.uvrd:
+        folder = str(run / "synthesis" / "uvrd")
+        data.append(DataSetConfig(name="uvrd", uri=folder, batch_size=BATCH, negatives=0))
+    optimiser = dataclasses.replace(demo.loop.optimiser, decay=arm.decay)
+    # Several epochs with the steps of one arm in all; 80 steps are not divisible by 3.
+    epochs = EPOCHS if arm.steps % EPOCHS == 0 else 2
     return TrainingConfig(
         model=demo.model,
-        data=tuple(dataclasses.replace(dataset, batch_size=batch) for dataset in data),
-        assets=str(run / "assets.lance"),
+        data=tuple(data),
+        assets=str(run / "synthesis" / "assets.lance"),
         dtype=demo.dtype,
         attention=demo.attention,
         frames=demo.frames,
         max_pixels=demo.max_pixels,
         min_pixels=demo.min_pixels,
-        curriculum=Curriculum(kind=kind, epochs=epochs),
-        prober=demo.prober,
-        loop=LoopConfig(
-            seed=seed, steps=max(1, steps // epochs), optimiser=demo.loop.optimiser, save_steps=10**6
-        ),
+        curriculum=Curriculum(epochs=epochs, **arm.curriculum),
+        prober=dataclasses.replace(demo.prober, mine=False),
+        lora=demo.lora,
+        loop=LoopConfig(seed=seed, steps=arm.steps // epochs, optimiser=optimiser, save_steps=10**6),
         trackers=(),
     )
 
 
-def first(benchmark: Benchmark, n: int) -> Benchmark:
-    """Return the benchmark reduced to its first n videos."""
-    queries = {name: items[:n] for name, items in benchmark.queries.items()}
-    return Benchmark(queries=queries, videos=benchmark.videos[:n])
+def train(name: str, seed: int, run: Path, work: Path) -> None:
+    """Train one arm with one seed in this process; a finished run is not repeated."""
+    import torch
 
-
-def score(config: TrainingConfig, folder: Path, heldout: Benchmark) -> dict[str, float]:
-    """Train, and return R@1 by ability. Adapter and scores are kept in the folder."""
-    from gve_ray.embedder import Embedder
     from gve_ray.training.fit import fit
 
-    scores_path = folder / "recall.json"
-    if not scores_path.exists():
-        fit(config, folder)
-        embedder = Embedder.from_pretrained(resolve_model(config.model), folder / "adapter")
-        by_ability = recall(embedder, heldout, abilities=tuple(heldout.queries), ranks=(1,))
-        scores_path.write_text(json.dumps({name: ranks[1] for name, ranks in by_ability.items()}))
-    scores: dict[str, float] = json.loads(scores_path.read_text())
+    torch.set_num_threads(1)
+    fit(config_of(ARMS[name], run, work, seed), work / "training" / f"{name}-{seed}")
+
+
+def per_query(
+    run: Path, work: Path, runs: Sequence[tuple[str, int]]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Evaluate all adapters on the miniature of UVRB. Return scores by run, data set and query."""
+    demo = job_config("evaluate", run)
+    base = dataclasses.replace(demo.models[0], name="base")
+    models = [base]
+    for name, seed in runs:
+        folder = work / "training" / f"{name}-{seed}"
+        models.append(dataclasses.replace(base, name=f"{name}-{seed}", adapter=str(folder / "adapter")))
+    config = dataclasses.replace(
+        demo,
+        models=tuple(models),
+        output=str(work / "evaluation"),
+        cache=str(work / "embeddings"),
+        contamination=dataclasses.replace(demo.contamination, training=None),
+    )
+    with local_ray(connect):
+        evaluate(config)
+    scores: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    columns = ["model", "dataset", "query_id", "score"]
+    for row in pq.read_table(work / "evaluation" / PER_QUERY_FILE, columns=columns).to_pylist():
+        scores[row["model"]][row["dataset"]][row["query_id"]] = row["score"]
     return scores
+
+
+def clusters(uvrb: Path, datasets: Sequence[str]) -> dict[tuple[str, str], int]:
+    """Return the cluster of each (data set, query): queries are joined by positives and query media."""
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            name = parent[name]
+        return name
+
+    for dataset in datasets:
+        folder = uvrb / dataset / "jsonl"
+        shown = defaultdict(set)
+        for line in (folder / "queries.jsonl").read_text().splitlines():
+            query = json.loads(line)
+            shown[query["id"]] |= {Path(query[part]).stem for part in ("image", "video") if part in query}
+        for line in (folder / "instances.jsonl").read_text().splitlines():
+            instance = json.loads(line)
+            shown[instance["qid"]] |= set(instance["pos"])
+        for query_id, names in shown.items():
+            for name in names:
+                parent[root(name.split("-clip")[0])] = root(f"{dataset}/{query_id}")
+    numbers: dict[str, int] = {}
+    found = {}
+    for node in list(parent):
+        dataset, _, query_id = node.partition("/")
+        if query_id:
+            found[dataset, query_id] = numbers.setdefault(root(node), len(numbers))
+    return found
+
+
+class Scores:
+    """Scores of all runs on the same queries, and bootstrap draws over clusters of videos."""
+
+    def __init__(self, scores: Mapping[str, Mapping[str, Mapping[str, float]]], uvrb: Path) -> None:
+        datasets = sorted(next(iter(scores.values())))
+        self.queries = [(name, query) for name in datasets for query in sorted(scores["base"][name])]
+        self.rows = {
+            model: np.array([found[name][query] for name, query in self.queries])
+            for model, found in scores.items()
+        }
+        self._datasets = np.array([datasets.index(name) for name, _ in self.queries])
+        of_query = clusters(uvrb, datasets)
+        self.clusters = np.array([of_query[query] for query in self.queries])
+        self._weights = {
+            ability: np.array([weights(ability).get(name, 0.0) for name in datasets])
+            for ability in (*ABILITIES, "average")
+        }
+        rng = np.random.default_rng(42)
+        n = int(self.clusters.max()) + 1
+        # How often each cluster is drawn, in each resample; each query counts as often as its cluster.
+        self._draws = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+
+    def of_arm(self, name: str, seeds: Sequence[int]) -> np.ndarray:
+        """Return the mean over seeds: float [queries]."""
+        return np.mean([self.rows[f"{name}-{seed}"] for seed in seeds], axis=0)
+
+    def ability(self, values: np.ndarray, ability: str) -> float:
+        """Return the mean of an ability."""
+        return float(self._means(values, np.ones((1, len(values)))) @ self._weights[ability])
+
+    def interval(self, values: np.ndarray, ability: str) -> list[float]:
+        """Return the mean of an ability and the bounds of its 95 % interval."""
+        relevant = np.flatnonzero(self._weights[ability][self._datasets] > 0)
+        draws = np.zeros(RESAMPLES)
+        for dataset in np.unique(self._datasets[relevant]):
+            rows = np.flatnonzero(self._datasets == dataset)
+            counts = self._draws[:, self.clusters[rows]]  # [resamples, queries of the data set]
+            total = np.maximum(counts.sum(axis=1), 1)
+            draws += self._weights[ability][dataset] * (counts @ values[rows]) / total
+        low, high = np.quantile(draws, [0.025, 0.975])
+        return [round(value, 4) for value in (self.ability(values, ability), float(low), float(high))]
+
+    def _means(self, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Return the mean of each data set: float [data sets]."""
+        n = int(self._datasets.max()) + 1
+        sums = np.bincount(self._datasets, weights=values * counts[0], minlength=n)
+        return sums / np.bincount(self._datasets, minlength=n)
+
+
+def curriculum_facts(work: Path, name: str, seeds: Sequence[int]) -> dict[str, Any]:
+    """Return R_k, P(k), its entropy, steps and the sum of learning rates by format and epoch, over the seeds."""
+    records = [
+        History.load(work / "training" / f"{name}-{seed}" / "adapter" / HISTORY_FILE) for seed in seeds
+    ]
+    steps = [
+        step for seed in seeds for step in read_log(work / "training" / f"{name}-{seed}" / "steps.jsonl")
+    ]
+    facts: dict[str, Any] = {"epochs": []}
+    for epoch in zip(*(history.epochs for history in records), strict=True):
+        shares = {
+            task: float(np.mean([r.probabilities[task] for r in epoch])) for task in epoch[0].probabilities
+        }
+        facts["epochs"].append(
+            {
+                "R_k": {
+                    task: round(float(np.mean([r.scores[task] for r in epoch])), 3)
+                    for task in epoch[0].scores
+                },
+                "P_k": {task: round(share, 3) for task, share in shares.items()},
+                "entropy": round(-sum(p * math.log(p) for p in shares.values() if p > 0), 3),
+            }
+        )
+    whole = sum(step["learning_rate"] for step in steps)
+    for key, value in (
+        ("steps", lambda step: 1 / len(seeds)),
+        ("lr_share", lambda step: step["learning_rate"] / whole),
+    ):
+        sums: dict[str, float] = defaultdict(float)
+        for step in steps:
+            sums[_format_of(step["task"])] += value(step)
+        facts[key] = {task: round(total, 3) for task, total in sorted(sums.items())}
+    return facts
+
+
+def _format_of(dataset: str) -> str:
+    return dataset.rpartition("-")[2] if dataset.startswith("uvrd-") else f"T2V ({dataset})"
+
+
+def report(scores: Scores, work: Path) -> dict[str, Any]:
+    """Return the tables of the experiment and the verdict on each hypothesis."""
+    arms = {name: scores.of_arm(name, arm.seeds) for name, arm in ARMS.items()}
+    table = {
+        "base": {
+            ability: round(scores.ability(scores.rows["base"], ability), 4)
+            for ability in (*ABILITIES, "average")
+        }
+    }
+    for name, arm in ARMS.items():
+        table[name] = {
+            ability: {
+                "mean": round(scores.ability(arms[name], ability), 4),
+                "seeds": [
+                    round(scores.ability(scores.rows[f"{name}-{seed}"], ability), 4) for seed in arm.seeds
+                ],
+            }
+            for ability in (*ABILITIES, "average")
+        }
+    differences = {}
+    for first, second in COMPARED:
+        seeds = [seed for seed in ARMS[first].seeds if seed in ARMS[second].seeds]
+        gap = scores.of_arm(first, seeds) - scores.of_arm(second, seeds)
+        differences[f"{first} - {second}"] = {
+            ability: scores.interval(gap, ability) for ability in ("TXT", "CMP", "VIS", "average")
+        }
+    best = max(PYRAMIDS, key=lambda name: scores.ability(arms[name], "average"))
+    h1 = [differences[f"s - {other}"]["CMP"] for other in ("i", "i+")]
+    average, txt = (differences[f"{best} - s"][ability] for ability in ("average", "TXT"))
+    return {
+        "queries": len(scores.queries),
+        "clusters": int(scores.clusters.max()) + 1,
+        "scores": table,
+        "differences": differences,
+        "H1": {"s - i on CMP": h1[0], "s - i+ on CMP": h1[1], "holds": all(low > 0 for _, low, _ in h1)},
+        "H2": {
+            "pyramid": best,
+            "average": average,
+            "TXT": txt,
+            "holds": average[1] > 0 and txt[0] >= -TXT_TOLERANCE,
+        },
+        "curricula": {name: curriculum_facts(work, name, arm.seeds) for name, arm in ARMS.items()},
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--run", type=Path, default=Path("runs/paper/synthesis"), help="output folder of jobs/synthesize.py"
-    )
-    parser.add_argument(
-        "--corpus", type=Path, default=Path("runs/paper/raw"), help="the raw corpus of that run"
-    )
-    parser.add_argument("--described", type=Path, default=Path("runs/paper/described"))
-    parser.add_argument("--heldout", type=Path, default=Path("runs/paper/heldout"))
-    parser.add_argument("--videos", type=int, default=200, help="held-out videos that are searched")
+    parser.add_argument("--run", type=Path, default=Path("runs/paper"), help="folder of `make paper`")
     parser.add_argument("--work", type=Path, default=Path("runs/ablation"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
-    if not (args.run / "uvrd").is_dir():
-        parser.error(f"--run {args.run}: has no uvrd/; run `make paper` first")
+    run, work = args.run.resolve(), args.work.resolve()
+    if not (run / "synthesis" / "uvrd").is_dir():
+        parser.error(f"--run {args.run}: has no synthesis/uvrd; run `make paper` first")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    args.work.mkdir(parents=True, exist_ok=True)
-    heldout = first(write_heldout(args.heldout, seed=42), args.videos)
-    initial = [described_pairs(args.described.resolve()), raw_pairs(args.corpus.resolve(), args.work)]
-    scores: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
-    begun, total = time.monotonic(), args.seeds * len(VARIANTS)
-    for seed in range(args.seeds):
-        for variant in VARIANTS:
-            config = config_of(variant, initial, args.run, seed=seed, steps=args.steps, batch=args.batch)
-            scores[variant].append(score(config, args.work / f"{variant}-{seed}", heldout))
-            done = sum(map(len, scores.values()))
-            left = (time.monotonic() - begun) / done * (total - done) / 60
-            log.info("%s, seed %d: %s; %.0f min left", variant, seed, scores[variant][-1], left)
-    abilities = list(heldout.queries)
-    table = {
-        variant: {
-            name: {
-                "mean": round(statistics.mean(row[name] for row in rows), 4),
-                "std": round(statistics.stdev(row[name] for row in rows), 4) if len(rows) > 1 else None,
-            }
-            for name in abilities
-        }
-        for variant, rows in scores.items()
-    }
-    gain = {
-        variant: {
-            name: round(table[variant][name]["mean"] - table["raw"][name]["mean"], 4) for name in abilities
-        }
-        for variant in VARIANTS[1:]
-    }
-    settings = {"seeds": args.seeds, "steps": args.steps, "batch": args.batch, "n": len(heldout.videos)}
-    print(json.dumps({**settings, "recall_at_1": table, "gain_over_raw": gain}, indent=1))
+    work.mkdir(parents=True, exist_ok=True)
+    raw_captions(run / "raw", work)
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # of the processes that train
+    # By seed, so that a comparison of all arms exists early.
+    runs = sorted(
+        ((name, seed) for name, arm in ARMS.items() for seed in arm.seeds), key=lambda pair: pair[1]
+    )
+    begun = time.monotonic()
+    with multiprocessing.get_context("spawn").Pool(args.processes, maxtasksperchild=1) as pool:
+        waiting = [(pair, pool.apply_async(train, (*pair, run, work))) for pair in runs]
+        for done, ((name, seed), result) in enumerate(waiting, 1):
+            result.get()
+            left = (time.monotonic() - begun) / done * (len(runs) - done) / 60
+            log.info("%s, seed %d: trained; %d of %d runs, %.0f min left", name, seed, done, len(runs), left)
+    scores = Scores(per_query(run, work, runs), run / "uvrb")
+    print(json.dumps({"seconds": round(time.monotonic() - begun), **report(scores, work)}, indent=1))
 
 
 if __name__ == "__main__":

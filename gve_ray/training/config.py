@@ -98,17 +98,22 @@ class DataSetConfig:
 class OptimiserConfig:
     """AdamW with warm-up and cosine decay (arXiv:2510.27571, section 5).
 
-    learning_rate: the highest, after the warm-up. weight_decay: of AdamW. clip: maximum gradient norm.
+    learning_rate: the highest, after the warm-up. weight_decay: of AdamW. decay: of the learning
+    rate after the warm-up: `cosine` to 0, or `constant` for none. clip: maximum gradient norm.
     """
 
     learning_rate: float = number(3e-5, above=0)
     weight_decay: float = number(0.1, at_least=0)
     # Over this share of all steps, the learning rate rises.
     warmup: float = number(0.05, at_least=0, below=1, hint="a share of the steps")
+    decay: Literal["cosine", "constant"] = "cosine"
     clip: float = number(1.0, above=0)
 
     def __post_init__(self) -> None:
         check_numbers(self, "optimiser")
+        check(
+            self.decay in ("cosine", "constant"), f"optimiser.decay={self.decay!r}: use cosine or constant"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,13 @@ def learning_rate(step: int, total: int, config: OptimiserConfig) -> float:
     """Return the learning rate of a step, 0 <= step < total.
 
     It rises linearly over the warm-up, whose last step has the peak rate, and then falls along a half cosine
-    that would reach 0 at `total`.
+    that would reach 0 at `total`, or stays with constant decay.
     """
     warmup = math.ceil(config.warmup * total)
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
+    if config.decay == "constant":
+        return config.learning_rate
     done = (step - warmup) / max(total - warmup, 1)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 

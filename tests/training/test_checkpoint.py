@@ -101,6 +101,8 @@ def test_learning_rate_by_hand() -> None:
     assert rates[6] == pytest.approx(0.5)
     assert rates[8] == pytest.approx(0.146447, abs=1e-6)
     assert learning_rate(0, 4, OptimiserConfig(learning_rate=2.0, warmup=0.0)) == 2.0
+    constant = OptimiserConfig(learning_rate=1.0, warmup=0.2, decay="constant")
+    assert [learning_rate(step, 10, constant) for step in (0, 1, 2, 9)] == [0.5, 1.0, 1.0, 1.0]
 
 
 def test_biases_have_no_weight_decay_and_frozen_weights_are_not_optimised() -> None:
