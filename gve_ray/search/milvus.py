@@ -7,6 +7,7 @@ collection. Milvus applies changes at once and has no versions. Therefore, after
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,8 @@ from gve_ray.search.index import (
     matrix_of,
     table_of,
 )
+
+log = logging.getLogger(__name__)
 
 FILE = "milvus.db"  # if embedded
 _MAX_TEXT_BYTES = 65_535  # Milvus's limit
@@ -70,12 +73,31 @@ class MilvusIndex:
     @classmethod
     def load(cls, folder: Path, spec: IndexSpec, options: IndexOptions, collection: str) -> "MilvusIndex":
         """Open an existing collection. Raises IndexFileError if it does not exist."""
+        from pymilvus import MilvusException
+
+        files = folder / FILE / "collections" / collection  # if embedded
+        # Left by a process that did not close the embedded Milvus; opening it replays them.
+        has_logs = not options.uri and any(files.glob("wal/*"))
         client = _connect(folder, options)
         if not client.has_collection(collection):
             where = options.uri or folder / FILE
             raise IndexFileError(f"{where}: no collection {collection!r}; create the index again")
-        client.load_collection(collection)
-        return cls(client, collection, spec)
+        try:
+            client.load_collection(collection)
+        except MilvusException:
+            # A process that is killed while it writes an index file leaves it incomplete. Milvus
+            # builds it again from the rows if it does not exist.
+            index_files = [] if options.uri else list(files.glob("partitions/*/indexes/*"))
+            if not index_files:
+                raise
+            log.warning("%s: an index file is incomplete; building it again", folder)
+            for path in index_files:
+                path.unlink()
+            client.load_collection(collection)
+        index = cls(client, collection, spec)
+        if has_logs:
+            index._remove_copies()
+        return index
 
     def add(self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[Mapping[str, Value]]) -> None:
         table = table_of(self.spec, ids, vectors, metadata)
@@ -145,6 +167,27 @@ class MilvusIndex:
     def drop(self) -> None:
         self._client.drop_collection(self._collection)
         self.close()
+
+    def _remove_copies(self) -> None:
+        """Keep one copy of each row.
+
+        If an embedded Milvus is killed between writing rows to their file and deleting its log of
+        them, it holds these rows twice when it has replayed the log.
+        """
+        if self.count() == len(self._ids()):
+            return
+        counts = Counter(row["id"] for row in self._rows([]))
+        copied = [key for key, count in counts.items() if count > 1]
+        for at in range(0, len(copied), _ROWS_AT_ONCE):
+            part = copied[at : at + _ROWS_AT_ONCE]
+            rows = {
+                row["id"]: row for row in self._client.get(self._collection, ids=part, output_fields=["*"])
+            }
+            table = self._table([rows[key] for key in part])
+            # The deletion is logged before the rows are; a kill between the two is as one before `save`.
+            self._client.delete(self._collection, ids=part)
+            self._client.insert(self._collection, table.to_pylist())
+        self._client.flush(self._collection)
 
     def _nearest(self, query: np.ndarray, where: str, depth: int) -> pa.Table:
         (hits,) = self._client.search(

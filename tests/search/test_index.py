@@ -424,6 +424,30 @@ def test_metadata_is_read_without_the_vectors(tmp_path: Path) -> None:
     assert "vectors" in vars(reader._rows)  # type: ignore[attr-defined]
 
 
+def test_an_embedded_milvus_that_was_killed_between_two_writes_is_complete(tmp_path: Path) -> None:
+    index = create_index(tmp_path, SPEC, IndexOptions(kind="milvus"))
+    index.add(*rows(range(10)))
+    (wal,) = tmp_path.glob("milvus.db/collections/*/wal")
+    kept = {path: path.read_bytes() for path in wal.iterdir()}
+    assert kept
+    index.save()
+    index.close()
+    # Killed before it deleted its log of the rows, and while it wrote the index of the vectors.
+    for path, content in kept.items():
+        path.write_bytes(content)
+    index_files = list(tmp_path.glob("milvus.db/collections/*/partitions/*/indexes/*"))
+    assert index_files
+    for path in index_files:
+        path.write_bytes(b"")
+    again = open_index(tmp_path)
+    assert again.count() == 10
+    assert again.ids() == {key(i) for i in range(10)}
+    (hits,) = again.search(np.ones((1, 4), np.float32), 100)
+    assert len(hits) == 10
+    assert dict(again.metadata()) == {key(i): metadata(i) for i in range(10)}
+    again.close()
+
+
 def test_an_embedded_milvus_is_not_shared(tmp_path: Path) -> None:
     facts = {"format": 1, "spec": {"dimension": 4}, "options": asdict(IndexOptions(kind="milvus"))}
     (tmp_path / "index.json").write_text(json.dumps(facts | {"collection": "a"}))
