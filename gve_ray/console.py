@@ -317,13 +317,19 @@ def _live_line(stream: IO[str]) -> Any:
     """Return rich's progress display on a terminal; it disappears when it stops."""
     from rich.console import Console as RichConsole
     from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column
 
     # rich would measure descriptors 1 and 2, which are the log. Some terminals say 0: it decides then.
     columns = os.get_terminal_size(stream.fileno()).columns or None
     return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[text]}", markup=False),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, min_width=12)),
+        BarColumn(bar_width=24, table_column=Column(min_width=24)),
+        TextColumn(
+            "{task.fields[text]}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),  # only this one shrinks
+        ),
+        expand=True,
         console=RichConsole(file=stream, force_terminal=True, width=columns),
         transient=True,
         redirect_stdout=False,

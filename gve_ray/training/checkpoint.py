@@ -26,6 +26,19 @@ log = logging.getLogger(__name__)
 
 _DIGESTS = "digests.json"
 _NAME = "step-{:08d}"
+_BEST_PREFIX = "best-"
+
+
+def _best_name(step: int) -> str:
+    return f"{_BEST_PREFIX}{step:08d}.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The step, over all epochs, after which the model had its best score."""
+
+    step: int
+    score: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +46,8 @@ class Position:
     """How far a run has come.
 
     epoch: counted from 1. step: steps done in this epoch. total: steps done in all epochs. world_size:
-    number of ranks, on which the schedule depends. history: the curriculum's history, as plain values.
+    number of ranks, on which the schedule depends. history: the curriculum's history, as plain values. best:
+    the best evaluation so far. evaluations_since_best: evaluations after it.
     """
 
     epoch: int
@@ -41,6 +55,8 @@ class Position:
     total: int
     world_size: int
     history: Mapping[str, Any]
+    best: Best | None = None
+    evaluations_since_best: int = 0
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -69,7 +85,34 @@ def save(
     folder.publish(target.name, last=_DIGESTS)
     for old in _all(folder)[keep:]:
         folder.remove(old)
+    for name in folder.names():
+        # Those of later steps were written before the run was interrupted; they will be written again.
+        if name.startswith(_BEST_PREFIX) and (
+            position.best is None or name != _best_name(position.best.step)
+        ):
+            folder.remove(name)
     return target
+
+
+def save_best(folder: SharedFolder, model: nn.Module, step: int) -> None:
+    """Write the trained weights of the best step; those before are kept until the next checkpoint."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    target = folder.path / _best_name(step)
+    part = folder.path / f".{target.name}.part"
+    torch.save(trained_weights(model), part)
+    _flush(part)
+    os.replace(part, target)
+    folder.publish(target.name)
+
+
+def load_best(folder: SharedFolder, model: nn.Module, step: int) -> None:
+    """Load the weights that `save_best` wrote. Raises FileNotFoundError if there are none."""
+    name = _best_name(step)
+    if not folder.exists(name):
+        raise FileNotFoundError(
+            f"{folder.uri}/{name}: the weights of the best step are lost; last/ has the last ones"
+        )
+    _assign(model, torch.load(folder.fetch(name), weights_only=True))
 
 
 def newest(folder: SharedFolder) -> Path | None:
@@ -94,11 +137,17 @@ def load(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> Posi
             f"{path} has other trained weights than the model ({len(differing)} differ, e.g. {differing[0]}); "
             "continue with the run's own model and LoRA settings"
         )
+    _assign(model, weights)
+    optimiser.load_state_dict(torch.load(path / "optimiser.pt", weights_only=True))
+    state = json.loads((path / "state.json").read_text())
+    return Position(**state | {"best": state["best"] and Best(**state["best"])})
+
+
+def _assign(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     with torch.no_grad():
         for name, weight in trained.items():
             weight.copy_(weights[name])
-    optimiser.load_state_dict(torch.load(path / "optimiser.pt", weights_only=True))
-    return Position(**json.loads((path / "state.json").read_text()))
 
 
 def _all(folder: SharedFolder) -> list[str]:

@@ -111,9 +111,7 @@ class OptimiserConfig:
 
     def __post_init__(self) -> None:
         check_numbers(self, "optimiser")
-        check(
-            self.decay in ("cosine", "constant"), f"optimiser.decay={self.decay!r}: use cosine or constant"
-        )
+        check(self.decay in ("cosine", "constant"), f"optimiser.decay={self.decay!r}: use cosine or constant")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +191,34 @@ class ProberConfig(AdaptedModel):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """Evaluation during training. If it is on, `adapter/` is the best step's, and `last/` the last one's.
+
+    eval_steps: the model is evaluated after so many steps, and at the end; None: never. data:
+    held-out pairs, in the same forms as the training data; their score is hit@1 among the targets of
+    their set. pairs: maximum number of pairs of each. root: a folder of data sets in UVRB's layout,
+    each with its own metric. metric: the score that selects the best step: the name of a set, or
+    `mean` of all. patience: training ends after so many evaluations in a row without a better score;
+    None: it does not end early.
+    """
+
+    eval_steps: int | None = number(None, at_least=1)
+    data: tuple[DataSetConfig, ...] = ()
+    pairs: int = number(500, at_least=2)
+    root: str | None = None
+    metric: str = "mean"
+    patience: int | None = number(None, at_least=1)
+
+    def __post_init__(self) -> None:
+        expand_paths(self, "root")
+        check_numbers(self, "validation")
+        check(
+            self.eval_steps is None or bool(self.data or self.root),
+            f"validation.eval_steps={self.eval_steps}: give held-out pairs in validation.data, or validation.root",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig(ModelReference, SequenceSettings):
     """Train a LoRA adapter for a base model on pairs. Defaults are the paper's.
 
@@ -219,6 +245,7 @@ class TrainingConfig(ModelReference, SequenceSettings):
     prober: ProberConfig = field(default_factory=ProberConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self) -> None:
         expand_paths(self, "model", "assets")

@@ -30,20 +30,22 @@ from gve_ray.embedder import (
 )
 from gve_ray.store import AssetReader, SharedFolder
 from gve_ray.store.runfolder import plain
+from gve_ray.training.checkpoint import load_best
 from gve_ray.training.config import TrainingConfig
 from gve_ray.training.curriculum import HISTORY_FILE, History
 from gve_ray.training.encoder import GveCollate, with_lora
 from gve_ray.training.feed import ahead
 from gve_ray.training.gather import barrier, rank, world_size
-from gve_ray.training.loop import Feed, StepLog, Trainer
+from gve_ray.training.loop import Feed, ScoreLog, StepLog, Trainer
 from gve_ray.training.mixture import MixtureTask, load_mixture
 from gve_ray.training.node import once_per_node
 from gve_ray.training.pairs import check_references
 from gve_ray.training.plan import EpochPlan
 from gve_ray.training.plots import save_plots
 from gve_ray.training.prober import Embed, EpochProber
-from gve_ray.training.runlog import STEPS_FILE, RunLog
+from gve_ray.training.runlog import SCORES_FILE, STEPS_FILE, EvaluationLog, RunLog
 from gve_ray.training.trackers import Trackers
+from gve_ray.training.validation import ValidationSet, Validator, load_validation
 
 log = logging.getLogger(__name__)
 
@@ -69,19 +71,22 @@ def fit(
     trackers = Trackers(config.trackers, folder, plain(config))
     assets = AssetReader(config.assets) if config.assets else None
 
-    def load(node_folder: Path) -> dict[str, MixtureTask]:
+    def load(node_folder: Path) -> tuple[dict[str, MixtureTask], list[ValidationSet]]:
         tasks = load_mixture(config.data, node_folder, seed=config.loop.seed)
         check_references((task.pairs for task in tasks.values()), assets.store.keys() if assets else set())
-        return tasks
+        if config.validation.eval_steps is None:
+            return tasks, []
+        return tasks, load_validation(config.validation, node_folder / "validation", seed=config.loop.seed)
 
-    with once_per_node(load) as tasks:
-        return _fit(config, folder, tasks, assets, trackers, device, feed, outlets, on_epoch)
+    with once_per_node(load) as (tasks, held_out):
+        return _fit(config, folder, tasks, held_out, assets, trackers, device, feed, outlets, on_epoch)
 
 
 def _fit(
     config: TrainingConfig,
     folder: SharedFolder,
     tasks: Mapping[str, MixtureTask],
+    held_out: Sequence[ValidationSet],
     assets: AssetReader | None,
     trackers: Trackers,
     device: str | None,
@@ -134,20 +139,29 @@ def _fit(
 
     listeners: list[Callable[[StepLog], None]] = []
     if rank() == 0:
-        if folder.exists(STEPS_FILE):
-            folder.fetch(STEPS_FILE)
+        for name in (STEPS_FILE, SCORES_FILE):
+            if folder.exists(name):
+                folder.fetch(name)
         listeners = [RunLog(folder.path / STEPS_FILE), trackers, *outlets]
 
     def log_step(step: StepLog) -> None:
         for listener in listeners:
             listener(step)
 
+    log_scores = EvaluationLog(folder.path / SCORES_FILE)
+
+    def on_scores(scores: ScoreLog) -> None:
+        log_scores(scores)
+        trackers.send_scores(scores)
+
     def publish_logs() -> None:
         trackers.publish()
-        if (folder.path / STEPS_FILE).exists():
-            folder.publish(STEPS_FILE)
+        for name in (STEPS_FILE, SCORES_FILE):
+            if (folder.path / name).exists():
+                folder.publish(name)
 
-    history = Trainer(
+    embedder = Embedder.from_model(model, processor, settings)
+    trainer = Trainer(
         wrapped,
         GveCollate(collator, assets, token_budget=config.token_budget),
         tasks,
@@ -166,9 +180,17 @@ def _fit(
         on_step=log_step,
         on_save=publish_logs,
         on_epoch=on_epoch,
-    ).run()
+        validation=config.validation,
+        validate=Validator(held_out, partial(embedder.embed, assets=assets)),
+        on_scores=on_scores,
+    )
+    history = trainer.run()
     trackers.close()
     if rank() == 0:
+        if trainer.best is not None:
+            save_adapter(model, folder.path / "last", settings)
+            folder.publish("last")
+            load_best(folder.below("checkpoints"), encoder, trainer.best.step)
         adapter = save_adapter(model, folder.path / "adapter", settings)
         history.save(str(adapter / HISTORY_FILE))
         folder.publish("adapter", last=HISTORY_FILE)

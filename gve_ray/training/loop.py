@@ -21,8 +21,8 @@ from torch import nn
 from gve_ray.schema import Item
 from gve_ray.store import SharedFolder
 from gve_ray.training import checkpoint
-from gve_ray.training.checkpoint import Position
-from gve_ray.training.config import LoopConfig
+from gve_ray.training.checkpoint import Best, Position
+from gve_ray.training.config import LoopConfig, ValidationConfig
 from gve_ray.training.curriculum import Alignment, Curriculum, DataSetSize, EpochRecord, History
 from gve_ray.training.feed import Mined, StepItems, ahead, items_of
 from gve_ray.training.gather import barrier, gather_objects, rank, world_size
@@ -108,6 +108,16 @@ class StepLog:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScoreLog:
+    """One evaluation. step: the step it follows, over all epochs. is_best: better than all before."""
+
+    step: int
+    scores: Mapping[str, float]
+    is_best: bool
+    seconds: float
+
+
 class Trainer:
     """Trains all epochs on one rank.
 
@@ -116,6 +126,8 @@ class Trainer:
     same for all ranks. prepare: scores and mines; by default nothing. feed: prepares the steps, by default in
     threads of this process. on_step: called by every rank after each step. on_save: called by rank 0 before
     each checkpoint. on_epoch: called by rank 0 before each epoch, with what its tasks will get.
+    validation: when to evaluate. validate: called by all ranks together; returns the scores of the model in
+    training. on_scores: called by rank 0 with them. best: the best evaluation, once `run` has returned.
     """
 
     def __init__(
@@ -132,12 +144,17 @@ class Trainer:
         on_step: Callable[[StepLog], None] = lambda step: None,
         on_save: Callable[[], None] = lambda: None,
         on_epoch: Callable[[EpochPlan], None] = lambda plan: None,
+        validation: ValidationConfig = ValidationConfig(),  # noqa: B008 - it is frozen
+        validate: Callable[[], Mapping[str, float]] = dict,
+        on_scores: Callable[[ScoreLog], None] = lambda scores: None,
     ) -> None:
         self.model = model
         self.inner: nn.Module = getattr(model, "module", model)  # the model inside DDP
         self.collate, self.tasks, self.curriculum, self.config = collate, tasks, curriculum, config
         self.folder, self.prepare, self.feed = folder, prepare, feed
         self.on_step, self.on_save, self.on_epoch = on_step, on_save, on_epoch
+        self.validation, self.validate, self.on_scores = validation, validate, on_scores
+        self.best: Best | None = None
         self.world_size = world_size()
         self.rank = rank()
         self.optimiser = make_optimiser(self.inner, config.optimiser)
@@ -170,8 +187,17 @@ class Trainer:
             )
             at = dataclasses.replace(at, history=dataclasses.asdict(history))
             at = self._epoch(schedule, probe.mined, at)
-            at = dataclasses.replace(at, epoch=epoch + 1, step=0)
+            stops = self._is_exhausted(at)
+            at = dataclasses.replace(at, epoch=self.curriculum.epochs + 1 if stops else epoch + 1, step=0)
             self._save(at)
+            if stops:
+                log.info(
+                    "no better score in %d evaluations: training ends after step %d",
+                    self.validation.patience,
+                    at.total,
+                )
+                break
+        self.best = at.best
         return history
 
     def _decide(self, epoch: int, probe: Probe, history: History) -> tuple[History, EpochRecord]:
@@ -216,11 +242,38 @@ class Trainer:
         begun = time.monotonic()
         for (items, chunks), waited in self.feed(make, schedule.steps(at.step)):
             self._step(items, chunks, at, waited, begun)
-            at = dataclasses.replace(at, step=at.step + 1, total=at.total + 1)
+            at = self._evaluate(dataclasses.replace(at, step=at.step + 1, total=at.total + 1))
+            if self._is_exhausted(at):
+                break
             if at.step < self.steps and at.total % self.config.save_steps == 0:
                 self._save(at)
             begun = time.monotonic()
         return at
+
+    def _evaluate(self, at: Position) -> Position:
+        """Evaluate the model if it is time to, and keep its weights if they are the best so far."""
+        every, is_last = self.validation.eval_steps, at.total == self.steps * self.curriculum.epochs
+        if every is None or (at.total % every and not is_last):
+            return at
+        begun = time.monotonic()
+        self.model.eval()
+        scores = self.validate()
+        self.model.train()
+        score = scores[self.validation.metric]
+        is_best = at.best is None or score > at.best.score
+        if self.rank == 0:
+            if is_best:
+                checkpoint.save_best(self.folder, self.inner, at.total)
+            seconds = time.monotonic() - begun
+            self.on_scores(ScoreLog(step=at.total, scores=scores, is_best=is_best, seconds=seconds))
+        if is_best:
+            return dataclasses.replace(at, best=Best(step=at.total, score=score), evaluations_since_best=0)
+        return dataclasses.replace(at, evaluations_since_best=at.evaluations_since_best + 1)
+
+    def _is_exhausted(self, at: Position) -> bool:
+        """Whether the scores have not improved for so long that training ends."""
+        patience = self.validation.patience
+        return patience is not None and at.evaluations_since_best >= patience
 
     def _step(self, items: StepItems, chunks: list[Chunk], at: Position, waited: float, begun: float) -> None:
         steps = self.steps * self.curriculum.epochs

@@ -11,8 +11,13 @@ from gve_ray.training.trackers import check_trackers
 def needs_of(config: TrainingJobConfig) -> Needs:
     """Return what the config needs."""
     resources = config.resources
-    data = {f"data.{source.name}.uri": source.uri for source in config.data}
-    roots = {f"data.{source.name}.root": source.root for source in config.data if source.root}
+    sources = {f"data.{source.name}": source for source in config.data}
+    if config.validation.eval_steps is not None:
+        sources |= {f"validation.data.{source.name}": source for source in config.validation.data}
+    data = {f"{option}.uri": source.uri for option, source in sources.items()}
+    roots = {f"{option}.root": source.root for option, source in sources.items() if source.root}
+    if config.validation.eval_steps is not None and config.validation.root is not None:
+        roots["validation.root"] = config.validation.root
     assets = {"assets": config.assets} if config.assets is not None else {}
     loads = [
         *weights_of("", config, dtype=config.dtype, dtype_option="dtype"),
@@ -35,3 +40,5 @@ def _check(config: TrainingJobConfig) -> None:
     """Check trackers and data sources. Raises ValueError."""
     check_trackers(config.trackers)
     check_sources(config.data)
+    if config.validation.eval_steps is not None:
+        check_sources(config.validation.data)

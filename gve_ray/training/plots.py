@@ -1,11 +1,11 @@
-"""Plot the steps and the curriculum of a run as PNG files in the run's folder."""
+"""Plot the steps, the evaluations and the curriculum of a run as PNG files in the run's folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gve_ray.training.curriculum import History
-from gve_ray.training.runlog import STEPS_FILE, read_log
+from gve_ray.training.runlog import SCORES_FILE, STEPS_FILE, read_log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,12 +18,38 @@ _CURVES = {
 }
 
 
-def save_plots(run: Path, history: History) -> tuple[str, str]:
-    """Write `run`/training.png from `run`/steps.jsonl, and `run`/curriculum.png and return both names."""
-    steps, epochs = "training.png", "curriculum.png"
-    curves(list(read_log(run / STEPS_FILE))).savefig(run / steps, dpi=120)
-    pyramid(history).savefig(run / epochs, dpi=120)
-    return steps, epochs
+def save_plots(run: Path, history: History) -> list[str]:
+    """Write training.png, curriculum.png and, if there were evaluations, evaluations.png to `run`.
+
+    They are drawn from the logs in `run`. Returns their names.
+    """
+    figures = {
+        "training.png": curves(list(read_log(run / STEPS_FILE))),
+        "curriculum.png": pyramid(history),
+    }
+    if (run / SCORES_FILE).exists():
+        figures["evaluations.png"] = evaluations(list(read_log(run / SCORES_FILE)))
+    for name, figure in figures.items():
+        figure.savefig(run / name, dpi=120)
+    return list(figures)
+
+
+def evaluations(lines: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Plot the scores of the evaluations over the steps, one line per set; a star marks the best step."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for name in lines[0]["scores"]:
+        axes.plot(
+            [line["step"] for line in lines], [line["scores"][name] for line in lines], ".-", label=name
+        )
+    best = [line for line in lines if line["is_best"]][-1]
+    axes.axvline(best["step"], color="grey", linestyle=":", label=f"best, step {best['step']}")
+    axes.set_xlabel("step")
+    axes.set_title("scores of the held-out sets")
+    axes.legend()
+    return figure
 
 
 def curves(steps: Sequence[Mapping[str, Any]]) -> "Figure":

@@ -19,7 +19,7 @@ from gve_ray.training.board import Board
 from gve_ray.training.config import TrainingJobConfig
 from gve_ray.training.curriculum import HISTORY_FILE, History
 from gve_ray.training.needs import needs_of
-from gve_ray.training.runlog import STEPS_FILE, read_log
+from gve_ray.training.runlog import SCORES_FILE, STEPS_FILE, read_log
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -42,6 +42,7 @@ class TrainingResult:
     loss: float
     data_wait: float
     history: History
+    best_step: int | None = None  # whose weights `adapter` has; None: the last one's, without evaluations
     was_finished: bool = False  # an earlier run finished it, and this one did nothing
 
     def __str__(self) -> str:
@@ -58,6 +59,10 @@ class TrainingResult:
             f"adapter  {self.adapter}",
             f"curves   {self.output}/training.png, {self.output}/curriculum.png",
         ]
+        if self.best_step is not None:
+            lines.insert(
+                -2, f"best     step {self.best_step} (evaluations.jsonl); the last step's adapter is in last/"
+            )
         if self.was_finished:
             lines.insert(0, f"{self.output}: this run is already finished; nothing was done")
         return "\n".join(lines)
@@ -184,6 +189,7 @@ def read_result(output: str | os.PathLike[str]) -> TrainingResult:
     facts = json.loads(folder.fetch(RUN_FILE).read_text(encoding="utf-8"))
     steps = list(read_log(folder.fetch(STEPS_FILE)))
     later = steps[1:] or steps
+    scores = list(read_log(folder.fetch(SCORES_FILE))) if folder.exists(SCORES_FILE) else []
     return TrainingResult(
         output=folder.uri,
         adapter=f"{folder.uri}/adapter",
@@ -191,5 +197,6 @@ def read_result(output: str | os.PathLike[str]) -> TrainingResult:
         seconds=seconds_of(facts),
         loss=steps[-1]["loss"],
         data_wait=sum(step["data_wait"] for step in later) / sum(step["seconds"] for step in later),
+        best_step=max((line["step"] for line in scores if line["is_best"]), default=None),
         history=History.load(folder.fetch(f"adapter/{HISTORY_FILE}")),
     )

@@ -1,35 +1,34 @@
-"""Log every step of a run as a line of JSON, and report the progress of the training."""
+"""Log every step and every evaluation of a run as a line of JSON, and report the progress of the training."""
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gve_ray.progress import Progress
-from gve_ray.training.loop import StepLog
+from gve_ray.training.loop import ScoreLog, StepLog
+
+log = logging.getLogger(__name__)
 
 STEPS_FILE = "steps.jsonl"
+SCORES_FILE = "evaluations.jsonl"
 
 
-class RunLog:
-    """Writes the log; the trainer of rank 0 calls it after each step.
-
-    path: a .jsonl file; a run that resumes appends to it. When steps are repeated after a crash, their old
-    lines are removed first.
-    """
+class _Lines:
+    """Lines of JSON by step. A run that resumes appends; lines of steps that it repeats are removed first."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._progress: Progress | None = None
+        self._is_open = False
 
-    def __call__(self, step: StepLog) -> None:
-        if self._progress is None:
-            self._progress = Progress("training", step.of, unit="steps", done=step.step - 1)
-            self._rewind(step.step)
+    def append(self, line: dict[str, Any]) -> None:
+        if not self._is_open:
+            self._rewind(line["step"])
+            self._is_open = True
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(step)) + "\n")
-        self._progress.reach(step.step, detail_of(step))
+            file.write(json.dumps(line) + "\n")
 
     def _rewind(self, first: int) -> None:
         """Remove the lines of steps from `first` on, and a line that a crash cut off."""
@@ -38,6 +37,32 @@ class RunLog:
         part = self.path.with_name(f".{self.path.name}.part")
         part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         part.replace(self.path)
+
+
+class RunLog:
+    """Writes the log; the trainer of rank 0 calls it after each step. path: a .jsonl file."""
+
+    def __init__(self, path: Path) -> None:
+        self._lines = _Lines(path)
+        self._progress: Progress | None = None
+
+    def __call__(self, step: StepLog) -> None:
+        if self._progress is None:
+            self._progress = Progress("training", step.of, unit="steps", done=step.step - 1)
+        self._lines.append(asdict(step))
+        self._progress.reach(step.step, detail_of(step))
+
+
+class EvaluationLog:
+    """Writes the scores of each evaluation during training. path: a .jsonl file."""
+
+    def __init__(self, path: Path) -> None:
+        self._lines = _Lines(path)
+
+    def __call__(self, scores: ScoreLog) -> None:
+        self._lines.append(asdict(scores))
+        named = ", ".join(f"{name} {score:.3f}" for name, score in scores.scores.items())
+        log.info("step %d: %s%s", scores.step, named, " (the best so far)" if scores.is_best else "")
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:

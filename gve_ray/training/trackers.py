@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from gve_ray.store import SharedFolder
 from gve_ray.training.config import TrackerName
-from gve_ray.training.loop import StepLog
+from gve_ray.training.loop import ScoreLog, StepLog
 
 _PACKAGES: dict[TrackerName, str] = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 _ID = "{}.id"  # the file with the run's id at a tracker that assigns ids
@@ -46,13 +46,20 @@ class Trackers:
         self._closers: list[Callable[[], object]] = []
 
     def __call__(self, step: StepLog) -> None:
-        if self._senders is None:  # the first step is not known before
-            openers = {"tensorboard": self._tensorboard, "wandb": self._wandb, "mlflow": self._mlflow}
-            self._senders = [openers[name](step.step) for name in self.names]
         values = {k: float(v) for k, v in asdict(step).items() if k not in _LEFT_OUT and v is not None}
         values[f"loss_by_task/{step.task}"] = step.loss  # not loss/: MLflow keeps both as files
+        self._send(step.step, values)
+
+    def send_scores(self, scores: ScoreLog) -> None:
+        """Send the scores of an evaluation."""
+        self._send(scores.step, {f"evaluation/{name}": score for name, score in scores.scores.items()})
+
+    def _send(self, step: int, values: Mapping[str, float]) -> None:
+        if self._senders is None:  # the first step is not known before
+            openers = {"tensorboard": self._tensorboard, "wandb": self._wandb, "mlflow": self._mlflow}
+            self._senders = [openers[name](step) for name in self.names]
         for send in self._senders:
-            send(step.step, values)
+            send(step, values)
 
     def publish(self) -> None:
         """Flush the records and upload them if the run's folder is remote."""

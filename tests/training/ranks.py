@@ -1,15 +1,17 @@
 """The processes of tests/training/test_gather.py. Each runs a small encoder on its slice of a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gve_ray.schema import Item
 from gve_ray.store import SharedFolder
 from gve_ray.training.checkpoint import trained_weights
 from gve_ray.training.config import LoopConfig, OptimiserConfig
@@ -18,6 +20,8 @@ from gve_ray.training.gather import gather
 from gve_ray.training.gradcache import backward_in_chunks
 from gve_ray.training.loop import StepLog, Trainer
 from gve_ray.training.loss import Loss, info_nce
+from gve_ray.training.pairs import Pair
+from gve_ray.training.validation import ValidationSet, Validator, retrieval_set
 from tests.training import tiny
 
 PAIRS, HARD, WIDTH, SIZE = 12, 2, 5, 8  # 12 pairs split evenly over 1, 2 and 3 ranks
@@ -118,6 +122,18 @@ def whole_run(folder: Path, size: int) -> tuple[list[tuple[str, float]], dict[st
     return [(log.task, log.learning_rate) for log in logs], trained_weights(model)
 
 
+def validation_scores() -> dict[str, float]:
+    """Return the scores of seven pairs; the query of the last one has the direction of the first target."""
+    texts = [(f"q {i % 6}", f"t {i}") for i in range(7)]
+    pairs = [Pair(pair_id=q, query=Item(text=q), target=Item(text=t), negatives=()) for q, t in texts]
+
+    def embed(items: Sequence[Item]) -> np.ndarray:
+        return np.eye(7, dtype=np.float32)[[int(str(item.text)[-1]) for item in items]]
+
+    sets = [ValidationSet(data=retrieval_set("pairs", pairs[1:]), metric="hit@1")]
+    return Validator(sets, embed)()
+
+
 def rank_main(rank: int, size: int, folder: str) -> None:
     """Run every case, then batches of unequal size, then a whole run; the last rank saves the results."""
     torch.set_num_threads(1)
@@ -137,6 +153,7 @@ def rank_main(rank: int, size: int, folder: str) -> None:
         results["unequal"] = str(error)
     results[f"order {rank}"] = gather(torch.tensor([rank]), torch.tensor([[float(rank)]]))
     results["run"] = whole_run(Path(folder), size)
+    results["scores"] = validation_scores()
     if rank == size - 1:  # any rank would do; the last one shows that results are not right on rank 0 only
         torch.save(results, Path(folder) / "results.pt")
     dist.destroy_process_group()

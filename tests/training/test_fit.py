@@ -1,6 +1,7 @@
 """A run from config to adapter with a Qwen2.5-VL of two layers and random weights."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from gve_ray.training.config import (
     OptimiserConfig,
     ProberConfig,
     TrainingConfig,
+    ValidationConfig,
 )
 from gve_ray.training.curriculum import Curriculum, History
 from gve_ray.training.fit import fit
@@ -86,6 +88,29 @@ def test_a_run_writes_an_adapter_and_a_finished_run_does_nothing(base: Path, tmp
 
     assert fit(config, run, device="cpu") == history
     assert len(list(read_log(run / "steps.jsonl"))) == 4
+
+
+def test_the_adapter_is_that_of_the_best_evaluation(base: Path, tmp_path: Path) -> None:
+    config = config_for(base, tmp_path)
+    rows = [{"query": f"plain {i}", "positive": f"the answer {i * 7 % 10}"} for i in range(10)]
+    (tmp_path / "held.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    held = DataSetConfig(name="held", uri=str(tmp_path / "held.jsonl"), format="text_pairs")
+    config = replace(config, validation=ValidationConfig(eval_steps=1, data=(held,), metric="held"))
+    fit(config, tmp_path / "run", device="cpu")
+    scores = list(read_log(tmp_path / "run" / "evaluations.jsonl"))
+    assert [line["step"] for line in scores] == [1, 2, 3, 4]
+    best = max((line["scores"]["held"], -line["step"]) for line in scores)
+    assert (tmp_path / "run" / "evaluations.png").exists()
+    settings = EmbedderSettings(frames=4)
+    queries, targets = ([Item(text=row[side]) for row in rows] for side in ("query", "positive"))
+
+    def hits(adapter: str) -> float:
+        embedder = Embedder.from_pretrained(base, tmp_path / "run" / adapter, settings=settings, device="cpu")
+        cosines = embedder.embed(queries) @ embedder.embed(targets).T
+        return float((cosines.argmax(axis=1) == np.arange(10)).mean())
+
+    assert hits("adapter") == pytest.approx(best[0])
+    assert hits("last") == pytest.approx(scores[-1]["scores"]["held"])
 
 
 def test_a_run_on_an_object_store_equals_a_local_one_and_resumes_after_a_kill(

@@ -86,3 +86,8 @@ def test_masks_and_hard_negatives_change_the_reference() -> None:
         if case.chunk is None
     ]
     assert len({round(value, 6) for value in values}) == 4
+
+
+def test_ranks_share_the_work_of_an_evaluation_and_agree_on_its_scores(run: tuple[int, Any]) -> None:
+    # Of the queries q 1 to q 5 and q 0 (with the target t 6), only the last has the direction of no target.
+    assert run[1]["scores"] == pytest.approx({"pairs": 5 / 6, "mean": 5 / 6})

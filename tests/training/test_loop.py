@@ -8,9 +8,9 @@ import torch
 
 from gve_ray.store import SharedFolder
 from gve_ray.training import checkpoint
-from gve_ray.training.config import LoopConfig, LossConfig, OptimiserConfig
+from gve_ray.training.config import LoopConfig, LossConfig, OptimiserConfig, ValidationConfig
 from gve_ray.training.curriculum import Alignment, Curriculum
-from gve_ray.training.loop import Probe, StepLog, Trainer
+from gve_ray.training.loop import Probe, ScoreLog, StepLog, Trainer
 from tests.training import tiny
 
 FAST = LoopConfig(
@@ -154,3 +154,88 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path) -> None:
     ):
         trainer(tmp_path, logs, model=model, on_step=spoil).run()
     assert len(logs) == 6
+
+
+def scoring(
+    folder: Path, scores: list[float], logs: list[StepLog], **options: Any
+) -> tuple[Trainer, list[ScoreLog]]:
+    """Return a trainer that is evaluated every 4 of its 22 steps, with given scores, and what it logs."""
+    found: list[ScoreLog] = []
+    left = iter(scores)
+    validation = ValidationConfig(eval_steps=4, root="unused", metric="set", **options.pop("validation", {}))
+    run = trainer(
+        folder,
+        logs,
+        validation=validation,
+        validate=lambda: {"set": next(left), "mean": 0.0},
+        on_scores=found.append,
+        **options,
+    )
+    return run, found
+
+
+def test_the_best_step_is_kept_and_can_be_restored(tmp_path: Path) -> None:
+    kept: dict[int, dict[str, torch.Tensor]] = {}
+    run, found = scoring(tmp_path, [0.1, 0.5, 0.3, 0.5, 0.4, 0.2], [])
+    run.on_step = lambda log: kept.update({log.step: {k: v.clone() for k, v in weights(run).items()}})
+    run.run()
+    assert [log.step for log in found] == [4, 8, 12, 16, 20, 22]
+    assert [log.is_best for log in found] == [True, True, False, False, False, False]
+    assert run.best == checkpoint.Best(step=8, score=0.5)
+    folder = SharedFolder(tmp_path / "checkpoints")
+    assert [name for name in folder.names() if "best" in name] == ["best-00000008.pt"]
+    checkpoint.load_best(folder, run.inner, 8)
+    for name, best in kept[8].items():
+        torch.testing.assert_close(weights(run)[name], best, atol=0, rtol=0)
+    assert any((kept[22][name] - kept[8][name]).abs().max() > 1e-3 for name in kept[8])
+    # Called again, the finished run still knows its best step.
+    again, found = scoring(tmp_path, [], [])
+    again.run()
+    assert again.best == run.best
+    assert found == []
+    with pytest.raises(FileNotFoundError, match="weights of the best step are lost"):
+        checkpoint.load_best(folder, run.inner, 4)
+
+
+def test_a_run_that_was_interrupted_after_its_best_step_finds_it_again(tmp_path: Path) -> None:
+    def interrupt(log: StepLog) -> None:
+        if log.step == 13:
+            raise KilledError
+
+    # The checkpoints are made every 5 steps, so that step 12's evaluation is newer than all of them.
+    config = replace(FAST, save_steps=5)
+    run, _ = scoring(tmp_path, [0.1, 0.2, 0.9], [], config=config)
+    run.on_step = interrupt
+    with pytest.raises(KilledError):
+        run.run()
+    folder = SharedFolder(tmp_path / "checkpoints")
+    assert "best-00000012.pt" in folder.names()
+    assert "best-00000008.pt" in folder.names()  # as the newest checkpoint has it
+    rest, found = scoring(tmp_path, [0.9, 0.3, 0.3, 0.3], [], config=config)
+    rest.run()
+    assert [log.step for log in found] == [12, 16, 20, 22]
+    assert rest.best == checkpoint.Best(step=12, score=0.9)
+    assert [name for name in folder.names() if "best" in name] == ["best-00000012.pt"]
+
+
+def test_training_ends_after_evaluations_without_a_better_score(tmp_path: Path) -> None:
+    logs: list[StepLog] = []
+    run, found = scoring(tmp_path, [0.1, 0.5, 0.3, 0.5], logs, validation={"patience": 2})
+    history = run.run()
+    assert [log.step for log in found] == [4, 8, 12, 16]
+    assert len(logs) == 16
+    assert len(history.epochs) == 2
+    assert run.best == checkpoint.Best(step=8, score=0.5)
+    again, found = scoring(tmp_path, [], logs, validation={"patience": 2})
+    again.run()
+    assert len(logs) == 16
+    assert again.best == run.best
+
+
+def test_evaluations_do_not_change_the_training(tmp_path: Path) -> None:
+    plain = trainer(tmp_path / "a", [])
+    plain.run()
+    run, _ = scoring(tmp_path / "b", [0.1] * 6, [])
+    run.run()
+    for name, weight in weights(run).items():
+        torch.testing.assert_close(weight, weights(plain)[name], atol=0, rtol=0)
