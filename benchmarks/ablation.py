@@ -36,7 +36,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,25 @@ def train(name: str, seed: int, run: Path, work: Path) -> None:
 
     torch.set_num_threads(1)
     fit(config_of(ARMS[name], run, work, seed), work / "training" / f"{name}-{seed}")
+
+
+def work_in_processes(
+    train: Callable[[str, int, Path, Path], None],
+    runs: Sequence[tuple[str, int]],
+    run: Path,
+    work: Path,
+    *,
+    processes: int,
+) -> None:
+    """Call `train` with each name and seed, in processes of one thread each."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    begun = time.monotonic()
+    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
+        waiting = [(pair, pool.apply_async(train, (*pair, run, work))) for pair in runs]
+        for done, ((name, seed), result) in enumerate(waiting, 1):
+            result.get()
+            left = (time.monotonic() - begun) / done * (len(runs) - done) / 60
+            log.info("%s, seed %d: trained; %d of %d runs, %.0f min left", name, seed, done, len(runs), left)
 
 
 def per_query(
@@ -364,18 +383,12 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     work.mkdir(parents=True, exist_ok=True)
     raw_captions(run / "raw", work)
-    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # of the processes that train
     # By seed, so that a comparison of all arms exists early.
     runs = sorted(
         ((name, seed) for name, arm in ARMS.items() for seed in arm.seeds), key=lambda pair: pair[1]
     )
     begun = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(args.processes, maxtasksperchild=1) as pool:
-        waiting = [(pair, pool.apply_async(train, (*pair, run, work))) for pair in runs]
-        for done, ((name, seed), result) in enumerate(waiting, 1):
-            result.get()
-            left = (time.monotonic() - begun) / done * (len(runs) - done) / 60
-            log.info("%s, seed %d: trained; %d of %d runs, %.0f min left", name, seed, done, len(runs), left)
+    work_in_processes(train, runs, run, work, processes=args.processes)
     scores = Scores(per_query(run, work, runs), run / "uvrb")
     print(json.dumps({"seconds": round(time.monotonic() - begun), **report(scores, work)}, indent=1))
 

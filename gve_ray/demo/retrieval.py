@@ -56,7 +56,7 @@ def write_heldout(folder: Path, *, n: int = HELDOUT, seed: int, workers: int = 2
     write_corpus(folder, n=n, seed=seed, split="heldout", shares=clean, workers=workers)
     entries = read_truth(folder)
     videos = [str(folder / entry.file) for entry in entries]
-    queries = [_queries(entry.scene, seed) for entry in entries]
+    queries = [queries_of(entry.scene, seed) for entry in entries]
     if len({by_ability[TEXT].text for by_ability in queries}) < n:
         raise ValueError(f"{folder}: two of {n} videos have the same description; use another seed")
     return Benchmark(
@@ -64,7 +64,7 @@ def write_heldout(folder: Path, *, n: int = HELDOUT, seed: int, workers: int = 2
     )
 
 
-def _queries(scene: Scene, seed: int) -> dict[str, Item]:
+def queries_of(scene: Scene, seed: int) -> dict[str, Item]:
     """Return a query for each ability. Frames and clips are rendered from the scene, not read from
     its file.
     """
