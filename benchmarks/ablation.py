@@ -2,8 +2,8 @@
 
     make paper && python benchmarks/ablation.py [--run runs/paper] [--work runs/ablation] [--processes 2]
 
-Trains each arm with each seed in one single-threaded process, evaluates all adapters with the
-evaluation job on the miniature of UVRB, and prints one JSON object. Finished runs are kept in the
+Trains each arm with each seed in one single-threaded process, scores all adapters on the miniature
+of UVRB, and prints one JSON object. Finished runs are kept in the
 work folder and not repeated. It takes about an hour on two cores.
 
     i, i+        the initial data: the described videos and the raw corpus with its noisy captions,
@@ -41,19 +41,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from gve_ray.cli import connect
-from gve_ray.config import load_config
+from gve_ray.config import load_config, resolve_model
 from gve_ray.demo.corpus import read_truth
-from gve_ray.demo.run import job_config, local_ray
-from gve_ray.evaluation.run import PER_QUERY_FILE, evaluate
+from gve_ray.demo.tiny_vl import MODEL
+from gve_ray.evaluation.scores import metrics
 from gve_ray.evaluation.scores.abilities import ABILITIES, weights
+from gve_ray.evaluation.scores.ranking import rank, usable
 from gve_ray.schema import Task
 from gve_ray.synthesis.assemble import INSTRUCTIONS
-from gve_ray.training.config import DataSetConfig, LoopConfig, TrainingConfig, TrainingJobConfig
+from gve_ray.training.config import (
+    DataSetConfig,
+    LoopConfig,
+    TrainingConfig,
+    TrainingJobConfig,
+    ValidationConfig,
+)
 from gve_ray.training.curriculum import HISTORY_FILE, Curriculum, History
 from gve_ray.training.runlog import read_log
+from gve_ray.training.validation import load_validation
 
 EPOCHS = 3
 BATCH = 24
@@ -179,33 +185,51 @@ def work_in_processes(
         for done, ((name, seed), result) in enumerate(waiting, 1):
             result.get()
             left = (time.monotonic() - begun) / done * (len(runs) - done) / 60
-            log.info("%s, seed %d: trained; %d of %d runs, %.0f min left", name, seed, done, len(runs), left)
+            log.info("%s, seed %d: done; %d of %d runs, %.0f min left", name, seed, done, len(runs), left)
+
+
+def score(name: str, seed: int, run: Path, work: Path) -> None:
+    """Write the metric of each query of the miniature of UVRB under one adapter; "base" has none."""
+    import torch
+
+    from gve_ray.embedder import Embedder
+
+    target = work / "scores" / f"{name}-{seed}.json"
+    if target.exists():
+        return
+    torch.set_num_threads(1)
+    adapters = {
+        pair: work / "training" / "{}-{}".format(*pair) / "adapter" for pair in ((name, seed), ("s", 0))
+    }
+    model = resolve_model(MODEL)
+    settings = Embedder.from_pretrained(model, adapters["s", 0]).settings if name == "base" else None
+    embedder = Embedder.from_pretrained(
+        model, None if name == "base" else adapters[name, seed], settings=settings
+    )
+    scores: dict[str, dict[str, float]] = {}
+    for each in load_validation(ValidationConfig(root=str(run / "uvrb")), work, seed=0):
+        data = each.data
+        queries, corpus = embedder.embed(data.queries), embedder.embed(data.corpus)
+        everything = usable(data, [True] * len(queries), [True] * len(corpus))
+        ranking = rank(data, everything, queries, corpus, depth=100)
+        values = metrics.per_query(each.metric, ranking.ids, everything.positives)
+        scores[data.name] = dict(zip(everything.positives, values.tolist(), strict=True))
+    target.parent.mkdir(exist_ok=True)
+    part = target.with_suffix(".part")
+    part.write_text(json.dumps(scores))
+    part.replace(target)
 
 
 def per_query(
-    run: Path, work: Path, runs: Sequence[tuple[str, int]]
+    run: Path, work: Path, runs: Sequence[tuple[str, int]], *, processes: int
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Evaluate all adapters on the miniature of UVRB. Return scores by run, data set and query."""
-    demo = job_config("evaluate", run)
-    base = dataclasses.replace(demo.models[0], name="base")
-    models = [base]
-    for name, seed in runs:
-        folder = work / "training" / f"{name}-{seed}"
-        models.append(dataclasses.replace(base, name=f"{name}-{seed}", adapter=str(folder / "adapter")))
-    config = dataclasses.replace(
-        demo,
-        models=tuple(models),
-        output=str(work / "evaluation"),
-        cache=str(work / "embeddings"),
-        contamination=dataclasses.replace(demo.contamination, training=None),
-    )
-    with local_ray(connect):
-        evaluate(config)
-    scores: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
-    columns = ["model", "dataset", "query_id", "score"]
-    for row in pq.read_table(work / "evaluation" / PER_QUERY_FILE, columns=columns).to_pylist():
-        scores[row["model"]][row["dataset"]][row["query_id"]] = row["score"]
-    return scores
+    """Score the untrained model and all adapters on the miniature of UVRB, by run, data set and query."""
+    everyone = [("base", 0), *runs]
+    work_in_processes(score, everyone, run, work, processes=processes)
+    return {
+        f"{name}-{seed}": json.loads((work / "scores" / f"{name}-{seed}.json").read_text())
+        for name, seed in everyone
+    }
 
 
 def clusters(uvrb: Path, datasets: Sequence[str]) -> dict[tuple[str, str], int]:
@@ -243,7 +267,7 @@ class Scores:
 
     def __init__(self, scores: Mapping[str, Mapping[str, Mapping[str, float]]], uvrb: Path) -> None:
         datasets = sorted(next(iter(scores.values())))
-        self.queries = [(name, query) for name in datasets for query in sorted(scores["base"][name])]
+        self.queries = [(name, query) for name in datasets for query in sorted(scores["base-0"][name])]
         self.rows = {
             model: np.array([found[name][query] for name, query in self.queries])
             for model, found in scores.items()
@@ -331,7 +355,7 @@ def report(scores: Scores, work: Path) -> dict[str, Any]:
     arms = {name: scores.of_arm(name, arm.seeds) for name, arm in ARMS.items()}
     table = {
         "base": {
-            ability: round(scores.ability(scores.rows["base"], ability), 4)
+            ability: round(scores.ability(scores.rows["base-0"], ability), 4)
             for ability in (*ABILITIES, "average")
         }
     }
@@ -389,7 +413,7 @@ def main() -> None:
     )
     begun = time.monotonic()
     work_in_processes(train, runs, run, work, processes=args.processes)
-    scores = Scores(per_query(run, work, runs), run / "uvrb")
+    scores = Scores(per_query(run, work, runs, processes=args.processes), run / "uvrb")
     print(json.dumps({"seconds": round(time.monotonic() - begun), **report(scores, work)}, indent=1))
 
 

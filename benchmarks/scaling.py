@@ -96,7 +96,7 @@ def main() -> None:
     runs = [(str(part), seed) for part in PARTS for seed in SEEDS]
     begun = time.monotonic()
     work_in_processes(train, runs, run, work, processes=args.processes)
-    scores = Scores(per_query(run, work, runs), run / "uvrb")
+    scores = Scores(per_query(run, work, runs, processes=args.processes), run / "uvrb")
     pairs = {str(part): part_of(run, work, part, 0)[1] for part in PARTS}
     found: dict[str, Any] = {"pairs": pairs}
     for ability in ("average", "TXT", "CMP", "VIS"):
