@@ -5,7 +5,7 @@ The files are a few made-up lines in that form; the pairs were worked out by han
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gve_ray.config import load_config
 from gve_ray.schema import Task
-from gve_ray.training.config import DataSetConfig
+from gve_ray.training.config import DataSetConfig, TrainingJobConfig
 from gve_ray.training.convert import convert
 from gve_ray.training.formats import FORMATS
 from gve_ray.training.mixture import check_sources, load_mixture
+from gve_ray.training.records import task_of
 
 Side = dict[str, str]
 Pair = tuple[Side, Side, list[Side]]
@@ -673,3 +675,55 @@ def test_the_mixture_has_the_task_and_the_negatives_of_a_public_data_set(tmp_pat
     (loaded,) = load_mixture([config], tmp_path / "work", seed=1).values()
     assert (loaded.pairs.task, len(loaded.pairs), loaded.brings_negatives) == (Task.I2T, 1, False)
     assert (loaded.batch_size, loaded.negatives) == (64, 2)
+
+
+# arXiv:2510.27571, Table 6: task, pairs for the 3B model, hard negatives, and batch size per GPU.
+TABLE_6 = """
+MSMARCO T2T 300000 2 64
+HotpotQA T2T 69000 1 64
+WebQA-text T2T 11000 1 32
+CIRR TI2I 16000 1 32
+Fashion200K T2I 4000 1 32
+Nights I2I 13000 1 32
+OVEN-it TI2TI 20000 1 64
+OVEN-t TI2T 20000 1 64
+VisualNews T2I 40000 1 64
+EDIS T2TI 12000 1 32
+FashionIQ TI2I 4000 1 32
+MSCOCO I2T 4000 1 32
+REMUQ TI2T 5000 1 32
+WebQA-image T2TI 12000 1 32
+LLAVA TI2T 20000 1 64
+EVQA TI2TI 20000 1 64
+CC3M-t2i T2I 200000 3 32
+CC3M-i2t I2T 100000 2 64
+Laion-t2i T2I 300000 3 32
+Laion-i2t I2T 200000 2 64
+ImageNet I2T 100000 2 32
+VL3-Syn7M-short-t2i T2I 300000 3 32
+VL3-Syn7M-short-i2t I2T 100000 2 64
+VL3-Syn7M-detailed-t2i T2I 200000 3 32
+VL3-Syn7M-detailed-i2t I2T 100000 2 64
+VISTA-i TI2I 100000 2 32
+VISTA-ti T2TI 20000 1 64
+VAST T2V 1600000 0 32
+InternVid-FLT T2V 1700000 0 32
+PE-Video T2V 104000 1 64
+WebVid T2V 5400000 0 32
+"""
+
+
+def test_the_recipe_of_the_whole_mixture_has_the_figures_of_the_paper() -> None:
+    config = load_config(TrainingJobConfig, ["--config", "gve-3b-full.yaml"], prog="train.py")
+    *public, uvrd = config.data
+    listed = [
+        f"{entry.name} {task_of(entry).value} {entry.sample} {entry.negatives} {entry.batch_size}"
+        for entry in public
+    ]
+    assert [line.lower() for line in listed] == TABLE_6.lower().strip().splitlines()
+    assert (uvrd.name, uvrd.format) == ("uvrd", "pairs")
+    instructions = [entry.instruction for entry in public]
+    assert all(instructions)
+    assert len(set(instructions)) == len(instructions)
+    plain = load_config(TrainingJobConfig, ["--config", "gve-3b.yaml"], prog="train.py")
+    assert replace(config, data=plain.data, output=plain.output) == plain
