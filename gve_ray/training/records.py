@@ -115,20 +115,23 @@ class _Reader:
         self.format: Format = FORMATS[config.format]
         self.task = task_of(config)
         self.columns = {**self.format.columns, **config.columns}
+        # The item's field and the column of each modality of a side.
+        self.fields = {
+            "query": self._fields(self.task.query, self.format.query),
+            "target": self._fields(self.task.target, self.format.target),
+        }
 
-    def fields(self, side: str) -> list[tuple[str, str]]:
-        """Return the item's field and the column of each modality of a side: `query` or `target`."""
-        sources: Mapping[str, str] = getattr(self.format, side)
-        return [
-            (_FIELDS[letter], self.columns.get(sources[letter], sources[letter]))
-            for letter in getattr(self.task, side)
-        ]
+    def _fields(self, letters: str, sources: Mapping[str, str]) -> list[tuple[str, str]]:
+        return [(_FIELDS[letter], self.columns.get(sources[letter], sources[letter])) for letter in letters]
 
     def sides(self, side: str, get: Get) -> list[Side]:
         """Return the queries or targets of a row: every combination of its texts and media."""
-        values = [self._values(field, column, get) for field, column in self.fields(side)]
-        names = [field for field, _ in self.fields(side)]
-        return [dict(zip(names, parts, strict=True)) for parts in product(*values)]
+        fields = self.fields[side]
+        values = [self._values(field, column, get) for field, column in fields]
+        return [
+            {field: value for (field, _), value in zip(fields, parts, strict=True)}
+            for parts in product(*values)
+        ]
 
     def only(self, side: str, get: Get) -> list[Side]:
         """Return the queries or targets of a row that has no modality other than those of the task."""
@@ -198,7 +201,7 @@ def _under(root: str, path: str) -> str:
 
 def _table(reader: _Reader) -> _Rows:
     negatives = reader.columns.get("negatives", "")
-    columns = [column for side in ("query", "target") for _, column in reader.fields(side)]
+    columns = [column for side in ("query", "target") for _, column in reader.fields[side]]
     optional = {*reader.format.expected}
     if negatives:
         columns.append(negatives)
@@ -328,7 +331,7 @@ def _all_columns(reader: _Reader, side: str) -> list[str]:
 
 
 def _of_other_tasks(reader: _Reader, side: str) -> set[str]:
-    return set(_all_columns(reader, side)) - {column for _, column in reader.fields(side)}
+    return set(_all_columns(reader, side)) - {column for _, column in reader.fields[side]}
 
 
 def _qrels(reader: _Reader) -> _Rows:
