@@ -42,7 +42,7 @@ from typing import Any
 
 import numpy as np
 
-from gve_ray.config import load_config, resolve_model
+from gve_ray.config import load_config
 from gve_ray.demo.corpus import read_truth
 from gve_ray.demo.tiny_vl import MODEL
 from gve_ray.evaluation.scores import metrics
@@ -166,7 +166,9 @@ def train(name: str, seed: int, run: Path, work: Path) -> None:
     from gve_ray.training.fit import fit
 
     torch.set_num_threads(1)
-    fit(config_of(ARMS[name], run, work, seed), work / "training" / f"{name}-{seed}")
+    folder = work / "training" / f"{name}-{seed}"
+    if not (folder / "adapter" / HISTORY_FILE).exists():
+        fit(config_of(ARMS[name], run, work, seed), folder)
 
 
 def work_in_processes(
@@ -201,7 +203,7 @@ def score(name: str, seed: int, run: Path, work: Path) -> None:
     adapters = {
         pair: work / "training" / "{}-{}".format(*pair) / "adapter" for pair in ((name, seed), ("s", 0))
     }
-    model = resolve_model(MODEL)
+    model = MODEL
     settings = Embedder.from_pretrained(model, adapters["s", 0]).settings if name == "base" else None
     embedder = Embedder.from_pretrained(
         model, None if name == "base" else adapters[name, seed], settings=settings

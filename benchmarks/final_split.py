@@ -17,7 +17,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from gve_ray.config import resolve_model
 from gve_ray.demo.benchmark_plan import Video
 from gve_ray.demo.corpus import read_truth
 from gve_ray.demo.language import Writer
@@ -91,7 +90,7 @@ def main() -> None:
     benchmark = write_benchmark(args.work, scenes, seed=SEED)
     kinds = tuple(benchmark.queries)
     adapters: dict[str, Any] = {str(run): run / "training" / "adapter" for run in args.runs}
-    settings = Embedder.from_pretrained(resolve_model(MODEL), adapters[str(first)]).settings
+    settings = Embedder.from_pretrained(MODEL, adapters[str(first)]).settings
     scores = {"base": recall(Embedder.from_pretrained(MODEL, settings=settings), benchmark, abilities=kinds)}
     for name, adapter in adapters.items():
         scores[name] = recall(Embedder.from_pretrained(MODEL, adapter), benchmark, abilities=kinds)

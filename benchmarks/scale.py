@@ -45,7 +45,7 @@ from scale_schedule import measure_schedule
 from scale_watch import Watch
 
 from gve_ray.config import load_config
-from gve_ray.schema import UVRD_PAIRS, Task
+from gve_ray.schema import UVRD_PAIRS, UVRD_TASKS
 from gve_ray.stage import REJECT_SCHEMA, StageResources, run_stage
 from gve_ray.store import Store, dataset
 from gve_ray.synthesis.config import MediaConfig, SynthesisConfig
@@ -128,7 +128,7 @@ def measure_synthesis(config: SynthesisConfig, rows: int, plot: Path | None) -> 
 def pairs_of(config: SynthesisConfig, counted: Mapping[str, int]) -> dict[str, Any]:
     """Return the number of pairs in the files and the quota, by task, and the bytes of all files."""
     by_task, size = {}, 0
-    for task in Task:
+    for task in UVRD_TASKS:
         parts = sorted(Path(config.output, "uvrd", f"task={task.value}").glob("part-*.parquet"))
         size += sum(part.stat().st_size for part in parts)
         pairs = sum(pq.read_metadata(part).num_rows for part in parts)

@@ -22,7 +22,7 @@ OTHERS = {"text": (380_000, 2, 64), "image": (1_820_000, 6, 32), "video": (8_800
 def sizes_of() -> tuple[dict[str, int], dict[str, int]]:
     """Return pairs and batch sizes by task for the paper's 12.55 M instances."""
     sizes = {f"uvrd-{task}": count for task, count in UVRD_PAIRS.items()}
-    batches = {f"uvrd-{task.value}": size for task, size in BATCH_SIZES.items()}
+    batches = {f"uvrd-{task.value}": BATCH_SIZES[task] for task in UVRD_PAIRS}
     for kind, (instances, sets, batch) in OTHERS.items():
         for i in range(sets):
             sizes[f"{kind}-{i:02d}"] = instances // sets

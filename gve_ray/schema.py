@@ -17,7 +17,10 @@ ASSET_SCHEME = "asset://"
 
 
 class Task(StrEnum):
-    """The modalities of query and target of a training pair (arXiv:2510.27571, table 7)."""
+    """The modalities of query and target of a training pair (arXiv:2510.27571, tables 6 and 7).
+
+    T is text, I is an image and V is a video: the query of TI2V is a text with an image.
+    """
 
     T2T = "T2T"
     T2I = "T2I"
@@ -26,6 +29,22 @@ class Task(StrEnum):
     TV2V = "TV2V"
     I2V = "I2V"
     V2V = "V2V"
+    I2T = "I2T"
+    I2I = "I2I"
+    T2TI = "T2TI"
+    TI2T = "TI2T"
+    TI2I = "TI2I"
+    TI2TI = "TI2TI"
+
+    @property
+    def query(self) -> str:
+        """The letters of the query's modalities, such as "TI"."""
+        return self.value.partition("2")[0]
+
+    @property
+    def target(self) -> str:
+        """The letters of the target's modalities."""
+        return self.value.partition("2")[2]
 
 
 # Pairs of each task in UVRD (arXiv:2510.27571, table 7).
@@ -38,6 +57,7 @@ UVRD_PAIRS = {
     Task.I2V: 200_000,
     Task.V2V: 36_000,
 }
+UVRD_TASKS = tuple(UVRD_PAIRS)  # the tasks that synthesis makes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -21,7 +21,7 @@ from gve_ray.demo.corpus import read_truth
 from gve_ray.demo.facts import judge
 from gve_ray.demo.plan import COPIES, Entry
 from gve_ray.demo.scenes import Scene
-from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA, Task
+from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA, UVRD_TASKS
 from gve_ray.stage import REJECT_SCHEMA
 from gve_ray.store import Store
 from gve_ray.store.runfolder import seconds_of
@@ -166,7 +166,7 @@ def score_synthesis(run_folder: str | Path, corpus_folder: str | Path) -> dict[s
         ],
         "quality": score_quality(entries, rejected, _consistency(run, rejects)),
         "captions": _score_annotations(run, rejects, entries),
-        "pairs": {task.value: _count_pairs(run / "uvrd" / f"task={task.value}") for task in Task},
+        "pairs": {task.value: _count_pairs(run / "uvrd" / f"task={task.value}") for task in UVRD_TASKS},
     }
 
 

@@ -71,6 +71,24 @@ def find_videos(source: str) -> list[str]:
     return sorted(listing.uri_of(name) for name in videos)
 
 
+def find_files(source: str) -> list[str]:
+    """Return the sorted files that a glob matches, as paths or URIs; any other source is returned alone.
+
+    Raises ValueError if a glob matches nothing.
+    """
+    folder, pattern = _split(source)
+    if not pattern:
+        return [source]
+    if kind_of(folder) == fs.FileType.NotFound:
+        raise ValueError(f"no such folder {folder!r}")
+    listing = _list(folder, _depth(pattern))
+    matching = _regex(pattern)
+    names = [name for name in listing.names if matching.fullmatch(name)]
+    if not names:
+        raise ValueError("no file matches it")
+    return [listing.uri_of(name) if "://" in folder else os.path.join(folder, name) for name in names]
+
+
 def _split(source: str) -> tuple[str, str]:
     """Split a source into a folder and a glob below it, which is "" for everything.
 

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from gve_ray.progress import Progress
-from gve_ray.schema import PAIR_SCHEMA, AssetRef, Task
+from gve_ray.schema import PAIR_SCHEMA, UVRD_TASKS, AssetRef, Task
 from gve_ray.stage import StageCounts
 from gve_ray.store import Store
 from gve_ray.store.runfolder import filesystem
@@ -87,17 +87,17 @@ def assemble(
     begun = time.monotonic()
     progress = Progress("assemble, two passes", 2 * annotations.count())
     ids: list[str] = []
-    ranks: dict[Task, array[int]] = {task: array("Q") for task in Task}
+    ranks: dict[Task, array[int]] = {task: array("Q") for task in UVRD_TASKS}
     for batch in annotations.batches(COLUMNS, rows=_CHUNK):
         for row in batch.to_pylist():
             ids.append(row["video_id"])
             for task, pair in candidates(row, seed, config):
                 ranks[task].append(_rank(seed, task, pair))
         progress.reach(len(ids))
-    available = {task: len(ranks[task]) for task in Task}
+    available = {task: len(ranks[task]) for task in UVRD_TASKS}
     targets = quotas(config, available)
-    cuts = {task: _cut(ranks[task], targets[task]) for task in Task}
-    written = dict.fromkeys(Task, 0)
+    cuts = {task: _cut(ranks[task], targets[task]) for task in UVRD_TASKS}
+    written = dict.fromkeys(UVRD_TASKS, 0)
     with _Parts(out, part_rows) as parts:
         ids.sort()
         for start in range(0, len(ids), _CHUNK):
@@ -117,7 +117,7 @@ def assemble(
         ),
         tasks={
             task: TaskCounts(quota=targets[task], candidates=available[task], pairs=written[task])
-            for task in Task
+            for task in UVRD_TASKS
         },
     )
 
@@ -128,13 +128,13 @@ def quotas(config: AssembleConfig, available: Mapping[Task, int]) -> dict[Task, 
     Unless `config.scale` is set, the scale is where T2V takes all its candidates; without a T2V quota,
     where the task that has most candidates for its quota takes all of them.
     """
-    shares = {task: config.quotas.get(task.value, 0) for task in Task}
+    shares = {task: config.quotas.get(task.value, 0) for task in UVRD_TASKS}
     scale = config.scale
     if scale is None:
-        leading = [Task.T2V] if shares[Task.T2V] else list(Task)
+        leading = [Task.T2V] if shares[Task.T2V] else list(UVRD_TASKS)
         scale = max((available[task] / shares[task] for task in leading if shares[task]), default=0.0)
     # 1e-9: a scale of n / share times the share is n, not n + 1
-    return {task: math.ceil(shares[task] * scale - 1e-9) for task in Task}
+    return {task: math.ceil(shares[task] * scale - 1e-9) for task in UVRD_TASKS}
 
 
 def candidates(
@@ -245,8 +245,8 @@ class _Parts:
     def __init__(self, out: str, part_rows: int) -> None:
         self._fs, self._root = filesystem(out)
         self._part_rows = part_rows
-        self._rows: dict[Task, list[dict[str, Any]]] = {task: [] for task in Task}
-        self._names: dict[Task, list[str]] = {task: [] for task in Task}
+        self._rows: dict[Task, list[dict[str, Any]]] = {task: [] for task in UVRD_TASKS}
+        self._names: dict[Task, list[str]] = {task: [] for task in UVRD_TASKS}
 
     def __enter__(self) -> "_Parts":
         return self
@@ -259,7 +259,7 @@ class _Parts:
     def __exit__(self, kind: type | None, *_: object) -> None:
         if kind is not None:
             return
-        for task in Task:
+        for task in UVRD_TASKS:
             if self._rows[task]:
                 self._write(task)
             self._remove_others(task)

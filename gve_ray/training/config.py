@@ -17,8 +17,12 @@ from gve_ray.config import (
 )
 from gve_ray.schema import Task
 from gve_ray.training.curriculum import Curriculum
+from gve_ray.training.formats import FORMATS
+from gve_ray.training.templates import parts_of
 
-# arXiv:2510.27571, Table 7: pairs per GPU and step, and hard negatives per query, by task.
+# Pairs per GPU and step, and hard negatives per query, by task. Those of UVRD are from
+# arXiv:2510.27571, Table 7. For tasks that only public data sets have, they are typical of Table 6,
+# where they differ between the data sets; a recipe names them for each data set.
 BATCH_SIZES = {
     Task.T2T: 64,
     Task.T2I: 32,
@@ -27,21 +31,33 @@ BATCH_SIZES = {
     Task.TV2V: 64,
     Task.I2V: 64,
     Task.V2V: 64,
+    Task.I2T: 64,
+    Task.I2I: 32,
+    Task.T2TI: 32,
+    Task.TI2T: 64,
+    Task.TI2I: 32,
+    Task.TI2TI: 64,
 }
-HARD_NEGATIVES = {task: 1 if task in (Task.T2V, Task.TI2V, Task.TV2V) else 0 for task in Task}
+HARD_NEGATIVES = {
+    Task.T2T: 0,
+    Task.T2I: 0,
+    Task.T2V: 1,
+    Task.TI2V: 1,
+    Task.TV2V: 1,
+    Task.I2V: 0,
+    Task.V2V: 0,
+    Task.I2T: 2,
+    Task.I2I: 1,
+    Task.T2TI: 1,
+    Task.TI2T: 1,
+    Task.TI2I: 1,
+    Task.TI2TI: 1,
+}
 
 CPUS_OF_A_RANK = 10  # that a rank on a GPU can use: 4 for the rank, and 6 for its feed workers
 _CPUS_WITHOUT_FEED = 4
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
-Format = Literal["pairs", "text_pairs", "image_captions", "webvid"]
-# The fields that each format reads, and the default name of the column of each field.
-COLUMNS: dict[Format, dict[str, str]] = {
-    "pairs": {},
-    "text_pairs": {"query": "query", "target": "positive", "negatives": "negative"},
-    "image_captions": {"caption": "caption", "image": "image"},
-    "webvid": {"id": "videoid", "folder": "page_dir", "caption": "name"},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,25 +65,31 @@ class DataSetConfig:
     """One entry of the mixture.
 
     name: of the data set; each task of a `pairs` folder is named `<name>-<task>`. uri: a folder of
-    task=*/ Parquet parts in the pair schema (`pairs`), or a table (gve_ray.inputs.table) of
-      text_pairs      MSMARCO-style: query, positive, negative
-      image_captions  caption, image (text -> image)
-      webvid          videoid, page_dir, name; the video is <root>/<page_dir>/<videoid>.mp4 (text -> video)
-    A text cell may hold a list of texts; each of them makes a pair. format: of the data set.
-    columns: names of these columns in the file; in a file without a header, their indices. root:
-    the folder that relative media paths start from. tasks: the tasks to read of a `pairs` folder;
-    empty reads all. sample: maximum number of pairs per task, sampled with the seed. weight: how much
-    each of its pairs counts when the curriculum compares sizes. instruction: of all queries of a table; in `pairs`,
-    each pair has its own. batch_size: pairs per rank and step; None: as in Table 7. negatives: hard
-    negatives per query; None: as in Table 7.
+    task=*/ Parquet parts in the pair schema (`pairs`), or the file of another format, which may be a
+    glob of several. format: a form of files or a public data set, which is a form with its columns and
+    its tasks; docs/jobs/training.md lists them. task: the modalities of query and target, for a
+    format that can make several; None: its first. pool: the file that ids in `uri` refer to: the
+    candidates of `mbeir`, the passages of `m2kr`, the class names of `class_folders`. columns: names
+    of the columns in the file, or templates of them in braces; in a file without a header, their
+    indices. root: the folder that relative media paths start from. minimum: the lowest value of these
+    columns; rows below it, or without a value, make no pair. drop_repeated: drop the captions that
+    occur with more than one image or video. tasks: the tasks to read of a `pairs` folder; empty reads
+    all. sample: maximum number of pairs per task, sampled with the seed. weight: how much
+    each of its pairs counts when the curriculum compares sizes. instruction: of all queries; in
+    `pairs`, each pair has its own. batch_size: pairs per rank and step; None: as in Table 7. negatives:
+    hard negatives per query; None: as in Table 7.
     """
 
     name: str
     uri: str
-    format: Format = "pairs"
+    format: str = "pairs"
+    task: str | None = None
+    pool: str = ""
     tasks: tuple[str, ...] = ()
     root: str = ""
     columns: dict[str, str] = field(default_factory=dict)
+    minimum: dict[str, float] = field(default_factory=dict)
+    drop_repeated: bool = False
     instruction: str | None = None
     sample: int | None = number(None, at_least=1)
     weight: float = number(1.0, at_least=0)
@@ -75,23 +97,55 @@ class DataSetConfig:
     negatives: int | None = number(None, at_least=0)
 
     def __post_init__(self) -> None:
-        expand_paths(self, "uri", "root")
+        expand_paths(self, "uri", "root", "pool")
         where = f"data.{self.name}"
         check(
             bool(self.name and self.uri),
             f"data: name={self.name!r}, uri={self.uri!r}: give every data set both",
         )
-        check(self.format in COLUMNS, f"{where}.format={self.format!r}: use one of {', '.join(COLUMNS)}")
+        check(self.format in FORMATS, f"{where}.format={self.format!r}: use one of {', '.join(FORMATS)}")
         unknown = sorted(set(self.tasks) - set(Task))
         check(not unknown, f"{where}.tasks={unknown}: unknown; use {', '.join(Task)}")
-        check(
-            not self.tasks or self.format == "pairs",
-            f"{where}.tasks: the format {self.format} has one task; leave it out",
-        )
-        unknown = sorted(set(self.columns) - set(COLUMNS[self.format]))
-        columns = ", ".join(COLUMNS[self.format]) or "none"
-        check(not unknown, f"{where}.columns={unknown}: {self.format} reads {columns}")
+        self._check_format(where)
         check_numbers(self, where)
+
+    def _check_format(self, where: str) -> None:
+        """Raise ValueError for options that the format does not have, or without those that it needs."""
+        form = FORMATS[self.format]
+        is_pairs = form.reader == "pairs"
+        check(
+            not self.tasks or is_pairs,
+            f"{where}.tasks: an entry of the format {self.format} has one task; name it in {where}.task",
+        )
+        check(
+            not (is_pairs and self.task),
+            f"{where}.task={self.task}: a `pairs` folder names its tasks; choose among them in {where}.tasks",
+        )
+        check(
+            self.task in (None, *form.tasks),
+            f"{where}.task={self.task}: {self.format} makes {', '.join(form.tasks)}",
+        )
+        check(
+            bool(self.pool) == form.has_pool,
+            f"{where}.pool={self.pool!r}: {self.format} "
+            + ("needs the file that its ids refer to" if form.has_pool else "refers to no other file"),
+        )
+        unknown = sorted(set(self.columns) - set(form.columns))
+        columns = ", ".join(form.columns) or "none"
+        check(not unknown, f"{where}.columns={unknown}: {self.format} reads {columns}")
+        for name, column in self.columns.items():
+            try:
+                parts_of(column)
+            except ValueError as error:
+                raise ValueError(f"{where}.columns.{name}={error}") from None
+        check(
+            not self.minimum or form.reader not in ("pairs", "class_folders"),
+            f"{where}.minimum: {self.format} has no columns with numbers; leave it out",
+        )
+        check(
+            not self.drop_repeated or form.has_captions,
+            f"{where}.drop_repeated: {self.format} has no captions of images or videos; leave it out",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

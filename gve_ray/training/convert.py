@@ -1,44 +1,51 @@
-"""Convert public data sets (text pairs, image-caption pairs, WebVid's CSV) to rows of the pair schema.
+"""Convert public data sets to rows of the pair schema.
 
-A converter yields one row per pair; a cell with several captions makes several pairs. For a row without a
-query or a target it yields None, which is counted and skipped. Media stay references and are not opened.
+    for row in convert(config): ...    # None for a row of the file that makes no pair
+
+A row of a file makes a pair for each query with each target, such as each caption of an image. Media stay
+references and are not opened. formats.py lists the data sets, records.py reads their files.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from array import array
+from collections.abc import Container, Iterator
 from itertools import product
 from typing import Any
 
-from gve_ray.config import expand_home
-from gve_ray.inputs.cells import name, texts
-from gve_ray.inputs.table import Row, open_table
-from gve_ray.schema import Task
-from gve_ray.training.config import COLUMNS, DataSetConfig, Format
+import numpy as np
 
-Names = Mapping[str, str]
-Cells = Mapping[str, Any]
+from gve_ray.training.config import DataSetConfig
+from gve_ray.training.pairs import id_of
+from gve_ray.training.records import Record, Side, read_records, task_of
+
 DOMAIN = "general"
+
+_NO_MEDIA = {"text": None, "image": None, "video": None}
 
 
 def convert(config: DataSetConfig) -> Iterator[dict[str, Any] | None]:
-    """Yield the rows of one file in `PAIR_SCHEMA`, and None for each row without a query or a target.
+    """Yield the rows of one data set in `PAIR_SCHEMA`, and None for each row that makes no pair.
 
-    Raises ValueError naming the file for an unknown file type, missing columns or a malformed row, and OSError
-    if the file cannot be read.
+    Raises ValueError naming the data set and the file for an unknown file type, missing columns or a malformed
+    row, and OSError if a file cannot be read.
     """
-    names = {**COLUMNS[config.format], **config.columns}
+    task = task_of(config).value
     try:
+        dropped: Container[int] = _repeated(config) if config.drop_repeated else ()
         number = 0
-        for row in _rows(config, names):
-            for query, target, negatives in _pairs(config, names, row):
-                if not any(query.values()) or not any(target.values()):
+        for record in read_records(config):
+            if record is None:
+                yield None
+                continue
+            for query, target in product(record.queries, record.targets):
+                if dropped and id_of(_caption(query, target)) in dropped:
                     yield None
                     continue
                 yield {
                     "pair_id": f"{config.name}-{number}",
-                    "task": task_of(config.format).value,
+                    "task": task,
                     "query": {**_NO_MEDIA, **query},
                     "target": {**_NO_MEDIA, **target},
-                    "negatives": [{**_NO_MEDIA, **negative} for negative in negatives],
+                    "negatives": [{**_NO_MEDIA, **negative} for negative in record.negatives],
                     "instruction": config.instruction,
                     "domain": DOMAIN,
                     "style": config.format,
@@ -48,77 +55,31 @@ def convert(config: DataSetConfig) -> Iterator[dict[str, Any] | None]:
         raise ValueError(f"data.{config.name}.uri={config.uri!r}: {error}") from error
 
 
-def _pairs(config: DataSetConfig, names: Names, row: Row) -> "_Pairs":
-    try:
-        yield from _CONVERTERS[config.format](config, names, row.cells)
-    except ValueError as error:
-        raise ValueError(f"{row.place} has {error}") from None
+def _caption(query: Side, target: Side) -> str:
+    return query["text"] if "text" in query else target["text"]
 
 
-def task_of(kind: Format) -> Task:
-    """Return the task of a format. Raises KeyError for `pairs`, whose folder names give the tasks."""
-    return {"text_pairs": Task.T2T, "image_captions": Task.T2I, "webvid": Task.T2V}[kind]
+def _medium(query: Side, target: Side) -> str:
+    return next(value for side in (query, target) for field, value in side.items() if field != "text")
 
 
-_NO_MEDIA = {"text": None, "image": None, "video": None}
-_Side = dict[str, str]
-_Pairs = Iterator[tuple[_Side, _Side, list[_Side]]]
+def _repeated(config: DataSetConfig) -> frozenset[int]:
+    """Return the hashes of the captions that occur with more than one image or video.
+
+    This reads the whole data set and holds two 8-byte hashes per pair (16 bytes, and a few times that while they
+    are sorted), not the captions.
+    """
+    captions, media = array("q"), array("q")
+    for record in read_records(config):
+        for query, target in _pairs_of(record):
+            captions.append(id_of(_caption(query, target)))
+            media.append(id_of(_medium(query, target)))
+    keys, values = np.frombuffer(captions, dtype=np.int64), np.frombuffer(media, dtype=np.int64)
+    order = np.lexsort((values, keys))
+    keys, values = keys[order], values[order]
+    differs = (keys[1:] == keys[:-1]) & (values[1:] != values[:-1])
+    return frozenset(keys[1:][differs].tolist())
 
 
-def _text_pairs(_: DataSetConfig, names: Names, cells: Cells) -> _Pairs:
-    negatives = [{"text": text} for text in _read(texts, names["negatives"], cells)]
-    for query, target in product(_texts(names["query"], cells), _texts(names["target"], cells)):
-        yield query, target, negatives
-
-
-def _image_captions(config: DataSetConfig, names: Names, cells: Cells) -> _Pairs:
-    image = _read(name, names["image"], cells)
-    target = {"image": _under(config.root, image)} if image else {}
-    for caption in _texts(names["caption"], cells):
-        yield caption, target, []
-
-
-def _webvid(config: DataSetConfig, names: Names, cells: Cells) -> _Pairs:
-    video, folder = (_read(name, names[column], cells) for column in ("id", "folder"))
-    path = f"{folder}/{video}.mp4" if folder else f"{video}.mp4"
-    target = {"video": _under(config.root, path)} if video else {}
-    for caption in _texts(names["caption"], cells):
-        yield caption, target, []
-
-
-_CONVERTERS: Mapping[Format, Callable[[DataSetConfig, Names, Cells], _Pairs]] = {
-    "text_pairs": _text_pairs,
-    "image_captions": _image_captions,
-    "webvid": _webvid,
-}
-
-
-def _texts(column: str, cells: Cells) -> list[_Side]:
-    """Return a query or target for each text of a cell; an empty one if the cell has none."""
-    return [{"text": text} for text in _read(texts, column, cells)] or [{}]
-
-
-def _read(read: Callable[[Any], Any], column: str, cells: Cells) -> Any:
-    try:
-        return read(cells.get(column))
-    except ValueError as error:
-        raise ValueError(f"{column}={error}") from None
-
-
-def _under(root: str, path: str) -> str:
-    """Join `root` and `path`; a path that is absolute or a URI is returned as it is."""
-    path = expand_home(path)
-    return path if not root or path.startswith("/") or "://" in path else f"{root.rstrip('/')}/{path}"
-
-
-def _rows(config: DataSetConfig, names: Names) -> Iterator[Row]:
-    """Open a file, check its columns and return its rows."""
-    headless = all(column.isdecimal() for column in names.values())
-    table = open_table(config.uri, header=not headless, columns=list(names.values()))
-    required = {column for use, column in names.items() if use != "negatives" or use in config.columns}
-    if missing := sorted(required - set(table.columns)):
-        raise ValueError(
-            f"no column {', '.join(missing)} among {', '.join(table.columns)}; name the columns to "
-            f"read in data.{config.name}.columns ({', '.join(names)})"
-        )
-    return table.rows
+def _pairs_of(record: Record | None) -> Iterator[tuple[Side, Side]]:
+    return iter(()) if record is None else product(record.queries, record.targets)

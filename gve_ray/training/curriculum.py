@@ -30,15 +30,20 @@ ScoreKind = Literal["raw", "centred"]
 
 @dataclass(frozen=True, kw_only=True)
 class DataSetSize:
-    """What a curriculum needs to know about a data set. weight: how much one of its pairs counts."""
+    """What a curriculum needs to know about a data set.
+
+    weight: how much one of its pairs counts. batch_size: pairs per rank and step.
+    """
 
     format: str
     pairs: int
     weight: float = 1.0
+    batch_size: int = 1
 
     @property
     def size(self) -> float:
-        return self.pairs * self.weight
+        """The steps of one pass, so that tasks drawn by size are passed over equally often."""
+        return self.pairs * self.weight / self.batch_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +59,14 @@ class Curriculum:
     """How tasks are drawn in each of `epochs` epochs (counted from 1).
 
     epochs: number of epochs; tasks are scored before each. kind: `pyramid` is the paper's
-    curriculum. `uniform` gives all tasks the same probability. `proportional` draws by number of
-    pairs. `easy_to_hard` keeps the order of the first epoch's R_k: epoch t draws from the easiest
-    ceil(K * t / epochs) of the K tasks, by number of pairs. sigma: temperature in the first and in
-    the last epoch (pyramid). tasks: what is scored and drawn: each `format` (T2V, V2V, ...), whose
-    data sets then share its steps by their numbers of pairs, or each `dataset`. prior: `size`
-    multiplies exp(R_k / sigma) by the number of pairs of the task, `none` does not, as in the
-    paper's formula (pyramid). scores: R_k is the mean cosine of the pairs (`raw`, the paper's), or
-    that minus the mean cosine of mismatched pairs (`centred`), which can be compared between
-    formats.
+    curriculum. `uniform` gives all tasks the same probability. `proportional` draws by size: the
+    number of steps of one pass. `easy_to_hard` keeps the order of the first epoch's R_k: epoch t
+    draws from the easiest ceil(K * t / epochs) of the K tasks, by size. sigma: temperature in the
+    first and in the last epoch (pyramid). tasks: what is scored and drawn: each `format` (T2V, V2V,
+    ...), whose data sets then share its steps by size, or each `dataset`. prior: `size` multiplies
+    exp(R_k / sigma) by the size of the task, `none` does not, as in the paper's formula (pyramid).
+    scores: R_k is the mean cosine of the pairs (`raw`, the paper's), or that minus the mean cosine
+    of mismatched pairs (`centred`), which can be compared between formats.
     """
 
     kind: Kind = "pyramid"
@@ -147,7 +151,10 @@ class Curriculum:
         members = self.members(datasets)
         pairs = {task: sum(datasets[name].pairs for name in names) for task, names in members.items()}
         sizes = {task: sum(datasets[name].size for name in names) for task, names in members.items()}
-        weights = {task: sizes[task] / pairs[task] for task in members}
+        weights = {
+            task: sum(datasets[name].pairs * datasets[name].weight for name in names) / pairs[task]
+            for task, names in members.items()
+        }
         if self.kind == "pyramid":
             drawn = _complete(scores, members)
             factors = sizes if self.prior == "size" else weights

@@ -161,7 +161,12 @@ class Trainer:
         self.sizes = {name: len(task.pairs) for name, task in tasks.items()}
         self.batch_sizes = {name: task.batch_size for name, task in tasks.items()}
         self.datasets = {
-            name: DataSetSize(format=task.pairs.task, pairs=self.sizes[name], weight=task.weight)
+            name: DataSetSize(
+                format=task.pairs.task,
+                pairs=self.sizes[name],
+                weight=task.weight,
+                batch_size=task.batch_size,
+            )
             for name, task in tasks.items()
         }
         # All epochs have equally many steps, so the learning rate of each step is known in advance.

@@ -1,7 +1,7 @@
 """Load the mixture of a run: one `PairSet` per task of each data set, with its weight and batch size.
 
-UVRD is one entry (a folder of seven tasks). Other entries are data sets in the pair schema or in a format
-that convert.py reads. Data sets are not merged, because a batch holds pairs of a single one
+UVRD is one entry (a folder of seven tasks). Other entries are data sets in the pair schema or in one of the
+formats of formats.py. Data sets are not merged, because a batch holds pairs of a single one
 (arXiv:2510.27571, section 5).
 """
 
@@ -14,12 +14,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from gve_ray.inputs.table import FORMS, is_table
 from gve_ray.schema import UVRD_PAIRS, Task
 from gve_ray.store.runfolder import filesystem
 from gve_ray.training.config import BATCH_SIZES, HARD_NEGATIVES, DataSetConfig
-from gve_ray.training.convert import convert, task_of
+from gve_ray.training.convert import convert
 from gve_ray.training.pairs import PairSet, freeze, rows_of_parts
+from gve_ray.training.records import check_source, task_of
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +71,8 @@ def check_sources(configs: Sequence[DataSetConfig]) -> None:
         try:
             if config.format == "pairs":
                 _tasks(config, *filesystem(config.uri))
-            elif not is_table(config.uri):
-                raise ValueError(
-                    f"data.{config.name}.uri={config.uri}: no such file, or none that ends in {FORMS}"
-                )
+            else:
+                check_source(config)
         except OSError as error:
             raise ValueError(f"data.{config.name}.uri={config.uri}: cannot be read ({error})") from error
 
@@ -82,7 +80,7 @@ def check_sources(configs: Sequence[DataSetConfig]) -> None:
 def named_tasks(config: DataSetConfig) -> dict[str, Task]:
     """Return the tasks of a data set by their names in the mixture; those of UVRD if the data do not exist."""
     if config.format != "pairs":
-        return {config.name: task_of(config.format)}
+        return {config.name: task_of(config)}
     try:
         tasks = _tasks(config, *filesystem(config.uri))
     except (ValueError, OSError):
@@ -106,10 +104,12 @@ def count_pairs(config: DataSetConfig) -> dict[str, int] | None:
             f"{config.name}-{task.value}": sum(_rows(files, path) for path in _parts(files, root, task))
             for task in _tasks(config, files, root)
         }
-    elif is_table(config.uri):
-        counts = {config.name: sum(row is not None for row in convert(config))}
     else:
-        return None
+        try:
+            check_source(config)
+        except (ValueError, OSError):
+            return None
+        counts = {config.name: sum(row is not None for row in convert(config))}
     return {name: min(pairs, config.sample or pairs) for name, pairs in counts.items()}
 
 
@@ -128,8 +128,8 @@ def _frozen(config: DataSetConfig, folder: Path) -> list[tuple[str, Task, Path]]
     if config.format != "pairs":
         path = folder / f"{config.name}.arrow"
         if n_skipped := freeze(convert(config), path):
-            log.warning("%s: skipped %d rows without a query or a target", config.name, n_skipped)
-        return [(config.name, task_of(config.format), path)]
+            log.warning("%s: skipped %d rows that make no %s pair", config.name, n_skipped, task_of(config))
+        return [(config.name, task_of(config), path)]
     files, root = filesystem(config.uri)
     out = []
     for task in _tasks(config, files, root):

@@ -263,8 +263,10 @@ def _data_sets(config: TrainingJobConfig) -> tuple[dict[str, DataSetSize], dict[
         sizes = count_pairs(source)
         for name, task in named_tasks(source).items():
             pairs = _size(source, name, task, config.plan.sizes) if sizes is None else sizes.get(name, 0)
-            datasets[name] = DataSetSize(format=task, pairs=pairs, weight=source.weight)
             batches[name] = batch_size_of(source, task)
+            datasets[name] = DataSetSize(
+                format=task, pairs=pairs, weight=source.weight, batch_size=batches[name]
+            )
     return datasets, batches
 
 

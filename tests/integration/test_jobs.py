@@ -18,7 +18,7 @@ import pytest
 from gve_ray.demo.corpus import CorpusShares, Entry, read_truth, write_corpus
 from gve_ray.demo.tiny_vl import MODEL
 from gve_ray.embedder import Embedder
-from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA, Item, Task
+from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA, UVRD_TASKS, Item
 from gve_ray.stage import REJECT_SCHEMA
 from gve_ray.store import AssetReader, Store
 from gve_ray.training.runlog import read_log
@@ -97,7 +97,7 @@ def test_every_kept_video_is_captioned_once_or_rejected(output: Path) -> None:
 
 def test_all_tasks_have_pairs_whose_references_resolve(output: Path) -> None:
     pairs = ds.dataset(f"{output}/uvrd", format="parquet").to_table().to_pylist()
-    assert {pair["task"] for pair in pairs} == {task.value for task in Task}
+    assert {pair["task"] for pair in pairs} == {task.value for task in UVRD_TASKS}
     items = [pair[side] for pair in pairs for side in ("query", "target")]
     refs = {item[kind] for item in items for kind in ("image", "video")} - {None}
     frames = AssetReader(f"{output}/assets.lance").frames_many(sorted(refs))

@@ -20,7 +20,7 @@ from safetensors.torch import load
 
 from gve_ray.demo.corpus import CorpusShares, write_corpus
 from gve_ray.evaluation.embed import EMBEDDING_SCHEMA, KEY
-from gve_ray.schema import ANNOTATION_SCHEMA, Task
+from gve_ray.schema import ANNOTATION_SCHEMA, UVRD_TASKS
 from gve_ray.search.library import SEGMENT_SCHEMA
 from gve_ray.stage import REJECT_SCHEMA
 from gve_ray.store import Store
@@ -248,7 +248,9 @@ def assert_same_index(workspace: Workspace, output: str, reference: Workspace) -
 
 def test_one_node_has_all_tasks(one_node: Workspace) -> None:
     """If tasks were missing, the comparisons with this run would prove little."""
-    assert {name.split("/")[0] for name in one_node.files("pairs/uvrd")} == {f"task={t.value}" for t in Task}
+    assert {name.split("/")[0] for name in one_node.files("pairs/uvrd")} == {
+        f"task={t.value}" for t in UVRD_TASKS
+    }
     assert len(index_vectors(one_node, "index")) > VIDEOS // 2
 
 

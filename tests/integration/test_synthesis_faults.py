@@ -20,7 +20,7 @@ import yaml
 
 from gve_ray.demo.render import write_mp4
 from gve_ray.demo.scenes import draw_scene
-from gve_ray.schema import ANNOTATION_SCHEMA, Task
+from gve_ray.schema import ANNOTATION_SCHEMA, UVRD_TASKS
 from gve_ray.stage import REJECT_SCHEMA
 from gve_ray.store import Store
 from tests.integration import drivers
@@ -160,7 +160,7 @@ def assert_same(baseline: Baseline, output: Path) -> None:
 def test_the_uninterrupted_run_has_all_tasks(baseline: Baseline) -> None:
     """If tasks were missing, the comparisons with this run would prove little."""
     tasks = {path.parent.name for path in (baseline.finished / "uvrd").rglob("*.parquet")}
-    assert tasks == {f"task={task.value}" for task in Task}
+    assert tasks == {f"task={task.value}" for task in UVRD_TASKS}
     captioned = Store(str(baseline.finished / "annotations.lance"), ANNOTATION_SCHEMA).count()
     assert captioned > VIDEOS // 2
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gve_ray.schema import ANNOTATION_SCHEMA, PAIR_SCHEMA, UVRD_PAIRS, AssetRef, Task
+from gve_ray.schema import ANNOTATION_SCHEMA, PAIR_SCHEMA, UVRD_PAIRS, UVRD_TASKS, AssetRef, Task
 from gve_ray.store import Store
 from gve_ray.synthesis.assemble import INSTRUCTIONS, assemble, candidates, caption_domain, pair_id, quotas
 from gve_ray.synthesis.config import AssembleConfig
@@ -58,7 +58,7 @@ def rows_of(folder, task):
 
 class TestQuotas:
     def test_scale_to_one_t2v_pair_a_video(self):
-        available = dict.fromkeys(Task, 10**9) | {Task.T2V: 879}
+        available = dict.fromkeys(UVRD_TASKS, 10**9) | {Task.T2V: 879}
         targets = quotas(AssembleConfig(), available)
         # Table 7 in thousands: 879 T2V candidates fill its 879 K at one in a thousand.
         assert {task.value: n for task, n in targets.items()} == {
@@ -66,20 +66,20 @@ class TestQuotas:
         }  # fmt: skip
 
     def test_small_corpora_round_up_so_that_no_task_is_empty(self):
-        available = dict.fromkeys(Task, 12)
+        available = dict.fromkeys(UVRD_TASKS, 12)
         targets = quotas(AssembleConfig(), available)
         assert targets[Task.T2V] == 12
         assert targets[Task.TV2V] == 1  # 12 * 35 / 879 = 0.48
         assert targets[Task.T2I] == 3  # 12 * 210 / 879 = 2.87
 
     def test_a_given_scale_counts(self):
-        targets = quotas(AssembleConfig(scale=0.01), dict.fromkeys(Task, 5))
+        targets = quotas(AssembleConfig(scale=0.01), dict.fromkeys(UVRD_TASKS, 5))
         assert targets[Task.T2V] == 8790
         assert targets[Task.TV2V] == 350
 
     def test_without_t2v_the_task_that_fills_first_sets_the_scale(self):
         config = AssembleConfig(quotas={"T2I": 10, "I2V": 40})
-        targets = quotas(config, dict.fromkeys(Task, 20))
+        targets = quotas(config, dict.fromkeys(UVRD_TASKS, 20))
         assert targets[Task.T2I] == 20
         assert targets[Task.I2V] == 80
         assert targets[Task.T2V] == 0
@@ -242,4 +242,4 @@ class TestAssemble:
         part = next((tmp_path / "uvrd" / "task=T2V").glob("*.parquet"))
         assert pq.ParquetFile(part).schema_arrow.equals(PAIR_SCHEMA)
         whole = pq.read_table(tmp_path / "uvrd")
-        assert set(whole.column("task").to_pylist()) == {task.value for task in Task}
+        assert set(whole.column("task").to_pylist()) == {task.value for task in UVRD_TASKS}

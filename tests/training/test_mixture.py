@@ -170,7 +170,7 @@ def test_the_error_for_an_unreadable_file_says_what_is_wrong(
         ({"format": "xml"}, "data.u.format='xml'"),
         ({"tasks": ("T2X",)}, "data.u.tasks=.*T2X"),
         ({"tasks": ("T2V",), "format": "webvid"}, "has one task"),
-        ({"columns": {"title": "x"}, "format": "webvid"}, "webvid reads id, folder, caption"),
+        ({"columns": {"title": "x"}, "format": "webvid"}, "webvid reads caption, video"),
         ({"sample": 0}, "data.u.sample=0"),
         ({"batch_size": 0}, "data.u.batch_size=0"),
         ({"negatives": -1}, "data.u.negatives=-1"),
