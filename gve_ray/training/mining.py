@@ -13,6 +13,7 @@ from gve_ray.search.exact import nearest_by_chunk
 
 NONE = -1  # fills a row of the result that has fewer than k targets
 _KNOWN = 64  # the first search allows for up to this many positives of a query
+_BLOCK = 2**24  # scores that are in memory at a time when all of a query's are computed
 
 
 class Corpus:
@@ -77,26 +78,31 @@ def mine(
     """
     _check(queries, query_ids, corpus, limits, k, chunk)
     highest = None if limits is None else np.asarray(limits, dtype=np.float32).round(6)
-    # k, the positives and one more to detect a tie. With limits the search may have to go deeper.
-    reach = k + min(corpus.most_positives, _KNOWN) + 1
-    mined = np.full((len(queries), k), NONE, dtype=np.int64)
+    # k, the positives and one more to detect a tie.
+    depth = min(k + min(corpus.most_positives, _KNOWN) + 1, len(corpus))
+    mined = np.empty((len(queries), k), dtype=np.int64)
     for start in range(0, len(queries), chunk):
         rows = np.arange(start, min(start + chunk, len(queries)))
-        depth = min(reach, len(corpus))
-        while len(rows):
-            scores, near = _nearest(queries[rows], corpus.vectors, depth, chunk)
-            allowed = ~corpus.is_positive(query_ids[rows], near)  # [rows, depth]
-            if highest is not None:
-                allowed &= scores <= highest[rows, None]
-            first = np.argsort(~allowed, axis=1, kind="stable")[:, :k]  # those allowed, in their order
-            hardest = np.take_along_axis(near, first, axis=1)
-            hardest[~np.take_along_axis(allowed, first, axis=1)] = NONE
-            mined[rows, : hardest.shape[1]] = hardest
-            if depth == len(corpus):
-                break
-            rows = rows[_unsure(scores, allowed, k)]
-            depth = min(4 * depth, len(corpus))
+        scores, near = _nearest(queries[rows], corpus.vectors, depth, chunk)
+        allowed = ~corpus.is_positive(query_ids[rows], near)  # [rows, depth]
+        if highest is not None:
+            allowed &= scores <= highest[rows, None]
+        mined[rows] = _first(near, allowed, k)
+        if depth < len(corpus):
+            rest = rows[_unsure(scores, allowed, k)]
+            limit = None if highest is None else highest[rest]
+            mined[rest] = _search_all(queries[rest], query_ids[rest], corpus, k, limit)
     return mined
+
+
+def _first(near: np.ndarray, allowed: np.ndarray, k: int) -> np.ndarray:
+    """Return the first k of the rows [n, w] that are allowed, int64 [n, k], filled with NONE."""
+    first = np.argsort(~allowed, axis=1, kind="stable")[:, :k]
+    found = np.full((len(near), k), NONE, dtype=np.int64)
+    found[:, : first.shape[1]] = np.where(
+        np.take_along_axis(allowed, first, axis=1), np.take_along_axis(near, first, axis=1), NONE
+    )
+    return found
 
 
 def _unsure(scores: np.ndarray, allowed: np.ndarray, k: int) -> np.ndarray:
@@ -105,6 +111,31 @@ def _unsure(scores: np.ndarray, allowed: np.ndarray, k: int) -> np.ndarray:
     kth = np.argmax(nth >= k, axis=1)  # where the k-th candidate is; 0 if there is none
     tied = scores[np.arange(len(scores)), kth] <= scores[:, -1]
     return (nth[:, -1] < k) | tied
+
+
+def _search_all(
+    queries: np.ndarray, query_ids: np.ndarray, corpus: Corpus, k: int, highest: np.ndarray | None
+) -> np.ndarray:
+    """Mine for queries whose negatives are beyond the first search, such as those of which many targets are above
+    the limit. All scores are computed, as the search depth that is needed may be the whole corpus.
+    """
+    m = len(corpus)
+    depth = min(k + corpus.most_positives, m)
+    beyond = np.iinfo(np.int64).max
+    mined = np.empty((len(queries), k), dtype=np.int64)
+    block = max(1, _BLOCK // m)
+    for start in range(0, len(queries), block):
+        part = slice(start, start + block)
+        scores = (queries[part] @ corpus.vectors.T).round(6)  # [block, m]
+        # One integer by score and row, so that the smallest ones are the best targets, ties by row.
+        keys = np.arange(m) - np.rint(scores * np.float32(1e6)).astype(np.int64) * m
+        if highest is not None:
+            keys[scores > highest[part, None]] = beyond
+        near = np.argpartition(keys, depth - 1, axis=1)[:, :depth]
+        near = np.take_along_axis(near, np.argsort(np.take_along_axis(keys, near, axis=1), axis=1), axis=1)
+        allowed = np.take_along_axis(keys, near, axis=1) < beyond
+        mined[part] = _first(near, allowed & ~corpus.is_positive(query_ids[part], near), k)
+    return mined
 
 
 def _nearest(

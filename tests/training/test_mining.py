@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from gve_ray.training import mining
 from gve_ray.training.mining import NONE, Corpus, mine
 
 
@@ -72,7 +73,7 @@ def test_a_group_larger_than_the_first_search_is_skipped() -> None:
     assert mined(at(0), targets, [(0, 17)], k=2, groups=[3] * 200 + [4, 5]) == [[200, 201]]
 
 
-def test_the_result_equals_a_full_sort_for_any_chunk_size() -> None:
+def test_the_result_equals_a_full_sort_for_any_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(140, 16)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -89,7 +90,8 @@ def test_the_result_equals_a_full_sort_for_any_chunk_size() -> None:
         kept = [row for row in order if (query_id, groups[row]) not in known and scores[row] <= limits[-1]]
         expected.append((kept + [NONE] * 5)[:5])
     corpus = Corpus(targets, groups, positives=(query_ids, groups[positives]))
-    for chunk in (7, 1000):
+    for chunk, block in ((7, 2**24), (1000, 300)):
+        monkeypatch.setattr(mining, "_BLOCK", block)  # scores; of queries with many targets above their limit
         rows = mine(queries, query_ids, corpus, k=5, limits=np.array(limits), chunk=chunk)
         assert rows.dtype == np.int64
         assert rows.tolist() == expected
