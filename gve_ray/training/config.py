@@ -231,12 +231,16 @@ class ProberConfig(AdaptedModel):
     model itself.
 
     model: None selects the untrained base model. pairs: pairs scored per data set (N_p in the paper).
-    mine: mine hard negatives for tasks whose data set has none. margin: targets that score above
-    positive + margin are dropped as likely false negatives; None keeps them.
+    mine: mine hard negatives for tasks whose data set has none. corpus: maximum number of targets of
+    a task that are searched for hard negatives, sampled with the seed; each rank keeps their
+    embeddings in memory (200,000 of 2,048 numbers are 1.6 GB). margin: targets that score above
+    positive + margin are dropped as likely false negatives; None keeps them, and then only the
+    sampled targets are embedded.
     """
 
     pairs: int = number(1000, at_least=1)
     mine: bool = True
+    corpus: int = number(200_000, at_least=1)
     margin: float | None = 0.1
 
     def __post_init__(self) -> None:
@@ -324,9 +328,9 @@ class TrainingResources(ActorResources):
     prepare the steps of a rank (Ray Data); 0: threads of the rank do it, which is enough where the
     model is slower than the data; auto: on a GPU, one for each core beyond four, else 0.
     max_failures: how often the ranks are restarted after one has died; -1: no limit. timeout_s:
-    seconds after which a collective fails; it must cover the time in which ranks wait for the
-    prober. resize_seconds: how often an elastic run checks whether the cluster has room for more
-    ranks.
+    seconds after which a collective fails; it must cover the longest work that one rank does while
+    the others wait: scoring its share of the tasks, or mining one chunk of at most 1,024 pairs.
+    resize_seconds: how often an elastic run checks whether the cluster has room for more ranks.
     """
 
     count_option: ClassVar[str] = "workers"

@@ -6,28 +6,34 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from gve_ray.schema import Item
+from gve_ray.training.mining import NONE
 from gve_ray.training.mixture import MixtureTask
-from gve_ray.training.pairs import Pair, id_of, source_of
+from gve_ray.training.pairs import id_of, identity_of, source_of
 from gve_ray.training.schedule import Step
 
 In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
 class Mined:
     """Mined hard negatives of one task.
 
-    rows: int64 [pairs, k], indices into `items`, with mining.NONE where there are fewer than k.
+    path: a local .npy file, int32 [pairs, k]: numbers of the pairs whose targets are the hard negatives of
+    each pair, hardest first, with mining.NONE where there are fewer than k.
     """
 
-    items: list[Item]
-    rows: np.ndarray
+    path: Path
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the hard negatives of these pairs, int32 [rows, k]. Only these rows are read from the disk."""
+        return np.asarray(np.load(self.path, mmap_mode="r", allow_pickle=False)[rows])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,13 +41,14 @@ class StepItems:
     """What one rank embeds in one step: B pairs with H hard negatives per query.
 
     items: B queries, then B targets, then B * H negatives (those of the first query first).
-    pair_ids, sources: int64 [B]. negative_sources: int64 [B, H]. See loss.info_nce.
+    pair_ids, sources, query_sources: int64 [B]. negative_sources: int64 [B, H]. See loss.info_nce.
     """
 
     step: Step
     items: list[Item]
     pair_ids: np.ndarray
     sources: np.ndarray
+    query_sources: np.ndarray
     negative_sources: np.ndarray
 
 
@@ -55,7 +62,9 @@ def items_of(step: Step, rank: int, task: MixtureTask, mined: Mined | None) -> S
     pairs = task.pairs.take(rows)
     hard = task.negatives if mined is not None or task.brings_negatives else 0
     negatives = [
-        _negatives(pair, hard, mined, int(row)) for pair, row in zip(pairs, rows.tolist(), strict=True)
+        # A mined negative comes after those of the data set. The target of the pair fills the gaps.
+        [*pair.negatives, *found, *[pair.target] * hard][:hard]
+        for pair, found in zip(pairs, _mined_items(task, mined, rows), strict=True)
     ]
     sources = [id_of(source_of(pair.target)) for pair in pairs]
     negative_sources = [[id_of(source_of(item)) for item in row] for row in negatives]
@@ -68,15 +77,19 @@ def items_of(step: Step, rank: int, task: MixtureTask, mined: Mined | None) -> S
         ],
         pair_ids=np.asarray([id_of(pair.pair_id) for pair in pairs], dtype=np.int64),
         sources=np.asarray(sources, dtype=np.int64),
+        query_sources=np.asarray([identity_of(pair.query) for pair in pairs], dtype=np.int64),
         negative_sources=np.asarray(negative_sources, dtype=np.int64).reshape(len(pairs), hard),
     )
 
 
-def _negatives(pair: Pair, hard: int, mined: Mined | None, row: int) -> list[Item]:
-    negatives = list(pair.negatives[:hard])
-    if mined is not None:
-        negatives += [mined.items[at] for at in mined.rows[row].tolist() if at >= 0]
-    return (negatives + [pair.target] * hard)[:hard]
+def _mined_items(task: MixtureTask, mined: Mined | None, rows: np.ndarray) -> list[list[Item]]:
+    """Return the mined hard negatives of each of these pairs."""
+    if mined is None:
+        return [[] for _ in rows]
+    found = mined.of(rows)  # [rows, k]
+    distinct = np.unique(found[found != NONE])
+    targets = dict(zip(distinct.tolist(), (pair.target for pair in task.pairs.take(distinct)), strict=True))
+    return [[targets[row] for row in line if row != NONE] for line in found.tolist()]
 
 
 def ahead(make: Callable[[In], Out], inputs: Iterable[In], *, depth: int = 2) -> Iterator[tuple[Out, float]]:

@@ -36,13 +36,14 @@ from gve_ray.training.curriculum import HISTORY_FILE, History
 from gve_ray.training.encoder import GveCollate, with_lora
 from gve_ray.training.feed import ahead
 from gve_ray.training.gather import barrier, rank, world_size
+from gve_ray.training.hard_negatives import Embed
 from gve_ray.training.loop import Feed, ScoreLog, StepLog, Trainer
 from gve_ray.training.mixture import MixtureTask, load_mixture
 from gve_ray.training.node import once_per_node
 from gve_ray.training.pairs import check_references
 from gve_ray.training.plan import EpochPlan
 from gve_ray.training.plots import save_plots
-from gve_ray.training.prober import Embed, EpochProber
+from gve_ray.training.prober import EpochProber
 from gve_ray.training.runlog import SCORES_FILE, STEPS_FILE, EvaluationLog, RunLog
 from gve_ray.training.trackers import Trackers
 from gve_ray.training.validation import ValidationSet, Validator, load_validation
@@ -135,7 +136,7 @@ def _fit(
             model.eval()  # disables dropout; the loop switches back to training mode
             name = config.model if epoch == 1 else f"checkpoint of epoch {epoch - 1}"
             embedder = Embedder.from_model(model, processor, settings)
-        return name, partial(embedder.embed, assets=assets, progress=True)
+        return name, partial(embedder.embed, assets=assets)  # the prober reports its own progress
 
     listeners: list[Callable[[StepLog], None]] = []
     if rank() == 0:

@@ -38,6 +38,7 @@ def info_nce(
     *,
     pairs: Tensor | None = None,
     sources: Tensor | None = None,
+    query_sources: Tensor | None = None,
     negative_sources: Tensor | None = None,
     temperature: float = TEMPERATURE,
     margin: float | None = None,
@@ -46,9 +47,10 @@ def info_nce(
     """Symmetric InfoNCE over N pairs.
 
     queries, targets: unit-norm [N, d]; row i of both is a pair. negatives: unit-norm [N, H, d], the hard
-    negatives of query i. pairs, sources: int64 [N], ids of the pair and of what its target shows (the
-    video); rows that share one are not used as negatives of each other. negative_sources: int64 [N, H]; a
-    hard negative with the source of its positive is ignored (this allows padding of a row).
+    negatives of query i. pairs, sources, query_sources: int64 [N], ids of the pair, of what its target shows
+    (the video), and of its query; rows that share one are not used as negatives of each other, and a target
+    is a positive of a query if any row pairs their sources. negative_sources: int64 [N, H]; a hard negative
+    that is a positive of its query in this sense is ignored (this allows padding of a row).
     margin: a candidate that scores above its positive + margin is treated as a false negative and ignored;
     0.1 in the authors' released loss; None keeps all. dimensions: Matryoshka sizes; the loss is the mean
     over the embeddings cut to each size and normalised again. Empty: full size only.
@@ -59,8 +61,10 @@ def info_nce(
     with torch.autocast(queries.device.type, enabled=False):
         q, t = queries.float(), targets.float()
         n = None if negatives is None else negatives.float()
-        same = _same(len(q), pairs, sources, q.device)  # bool [N, N]
-        same_hard = None if negatives is None else _same_hard(negatives, sources, negative_sources)
+        same = _same(len(q), pairs, sources, query_sources, q.device)  # bool [N, N]
+        same_hard = (
+            None if negatives is None else _same_hard(negatives, sources, query_sources, negative_sources)
+        )
         losses = []
         for size in dimensions or (q.shape[1],):
             small = None if n is None else _cut(n, size)
@@ -92,11 +96,11 @@ def _masked_scores(
     itself = torch.eye(len(q), dtype=torch.bool, device=q.device)
     scores = q @ t.T  # [N, N]
     hard = None if n is None else torch.einsum("nd,nhd->nh", q, n)  # [N, H]
-    out_forward, out_backward, out_hard = same, same, same_hard
+    out_forward, out_backward, out_hard = same, same.T, same_hard
     if margin is not None:
         limit = scores.detach().diagonal()[:, None] + margin  # [N, 1]
         out_forward = same | ((scores.detach() > limit) & ~itself)
-        out_backward = same | ((limit < scores.detach().T) & ~itself)
+        out_backward = same.T | ((limit < scores.detach().T) & ~itself)
         if hard is not None and same_hard is not None:
             out_hard = same_hard | (hard.detach() > limit)
     none = float("-inf")
@@ -121,20 +125,34 @@ def _statistics(
     }
 
 
-def _same(n: int, pairs: Tensor | None, sources: Tensor | None, device: torch.device) -> Tensor:
-    """bool [N, N]: the two rows share a pair id or a source. False on the diagonal."""
-    same = torch.zeros(n, n, dtype=torch.bool, device=device)
-    for ids in (pairs, sources):
-        if ids is not None:
-            same |= ids[:, None] == ids[None, :]
-    return same & ~torch.eye(n, dtype=torch.bool, device=device)
+def _same(
+    n: int, pairs: Tensor | None, sources: Tensor | None, query_sources: Tensor | None, device: torch.device
+) -> Tensor:
+    """bool [N, N]: target j is a positive of query i, or the rows share a pair id. False on the diagonal.
+
+    Target j is a positive of query i if some row k has the query of row i and the source of row j.
+    """
+    itself = torch.eye(n, dtype=torch.bool, device=device)
+    same_query, same_source, same_pair = (
+        itself if ids is None else ids[:, None] == ids[None, :] for ids in (query_sources, sources, pairs)
+    )
+    # A matrix product of booleans; float32 is exact, as it counts at most N rows.
+    same = (same_query.float() @ same_source.float() > 0) | same_pair
+    return same & ~itself
 
 
-def _same_hard(negatives: Tensor, sources: Tensor | None, negative_sources: Tensor | None) -> Tensor:
-    """bool [N, H]: the hard negative shows the source of the positive."""
+def _same_hard(
+    negatives: Tensor, sources: Tensor | None, query_sources: Tensor | None, negative_sources: Tensor | None
+) -> Tensor:
+    """bool [N, H]: a row with the same query has the source of this hard negative as its positive."""
     if sources is None or negative_sources is None:
         return torch.zeros(negatives.shape[:2], dtype=torch.bool, device=negatives.device)
-    return negative_sources == sources[:, None]
+    if query_sources is None:
+        return negative_sources == sources[:, None]
+    same_query = query_sources[:, None] == query_sources[None, :]  # [N, N]
+    # One column at a time: all at once would take N * N * H.
+    known = [(same_query & (column[:, None] == sources)).any(dim=1) for column in negative_sources.T]
+    return torch.stack(known, dim=1)
 
 
 def _cut(x: Tensor, size: int) -> Tensor:

@@ -6,6 +6,7 @@ hold texts and references; pixels stay in assets.lance.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,18 @@ class Pair:
     query: Item
     target: Item
     negatives: tuple[Item, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PairIds:
+    """Ids of all pairs of a task, int64 [pairs] each.
+
+    queries, targets: `identity_of` the item. sources: `id_of` what the target shows, see `source_of`.
+    """
+
+    queries: np.ndarray
+    targets: np.ndarray
+    sources: np.ndarray
 
 
 def freeze(rows: Iterable[Mapping[str, Any] | None], path: str | os.PathLike[str]) -> int:
@@ -96,6 +109,25 @@ class PairSet:
         values = (batches[row // _ROWS].slice(row % _ROWS, 1).to_pylist()[0] for row in numbers.tolist())
         return [pair_of(row) for row in values]
 
+    def ids(self) -> PairIds:
+        """Compute the ids of all pairs. It reads the file batch by batch and takes 24 bytes per pair."""
+        reader = self._open()
+        queries, targets, sources = (np.empty(self._size, dtype=np.int64) for _ in range(3))
+        done = 0
+        for at in range(reader.num_record_batches):
+            batch = reader.get_batch(at)
+            if self._chosen is not None:
+                first, last = np.searchsorted(self._chosen, [at * _ROWS, (at + 1) * _ROWS])
+                batch = batch.take(pa.array(self._chosen[first:last] - at * _ROWS))
+            for query, target in zip(
+                batch.column("query").to_pylist(), batch.column("target").to_pylist(), strict=True
+            ):
+                queries[done] = identity_of(Item(**query))
+                targets[done] = identity_of(Item(**target))
+                sources[done] = id_of(source_of(Item(**target)))
+                done += 1
+        return PairIds(queries=queries, targets=targets, sources=sources)
+
     def has_negatives(self) -> bool:
         """Whether any pair of the file has hard negatives."""
         reader = self._open()
@@ -160,42 +192,21 @@ def source_of(item: Item) -> str:
     return str(item.text)
 
 
+def identity_of(item: Item) -> int:
+    """Hash all that an item shows (text, image and video), but not its instruction. See `id_of`.
+
+    Queries with an equal identity ask for the same thing, so their targets are not negatives of each other.
+    Unlike in `source_of`, two texts about one image differ. Raises TypeError for media in memory.
+    """
+    parts = (item.text, item.image, item.video)
+    if not all(part is None or isinstance(part, str) for part in parts):
+        raise TypeError("identity_of: media in memory; training pairs hold references")
+    return id_of(json.dumps(parts))
+
+
 def id_of(text: str) -> int:
     """Hash a pair id or source to a signed 64-bit integer, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Corpus:
-    """The distinct targets of a task, for mining.
-
-    positives: int64 [pairs], the row in `items` of each pair's target. groups: int64 [items], equal for
-    targets with the same source.
-    """
-
-    items: list[Item]
-    positives: np.ndarray
-    groups: np.ndarray
-
-
-def corpus_of(pairs: Iterable[Pair]) -> Corpus:
-    """Return the distinct targets of pairs, in order of appearance."""
-    rows: dict[tuple[Any, ...], int] = {}
-    items: list[Item] = []
-    positives: list[int] = []
-    for pair in pairs:
-        target = pair.target
-        key = (target.text, target.image, target.video)
-        if key not in rows:
-            rows[key] = len(items)
-            items.append(target)
-        positives.append(rows[key])
-    groups = [id_of(source_of(item)) for item in items]
-    return Corpus(
-        items=items,
-        positives=np.asarray(positives, dtype=np.int64),
-        groups=np.asarray(groups, dtype=np.int64),
-    )
 
 
 def check_references(sets: Iterable[PairSet], videos: set[str]) -> None:

@@ -56,6 +56,7 @@ def _loss(embeddings: Tensor, items: StepItems, config: LossConfig) -> Loss:
         "targets": embeddings[pairs : 2 * pairs],
         "pairs": _on(embeddings, items.pair_ids),
         "sources": _on(embeddings, items.sources),
+        "query_sources": _on(embeddings, items.query_sources),
     }
     if hard:
         parts["negatives"] = embeddings[2 * pairs :].view(pairs, hard, -1)

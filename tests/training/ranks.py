@@ -48,8 +48,9 @@ def encoder() -> nn.Module:
 
 
 def world(case: Case) -> dict[str, Tensor]:
-    """Return the whole batch. With masks, rows 1 and 5 show the same video, rows 2 and 9 are the same pair, and
-    one hard negative shows the same video as its positive.
+    """Return the whole batch. With masks, rows 1 and 5 show the same video, rows 2 and 9 are the same pair, rows
+    3 and 10 have the same query, one hard negative shows the same video as its positive, and one of row 3 shows
+    that of row 10. Rows 3 and 10 are on different ranks if there are several.
     """
     drawn = torch.Generator().manual_seed(2)
     inputs = {
@@ -60,10 +61,12 @@ def world(case: Case) -> dict[str, Tensor]:
         inputs["negatives"] = torch.randn(PAIRS, HARD, WIDTH, generator=drawn, dtype=torch.float64)
     if case.masks:
         inputs["pairs"], inputs["sources"] = torch.arange(PAIRS), torch.arange(PAIRS)
-        inputs["pairs"][9], inputs["sources"][5] = 2, 1
+        inputs["query_sources"] = torch.arange(PAIRS)
+        inputs["pairs"][9], inputs["sources"][5], inputs["query_sources"][10] = 2, 1, 3
         if case.hard:
             inputs["negative_sources"] = torch.full((PAIRS, HARD), -1)
             inputs["negative_sources"][4, 1] = 4
+            inputs["negative_sources"][3, 0] = 10
     return inputs
 
 

@@ -1,4 +1,5 @@
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from gve_ray.schema import Item, Task
 from gve_ray.training.config import LossConfig
 from gve_ray.training.feed import Mined, ahead, items_of
 from gve_ray.training.loss import info_nce
+from gve_ray.training.mining import NONE as NONE_MINED
 from gve_ray.training.mixture import MixtureTask
-from gve_ray.training.pairs import PairSet, freeze, id_of
-from gve_ray.training.prober import load_mined, mine_task, save_mined, score_task
+from gve_ray.training.pairs import PairSet, freeze, id_of, identity_of
+from gve_ray.training.prober import score_task
 from gve_ray.training.schedule import Step
 from gve_ray.training.step import backward
 from tests.training import tiny
@@ -44,25 +46,28 @@ def make_task(folder: Path, *, negatives: int = 2, own: bool = True) -> MixtureT
 STEP = Step(index=0, task="x", rows=np.array([3, 0, 1, 2], dtype=np.int32), world_size=2)
 
 
+def save_mined(folder: Path, rows: list[list[int]]) -> Mined:
+    np.save(folder / "mined.npy", np.array(rows, dtype=np.int32))
+    return Mined(path=folder / "mined.npy")
+
+
 def test_a_rank_gets_its_pairs_with_given_negatives_then_mined_ones_then_its_targets(tmp_path: Path) -> None:
-    mined = Mined(
-        items=[Item(video="asset://v8/video"), Item(video="asset://v9/video")],
-        rows=np.array([[0, 1], [1, 0], [0, -1], [-1, -1]]),
-    )
+    mined = save_mined(tmp_path, [[1, 2], [3, 0], [0, NONE_MINED], [NONE_MINED, NONE_MINED]])
     step_items = items_of(STEP, 1, make_task(tmp_path), mined)  # rows 1 and 2
     assert [item.text for item in step_items.items[:2]] == ["q1", "q2"]
     assert [item.video for item in step_items.items[2:4]] == ["asset://v1/video", "asset://v2/video"]
     assert [item.text or item.video for item in step_items.items[4:]] == [
         "from the data set",
-        "asset://v9/video",
-        "asset://v8/video",
+        "asset://v3/video",
+        "asset://v0/video",
         "asset://v2/video",
     ]
     assert step_items.pair_ids.tolist() == [id_of("p1"), id_of("p2")]
     assert step_items.sources.tolist() == [id_of("v1"), id_of("v2")]
+    assert step_items.query_sources.tolist() == [identity_of(Item(text=text)) for text in ("q1", "q2")]
     assert step_items.negative_sources.tolist() == [
-        [id_of("from the data set"), id_of("v9")],
-        [id_of("v8"), id_of("v2")],
+        [id_of("from the data set"), id_of("v3")],
+        [id_of("v0"), id_of("v2")],
     ]
 
 
@@ -81,7 +86,7 @@ def test_without_given_or_mined_negatives_there_are_none(tmp_path: Path) -> None
 def test_chunks_in_any_order_give_the_loss_of_the_pairs(tmp_path: Path, gradcache: bool) -> None:
     task = replace(tiny.tasks(tmp_path)["two"], negatives=1)
     rows = np.array([5, 1, 30], dtype=np.int32)
-    mined = Mined(items=[Item(text="xyz")], rows=np.zeros((40, 1), dtype=np.int64))
+    mined = save_mined(tmp_path, [[17]] * 40)
     items = items_of(Step(index=0, task="two", rows=rows, world_size=1), 0, task, mined)
     model = tiny.Letters()
     loss = backward(model, tiny.collate(items.items), items, LossConfig(), gradcache=gradcache)
@@ -95,7 +100,7 @@ def test_chunks_in_any_order_give_the_loss_of_the_pairs(tmp_path: Path, gradcach
     expected = info_nce(
         vectors([pair.query.text for pair in pairs]),
         vectors([pair.target.text for pair in pairs]),
-        vectors(["xyz"] * 3)[:, None, :],
+        vectors([task.pairs.take([17])[0].target.text] * 3)[:, None, :],
     )
     expected.value.backward()
     assert loss.value.item() == pytest.approx(expected.value.item(), abs=1e-5)
@@ -103,26 +108,16 @@ def test_chunks_in_any_order_give_the_loss_of_the_pairs(tmp_path: Path, gradcach
         torch.testing.assert_close(mine, weight.grad, atol=1e-5, rtol=1e-4)
 
 
-def test_the_prober_scores_a_task_and_mines_its_negatives(tmp_path: Path) -> None:
+def test_the_score_of_a_task_is_the_mean_cosine_of_its_pairs(tmp_path: Path) -> None:
     task = make_task(tmp_path, negatives=2, own=False)
     angles = {"q0": 0, "q1": 30, "q2": 60, "q3": 90, "v0": 10, "v1": 40, "v2": 70, "v3": 100}
 
-    def embed(items: list[Item]) -> np.ndarray:
+    def embed(items: Sequence[Item]) -> np.ndarray:
         keys = [item.text or str(item.video)[8:10] for item in items]
         turned = np.deg2rad([angles[key] for key in keys])
         return np.stack([np.cos(turned), np.sin(turned)], axis=1).astype(np.float32)
 
     assert score_task(embed, task, pairs=3, seed=1) == pytest.approx(np.cos(np.deg2rad(10)))
-    mined = mine_task(embed, task, margin=None)
-    # From q1 (30): v0 is 20 away and v2 40; from q3 (90): v2 is 20 away and v1 50.
-    assert mined.rows.tolist() == [[1, 2], [0, 2], [1, 3], [2, 1]]
-    save_mined(mined, tmp_path / "mined" / "x-1.npy")
-    again = load_mined(task, tmp_path / "mined" / "x-1.npy")
-    assert again.items == mined.items
-    assert again.rows.tolist() == mined.rows.tolist()
-    np.save(tmp_path / "mined" / "x-1.npy", mined.rows[:2])
-    with pytest.raises(ValueError, match="mined for 2 pairs, not for the 4"):
-        load_mined(task, tmp_path / "mined" / "x-1.npy")
 
 
 def test_ahead_keeps_the_order_and_raises_an_error_in_its_place() -> None:

@@ -58,8 +58,8 @@ def test_a_query_is_compared_only_with_its_own_hard_negatives() -> None:
     assert loss.value.item() == pytest.approx(0.5 * forward + 0.5 * ce(1, [0], 1.0), abs=1e-6)
 
 
-@pytest.mark.parametrize("ids", ["pairs", "sources"])
-def test_rows_that_share_a_pair_or_source_are_not_negatives_of_each_other(ids: str) -> None:
+@pytest.mark.parametrize("ids", ["pairs", "sources", "query_sources"])
+def test_rows_that_share_a_pair_source_or_query_are_not_negatives_of_each_other(ids: str) -> None:
     # Rows 0 and 1 share an id, so the only negative of each is row 2; row 2 has both as negatives.
     queries, targets = at(0, 40, 100), at(5, 50, 90)
     loss = info_nce(queries, targets, temperature=0.5, **{ids: torch.tensor([7, 7, 8])})
@@ -138,6 +138,56 @@ def test_gradient_of_two_pairs() -> None:
     to_t1 = [(1 - p) + 0.5, ((1 - p) - 1) + (0.5 - 1)]
     expected = torch.tensor([[to_t0[0], to_t1[0]], [to_t0[1], to_t1[1]]]) / 4
     assert torch.allclose(queries.grad, expected, atol=1e-6)
+
+
+def test_gradient_with_two_targets_of_one_query() -> None:
+    # Rows 0 and 1 share a query, so the candidates of q0 are (t0, t2), those of q1 (t1, t2), those of q2 all;
+    # likewise those of t0 are (q0, q2), of t1 (q1, q2), and of t2 all. With cross entropies averaged over 3 rows
+    # and 2 directions, d loss / d score(q_i, t_j) = (forward softmax + backward softmax - 2 if i == j) / 6.
+    queries, targets = at(0, 0, 90).requires_grad_(), at(20, 40, 80)
+    info_nce(queries, targets, temperature=1.0, query_sources=torch.tensor([4, 4, 5])).value.backward()
+    score = [[cos(q - t) for t in (20, 40, 80)] for q in (0, 0, 90)]
+    allowed = [[True, False, True], [False, True, True], [True, True, True]]
+    exponential = [[math.exp(score[i][j]) if allowed[i][j] else 0.0 for j in range(3)] for i in range(3)]
+    expected = torch.zeros(3, 2)
+    for i in range(3):
+        for j in range(3):
+            forward = exponential[i][j] / sum(exponential[i])
+            backward = exponential[i][j] / sum(exponential[k][j] for k in range(3))
+            expected[i] += (forward + backward - 2 * (i == j)) / 6 * targets[j]
+    assert torch.allclose(queries.grad, expected, atol=1e-6)
+    free = at(0, 0, 90).requires_grad_()
+    info_nce(free, targets, temperature=1.0).value.backward()
+    assert (free.grad - expected).abs().max() > 0.05
+
+
+def test_a_target_that_another_row_pairs_with_the_query_is_not_its_negative() -> None:
+    # Rows: (A, s), (A, t), (B, t). Row 2 shows t, which row 1 says is a positive of A; so q0 has no negative, and
+    # t2 has only q2. But q2 = B is not known to match s: q2 keeps t0 as a negative, and t0 keeps q2.
+    queries, targets = at(0, 10, 90), at(20, 40, 80)
+    ids = {"query_sources": torch.tensor([1, 1, 2]), "sources": torch.tensor([7, 8, 8])}
+    loss = info_nce(queries, targets, temperature=1.0, **ids)
+    forward = [0.0, 0.0, ce(cos(10), [cos(70)], 1.0)]
+    backward = [ce(cos(20), [cos(70)], 1.0), 0.0, 0.0]
+    assert loss.value.item() == pytest.approx((sum(forward) + sum(backward)) / 6, abs=1e-6)
+
+
+def test_a_hard_negative_that_is_another_target_of_the_query_is_ignored() -> None:
+    same = at(30, 30, 30)
+    loss = info_nce(
+        same,
+        same,
+        same[:, None, :],
+        sources=torch.tensor([1, 2, 3]),
+        query_sources=torch.tensor([5, 5, 6]),
+        # The one of q0 is the target of row 1, which has the same query; that of q1 is the target of row 2, which
+        # has not; that of q2 is in no row.
+        negative_sources=torch.tensor([[2], [3], [9]]),
+    )
+    # q0: itself and row 2; q1: itself, row 2 and its own; q2: all rows and its own.
+    forward = math.log(2) + math.log(3) + math.log(4)
+    backward = math.log(2) + math.log(2) + math.log(3)
+    assert loss.value.item() == pytest.approx((forward + backward) / 6, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,9 @@ from gve_ray.schema import Frames, Item, Task
 from gve_ray.training.pairs import (
     PairSet,
     check_references,
-    corpus_of,
     freeze,
     id_of,
-    pair_of,
+    identity_of,
     source_of,
 )
 
@@ -118,12 +118,38 @@ def test_ids_are_distinct_and_fit_an_int64_tensor() -> None:
     assert all(-(2**63) <= number < 2**63 for number in ids)
 
 
-def test_the_corpus_contains_each_target_once() -> None:
-    targets = ["asset://a/video", "asset://b/video", "asset://a/video", "asset://a/clip/0"]
-    corpus = corpus_of(pair_of(row(i, target={**NONE, "video": ref})) for i, ref in enumerate(targets))
-    assert [item.video for item in corpus.items] == ["asset://a/video", "asset://b/video", "asset://a/clip/0"]
-    assert corpus.positives.tolist() == [0, 1, 0, 2]
-    assert corpus.groups[0] == corpus.groups[2] != corpus.groups[1]
+def test_an_identity_covers_all_that_an_item_shows_but_not_its_instruction() -> None:
+    items = [
+        Item(text="in winter", image="asset://v1/frame/0"),
+        Item(text="in summer", image="asset://v1/frame/0"),
+        Item(text="in winter", image="asset://v1/frame/1"),
+        Item(text="in winter", video="asset://v1/frame/0"),
+        Item(text="in winter"),
+        Item(image="asset://v1/frame/0"),
+        Item(text='in winter", "asset://v1/frame/0'),
+    ]
+    ids = [identity_of(item) for item in items]
+    assert len(set(ids)) == len(items)
+    assert [identity_of(replace(item, instruction="Find it.")) for item in items] == ids
+
+
+@pytest.mark.parametrize("sample", [None, 1100])
+def test_the_ids_of_all_pairs_are_those_of_their_items(tmp_path: Path, sample: int | None) -> None:
+    rows = [
+        row(
+            i,
+            query={**NONE, "text": f"words {i % 7}"},
+            target={**NONE, "video": f"asset://v{i % 5}/clip/{i}"},
+        )
+        for i in range(2500)  # three Arrow batches
+    ]
+    pairs = pair_set(tmp_path, rows, sample=sample, seed=1)
+    ids = pairs.ids()
+    everything = pairs.take(range(len(pairs)))
+    assert ids.queries.tolist() == [identity_of(pair.query) for pair in everything]
+    assert ids.targets.tolist() == [identity_of(pair.target) for pair in everything]
+    assert ids.sources.tolist() == [id_of(source_of(pair.target)) for pair in everything]
+    assert (len(set(ids.queries.tolist())), len(set(ids.sources.tolist()))) == (7, 5)
 
 
 def test_the_error_for_unresolved_references_names_them(tmp_path: Path) -> None:
