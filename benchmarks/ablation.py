@@ -82,7 +82,7 @@ class Arm:
 
 
 PROPORTIONAL = {"kind": "proportional"}
-P1 = {"tasks": "format", "prior": "none", "scores": "raw"}
+P1 = {"kind": "pyramid", "tasks": "format", "prior": "none", "scores": "raw"}
 ARMS = {
     "i": Arm(curriculum=PROPORTIONAL, uvrd=False, steps=80),
     "i+": Arm(curriculum=PROPORTIONAL, uvrd=False),
@@ -90,7 +90,7 @@ ARMS = {
     "P0": Arm(curriculum={**P1, "tasks": "dataset"}, described_weight=40.0),
     "P1": Arm(curriculum=P1),
     "P2": Arm(curriculum={**P1, "prior": "size"}, seeds=(0,)),
-    "P3": Arm(curriculum={"tasks": "format", "prior": "size", "scores": "centred"}),
+    "P3": Arm(curriculum={"kind": "pyramid", "tasks": "format", "prior": "size", "scores": "centred"}),
     "s-constant": Arm(curriculum=PROPORTIONAL, decay="constant"),
     "P1-constant": Arm(curriculum=P1, decay="constant"),
 }

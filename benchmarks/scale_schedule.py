@@ -35,7 +35,7 @@ def _one_rank(rank: int) -> dict[str, Any]:
     of its rows.
     """
     sizes, batches = sizes_of()
-    curriculum = Curriculum(tasks="dataset")
+    curriculum = Curriculum(kind="pyramid", tasks="dataset")
     rng = [hashlib.sha256(task.encode()).digest()[0] / 255 for task in sizes]
     scores = {task: 0.3 + 0.5 * share for task, share in zip(sizes, rng, strict=True)}  # R_k: 0.3 to 0.8
     process = psutil.Process()

@@ -25,14 +25,18 @@ def sizes(*names: str) -> dict[str, DataSetSize]:
 PAIRS = {"T2T": 100, "T2V": 300, "V2V": 100, "uvrd-T2V": 100, "uvrd-V2V": 40}
 SIZES = {name: DataSetSize(format=name, pairs=PAIRS[name]) for name in ("T2T", "T2V", "V2V")}
 SCORES = {"T2T": 0.8, "T2V": 0.5, "V2V": 0.7}
-LITERAL = Curriculum(tasks="dataset", prior="none", scores="raw")  # the paper's formula as printed
+LITERAL = Curriculum(
+    kind="pyramid", tasks="dataset", prior="none", scores="raw"
+)  # the paper's formula as printed
 
 
 def test_sigma_is_linear_from_the_first_epoch_to_the_last() -> None:
-    assert [Curriculum(epochs=3).sigma_at(t) for t in (1, 2, 3)] == pytest.approx([0.1, 0.55, 1.0])
-    assert Curriculum(epochs=1).sigma_at(1) == 0.1
+    assert [Curriculum(kind="pyramid", epochs=3).sigma_at(t) for t in (1, 2, 3)] == pytest.approx(
+        [0.1, 0.55, 1.0]
+    )
+    assert Curriculum(kind="pyramid", epochs=1).sigma_at(1) == 0.1
     with pytest.raises(ValueError, match="epochs 1 to 3"):
-        Curriculum(epochs=3).sigma_at(4)
+        Curriculum(kind="pyramid", epochs=3).sigma_at(4)
 
 
 def test_pyramid_probabilities_by_hand() -> None:
@@ -49,7 +53,7 @@ def test_pyramid_probabilities_by_hand() -> None:
 
 
 def test_a_small_sigma_does_not_overflow() -> None:
-    drawn = Curriculum(prior="none", sigma=(1e-4, 1.0)).probabilities(1, SIZES, scores=SCORES)
+    drawn = Curriculum(kind="pyramid", prior="none", sigma=(1e-4, 1.0)).probabilities(1, SIZES, scores=SCORES)
     assert drawn == pytest.approx({"T2T": 1.0, "T2V": 0.0, "V2V": 0.0})
 
 
@@ -74,7 +78,7 @@ def test_probabilities_of_the_other_curricula_by_hand() -> None:
 
 def test_the_prior_multiplies_by_the_number_of_pairs() -> None:
     # Epoch 1, sigma 0.1: 100 exp(8), 300 exp(5), 100 exp(7).
-    drawn = Curriculum(prior="size").probabilities(1, SIZES, scores=SCORES)
+    drawn = Curriculum(kind="pyramid", prior="size").probabilities(1, SIZES, scores=SCORES)
     total = 1 + 3 * math.exp(-3) + math.exp(-1)
     assert drawn == pytest.approx(
         {"T2T": 1 / total, "T2V": 3 * math.exp(-3) / total, "V2V": math.exp(-1) / total}
@@ -103,16 +107,18 @@ def test_the_score_of_a_format_is_that_of_its_pairs() -> None:
         "uvrd-T2V": Alignment(positive=0.4, mismatched=0.4),
     }
     # 300 and 100 pairs: (3 * 0.6 + 0.4) / 4, and (3 * 0.4 + 0) / 4.
-    assert Curriculum(scores="raw").task_scores(datasets, alignments) == pytest.approx(
+    assert Curriculum(kind="pyramid", scores="raw").task_scores(datasets, alignments) == pytest.approx(
         {"T2T": 0.9, "T2V": 0.55}
     )
-    assert Curriculum(scores="centred").task_scores(datasets, alignments) == pytest.approx(
+    assert Curriculum(kind="pyramid", scores="centred").task_scores(datasets, alignments) == pytest.approx(
         {"T2T": 0.1, "T2V": 0.3}
     )
-    by_dataset = Curriculum(scores="raw", tasks="dataset").task_scores(datasets, alignments)
+    by_dataset = Curriculum(kind="pyramid", scores="raw", tasks="dataset").task_scores(datasets, alignments)
     assert by_dataset == pytest.approx({"T2T": 0.9, "T2V": 0.6, "uvrd-T2V": 0.4})
     with pytest.raises(ValueError, match="no score for T2T"):
-        Curriculum().task_scores(datasets, {"T2V": alignments["T2V"], "uvrd-T2V": alignments["T2V"]})
+        Curriculum(kind="pyramid").task_scores(
+            datasets, {"T2V": alignments["T2V"], "uvrd-T2V": alignments["T2V"]}
+        )
 
 
 def test_weights_multiply_the_number_of_pairs() -> None:
@@ -123,7 +129,9 @@ def test_weights_multiply_the_number_of_pairs() -> None:
     drawn = Curriculum(kind="proportional").probabilities(1, weighted)
     assert drawn == pytest.approx({"T2T": 0.4, "T2V": 0.6, "V2V": 0.0})  # 100 : 150 : 0
     # Without the prior, only the weight itself multiplies: 1 : 0.5 : 0.
-    drawn = Curriculum(prior="none").probabilities(1, weighted, scores=dict.fromkeys(SCORES, 0.5))
+    drawn = Curriculum(kind="pyramid", prior="none").probabilities(
+        1, weighted, scores=dict.fromkeys(SCORES, 0.5)
+    )
     assert drawn == pytest.approx({"T2T": 2 / 3, "T2V": 1 / 3, "V2V": 0.0})
 
 
@@ -154,7 +162,7 @@ def test_easy_first_breaks_ties_by_name() -> None:
 )
 def test_impossible_draws_are_refused(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Curriculum().probabilities(**{"epoch": 1, "datasets": SIZES, "scores": SCORES} | change)
+        Curriculum(kind="pyramid").probabilities(**{"epoch": 1, "datasets": SIZES, "scores": SCORES} | change)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def config_for(base: Path, folder: Path) -> TrainingConfig:
         model=str(base),
         data=tuple(sets),
         frames=4,
-        curriculum=Curriculum(epochs=2, tasks="dataset", prior="none"),
+        curriculum=Curriculum(kind="pyramid", epochs=2, tasks="dataset", prior="none"),
         prober=ProberConfig(pairs=5, margin=None),
         lora=LoraConfig(r=4, alpha=8, dropout=0.1),
         loop=LoopConfig(steps=2, optimiser=OptimiserConfig(learning_rate=1e-2, warmup=0.0), save_steps=1),

@@ -128,7 +128,7 @@ def test_the_curriculum_follows_the_prober_and_is_decided_once_per_epoch(tmp_pat
             },
         )
 
-    pyramid = Curriculum(epochs=2, tasks="dataset", prior="none")
+    pyramid = Curriculum(kind="pyramid", epochs=2, tasks="dataset", prior="none")
     interrupted(tmp_path, 10, curriculum=pyramid, prepare=prepare)
     history = trainer(tmp_path, [], curriculum=pyramid, prepare=prepare).run()
     assert prepared_epochs == [1, 1, 2]
