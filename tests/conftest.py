@@ -104,3 +104,16 @@ def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     return s3_server.make_bucket(f"bucket-{secrets.token_hex(4)}")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def float32_on_every_processor() -> Iterator[None]:
+    """Load models in float32 in this process, also on a processor that computes bfloat16 natively.
+
+    The tolerances of the tests are those of float32.
+    """
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cpu, "get_capabilities", dict)
+        yield

@@ -23,7 +23,7 @@ def test_help_lists_the_verbs_and_the_recipes(capsys: pytest.CaptureFixture[str]
     output = capsys.readouterr().out
     assert "synthesize" in output
     assert "gve diagnose [results.csv ...]" in output
-    assert "demo.yaml, gve-3b.yaml, gve-7b.yaml" in output
+    assert "demo.yaml, gve-3b-full.yaml, gve-3b.yaml, gve-7b.yaml" in output
 
 
 def test_the_examples_of_the_help_are_valid(capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,8 @@ def test_a_laptop_and_a_gpu_box(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert len(lines) <= 10
     lines = {row.name: row.value for row in capacity_findings(needs, BOX)}
-    assert lines["synthesize"] == lines["train"] == "demo.yaml, gve-3b.yaml, gve-7b.yaml fit"
+    assert lines["synthesize"] == "demo.yaml, gve-3b.yaml, gve-7b.yaml fit"
+    assert lines["train"] == "demo.yaml, gve-3b-full.yaml, gve-3b.yaml, gve-7b.yaml fit"
     assert lines["serve"] == "demo.yaml, gve-3b.yaml fit"
 
 
