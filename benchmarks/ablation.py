@@ -45,9 +45,7 @@ import numpy as np
 from gve_ray.config import load_config
 from gve_ray.demo.corpus import read_truth
 from gve_ray.demo.tiny_vl import MODEL
-from gve_ray.evaluation.scores import metrics
 from gve_ray.evaluation.scores.abilities import ABILITIES, weights
-from gve_ray.evaluation.scores.ranking import rank, usable
 from gve_ray.schema import Task
 from gve_ray.synthesis.assemble import INSTRUCTIONS
 from gve_ray.training.config import (
@@ -59,7 +57,7 @@ from gve_ray.training.config import (
 )
 from gve_ray.training.curriculum import HISTORY_FILE, Curriculum, History
 from gve_ray.training.runlog import read_log
-from gve_ray.training.validation import load_validation
+from gve_ray.training.validation import load_validation, query_scores
 
 EPOCHS = 3
 BATCH = 24
@@ -194,28 +192,21 @@ def score(name: str, seed: int, run: Path, work: Path) -> None:
     """Write the metric of each query of the miniature of UVRB under one adapter; "base" has none."""
     import torch
 
-    from gve_ray.embedder import Embedder
+    from gve_ray.embedder import Embedder, EmbedderSettings
 
     target = work / "scores" / f"{name}-{seed}.json"
     if target.exists():
         return
     torch.set_num_threads(1)
-    adapters = {
-        pair: work / "training" / "{}-{}".format(*pair) / "adapter" for pair in ((name, seed), ("s", 0))
+    demo = load_config(TrainingJobConfig, ["--config", "demo.yaml"])
+    adapter = None if name == "base" else work / "training" / f"{name}-{seed}" / "adapter"
+    embedder = Embedder.from_pretrained(MODEL, adapter, settings=EmbedderSettings(**demo.sequence_settings))
+    scores = {
+        each.data.name: query_scores(
+            each, embedder.embed(each.data.queries), embedder.embed(each.data.corpus)
+        )
+        for each in load_validation(ValidationConfig(root=str(run / "uvrb")), work, seed=0)
     }
-    model = MODEL
-    settings = Embedder.from_pretrained(model, adapters["s", 0]).settings if name == "base" else None
-    embedder = Embedder.from_pretrained(
-        model, None if name == "base" else adapters[name, seed], settings=settings
-    )
-    scores: dict[str, dict[str, float]] = {}
-    for each in load_validation(ValidationConfig(root=str(run / "uvrb")), work, seed=0):
-        data = each.data
-        queries, corpus = embedder.embed(data.queries), embedder.embed(data.corpus)
-        everything = usable(data, [True] * len(queries), [True] * len(corpus))
-        ranking = rank(data, everything, queries, corpus, depth=100)
-        values = metrics.per_query(each.metric, ranking.ids, everything.positives)
-        scores[data.name] = dict(zip(everything.positives, values.tolist(), strict=True))
     target.parent.mkdir(exist_ok=True)
     part = target.with_suffix(".part")
     part.write_text(json.dumps(scores))
@@ -397,18 +388,25 @@ def report(scores: Scores, work: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def prepare(description: str, *, work: str) -> argparse.Namespace:
+    """Parse the arguments that the experiments on a paper run share, and make their work folder."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--run", type=Path, default=Path("runs/paper"), help="folder of `make paper`")
-    parser.add_argument("--work", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--work", type=Path, default=Path(work))
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
-    run, work = args.run.resolve(), args.work.resolve()
-    if not (run / "synthesis" / "uvrd").is_dir():
+    args.run, args.work = args.run.resolve(), args.work.resolve()
+    if not (args.run / "synthesis" / "uvrd").is_dir():
         parser.error(f"--run {args.run}: has no synthesis/uvrd; run `make paper` first")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    work.mkdir(parents=True, exist_ok=True)
-    raw_captions(run / "raw", work)
+    args.work.mkdir(parents=True, exist_ok=True)
+    raw_captions(args.run / "raw", args.work)
+    return args
+
+
+def main() -> None:
+    args = prepare(__doc__.splitlines()[0], work="runs/ablation")
+    run, work = args.run, args.work
     # By seed, so that a comparison of all arms exists early.
     runs = sorted(
         ((name, seed) for name, arm in ARMS.items() for seed in arm.seeds), key=lambda pair: pair[1]

@@ -33,7 +33,7 @@ from gve_ray.training.pairs import PairSet, freeze
 
 MODEL = "package://demo/tiny_vl/model"
 SIDE = 112  # pixels
-DIMENSION = 32  # of the embeddings that stand in for a model's
+DIMENSION = 32  # of the synthetic embeddings, which replace a model's
 TARGETS_OF_A_QUERY = 2  # in the large task
 
 
@@ -173,7 +173,7 @@ def mine_large(path: Path, run: Path, answer: Any) -> None:
 
 
 def measure_memory(folder: Path, pairs: int) -> dict[str, Any]:
-    """Mine `pairs` pairs in a process of their own."""
+    """Mine `pairs` pairs in a separate process."""
     freeze(large_pairs(pairs), folder / "large.arrow")
     context = multiprocessing.get_context("spawn")
     answer = context.Queue()

@@ -8,18 +8,15 @@ object: the scores, and a and b with their 95 % intervals (Student's t over the 
 gain for ten times as many pairs, 2.3 a. The steps grow with the pairs, so the fit is about both.
 """
 
-import argparse
 import dataclasses
 import json
-import logging
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ablation import ARMS, BATCH, Scores, config_of, per_query, raw_captions, work_in_processes
+from ablation import ARMS, BATCH, Scores, config_of, per_query, prepare, work_in_processes
 
 from gve_ray.training.config import DataSetConfig, TrainingConfig
 from gve_ray.training.mixture import count_pairs, named_tasks
@@ -82,17 +79,8 @@ def fitted(pairs: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, default=Path("runs/paper"), help="folder of `make paper`")
-    parser.add_argument("--work", type=Path, default=Path("runs/scaling"))
-    parser.add_argument("--processes", type=int, default=2)
-    args = parser.parse_args()
-    run, work = args.run.resolve(), args.work.resolve()
-    if not (run / "synthesis" / "uvrd").is_dir():
-        parser.error(f"--run {args.run}: has no synthesis/uvrd; run `make paper` first")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    work.mkdir(parents=True, exist_ok=True)
-    raw_captions(run / "raw", work)
+    args = prepare(__doc__.splitlines()[0], work="runs/scaling")
+    run, work = args.run, args.work
     runs = [(str(part), seed) for part in PARTS for seed in SEEDS]
     begun = time.monotonic()
     work_in_processes(train, runs, run, work, processes=args.processes)

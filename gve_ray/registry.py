@@ -21,7 +21,7 @@ class Job:
     config: the class of its config. needs: a function from a config to `preflight.Needs`. run: a
     function from a config and `connect`, which connects to Ray, to a printable result. alone: by flag,
     such as `--check`, a function from a config to a printable result, which runs instead of the job
-    and needs no Ray; with `--json`, it prints `result.to_json()`.
+    and needs no Ray. as_json: those of these flags whose result has `to_json`, for `--json`.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Job:
     needs: str
     run: str
     alone: Mapping[str, str] = field(default_factory=dict)
+    as_json: tuple[str, ...] = ()
 
     def read_config(self, args: Sequence[str], *, prog: str) -> Any:
         """Return the config that the arguments give. Exits with status 2 where they are wrong."""
@@ -67,8 +68,10 @@ class Job:
         args = [arg for arg in args if arg != VERBOSE]
         if flag := next((arg for arg in args if arg in self.alone), None):
             work = resolve_name(self.alone[flag])
-            config = self.read_config([arg for arg in args if arg not in (flag, "--json")], prog=prog)
-            return run(lambda: work(config).to_json() if "--json" in args else work(config))
+            is_json = flag in self.as_json and "--json" in args
+            ours = {flag, "--json"} if is_json else {flag}
+            config = self.read_config([arg for arg in args if arg not in ours], prog=prog)
+            return run(lambda: work(config).to_json() if is_json else work(config))
         config = self.read_config(args, prog=prog)
         return run(lambda: resolve_name(self.run)(config, connect=connect_to_ray))
 
@@ -88,6 +91,7 @@ JOBS = {
             needs="gve_ray.training.needs:needs_of",
             run="gve_ray.training.run:train",
             alone={"--plan": "gve_ray.training.plan:plan_run"},
+            as_json=("--plan",),
         ),
         Job(
             name="evaluate",

@@ -44,6 +44,8 @@ def test_check_runs_the_check_instead_of_the_job(
     assert here.main(["--a", "1"], prog="gve", connect=connect) == 0
     assert here.main(["--check", "--a", "1"], prog="gve", connect=connect) == 0
     assert capsys.readouterr().out == "ran ['--a', '1']\nchecked ['--a', '1']\n"
+    assert here.main(["--check", "--json"], prog="gve", connect=connect) == 0  # not an option of --check
+    assert capsys.readouterr().out == "checked ['--json']\n"
     without = replace(here, alone={})  # then --check is an option like any other
     assert without.main(["--check"], prog="gve", connect=connect) == 0
     assert capsys.readouterr().out == "ran ['--check']\n"

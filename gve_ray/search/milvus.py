@@ -184,9 +184,8 @@ class MilvusIndex:
                 row["id"]: row for row in self._client.get(self._collection, ids=part, output_fields=["*"])
             }
             table = self._table([rows[key] for key in part])
-            # The deletion is logged before the rows are; a kill between the two is as one before `save`.
-            self._client.delete(self._collection, ids=part)
-            self._client.insert(self._collection, table.to_pylist())
+            # A new version hides all older copies at once, so a kill at any moment loses no row.
+            self._client.upsert(self._collection, table.to_pylist())
         self._client.flush(self._collection)
 
     def _nearest(self, query: np.ndarray, where: str, depth: int) -> pa.Table:

@@ -278,7 +278,7 @@ class ValidationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(ModelReference, SequenceSettings):
-    """Train a LoRA adapter for a base model on pairs. Defaults are the paper's.
+    """Train a LoRA adapter for a base model on pairs. Defaults are the paper's, but for the curriculum.
 
     model: the base model. data: the mixture. assets: the assets.lance that `asset://` references
     point into. dtype: None selects bfloat16 on a GPU and on a processor that computes it natively,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -24,6 +25,7 @@ from gve_ray.embedder import (
     Collator,
     Embedder,
     EmbedderSettings,
+    GveModel,
     load_processor,
     load_torch_model,
     save_adapter,
@@ -33,7 +35,7 @@ from gve_ray.store.runfolder import plain
 from gve_ray.training.checkpoint import load_best
 from gve_ray.training.config import TrainingConfig
 from gve_ray.training.curriculum import HISTORY_FILE, History
-from gve_ray.training.encoder import GveCollate, with_lora
+from gve_ray.training.encoder import Encoder, GveCollate, with_lora
 from gve_ray.training.feed import ahead
 from gve_ray.training.gather import barrier, rank, world_size
 from gve_ray.training.hard_negatives import Embed
@@ -97,6 +99,55 @@ def _fit(
 ) -> History:
     """Train on the loaded mixture. All ranks return together."""
     settings = EmbedderSettings(**config.sequence_settings)
+    model, processor, encoder = _load(config, device)
+    wrapped: nn.Module = encoder
+    if world_size() > 1:
+        # Buffers are constants of the model, so there is no need to send them before each forward pass.
+        wrapped = DistributedDataParallel(encoder, broadcast_buffers=False)
+    collator = Collator(settings, processor, family=model.family, config=model.config)
+    trained = Embedder.from_model(model, processor, settings)
+    logs = _Logs(folder, trackers, outlets)
+    trainer = Trainer(
+        wrapped,
+        GveCollate(collator, assets, token_budget=config.token_budget),
+        tasks,
+        config.curriculum,
+        config.loop,
+        folder.below("checkpoints"),
+        prepare=EpochProber(
+            partial(_prober_of, config, model, trained, assets, device),
+            tasks,
+            folder.below("probes"),
+            config.prober,
+            score_tasks=config.curriculum.needs_scores,
+            seed=config.loop.seed,
+        ),
+        feed=feed,
+        on_step=logs.on_step,
+        on_save=logs.publish,
+        on_epoch=on_epoch,
+        validation=config.validation,
+        validate=Validator(held_out, partial(trained.embed, assets=assets)),
+        on_scores=logs.on_scores,
+    )
+    history = trainer.run()
+    trackers.close()
+    if rank() == 0:
+        if trainer.best is not None:
+            save_adapter(model, folder.path / "last", settings)
+            folder.publish("last")
+            load_best(folder.below("checkpoints"), encoder, trainer.best.step)
+        adapter = save_adapter(model, folder.path / "adapter", settings)
+        history.save(str(adapter / HISTORY_FILE))
+        folder.publish("adapter", last=HISTORY_FILE)
+        for picture in save_plots(folder.path, history):
+            folder.publish(picture)
+    barrier()
+    return history
+
+
+def _load(config: TrainingConfig, device: str | None) -> tuple[GveModel, Any, Encoder]:
+    """Load the base model and its processor, and add LoRA."""
     base = resolve_model(config.model)
     processor = load_processor(base, revision=config.revision)
     model = load_torch_model(
@@ -114,88 +165,59 @@ def _fit(
         checkpointing=config.checkpointing,
         compile=config.compile,
     )
-    wrapped: nn.Module = encoder
-    if world_size() > 1:
-        # Buffers are constants of the model, so there is no need to send them before each forward pass.
-        wrapped = DistributedDataParallel(encoder, broadcast_buffers=False)
-    collator = Collator(settings, processor, family=model.family, config=model.config)
+    return model, processor, encoder
 
-    def prober_of(epoch: int) -> tuple[str, Embed]:
-        """The configured model in epoch 1, otherwise the model in training (arXiv:2510.27571, section 5)."""
-        prober = config.prober
-        if epoch == 1 and prober.model is not None:
-            name = prober.model
-            embedder = Embedder.from_pretrained(
-                name,
-                prober.adapter,
-                revision=prober.revision,
-                dtype=config.dtype,
-                device=device,
-            )
-        else:
-            model.eval()  # disables dropout; the loop switches back to training mode
-            name = config.model if epoch == 1 else f"checkpoint of epoch {epoch - 1}"
-            embedder = Embedder.from_model(model, processor, settings)
-        return name, partial(embedder.embed, assets=assets)  # the prober reports its own progress
 
-    listeners: list[Callable[[StepLog], None]] = []
-    if rank() == 0:
-        for name in (STEPS_FILE, SCORES_FILE):
-            if folder.exists(name):
-                folder.fetch(name)
-        listeners = [RunLog(folder.path / STEPS_FILE), trackers, *outlets]
+def _prober_of(
+    config: TrainingConfig,
+    model: GveModel,
+    trained: Embedder,
+    assets: AssetReader | None,
+    device: str | None,
+    epoch: int,
+) -> tuple[str, Embed]:
+    """Return the prober's name and embed function: the configured model in epoch 1, else the one in training
+    (arXiv:2510.27571, section 5).
+    """
+    prober = config.prober
+    if epoch == 1 and prober.model is not None:
+        name = prober.model
+        embedder = Embedder.from_pretrained(
+            name, prober.adapter, revision=prober.revision, dtype=config.dtype, device=device
+        )
+    else:
+        model.eval()  # disables dropout; the loop switches back to training mode
+        name = config.model if epoch == 1 else f"checkpoint of epoch {epoch - 1}"
+        embedder = trained
+    return name, partial(embedder.embed, assets=assets)  # the prober reports its own progress
 
-    def log_step(step: StepLog) -> None:
-        for listener in listeners:
+
+class _Logs:
+    """The logs and trackers of a run, in its folder. Only rank 0 writes."""
+
+    def __init__(
+        self, folder: SharedFolder, trackers: Trackers, outlets: Sequence[Callable[[StepLog], None]]
+    ) -> None:
+        self._folder, self._trackers = folder, trackers
+        self._listeners: list[Callable[[StepLog], None]] = []
+        self._log_scores = EvaluationLog(folder.path / SCORES_FILE)
+        if rank() == 0:
+            for name in (STEPS_FILE, SCORES_FILE):
+                if folder.exists(name):
+                    folder.fetch(name)
+            self._listeners = [RunLog(folder.path / STEPS_FILE), trackers, *outlets]
+
+    def on_step(self, step: StepLog) -> None:
+        for listener in self._listeners:
             listener(step)
 
-    log_scores = EvaluationLog(folder.path / SCORES_FILE)
+    def on_scores(self, scores: ScoreLog) -> None:
+        self._log_scores(scores)
+        self._trackers.send_scores(scores)
 
-    def on_scores(scores: ScoreLog) -> None:
-        log_scores(scores)
-        trackers.send_scores(scores)
-
-    def publish_logs() -> None:
-        trackers.publish()
+    def publish(self) -> None:
+        """Upload the logs if the run's folder is remote."""
+        self._trackers.publish()
         for name in (STEPS_FILE, SCORES_FILE):
-            if (folder.path / name).exists():
-                folder.publish(name)
-
-    embedder = Embedder.from_model(model, processor, settings)
-    trainer = Trainer(
-        wrapped,
-        GveCollate(collator, assets, token_budget=config.token_budget),
-        tasks,
-        config.curriculum,
-        config.loop,
-        folder.below("checkpoints"),
-        prepare=EpochProber(
-            prober_of,
-            tasks,
-            folder.below("probes"),
-            config.prober,
-            score_tasks=config.curriculum.needs_scores,
-            seed=config.loop.seed,
-        ),
-        feed=feed,
-        on_step=log_step,
-        on_save=publish_logs,
-        on_epoch=on_epoch,
-        validation=config.validation,
-        validate=Validator(held_out, partial(embedder.embed, assets=assets)),
-        on_scores=on_scores,
-    )
-    history = trainer.run()
-    trackers.close()
-    if rank() == 0:
-        if trainer.best is not None:
-            save_adapter(model, folder.path / "last", settings)
-            folder.publish("last")
-            load_best(folder.below("checkpoints"), encoder, trainer.best.step)
-        adapter = save_adapter(model, folder.path / "adapter", settings)
-        history.save(str(adapter / HISTORY_FILE))
-        folder.publish("adapter", last=HISTORY_FILE)
-        for picture in save_plots(folder.path, history):
-            folder.publish(picture)
-    barrier()
-    return history
+            if (self._folder.path / name).exists():
+                self._folder.publish(name)

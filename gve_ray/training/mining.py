@@ -33,7 +33,7 @@ class Corpus:
         if len(query_ids) != len(target_groups):
             raise ValueError(f"positives: {len(query_ids)} queries, {len(target_groups)} targets; give pairs")
         self.vectors = vectors
-        # Numbers instead of ids, so that one integer stands for a query and a group.
+        # Numbers instead of ids, so that one integer identifies a query and a group.
         self._query_ids = np.unique(query_ids)
         every_group, numbers = np.unique(np.concatenate([groups, target_groups]), return_inverse=True)
         self._groups, self._n_groups = numbers[: len(groups)], len(every_group)

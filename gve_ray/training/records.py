@@ -335,7 +335,7 @@ def _of_other_tasks(reader: _Reader, side: str) -> set[str]:
 
 
 def _qrels(reader: _Reader) -> _Rows:
-    """BEIR's folder: a table of judgements in qrels/, beside which are the queries and the corpus."""
+    """BEIR's folder: a table of judgements in qrels/; its parent folder has the queries and the corpus."""
     config = reader.config
     query, target, score = (reader.columns[field] for field in ("query_id", "target_id", "score"))
     read = [query, target, score, *config.minimum]

@@ -115,7 +115,8 @@ class Validator:
         at = 0
         for each in self.sets:
             n, m = len(each.data.queries), len(each.data.corpus)
-            scores[each.data.name] = _score(each, vectors[at : at + n], vectors[at + n : at + n + m])
+            values = query_scores(each, vectors[at : at + n], vectors[at + n : at + n + m])
+            scores[each.data.name] = float(np.mean(list(values.values())))
             at += n + m
         scores[MEAN] = float(np.mean(list(scores.values())))
         # Ranks on different processors may differ in the last digit, and must agree on the best step.
@@ -123,8 +124,10 @@ class Validator:
         return dict(first)
 
 
-def _score(each: ValidationSet, queries: np.ndarray, corpus: np.ndarray) -> float:
+def query_scores(each: ValidationSet, queries: np.ndarray, corpus: np.ndarray) -> dict[str, float]:
+    """Return the metric of each query by its id. queries, corpus: unit-norm float32 [n, d] and [m, d]."""
     data = each.data
     everything = usable(data, [True] * len(queries), [True] * len(corpus))
     ranking = ranking_of(data, everything, queries, corpus, depth=min(_DEPTH, len(corpus)))
-    return float(metrics.per_query(each.metric, ranking.ids, everything.positives).mean())
+    values = metrics.per_query(each.metric, ranking.ids, everything.positives)
+    return dict(zip(everything.positives, values.tolist(), strict=True))

@@ -46,7 +46,7 @@ def _row(i: int) -> dict[str, Any]:
 
 
 def word(i: int) -> str:
-    """Return a word of its own for every number below 8,000."""
+    """Return a different word for every number below 8,000."""
     letters = tiny.LETTERS
     return letters[i % 20] + letters[i // 20 % 20] + letters[i // 400 % 20] + letters[(i * 7) % 13]
 
