@@ -147,8 +147,13 @@ class Console:
     # ---- Output
 
     def print(self, message: str, *, result: bool = False) -> None:
-        """Show a message to the user. result: print it to stdout instead of stderr."""
+        """Show a message to the user.
+
+        result: print it to stdout instead of stderr, after the warnings that the log file has so far.
+        """
         with self._lock:
+            if result:
+                self._read()
             live = self._live
             if live is not None:
                 live.stop()  # erases the live line

@@ -19,14 +19,16 @@ from gve_ray.store import RunFolder
 
 
 class Seen:
-    """A stream that passes text on, and an event for the moment at which a text has passed."""
+    """A stream that passes text on, and an event for the moment at which the line of a text has passed."""
 
     def __init__(self, stream: Any, text: str) -> None:
         self.stream, self.text, self.event = stream, text, threading.Event()
+        self.has_begun = False
 
     def write(self, text: str) -> None:
         self.stream.write(text)
-        if self.text in text:
+        self.has_begun = self.has_begun or self.text in text
+        if self.has_begun and text.endswith("\n"):  # Ray may write the end of the line separately
             self.event.set()
 
     def __getattr__(self, name: str) -> Any:

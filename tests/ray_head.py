@@ -49,6 +49,7 @@ class LocalHead:
         self.object_store_bytes = object_store_bytes
         self.address = ""  # of the job server: http://127.0.0.1:port
         self.gcs_address = ""  # for other nodes to join: 127.0.0.1:port
+        self.agent_port = 0
         self.token = secrets.token_hex(32)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -60,6 +61,7 @@ class LocalHead:
         ports = _free_ports()
         self.address = f"http://{LOOPBACK}:{ports['dashboard']}"
         self.gcs_address = f"{LOOPBACK}:{ports['gcs']}"
+        self.agent_port = ports["agent"]
         self.env = self._environment(ports)
         command = [
             str(Path(sys.executable).with_name("ray")),
@@ -127,8 +129,10 @@ class LocalHead:
                 break
             try:
                 self.get("/api/version")
+                # The agent, which runs jobs, starts later than the job server.
+                socket.create_connection((LOOPBACK, self.agent_port), timeout=30).close()
                 return
-            except OSError:  # connections are refused until the server listens
+            except OSError:  # connections are refused until both listen
                 time.sleep(0.2)
         ended = self._process.poll() is not None
         problem = "exited unexpectedly" if ended else f"did not answer within {START_SECONDS:g} s"

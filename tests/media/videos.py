@@ -72,8 +72,12 @@ def scheduling_kept() -> Iterator[None]:
 def render(clip: Clip) -> bytes:
     """Encode a clip to a file's bytes, with one thread so that it is the same every time."""
     out = io.BytesIO()
+    options = dict(clip.options)
+    if clip.codec == "libx264":
+        # x264's macroblock tree reads uninitialised memory, so the same pictures would give different files.
+        options["x264-params"] = ":".join(filter(None, (options.get("x264-params"), "mbtree=0")))
     with scheduling_kept(), av.open(out, "w", format=clip.container, options=clip.mux) as container:
-        stream = container.add_stream(clip.codec, rate=clip.fps, options=clip.options)
+        stream = container.add_stream(clip.codec, rate=clip.fps, options=options)
         stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, clip.pix_fmt
         stream.codec_context.thread_count = 1
         tick = Fraction(1, clip.fps) if clip.ticks is None else Fraction(1, 1000)
