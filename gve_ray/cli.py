@@ -28,6 +28,7 @@ usage: gve VERB --config FILE [--verbose] [--section.option VALUE ...]
        gve train --config FILE --plan [--json]
        gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--filter JSON] [--url URL]
        gve diagnose [results.csv ...] [--models a,b] [--baselines] [--json]
+       gve uvrb prepare FOLDER [--json]
        gve doctor [VERB --config FILE [--section.option VALUE ...]] [--json] [--timeout SECONDS]
 
 verbs:
@@ -40,6 +41,7 @@ verbs:
   index        index the moments of a folder of videos; run again, it processes only what has changed
   serve        serve models and indexes over HTTP, with a search page
   search       query a running service; set GVE_API_KEY if the service has a key
+  uvrb         prepare: unpack a downloaded UVRB, count it, and show what is missing
   diagnose     compare result tables: abilities, their correlations, which of the paper's findings hold
   doctor       show which recipes this machine or cluster can run, and how fast it would index;
                with a VERB: what it needs, what is missing, and where nodes differ
@@ -64,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "demo": demo,
         "search": search,
         "diagnose": diagnose,
+        "uvrb": uvrb,
         "doctor": doctor,
     }
     if not args or args[0] in ("-h", "--help", "help"):
@@ -159,6 +162,31 @@ def diagnose(args: Sequence[str]) -> int:
         return 2
     print(json.dumps(diagnosis.to_dict(), indent=2) if options.json else diagnosis)
     return 0
+
+
+def uvrb(args: Sequence[str]) -> int:
+    """Prepare a downloaded UVRB. Returns 1 if a data set is missing, incomplete or of another size."""
+    import argparse
+
+    from gve_ray.evaluation.data.prepare import prepare_uvrb
+
+    parser = argparse.ArgumentParser(
+        prog="gve uvrb",
+        description="Unpack the archives below a folder, and compare its data sets with the paper's sizes.",
+    )
+    parser.add_argument("action", choices=["prepare"])
+    parser.add_argument("folder", type=_local, metavar="FOLDER")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    _add_verbose(parser)
+    options = parser.parse_args(args)
+    _log_if(options.verbose)
+    try:
+        preparation = prepare_uvrb(str(options.folder))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(preparation.to_json() if options.json else preparation)
+    return 0 if preparation.is_complete else 1
 
 
 def doctor(args: Sequence[str]) -> int:

@@ -15,7 +15,9 @@ from gve_ray.config import (
 )
 from gve_ray.media.signature import THRESHOLD
 
-Format = Literal["uvrb", "mteb", "classes"]
+Format = Literal["uvrb", "mteb", "classes", "msrvtt", "didemo", "activitynet", "vatex", "lsmdc"]
+# Formats of annotation files (gve_ray.evaluation.data.annotations).
+ANNOTATED = ("msrvtt", "didemo", "activitynet", "vatex", "lsmdc")
 
 MAX_DEPTH = 1000
 
@@ -25,25 +27,32 @@ class DataConfig:
     """One data set and its folder. A name from UVRB also selects that data set's prompt and metric.
 
     name: in results; one of UVRB's names if it is that data set. folder: its path or URI. split: of
-    qrels (mteb only). format: uvrb, the published layout; mteb (corpus.jsonl, queries.jsonl,
-    qrels/<split>.tsv); or classes, for zero-shot classification, where `folder` is a folder of
-    <class>/<video> or a table (video, label). template: the text of a class. prompt: instruction of
-    the queries; None: the benchmark's; '': none. metric: e.g. hit@1; None: the benchmark's, or
-    hit@1 for a data set that is not in UVRB.
+    qrels (mteb), or of the videos (msrvtt). format: uvrb, the published layout; mteb (corpus.jsonl,
+    queries.jsonl, qrels/<split>.tsv); classes, for zero-shot classification, where `folder` is a
+    folder of <class>/<video> or a table (video, label); or msrvtt, didemo, activitynet, vatex and
+    lsmdc, where `annotations` is the benchmark's own annotation file and `folder` contains the
+    videos. template: the text of a class. prompt: instruction of the queries; None: the benchmark's;
+    '': none. metric: e.g. hit@1; None: the benchmark's, or hit@1 for a data set that is not in UVRB.
     """
 
     name: str
     folder: str
     format: Format = "uvrb"
+    annotations: str | None = None
     split: str = "test"
     template: str = "{label}"
     prompt: str | None = None
     metric: str | None = None
 
     def __post_init__(self) -> None:
-        expand_paths(self, "folder")
+        expand_paths(self, "folder", "annotations")
         check_name("data", self.name)
         check(bool(self.folder), f"data.{self.name}.folder='': name the folder of the data set")
+        check(
+            bool(self.annotations) == (self.format in ANNOTATED),
+            f"data.{self.name}.annotations={self.annotations!r}: format {self.format} "
+            + ("needs the annotation file" if self.format in ANNOTATED else "has no annotation file"),
+        )
         check(
             "{label}" in self.template,
             f"data.{self.name}.template={self.template!r}: put {{label}} where the class name belongs",

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from gve_ray.evaluation.config import DataConfig
-from gve_ray.evaluation.data.dataset_folder import is_folder
 from gve_ray.evaluation.data.eval_sets import DEFAULT_METRIC, read
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
-from gve_ray.evaluation.data.uvrb import UVRB
+from gve_ray.evaluation.data.uvrb import UVRB, find_data_sets
 from gve_ray.evaluation.scores import metrics
 from gve_ray.evaluation.scores.ranking import rank as ranking_of
 from gve_ray.evaluation.scores.ranking import usable
@@ -51,8 +50,8 @@ def load_validation(
     for name, task in (load_mixture(pair_sets, folder, seed=seed) if pair_sets else {}).items():
         pairs = task.pairs.take(range(len(task.pairs)))
         sets.append(ValidationSet(data=retrieval_set(name, pairs), metric=DEFAULT_METRIC))
-    for name in [name for name in UVRB if config.root and is_folder(f"{config.root.rstrip('/')}/{name}")]:
-        data = read(DataConfig(name=name, folder=f"{str(config.root).rstrip('/')}/{name}"))
+    for name, path in (find_data_sets(config.root) if config.root else {}).items():
+        data = read(DataConfig(name=name, folder=path))
         prompt = UVRB[name].prompt or None
         queries = [replace(item, instruction=prompt) for item in data.queries]
         sets.append(ValidationSet(data=replace(data, queries=queries), metric=UVRB[name].metric))

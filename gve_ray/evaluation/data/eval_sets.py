@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig
+from gve_ray.evaluation.data.annotations import load_annotations
 from gve_ray.evaluation.data.data_errors import DataError
 from gve_ray.evaluation.data.dataset_folder import is_file, is_folder
 from gve_ray.evaluation.data.labelled_videos import load_classes
 from gve_ray.evaluation.data.layouts import check_media, load, load_mteb
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
-from gve_ray.evaluation.data.uvrb import UVRB
+from gve_ray.evaluation.data.uvrb import UVRB, find_data_sets
 from gve_ray.evaluation.embed import ItemIndex
 from gve_ray.job import PreflightError
 from gve_ray.schema import Item
@@ -63,9 +64,11 @@ def _find_eval_sets(config: EvaluationJobConfig) -> list[DataConfig]:
     named = {dataset.name for dataset in config.data}
     below: list[DataConfig] = []
     if config.root is not None:
-        root = config.root.rstrip("/")
-        folders = {name: f"{root}/{name}" for name in UVRB if name not in named}
-        below = [DataConfig(name=name, folder=path) for name, path in folders.items() if is_folder(path)]
+        below = [
+            DataConfig(name=name, folder=path)
+            for name, path in find_data_sets(config.root).items()
+            if name not in named
+        ]
         if not below:
             raise PreflightError(
                 f"root={config.root!r}: holds no data set of UVRB; name the folder that contains "
@@ -74,6 +77,8 @@ def _find_eval_sets(config: EvaluationJobConfig) -> list[DataConfig]:
     for dataset in config.data:
         if not (is_folder(dataset.folder) or (dataset.format == "classes" and is_file(dataset.folder))):
             raise PreflightError(f"data.{dataset.name}.folder={dataset.folder!r}: no such folder")
+        if dataset.annotations and not is_file(dataset.annotations):
+            raise PreflightError(f"data.{dataset.name}.annotations={dataset.annotations!r}: no such file")
     return [*below, *config.data]
 
 
@@ -108,6 +113,14 @@ def read(config: DataConfig) -> RetrievalSet:
         data = load_mteb(config.folder, name=config.name, split=config.split)
     elif config.format == "classes":
         data = load_classes(config.folder, name=config.name, template=config.template)
+    elif config.annotations is not None:
+        data = load_annotations(
+            config.annotations,
+            format=config.format,
+            videos=config.folder,
+            name=config.name,
+            split=config.split,
+        )
     else:
         data = load(config.folder, name=config.name)
     return data

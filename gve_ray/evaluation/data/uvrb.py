@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 
+from gve_ray.evaluation.data.dataset_folder import is_folder
+
 TASKS = ("TXT", "CMP", "VIS")
 MEASURED = ("CG", "S", "T", "PR", "LC", "CMP", "VIS")  # the abilities that data sets measure directly
 
@@ -69,6 +71,26 @@ class PackagedSpecs(Mapping[str, DatasetSpec]):
 
 
 UVRB = PackagedSpecs("uvrb_datasets.csv")
+
+# Where a data set may lie below the root; the published archives contain `UVRB/<name>`.
+_PLACES = ("{name}", "{name}/UVRB/{name}", "UVRB/{name}", "{name}/{name}")
+
+
+def find_data_sets(root: str) -> dict[str, str]:
+    """Return the folders of UVRB's data sets below a folder or URI, by name in the order of `UVRB`.
+
+    The first of the possible places that has a folder `jsonl` counts. A folder of the right name
+    without one is returned as well, so that reading it says what it lacks.
+    """
+    found = {}
+    for name in UVRB:
+        places = [f"{root.rstrip('/')}/{place.format(name=name)}" for place in _PLACES]
+        if not any(is_folder(place) for place in (places[0], places[2])):
+            continue
+        path = next((place for place in places if is_folder(f"{place}/jsonl")), places[0])
+        if is_folder(path):
+            found[name] = path
+    return found
 
 
 def packaged_rows(file: str) -> list[dict[str, str]]:
