@@ -87,7 +87,7 @@ def find_archives(folder: Path) -> list[tuple[Path, ...]]:
             if match := _NAME.fullmatch(name):
                 whole = Path(parent) / match["whole"]
                 groups.setdefault(whole, {})[match["part"] or ""] = Path(parent) / name
-    archives = []
+    archives: list[tuple[Path, ...]] = []
     for parts in groups.values():
         if "" in parts:  # the whole archive; parts beside it are those that it was joined from
             archives.append((parts[""],))
