@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -32,7 +33,7 @@ from gve_ray.demo.tiny_vl import MODEL
 from gve_ray.embedder import Embedder
 from gve_ray.evaluation.run import read_result
 from gve_ray.job import PreflightError
-from gve_ray.progress import Progress, duration, is_displayed
+from gve_ray.progress import Progress, is_displayed
 from gve_ray.registry import JOBS
 from gve_ray.serving.client import Client
 from gve_ray.serving.config import ServeConfig
@@ -119,15 +120,19 @@ class _Demo:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Say that a step of _SHARES begins, and how long the rest of the demo will take."""
+        """Say that a step of _SHARES begins, and when the demo will end.
+
+        A time of day stays right while the step runs, which the time left would not.
+        """
         names = list(_SHARES)
         number = names.index(name)
         before = sum(_SHARES[earlier] for earlier in names[:number])
-        elapsed = time.monotonic() - self._started
-        left = f", about {duration(elapsed / before * (1 - before))} left in all" if number else ""
-        text = f"step {number + 1} of {len(names)}, {name}{left}"
+        text = f"step {number + 1} of {len(names)}, {name}"
+        if number:
+            left = (time.monotonic() - self._started) / before * (1 - before)
+            text += f"; the demo ends at about {datetime.now() + timedelta(seconds=left):%H:%M}"
         log.info("%s", text)
-        whole = Progress("demo", len(names))
+        whole = Progress("demo", 100, unit="%", done=round(100 * before))
         if is_displayed():
             whole.wait_for(text)
         try:

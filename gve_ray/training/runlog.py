@@ -77,7 +77,7 @@ def detail_of(step: StepLog) -> str:
     """Format the figures of a step for its progress."""
     gap = "-" if step.hardest_gap is None else f"{step.hardest_gap:.3f}"
     return (
-        f"epoch {step.epoch} {step.task}: loss {step.loss:.4f}, "
+        f"epoch {step.epoch} {step.dataset}: loss {step.loss:.4f}, "
         f"positive {step.mean_positive:.3f}, gap {gap}, lr {step.learning_rate:.2e}, "
         f"{step.pairs_per_second:.1f} pairs/s, {step.tokens_per_second:.0f} tokens/s, "
         f"data wait {100 * step.data_wait / max(step.seconds, 1e-9):.0f} %"
