@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from pkgutil import resolve_name
+from textwrap import shorten
 from typing import Any
 
 import yaml
@@ -129,7 +130,7 @@ class _Demo:
         before = sum(_SHARES[earlier] for earlier in names[:number])
         text = f"step {number + 1} of {len(names)}, {name}"
         if number:
-            left = (time.monotonic() - self._started) / before * (1 - before)
+            left = self._seconds / before * (1 - before)
             text += f"; the demo ends at about {datetime.now() + timedelta(seconds=left):%H:%M}"
         log.info("%s", text)
         whole = Progress("demo", 100, unit="%", done=round(100 * before))
@@ -139,6 +140,11 @@ class _Demo:
             yield
         finally:
             whole.close()
+
+    @property
+    def _seconds(self) -> float:
+        """Seconds of this run and of earlier ones that it continues."""
+        return self._seconds_before + time.monotonic() - self._started
 
     def render(self) -> None:
         """Render all videos that do not exist yet."""
@@ -198,8 +204,7 @@ class _Demo:
 
     def record(self, **scores: Any) -> None:
         """Write the scores of a step to summary.json; those of other steps stay in it."""
-        seconds = self._seconds_before + time.monotonic() - self._started
-        self.summary |= {**scores, "seconds_total": round(seconds, 1)}
+        self.summary |= {**scores, "seconds_total": round(self._seconds, 1)}
         write_atomically(*filesystem(str(self._file)), (json.dumps(self.summary, indent=1) + "\n").encode())
 
 
@@ -247,7 +252,10 @@ def local_ray(connect: Callable[..., object]) -> Iterator[None]:
 def _example(client: Client, query: Query) -> str:
     """Search for a query, and describe it with its first three hits."""
     hits = client.search(query.text, image=query.image, video=query.video, top_k=3)
-    parts = [f"image {query.image.name}" if query.image else "", f'"{query.text}"' if query.text else ""]
+    parts = [
+        f"image {query.image.name}" if query.image else "",
+        f'"{shorten(query.text, 80, placeholder=" ...")}"' if query.text else "",
+    ]
     lines = [f"query  {' + '.join(part for part in parts if part)}"]
     for rank, hit in enumerate(hits, 1):
         name = Path(hit["uri"]).name

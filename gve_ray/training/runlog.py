@@ -48,7 +48,8 @@ class RunLog:
 
     def __call__(self, step: StepLog) -> None:
         if self._progress is None:
-            self._progress = Progress("training", step.of, unit="steps", done=step.step - 1)
+            # The clock of the rate starts here, after the first step, whose beginning is not known.
+            self._progress = Progress("training", step.of, unit="steps", done=step.step)
         self._lines.append(asdict(step))
         self._progress.reach(step.step, detail_of(step))
 
