@@ -168,7 +168,7 @@ def diagnose(args: Sequence[str]) -> int:
 
 def doctor(args: Sequence[str]) -> int:
     """Print a report on the cluster, and on what a job lacks there. Returns 1 if something is missing."""
-    from gve_ray.job import PreflightError
+    from gve_ray.job import JobError, PreflightError
     from gve_ray.preflight import Report, capacity_findings, local_nodes
 
     options, rest = _doctor_options(args)
@@ -183,7 +183,7 @@ def doctor(args: Sequence[str]) -> int:
             text = f"{report.brief()}\n\n{_DOCTOR_HINT}"
         else:
             report, text = _examine_cluster(needs, seconds=options.timeout, verbose=options.verbose)
-    except (PreflightError, ConnectionError) as error:
+    except (PreflightError, JobError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, PreflightError) else 1
     print(report.to_json() if options.json else text)
@@ -221,25 +221,20 @@ def _examine_cluster(needs: "Needs | None", *, seconds: float, verbose: bool) ->
     """Connect to the cluster; return a report on it, and the report as text.
 
     needs: of a job; without a job, the report also says which recipes fit. seconds: for a node to
-    answer. Raises ConnectionError if there is no connection.
+    answer. Raises JobError if there is no connection.
     """
     from dataclasses import replace
 
-    from gve_ray.job import output_of
+    from gve_ray.job import connect_to_ray, output_of
     from gve_ray.preflight import capacity_findings, check_address, live_nodes, spare_nodes
     from gve_ray.preflight import doctor as diagnose_cluster
 
-    address = os.environ.get("RAY_ADDRESS", "")
+    def connect_in_time() -> None:
+        check_address(os.environ.get("RAY_ADDRESS", ""), seconds)
+        connect()
+
     with output_of("doctor", verbose=verbose):
-        try:
-            check_address(address, seconds)
-            connect()
-        except Exception as error:  # Ray raises all kinds of errors if it cannot connect
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ConnectionError(
-                f"cannot connect to the cluster at {address or 'this machine'}: {reason}\n"
-                "check RAY_ADDRESS, and RAY_AUTH_MODE and RAY_AUTH_TOKEN"
-            ) from error
+        connect_to_ray(connect_in_time)
         report = diagnose_cluster(needs, seconds=seconds)
         if needs is not None:
             return report, str(report)

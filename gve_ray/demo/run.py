@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from textwrap import shorten
@@ -33,7 +34,7 @@ from gve_ray.demo.search import Query, format_serving, score_serving, write_quer
 from gve_ray.demo.tiny_vl import MODEL
 from gve_ray.embedder import Embedder
 from gve_ray.evaluation.run import read_result
-from gve_ray.job import PreflightError
+from gve_ray.job import PreflightError, connect_to_ray
 from gve_ray.progress import Progress, is_displayed
 from gve_ray.registry import JOBS
 from gve_ray.serving.client import Client
@@ -231,7 +232,7 @@ def local_ray(connect: Callable[..., object]) -> Iterator[None]:
     folder = tempfile.mkdtemp(prefix="gve-")
     os.environ |= {"RAY_ADDRESS": "local", "RAY_TMPDIR": folder}
     try:
-        connect(num_cpus=max(MIN_CPUS, len(os.sched_getaffinity(0))))
+        connect_to_ray(partial(connect, num_cpus=max(MIN_CPUS, len(os.sched_getaffinity(0)))))
         # Ray has installed a handler that ends the program at once.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
