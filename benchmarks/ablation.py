@@ -334,7 +334,7 @@ def curriculum_facts(work: Path, name: str, seeds: Sequence[int]) -> dict[str, A
     ):
         sums: dict[str, float] = defaultdict(float)
         for step in steps:
-            sums[_format_of(step["task"])] += value(step)
+            sums[_format_of(step["dataset"])] += value(step)
         facts[key] = {task: round(total, 3) for task, total in sorted(sums.items())}
     return facts
 

@@ -152,7 +152,7 @@ def steps_of(
     def make(number: int) -> tuple[StepItems, list[Any]]:
         chosen = [pool[(number * pairs + i) % len(pool)] for i in range(pairs)]
         items = StepItems(
-            step=Step(index=number, task="T2V", rows=np.arange(pairs), world_size=1),
+            step=Step(index=number, dataset="T2V", rows=np.arange(pairs), world_size=1),
             items=[Item(text=f"{WORDS} {i}") for i in range(pairs)] + chosen,
             pair_ids=np.arange(pairs),
             sources=np.arange(pairs),

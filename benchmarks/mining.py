@@ -27,20 +27,20 @@ import numpy as np
 from gve_ray.schema import Item, Task
 from gve_ray.store import SharedFolder
 from gve_ray.training.config import ProberConfig
-from gve_ray.training.hard_negatives import mine_task
-from gve_ray.training.mixture import MixtureTask
+from gve_ray.training.hard_negatives import mine_hard_negatives
+from gve_ray.training.mixture import DataSet
 from gve_ray.training.pairs import PairSet, freeze
 
 MODEL = "package://demo/tiny_vl/model"
 SIDE = 112  # pixels
 DIMENSION = 32  # of the synthetic embeddings, which replace a model's
-TARGETS_OF_A_QUERY = 2  # in the large task
+TARGETS_OF_A_QUERY = 2  # in the large data set
 
 
-def task_of(path: Path, task: Task) -> MixtureTask:
-    """Return a task that mines one negative for each pair of an Arrow file."""
+def dataset_of(path: Path, task: Task) -> DataSet:
+    """Return a data set that mines one negative for each pair of an Arrow file."""
     pairs = PairSet(path, name=path.stem, task=task)
-    return MixtureTask(pairs=pairs, weight=1.0, batch_size=1, negatives=1, brings_negatives=False)
+    return DataSet(pairs=pairs, weight=1.0, batch_size=1, negatives=1, brings_negatives=False)
 
 
 def pair_row(number: int, query: str, **target: str) -> dict[str, Any]:
@@ -110,11 +110,11 @@ def mine_with_model(rank: int, size: int, folder: str, run: str, seconds: Any) -
     dist.init_process_group("gloo", init_method=f"file://{run}.store", rank=rank, world_size=size)
     settings = EmbedderSettings(max_pixels=SIDE * SIDE, min_pixels=SIDE * SIDE // 4)
     embedder = Embedder.from_pretrained(resolve_model(MODEL), settings=settings, device="cpu")
-    task = task_of(Path(folder) / "pictures.arrow", Task.T2I)
-    embedder.embed([pair.target for pair in task.pairs.take(range(8))])  # warm-up
+    dataset = dataset_of(Path(folder) / "pictures.arrow", Task.T2I)
+    embedder.embed([pair.target for pair in dataset.pairs.take(range(8))])  # warm-up
     barrier()
     begun = time.perf_counter()
-    mine_task(lambda: (MODEL, embedder.embed), task, SharedFolder(run), ProberConfig(), seed=0)
+    mine_hard_negatives(lambda: (MODEL, embedder.embed), dataset, SharedFolder(run), ProberConfig(), seed=0)
     if rank == 0:
         seconds.put(time.perf_counter() - begun)
     dist.destroy_process_group()
@@ -147,7 +147,7 @@ def measure_ranks(folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def mine_large(path: Path, run: Path, answer: Any) -> None:
-    """Mine the large task in this process; report its seconds and memory, in GB."""
+    """Mine the large data set in this process; report its seconds and memory, in GB."""
     import faiss
 
     def peak() -> float:
@@ -158,12 +158,12 @@ def mine_large(path: Path, run: Path, answer: Any) -> None:
     faiss.omp_set_num_threads(1)
     embed_numbers([Item(text="warm-up 0 0")])
     before, begun = peak(), time.perf_counter()
-    task, config = task_of(path, Task.T2T), ProberConfig()
-    mine_task(lambda: ("numbers", embed_numbers), task, SharedFolder(run), config, seed=0)
+    dataset, config = dataset_of(path, Task.T2T), ProberConfig()
+    mine_hard_negatives(lambda: ("numbers", embed_numbers), dataset, SharedFolder(run), config, seed=0)
     answer.put(
         {
-            "pairs": len(task.pairs),
-            "searched": min(config.corpus, len(task.pairs)),
+            "pairs": len(dataset.pairs),
+            "searched": min(config.corpus, len(dataset.pairs)),
             "dimension": DIMENSION,
             "seconds": time.perf_counter() - begun,
             "peak_gb": peak(),

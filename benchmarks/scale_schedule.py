@@ -20,7 +20,7 @@ OTHERS = {"text": (380_000, 2, 64), "image": (1_820_000, 6, 32), "video": (8_800
 
 
 def sizes_of() -> tuple[dict[str, int], dict[str, int]]:
-    """Return pairs and batch sizes by task for the paper's 12.55 M instances."""
+    """Return pairs and batch sizes by data set for the paper's 12.55 M instances."""
     sizes = {f"uvrd-{task}": count for task, count in UVRD_PAIRS.items()}
     batches = {f"uvrd-{task.value}": BATCH_SIZES[task] for task in UVRD_PAIRS}
     for kind, (instances, sets, batch) in OTHERS.items():
@@ -45,7 +45,7 @@ def _one_rank(rank: int) -> dict[str, Any]:
     for epoch in range(1, curriculum.epochs + 1):
         schedule = _schedule(curriculum, epoch, sizes, batches, scores)
         for step in schedule.steps():
-            everyone.update(step.task.encode() + step.rows.tobytes())
+            everyone.update(step.dataset.encode() + step.rows.tobytes())
             mine.update(step.slice(rank).tobytes())
             steps, pairs = steps + 1, pairs + len(step.rows)
             if steps % 100 == 0:
@@ -87,7 +87,7 @@ def measure_schedule() -> dict[str, Any]:
     sizes, _ = sizes_of()
     return {
         "instances": sum(sizes.values()),
-        "tasks": len(sizes),
+        "datasets": len(sizes),
         "ranks": RANKS,
         "epochs": Curriculum().epochs,
         "steps": first["steps"],

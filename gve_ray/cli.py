@@ -20,6 +20,8 @@ from gve_ray.registry import JOBS
 if TYPE_CHECKING:
     import argparse
 
+    from gve_ray.preflight import Needs, Report
+
 USAGE = """From a folder of raw videos to video search.
 
 usage: gve VERB --config FILE [--verbose] [--section.option VALUE ...]
@@ -56,6 +58,9 @@ examples:
 FILE is a YAML file or the name of a recipe for the verb: {recipes}.
 The output of Ray, vLLM and other libraries goes to OUTPUT/logs; --verbose shows it instead.
 `gve VERB --help` lists a verb's options; `gve VERB --config FILE --print_config` shows the whole config."""
+
+_DOCTOR_HINT = """`gve demo` runs all jobs on rendered videos. `gve doctor VERB --config RECIPE` shows in detail what
+a job needs and what is missing."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -191,20 +196,33 @@ def uvrb(args: Sequence[str]) -> int:
 
 def doctor(args: Sequence[str]) -> int:
     """Print a report on the cluster, and on what a job lacks there. Returns 1 if something is missing."""
-    import argparse
-    from dataclasses import replace
+    from gve_ray.job import JobError, PreflightError
+    from gve_ray.preflight import Report, capacity_findings, local_nodes
 
-    from gve_ray.job import PreflightError, output_of
-    from gve_ray.preflight import (
-        SECONDS,
-        Report,
-        capacity_findings,
-        check_address,
-        live_nodes,
-        local_nodes,
-        spare_nodes,
-    )
-    from gve_ray.preflight import doctor as diagnose_cluster
+    options, rest = _doctor_options(args)
+    needs = None
+    try:
+        if options.verb:
+            job = JOBS[options.verb]
+            needs = job.needs_of(job.read_config(rest, prog=f"gve doctor {job.name}"))
+        if needs is None and not has_cluster():
+            findings = list(capacity_findings(all_needs(), local_nodes()))
+            report = Report(address="", job=None, findings=findings)
+            text = f"{report.brief()}\n\n{_DOCTOR_HINT}"
+        else:
+            report, text = _examine_cluster(needs, seconds=options.timeout, verbose=options.verbose)
+    except (PreflightError, JobError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, PreflightError) else 1
+    print(report.to_json() if options.json else text)
+    return 0 if report.is_enough else 1
+
+
+def _doctor_options(args: Sequence[str]) -> "tuple[argparse.Namespace, list[str]]":
+    """Parse the arguments of the doctor; return its options, and the arguments of the verb."""
+    import argparse
+
+    from gve_ray.preflight import SECONDS
 
     parser = argparse.ArgumentParser(
         prog="gve doctor",
@@ -224,44 +242,33 @@ def doctor(args: Sequence[str]) -> int:
         parser.error(f"--timeout {options.timeout:g}: use positive seconds")
     if options.verb is None and rest:
         parser.error(f"{' '.join(rest)}: name the VERB first")
-    needs = None
-    if options.verb:
-        job = JOBS[options.verb]
-        config = job.read_config(rest, prog=f"gve doctor {job.name}")
-        try:
-            needs = job.needs_of(config)
-        except PreflightError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-    if needs is None and not has_cluster():
-        report = Report(address="", job=None, findings=list(capacity_findings(all_needs(), local_nodes())))
-        print(report.to_json() if options.json else report.brief())
-        return 0
-    address = os.environ.get("RAY_ADDRESS", "")
-    with output_of("doctor", verbose=options.verbose):
-        try:
-            check_address(address, options.timeout)
-            connect()
-        except Exception as error:  # noqa: BLE001 - Ray raises all kinds of errors if it cannot connect
-            failure: Exception | None = error
-        else:
-            failure = None
-            report = diagnose_cluster(needs, seconds=options.timeout)
-            able = list(capacity_findings(all_needs(), live_nodes(), spare_nodes())) if needs is None else []
-    if failure is not None:
-        reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
-        print(
-            f"error: cannot connect to the cluster at {address or 'this machine'}: {reason}", file=sys.stderr
-        )
-        print("check RAY_ADDRESS, and RAY_AUTH_MODE and RAY_AUTH_TOKEN", file=sys.stderr)
-        return 1
-    if needs is None:
-        if not options.json:
-            print(replace(report, findings=able).brief())
-            print(f"\nthe cluster at {report.address}")
-        report = replace(report, findings=[*report.findings, *(able if options.json else [])])
-    print(report.to_json() if options.json else report)
-    return 0 if report.is_enough else 1
+    return options, rest
+
+
+def _examine_cluster(needs: "Needs | None", *, seconds: float, verbose: bool) -> "tuple[Report, str]":
+    """Connect to the cluster; return a report on it, and the report as text.
+
+    needs: of a job; without a job, the report also says which recipes fit. seconds: for a node to
+    answer. Raises JobError if there is no connection.
+    """
+    from dataclasses import replace
+
+    from gve_ray.job import connect_to_ray, output_of
+    from gve_ray.preflight import capacity_findings, check_address, live_nodes, spare_nodes
+    from gve_ray.preflight import doctor as diagnose_cluster
+
+    def connect_in_time() -> None:
+        check_address(os.environ.get("RAY_ADDRESS", ""), seconds)
+        connect()
+
+    with output_of("doctor", verbose=verbose):
+        connect_to_ray(connect_in_time)
+        report = diagnose_cluster(needs, seconds=seconds)
+        if needs is not None:
+            return report, str(report)
+        capacity = list(capacity_findings(all_needs(), live_nodes(), spare_nodes()))
+    text = f"{replace(report, findings=capacity).brief()}\n\nthe cluster at {report.address}\n{report}"
+    return replace(report, findings=[*report.findings, *capacity]), text
 
 
 def all_needs() -> dict[str, dict[str, Any]]:

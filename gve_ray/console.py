@@ -173,7 +173,8 @@ class Console:
                 self._tasks[state.label] = self._live.add_task(state.label, text="")
             self._live.update(
                 self._tasks[state.label],
-                total=None if state.status else state.total,  # without a total, the bar pulses
+                # Without a total, the bar pulses.
+                total=None if state.status and not state.done else state.total,
                 completed=state.done,
                 text=str(state).removeprefix(f"{state.label}: "),
             )

@@ -4,12 +4,14 @@ sys.exit(run_job("train", lambda: train(config)))
 """
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from gve_ray.console import Console, print_result, quiet_output
 from gve_ray.logs import extend_log_context, is_json, set_up_logging
+from gve_ray.progress import Progress
 from gve_ray.stage import StageError
 from gve_ray.store import RunFolderError, StoreError
 
@@ -51,6 +53,23 @@ def run_job(name: str, work: Callable[[], object], *, verbose: bool = False) -> 
             if console is not None:
                 console.print(_last_lines(console))
             raise
+
+
+def connect_to_ray(connect: Callable[[], object]) -> None:
+    """Call `connect` with a live line. Raises JobError for whatever error Ray raises."""
+    address = os.environ.get("RAY_ADDRESS", "local")
+    progress = Progress("Ray", 1)
+    progress.wait_for("starting on this machine" if address == "local" else f"connecting to {address}")
+    try:
+        connect()
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        message = f"cannot connect to Ray at {address}: {reason}; check RAY_ADDRESS, RAY_AUTH_MODE and RAY_AUTH_TOKEN"
+        if address == "local":
+            message = f"cannot start or reach Ray on this machine: {reason}; make sure that it has free CPUs and memory"
+        raise JobError(message) from error
+    finally:
+        progress.close()
 
 
 @contextmanager

@@ -102,21 +102,24 @@ class Progress:
 
     def __init__(self, label: str, total: int, *, unit: str = "rows", done: int = 0) -> None:
         self._label, self._total, self._unit = label, total, unit
-        self._done_before = self._done = done
+        self._done_before = self._done = self._counted_from = done
         self._status = self._detail = ""
         self._begun = self._started = self._logged = time.monotonic()
         self._news: tuple[int, str, str] = (done, "", "")
         self._is_closed = not total
 
     def wait_for(self, status: str) -> None:
-        """Say what the step waits for before its first item. The clock of the rate starts afterwards."""
+        """Say what the step waits for before its first item. The clock of the rate starts afterwards.
+
+        Items that are finished when the wait ends do not count for the rate: when they began is not known.
+        """
         self._status = status
         self._report()
 
     def reach(self, done: int, detail: str = "") -> None:
         """Report that `done` items in all are finished. detail: text that follows the numbers."""
         if self._status:
-            self._started = time.monotonic()
+            self._started, self._counted_from = time.monotonic(), done
         self._done, self._status, self._detail = done, "", detail
         self._report()
         if done >= self._total:
@@ -126,7 +129,7 @@ class Progress:
     def state(self) -> ProgressState:
         """The present state."""
         now = time.monotonic()
-        rate = (self._done - self._done_before) / max(now - self._started, 1e-9)
+        rate = (self._done - self._counted_from) / max(now - self._started, 1e-9)
         return ProgressState(
             label=self._label,
             total=self._total,

@@ -6,7 +6,6 @@
 "module:name" and imported when they are used, so that `gve --help` does not load torch and Ray.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -47,22 +46,7 @@ class Job:
         connect: called once the checks that need no cluster have passed. The arguments may contain
         `--verbose`, which shows all output of Ray and other libraries.
         """
-        from gve_ray.job import VERBOSE, JobError, run_job
-        from gve_ray.progress import Progress
-
-        def connect_to_ray() -> None:
-            progress = Progress(self.name, 1)
-            progress.wait_for("connecting to Ray")
-            try:
-                connect()
-            except Exception as error:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise JobError(
-                    f"cannot connect to Ray at {os.environ.get('RAY_ADDRESS') or 'this machine'}: {reason}; "
-                    "check RAY_ADDRESS, RAY_AUTH_MODE and RAY_AUTH_TOKEN, and that the machine has free CPUs"
-                ) from error
-            finally:
-                progress.close()
+        from gve_ray.job import VERBOSE, connect_to_ray, run_job
 
         run = partial(run_job, self.name, verbose=VERBOSE in args)
         args = [arg for arg in args if arg != VERBOSE]
@@ -73,7 +57,7 @@ class Job:
             config = self.read_config([arg for arg in args if arg not in ours], prog=prog)
             return run(lambda: work(config).to_json() if is_json else work(config))
         config = self.read_config(args, prog=prog)
-        return run(lambda: resolve_name(self.run)(config, connect=connect_to_ray))
+        return run(lambda: resolve_name(self.run)(config, connect=partial(connect_to_ray, connect)))
 
 
 JOBS = {

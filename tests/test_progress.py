@@ -68,6 +68,18 @@ def test_a_step_that_ends_early_logs_what_it_has_done(
     assert caplog.messages == ["captions: 4/8 rows, 2.0 rows/s, 2 s left"]
 
 
+def test_items_that_are_finished_when_a_wait_ends_do_not_count_for_the_rate(clock: list[float]) -> None:
+    step = Progress("render", 40, unit="files")
+    step.wait_for("starting 2 processes")
+    clock[0] += 5
+    step.reach(4)
+    clock[0] += 0.001
+    assert str(step.state) == "render: 4/40 files"
+    clock[0] += 1.999
+    step.reach(6)
+    assert str(step.state) == "render: 6/40 files, 1.0 files/s, 34 s left"
+
+
 def test_a_display_gets_every_state_until_the_step_ends(
     clock: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,6 +8,7 @@ from pkgutil import resolve_name
 
 import pytest
 
+from gve_ray.job import JobError, connect_to_ray
 from gve_ray.registry import JOBS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,6 +64,19 @@ def test_verbose_shows_the_output_of_libraries(
     assert capfd.readouterr() == ("ran ['--a', '1']\n", "")
     assert here.main(["--verbose", "--a", "1"], prog="gve", connect=connect) == 0
     assert capfd.readouterr() == ("ran ['--a', '1']\n", "from Ray\n")
+
+
+def test_the_error_of_a_ray_that_does_not_start_names_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect() -> None:
+        raise RuntimeError("The current node timed out.\nmore")
+
+    monkeypatch.delenv("RAY_ADDRESS")
+    with pytest.raises(JobError) as caught:
+        connect_to_ray(connect)
+    assert str(caught.value) == (
+        "cannot start or reach Ray on this machine: The current node timed out; make sure that it has free "
+        "CPUs and memory"
+    )
 
 
 def test_a_failed_connection_is_an_error_with_the_reason_and_the_log(

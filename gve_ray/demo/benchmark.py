@@ -98,7 +98,7 @@ def _render_all(folder: Path, files: Sequence[Video | Still], *, workers: int) -
     todo = [file for file in files if not (folder / "pool" / file.file).exists()]
     log.info("benchmark: %d of %d files to render in %s", len(todo), len(files), folder)
     with partial_folder(folder):
-        make_files("benchmark", partial(render_file, folder=folder), todo, workers=workers)
+        make_files(f"render {folder.name}", partial(render_file, folder=folder), todo, workers=workers)
 
 
 def render_file(file: Video | Still, *, folder: Path) -> None:

@@ -92,7 +92,9 @@ def _render_all(folder: Path, entries: Sequence[Entry], *, seed: int, workers: i
     todo = [entry for entry, done in zip(entries, rendered, strict=True) if not done]
     log.info("corpus: %d of %d files to render in %s", len(todo), len(entries), folder)
     with partial_folder(folder):
-        make_files("corpus", partial(render_entry, folder=folder, seed=seed), todo, workers=workers)
+        make_files(
+            f"render {folder.name}", partial(render_entry, folder=folder, seed=seed), todo, workers=workers
+        )
 
 
 def render_entry(entry: Entry, *, folder: Path, seed: int) -> None:

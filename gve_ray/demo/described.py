@@ -55,7 +55,7 @@ def write_described(folder: Path, *, n: int = VIDEOS, seed: int, workers: int) -
     todo = [scene for scene in scenes if not _path(folder, scene).exists()]
     log.info("described: %d of %d files to render in %s", len(todo), n, folder)
     with partial_folder(folder):
-        make_files("described", partial(_render, folder=folder), todo, workers=workers)
+        make_files(f"render {folder.name}", partial(_render, folder=folder), todo, workers=workers)
     lines = io.StringIO()
     rows = csv.writer(lines, lineterminator="\n")
     rows.writerow(("videoid", "page_dir", "name"))

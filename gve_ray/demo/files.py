@@ -36,9 +36,9 @@ def partial_folder(folder: Path) -> Iterator[None]:
 
 
 def make_files(label: str, make: Callable[[T], object], todo: Sequence[T], *, workers: int) -> None:
-    """Call `make` on each item of `todo`, and log the progress every few seconds.
+    """Call `make` on each item of `todo`, and report the progress.
 
-    label: name of the work in the log. make: must be picklable. workers: number of processes; with
+    label: name of the work. make: must be picklable. workers: number of processes; with
     1, this process does the work.
     """
     progress = Progress(label, len(todo), unit="files")
@@ -49,6 +49,7 @@ def make_files(label: str, make: Callable[[T], object], todo: Sequence[T], *, wo
     else:
         # A fork could deadlock, because the caller may run threads (Ray, torch), so processes are
         # spawned.
+        progress.wait_for(f"starting {workers} processes")
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             for done, _ in enumerate(pool.map(make, todo, chunksize=2), 1):

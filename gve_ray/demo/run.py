@@ -13,8 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
+from textwrap import shorten
 from typing import Any
 
 import yaml
@@ -31,8 +34,8 @@ from gve_ray.demo.search import Query, format_serving, score_serving, write_quer
 from gve_ray.demo.tiny_vl import MODEL
 from gve_ray.embedder import Embedder
 from gve_ray.evaluation.run import read_result
-from gve_ray.job import PreflightError
-from gve_ray.progress import Progress, duration, is_displayed
+from gve_ray.job import PreflightError, connect_to_ray
+from gve_ray.progress import Progress, is_displayed
 from gve_ray.registry import JOBS
 from gve_ray.serving.client import Client
 from gve_ray.serving.config import ServeConfig
@@ -119,21 +122,30 @@ class _Demo:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Say that a step of _SHARES begins, and how long the rest of the demo will take."""
+        """Say that a step of _SHARES begins, and when the demo will end.
+
+        A time of day stays right while the step runs, which the time left would not.
+        """
         names = list(_SHARES)
         number = names.index(name)
         before = sum(_SHARES[earlier] for earlier in names[:number])
-        elapsed = time.monotonic() - self._started
-        left = f", about {duration(elapsed / before * (1 - before))} left in all" if number else ""
-        text = f"step {number + 1} of {len(names)}, {name}{left}"
+        text = f"step {number + 1} of {len(names)}, {name}"
+        if number:
+            left = self._seconds / before * (1 - before)
+            text += f"; the demo ends at about {datetime.now() + timedelta(seconds=left):%H:%M}"
         log.info("%s", text)
-        whole = Progress("demo", len(names))
+        whole = Progress("demo", 100, unit="%", done=round(100 * before))
         if is_displayed():
             whole.wait_for(text)
         try:
             yield
         finally:
             whole.close()
+
+    @property
+    def _seconds(self) -> float:
+        """Seconds of this run and of earlier ones that it continues."""
+        return self._seconds_before + time.monotonic() - self._started
 
     def render(self) -> None:
         """Render all videos that do not exist yet."""
@@ -193,8 +205,7 @@ class _Demo:
 
     def record(self, **scores: Any) -> None:
         """Write the scores of a step to summary.json; those of other steps stay in it."""
-        seconds = self._seconds_before + time.monotonic() - self._started
-        self.summary |= {**scores, "seconds_total": round(seconds, 1)}
+        self.summary |= {**scores, "seconds_total": round(self._seconds, 1)}
         write_atomically(*filesystem(str(self._file)), (json.dumps(self.summary, indent=1) + "\n").encode())
 
 
@@ -221,7 +232,7 @@ def local_ray(connect: Callable[..., object]) -> Iterator[None]:
     folder = tempfile.mkdtemp(prefix="gve-")
     os.environ |= {"RAY_ADDRESS": "local", "RAY_TMPDIR": folder}
     try:
-        connect(num_cpus=max(MIN_CPUS, len(os.sched_getaffinity(0))))
+        connect_to_ray(partial(connect, num_cpus=max(MIN_CPUS, len(os.sched_getaffinity(0)))))
         # Ray has installed a handler that ends the program at once.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
@@ -242,7 +253,10 @@ def local_ray(connect: Callable[..., object]) -> Iterator[None]:
 def _example(client: Client, query: Query) -> str:
     """Search for a query, and describe it with its first three hits."""
     hits = client.search(query.text, image=query.image, video=query.video, top_k=3)
-    parts = [f"image {query.image.name}" if query.image else "", f'"{query.text}"' if query.text else ""]
+    parts = [
+        f"image {query.image.name}" if query.image else "",
+        f'"{shorten(query.text, 80, placeholder=" ...")}"' if query.text else "",
+    ]
     lines = [f"query  {' + '.join(part for part in parts if part)}"]
     for rank, hit in enumerate(hits, 1):
         name = Path(hit["uri"]).name

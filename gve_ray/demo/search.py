@@ -61,7 +61,9 @@ def write_queries(
     entries = read_truth(heldout)[:n]
     todo = [entry for entry in entries if not _files(folder, entry)[1].exists()]
     with partial_folder(folder):
-        make_files("queries", partial(_write_media, folder=folder, seed=seed), todo, workers=workers)
+        make_files(
+            f"render {folder.name}", partial(_write_media, folder=folder, seed=seed), todo, workers=workers
+        )
     queries: dict[str, list[Query]] = {kind: [] for kind in KINDS}
     for entry in entries:
         scene, target = entry.scene, Path(entry.file).name

@@ -60,39 +60,50 @@ def capacity_findings(
     nodes: Sequence[Mapping[str, float]],
     spare: Sequence[Mapping[str, float]] = (),
 ) -> Iterator[Finding]:
-    """Return what fits on these nodes, a finding for each job, then the number of videos an hour.
+    """Return what fits on these nodes, a finding for each recipe, then the number of videos an hour.
 
     recipes: needs by job and name of the recipe.
     """
     total = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU", "memory")}
-    yield _finding("machine", f"{format_count(len(nodes), 'node')}: {format_resources(total)}")
+    yield _finding("machine", f"{format_count(len(nodes), 'node')} with {format_resources(total)} for jobs")
     embedders: dict[str, Workers] = {}
-    for job, by_name in recipes.items():
-        fits, reasons = [], []
-        for name, needs in by_name.items():
+    for recipe in sorted({name for by_name in recipes.values() for name in by_name}):
+        fits: list[str] = []
+        reasons: dict[str, list[str]] = {}
+        for job, by_name in recipes.items():
+            if (needs := by_name.get(recipe)) is None:
+                continue
             indexed = [
-                weights for pool in recipes["index"].get(name, needs).workers for weights in pool.loads
+                weights for pool in recipes["index"].get(recipe, needs).workers for weights in pool.loads
             ]
             pools = [_with_known_sizes(pool, indexed) for pool in needs.workers]
             sized = size_pools(pools, nodes, spare, together=needs.together)
             if reason := _reason(sized, nodes, together=needs.together):
-                reasons.append(f"{name} {reason}")
+                reasons.setdefault(reason, []).append(job)
                 continue
-            fits.append(name)
+            fits.append(job)
             if job == "index":
-                embedders[name] = next(pool for pool in sized if pool.loads)
-        fit = f"{', '.join(fits) or 'no recipe'} {'fits' if len(fits) < 2 else 'fit'}"
-        yield _finding(job, "; ".join([fit, *reasons]))
+                embedders[recipe] = next(pool for pool in sized if pool.loads)
+        parts = [f"can run {', '.join(fits)}"] if fits else []
+        if reasons:
+            large = [f"{', '.join(jobs)} (needs {reason})" for reason, jobs in reasons.items()]
+            parts.append(f"too large: {'; '.join(large)}")
+        yield _finding(recipe, "; ".join(parts))
     yield from _throughput(embedders)
 
 
 def _reason(pools: Sequence[Workers], nodes: Sequence[Mapping[str, float]], *, together: bool) -> str:
-    """Return what does not fit, in a few words; empty if everything fits."""
+    """Return in a few words what the workers need and the nodes lack; empty if everything fits."""
     for pool in pools:
         if misfit([pool], nodes) and not pool.wait_for_nodes:
-            return f"needs {format_resources(pool.demands)} for a worker of {pool.option}"
+            lacking = {
+                kind: amount
+                for kind, amount in pool.demands.items()
+                if all(node.get(kind, 0.0) < amount for node in nodes)
+            }
+            return f"{format_resources(lacking)} a worker" if lacking else str(pool)
     if together and misfit(pools, nodes):
-        return "has no room for all its workers at the same time"
+        return "room for all workers at the same time"
     return ""
 
 
@@ -104,9 +115,7 @@ def _throughput(embedders: Mapping[str, Workers]) -> Iterator[Finding]:
     tiny = json.loads((Path(resolve_model("package://demo/tiny_vl/model")) / "config.json").read_text())
     shapes = {"demo.yaml": (tiny, 112 * 112), "gve-3b.yaml": (_SHAPE_3B, 200 * 28 * 28)}
     frames = measure_decoding()
-    yield _finding(
-        "measured", f"{frames:.0f} frames/s of {_SIDE[0]}x{_SIDE[1]} decoded on one CPU of this machine"
-    )
+    measured = [f"{frames:.0f} frames/s of {_SIDE[0]}x{_SIDE[1]} decoded on one CPU"]
     for name, (shape, pixels) in shapes.items():
         if (pool := embedders.get(name)) is None:
             continue
@@ -116,11 +125,12 @@ def _throughput(embedders: Mapping[str, Workers]) -> Iterator[Finding]:
         rate = measure_operations(threads=int(pool.demands.get("CPU", 1)), on_gpu="GPU" in pool.demands)
         operations = embed_operations(shape, frames=8, max_pixels=pixels)
         hourly = videos_per_hour(pool, operations, frames_rate=frames, operations_rate=rate)
+        measured.append(f"{rate / 1e9:,.0f} GFLOP/s in a worker of {name}")
         yield _finding(
             f"index {name}",
-            f"about {float(f'{hourly:.2g}'):,.0f} clips of {_CLIP_SECONDS} s an hour with {pool}: an estimate from "
-            f"{rate / 1e9:,.0f} GFLOP/s, measured, and {operations / 1e12:.2g} TFLOP a clip",
+            f"about {float(f'{hourly:.2g}'):,.0f} videos of {_CLIP_SECONDS} s an hour, with {pool}",
         )
+    yield _finding("measured", f"{', '.join(measured)}; the numbers of videos are estimates from these")
 
 
 def videos_per_hour(pool: Workers, operations: float, *, frames_rate: float, operations_rate: float) -> float:

@@ -134,13 +134,17 @@ class Board:
         if (ended or current) and "ranks" in steps:
             steps.pop("ranks").close()
         for state in ended:  # a label may occur more than once
-            self._step_of(steps, state).reach(state.done, state.detail)
+            self._step_of(steps, state, state.first).reach(state.done, state.detail)
             steps.pop(state.label).close()
         for state in current:
-            self._step_of(steps, state).reach(state.done, state.detail)
+            # The clock of the rate starts with the first look, so what is done by then does not count.
+            self._step_of(steps, state, state.done).reach(state.done, state.detail)
 
-    def _step_of(self, steps: dict[str, Progress], state: ProgressState) -> Progress:
-        """Return the step of this process that follows a step on the board."""
+    def _step_of(self, steps: dict[str, Progress], state: ProgressState, done: int) -> Progress:
+        """Return the step of this process that follows a step on the board.
+
+        done: items that do not count for the rate, if there is no such step yet.
+        """
         if state.label not in steps:
-            steps[state.label] = Progress(state.label, state.total, unit=state.unit, done=state.first)
+            steps[state.label] = Progress(state.label, state.total, unit=state.unit, done=done)
         return steps[state.label]

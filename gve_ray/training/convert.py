@@ -15,7 +15,8 @@ import numpy as np
 
 from gve_ray.training.config import DataSetConfig
 from gve_ray.training.pairs import id_of
-from gve_ray.training.records import Record, Side, read_records, task_of
+from gve_ray.training.readers.reader import Record, Side, task_of
+from gve_ray.training.records import read_records
 
 DOMAIN = "general"
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from gve_ray.schema import Item
 from gve_ray.training.mining import NONE
-from gve_ray.training.mixture import MixtureTask
+from gve_ray.training.mixture import DataSet
 from gve_ray.training.pairs import id_of, identity_of, source_of
 from gve_ray.training.schedule import Step
 
@@ -23,7 +23,7 @@ Out = TypeVar("Out")
 
 @dataclass(frozen=True, kw_only=True)
 class Mined:
-    """Mined hard negatives of one task.
+    """Mined hard negatives of one data set.
 
     path: a local .npy file, int32 [pairs, k]: numbers of the pairs whose targets are the hard negatives of
     each pair, hardest first, with mining.NONE where there are fewer than k.
@@ -52,19 +52,19 @@ class StepItems:
     negative_sources: np.ndarray
 
 
-def items_of(step: Step, rank: int, task: MixtureTask, mined: Mined | None) -> StepItems:
+def items_of(step: Step, rank: int, dataset: DataSet, mined: Mined | None) -> StepItems:
     """Return one rank's share of a step.
 
-    Hard negatives are those of the data set, then the mined ones. If a query has fewer than the task asks
-    for, its own target fills the gaps, and the loss ignores it. If a task has neither kind, H = 0.
+    Hard negatives are those of the data set, then the mined ones. If a query has fewer than the data set asks
+    for, its own target fills the gaps, and the loss ignores it. If it has neither kind, H = 0.
     """
     rows = step.slice(rank)
-    pairs = task.pairs.take(rows)
-    hard = task.negatives if mined is not None or task.brings_negatives else 0
+    pairs = dataset.pairs.take(rows)
+    hard = dataset.negatives if mined is not None or dataset.brings_negatives else 0
     negatives = [
         # A mined negative comes after those of the data set. The target of the pair fills the gaps.
         [*pair.negatives, *found, *[pair.target] * hard][:hard]
-        for pair, found in zip(pairs, _mined_items(task, mined, rows), strict=True)
+        for pair, found in zip(pairs, _mined_items(dataset, mined, rows), strict=True)
     ]
     sources = [id_of(source_of(pair.target)) for pair in pairs]
     negative_sources = [[id_of(source_of(item)) for item in row] for row in negatives]
@@ -82,13 +82,15 @@ def items_of(step: Step, rank: int, task: MixtureTask, mined: Mined | None) -> S
     )
 
 
-def _mined_items(task: MixtureTask, mined: Mined | None, rows: np.ndarray) -> list[list[Item]]:
+def _mined_items(dataset: DataSet, mined: Mined | None, rows: np.ndarray) -> list[list[Item]]:
     """Return the mined hard negatives of each of these pairs."""
     if mined is None:
         return [[] for _ in rows]
     found = mined.of(rows)  # [rows, k]
     distinct = np.unique(found[found != NONE])
-    targets = dict(zip(distinct.tolist(), (pair.target for pair in task.pairs.take(distinct)), strict=True))
+    targets = dict(
+        zip(distinct.tolist(), (pair.target for pair in dataset.pairs.take(distinct)), strict=True)
+    )
     return [[targets[row] for row in line if row != NONE] for line in found.tolist()]
 
 

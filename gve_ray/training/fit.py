@@ -40,7 +40,7 @@ from gve_ray.training.feed import ahead
 from gve_ray.training.gather import barrier, rank, world_size
 from gve_ray.training.hard_negatives import Embed
 from gve_ray.training.loop import Feed, ScoreLog, StepLog, Trainer
-from gve_ray.training.mixture import MixtureTask, load_mixture
+from gve_ray.training.mixture import DataSet, load_mixture
 from gve_ray.training.node import once_per_node
 from gve_ray.training.pairs import check_references
 from gve_ray.training.plan import EpochPlan
@@ -74,21 +74,23 @@ def fit(
     trackers = Trackers(config.trackers, folder, plain(config))
     assets = AssetReader(config.assets) if config.assets else None
 
-    def load(node_folder: Path) -> tuple[dict[str, MixtureTask], list[ValidationSet]]:
-        tasks = load_mixture(config.data, node_folder, seed=config.loop.seed)
-        check_references((task.pairs for task in tasks.values()), assets.store.keys() if assets else set())
+    def load(node_folder: Path) -> tuple[dict[str, DataSet], list[ValidationSet]]:
+        datasets = load_mixture(config.data, node_folder, seed=config.loop.seed)
+        check_references(
+            (dataset.pairs for dataset in datasets.values()), assets.store.keys() if assets else set()
+        )
         if config.validation.eval_steps is None:
-            return tasks, []
-        return tasks, load_validation(config.validation, node_folder / "validation", seed=config.loop.seed)
+            return datasets, []
+        return datasets, load_validation(config.validation, node_folder / "validation", seed=config.loop.seed)
 
-    with once_per_node(load) as (tasks, held_out):
-        return _fit(config, folder, tasks, held_out, assets, trackers, device, feed, outlets, on_epoch)
+    with once_per_node(load) as (datasets, held_out):
+        return _fit(config, folder, datasets, held_out, assets, trackers, device, feed, outlets, on_epoch)
 
 
 def _fit(
     config: TrainingConfig,
     folder: SharedFolder,
-    tasks: Mapping[str, MixtureTask],
+    datasets: Mapping[str, DataSet],
     held_out: Sequence[ValidationSet],
     assets: AssetReader | None,
     trackers: Trackers,
@@ -110,16 +112,16 @@ def _fit(
     trainer = Trainer(
         wrapped,
         GveCollate(collator, assets, token_budget=config.token_budget),
-        tasks,
+        datasets,
         config.curriculum,
         config.loop,
         folder.below("checkpoints"),
         prepare=EpochProber(
             partial(_prober_of, config, model, trained, assets, device),
-            tasks,
+            datasets,
             folder.below("probes"),
             config.prober,
-            score_tasks=config.curriculum.needs_scores,
+            needs_scores=config.curriculum.needs_scores,
             seed=config.loop.seed,
         ),
         feed=feed,

@@ -1,9 +1,9 @@
-"""Mine the hard negatives of a task on all ranks, each of which embeds and searches a share.
+"""Mine the hard negatives of a data set on all ranks, each of which embeds and searches a share.
 
-    mined = mine_task(prober, task, folder, config, seed=42)    # called by every rank
-    mined.of(rows)                                              # int32 [rows, k]: numbers of pairs
+    mined = mine_hard_negatives(prober, dataset, folder, config, seed=42) # called by every rank
+    mined.of(rows)                                           # int32 [rows, k]: numbers of pairs
 
-First the ranks embed a sample of the task's distinct targets, which is the corpus. Then they embed the queries
+First the ranks embed a sample of the data set's distinct targets, which is the corpus. Then they embed the queries
 and search the corpus. If there is a margin, they also embed the targets that are not in the corpus, to know the
 score of each pair. The work is divided into chunks that do not depend on the number of ranks, and each chunk is
 written to the shared folder as soon as it is done. So the result is the same for any number of ranks, and a run
@@ -32,38 +32,38 @@ from gve_ray.training.config import ProberConfig
 from gve_ray.training.feed import Mined
 from gve_ray.training.gather import barrier, gather_objects, rank, world_size
 from gve_ray.training.mining import NONE, Corpus, mine
-from gve_ray.training.mixture import MixtureTask
+from gve_ray.training.mixture import DataSet
 from gve_ray.training.pairs import PairIds
 from gve_ray.training.schedule import hash_of
 
 Embed = Callable[[Sequence[Item]], np.ndarray]
 
-# Bounds of the size of a chunk, in items. Small tasks have small chunks, so that 64 ranks can share them.
+# Bounds of the size of a chunk, in items. Small data sets have small chunks, so that 64 ranks can share them.
 _CHUNK = (64, 1024)
 _CHUNKS = 64
 
 
-def mine_task(
+def mine_hard_negatives(
     prober: Callable[[], tuple[str, Embed]],
-    task: MixtureTask,
+    dataset: DataSet,
     folder: SharedFolder,
     config: ProberConfig,
     *,
     seed: int,
 ) -> Mined:
-    """Mine the hardest `task.negatives` targets for each pair of the task. Every rank must call it.
+    """Mine the hardest `dataset.negatives` targets for each pair of the data set. Every rank must call it.
 
     prober: returns the name of the prober and its embed function (items -> unit-norm float32 [n, d]); called
-    only if there is work to do. folder: the result is kept in it as `<task>.npy`, with a note about it in
-    `<task>.mined.json`, and reused by the next call. In the meantime `mining-<task>/` has the finished chunks.
+    only if there is work to do. folder: the result is kept in it as `<dataset>.npy`, with a note about it in
+    `<dataset>.mined.json`, and reused by the next call. In the meantime `mining-<dataset>/` has the finished chunks.
     Ranks wait for each other after every chunk.
     Raises ValueError if the pairs have changed since the result was written.
     """
-    name, result = task.pairs.name, f"{task.pairs.name}.npy"
+    name, result = dataset.pairs.name, f"{dataset.pairs.name}.npy"
     work_name = f"mining-{name}"
     if not gather_objects(folder.exists(result))[0]:
         prober_name, embed = prober()
-        job = _Job.of(task, config, seed=seed)
+        job = _Job.of(dataset, config, seed=seed)
         work = folder.below(work_name).below(job.digest(prober_name))
         _mine_in_chunks(job, embed, work)
         if rank() == 0:
@@ -73,27 +73,27 @@ def mine_task(
             note = {"prober": prober_name, "searched": len(job.corpus), "margin": job.margin}
             write_atomically(fs.LocalFileSystem(), f"{folder.path}/{_note(name)}", json.dumps(note).encode())
             folder.publish(_note(name))
-            _write(folder, result, found)  # after the note, because it marks the task as done
+            _write(folder, result, found)  # after the note, because it marks the data set as done
         barrier()
     _clear(folder, work_name)
     path = folder.fetch(result)
     rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    if rows.dtype != np.int32 or rows.shape != (len(task.pairs), task.negatives):
+    if rows.dtype != np.int32 or rows.shape != (len(dataset.pairs), dataset.negatives):
         raise ValueError(
-            f"{path}: {rows.dtype} {list(rows.shape)}, but this task has {len(task.pairs)} pairs with "
-            f"{task.negatives} negatives each (int32); delete the file, and they will be mined again"
+            f"{path}: {rows.dtype} {list(rows.shape)}, but this data set has {len(dataset.pairs)} pairs with "
+            f"{dataset.negatives} negatives each (int32); delete the file, and they will be mined again"
         )
     return Mined(path=path)
 
 
-def mined_by(folder: SharedFolder, task: str) -> str:
-    """Return the name of the prober with which `mine_task` has mined a task."""
-    note = json.loads(folder.fetch(_note(task)).read_text())
+def mined_by(folder: SharedFolder, dataset: str) -> str:
+    """Return the name of the prober with which `mine_hard_negatives` has mined a data set."""
+    note = json.loads(folder.fetch(_note(dataset)).read_text())
     return str(note["prober"])
 
 
-def _note(task: str) -> str:
-    return f"{task}.mined.json"
+def _note(dataset: str) -> str:
+    return f"{dataset}.mined.json"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,7 +105,7 @@ class _Job:
     that nearly all targets are embedded in one chunk only. chunk: items per chunk. k: negatives per pair.
     """
 
-    task: MixtureTask
+    dataset: DataSet
     ids: PairIds
     corpus: np.ndarray
     own: np.ndarray
@@ -115,23 +115,23 @@ class _Job:
     margin: float | None
 
     @classmethod
-    def of(cls, task: MixtureTask, config: ProberConfig, *, seed: int) -> "_Job":
-        ids = task.pairs.ids()
+    def of(cls, dataset: DataSet, config: ProberConfig, *, seed: int) -> "_Job":
+        ids = dataset.pairs.ids()
         _, first, number = np.unique(ids.targets, return_index=True, return_inverse=True)
         own = first[number]
         distinct = np.sort(first)
         if config.corpus < len(distinct):
-            rng = np.random.default_rng(hash_of(seed, task.pairs.name, "corpus"))
+            rng = np.random.default_rng(hash_of(seed, dataset.pairs.name, "corpus"))
             distinct = np.sort(rng.permutation(distinct)[: config.corpus])
         smallest, largest = _CHUNK
         return cls(
-            task=task,
+            dataset=dataset,
             ids=ids,
             corpus=distinct,
             own=own,
             order=np.argsort(own, kind="stable"),
             chunk=min(max(-(-len(own) // _CHUNKS), smallest), largest),
-            k=task.negatives,
+            k=dataset.negatives,
             margin=config.margin,
         )
 
@@ -145,12 +145,12 @@ class _Job:
 
     def targets(self, rows: np.ndarray) -> list[Item]:
         """Return the targets of these pairs."""
-        return [pair.target for pair in self.task.pairs.take(rows)]
+        return [pair.target for pair in self.dataset.pairs.take(rows)]
 
 
 def _mine_in_chunks(job: _Job, embed: Embed, work: SharedFolder) -> None:
     """Embed the corpus, then search it, until every chunk of both is in `work`."""
-    name = job.task.pairs.name
+    name = job.dataset.pairs.name
     _share(f"embedding {name}", "targets", job, len(job.corpus), partial(_embed_targets, embed), work)
     corpus = Corpus(
         _joined(work, "targets", len(job.corpus), job.chunk),
@@ -169,7 +169,7 @@ def _embed_targets(embed: Embed, job: _Job, part: slice) -> np.ndarray:
 def _search(embed: Embed, corpus: Corpus, job: _Job, part: slice) -> np.ndarray:
     """Mine for a part of `job.order`: int32 [part, k], numbers of pairs."""
     rows = job.order[part]
-    queries = embed([pair.query for pair in job.task.pairs.take(rows)])
+    queries = embed([pair.query for pair in job.dataset.pairs.take(rows)])
     limits = None
     if job.margin is not None:
         limits = np.einsum("nd,nd->n", queries, _own_targets(embed, corpus, job, rows)) + job.margin

@@ -1,8 +1,8 @@
 """The training loop of one rank. It does not depend on Ray; it uses the process group, if there is one.
 
-    Trainer(model, collate, tasks, curriculum, config, folder, prepare=prober).run()
+    Trainer(model, collate, datasets, curriculum, config, folder, prepare=prober).run()
 
-In every epoch a prober scores the tasks, the curriculum turns scores into P(k), and the schedule turns P(k)
+In every epoch a prober scores the data sets, the curriculum turns scores into P(k), and the schedule turns P(k)
 into steps. In every step items become chunks and embeddings, which are gathered over ranks for the loss. Each
 step is seeded by its number, so a run that resumes from a checkpoint gives the same result as one without a stop.
 """
@@ -23,10 +23,10 @@ from gve_ray.store import SharedFolder
 from gve_ray.training import checkpoint
 from gve_ray.training.checkpoint import Best, Position
 from gve_ray.training.config import LoopConfig, ValidationConfig
-from gve_ray.training.curriculum import Alignment, Curriculum, DataSetSize, EpochRecord, History
+from gve_ray.training.curriculum import Alignment, Curriculum, EpochRecord, History
 from gve_ray.training.feed import Mined, StepItems, ahead, items_of
 from gve_ray.training.gather import barrier, gather_objects, rank, world_size
-from gve_ray.training.mixture import MixtureTask
+from gve_ray.training.mixture import DataSet
 from gve_ray.training.optimiser import learning_rate, make_optimiser
 from gve_ray.training.plan import EpochPlan, plan_epoch
 from gve_ray.training.schedule import Schedule, Step, hash_of, one_pass
@@ -41,16 +41,16 @@ Collate = Callable[[Sequence[Item]], list[Chunk]]
 class Make:
     """Turn a step of the schedule into one rank's items and chunks. It is pickled to other processes.
 
-    tasks: the mixture by task name. mined: the hard negatives mined for this epoch, by task name.
+    datasets: the mixture, by name. mined: the hard negatives mined for this epoch, by data set.
     """
 
-    tasks: Mapping[str, MixtureTask]
+    datasets: Mapping[str, DataSet]
     mined: Mapping[str, Mined]
     collate: Collate
     rank: int
 
     def __call__(self, step: Step) -> tuple[StepItems, list[Chunk]]:
-        items = items_of(step, self.rank, self.tasks[step.task], self.mined.get(step.task))
+        items = items_of(step, self.rank, self.datasets[step.dataset], self.mined.get(step.dataset))
         return items, self.collate(items.items)
 
 
@@ -95,7 +95,7 @@ class StepLog:
     epoch: int
     step: int
     of: int
-    task: str
+    dataset: str
     loss: float
     mean_score: float
     mean_positive: float
@@ -134,7 +134,7 @@ class Trainer:
         self,
         model: nn.Module,
         collate: Collate,
-        tasks: Mapping[str, MixtureTask],
+        datasets: Mapping[str, DataSet],
         curriculum: Curriculum,
         config: LoopConfig,
         folder: SharedFolder,
@@ -150,7 +150,7 @@ class Trainer:
     ) -> None:
         self.model = model
         self.inner: nn.Module = getattr(model, "module", model)  # the model inside DDP
-        self.collate, self.tasks, self.curriculum, self.config = collate, tasks, curriculum, config
+        self.collate, self.datasets, self.curriculum, self.config = collate, datasets, curriculum, config
         self.folder, self.prepare, self.feed = folder, prepare, feed
         self.on_step, self.on_save, self.on_epoch = on_step, on_save, on_epoch
         self.validation, self.validate, self.on_scores = validation, validate, on_scores
@@ -158,19 +158,11 @@ class Trainer:
         self.world_size = world_size()
         self.rank = rank()
         self.optimiser = make_optimiser(self.inner, config.optimiser)
-        self.sizes = {name: len(task.pairs) for name, task in tasks.items()}
-        self.batch_sizes = {name: task.batch_size for name, task in tasks.items()}
-        self.datasets = {
-            name: DataSetSize(
-                format=task.pairs.task,
-                pairs=self.sizes[name],
-                weight=task.weight,
-                batch_size=task.batch_size,
-            )
-            for name, task in tasks.items()
-        }
+        self.n_pairs = {name: len(dataset.pairs) for name, dataset in datasets.items()}
+        self.batch_sizes = {name: dataset.batch_size for name, dataset in datasets.items()}
+        self.sizes = {name: dataset.size for name, dataset in datasets.items()}
         # All epochs have equally many steps, so the learning rate of each step is known in advance.
-        self.steps = config.steps or one_pass(self.sizes, self.batch_sizes, self.world_size)
+        self.steps = config.steps or one_pass(self.n_pairs, self.batch_sizes, self.world_size)
 
     def run(self) -> History:
         """Train from the newest complete checkpoint, or from the start, to the end of the last epoch.
@@ -185,7 +177,7 @@ class Trainer:
                 seed=self.config.seed,
                 epoch=epoch,
                 probabilities=record.datasets,
-                sizes=self.sizes,
+                sizes=self.n_pairs,
                 batch_sizes=self.batch_sizes,
                 world_size=self.world_size,
                 length=self.steps,
@@ -209,10 +201,10 @@ class Trainer:
         """Return P(k) of an epoch: from the checkpoint or else from the scores; all ranks use rank 0's."""
         record = history.of(epoch)
         if record is None:
-            datasets, found = self.datasets, probe.alignments
-            scores = self.curriculum.task_scores(datasets, found) if found else {}
+            sizes, alignments = self.sizes, probe.alignments
+            scores = self.curriculum.task_scores(sizes, alignments) if alignments else {}
             probabilities = self.curriculum.probabilities(
-                epoch, datasets, scores=scores, first_scores=history.first_scores if epoch > 1 else scores
+                epoch, sizes, scores=scores, first_scores=history.first_scores if epoch > 1 else scores
             )
             record = EpochRecord(
                 epoch=epoch,
@@ -220,7 +212,7 @@ class Trainer:
                 prober=probe.prober,
                 scores=scores,
                 probabilities=probabilities,
-                datasets=self.curriculum.dataset_probabilities(datasets, probabilities),
+                datasets=self.curriculum.dataset_probabilities(sizes, probabilities),
             )
             # Scores of ranks may differ in the last digit, and then the steps would differ too.
             record = gather_objects(record)[0]
@@ -231,7 +223,7 @@ class Trainer:
                     self.curriculum,
                     self.config,
                     epoch,
-                    self.datasets,
+                    self.sizes,
                     self.batch_sizes,
                     ranks=self.world_size,
                     scores=record.scores,
@@ -243,7 +235,7 @@ class Trainer:
     def _epoch(self, schedule: Schedule, mined: Mapping[str, Mined], at: Position) -> Position:
         """Run the steps of an epoch from `at.step` on; return the position after the last."""
         self.model.train()
-        make = Make(tasks=self.tasks, mined=mined, collate=self.collate, rank=self.rank)
+        make = Make(datasets=self.datasets, mined=mined, collate=self.collate, rank=self.rank)
         begun = time.monotonic()
         for (items, chunks), waited in self.feed(make, schedule.steps(at.step)):
             self._step(items, chunks, at, waited, begun)
@@ -294,7 +286,7 @@ class Trainer:
             kept = checkpoint.newest(self.folder)
             last_good = f"{self.folder.uri}/{kept.name}" if kept else "none yet"
             raise FloatingPointError(
-                f"step {at.total + 1} ({items.step.task}): loss {float(loss.value)}, gradient norm {norm}; "
+                f"step {at.total + 1} ({items.step.dataset}): loss {float(loss.value)}, gradient norm {norm}; "
                 f"stopped before the weights were touched. The last good checkpoint is {last_good}; "
                 "lower optimiser.learning_rate, or look at this step's pairs"
             )
@@ -306,7 +298,7 @@ class Trainer:
                 epoch=at.epoch,
                 step=at.total + 1,
                 of=steps,
-                task=items.step.task,
+                dataset=items.step.dataset,
                 loss=float(loss.value),
                 mean_score=float(loss.mean_score),
                 mean_positive=float(loss.mean_positive),
@@ -329,7 +321,7 @@ class Trainer:
         at = checkpoint.load(path, self.inner, self.optimiser)
         if at.world_size != self.world_size:
             # A schedule depends on the number of ranks: resume at the same fraction of the new schedule.
-            before = self.config.steps or one_pass(self.sizes, self.batch_sizes, at.world_size)
+            before = self.config.steps or one_pass(self.n_pairs, self.batch_sizes, at.world_size)
             share = self.steps / before
             log.warning("continuing with %d ranks after %d", self.world_size, at.world_size)
             at = dataclasses.replace(

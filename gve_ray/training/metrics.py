@@ -24,12 +24,12 @@ _METRICS: dict[str, tuple[str, Callable[[StepLog], float]]] = {
         "Share of the last step in which rank 0 waited for data",
         lambda step: step.data_wait / max(step.seconds, 1e-9),
     ),
-    "loss": ("Loss of the last step of a task", lambda step: step.loss),
+    "loss": ("Loss of the last step of a data set", lambda step: step.loss),
 }
 
 
 class StepMetrics:
-    """An outlet for `gve_ray.training.fit.fit` under Ray. The loss has one series per task of the mixture."""
+    """An outlet for `gve_ray.training.fit.fit` under Ray. The loss has one series per data set of the mixture."""
 
     def __init__(self) -> None:
         from ray.util.metrics import Gauge
@@ -37,11 +37,13 @@ class StepMetrics:
         tags = metric_tags()
         self._gauges = {
             name: Gauge(
-                f"gve_training_{name}", description, tag_keys=(*tags, *(("task",) if name == "loss" else ()))
+                f"gve_training_{name}",
+                description,
+                tag_keys=(*tags, *(("dataset",) if name == "loss" else ())),
             ).set_default_tags(tags)
             for name, (description, _) in _METRICS.items()
         }
 
     def __call__(self, step: StepLog) -> None:
         for name, (_, value_of) in _METRICS.items():
-            self._gauges[name].set(value_of(step), tags={"task": step.task} if name == "loss" else None)
+            self._gauges[name].set(value_of(step), tags={"dataset": step.dataset} if name == "loss" else None)

@@ -1,8 +1,8 @@
-"""Load the mixture of a run: one `PairSet` per task of each data set, with its weight and batch size.
+"""Load the mixture of a run: one `DataSet` per task of each entry, with its weight and batch size.
 
-UVRD is one entry (a folder of seven tasks). Other entries are data sets in the pair schema or in one of the
-formats of formats.py. Data sets are not merged, because a batch holds pairs of a single one
-(arXiv:2510.27571, section 5).
+UVRD is one entry, a folder of seven tasks, and becomes seven data sets. Other entries are folders in the
+pair schema, or files in one of the formats of formats.py. Data sets are not merged, because a batch holds
+pairs of a single one (arXiv:2510.27571, section 5).
 """
 
 import logging
@@ -18,15 +18,17 @@ from gve_ray.schema import UVRD_PAIRS, Task
 from gve_ray.store.runfolder import filesystem
 from gve_ray.training.config import BATCH_SIZES, HARD_NEGATIVES, DataSetConfig
 from gve_ray.training.convert import convert
+from gve_ray.training.curriculum import DataSetSize
 from gve_ray.training.pairs import PairSet, freeze, rows_of_parts
-from gve_ray.training.records import check_source, task_of
+from gve_ray.training.readers.reader import task_of
+from gve_ray.training.records import check_source
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixtureTask:
-    """One task of the mixture.
+class DataSet:
+    """One data set of the mixture: pairs of one task.
 
     batch_size: pairs per rank and step. negatives: hard negatives per query. brings_negatives: whether the
     data set has hard negatives, so that they need not be mined.
@@ -38,21 +40,28 @@ class MixtureTask:
     negatives: int
     brings_negatives: bool
 
+    @property
+    def size(self) -> DataSetSize:
+        """What a curriculum needs to know about it."""
+        return DataSetSize(
+            format=self.pairs.task, pairs=len(self.pairs), weight=self.weight, batch_size=self.batch_size
+        )
+
 
 def load_mixture(
     configs: Sequence[DataSetConfig], folder: str | os.PathLike[str], *, seed: int
-) -> dict[str, MixtureTask]:
-    """Copy every data set to Arrow files under the local `folder` and open them. Return them by task name.
+) -> dict[str, DataSet]:
+    """Copy every entry to Arrow files under the local `folder` and open them as data sets. Return these by name.
 
     Raises ValueError for two data sets with one name, a task that a folder lacks, or a data set without pairs.
     """
-    tasks: dict[str, MixtureTask] = {}
+    datasets: dict[str, DataSet] = {}
     for config in configs:
         for name, task, path in _frozen(config, Path(folder)):
-            if name in tasks:
+            if name in datasets:
                 raise ValueError(f"data: two data sets are called {name!r}; give them different names")
             pairs = PairSet(path, name=name, task=task, sample=config.sample, seed=seed)
-            tasks[name] = MixtureTask(
+            datasets[name] = DataSet(
                 pairs=pairs,
                 weight=config.weight,
                 batch_size=batch_size_of(config, task),
@@ -60,9 +69,9 @@ def load_mixture(
                 brings_negatives=pairs.has_negatives(),
             )
             log.info("%s: %d pairs", name, len(pairs))
-    if not tasks:
+    if not datasets:
         raise ValueError("data=[]: a mixture needs at least one data set")
-    return tasks
+    return datasets
 
 
 def check_sources(configs: Sequence[DataSetConfig]) -> None:

@@ -221,7 +221,11 @@ def plan_epoch(
     in_epoch = rates[(epoch - 1) * len(schedule) : epoch * len(schedule)]
     shares = {}
     for name in sorted(datasets):
-        drawn = draws == schedule.tasks.index(name) if name in schedule.tasks else np.zeros(len(draws), bool)
+        drawn = (
+            draws == schedule.datasets.index(name)
+            if name in schedule.datasets
+            else np.zeros(len(draws), bool)
+        )
         steps = int(drawn.sum())
         pairs = steps * (schedule.batch_size(name) * ranks if steps else 0)
         lr_share = float(in_epoch[drawn].sum() / rates.sum())

@@ -53,17 +53,19 @@ def evaluations(lines: Sequence[Mapping[str, Any]]) -> "Figure":
 
 
 def curves(steps: Sequence[Mapping[str, Any]]) -> "Figure":
-    """Plot loss, scores and learning rate over the steps, one colour per task."""
+    """Plot loss, scores and learning rate over the steps, one colour per data set."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7), layout="constrained")
-    tasks = sorted({step["task"] for step in steps})
+    datasets = sorted({step["dataset"] for step in steps})
     for axes, (key, title) in zip(figure.subplots(2, 2).flat, _CURVES.items(), strict=True):
-        for task in tasks:
+        for dataset in datasets:
             points = [
-                (step["step"], step[key]) for step in steps if step["task"] == task and step[key] is not None
+                (step["step"], step[key])
+                for step in steps
+                if step["dataset"] == dataset and step[key] is not None
             ]
-            axes.plot([x for x, _ in points], [y for _, y in points], ".-", label=task, markersize=3)
+            axes.plot([x for x, _ in points], [y for _, y in points], ".-", label=dataset, markersize=3)
         axes.set_title(title)
         axes.set_xlabel("step")
     figure.axes[0].legend()

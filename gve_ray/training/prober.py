@@ -1,4 +1,4 @@
-"""Score the tasks and mine their hard negatives before an epoch (arXiv:2510.27571, section 5).
+"""Score the data sets and mine their hard negatives before an epoch (arXiv:2510.27571, section 5).
 
 The prober is an off-the-shelf embedder in the first epoch and the model in training after it.
 """
@@ -19,19 +19,19 @@ from gve_ray.store.runfolder import write_atomically
 from gve_ray.training.config import ProberConfig
 from gve_ray.training.curriculum import Alignment, alignment
 from gve_ray.training.gather import barrier, rank, world_size
-from gve_ray.training.hard_negatives import Embed, mine_task, mined_by
+from gve_ray.training.hard_negatives import Embed, mine_hard_negatives, mined_by
 from gve_ray.training.loop import Probe
-from gve_ray.training.mixture import MixtureTask
+from gve_ray.training.mixture import DataSet
 from gve_ray.training.pairs import id_of
 
 
-def score_task(embed: Embed, task: MixtureTask, *, pairs: int, seed: int) -> Alignment:
+def score_dataset(embed: Embed, dataset: DataSet, *, pairs: int, seed: int) -> Alignment:
     """Return the mean cosines of `pairs` of the data set's pairs (N_p in the paper), sampled with the seed.
 
     embed: items -> unit-norm float32 [n, d]. All probers get the same pairs, so scores are comparable.
     """
-    rng = np.random.default_rng(id_of(f"{seed}:{task.pairs.name}:probe") % 2**64)
-    chosen = task.pairs.take(np.sort(rng.permutation(len(task.pairs))[:pairs]))
+    rng = np.random.default_rng(id_of(f"{seed}:{dataset.pairs.name}:probe") % 2**64)
+    chosen = dataset.pairs.take(np.sort(rng.permutation(len(dataset.pairs))[:pairs]))
     queries = embed([pair.query for pair in chosen])
     return alignment(queries, embed([pair.target for pair in chosen]))
 
@@ -39,61 +39,61 @@ def score_task(embed: Embed, task: MixtureTask, *, pairs: int, seed: int) -> Ali
 class EpochProber:
     """Scores and mines before each epoch, and keeps the results in `folder`.
 
-    Each rank scores a share of the tasks. All of them mine one task after the other (hard_negatives.py).
+    Each rank scores a share of the data sets. All of them mine one data set after the other (hard_negatives.py).
 
     embed_for: epoch -> name of its prober and its embed function; called only if there is work to do.
-    score_tasks: whether the curriculum needs scores. folder: the same for all ranks. Results in it are reused,
+    needs_scores: whether the curriculum needs scores. folder: the same for all ranks. Results in it are reused,
     so a run that resumes within an epoch has the negatives that the epoch started with.
     """
 
     def __init__(
         self,
         embed_for: Callable[[int], tuple[str, Embed]],
-        tasks: Mapping[str, MixtureTask],
+        datasets: Mapping[str, DataSet],
         folder: SharedFolder,
         config: ProberConfig,
         *,
-        score_tasks: bool,
+        needs_scores: bool,
         seed: int,
     ) -> None:
-        self.embed_for, self.tasks, self.folder, self.config = embed_for, tasks, folder, config
-        self.score_tasks, self.seed = score_tasks, seed
+        self.embed_for, self.datasets, self.folder, self.config = embed_for, datasets, folder, config
+        self.needs_scores, self.seed = needs_scores, seed
 
     def __call__(self, epoch: int) -> Probe:
         folder = self.folder.below(f"epoch-{epoch}")
         # Loads the prober once per epoch. It is not kept, because its memory is needed for training.
         prober = functools.cache(partial(self.embed_for, epoch))
-        share = sorted(self.tasks)[rank() :: world_size()]
-        progress = Progress("probing", len(share), unit="tasks")
+        share = sorted(self.datasets)[rank() :: world_size()]
+        progress = Progress("probing", len(share), unit="data sets")
         for done, name in enumerate(share, 1):
             self._score(folder, prober, name)
             progress.reach(done)
         barrier()
         mined = {
-            name: mine_task(prober, task, folder, self.config, seed=self.seed)
-            for name, task in sorted(self.tasks.items())
-            if self._mines(task)
+            name: mine_hard_negatives(prober, dataset, folder, self.config, seed=self.seed)
+            for name, dataset in sorted(self.datasets.items())
+            if self._mines(dataset)
         }
-        notes = {name: self._note(folder, name) for name in sorted(self.tasks)}
+        notes = {name: self._note(folder, name) for name in sorted(self.datasets)}
         probed = {name: note for name, note in notes.items() if note is not None}
         probers = [note["prober"] for note in probed.values()] + [mined_by(folder, name) for name in mined]
         return Probe(
             prober=next(iter(probers), None),
             alignments={
-                name: Alignment(**note["score"]) for name, note in probed.items() if self.score_tasks
+                name: Alignment(**note["score"]) for name, note in probed.items() if self.needs_scores
             },
             mined=mined,
         )
 
-    def _mines(self, task: MixtureTask) -> bool:
-        return self.config.mine and task.negatives > 0 and not task.brings_negatives
+    def _mines(self, dataset: DataSet) -> bool:
+        return self.config.mine and dataset.negatives > 0 and not dataset.brings_negatives
 
     def _score(self, folder: SharedFolder, prober: Callable[[], tuple[str, Embed]], name: str) -> None:
-        """Score one task if that is needed and not done yet. The note marks it as done."""
-        if not self.score_tasks or self._note(folder, name) is not None:
+        """Score one data set if that is needed and not done yet. The note marks it as done."""
+        if not self.needs_scores or self._note(folder, name) is not None:
             return
         prober_name, embed = prober()
-        score = score_task(embed, self.tasks[name], pairs=self.config.pairs, seed=self.seed)
+        score = score_dataset(embed, self.datasets[name], pairs=self.config.pairs, seed=self.seed)
         note = {"prober": prober_name, "score": asdict(score)}
         folder.path.mkdir(parents=True, exist_ok=True)
         write_atomically(fs.LocalFileSystem(), f"{folder.path}/{name}.json", json.dumps(note).encode())

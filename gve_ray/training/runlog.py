@@ -48,7 +48,8 @@ class RunLog:
 
     def __call__(self, step: StepLog) -> None:
         if self._progress is None:
-            self._progress = Progress("training", step.of, unit="steps", done=step.step - 1)
+            # The clock of the rate starts here, after the first step, whose beginning is not known.
+            self._progress = Progress("training", step.of, unit="steps", done=step.step)
         self._lines.append(asdict(step))
         self._progress.reach(step.step, detail_of(step))
 
@@ -77,7 +78,7 @@ def detail_of(step: StepLog) -> str:
     """Format the figures of a step for its progress."""
     gap = "-" if step.hardest_gap is None else f"{step.hardest_gap:.3f}"
     return (
-        f"epoch {step.epoch} {step.task}: loss {step.loss:.4f}, "
+        f"epoch {step.epoch} {step.dataset}: loss {step.loss:.4f}, "
         f"positive {step.mean_positive:.3f}, gap {gap}, lr {step.learning_rate:.2e}, "
         f"{step.pairs_per_second:.1f} pairs/s, {step.tokens_per_second:.0f} tokens/s, "
         f"data wait {100 * step.data_wait / max(step.seconds, 1e-9):.0f} %"

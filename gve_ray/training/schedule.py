@@ -1,12 +1,14 @@
-"""Choose the pairs of each step, identically on every rank. A step has one task (arXiv:2510.27571, section 5).
+"""Choose the pairs of each step, identically on every rank.
 
     schedule = Schedule(seed=42, epoch=1, probabilities=p, sizes=n, batch_sizes=b, world_size=32)
     for step in schedule.steps(start=120):
-        step.slice(rank)                          # int32 [batch]: rows of step.task
+        step.slice(rank)                          # int32 [batch]: rows of step.dataset
 
-Tasks are drawn independently with P(k). Rows are drawn without replacement: all pairs of a task are used
-before any is repeated, and no step holds a pair twice. Memory holds the current permutation of each task, 4
-bytes per pair (50 MB for the paper's 12.55 M pairs). A checkpoint stores only the number of the step.
+A step has pairs of one data set (arXiv:2510.27571, section 5). Data sets are drawn independently, with
+the probabilities that the curriculum gives them. Rows are drawn without replacement: all pairs of a data
+set are used before any is repeated, and no step holds a pair twice. Memory holds the current permutation
+of each data set, 4 bytes per pair (50 MB for the paper's 12.55 M pairs). A checkpoint stores only the
+number of the step.
 """
 
 import hashlib
@@ -18,10 +20,10 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One step: index, from 0 within the epoch, and rows of `task`, int32 [world_size * batch], in rank order."""
+    """One step: index, from 0 within the epoch, and rows of `dataset`, int32 [world_size * batch], in rank order."""
 
     index: int
-    task: str
+    dataset: str
     rows: np.ndarray
     world_size: int
 
@@ -35,9 +37,9 @@ class Step:
 class Schedule:
     """All steps of one epoch.
 
-    probabilities: P(k). sizes: pairs by task. batch_sizes: pairs per rank and step, by task (Table 7); a
-    task with fewer pairs than a full step gets smaller steps, equal on all ranks. length: number of steps;
-    None: one pass over all pairs. Raises ValueError on tasks that cannot fill a step.
+    probabilities: of each data set. sizes: pairs by data set. batch_sizes: pairs per rank and step, by data set
+    (Table 7); one with fewer pairs than a full step gets smaller steps, equal on all ranks. length: number of steps;
+    None: one pass over all pairs. Raises ValueError on data sets that cannot fill a step.
     """
 
     seed: int
@@ -51,64 +53,66 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.world_size < 1:
             raise ValueError(f"world_size={self.world_size}: use 1 or more")
-        for task in self.tasks:
-            if task not in self.batch_sizes or self.batch_sizes[task] < 1:
-                raise ValueError(f"batch_sizes.{task}={self.batch_sizes.get(task)}: use 1 or more")
-            if not 0 < self.sizes.get(task, 0) < 2**31:
-                raise ValueError(f"sizes.{task}={self.sizes.get(task)}: no pairs for this task, or over 2^31")
-            if self.sizes[task] < self.world_size:
+        for dataset in self.datasets:
+            if dataset not in self.batch_sizes or self.batch_sizes[dataset] < 1:
+                raise ValueError(f"batch_sizes.{dataset}={self.batch_sizes.get(dataset)}: use 1 or more")
+            if not 0 < self.sizes.get(dataset, 0) < 2**31:
                 raise ValueError(
-                    f"{task} has {self.sizes[task]} pairs for {self.world_size} ranks: a step gives each rank "
-                    "at least one; use fewer workers or drop the task"
+                    f"sizes.{dataset}={self.sizes.get(dataset)}: no pairs for this data set, or over 2^31"
+                )
+            if self.sizes[dataset] < self.world_size:
+                raise ValueError(
+                    f"{dataset} has {self.sizes[dataset]} pairs for {self.world_size} ranks: a step gives each rank "
+                    "at least one; use fewer workers or drop the data set"
                 )
         total = sum(self.probabilities.values())
-        if not self.tasks or abs(total - 1) > 1e-6:
+        if not self.datasets or abs(total - 1) > 1e-6:
             raise ValueError(f"probabilities={dict(self.probabilities)}: give probabilities that sum to 1")
         if self.length is not None and self.length < 1:
             raise ValueError(f"length={self.length}: an epoch has at least one step")
 
     @property
-    def tasks(self) -> list[str]:
-        """The tasks that can be drawn, in the order of their names."""
-        return sorted(task for task, share in self.probabilities.items() if share > 0)
+    def datasets(self) -> list[str]:
+        """The data sets that can be drawn, in the order of their names."""
+        return sorted(dataset for dataset, share in self.probabilities.items() if share > 0)
 
-    def batch_size(self, task: str) -> int:
-        """Return the pairs per rank in a step of `task`."""
-        return min(self.batch_sizes[task], self.sizes[task] // self.world_size)
+    def batch_size(self, dataset: str) -> int:
+        """Return the pairs per rank in a step of `dataset`."""
+        return min(self.batch_sizes[dataset], self.sizes[dataset] // self.world_size)
 
     def __len__(self) -> int:
         if self.length is not None:
             return self.length
-        sizes = {task: self.sizes[task] for task in self.tasks}
+        sizes = {dataset: self.sizes[dataset] for dataset in self.datasets}
         return one_pass(sizes, self.batch_sizes, self.world_size)
 
     def draws(self) -> np.ndarray:
-        """Draw the task of each step: int64 [steps], indices into `tasks`."""
-        shares = np.array([self.probabilities[task] for task in self.tasks])
+        """Draw the data set of each step: int64 [steps], indices into `datasets`."""
+        shares = np.array([self.probabilities[dataset] for dataset in self.datasets])
         rng = np.random.default_rng(hash_of(self.seed, self.epoch, "tasks"))
         # Inverse transform sampling instead of rng.choice gives the same draws in every version of numpy.
         return np.searchsorted(np.cumsum(shares)[:-1], rng.random(len(self)), side="right")
 
     def steps(self, start: int = 0) -> Iterator[Step]:
         """Yield the steps from `start` on, without building those before it."""
-        tasks, draws = self.tasks, self.draws()
+        datasets, draws = self.datasets, self.draws()
         streams: dict[str, _Rows] = {}
-        before = np.bincount(draws[:start], minlength=len(tasks))
+        before = np.bincount(draws[:start], minlength=len(datasets))
         for index in range(start, len(draws)):
             place = int(draws[index])
-            task = tasks[place]
-            if task not in streams:
-                batch = self.batch_size(task) * self.world_size
-                streams[task] = _Rows(self.sizes[task], batch, (self.seed, self.epoch, task))
-                streams[task].skip(int(before[place]))
-            yield Step(index=index, task=task, rows=streams[task].take(), world_size=self.world_size)
+            dataset = datasets[place]
+            if dataset not in streams:
+                batch = self.batch_size(dataset) * self.world_size
+                streams[dataset] = _Rows(self.sizes[dataset], batch, (self.seed, self.epoch, dataset))
+                streams[dataset].skip(int(before[place]))
+            yield Step(index=index, dataset=dataset, rows=streams[dataset].take(), world_size=self.world_size)
 
 
 def one_pass(sizes: Mapping[str, int], batch_sizes: Mapping[str, int], world_size: int) -> int:
     """Return the number of steps in one pass over all pairs, at least 1."""
     steps = [
-        size / (min(batch_sizes[task], max(size // world_size, 1)) * world_size)
-        for task, size in sizes.items()
+        size / (min(batch_sizes[dataset], max(size // world_size, 1)) * world_size)
+        for dataset, size in sizes.items()
     ]
     return max(1, round(sum(steps)))
 
@@ -151,6 +155,6 @@ class _Rows:
 
 
 def hash_of(*parts: object, n_bytes: int = 16) -> int:
-    """Hash the parts to a seed, so that, for example, each seed, epoch, task and pass has its own stream."""
+    """Hash the parts to a seed, so that, for example, each seed, epoch, data set and pass has its own stream."""
     digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:n_bytes], "big")

@@ -16,7 +16,7 @@ from gve_ray.training.loop import ScoreLog, StepLog
 
 _PACKAGES: dict[TrackerName, str] = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 _ID = "{}.id"  # the file with the run's id at a tracker that assigns ids
-_LEFT_OUT = ("step", "of", "task")  # the x axis, a constant and a text
+_LEFT_OUT = ("step", "of", "dataset")  # the x axis, a constant and a text
 
 Send = Callable[[int, Mapping[str, float]], None]
 
@@ -47,7 +47,7 @@ class Trackers:
 
     def __call__(self, step: StepLog) -> None:
         values = {k: float(v) for k, v in asdict(step).items() if k not in _LEFT_OUT and v is not None}
-        values[f"loss_by_task/{step.task}"] = step.loss  # not loss/: MLflow keeps both as files
+        values[f"loss_by_dataset/{step.dataset}"] = step.loss  # not loss/: MLflow keeps both as files
         self._send(step.step, values)
 
     def send_scores(self, scores: ScoreLog) -> None:

@@ -90,6 +90,7 @@ def test_the_notebook_shows_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     import nbformat
     from nbclient import NotebookClient
 
+    monkeypatch.delenv("MPLBACKEND")  # the kernel would draw nothing with the backend of the tests
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parent))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))

@@ -212,7 +212,7 @@ def training_steps(workspace: Workspace, output: str) -> list[dict[str, Any]]:
 def assert_same_training(workspace: Workspace, output: str, reference: Workspace) -> None:
     steps, expected = training_steps(workspace, output), training_steps(reference, "trained")
     assert [step["step"] for step in steps] == list(range(1, STEPS * EPOCHS + 1))
-    for name in ("task", "learning_rate", "epoch"):
+    for name in ("dataset", "learning_rate", "epoch"):
         assert [step[name] for step in steps] == [step[name] for step in expected]
     weights, expected_weights = (
         load(source.files(f"{name}/adapter")["adapter_model.safetensors"])

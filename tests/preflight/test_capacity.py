@@ -34,20 +34,28 @@ def test_videos_per_hour() -> None:
 def test_a_laptop_and_a_gpu_box(monkeypatch: pytest.MonkeyPatch) -> None:
     needs = cli.all_needs()
     lines = {row.name: row.value for row in capacity_findings(needs, [{"CPU": 2.0, "memory": 18.9 * GIB}])}
-    assert lines["machine"] == "1 node: 2 CPU, 0 GPU, 18.9 GiB memory"
-    assert lines["evaluate"] == lines["index"] == lines["serve"] == "demo.yaml, gve-3b.yaml fit"
-    assert lines["synthesize"].startswith(
-        "demo.yaml fits; gve-3b.yaml needs 2 CPU, 19.4 GiB memory for a worker of"
+    assert lines["machine"] == "1 node with 2 CPU, 0 GPU, 18.9 GiB memory for jobs"
+    assert lines["demo.yaml"] == "can run synthesize, train, evaluate, index, serve"
+    assert lines["gve-3b.yaml"] == (
+        "can run evaluate, index, serve; too large: synthesize (needs 19.4 GiB memory a worker); "
+        "train (needs 46.9 GiB memory a worker)"
     )
     # 8.9 TFLOP at 0.1 a second take 89 s, so 40 clips an hour.
-    assert lines["index gve-3b.yaml"].startswith(
-        "about 40 clips of 10 s an hour with 1 x (2 CPU, 16.0 GiB memory)"
-    )
+    assert lines["index gve-3b.yaml"] == "about 40 videos of 10 s an hour, with 1 x (2 CPU, 16.0 GiB memory)"
     assert len(lines) <= 10
     lines = {row.name: row.value for row in capacity_findings(needs, BOX)}
-    assert lines["synthesize"] == "demo.yaml, gve-3b.yaml, gve-7b.yaml fit"
-    assert lines["train"] == "demo.yaml, gve-3b-full.yaml, gve-3b.yaml, gve-7b.yaml fit"
-    assert lines["serve"] == "demo.yaml, gve-3b.yaml fit"
+    assert lines["demo.yaml"] == lines["gve-3b.yaml"] == "can run synthesize, train, evaluate, index, serve"
+    assert lines["gve-7b.yaml"] == "can run synthesize, train"
+    assert lines["gve-3b-full.yaml"] == "can run train"
+
+
+def test_too_few_workers_fit() -> None:
+    needs = cli.all_needs()["train"]["demo.yaml"]  # two ranks of one CPU
+    recipes = {"train": {"demo.yaml": needs}, "index": {}}
+    findings = {
+        row.name: row.value for row in capacity_findings(recipes, [{"CPU": 1.0, "memory": 9.0 * GIB}])
+    }
+    assert findings["demo.yaml"] == "too large: train (needs 2 x (1 CPU, 2.0 GiB memory))"
 
 
 def test_doctor_without_arguments(
@@ -56,7 +64,7 @@ def test_doctor_without_arguments(
     monkeypatch.setattr(cli, "has_cluster", lambda: False)
     assert cli.main(["doctor", "--json"]) == 0
     findings = json.loads(capsys.readouterr().out)["findings"]
-    assert {"synthesize", "train", "evaluate", "index", "serve"} <= {finding["name"] for finding in findings}
+    assert {"machine", "demo.yaml", "gve-3b.yaml", "measured"} <= {finding["name"] for finding in findings}
     assert {finding["state"] for finding in findings} == {"ok"}
 
 

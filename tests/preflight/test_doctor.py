@@ -257,7 +257,7 @@ def test_a_cluster_that_does_not_exist(
         address = f"127.0.0.1:{free.getsockname()[1]}"
     monkeypatch.setenv("RAY_ADDRESS", address)
     assert cli.main(["doctor"]) == 1
-    assert f"cannot connect to the cluster at {address}: " in capsys.readouterr().err
+    assert f"cannot connect to Ray at {address}: " in capsys.readouterr().err
 
 
 def test_a_single_node_is_not_asked() -> None:

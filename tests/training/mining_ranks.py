@@ -1,4 +1,4 @@
-"""What each process of tests/training/test_hard_negatives.py runs: mine one task, with or without a fault."""
+"""What each process of tests/training/test_hard_negatives.py runs: mine one data set, with or without a fault."""
 
 import os
 import signal
@@ -15,21 +15,21 @@ from gve_ray.embedder import Embedder
 from gve_ray.schema import Item, Task
 from gve_ray.store import SharedFolder
 from gve_ray.training.config import ProberConfig
-from gve_ray.training.hard_negatives import Embed, mine_task
-from gve_ray.training.mixture import MixtureTask
+from gve_ray.training.hard_negatives import Embed, mine_hard_negatives
+from gve_ray.training.mixture import DataSet
 from gve_ray.training.pairs import PairSet, freeze
 from tests.training import tiny
 
 PAIRS = 300
 
 
-def make_task(folder: Path, *, pairs: int = PAIRS, negatives: int = 2) -> MixtureTask:
-    """Return a task in which every target has two queries and every fifth query has two targets."""
+def make_dataset(folder: Path, *, pairs: int = PAIRS, negatives: int = 2) -> DataSet:
+    """Return a data set in which every target has two queries and every fifth query has two targets."""
     path = folder / "texts.arrow"
     if not path.exists():
         freeze([_row(i) for i in range(pairs)], path)
     pair_set = PairSet(path, name="texts", task=Task.T2T)
-    return MixtureTask(pairs=pair_set, weight=1.0, batch_size=4, negatives=negatives, brings_negatives=False)
+    return DataSet(pairs=pair_set, weight=1.0, batch_size=4, negatives=negatives, brings_negatives=False)
 
 
 def _row(i: int) -> dict[str, Any]:
@@ -97,4 +97,6 @@ def rank_main(
         return inner(items)
 
     config = ProberConfig(corpus=130, margin=0.1)
-    mine_task(lambda: ("letters", embed), make_task(Path(folder)), SharedFolder(uri), config, seed=3)
+    mine_hard_negatives(
+        lambda: ("letters", embed), make_dataset(Path(folder)), SharedFolder(uri), config, seed=3
+    )

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from gve_ray.training.config import DataSetConfig
 from gve_ray.training.gather import barrier
-from gve_ray.training.mixture import MixtureTask, load_mixture
+from gve_ray.training.mixture import DataSet, load_mixture
 from gve_ray.training.node import once_per_node
 
 
@@ -38,20 +38,20 @@ def rank_main(rank: int, size: int, folder: str, nodes: tuple[int, ...], fault: 
     )
     config = DataSetConfig(name="texts", uri=str(run / "pairs.jsonl"), format="text_pairs", sample=20)
 
-    def load(target: Path) -> dict[str, MixtureTask]:
+    def load(target: Path) -> dict[str, DataSet]:
         with (node_folder / "builds").open("a") as builds:
             builds.write(f"{rank}\n")
-        tasks = load_mixture([config], target, seed=1)
+        datasets = load_mixture([config], target, seed=1)
         if fault == "opaque error":
             raise OpaqueError(str(target), "the disk is full")
         if fault == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-        return tasks
+        return datasets
 
     result: dict[str, object] = {}
     try:
-        with once_per_node(load) as tasks:
-            pairs = tasks["texts"].pairs
+        with once_per_node(load) as datasets:
+            pairs = datasets["texts"].pairs
             result = {
                 "folder": str(Path(pairs.path).parent),
                 "pairs": [pair.pair_id for pair in pairs.take(range(len(pairs)))],

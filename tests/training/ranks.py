@@ -109,20 +109,20 @@ def plain_gather(*parts: Tensor) -> list[Tensor]:
 
 
 def whole_run(folder: Path, size: int) -> tuple[list[tuple[str, float]], dict[str, Tensor]]:
-    """Run a short training; return task and learning rate of each step, and the weights at the end."""
+    """Run a short training; return data set and learning rate of each step, and the weights at the end."""
     model: nn.Module = tiny.Letters()
     logs: list[StepLog] = []
     trainer = Trainer(
         DistributedDataParallel(model) if dist.is_initialized() else model,
         tiny.collate,
-        tiny.tasks(folder, ranks=size, batches=(12, 6)),
+        tiny.datasets(folder, ranks=size, batches=(12, 6)),
         Curriculum(kind="proportional", epochs=2),
         LoopConfig(optimiser=OptimiserConfig(learning_rate=0.01), gradcache=True, save_steps=5),
         SharedFolder(folder / "checkpoints"),
         on_step=logs.append,
     )
     trainer.run()
-    return [(log.task, log.learning_rate) for log in logs], trained_weights(model)
+    return [(log.dataset, log.learning_rate) for log in logs], trained_weights(model)
 
 
 def validation_scores() -> dict[str, float]:

@@ -81,7 +81,7 @@ def test_a_run_changes_only_lora_weights_and_its_adapter_can_be_loaded(
     Trainer(
         encoder,
         collate_for(encoder, processor),
-        tiny.tasks(tmp_path),
+        tiny.datasets(tmp_path),
         Curriculum(kind="proportional", epochs=1),
         LoopConfig(steps=3, optimiser=OptimiserConfig(learning_rate=1e-2, warmup=0.0)),
         SharedFolder(tmp_path / "checkpoints"),

@@ -12,9 +12,9 @@ from gve_ray.training.config import LossConfig
 from gve_ray.training.feed import Mined, ahead, items_of
 from gve_ray.training.loss import info_nce
 from gve_ray.training.mining import NONE as NONE_MINED
-from gve_ray.training.mixture import MixtureTask
+from gve_ray.training.mixture import DataSet
 from gve_ray.training.pairs import PairSet, freeze, id_of, identity_of
-from gve_ray.training.prober import score_task
+from gve_ray.training.prober import score_dataset
 from gve_ray.training.schedule import Step
 from gve_ray.training.step import backward
 from tests.training import tiny
@@ -22,8 +22,8 @@ from tests.training import tiny
 NONE = {"text": None, "image": None, "video": None}
 
 
-def make_task(folder: Path, *, negatives: int = 2, own: bool = True) -> MixtureTask:
-    """Return a task of four pairs. If `own`, row 1 has a hard negative in the data set."""
+def make_dataset(folder: Path, *, negatives: int = 2, own: bool = True) -> DataSet:
+    """Return a data set of four pairs. If `own`, row 1 has a hard negative in the data set."""
     rows = [
         {
             "pair_id": f"p{i}",
@@ -38,12 +38,12 @@ def make_task(folder: Path, *, negatives: int = 2, own: bool = True) -> MixtureT
     ]
     freeze(rows, folder / "x.arrow")
     pairs = PairSet(folder / "x.arrow", name="x", task=Task.T2V)
-    return MixtureTask(
+    return DataSet(
         pairs=pairs, weight=1.0, batch_size=2, negatives=negatives, brings_negatives=pairs.has_negatives()
     )
 
 
-STEP = Step(index=0, task="x", rows=np.array([3, 0, 1, 2], dtype=np.int32), world_size=2)
+STEP = Step(index=0, dataset="x", rows=np.array([3, 0, 1, 2], dtype=np.int32), world_size=2)
 
 
 def save_mined(folder: Path, rows: list[list[int]]) -> Mined:
@@ -53,7 +53,7 @@ def save_mined(folder: Path, rows: list[list[int]]) -> Mined:
 
 def test_a_rank_gets_its_pairs_with_given_negatives_then_mined_ones_then_its_targets(tmp_path: Path) -> None:
     mined = save_mined(tmp_path, [[1, 2], [3, 0], [0, NONE_MINED], [NONE_MINED, NONE_MINED]])
-    step_items = items_of(STEP, 1, make_task(tmp_path), mined)  # rows 1 and 2
+    step_items = items_of(STEP, 1, make_dataset(tmp_path), mined)  # rows 1 and 2
     assert [item.text for item in step_items.items[:2]] == ["q1", "q2"]
     assert [item.video for item in step_items.items[2:4]] == ["asset://v1/video", "asset://v2/video"]
     assert [item.text or item.video for item in step_items.items[4:]] == [
@@ -72,7 +72,7 @@ def test_a_rank_gets_its_pairs_with_given_negatives_then_mined_ones_then_its_tar
 
 
 def test_without_given_or_mined_negatives_there_are_none(tmp_path: Path) -> None:
-    step_items = items_of(STEP, 0, make_task(tmp_path, own=False), None)
+    step_items = items_of(STEP, 0, make_dataset(tmp_path, own=False), None)
     assert step_items.negative_sources.shape == (2, 0)
     assert [item.text or item.video for item in step_items.items] == [
         "q3",
@@ -84,10 +84,10 @@ def test_without_given_or_mined_negatives_there_are_none(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("gradcache", [False, True])
 def test_chunks_in_any_order_give_the_loss_of_the_pairs(tmp_path: Path, gradcache: bool) -> None:
-    task = replace(tiny.tasks(tmp_path)["two"], negatives=1)
+    dataset = replace(tiny.datasets(tmp_path)["two"], negatives=1)
     rows = np.array([5, 1, 30], dtype=np.int32)
     mined = save_mined(tmp_path, [[17]] * 40)
-    items = items_of(Step(index=0, task="two", rows=rows, world_size=1), 0, task, mined)
+    items = items_of(Step(index=0, dataset="two", rows=rows, world_size=1), 0, dataset, mined)
     model = tiny.Letters()
     loss = backward(model, tiny.collate(items.items), items, LossConfig(), gradcache=gradcache)
     got = [weight.grad.clone() for weight in model.parameters()]
@@ -96,11 +96,11 @@ def test_chunks_in_any_order_give_the_loss_of_the_pairs(tmp_path: Path, gradcach
     def vectors(texts: list[str | None]) -> torch.Tensor:
         return torch.cat([model([tiny.collate([Item(text=text)])[0].batch]) for text in texts])
 
-    pairs = task.pairs.take(rows)
+    pairs = dataset.pairs.take(rows)
     expected = info_nce(
         vectors([pair.query.text for pair in pairs]),
         vectors([pair.target.text for pair in pairs]),
-        vectors([task.pairs.take([17])[0].target.text] * 3)[:, None, :],
+        vectors([dataset.pairs.take([17])[0].target.text] * 3)[:, None, :],
     )
     expected.value.backward()
     assert loss.value.item() == pytest.approx(expected.value.item(), abs=1e-5)
@@ -108,8 +108,8 @@ def test_chunks_in_any_order_give_the_loss_of_the_pairs(tmp_path: Path, gradcach
         torch.testing.assert_close(mine, weight.grad, atol=1e-5, rtol=1e-4)
 
 
-def test_the_score_of_a_task_is_the_mean_cosine_of_its_pairs(tmp_path: Path) -> None:
-    task = make_task(tmp_path, negatives=2, own=False)
+def test_the_score_of_a_data_set_is_the_mean_cosine_of_its_pairs(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, negatives=2, own=False)
     angles = {"q0": 0, "q1": 30, "q2": 60, "q3": 90, "v0": 10, "v1": 40, "v2": 70, "v3": 100}
 
     def embed(items: Sequence[Item]) -> np.ndarray:
@@ -117,7 +117,7 @@ def test_the_score_of_a_task_is_the_mean_cosine_of_its_pairs(tmp_path: Path) -> 
         turned = np.deg2rad([angles[key] for key in keys])
         return np.stack([np.cos(turned), np.sin(turned)], axis=1).astype(np.float32)
 
-    assert score_task(embed, task, pairs=3, seed=1).positive == pytest.approx(np.cos(np.deg2rad(10)))
+    assert score_dataset(embed, dataset, pairs=3, seed=1).positive == pytest.approx(np.cos(np.deg2rad(10)))
 
 
 def test_ahead_keeps_the_order_and_raises_an_error_in_its_place() -> None:

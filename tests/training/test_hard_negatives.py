@@ -1,4 +1,4 @@
-"""Mine whole tasks on one and two ranks. Expected negatives are found by sorting all targets of a task."""
+"""Mine whole data sets on one and two ranks. Expected negatives are found by sorting all targets of a data set."""
 
 import json
 import os
@@ -15,21 +15,23 @@ from gve_ray.schema import Item
 from gve_ray.store import SharedFolder
 from gve_ray.training import hard_negatives
 from gve_ray.training.config import ProberConfig
-from gve_ray.training.hard_negatives import Embed, mine_task, mined_by
+from gve_ray.training.hard_negatives import Embed, mine_hard_negatives, mined_by
 from gve_ray.training.mining import NONE
-from gve_ray.training.mixture import MixtureTask
+from gve_ray.training.mixture import DataSet
 from tests.embedder.conftest import save_tiny
 from tests.training import mining_ranks
-from tests.training.mining_ranks import PAIRS, letters_embed, make_task
+from tests.training.mining_ranks import PAIRS, letters_embed, make_dataset
 
 
 def mine_alone(
-    embed: Embed, task: MixtureTask, folder: Path, *, seed: int = 3, **config: object
+    embed: Embed, dataset: DataSet, folder: Path, *, seed: int = 3, **config: object
 ) -> np.ndarray:
     """Mine on one rank without a process group; return the pairs whose targets are the negatives."""
     settings = ProberConfig(**config)  # type: ignore[arg-type]
-    mined = mine_task(lambda: ("letters", embed), task, SharedFolder(folder), settings, seed=seed)
-    return mined.of(np.arange(len(task.pairs)))
+    mined = mine_hard_negatives(
+        lambda: ("letters", embed), dataset, SharedFolder(folder), settings, seed=seed
+    )
+    return mined.of(np.arange(len(dataset.pairs)))
 
 
 def run_ranks(
@@ -52,9 +54,9 @@ def run_ranks(
     return [sum(map(int, path.read_text().split())) if path.exists() else 0 for path in counts]
 
 
-def by_sorting(task: MixtureTask, embed: Embed, *, k: int, margin: float | None) -> list[list[int]]:
+def by_sorting(dataset: DataSet, embed: Embed, *, k: int, margin: float | None) -> list[list[int]]:
     """Sort all targets for each query and drop those that must not be negatives."""
-    pairs = task.pairs.take(range(len(task.pairs)))
+    pairs = dataset.pairs.take(range(len(dataset.pairs)))
     texts = [str(pair.target.text) for pair in pairs]
     first = sorted({text: texts.index(text) for text in texts}.values())
     queries, targets = embed([pair.query for pair in pairs]), embed([pair.target for pair in pairs])
@@ -70,18 +72,18 @@ def by_sorting(task: MixtureTask, embed: Embed, *, k: int, margin: float | None)
 
 
 @pytest.mark.parametrize("margin", [None, 0.1])
-def test_the_hardest_targets_of_the_task_are_mined(tmp_path: Path, margin: float | None) -> None:
-    task = make_task(tmp_path)
-    pairs = task.pairs.take(range(PAIRS))
+def test_the_hardest_targets_of_the_data_set_are_mined(tmp_path: Path, margin: float | None) -> None:
+    dataset = make_dataset(tmp_path)
+    pairs = dataset.pairs.take(range(PAIRS))
     assert len({str(pair.query.text) for pair in pairs}) < PAIRS  # some queries have two targets
-    mined = mine_alone(letters_embed(), task, tmp_path / "run", margin=margin)
-    assert mined.tolist() == by_sorting(task, letters_embed(), k=2, margin=margin)
+    mined = mine_alone(letters_embed(), dataset, tmp_path / "run", margin=margin)
+    assert mined.tolist() == by_sorting(dataset, letters_embed(), k=2, margin=margin)
     assert mined_by(SharedFolder(tmp_path / "run"), "texts") == "letters"
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["texts.mined.json", "texts.npy"]
 
 
 def test_the_seed_samples_the_targets_that_are_searched(tmp_path: Path) -> None:
-    task = make_task(tmp_path)
+    dataset = make_dataset(tmp_path)
     embedded: list[str] = []
 
     def embed(items: Sequence[Item]) -> np.ndarray:
@@ -89,7 +91,7 @@ def test_the_seed_samples_the_targets_that_are_searched(tmp_path: Path) -> None:
         return letters_embed()(items)
 
     sampled = {
-        seed: mine_alone(embed, task, tmp_path / f"run-{seed}", seed=seed, corpus=20, margin=None)
+        seed: mine_alone(embed, dataset, tmp_path / f"run-{seed}", seed=seed, corpus=20, margin=None)
         for seed in (1, 2)
     }
     for rows in sampled.values():
@@ -97,12 +99,12 @@ def test_the_seed_samples_the_targets_that_are_searched(tmp_path: Path) -> None:
     assert (sampled[1] != sampled[2]).any()
     assert len(embedded) == 2 * (20 + PAIRS)  # no target outside the sample
     # With a margin, the score of each pair is needed: of its target too, whether in the sample or not.
-    all_targets = by_sorting(task, letters_embed(), k=PAIRS, margin=0.02)
+    all_targets = by_sorting(dataset, letters_embed(), k=PAIRS, margin=0.02)
     embedded.clear()
-    task = replace(task, negatives=3)
-    with_margin = mine_alone(embed, task, tmp_path / "margin", seed=1, corpus=20, margin=0.02)
-    in_sample = {pair.target.text for pair in task.pairs.take(np.arange(PAIRS))} & set(embedded[:20])
-    pairs = task.pairs.take(range(PAIRS))
+    dataset = replace(dataset, negatives=3)
+    with_margin = mine_alone(embed, dataset, tmp_path / "margin", seed=1, corpus=20, margin=0.02)
+    in_sample = {pair.target.text for pair in dataset.pairs.take(np.arange(PAIRS))} & set(embedded[:20])
+    pairs = dataset.pairs.take(range(PAIRS))
     for i in range(PAIRS):
         kept = [row for row in all_targets[i] if row != NONE and pairs[row].target.text in in_sample]
         assert with_margin[i].tolist() == (kept + [NONE] * 3)[:3]
@@ -113,7 +115,7 @@ def test_the_seed_samples_the_targets_that_are_searched(tmp_path: Path) -> None:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """The negatives that one rank mines with the settings of mining_ranks."""
     folder = tmp_path_factory.mktemp("alone")
-    return mine_alone(letters_embed(), make_task(folder), folder / "run", corpus=130, margin=0.1)
+    return mine_alone(letters_embed(), make_dataset(folder), folder / "run", corpus=130, margin=0.1)
 
 
 @pytest.fixture(params=["path", "object store"])
@@ -128,7 +130,7 @@ def result(uri: str, folder: Path) -> np.ndarray:
     shared = SharedFolder(uri)
     assert shared.names() == ["texts.mined.json", "texts.npy"]
     assert json.loads(shared.fetch("texts.mined.json").read_text())["searched"] == 130
-    assert len(make_task(folder).pairs) == PAIRS
+    assert len(make_dataset(folder).pairs) == PAIRS
     return np.load(shared.fetch("texts.npy"))
 
 
@@ -168,18 +170,18 @@ def test_chunks_of_other_pairs_are_not_used(tmp_path: Path) -> None:
 
     (tmp_path / "old").mkdir()
     with pytest.raises(KilledError):
-        mine_alone(interrupted, make_task(tmp_path / "old", pairs=200), tmp_path / "run")
+        mine_alone(interrupted, make_dataset(tmp_path / "old", pairs=200), tmp_path / "run")
     assert list((tmp_path / "run").glob("mining-texts/*/targets-*.npy"))
-    task = make_task(tmp_path)
-    mined = mine_alone(letters_embed(), task, tmp_path / "run", margin=None)
-    assert mined.tolist() == by_sorting(task, letters_embed(), k=2, margin=None)
+    dataset = make_dataset(tmp_path)
+    mined = mine_alone(letters_embed(), dataset, tmp_path / "run", margin=None)
+    assert mined.tolist() == by_sorting(dataset, letters_embed(), k=2, margin=None)
 
 
 @pytest.mark.parametrize("rows", [np.zeros((2, 2), dtype=np.int32), np.zeros((PAIRS, 2), dtype=np.int64)])
 def test_a_result_for_other_pairs_or_of_another_version_is_refused(tmp_path: Path, rows: np.ndarray) -> None:
     np.save(tmp_path / "texts.npy", rows)
     with pytest.raises(ValueError, match=r"texts\.npy: .* has 300 pairs .* delete the file"):
-        mine_alone(letters_embed(), make_task(tmp_path), tmp_path)
+        mine_alone(letters_embed(), make_dataset(tmp_path), tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -201,13 +203,13 @@ def test_in_float32_the_batches_of_a_real_model_do_not_decide_what_is_mined(
     tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedder = Embedder.from_pretrained(base, device="cpu", dtype="float32")
-    task = make_task(tmp_path, pairs=60)
-    items = [pair.target for pair in task.pairs.take(range(60))]
+    dataset = make_dataset(tmp_path, pairs=60)
+    items = [pair.target for pair in dataset.pairs.take(range(60))]
     together = embedder.embed([*items, Item(text="a far longer text, so that the others are padded")])[:-1]
     alone = np.concatenate([embedder.embed([item]) for item in items])
     assert np.abs(together - alone).max() < 1e-5
     mined = {}
     for size in (5, 64):
         monkeypatch.setattr(hard_negatives, "_CHUNK", (size, size))
-        mined[size] = mine_alone(embedder.embed, task, tmp_path / f"run-{size}", margin=0.1).tolist()
+        mined[size] = mine_alone(embedder.embed, dataset, tmp_path / f"run-{size}", margin=0.1).tolist()
     assert mined[5] == mined[64]

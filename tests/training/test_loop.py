@@ -26,9 +26,9 @@ def trainer(folder: Path, logs: list[StepLog], **options: Any) -> Trainer:
     model = options.pop("model", None) or tiny.Letters(dropout=0.1)
     settings: dict[str, Any] = {"curriculum": UNIFORM, "config": FAST, "on_step": logs.append} | options
     curriculum, config = settings.pop("curriculum"), settings.pop("config")
-    tasks = tiny.tasks(folder)
+    datasets = tiny.datasets(folder)
     return Trainer(
-        model, tiny.collate, tasks, curriculum, config, SharedFolder(folder / "checkpoints"), **settings
+        model, tiny.collate, datasets, curriculum, config, SharedFolder(folder / "checkpoints"), **settings
     )
 
 
@@ -43,7 +43,7 @@ def test_a_run_learns_and_logs_every_step(tmp_path: Path) -> None:
     assert [log.step for log in logs] == list(range(1, 89))
     assert {log.of for log in logs} == {88}
     assert [log.epoch for log in logs] == [1 + i // 11 for i in range(88)]
-    assert {log.task for log in logs} == {"two", "three"}
+    assert {log.dataset for log in logs} == {"two", "three"}
     first, last = logs[:11], logs[-11:]
     assert sum(log.loss for log in last) < 0.5 * sum(log.loss for log in first)
     assert sum(log.mean_positive - log.mean_score for log in last) > 0
@@ -88,8 +88,8 @@ def test_an_interrupted_run_resumes_with_the_result_of_an_undisturbed_one(
     start = max(save for save in (0, 4, 8, 11, 12, 16, 20) if save < at)
     assert rest[0].step == start + 1
     done = before[:start] + rest
-    assert [(log.step, log.task, log.learning_rate) for log in done] == [
-        (log.step, log.task, log.learning_rate) for log in whole
+    assert [(log.step, log.dataset, log.learning_rate) for log in done] == [
+        (log.step, log.dataset, log.learning_rate) for log in whole
     ]
     for name, mine in weights(continued).items():
         torch.testing.assert_close(mine, weights(undisturbed)[name], atol=1e-5, rtol=0)

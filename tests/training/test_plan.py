@@ -56,7 +56,7 @@ def test_the_shares_of_an_epoch_are_those_of_its_steps() -> None:
     steps = list(schedule.steps())
     rates = [learning_rate(i, 100, loop.optimiser) for i in range(100)]
     for name, dataset in datasets.items():
-        mine = [step for step in steps if step.task == name]
+        mine = [step for step in steps if step.dataset == name]
         share = plan.datasets[name]
         assert share.steps == len(mine)
         assert share.pairs == sum(len(step.rows) for step in mine)

@@ -5,9 +5,9 @@ from gve_ray.training.curriculum import EpochRecord, History
 from gve_ray.training.plots import curves, pyramid, save_plots
 
 STEPS = [
-    {"step": 1, "task": "a", "loss": 3.0, "mean_positive": 0.1, "hardest_gap": None, "learning_rate": 0.1},
-    {"step": 2, "task": "b", "loss": 2.0, "mean_positive": 0.2, "hardest_gap": 0.3, "learning_rate": 0.2},
-    {"step": 3, "task": "a", "loss": 1.0, "mean_positive": 0.4, "hardest_gap": 0.5, "learning_rate": 0.1},
+    {"step": 1, "dataset": "a", "loss": 3.0, "mean_positive": 0.1, "hardest_gap": None, "learning_rate": 0.1},
+    {"step": 2, "dataset": "b", "loss": 2.0, "mean_positive": 0.2, "hardest_gap": 0.3, "learning_rate": 0.2},
+    {"step": 3, "dataset": "a", "loss": 1.0, "mean_positive": 0.4, "hardest_gap": 0.5, "learning_rate": 0.1},
 ]
 HISTORY = History(
     kind="pyramid",
@@ -32,7 +32,7 @@ HISTORY = History(
 )
 
 
-def test_each_task_is_drawn_as_a_line_over_its_steps() -> None:
+def test_each_data_set_is_drawn_as_a_line_over_its_steps() -> None:
     loss, _, gap, _ = curves(STEPS).axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in loss.get_lines()}
     assert lines == {"a": [[1, 3.0], [3, 1.0]], "b": [[2, 2.0]]}

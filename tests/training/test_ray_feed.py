@@ -46,7 +46,7 @@ def test_a_run_ends_with_the_same_weights_as_with_threads(tmp_path: Path) -> Non
         trainer = Trainer(
             tiny.Letters(dropout=0.1),
             tiny.collate,
-            tiny.tasks(folder),
+            tiny.datasets(folder),
             Curriculum(kind="uniform", epochs=1),
             LoopConfig(seed=3, loss=LossConfig(temperature=0.1)),
             SharedFolder(folder / "checkpoints"),

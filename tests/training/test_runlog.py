@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+from gve_ray.progress import ProgressState, shown_by
 from gve_ray.training.loop import StepLog
 from gve_ray.training.runlog import RunLog, detail_of, read_log
 
@@ -10,7 +11,7 @@ def step(number: int, loss: float = 1.5) -> StepLog:
         epoch=1,
         step=number,
         of=1000,
-        task="uvrd-T2V",
+        dataset="uvrd-T2V",
         loss=loss,
         mean_score=0.1,
         mean_positive=0.5,
@@ -40,6 +41,22 @@ def test_each_step_is_one_line_and_a_repeated_step_replaces_its_line(tmp_path: P
     assert lines[0]["hardest_gap"] is None
     assert all(json.loads(json.dumps(line)) == line for line in lines)
     assert [entry.name for entry in path.parent.iterdir()] == ["steps.jsonl"]
+
+
+def test_no_rate_is_shown_before_the_second_step(tmp_path: Path) -> None:
+    states: list[ProgressState] = []
+
+    class Recorder:
+        def show(self, state: ProgressState) -> None:
+            states.append(state)
+
+        def hide(self, label: str) -> None: ...
+
+    with shown_by(Recorder()):
+        run_log = RunLog(tmp_path / "steps.jsonl")
+        run_log(step(1))
+        run_log(step(2))
+    assert [(state.done, state.rate > 0) for state in states] == [(1, False), (2, True)]
 
 
 def test_the_progress_shows_the_figures_of_a_step() -> None:

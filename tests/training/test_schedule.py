@@ -19,9 +19,9 @@ def schedule(**changes: Any) -> Schedule:
     return Schedule(**base | changes)
 
 
-def of(steps: list[Step], task: str) -> np.ndarray:
-    """Rows of one task in the order they are trained on."""
-    return np.concatenate([step.rows for step in steps if step.task == task])
+def of(steps: list[Step], dataset: str) -> np.ndarray:
+    """Rows of one data set in the order they are trained on."""
+    return np.concatenate([step.rows for step in steps if step.dataset == dataset])
 
 
 def test_an_epoch_has_as_many_steps_as_one_pass_over_all_pairs() -> None:
@@ -31,9 +31,9 @@ def test_an_epoch_has_as_many_steps_as_one_pass_over_all_pairs() -> None:
     assert len(list(schedule(length=3).steps())) == 3
 
 
-def test_every_step_has_one_task_and_its_batch_size() -> None:
+def test_every_step_has_one_data_set_and_its_batch_size() -> None:
     for step in schedule(length=40).steps():
-        assert len(step.rows) == {"T2V": 16, "V2V": 8}[step.task]
+        assert len(step.rows) == {"T2V": 16, "V2V": 8}[step.dataset]
         assert step.rows.dtype == np.int32
         joined = np.concatenate([step.slice(rank) for rank in range(2)])
         assert np.array_equal(joined, step.rows)
@@ -41,8 +41,8 @@ def test_every_step_has_one_task_and_its_batch_size() -> None:
 
 def test_no_row_is_repeated_before_all_rows_were_used() -> None:
     steps = list(schedule(length=200).steps())
-    for task, size in {"T2V": 100, "V2V": 30}.items():
-        rows = of(steps, task)
+    for dataset, size in {"T2V": 100, "V2V": 30}.items():
+        rows = of(steps, dataset)
         assert len(rows) > 3 * size  # otherwise the passes below would prove nothing
         for start in range(0, len(rows) - size, size):
             assert sorted(rows[start : start + size]) == list(range(size))
@@ -57,29 +57,29 @@ def test_a_resumed_schedule_continues_with_the_same_steps() -> None:
         rest = list(schedule(length=60).steps(start))
         assert [step.index for step in rest] == list(range(start, 60))
         for mine, theirs in zip(rest, whole[start:], strict=True):
-            assert mine.task == theirs.task
+            assert mine.dataset == theirs.dataset
             assert np.array_equal(mine.rows, theirs.rows)
 
 
-def test_seed_and_epoch_change_tasks_and_rows() -> None:
+def test_seed_and_epoch_change_data_sets_and_rows() -> None:
     plain = list(schedule(length=60).steps())
     for change in ({"seed": 43}, {"epoch": 2}):
         other = list(schedule(length=60, **change).steps())
-        assert [step.task for step in plain] != [step.task for step in other]
+        assert [step.dataset for step in plain] != [step.dataset for step in other]
         assert not np.array_equal(of(plain, "T2V")[:50], of(other, "T2V")[:50])
 
 
-def test_tasks_are_drawn_with_their_probability() -> None:
+def test_data_sets_are_drawn_with_their_probability() -> None:
     draws = schedule(length=10_000, probabilities={"T2V": 0.75, "V2V": 0.25, "T2T": 0.0}).draws()
     # Standard deviation of the share is 0.0043.
     assert abs(np.mean(draws == 0) - 0.75) < 0.02
     assert set(draws) == {0, 1}
 
 
-def test_a_small_task_gets_steps_that_ranks_share_evenly() -> None:
+def test_a_small_data_set_gets_steps_that_ranks_share_evenly() -> None:
     small = schedule(sizes={"T2V": 100, "V2V": 7}, batch_sizes={"T2V": 8, "V2V": 64}, length=20)
     assert small.batch_size("V2V") == 3  # 7 pairs for 2 ranks
-    assert {len(step.rows) for step in small.steps() if step.task == "V2V"} == {6}
+    assert {len(step.rows) for step in small.steps() if step.dataset == "V2V"} == {6}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from gve_ray.training.trackers import Trackers, check_trackers
 
 def log_of(step: int, **values: Any) -> StepLog:
     settings = {
-        "epoch": 1, "step": step, "of": 9, "task": "uvrd-T2V", "loss": 2.0, "mean_score": 0.1,
+        "epoch": 1, "step": step, "of": 9, "dataset": "uvrd-T2V", "loss": 2.0, "mean_score": 0.1,
         "mean_positive": 0.5, "hardest_gap": None, "learning_rate": 1e-3, "gradient_norm": 1.0,
         "pairs_per_second": 3.0, "tokens_per_second": 9.0, "data_wait": 0.0, "seconds": 1.0,
     }  # fmt: skip
@@ -52,8 +52,14 @@ def test_tensorboard_gets_every_number_and_discards_repeated_steps(tmp_path: Pat
     assert losses == [(1, 1.0), (2, 2.0), (3, 3.0), (3, 30.0)]
     assert any(event.session_log.status == event.session_log.START and event.step == 3 for event in records)
     tags = {value.tag for event in records for value in event.summary.value}
-    assert {"loss_by_task/uvrd-T2V", "hardest_gap", "learning_rate", "data_wait", "tokens_per_second"} <= tags
-    assert not {"step", "of", "task"} & tags
+    assert {
+        "loss_by_dataset/uvrd-T2V",
+        "hardest_gap",
+        "learning_rate",
+        "data_wait",
+        "tokens_per_second",
+    } <= tags
+    assert not {"step", "of", "dataset"} & tags
 
 
 @pytest.mark.parametrize("on", ["disk", "store"])

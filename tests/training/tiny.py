@@ -8,24 +8,24 @@ import torch
 from torch import Tensor, nn
 
 from gve_ray.schema import Item, Task
-from gve_ray.training.mixture import MixtureTask
+from gve_ray.training.mixture import DataSet
 from gve_ray.training.pairs import PairSet, freeze
 from gve_ray.training.step import Chunk
 
 LETTERS = "abcdefghijklmnopqrst"
 
 
-def tasks(folder: Path, *, ranks: int = 1, batches: tuple[int, int] = (8, 4)) -> dict[str, MixtureTask]:
-    """Return tasks of 40 pairs (`ab` -> `AB`) and 24 pairs (`abc` -> `ABC`).
+def datasets(folder: Path, *, ranks: int = 1, batches: tuple[int, int] = (8, 4)) -> dict[str, DataSet]:
+    """Return data sets of 40 pairs (`ab` -> `AB`) and 24 pairs (`abc` -> `ABC`).
 
-    batches: pairs per step of each task, over all ranks.
+    batches: pairs per step of each data set, over all ranks.
     """
     mixture = {}
     for name, size, width, batch in (("two", 40, 2, batches[0]), ("three", 24, 3, batches[1])):
         path = folder / f"{name}.arrow"
         if not path.exists():
             freeze([_row(i, width) for i in range(size)], path)
-        mixture[name] = MixtureTask(
+        mixture[name] = DataSet(
             pairs=PairSet(path, name=name, task=Task.T2T),
             weight=1.0,
             batch_size=batch // ranks,
