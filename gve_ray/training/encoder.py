@@ -35,11 +35,12 @@ class Encoder(nn.Module):
 
     def forward(self, batches: Sequence[Batch]) -> Tensor:
         device = self.model.device
+        # Asked before the first batch, because the weights of that are gathered in collectives, too.
+        missing = largest(len(batches), device) - len(batches) if self.has_equal_batches else 0
         embeddings = torch.cat([self.model(batch.to(device, non_blocking=True)) for batch in batches])
-        if self.has_equal_batches:
-            for _ in range(largest(len(batches), device) - len(batches)):
-                # Part of the graph, so that the backward pass is also the same on all ranks.
-                embeddings = embeddings + 0 * self.model(_one_token(device)).sum()
+        for _ in range(missing):
+            # Part of the graph, so that the backward pass is also the same on all ranks.
+            embeddings = embeddings + 0 * self.model(_one_token(device)).sum()
         return embeddings
 
 

@@ -31,9 +31,9 @@ RANKS = 2
 
 
 def write_data(folder: Path) -> None:
-    """Write pairs of texts, one of which is much longer, and captions of which each has an image."""
+    """Write pairs of texts, of which one query is much longer, and captions of which each has an image."""
     texts = [
-        {"query": f"text {i}", "positive": "word " * (500 if i == 5 else 5) + str(i * 7 % 12)}
+        {"query": "word " * (500 if i == 5 else 5) + str(i), "positive": f"text {i * 7 % 12}"}
         for i in range(12)
     ]
     images = [{"caption": f"image {i}", "image": f"{i}.png"} for i in range(12)]
