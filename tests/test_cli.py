@@ -53,10 +53,8 @@ def test_no_arguments_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["synthesise", "--config", "demo.yaml"]) == 2
-    assert (
-        "verb 'synthesise': unknown; use synthesize, train, evaluate, index, serve, demo, search, diagnose, uvrb, doctor"
-        in capsys.readouterr().err
-    )
+    verbs = "synthesize, train, evaluate, index, serve, demo, search, diagnose, uvrb, doctor"
+    assert f"verb 'synthesise': unknown; use {verbs}" in capsys.readouterr().err
 
 
 def test_the_verb_runs_the_job_with_the_config(

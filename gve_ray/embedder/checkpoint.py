@@ -98,12 +98,20 @@ def load_torch_model(
 
 
 def add_lora(
-    model: GveModel, *, r: int = 16, alpha: int = 32, dropout: float = 0.1, seed: int = 0
+    model: GveModel,
+    *,
+    r: int = 16,
+    alpha: int = 32,
+    dropout: float = 0.1,
+    dora: bool = False,
+    rslora: bool = False,
+    seed: int = 0,
 ) -> GveModel:
     """Add new LoRA layers to the projections of the language model; freeze all other weights.
 
     The defaults are those of arXiv:2510.27571, section 5. The vision tower and the token embeddings
-    stay frozen.
+    stay frozen. dora: train the lengths of the weights' rows apart from their directions
+    (arXiv:2402.09353). rslora: divide alpha by the root of r instead of r (arXiv:2312.03732).
     """
     from peft import LoraConfig, get_peft_model
 
@@ -111,6 +119,8 @@ def add_lora(
         r=r,
         lora_alpha=alpha,
         lora_dropout=dropout,
+        use_dora=dora,
+        use_rslora=rslora,
         target_modules=model.family.lora_targets,
         task_type="FEATURE_EXTRACTION",
         revision=model.revision,

@@ -214,15 +214,40 @@ class LoopConfig:
 class LoraConfig:
     """LoRA on q, k, v, up, down and gate of the language model (arXiv:2510.27571, section 5).
 
-    r: rank of the matrices. alpha: their factor, divided by r. dropout: on their input.
+    r: rank of the matrices. alpha: their factor, divided by r. dropout: on their input. dora: train the
+    length of each row of a weight apart from its direction (arXiv:2402.09353); vLLM cannot load such
+    an adapter, so merge it first. rslora: divide alpha by the root of r, for large r
+    (arXiv:2312.03732).
     """
 
     r: int = number(16, at_least=1)
     alpha: int = number(32, at_least=1)
     dropout: float = number(0.1, at_least=0, below=1)
+    dora: bool = False
+    rslora: bool = False
 
     def __post_init__(self) -> None:
         check_numbers(self, "lora")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationConfig(AdaptedModel):
+    """A term of the loss that draws the scores of each query towards those of a larger embedder.
+
+    It is the Kullback-Leibler divergence of the student's distribution over the targets of the batch
+    and the query's hard negatives from the teacher's, in the direction query -> target.
+
+    model: the teacher, an embedder that `Embedder` loads; None: no distillation. weight: of the
+    term; the contrastive loss has the weight 1. temperature: divides the teacher's cosines; the
+    student's are divided by loss.temperature.
+    """
+
+    weight: float = number(1.0, at_least=0)
+    temperature: float = number(0.03, above=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, "distillation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,7 +310,10 @@ class TrainingConfig(ModelReference, SequenceSettings):
     else float32. attention: a transformers attention implementation; None lets the package choose.
     compile: compile the layers on a GPU, which takes two minutes and makes training 1.8 times as
     fast. checkpointing: recompute the activations of the language model in the backward pass; this
-    costs a sixth of the speed and saves most of the memory per pair. token_budget: padded tokens
+    costs a sixth of the speed and saves most of the memory per pair. sharded: each rank keeps a part
+    of the frozen weights only, and gathers one layer at a time (FSDP2), for a model that leaves a
+    GPU no room to train; probing, mining and evaluation still need the memory of the whole model.
+    distillation: an extra loss term. token_budget: padded tokens
     per chunk of a forward pass. trackers: tensorboard, wandb, mlflow; steps.jsonl, the console log
     and the plots are always written.
     """
@@ -297,11 +325,13 @@ class TrainingConfig(ModelReference, SequenceSettings):
     attention: str | None = None
     compile: bool = False
     checkpointing: bool = False
+    sharded: bool = False
     token_budget: int = number(32_768, at_least=1)
     trackers: tuple[TrackerName, ...] = ("tensorboard",)
     curriculum: Curriculum = field(default_factory=Curriculum)
     prober: ProberConfig = field(default_factory=ProberConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
@@ -313,6 +343,11 @@ class TrainingConfig(ModelReference, SequenceSettings):
         check(
             not (self.checkpointing and self.loop.gradcache),
             "checkpointing=True, loop.gradcache=True: each chunk would run three times; use only one of them",
+        )
+        check(
+            not (self.sharded and self.loop.gradcache),
+            "sharded=True, loop.gradcache=True: ranks may have different numbers of chunks, and each would wait "
+            "for the others; use checkpointing instead",
         )
 
 

@@ -14,6 +14,7 @@ from gve_ray.embedder.load_media import load_media
 from gve_ray.embedder.torch_engine import MAX_ROWS
 from gve_ray.schema import Item
 from gve_ray.store import AssetReader
+from gve_ray.training.gather import largest
 from gve_ray.training.optimiser import check_frozen
 from gve_ray.training.step import Chunk
 
@@ -24,15 +25,28 @@ class Encoder(nn.Module):
     """Embed a list of batches: unit-norm float32 [total rows, d], in one autograd graph.
 
     Batches may be on any device. It is called once per step, so that DDP sees one forward pass.
+    has_equal_batches: all ranks run equally many batches, as sharded weights require (sharding.py).
     """
 
     def __init__(self, model: GveModel) -> None:
         super().__init__()
         self.model = model
+        self.has_equal_batches = False
 
     def forward(self, batches: Sequence[Batch]) -> Tensor:
         device = self.model.device
-        return torch.cat([self.model(batch.to(device, non_blocking=True)) for batch in batches])
+        # Asked before the first batch, because the weights of that are gathered in collectives, too.
+        missing = largest(len(batches), device) - len(batches) if self.has_equal_batches else 0
+        embeddings = torch.cat([self.model(batch.to(device, non_blocking=True)) for batch in batches])
+        for _ in range(missing):
+            # Part of the graph, so that the backward pass is also the same on all ranks.
+            embeddings = embeddings + 0 * self.model(_one_token(device)).sum()
+        return embeddings
+
+
+def _one_token(device: torch.device) -> Batch:
+    zeros = torch.zeros(1, 1, dtype=torch.int64, device=device)
+    return Batch(input_ids=zeros, attention_mask=zeros + 1, position_ids=zeros.expand(3, 1, 1))
 
 
 def with_lora(
@@ -41,6 +55,8 @@ def with_lora(
     r: int = 16,
     alpha: int = 32,
     dropout: float = 0.1,
+    dora: bool = False,
+    rslora: bool = False,
     seed: int = 0,
     checkpointing: bool = False,
     compile: bool = False,
@@ -51,7 +67,7 @@ def with_lora(
     layers, on a GPU only. Raises ValueError when a weight of the vision tower or of the token embeddings would
     be trained.
     """
-    add_lora(model, r=r, alpha=alpha, dropout=dropout, seed=seed)
+    add_lora(model, r=r, alpha=alpha, dropout=dropout, dora=dora, rslora=rslora, seed=seed)
     check_frozen(model, FROZEN)
     if checkpointing:
         model.checkpoint_layers()

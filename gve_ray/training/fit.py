@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -30,6 +31,8 @@ from gve_ray.embedder import (
     load_torch_model,
     save_adapter,
 )
+from gve_ray.embedder.model import default_device, default_dtype
+from gve_ray.schema import Item
 from gve_ray.store import AssetReader, SharedFolder
 from gve_ray.store.runfolder import plain
 from gve_ray.training.checkpoint import load_best
@@ -47,10 +50,14 @@ from gve_ray.training.plan import EpochPlan
 from gve_ray.training.plots import save_plots
 from gve_ray.training.prober import EpochProber
 from gve_ray.training.runlog import SCORES_FILE, STEPS_FILE, EvaluationLog, RunLog
+from gve_ray.training.step import Taught
 from gve_ray.training.trackers import Trackers
 from gve_ray.training.validation import ValidationSet, Validator, load_validation
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def fit(
@@ -102,10 +109,7 @@ def _fit(
     """Train on the loaded mixture. All ranks return together."""
     settings = EmbedderSettings(**config.sequence_settings)
     model, processor, encoder = _load(config, device)
-    wrapped: nn.Module = encoder
-    if world_size() > 1:
-        # Buffers are constants of the model, so there is no need to send them before each forward pass.
-        wrapped = DistributedDataParallel(encoder, broadcast_buffers=False)
+    wrapped = _over_ranks(config, encoder, device)
     collator = Collator(settings, processor, family=model.family, config=model.config)
     trained = Embedder.from_model(model, processor, settings)
     logs = _Logs(folder, trackers, outlets)
@@ -116,20 +120,27 @@ def _fit(
         config.curriculum,
         config.loop,
         folder.below("checkpoints"),
-        prepare=EpochProber(
-            partial(_prober_of, config, model, trained, assets, device),
-            datasets,
-            folder.below("probes"),
-            config.prober,
-            needs_scores=config.curriculum.needs_scores,
-            seed=config.loop.seed,
+        prepare=_with_whole_weights(
+            config,
+            model,
+            EpochProber(
+                partial(_prober_of, config, model, trained, assets, device),
+                datasets,
+                folder.below("probes"),
+                config.prober,
+                needs_scores=config.curriculum.needs_scores,
+                seed=config.loop.seed,
+            ),
         ),
         feed=feed,
         on_step=logs.on_step,
         on_save=logs.publish,
         on_epoch=on_epoch,
         validation=config.validation,
-        validate=Validator(held_out, partial(trained.embed, assets=assets)),
+        teach=_teacher(config, assets, device),
+        validate=_with_whole_weights(
+            config, model, Validator(held_out, partial(trained.embed, assets=assets))
+        ),
         on_scores=logs.on_scores,
     )
     history = trainer.run()
@@ -155,8 +166,9 @@ def _load(config: TrainingConfig, device: str | None) -> tuple[GveModel, Any, En
     model = load_torch_model(
         base,
         revision=config.revision,
-        dtype=config.dtype,
-        device=device,
+        dtype=config.dtype or default_dtype(on_gpu=_device(device).type != "cpu"),
+        # Weights that will be sharded may not fit one GPU.
+        device="cpu" if _is_sharded(config) else device,
         attention=config.attention,
         processor=processor,
     )
@@ -168,6 +180,60 @@ def _load(config: TrainingConfig, device: str | None) -> tuple[GveModel, Any, En
         compile=config.compile,
     )
     return model, processor, encoder
+
+
+def _is_sharded(config: TrainingConfig) -> bool:
+    return config.sharded and world_size() > 1
+
+
+def _device(device: str | None) -> torch.device:
+    return torch.device(device) if device else default_device()
+
+
+def _over_ranks(config: TrainingConfig, encoder: Encoder, device: str | None) -> nn.Module:
+    """Wrap the encoder so that all ranks apply the same gradient."""
+    if world_size() == 1:
+        return encoder
+    if _is_sharded(config):
+        from gve_ray.training.sharding import shard  # imports FSDP2, which takes a second
+
+        return shard(encoder, _device(device))
+    # Buffers are constants of the model, so there is no need to send them before each forward pass.
+    return DistributedDataParallel(encoder, broadcast_buffers=False)
+
+
+def _with_whole_weights(config: TrainingConfig, model: GveModel, call: Callable[P, R]) -> Callable[P, R]:
+    """Gather sharded weights while `call` runs, because its ranks run different batches."""
+    if not _is_sharded(config):
+        return call
+    from gve_ray.training.sharding import whole
+
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        with whole(model):
+            return call(*args, **kwargs)
+
+    return wrapped
+
+
+def _teacher(
+    config: TrainingConfig, assets: AssetReader | None, device: str | None
+) -> Callable[[Sequence[Item]], Taught | None]:
+    """Return the function that embeds the items of a step with the teacher, if the config names one."""
+    distillation = config.distillation
+    if distillation.model is None:
+        return lambda items: None
+    teacher = Embedder.from_pretrained(
+        distillation.model,
+        distillation.adapter,
+        revision=distillation.revision,
+        dtype=config.dtype,
+        device=device,
+    )
+
+    def teach(items: Sequence[Item]) -> Taught:
+        return Taught(embeddings=teacher.embed(items, assets=assets), config=distillation)
+
+    return teach
 
 
 def _prober_of(

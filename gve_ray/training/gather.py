@@ -31,6 +31,15 @@ def barrier() -> None:
         dist.barrier()
 
 
+def largest(value: int, device: torch.device) -> int:
+    """Return the largest of the values of all ranks."""
+    if world_size() == 1:
+        return value
+    result = torch.tensor(value, device=device)
+    dist.all_reduce(result, op=dist.ReduceOp.MAX)
+    return int(result)
+
+
 def gather_objects(value: Any) -> list[Any]:
     """Return the values of all ranks in rank order. They are pickled; this rank's own value is not copied."""
     values: list[Any] = [None] * world_size()

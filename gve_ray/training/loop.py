@@ -30,7 +30,7 @@ from gve_ray.training.mixture import DataSet
 from gve_ray.training.optimiser import learning_rate, make_optimiser
 from gve_ray.training.plan import EpochPlan, plan_epoch
 from gve_ray.training.schedule import Schedule, Step, hash_of, one_pass
-from gve_ray.training.step import Chunk, backward
+from gve_ray.training.step import Chunk, Taught, backward
 
 log = logging.getLogger(__name__)
 
@@ -125,9 +125,10 @@ class Trainer:
     are several ranks. collate: turns items with references into chunks. folder: holds the checkpoints, the
     same for all ranks. prepare: scores and mines; by default nothing. feed: prepares the steps, by default in
     threads of this process. on_step: called by every rank after each step. on_save: called by rank 0 before
-    each checkpoint. on_epoch: called by rank 0 before each epoch, with what its tasks will get.
-    validation: when to evaluate. validate: called by all ranks together; returns the scores of the model in
-    training. on_scores: called by rank 0 with them. best: the best evaluation, once `run` has returned.
+    each checkpoint. on_epoch: called by rank 0 before each epoch, with what its tasks will get. teach: called by
+    every rank with the items of each step, for distillation. validation: when to evaluate. validate: called by
+    all ranks together; returns the scores of the model in training. on_scores: called by rank 0 with them. best:
+    the best evaluation, once `run` has returned.
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class Trainer:
         on_step: Callable[[StepLog], None] = lambda step: None,
         on_save: Callable[[], None] = lambda: None,
         on_epoch: Callable[[EpochPlan], None] = lambda plan: None,
+        teach: Callable[[Sequence[Item]], Taught | None] = lambda items: None,
         validation: ValidationConfig = ValidationConfig(),  # noqa: B008 - it is frozen
         validate: Callable[[], Mapping[str, float]] = dict,
         on_scores: Callable[[ScoreLog], None] = lambda scores: None,
@@ -152,7 +154,7 @@ class Trainer:
         self.inner: nn.Module = getattr(model, "module", model)  # the model inside DDP
         self.collate, self.datasets, self.curriculum, self.config = collate, datasets, curriculum, config
         self.folder, self.prepare, self.feed = folder, prepare, feed
-        self.on_step, self.on_save, self.on_epoch = on_step, on_save, on_epoch
+        self.on_step, self.on_save, self.on_epoch, self.teach = on_step, on_save, on_epoch, teach
         self.validation, self.validate, self.on_scores = validation, validate, on_scores
         self.best: Best | None = None
         self.world_size = world_size()
@@ -279,7 +281,14 @@ class Trainer:
             group["lr"] = rate
         torch.manual_seed(hash_of(self.config.seed, at.total, self.rank, n_bytes=8) % 2**63)  # dropout
         self.optimiser.zero_grad(set_to_none=True)
-        loss = backward(self.model, chunks, items, self.config.loss, gradcache=self.config.gradcache)
+        loss = backward(
+            self.model,
+            chunks,
+            items,
+            self.config.loss,
+            gradcache=self.config.gradcache,
+            taught=self.teach(items.items),
+        )
         trained = [weight for group in self.optimiser.param_groups for weight in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(trained, self.config.optimiser.clip))
         if not (math.isfinite(norm) and math.isfinite(float(loss.value))):

@@ -76,6 +76,20 @@ def info_nce(
         )
 
 
+def divergence(scores: Tensor, teacher: Tensor, *, temperature: float, teacher_temperature: float) -> Tensor:
+    """Kullback-Leibler divergence of a student's distribution over candidates from the teacher's; mean of queries.
+
+    scores, teacher: cosines of N queries with M candidates each, [N, M]; no gradient flows to the teacher's.
+    """
+    with torch.autocast(scores.device.type, enabled=False):
+        return F.kl_div(
+            F.log_softmax(scores.float() / temperature, dim=1),
+            F.log_softmax(teacher.detach().float() / teacher_temperature, dim=1),
+            reduction="batchmean",
+            log_target=True,
+        )
+
+
 def _cross_entropy(forward: Tensor, hard: Tensor | None, backward: Tensor, temperature: float) -> Tensor:
     """Both directions of the loss, half each, from `_masked_scores`."""
     if hard is not None:

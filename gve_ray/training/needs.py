@@ -22,6 +22,7 @@ def needs_of(config: TrainingJobConfig) -> Needs:
     loads = [
         *weights_of("", config, dtype=config.dtype, dtype_option="dtype"),
         *weights_of("prober", config.prober, dtype=config.dtype),
+        *weights_of("distillation", config.distillation, dtype=config.dtype),
     ]
     ranks = workers_of("resources", resources, loads, large=True, most_cpus=CPUS_OF_A_RANK)
     if resources.min_workers:

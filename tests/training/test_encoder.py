@@ -142,3 +142,38 @@ def test_a_trainable_vision_tower_is_refused(folder: Path, processor: Any) -> No
     encoder.model.plain.model.visual.requires_grad_(True)
     with pytest.raises(ValueError, match="of visual, embed_tokens, lm_head are trainable"):
         check_frozen(encoder.model, FROZEN)
+
+
+def lora_delta(encoder: Encoder) -> dict[str, torch.Tensor]:
+    """Return what an adapter whose B matrices are 1 adds to each weight."""
+    for name, weight in encoder.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.ones_(weight)
+    return {
+        name: layer.get_delta_weight("default").detach()
+        for name, layer in encoder.named_modules()
+        if hasattr(layer, "get_delta_weight")
+    }
+
+
+def test_rslora_divides_by_the_root_of_the_rank(folder: Path, processor: Any) -> None:
+    plain = lora_delta(make_encoder(folder, processor))
+    scaled = lora_delta(make_encoder(folder, processor, rslora=True))
+    assert len(plain) > 5
+    for name, delta in plain.items():  # r = 4: alpha / 4 and alpha / 2
+        torch.testing.assert_close(scaled[name], 2 * delta)
+
+
+def test_dora_starts_as_the_base_model_and_trains_lengths_of_rows(folder: Path, processor: Any) -> None:
+    items = [Item(text="a text"), Item(image=make_frames(1, 56, 56))]
+    vectors = {}
+    for dora in (False, True):
+        encoder = make_encoder(folder, processor, dora=dora).eval()
+        collate = collate_for(encoder, processor)
+        vectors[dora] = encoder([chunk.batch for chunk in collate(items)])
+    # B is 0, so neither adapter changes the base model yet.
+    torch.testing.assert_close(vectors[True], vectors[False], atol=1e-5, rtol=0)
+    vectors[True].sum().backward()
+    lengths = [weight for name, weight in encoder.named_parameters() if "magnitude" in name]
+    assert lengths
+    assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in lengths)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gve_ray.schema import Item, Task
-from gve_ray.training.config import LossConfig
+from gve_ray.training.config import DistillationConfig, LossConfig
 from gve_ray.training.feed import Mined, ahead, items_of
 from gve_ray.training.loss import info_nce
 from gve_ray.training.mining import NONE as NONE_MINED
@@ -16,7 +16,7 @@ from gve_ray.training.mixture import DataSet
 from gve_ray.training.pairs import PairSet, freeze, id_of, identity_of
 from gve_ray.training.prober import score_dataset
 from gve_ray.training.schedule import Step
-from gve_ray.training.step import backward
+from gve_ray.training.step import Taught, backward
 from tests.training import tiny
 
 NONE = {"text": None, "image": None, "video": None}
@@ -106,6 +106,36 @@ def test_chunks_in_any_order_give_the_loss_of_the_pairs(tmp_path: Path, gradcach
     assert loss.value.item() == pytest.approx(expected.value.item(), abs=1e-5)
     for mine, weight in zip(got, model.parameters(), strict=True):
         torch.testing.assert_close(mine, weight.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_the_teachers_term_is_added_and_a_rank_gets_the_gradient_of_both(tmp_path: Path) -> None:
+    dataset = replace(tiny.datasets(tmp_path)["two"], negatives=1)
+    rows = np.array([5, 1, 30], dtype=np.int32)
+    items = items_of(
+        Step(index=0, dataset="two", rows=rows, world_size=1), 0, dataset, save_mined(tmp_path, [[17]] * 40)
+    )
+    rng = np.random.default_rng(0)
+    teacher = rng.standard_normal((9, 6)).astype(np.float32)
+    teacher /= np.linalg.norm(teacher, axis=1, keepdims=True)
+    config = DistillationConfig(model="teacher", weight=0.5, temperature=0.2)
+    model = tiny.Letters()
+    taught = Taught(embeddings=teacher, config=config)
+    loss = backward(model, tiny.collate(items.items), items, LossConfig(), gradcache=False, taught=taught)
+    got = [weight.grad.clone() for weight in model.parameters()]
+    model.zero_grad()
+
+    alone = backward(model, tiny.collate(items.items), items, LossConfig(), gradcache=False)
+    vectors = model([tiny.collate([item])[0].batch for item in items.items])
+    # By hand: three queries, three targets, and one negative of each query.
+    student = torch.stack([vectors[i] @ vectors[[3, 4, 5, 6 + i]].T for i in range(3)]) / 0.03
+    given = torch.tensor(np.stack([teacher[[3, 4, 5, 6 + i]] @ teacher[i] for i in range(3)])) / 0.2
+    p = torch.softmax(given, dim=1)
+    term = (p * (p.log() - torch.log_softmax(student, dim=1))).sum(dim=1).mean()
+    (0.5 * term).backward()  # adds to the gradient of the loss without a teacher
+    assert term.item() > 0.1
+    assert loss.value.item() == pytest.approx(alone.value.item() + 0.5 * term.item(), abs=1e-4)
+    for mine, weight in zip(got, model.parameters(), strict=True):
+        torch.testing.assert_close(mine, weight.grad, atol=1e-4, rtol=1e-3)
 
 
 def test_the_score_of_a_data_set_is_the_mean_cosine_of_its_pairs(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from gve_ray.store import SharedFolder
 from gve_ray.training import checkpoint
 from gve_ray.training.config import (
     DataSetConfig,
+    DistillationConfig,
     LoopConfig,
     LoraConfig,
     OptimiserConfig,
@@ -111,6 +112,23 @@ def test_the_adapter_is_that_of_the_best_evaluation(base: Path, tmp_path: Path) 
 
     assert hits("adapter") == pytest.approx(best[0])
     assert hits("last") == pytest.approx(scores[-1]["scores"]["held"])
+
+
+def test_the_teachers_term_counts_by_its_weight(base: Path, tmp_path: Path) -> None:
+    config = replace(config_for(base, tmp_path), curriculum=Curriculum(epochs=1))
+    config = replace(config, data=config.data[1:], loop=replace(config.loop, steps=1))
+    fit(config, tmp_path / "teacher", device="cpu")
+    losses = []
+    for weight in (0.0, 1.0, 2.0):
+        distillation = DistillationConfig(
+            model=str(base), adapter=str(tmp_path / "teacher" / "adapter"), weight=weight
+        )
+        fit(replace(config, distillation=distillation), tmp_path / f"student-{weight}", device="cpu")
+        (step,) = read_log(tmp_path / f"student-{weight}" / "steps.jsonl")
+        losses.append(step["loss"])
+    assert losses[0] == next(iter(read_log(tmp_path / "teacher" / "steps.jsonl")))["loss"]
+    assert losses[1] - losses[0] > 1e-3
+    assert losses[2] - losses[0] == pytest.approx(2 * (losses[1] - losses[0]), rel=1e-3)
 
 
 def test_a_run_on_an_object_store_equals_a_local_one_and_resumes_after_a_kill(

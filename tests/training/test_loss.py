@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gve_ray.training.loss import info_nce
+from gve_ray.training.loss import divergence, info_nce
 
 
 def at(*degrees: float) -> Tensor:
@@ -203,3 +203,21 @@ def test_a_hard_negative_that_is_another_target_of_the_query_is_ignored() -> Non
 def test_shapes_and_settings_that_do_not_fit_are_refused(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         info_nce(**{"queries": at(0, 1), "targets": at(0, 1)} | change)
+
+
+def test_divergence_equals_the_sum_over_candidates() -> None:
+    torch.manual_seed(0)
+    scores, teacher = torch.randn(3, 5).requires_grad_(), torch.randn(3, 5).requires_grad_()
+    value = divergence(scores, teacher, temperature=0.5, teacher_temperature=2.0)
+    p, q = torch.softmax(teacher / 2.0, dim=1), torch.softmax(scores / 0.5, dim=1)
+    torch.testing.assert_close(value, (p * (p.log() - q.log())).sum(dim=1).mean())
+    value.backward()
+    torch.testing.assert_close(scores.grad, ((q - p) / 0.5 / 3).detach())
+    assert teacher.grad is None
+
+
+def test_divergence_from_itself_is_zero() -> None:
+    scores = torch.eye(4)
+    assert divergence(scores, scores, temperature=0.1, teacher_temperature=0.1).item() == pytest.approx(
+        0.0, abs=1e-6
+    )
