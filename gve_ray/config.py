@@ -39,6 +39,7 @@ _ENGINE_OPTIONS = (  # an option of ModelConfig, the engines that have it, and w
     ("rescale", ("torch",), "only the torch engine can change the settings of weights"),
     ("compile", ("torch",), "it decides itself whether to compile; leave it out"),
     ("engine_args", ("vllm", "sentence-transformers"), "leave them out"),
+    ("allow_remote_code", ("sentence-transformers", "frames"), "leave it out"),
 )
 
 
@@ -180,16 +181,20 @@ class AdaptedModel(ModelReference):
         expand_paths(self, "adapter")
 
 
+Engine = Literal["torch", "vllm", "sentence-transformers", "frames", "openai"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class EmbedderModel(AdaptedModel):
     """A model with the engine that runs it.
 
     engine: torch and vllm run GVE and checkpoints of the same architecture; sentence-transformers
-    runs its own folders and ids; openai calls an endpoint. dtype: None selects bfloat16 on a GPU
+    runs its own folders and ids; frames runs image-text models such as CLIP and SigLIP on frames;
+    openai calls an endpoint. dtype: None selects bfloat16 on a GPU
     and on a processor that computes it natively, else float32.
     """
 
-    engine: Literal["torch", "vllm", "sentence-transformers", "openai"] = "torch"
+    engine: Engine = "torch"
     dtype: str | None = None
 
 
@@ -201,7 +206,10 @@ class ModelConfig(EmbedderModel):
     adapter: torch and vllm only. rescale: allow other frames and pixels than in training (test-time
     scaling; torch only). compile: compile the layers on a GPU, which is faster (torch only). url: of
     the endpoint, ending in /v1 (openai only). key_variable: the environment variable with its key.
-    engine_args: passed to vllm.LLM or SentenceTransformer.
+    video_as: how an endpoint gets a video: video, its frames as one video in the form of vLLM, or
+    images, for an endpoint that takes no video (openai only). engine_args: passed to vllm.LLM or
+    SentenceTransformer. allow_remote_code: run Python code that comes with the weights
+    (sentence-transformers and frames only).
     """
 
     name: str
@@ -210,6 +218,8 @@ class ModelConfig(EmbedderModel):
     compile: bool = False
     url: str | None = None
     key_variable: str = "OPENAI_API_KEY"
+    video_as: Literal["video", "images"] = "video"
+    allow_remote_code: bool = False
     engine_args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

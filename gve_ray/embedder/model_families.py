@@ -5,8 +5,9 @@ chat template expands into tokens, and how far apart in time the frames are plac
 is shared by all families.
 """
 
+import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,12 +54,30 @@ class ModelFamily:
 
     video_spans: (frames, token grid, ids, vision config, encode) -> spans. budget_is_total: whether
     the family's own video processor applies its pixel budget to all frames of a video together
-    rather than to each frame.
+    rather than to each frame. default_instruction: the system turn of an item without an
+    instruction, if no other one was saved with the weights. ends_instructions: whether an
+    instruction that does not end in a punctuation mark gets a full stop.
     """
 
     model_type: str
     video_spans: VideoSpans
     budget_is_total: bool = False
+    default_instruction: str = "You are a helpful assistant."  # arXiv:2510.27571, section 2
+    ends_instructions: bool = False
+
+    def complete(self, settings: EmbedderSettings) -> EmbedderSettings:
+        """Return the settings with the family's default instruction, unless they have another one."""
+        if settings.default_instruction is not None:
+            return settings
+        return replace(settings, default_instruction=self.default_instruction)
+
+    def system_turn(self, instruction: str) -> str:
+        """Return the text of the system turn for an instruction."""
+        if not self.ends_instructions:
+            return instruction
+        instruction = instruction.strip()
+        is_ended = unicodedata.category(instruction[-1:] or ".").startswith("P")
+        return instruction if is_ended else f"{instruction}."
 
     def processor_sizes(self, settings: EmbedderSettings) -> dict[str, dict[str, int]]:
         """Return the pixel budget as the `size` of the family's image and video processors.
@@ -115,7 +134,13 @@ MODEL_FAMILIES = {
     for family in (
         ModelFamily(model_type="qwen2_5_vl", video_spans=_timed_block),
         ModelFamily(model_type="qwen2_vl", video_spans=_one_block),
-        ModelFamily(model_type="qwen3_vl", video_spans=_timestamped_frames, budget_is_total=True),
+        ModelFamily(
+            model_type="qwen3_vl",
+            video_spans=_timestamped_frames,
+            budget_is_total=True,
+            default_instruction="Represent the user's input.",  # that of Qwen3-VL-Embedding
+            ends_instructions=True,
+        ),
     )
 }
 

@@ -1,0 +1,40 @@
+"""What determines the vectors of a model besides the item, and the name of the cache that keeps them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from gve_ray.config import ModelConfig, resolve_model
+from gve_ray.embedder.checkpoint import complete_settings
+from gve_ray.embedder.model import default_dtype
+from gve_ray.embedder.settings import EmbedderSettings
+from gve_ray.store import fingerprint
+from gve_ray.store.weights import weights_identity
+
+
+def identify(config: ModelConfig, settings: EmbedderSettings, *, on_gpu: bool) -> dict[str, Any]:
+    """Return everything besides the item that determines a vector; its fingerprint keys the cache.
+
+    The values are plain JSON values. Local weights are identified by a content hash, hub weights by
+    their commit, and a remote endpoint by its name only. Raises OSError if the weights cannot be
+    read.
+    """
+    remote = config.engine == "openai"
+    if config.engine in ("torch", "vllm"):
+        adapter = resolve_model(config.adapter) if config.adapter else None
+        settings = complete_settings(resolve_model(config.model), adapter, settings, config.revision)
+    identity = {
+        "engine": config.engine,
+        "model": config.model if remote else weights_identity(config.model, config.revision),
+        "adapter": weights_identity(config.adapter, None, "adapter_config.json") if config.adapter else None,
+        "dtype": None if remote else config.dtype or default_dtype(on_gpu=on_gpu),
+        "settings": asdict(settings),
+        "engine_args": dict(config.engine_args),
+        "url": config.url,
+    }
+    return identity | ({"video_as": config.video_as} if remote else {})
+
+
+def cache_name(identity: Mapping[str, Any]) -> str:
+    """Return the name of the cache folder for embeddings of a model, given its `identify`."""
+    return fingerprint(identity)[:32]
