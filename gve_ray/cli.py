@@ -28,6 +28,7 @@ usage: gve VERB --config FILE [--verbose] [--section.option VALUE ...]
        gve train --config FILE --plan [--json]
        gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--filter JSON] [--url URL]
        gve diagnose [results.csv ...] [--models a,b] [--baselines] [--json]
+       gve models [--json]
        gve doctor [VERB --config FILE [--section.option VALUE ...]] [--json] [--timeout SECONDS]
 
 verbs:
@@ -41,6 +42,7 @@ verbs:
   serve        serve models and indexes over HTTP, with a search page
   search       query a running service; set GVE_API_KEY if the service has a key
   diagnose     compare result tables: abilities, their correlations, which of the paper's findings hold
+  models       list the published models that a config can name as `convention: NAME`
   doctor       show which recipes this machine or cluster can run, and how fast it would index;
                with a VERB: what it needs, what is missing, and where nodes differ
 
@@ -64,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "demo": demo,
         "search": search,
         "diagnose": diagnose,
+        "models": models,
         "doctor": doctor,
     }
     if not args or args[0] in ("-h", "--help", "help"):
@@ -158,6 +161,24 @@ def diagnose(args: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(json.dumps(diagnosis.to_dict(), indent=2) if options.json else diagnosis)
+    return 0
+
+
+def models(args: Sequence[str]) -> int:
+    """Print the conventions of published models, as text or as JSON."""
+    import argparse
+    import json
+    from dataclasses import asdict
+
+    from gve_ray.conventions import conventions, listing
+
+    parser = argparse.ArgumentParser(
+        prog="gve models",
+        description="List the published models that `convention: NAME` runs as they must be run.",
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    options = parser.parse_args(args)
+    print(json.dumps([asdict(row) for row in conventions()], indent=2) if options.json else listing())
     return 0
 
 

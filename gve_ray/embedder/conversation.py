@@ -6,6 +6,7 @@ hidden state at that token. Without the token, the published weights lose about 
 MSRVTT.
 """
 
+import unicodedata
 from typing import Any
 
 from gve_ray.embedder.settings import EMBED_TOKEN
@@ -13,6 +14,13 @@ from gve_ray.schema import Item
 
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 TURN_TOKENS = ("<|im_start|>", "<|im_end|>")
+
+
+def ended_instruction(instruction: str) -> str:
+    """Return an instruction without surrounding spaces, with a full stop unless it ends in punctuation."""
+    instruction = instruction.strip()
+    is_ended = unicodedata.category(instruction[-1:] or ".").startswith("P")
+    return instruction if is_ended else f"{instruction}."
 
 
 def to_messages(item: Item, system: str) -> list[dict[str, Any]]:

@@ -5,13 +5,13 @@ chat template expands into tokens, and how far apart in time the frames are plac
 is shared by all families.
 """
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from gve_ray.embedder.conversation import ended_instruction
 from gve_ray.embedder.settings import EmbedderSettings
 from gve_ray.media.video_metadata import sampled_fps, source_fps
 from gve_ray.schema import Frames
@@ -73,11 +73,7 @@ class ModelFamily:
 
     def system_turn(self, instruction: str) -> str:
         """Return the text of the system turn for an instruction."""
-        if not self.ends_instructions:
-            return instruction
-        instruction = instruction.strip()
-        is_ended = unicodedata.category(instruction[-1:] or ".").startswith("P")
-        return instruction if is_ended else f"{instruction}."
+        return ended_instruction(instruction) if self.ends_instructions else instruction
 
     def processor_sizes(self, settings: EmbedderSettings) -> dict[str, dict[str, int]]:
         """Return the pixel budget as the `size` of the family's image and video processors.

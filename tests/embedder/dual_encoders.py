@@ -58,7 +58,12 @@ def save_dual_encoder(folder: Path, kind: str, *, base: bool = False) -> Path:
     if kind in ("clip", "xclip"):
         more["projection_dim"] = 64
     if kind == "xclip":
-        vision |= {"num_frames": 8, "mit_hidden_size": 64, "mit_intermediate_size": 96, "mit_num_hidden_layers": 1}
+        vision |= {
+            "num_frames": 8,
+            "mit_hidden_size": 64,
+            "mit_intermediate_size": 96,
+            "mit_num_hidden_layers": 1,
+        }
         more |= {"prompt_layers": 1, "prompt_num_attention_heads": 4}
     if kind == "siglip2":
         vision["num_patches"] = 16
@@ -74,7 +79,9 @@ def save_dual_encoder(folder: Path, kind: str, *, base: bool = False) -> Path:
             CLIPImageProcessor(size={"shortest_edge": side}, crop_size=size), tokenizer
         ),
         "siglip": lambda: SiglipProcessor(SiglipImageProcessor(size=size), tokenizer),
-        "siglip2": lambda: Siglip2Processor(Siglip2ImageProcessor(patch_size=8, max_num_patches=16), tokenizer),
+        "siglip2": lambda: Siglip2Processor(
+            Siglip2ImageProcessor(patch_size=8, max_num_patches=16), tokenizer
+        ),
     }[kind]()
     processor.save_pretrained(folder)
     return folder

@@ -1,6 +1,7 @@
 """Tests `Embedder` on the torch engine. test_golden.py compares its vectors with plain transformers."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest

@@ -17,12 +17,20 @@ import numpy as np
 
 from gve_ray.config import ModelConfig
 from gve_ray.embedder.backends.backend import Backend
-from gve_ray.embedder.backends.identity import cache_name, identify
+from gve_ray.embedder.backends.identity import cache_name, identify, saved_settings, with_own_default
 from gve_ray.embedder.settings import EmbedderSettings
 from gve_ray.schema import Item
 from gve_ray.stage import Reject, row_finished
 
-__all__ = ["NOT_FINITE", "Backend", "cache_name", "embed_readable", "identify", "open_model"]
+__all__ = [
+    "NOT_FINITE",
+    "Backend",
+    "cache_name",
+    "embed_readable",
+    "identify",
+    "open_model",
+    "saved_settings",
+]
 
 NOT_FINITE = ("not_finite", "the model returned a vector with NaN or infinity; try dtype float32")
 
@@ -32,6 +40,7 @@ def open_model(config: ModelConfig, settings: EmbedderSettings, identity: Mappin
 
     Raises what the library that loads it raises, and ValueError if the engine cannot run such a model.
     """
+    settings = with_own_default(config, settings)
     if config.engine == "openai":
         from gve_ray.embedder.backends.endpoint import EndpointBackend
 

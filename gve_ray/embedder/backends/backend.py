@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from gve_ray.embedder.conversation import ended_instruction
 from gve_ray.embedder.embeddings import Embeddings, Finished, ignore
 from gve_ray.schema import Item
 
@@ -24,6 +25,15 @@ class Backend(Protocol):
     def close(self) -> None:
         """Stop processes that the backend has started; by default there are none."""
         return
+
+
+def instruction_of(item: Item, default: str | None, *, ended: bool) -> str | None:
+    """Return the instruction of an item, or the default one.
+
+    ended: add a full stop if it ends without a punctuation mark.
+    """
+    instruction = item.instruction or default
+    return ended_instruction(instruction) if instruction and ended else instruction
 
 
 def parts_of(item: Item) -> list[str]:

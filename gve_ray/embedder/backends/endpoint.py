@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gve_ray.config import ModelConfig
-from gve_ray.embedder.backends.backend import Backend
+from gve_ray.embedder.backends.backend import Backend, instruction_of
 from gve_ray.embedder.embeddings import Embeddings, Finished, ignore
 from gve_ray.embedder.settings import EmbedderSettings
 from gve_ray.media import encode_jpeg
@@ -37,12 +37,14 @@ class EndpointBackend(Backend):
         self._name = config.model
         self._url = f"{str(config.url).rstrip('/')}/embeddings"
         self._key = os.environ.get(config.key_variable, "")
-        self._default = settings.default_instruction
+        self._default, self._ended = settings.default_instruction, config.end_instructions
         self._video_as: VideoAs = config.video_as
 
     def embed(self, items: Sequence[Item], finished: Finished = ignore) -> Embeddings:
         """See `Backend.embed`. Raises OSError with the endpoint's response if it refuses a request."""
         vectors: list[Any] = [None] * len(items)
+        if self._ended:
+            items = [replace(i, instruction=instruction_of(i, None, ended=True)) for i in items]
         texts = [i for i, item in enumerate(items) if item.image is None and item.video is None]
         if texts:
             embedded = self._request({"input": [_with_instruction(items[i]) for i in texts]})

@@ -1,11 +1,11 @@
 """What determines the vectors of a model besides the item, and the name of the cache that keeps them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from gve_ray.config import ModelConfig, resolve_model
-from gve_ray.embedder.checkpoint import complete_settings
+from gve_ray.embedder.checkpoint import complete_settings, resolve_settings
 from gve_ray.embedder.model import default_dtype
 from gve_ray.embedder.settings import EmbedderSettings
 from gve_ray.store import fingerprint
@@ -20,6 +20,7 @@ def identify(config: ModelConfig, settings: EmbedderSettings, *, on_gpu: bool) -
     read.
     """
     remote = config.engine == "openai"
+    settings = with_own_default(config, settings)
     if config.engine in ("torch", "vllm"):
         adapter = resolve_model(config.adapter) if config.adapter else None
         settings = complete_settings(resolve_model(config.model), adapter, settings, config.revision)
@@ -32,7 +33,27 @@ def identify(config: ModelConfig, settings: EmbedderSettings, *, on_gpu: bool) -
         "engine_args": dict(config.engine_args),
         "url": config.url,
     }
-    return identity | ({"video_as": config.video_as} if remote else {})
+    # Only options that differ from the first versions of this package, so that caches stay valid.
+    if remote:
+        identity["video_as"] = config.video_as
+    if config.end_instructions:
+        identity["end_instructions"] = True
+    return identity
+
+
+def with_own_default(config: ModelConfig, settings: EmbedderSettings) -> EmbedderSettings:
+    """Return the settings with the default instruction of the config, if it has one."""
+    if config.default_instruction is None:
+        return settings
+    return replace(settings, default_instruction=config.default_instruction)
+
+
+def saved_settings(config: ModelConfig) -> EmbedderSettings:
+    """Return the settings that are saved with the weights, or the defaults if there are none."""
+    if config.engine not in ("torch", "vllm"):
+        return EmbedderSettings()
+    adapter = resolve_model(config.adapter) if config.adapter else None
+    return resolve_settings(resolve_model(config.model), adapter, None, revision=config.revision)
 
 
 def cache_name(identity: Mapping[str, Any]) -> str:

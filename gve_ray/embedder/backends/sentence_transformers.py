@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gve_ray.config import ModelConfig, resolve_model
-from gve_ray.embedder.backends.backend import Backend, parts_of
+from gve_ray.embedder.backends.backend import Backend, instruction_of, parts_of
 from gve_ray.embedder.embeddings import Embeddings, Finished, ignore
 from gve_ray.embedder.settings import EmbedderSettings
 from gve_ray.media.video_metadata import video_metadata
@@ -32,6 +32,7 @@ class SentenceTransformersBackend(Backend):
         limit = self._model.max_seq_length
         self._limit = min(limit, settings.max_tokens) if limit else settings.max_tokens
         self._model.max_seq_length = self._limit
+        self._default, self._ended = settings.default_instruction, config.end_instructions
         self._modalities = set(getattr(self._model, "modalities", ["text"]))
         processor = self._model.tokenizer
         self._tokenizer = getattr(processor, "tokenizer", processor)
@@ -50,7 +51,8 @@ class SentenceTransformersBackend(Backend):
         rows: list[np.ndarray | None] = [None] * len(items)
         groups: dict[tuple[str | None, bool], list[int]] = {}
         for i, item in enumerate(items):
-            groups.setdefault((item.instruction, item.video is not None), []).append(i)
+            instruction = instruction_of(item, self._default, ended=self._ended)
+            groups.setdefault((instruction, item.video is not None), []).append(i)
         for (instruction, has_video), where in groups.items():
             sampled = {"processing_kwargs": {"video": {"do_sample_frames": False}}} if has_video else {}
             encoded = self._model.encode(

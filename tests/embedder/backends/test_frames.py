@@ -76,10 +76,10 @@ def test_a_mix_is_refused(clip: Backend, frames_like) -> None:
 def test_a_video_model_refuses_images_and_another_number_of_frames(xclip_folder: Path, frames_like) -> None:
     model = open_frames(xclip_folder)
     assert model.refuses(Item(image=frames_like(1, 64, 64))) == "the model takes text or video, not image"
-    with pytest.raises(ValueError, match="frames=4: models.tiny was trained on 8; set frames to 8"):
+    with pytest.raises(ValueError, match=r"frames=4: models.tiny was trained on 8; set frames to 8"):
         open_frames(xclip_folder, EmbedderSettings(frames=4))
 
 
 def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="text and an image or video encoder, .* not the type qwen2_vl"):
+    with pytest.raises(ValueError, match=r"text and an image or video encoder, .* not the type qwen2_vl"):
         open_frames(save_tiny(tmp_path, "qwen2_vl"))
