@@ -59,7 +59,7 @@ class Convention:
         """
         if self.engine is None:
             raise ValueError(f"convention={self.name}: no engine runs this model: {self.note}")
-        options = {"model": self.repository, "revision": self.revision, "engine": self.engine}
+        options: dict[str, Any] = {"model": self.repository, "revision": self.revision, "engine": self.engine}
         if self.engine == "sentence-transformers":  # the engines torch and vllm know it from the family
             options |= {
                 "default_instruction": self.instruction,
@@ -100,14 +100,11 @@ def listing() -> str:
             f"{row.name:<28}{engine + remote:<24}{', '.join(row.takes):<44}{row.dimension or '-':>8}  "
             f"{row.repository or '-'}"
         )
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "* runs code that comes with the weights, only with allow_remote_code: true",
-            "use: models: [{convention: NAME}]; --json shows all values and their sources",
-        ]
+    notes = (
+        "* runs code that comes with the weights, only with allow_remote_code: true",
+        "use: models: [{convention: NAME}]; --json shows all values and their sources",
     )
+    return "\n".join([*lines, "", *notes])
 
 
 def conventions() -> list[Convention]:

@@ -111,7 +111,7 @@ def _timed_block(frames: Frames, grid: Grid, ids: TokenIds, vision: Any, encode:
 
 
 def _timestamped_frames(frames: Frames, grid: Grid, ids: TokenIds, vision: Any, encode: Encode) -> list[Span]:
-    """Qwen3-VL: each temporal patch is a block with one time step, preceded by its time as text."""
+    """Qwen3-VL and Qwen3.5: each temporal patch is a block with one time step, preceded by its time as text."""
     t, h, w = grid
     patch = vision.temporal_patch_size
     seconds = (frames.indices - frames.indices[0]) / source_fps(frames)
@@ -137,6 +137,7 @@ MODEL_FAMILIES = {
             default_instruction="Represent the user's input.",  # that of Qwen3-VL-Embedding
             ends_instructions=True,
         ),
+        ModelFamily(model_type="qwen3_5", video_spans=_timestamped_frames, budget_is_total=True),
     )
 }
 

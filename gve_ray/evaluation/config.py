@@ -24,7 +24,9 @@ MAX_DEPTH = 1000
 class DataConfig:
     """One data set and its folder. A name from UVRB also selects that data set's prompt and metric.
 
-    name: in results; one of UVRB's names if it is that data set. folder: its path or URI. split: of
+    name: in results; one of UVRB's names if it is that data set. folder: its path or URI; in the
+    published archives, the files are in UVRB/<name> below it. folder_fps: pictures a second in videos
+    that are folders of frames. split: of
     qrels (mteb only). format: uvrb, the published layout; mteb (corpus.jsonl, queries.jsonl,
     qrels/<split>.tsv); or classes, for zero-shot classification, where `folder` is a folder of
     <class>/<video> or a table (video, label). template: the text of a class. prompt: instruction of
@@ -35,6 +37,7 @@ class DataConfig:
     name: str
     folder: str
     format: Format = "uvrb"
+    folder_fps: float = number(1.0, above=0)  # arXiv:2510.27571, section 5
     split: str = "test"
     template: str = "{label}"
     prompt: str | None = None
@@ -43,6 +46,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         expand_paths(self, "folder")
         check_name("data", self.name)
+        check_numbers(self, f"data.{self.name}")
         check(bool(self.folder), f"data.{self.name}.folder='': name the folder of the data set")
         check(
             "{label}" in self.template,

@@ -24,7 +24,7 @@ def identify(config: ModelConfig, settings: EmbedderSettings, *, on_gpu: bool) -
     if config.engine in ("torch", "vllm"):
         adapter = resolve_model(config.adapter) if config.adapter else None
         settings = complete_settings(resolve_model(config.model), adapter, settings, config.revision)
-    identity = {
+    identity: dict[str, Any] = {
         "engine": config.engine,
         "model": config.model if remote else weights_identity(config.model, config.revision),
         "adapter": weights_identity(config.adapter, None, "adapter_config.json") if config.adapter else None,

@@ -56,6 +56,10 @@ class DatasetFolder:
         except (OSError, ValueError):
             return []
 
+    def below(self, name: str) -> "DatasetFolder":
+        """A folder inside this one, which need not exist."""
+        return DatasetFolder(self.media(name))
+
     def media(self, name: str) -> str:
         """The path or URI of a file, or of a folder of frames."""
         return os.path.join(self._path, name) if name else self._path
@@ -84,6 +88,9 @@ class RemoteFolder(DatasetFolder):
                 if not is_file:
                     folders.setdefault(inner, {})
         return folders
+
+    def below(self, name: str) -> DatasetFolder:
+        return RemoteFolder(self._files, f"{self._path.rstrip('/')}/{name}", f"{self._uri}/{name}")
 
     def is_file(self, name: str) -> bool:
         return self._folders.get(os.path.dirname(name), {}).get(os.path.basename(name), False)

@@ -3,7 +3,8 @@
     data = load("uvrb/MSRVTT")        # RetrievalSet: the valid part; `data.skipped` has the errors
     check_media(data, frames=8)       # [DataError(...)]: the media that do not decode
 
-The published layout (arXiv:2510.27571, section 2) is one folder per data set:
+The published layout (arXiv:2510.27571, section 2) is one folder per data set; the published archives
+have it at UVRB/<name> inside the folder, where it is read as well:
 
     jsonl/queries.jsonl         {"id", "text"?, "image"?, "video"?}
     jsonl/corpus.jsonl          {"id", "video"}; text and image are read, too
@@ -28,6 +29,7 @@ from gve_ray.evaluation.data.retrieval_set import RetrievalSet, RetrievalSetBuil
 from gve_ray.media import FACTOR, DecodeProcess, FrameRequest, MediaError, read_image
 
 QUERIES, CORPUS, INSTANCES = "jsonl/queries.jsonl", "jsonl/corpus.jsonl", "jsonl/instances.jsonl"
+ARCHIVE = "UVRB"
 _LISTS = ("pos", "neg", "candidates")
 _LEAST_PIXELS = FACTOR * FACTOR  # size of a frame that is decoded only to check it
 _BAD_MEDIUM = (MediaError, OSError, ValueError, MemoryError)
@@ -133,6 +135,9 @@ def _open(
 ) -> tuple[DatasetFolder | None, DataErrorLog]:
     """The data set's folder, or None if one of its files is missing, and its error log."""
     root = open_folder(folder)
+    published = root.below(f"{ARCHIVE}/{root.name}")
+    if not root.is_file(files[0]) and published.is_file(files[0]):
+        root = published
     errors = DataErrorLog(name or root.name)
     missing = [file for file in files if not root.is_file(file)]
     for file in missing:
