@@ -187,9 +187,7 @@ class EmbedWorker:
 
 def _at_rate(frames: Frames, fps: float) -> Frames:
     """Return frames of a folder with the times that they have at `fps` pictures a second."""
-    return replace(
-        frames, timestamps=frames.indices / fps, fps=fps, duration=frames.total_frames / fps
-    )
+    return replace(frames, timestamps=frames.indices / fps, fps=fps, duration=frames.total_frames / fps)
 
 
 def _result(row: Mapping[str, Any], item: Item | Reject, vector: np.ndarray, cut: bool) -> dict[str, Any]:

@@ -64,12 +64,16 @@ def parse_frames(url: str, options: Mapping[str, Any]) -> FrameSequence:
     if not isinstance(indices, list) or not all(type(index) is int and index >= 0 for index in indices):
         raise _error(f"frames_indices={indices!r}: give a list of frame numbers")
     if len(indices) != len(pictures) or indices != sorted(set(indices)):
-        raise _error(f"frames_indices={indices}: give one increasing number for each of the {len(pictures)} frames")
+        raise _error(
+            f"frames_indices={indices}: give one increasing number for each of the {len(pictures)} frames"
+        )
     fps, total = options.get("fps", 1.0), options.get("total_num_frames", indices[-1] + 1)
     if not isinstance(fps, int | float) or not 0 < fps < 10_000:
         raise _error(f"fps={fps!r}: give the frames a second of the source, above 0")
     if type(total) is not int or total <= indices[-1]:
-        raise _error(f"total_num_frames={total!r}: give at least {indices[-1] + 1}, after the last frame number")
+        raise _error(
+            f"total_num_frames={total!r}: give at least {indices[-1] + 1}, after the last frame number"
+        )
     return FrameSequence(pictures=pictures, fps=float(fps), indices=tuple(indices), total_frames=total)
 
 

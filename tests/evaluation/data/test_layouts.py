@@ -456,3 +456,14 @@ def test_mteb_errors(mteb):
     ]
     assert data.query_ids == ["q0"]
     assert [error.where for error in load_mteb(mteb).skipped] == ["qrels/test.tsv"]
+
+
+def test_the_folder_of_a_published_archive(root, tmp_path):
+    outer = tmp_path / "uvrb" / "MSRVTT"
+    (outer / "UVRB").mkdir(parents=True)
+    root.rename(outer / "UVRB" / "MSRVTT")
+    data = load(outer)
+    assert data.name == "MSRVTT"
+    assert data.skipped == []
+    assert all(item.video.startswith(str(outer / "UVRB" / "MSRVTT")) for item in data.corpus)
+    assert [str(error) for error in load(outer.parent).skipped]  # the name of the folder counts
