@@ -66,7 +66,7 @@ def save_dual_encoder(folder: Path, kind: str, *, base: bool = False) -> Path:
         }
         more |= {"prompt_layers": 1, "prompt_num_attention_heads": 4}
     if kind == "siglip2":
-        vision["num_patches"] = 16
+        vision |= {"num_patches": 256, "patch_size": 16}  # those of Siglip2Processor
     config = AutoConfig.for_model(kind, text_config=text, vision_config=vision, **more)
     torch.manual_seed(0)
     AutoModel.from_config(config).save_pretrained(folder)
@@ -80,7 +80,7 @@ def save_dual_encoder(folder: Path, kind: str, *, base: bool = False) -> Path:
         ),
         "siglip": lambda: SiglipProcessor(SiglipImageProcessor(size=size), tokenizer),
         "siglip2": lambda: Siglip2Processor(
-            Siglip2ImageProcessor(patch_size=8, max_num_patches=16), tokenizer
+            Siglip2ImageProcessor(), tokenizer
         ),
     }[kind]()
     processor.save_pretrained(folder)

@@ -119,7 +119,9 @@ class FramesBackend(Backend):
         """Return the embeddings of images and videos. videos: uint8 [T, H, W, 3] each."""
         # [3, H, W] each, as torch and torchvision have pictures; the processor groups equal sizes.
         frames = [torch.from_numpy(frame).permute(2, 0, 1) for video in videos for frame in video]
-        inputs = self._processor.image_processor(images=frames, return_tensors="pt")
+        # The processor of SigLIP 2 has settings of its own; that of X-CLIP drops the videos.
+        process = self._processor.image_processor if self._is_video_model else self._processor
+        inputs = process(images=frames, return_tensors="pt")
         inputs = {name: self._on_device(value) for name, value in inputs.items()}
         if self._is_video_model:
             pixels = inputs["pixel_values"].reshape(len(videos), -1, *inputs["pixel_values"].shape[-3:])
