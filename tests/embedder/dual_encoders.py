@@ -79,9 +79,7 @@ def save_dual_encoder(folder: Path, kind: str, *, base: bool = False) -> Path:
             CLIPImageProcessor(size={"shortest_edge": side}, crop_size=size), tokenizer
         ),
         "siglip": lambda: SiglipProcessor(SiglipImageProcessor(size=size), tokenizer),
-        "siglip2": lambda: Siglip2Processor(
-            Siglip2ImageProcessor(), tokenizer
-        ),
+        "siglip2": lambda: Siglip2Processor(Siglip2ImageProcessor(), tokenizer),
     }[kind]()
     processor.save_pretrained(folder)
     return folder
