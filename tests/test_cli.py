@@ -54,8 +54,8 @@ def test_no_arguments_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["synthesise", "--config", "demo.yaml"]) == 2
     assert (
-        "verb 'synthesise': unknown; use synthesize, train, evaluate, index, serve, demo, search, diagnose, models, doctor"
-        in capsys.readouterr().err
+        "verb 'synthesise': unknown; use synthesize, train, evaluate, index, serve, demo, search, diagnose, "
+        "models, doctor" in capsys.readouterr().err
     )
 
 
