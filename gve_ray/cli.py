@@ -31,6 +31,7 @@ usage: gve VERB --config FILE [--verbose] [--section.option VALUE ...]
        gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--filter JSON] [--url URL]
        gve diagnose [results.csv ...] [--models a,b] [--baselines] [--json]
        gve uvrb prepare FOLDER [--json]
+       gve models [--json]
        gve doctor [VERB --config FILE [--section.option VALUE ...]] [--json] [--timeout SECONDS]
 
 verbs:
@@ -45,6 +46,7 @@ verbs:
   search       query a running service; set GVE_API_KEY if the service has a key
   uvrb         prepare: unpack a downloaded UVRB, count it, and show what is missing
   diagnose     compare result tables: abilities, their correlations, which of the paper's findings hold
+  models       list the published models that a config can name as `convention: NAME`
   doctor       show which recipes this machine or cluster can run, and how fast it would index;
                with a VERB: what it needs, what is missing, and where nodes differ
 
@@ -72,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "search": search,
         "diagnose": diagnose,
         "uvrb": uvrb,
+        "models": models,
         "doctor": doctor,
     }
     if not args or args[0] in ("-h", "--help", "help"):
@@ -192,6 +195,24 @@ def uvrb(args: Sequence[str]) -> int:
         return 2
     print(preparation.to_json() if options.json else preparation)
     return 0 if preparation.is_complete else 1
+
+
+def models(args: Sequence[str]) -> int:
+    """Print the conventions of published models, as text or as JSON."""
+    import argparse
+    import json
+    from dataclasses import asdict
+
+    from gve_ray.conventions import conventions, listing
+
+    parser = argparse.ArgumentParser(
+        prog="gve models",
+        description="List the published models that `convention: NAME` runs as they must be run.",
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    options = parser.parse_args(args)
+    print(json.dumps([asdict(row) for row in conventions()], indent=2) if options.json else listing())
+    return 0
 
 
 def doctor(args: Sequence[str]) -> int:

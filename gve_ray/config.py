@@ -24,6 +24,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Protocol, TypeVar
 
+from gve_ray.conventions import find_convention
+
 PACKAGE_SCHEME = "package://"
 _NAME = re.compile(r"[\w.-]+(?: [\w.-]+)*")  # for names that become file names: no slashes, no leading spaces
 MIB = 2**20
@@ -39,6 +41,8 @@ _ENGINE_OPTIONS = (  # an option of ModelConfig, the engines that have it, and w
     ("rescale", ("torch",), "only the torch engine can change the settings of weights"),
     ("compile", ("torch",), "it decides itself whether to compile; leave it out"),
     ("engine_args", ("vllm", "sentence-transformers"), "leave them out"),
+    ("end_instructions", ("sentence-transformers", "openai"), "leave it out"),
+    ("allow_remote_code", ("sentence-transformers", "frames"), "leave it out"),
 )
 
 
@@ -180,54 +184,90 @@ class AdaptedModel(ModelReference):
         expand_paths(self, "adapter")
 
 
+Engine = Literal["torch", "vllm", "sentence-transformers", "frames", "openai"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class EmbedderModel(AdaptedModel):
-    """A model with the engine that runs it.
+    """An embedding model with the engine that runs it.
 
-    engine: torch and vllm run GVE and checkpoints of the same architecture; sentence-transformers
-    runs its own folders and ids; openai calls an endpoint. dtype: None selects bfloat16 on a GPU
-    and on a processor that computes it natively, else float32.
+    convention: the name of a published model in gve_ray/conventions (`gve models` lists them); it
+    fills in the options that are left at their defaults. engine: torch and vllm run GVE and
+    checkpoints of the same architecture; sentence-transformers runs its own folders and ids; frames
+    runs image-text models such as CLIP and SigLIP on frames; openai calls an endpoint. model: for
+    openai, the model's name at the endpoint. adapter: torch and vllm only. dtype: None selects
+    bfloat16 on a GPU and on a processor that computes it natively, else float32.
+
+    default_instruction: of items without an instruction; None: that saved with the weights, else that
+    of the model. end_instructions: add a full stop to an instruction that ends without a punctuation
+    mark (sentence-transformers and openai; the others follow the model). url: of the endpoint, ending
+    in /v1 (openai only). key_variable: the environment variable with its key. video_as: how an
+    endpoint gets a video: video, its frames as one video in the form of vLLM, or images, for an
+    endpoint that takes no video (openai only). engine_args: passed to vllm.LLM or SentenceTransformer.
+    allow_remote_code: run Python code that comes with the weights (sentence-transformers and frames
+    only).
     """
 
-    engine: Literal["torch", "vllm", "sentence-transformers", "openai"] = "torch"
+    convention: str | None = None
+    engine: Engine = "torch"
     dtype: str | None = None
+    default_instruction: str | None = None
+    end_instructions: bool = False
+    url: str | None = None
+    key_variable: str = "OPENAI_API_KEY"
+    video_as: Literal["video", "images"] = "video"
+    engine_args: dict[str, Any] = field(default_factory=dict)
+    allow_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.convention is not None:
+            convention = find_convention(self.convention)
+            options = convention.options()
+            if self.model:  # a copy of the weights; the revision is that of the hub's
+                del options["revision"]
+            for name, value in options.items():
+                if getattr(self, name) == type(self).__dataclass_fields__[name].default:
+                    object.__setattr__(self, name, value)
+            convention.check_remote_code(allowed=self.allow_remote_code)
+
+    def check_engine(self, where: str) -> None:
+        """Raise ValueError for an option that the engine does not have. where: the config section."""
+        for option, engines, advice in _ENGINE_OPTIONS:
+            is_allowed = not getattr(self, option, None) or self.engine in engines
+            check(is_allowed, f"{where}.{option}: the engine {self.engine} takes none; {advice}")
+        check(
+            (self.url is not None) == (self.engine == "openai"),
+            f"{where}.url={self.url!r}, engine={self.engine}: openai needs a url, others none",
+        )
+        check(
+            self.url is None or self.url.startswith(("http://", "https://")),
+            f"{where}.url={self.url!r}: use http:// or https://",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(EmbedderModel):
     """One model of an evaluation, of an index or of the service.
 
-    name: used in results and file names. model: for openai, the model's name at the endpoint.
-    adapter: torch and vllm only. rescale: allow other frames and pixels than in training (test-time
-    scaling; torch only). compile: compile the layers on a GPU, which is faster (torch only). url: of
-    the endpoint, ending in /v1 (openai only). key_variable: the environment variable with its key.
-    engine_args: passed to vllm.LLM or SentenceTransformer.
+    name: used in results and file names; that of the convention by default. rescale: allow other
+    frames and pixels than in training (test-time scaling; torch only). compile: compile the layers on
+    a GPU, which is faster (torch only).
     """
 
-    name: str
-    model: str = field()
+    name: str = ""
+    model: str = ""
     rescale: bool = False
     compile: bool = False
-    url: str | None = None
-    key_variable: str = "OPENAI_API_KEY"
-    engine_args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.name and self.convention is not None:
+            object.__setattr__(self, "name", self.convention)
         check_name("models", self.name)
-        where, engine = f"models.{self.name}", self.engine
+        where = f"models.{self.name}"
         check(bool(self.model), f"{where}.model='': name a folder or hub id")
-        for option, engines, advice in _ENGINE_OPTIONS:
-            is_allowed = not getattr(self, option) or engine in engines
-            check(is_allowed, f"{where}.{option}: the engine {engine} takes none; {advice}")
-        check(
-            (self.url is not None) == (engine == "openai"),
-            f"{where}.url={self.url!r}, engine={engine}: openai needs a url, others none",
-        )
-        check(
-            self.url is None or self.url.startswith(("http://", "https://")),
-            f"{where}.url={self.url!r}: use http:// or https://",
-        )
+        self.check_engine(where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,7 +367,8 @@ def load_config(
     """
     parser = _parser(kind, prog=prog)
     parser.add_argument("--config", action="config", help="YAML file, or the name of a packaged recipe")
-    parsed = parser.parse_args(_find_recipes(sys.argv[1:] if args is None else args, kind.job))
+    given = _named_models(sys.argv[1:] if args is None else args)
+    parsed = parser.parse_args(_find_recipes(given, kind.job))
     delattr(parsed, "config")
     try:
         return kind(**vars(parser.instantiate(parsed)))
@@ -368,6 +409,20 @@ def recipe_path(name: str, job: str) -> str:
         return path
     packaged = Path(str(files("gve_ray"))) / "recipes" / job / f"{name.removesuffix('.yaml')}.yaml"
     return str(packaged) if packaged.is_file() else name
+
+
+def _named_models(args: Sequence[str]) -> list[str]:
+    """Return the arguments with `--models NAME NAME` as a list of models with these conventions."""
+    result: list[str] = []
+    rest = list(args)
+    while rest:
+        result.append(rest.pop(0))
+        names: list[str] = []
+        while result[-1] == "--models" and rest and _NAME.fullmatch(rest[0]) and not rest[0].startswith("-"):
+            names.append(rest.pop(0))
+        if names:
+            result.append("[" + ", ".join(f"{{convention: {name}}}" for name in names) + "]")
+    return result
 
 
 def _find_recipes(args: Sequence[str], job: str) -> list[str]:

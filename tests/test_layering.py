@@ -25,7 +25,7 @@ LAYERS = (
     {"stage", "media"},
     {"store", "config"},
     {"console"},
-    {"schema", "logs", "progress"},
+    {"schema", "logs", "progress", "conventions"},
 )
 SAME_LAYER_ALLOWED = ({"store", "config"},)
 LEVEL = {package: level for level, layer in enumerate(reversed(LAYERS)) for package in layer}

@@ -5,6 +5,7 @@ An adapter folder holds PEFT's `adapter_config.json` and `adapter_model.safetens
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from gve_ray.embedder.conversation import check_tokenizer
 from gve_ray.embedder.model import GveModel, load_model
+from gve_ray.embedder.model_families import model_family
 from gve_ray.embedder.settings import SETTINGS_FILE, EmbedderSettings, agreed
 
 PathOrId = str | os.PathLike[str]
@@ -34,6 +36,25 @@ def resolve_settings(
         if path is not None:
             return agreed(EmbedderSettings.from_file(path), expected, str(source))
     return agreed(None, expected, str(path_or_id))
+
+
+def complete_settings(
+    path_or_id: PathOrId, adapter: PathOrId | None, expected: EmbedderSettings, revision: str | None
+) -> EmbedderSettings:
+    """Return the expected settings, with the model's default instruction if they have none.
+
+    It is that saved with the weights, else that of the model's family. Raises ValueError if the
+    family is not supported.
+    """
+    from transformers import AutoConfig
+
+    if expected.default_instruction is not None:
+        return expected
+    saved = resolve_settings(path_or_id, adapter, None, revision=revision)
+    if saved.default_instruction is None:
+        config = AutoConfig.from_pretrained(path_or_id, revision=revision)
+        saved = model_family(config.model_type).complete(saved)
+    return replace(expected, default_instruction=saved.default_instruction)
 
 
 def _settings_file(path_or_id: PathOrId, revision: str | None) -> str | None:
@@ -149,5 +170,5 @@ def save_adapter(model: GveModel, folder: PathOrId, settings: EmbedderSettings) 
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     model.language_model.save_pretrained(str(target), safe_serialization=True)
-    settings.save(target)
+    model.family.complete(settings).save(target)
     return target

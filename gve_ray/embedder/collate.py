@@ -90,7 +90,7 @@ class Collator:
         family: ModelFamily,
         config: Any,
     ) -> None:
-        self.settings = settings
+        self.settings = family.complete(settings)
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.family = family
@@ -112,7 +112,7 @@ class Collator:
 
     def encode(self, items: Sequence[Item]) -> list[Encoded]:
         """Tokenise each item and split its media into patches; only padding is missing."""
-        texts = [render(item, self.settings.default_instruction, self.processor) for item in items]
+        texts = [render(item, self._system_turn(item), self.processor) for item in items]
         tokenised = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return [self._encode(*row) for row in zip(items, tokenised, strict=True)]
 
@@ -190,6 +190,11 @@ class Collator:
         t, h, w = patches.grid
         return t, h // self.spec.merge, w // self.spec.merge
 
+    def _system_turn(self, item: Item) -> str:
+        default = self.settings.default_instruction
+        assert default is not None, "ModelFamily.complete sets it"
+        return self.family.system_turn(item.instruction or default)
+
     def _encode_text(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
@@ -207,18 +212,15 @@ class Collator:
         Raises ValueError if the text is shorter than the cut, that is, if the media alone exceed
         the limit.
         """
-        with_placeholders = replace(
-            item,
-            instruction=_PLACEHOLDERS[0] if item.instruction else None,
-            text=_PLACEHOLDERS[1] if item.text else None,
-        )
-        prompt = render(with_placeholders, self.settings.default_instruction, self.processor)
+        with_placeholders = replace(item, text=_PLACEHOLDERS[1] if item.text else None)
+        system = self._system_turn(item)
+        prompt = render(with_placeholders, _PLACEHOLDERS[0] if item.instruction else system, self.processor)
         ids: list[int] = []
         for part in _AT_PLACEHOLDERS.split(prompt):
             if part not in _PLACEHOLDERS:
                 ids += self._encode_text(part)
                 continue
-            own_text = item.instruction if part == _PLACEHOLDERS[0] else item.text
+            own_text = system if part == _PLACEHOLDERS[0] else item.text
             tokens = self.tokenizer.encode(own_text, add_special_tokens=False, split_special_tokens=True)
             if part == _PLACEHOLDERS[1]:
                 keep = max(len(tokens) - cut, 0)

@@ -90,7 +90,7 @@ def export(
     target.mkdir(parents=True, exist_ok=True)
     model.plain.save_pretrained(target)
     _export_processor(processor, model, settings).save_pretrained(target)
-    settings.save(target)
+    model.family.complete(settings).save(target)
     _write_sentence_transformers(target, model.dimension, prompts or {})
     return target
 
@@ -113,7 +113,7 @@ def _export_processor(processor: Any, model: GveModel, settings: EmbedderSetting
     copied.tokenizer.model_max_length = settings.max_tokens
     copied.tokenizer.padding_side = "left"
     copied.chat_template = embedding_template(
-        processor.chat_template or processor.tokenizer.chat_template, settings
+        processor.chat_template or processor.tokenizer.chat_template, model.family.complete(settings)
     )
     copied.tokenizer.chat_template = None
     return copied

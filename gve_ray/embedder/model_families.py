@@ -6,11 +6,12 @@ is shared by all families.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from gve_ray.embedder.conversation import ended_instruction
 from gve_ray.embedder.settings import EmbedderSettings
 from gve_ray.media.video_metadata import sampled_fps, source_fps
 from gve_ray.schema import Frames
@@ -53,12 +54,26 @@ class ModelFamily:
 
     video_spans: (frames, token grid, ids, vision config, encode) -> spans. budget_is_total: whether
     the family's own video processor applies its pixel budget to all frames of a video together
-    rather than to each frame.
+    rather than to each frame. default_instruction: the system turn of an item without an
+    instruction, if no other one was saved with the weights. ends_instructions: whether an
+    instruction that does not end in a punctuation mark gets a full stop.
     """
 
     model_type: str
     video_spans: VideoSpans
     budget_is_total: bool = False
+    default_instruction: str = "You are a helpful assistant."  # arXiv:2510.27571, section 2
+    ends_instructions: bool = False
+
+    def complete(self, settings: EmbedderSettings) -> EmbedderSettings:
+        """Return the settings with the family's default instruction, unless they have another one."""
+        if settings.default_instruction is not None:
+            return settings
+        return replace(settings, default_instruction=self.default_instruction)
+
+    def system_turn(self, instruction: str) -> str:
+        """Return the text of the system turn for an instruction."""
+        return ended_instruction(instruction) if self.ends_instructions else instruction
 
     def processor_sizes(self, settings: EmbedderSettings) -> dict[str, dict[str, int]]:
         """Return the pixel budget as the `size` of the family's image and video processors.
@@ -96,7 +111,7 @@ def _timed_block(frames: Frames, grid: Grid, ids: TokenIds, vision: Any, encode:
 
 
 def _timestamped_frames(frames: Frames, grid: Grid, ids: TokenIds, vision: Any, encode: Encode) -> list[Span]:
-    """Qwen3-VL: each temporal patch is a block with one time step, preceded by its time as text."""
+    """Qwen3-VL and Qwen3.5: each temporal patch is a block with one time step, preceded by its time as text."""
     t, h, w = grid
     patch = vision.temporal_patch_size
     seconds = (frames.indices - frames.indices[0]) / source_fps(frames)
@@ -115,7 +130,14 @@ MODEL_FAMILIES = {
     for family in (
         ModelFamily(model_type="qwen2_5_vl", video_spans=_timed_block),
         ModelFamily(model_type="qwen2_vl", video_spans=_one_block),
-        ModelFamily(model_type="qwen3_vl", video_spans=_timestamped_frames, budget_is_total=True),
+        ModelFamily(
+            model_type="qwen3_vl",
+            video_spans=_timestamped_frames,
+            budget_is_total=True,
+            default_instruction="Represent the user's input.",  # that of Qwen3-VL-Embedding
+            ends_instructions=True,
+        ),
+        ModelFamily(model_type="qwen3_5", video_spans=_timestamped_frames, budget_is_total=True),
     )
 }
 

@@ -21,15 +21,15 @@ EMBED_TOKEN = "<|endoftext|>"
 class EmbedderSettings(SequenceSettings):
     """How an item becomes a sequence of tokens (arXiv:2510.27571, section 2).
 
-    default_instruction: the system turn of an item without an instruction. The other settings are
-    those of `gve_ray.config.SequenceSettings`.
+    default_instruction: the system turn of an item without an instruction; None: that of the model
+    (`ModelFamily.complete`). The other settings are those of `gve_ray.config.SequenceSettings`.
     """
 
-    default_instruction: str = "You are a helpful assistant."
+    default_instruction: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.default_instruction:
+        if self.default_instruction == "":
             raise ValueError("default_instruction is empty; the system turn needs a sentence")
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -53,15 +53,16 @@ def agreed(
 ) -> EmbedderSettings:
     """Return the settings to use, given those saved with the weights and those the caller expects.
 
-    If both are None, returns the defaults. Raises ValueError naming each field in which they
-    differ. source: the folder or hub id of the saved settings, for the error.
+    If both are None, returns the defaults. An expected value of None agrees with any saved one.
+    Raises ValueError naming each field in which they differ. source: the folder or hub id of the
+    saved settings, for the error.
     """
     if saved is None or expected is None:
         return saved or expected or EmbedderSettings()
     differing = [
         f"{name}: {value!r} saved, {getattr(expected, name)!r} asked for"
         for name, value in dataclasses.asdict(saved).items()
-        if value != getattr(expected, name)
+        if getattr(expected, name) not in (None, value)
     ]
     if differing:
         raise ValueError(

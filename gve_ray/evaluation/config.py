@@ -26,19 +26,21 @@ MAX_DEPTH = 1000
 class DataConfig:
     """One data set and its folder. A name from UVRB also selects that data set's prompt and metric.
 
-    name: in results; one of UVRB's names if it is that data set. folder: its path or URI. split: of
-    qrels (mteb), or of the videos (msrvtt). format: uvrb, the published layout; mteb (corpus.jsonl,
-    queries.jsonl, qrels/<split>.tsv); classes, for zero-shot classification, where `folder` is a
-    folder of <class>/<video> or a table (video, label); or msrvtt, didemo, activitynet, vatex and
-    lsmdc, where `annotations` is the benchmark's own annotation file and `folder` contains the
-    videos. template: the text of a class. prompt: instruction of the queries; None: the benchmark's;
-    '': none. metric: e.g. hit@1; None: the benchmark's, or hit@1 for a data set that is not in UVRB.
+    name: in results; one of UVRB's names if it is that data set. folder: its path or URI. folder_fps:
+    pictures a second in videos that are folders of frames. split: of qrels (mteb), or of the videos
+    (msrvtt). format: uvrb, the published layout; mteb (corpus.jsonl, queries.jsonl,
+    qrels/<split>.tsv); classes, for zero-shot classification, where `folder` is a folder of
+    <class>/<video> or a table (video, label); or msrvtt, didemo, activitynet, vatex and lsmdc, where
+    `annotations` is the benchmark's own annotation file and `folder` contains the videos. template: the
+    text of a class. prompt: instruction of the queries; None: the benchmark's; '': none. metric:
+    e.g. hit@1; None: the benchmark's, or hit@1 for a data set that is not in UVRB.
     """
 
     name: str
     folder: str
     format: Format = "uvrb"
     annotations: str | None = None
+    folder_fps: float = number(1.0, above=0)  # arXiv:2510.27571, section 5
     split: str = "test"
     template: str = "{label}"
     prompt: str | None = None
@@ -47,6 +49,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         expand_paths(self, "folder", "annotations")
         check_name("data", self.name)
+        check_numbers(self, f"data.{self.name}")
         check(bool(self.folder), f"data.{self.name}.folder='': name the folder of the data set")
         check(
             bool(self.annotations) == (self.format in ANNOTATED),

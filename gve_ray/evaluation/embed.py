@@ -14,9 +14,9 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,9 +51,12 @@ EMBEDDING_SCHEMA = pa.schema(
         ("duration", pa.float64()),  # of the video, seconds; null if unknown (a folder of frames)
     ]
 )
+_PARTS = ("text", "image", "video", "instruction")
 PENDING_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in (KEY, "text", "image", "video", "instruction")]  # media: paths or URIs
+    # media: paths or URIs. folder_fps: pictures a second if the video is a folder of frames.
+    [*((name, pa.string()) for name in (KEY, *_PARTS)), ("folder_fps", pa.float64())]
 )
+DEFAULT_FOLDER_FPS = 1.0
 _MEDIA_SCHEMA = pa.schema([("path", pa.string()), ("stamp", pa.string()), ("digest", pa.string())])
 _READERS = 8  # threads that read files to fingerprint them
 
@@ -73,8 +76,11 @@ class ItemIndex:
             table = pq.read_table(self._file, schema=_MEDIA_SCHEMA, filesystem=self._files)
             self._entries = {row["path"]: (row["stamp"], row["digest"]) for row in table.to_pylist()}
 
-    def keys(self, items: Sequence[Item]) -> list[str]:
-        """One fingerprint (hex) per item; raises ValueError for media without a path."""
+    def keys(self, items: Sequence[Item], folder_fps: float = DEFAULT_FOLDER_FPS) -> list[str]:
+        """One fingerprint (hex) per item; raises ValueError for media without a path.
+
+        folder_fps: pictures a second of videos that are folders of frames.
+        """
         media = sorted(
             {medium for item in items for medium in (item.image, item.video) if medium is not None}, key=str
         )
@@ -83,18 +89,21 @@ class ItemIndex:
                 f"{type(in_memory).__name__} in an item: evaluation items name their media by path"
             )
         self._update([medium for medium in media if isinstance(medium, str)])
-        return [self._key(item) for item in items]
+        return [self._key(item, folder_fps) for item in items]
 
     def digest(self, path: str) -> str:
         """`media_digest` of a medium of an item passed to `keys` before."""
         return self._entries[path][1]
 
-    def _key(self, item: Item) -> str:
+    def _key(self, item: Item, folder_fps: float) -> str:
         media = [
             self._entries[medium][1] if isinstance(medium, str) else None
             for medium in (item.image, item.video)
         ]
-        text = json.dumps([item.instruction or None, item.text or None, *media], ensure_ascii=False)
+        parts: list[Any] = [item.instruction or None, item.text or None, *media]
+        if folder_fps != DEFAULT_FOLDER_FPS and isinstance(item.video, str) and is_folder(item.video):
+            parts.append(folder_fps)
+        text = json.dumps(parts, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _update(self, paths: Sequence[str]) -> None:
@@ -123,12 +132,18 @@ class ItemIndex:
         write_atomically(self._files, self._file, sink.getvalue().to_pybytes())
 
 
-def pending_table(items: Iterable[Item], keys: Iterable[str]) -> pa.Table:
-    """Distinct items (`PENDING_SCHEMA`), for even batches: visual ones, then texts by length."""
-    distinct = dict(zip(keys, items, strict=True))
+def pending_table(
+    items: Sequence[Item], keys: Sequence[str], folder_fps: Sequence[float] | None = None
+) -> pa.Table:
+    """Distinct items (`PENDING_SCHEMA`), for even batches: visual ones, then texts by length.
+
+    folder_fps: of each item, as given to `ItemIndex.keys`; None: the default.
+    """
+    rates = [DEFAULT_FOLDER_FPS] * len(keys) if folder_fps is None else folder_fps
+    distinct = dict(zip(keys, zip(items, rates, strict=True), strict=True))
     rows = [
-        {KEY: key, **{name: getattr(item, name) for name in PENDING_SCHEMA.names[1:]}}
-        for key, item in distinct.items()
+        {KEY: key, **{name: getattr(item, name) for name in _PARTS}, "folder_fps": rate}
+        for key, (item, rate) in distinct.items()
     ]
     rows.sort(key=lambda row: (not (row["video"] or row["image"]), -len(row["text"] or ""), row[KEY]))
     return pa.Table.from_pylist(rows, schema=PENDING_SCHEMA)
@@ -158,14 +173,21 @@ class EmbedWorker:
         ]
 
     def _read(self, row: Mapping[str, Any]) -> Item | Reject:
-        item = Item(**{name: row[name] for name in PENDING_SCHEMA.names[1:]})
+        item = Item(**{name: row[name] for name in _PARTS})
         if why := self._model.refuses(item):
             return Reject("unsupported", why)
         try:
             (read,) = load_media([item], self._settings, None)
         except MediaError as error:
             return Reject(str(error.reason), error.detail)
+        if isinstance(item.video, str) and is_folder(item.video) and isinstance(read.video, Frames):
+            return replace(read, video=_at_rate(read.video, row["folder_fps"]))
         return read
+
+
+def _at_rate(frames: Frames, fps: float) -> Frames:
+    """Return frames of a folder with the times that they have at `fps` pictures a second."""
+    return replace(frames, timestamps=frames.indices / fps, fps=fps, duration=frames.total_frames / fps)
 
 
 def _result(row: Mapping[str, Any], item: Item | Reject, vector: np.ndarray, cut: bool) -> dict[str, Any]:

@@ -126,6 +126,11 @@ def _run(config: EvaluationJobConfig, configs: Sequence[DataConfig], run: RunFol
     pending = pending_table(
         [item for dataset in datasets for item in (*dataset.queries, *dataset.data.corpus)],
         [key for dataset in datasets for key in (*dataset.query_keys, *dataset.corpus_keys)],
+        [
+            dataset.folder_fps
+            for dataset in datasets
+            for _ in range(len(dataset.queries) + len(dataset.data.corpus))
+        ],
     )
     scored: dict[str, dict[str, Scored]] = {}
     models: dict[str, Any] = {}
@@ -185,6 +190,7 @@ def _dataset_facts(dataset: EvalSet) -> dict[str, Any]:
         "n_queries": len(data.queries),
         "n_corpus": len(data.corpus),
         "candidates": data.candidates is not None,
+        "folder_fps": dataset.folder_fps,
         "faults": [str(error) for error in data.skipped],
         "revision": dataset.revision,
     }

@@ -45,6 +45,8 @@ class SegmentWorker:
         self._settings, self._pictures = settings, pictures
         report_status(f"loading {model.name}")
         self._model = open_model(model, settings, identity)
+        if why := self._model.refuses(Item(video="a segment")):
+            raise ValueError(f"model={model.model!r}: {why}; an index needs a model that takes videos")
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="gve-read")
         self._processes = DecodePool(limits, readers)

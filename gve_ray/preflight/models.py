@@ -5,11 +5,14 @@ Embedder(option="model", model=config.model, settings=settings).check()   # rais
 
 import hashlib
 import json
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from gve_ray.config import AdaptedModel, ModelConfig, ModelReference, is_uri, resolve_model
 from gve_ray.job import PreflightError
@@ -17,6 +20,9 @@ from gve_ray.store.model_cache import folder_listing
 from gve_ray.store.runfolder import filesystem
 
 _SAMPLE_BYTES = 1 << 16
+_CONNECT_SECONDS = 5.0
+# The packages that are no dependency of this one, by the engine that imports them.
+_PACKAGES = {"vllm": "vllm", "sentence-transformers": "sentence_transformers"}
 
 if TYPE_CHECKING:  # it loads torch, which the nodes' checks do not need
     from gve_ray.embedder import EmbedderSettings
@@ -224,10 +230,18 @@ class Embedder:
 
     def check(self) -> None:
         """Check that the weights exist and were saved with these settings. Raises PreflightError."""
+        model = self.model
+        package = _PACKAGES.get(model.engine)
+        if package is not None and find_spec(package) is None:
+            raise PreflightError(
+                f"{self.option}.engine={model.engine}: the package {package} is not installed; "
+                f"pip install {model.engine}"
+            )
+        if model.url is not None:
+            _check_endpoint(f"{self.option}.url", model.url)
         for weights in self.weights:
             weights.check()
-        model = self.model
-        if self.settings is None or model.rescale or model.engine in ("openai", "sentence-transformers"):
+        if self.settings is None or model.rescale or model.engine not in ("torch", "vllm"):
             return
         from gve_ray.embedder.checkpoint import resolve_settings
 
@@ -239,6 +253,18 @@ class Embedder:
                 f"{self.option}: {error}. In this config: set frames, max_pixels, min_pixels and "
                 "max_tokens to the saved ones, or set rescale: true on the model to change them on purpose"
             ) from error
+
+
+def _check_endpoint(option: str, url: str) -> None:
+    """Check that something listens at the address of a URL. Raises PreflightError."""
+    parts = urlsplit(url)
+    try:
+        address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+        socket.create_connection(address, timeout=_CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise PreflightError(
+            f"{option}={url!r}: cannot connect ({_first_line(error)}); start the endpoint, or correct the address"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from gve_ray.embedder import EmbedderSettings, Embeddings
@@ -20,6 +20,7 @@ from gve_ray.search import ExclusiveIndexError, Filter, Hit, Library, Pictures
 from gve_ray.serving.config import RequestLimits, ServeConfig
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.fetch import Fetcher, FetchError
+from gve_ray.serving.frame_sequence import FrameSequence
 from gve_ray.serving.live_library import LiveLibrary
 from gve_ray.serving.metrics import Metrics
 from gve_ray.serving.reader import MediaReader, http_status
@@ -223,18 +224,22 @@ class Gateway:
             except FetchError as error:
                 raise ApiError(error.status, str(error), name, error.reason) from error
 
+        if isinstance(query.video, FrameSequence):
+            return replace(query, image=await content(query.image, "image_url"))
         image, video = await asyncio.gather(
             content(query.image, "image_url"), content(query.video, "video_url")
         )
         return Query(text=query.text, image=image, video=video, instruction=query.instruction)
 
     async def _item(self, query: Query, settings: EmbedderSettings) -> Item:
-        async def frames(data: str | bytes | None, name: str) -> Frames | None:
+        async def frames(data: str | bytes | FrameSequence | None, name: str) -> Frames | None:
             if data is None:
                 return None
-            assert isinstance(data, bytes)
-            read = self._reader.read_image if name == "image" else self._reader.read_video
             try:
+                if isinstance(data, FrameSequence):
+                    return await self._reader.read_sequence(data, settings)
+                assert isinstance(data, bytes)
+                read = self._reader.read_image if name == "image" else self._reader.read_video
                 return await read(data, settings)
             except MediaError as error:
                 raise ApiError(

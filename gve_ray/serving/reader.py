@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.media import DecodePool, DecodeProcess, FrameRequest, Limits, MediaError, Reason
 from gve_ray.schema import Frames
+from gve_ray.serving.frame_sequence import FrameSequence
 
 _STATUS = {
     Reason.EMPTY: 400,
@@ -62,6 +63,22 @@ class MediaReader:
         return await self._run(
             lambda process: process.read_image(
                 data, max_pixels=settings.max_pixels, min_pixels=settings.min_pixels
+            )
+        )
+
+    async def read_sequence(self, sequence: FrameSequence, settings: EmbedderSettings) -> Frames:
+        """Decode the frames of a video that were sent as pictures; none is left out or added.
+
+        Raises MediaError, and ApiError if their sizes differ.
+        """
+        return await self._run(
+            lambda process: sequence.frames(
+                [
+                    process.read_image(
+                        picture, max_pixels=settings.max_pixels, min_pixels=settings.min_pixels
+                    ).pixels[0]
+                    for picture in sequence.pictures
+                ]
             )
         )
 

@@ -15,6 +15,7 @@ from pydantic_core import from_json
 
 from gve_ray.embedder.conversation import VISION_TOKENS
 from gve_ray.serving.errors import ApiError
+from gve_ray.serving.frame_sequence import PREFIX, FrameSequence, parse_frames
 
 VISION_START, VISION_END, IMAGE_TOKEN, VIDEO_TOKEN = VISION_TOKENS
 MAX_PARTS = 1_000_000  # commas and brackets of a body; a parsed value takes far more memory than its JSON
@@ -24,11 +25,11 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """One item to embed, as the client sent it. image, video: a URL, or the bytes of a file."""
+    """One item to embed, as the client sent it. image, video: a URL, the bytes of a file, or frames."""
 
     text: str | None = None
     image: str | bytes | None = None
-    video: str | bytes | None = None
+    video: str | bytes | FrameSequence | None = None
     instruction: str | None = None
 
     @property
@@ -173,6 +174,11 @@ class EmbeddingRequest(_Model):
     truncate_prompt_tokens: Literal[-1] | None = Field(
         None, description="-1 cuts texts above the model's limit; otherwise they are refused."
     )
+    media_io_kwargs: dict[str, dict[str, Any]] | None = Field(
+        None,
+        description="As in vLLM: `video` has `fps`, `frames_indices` and `total_num_frames` of a video that is sent "
+        "as data:video/jpeg;base64,FRAME,FRAME,...; nothing else is used.",
+    )
     user: str | None = Field(None, description="Accepted for compatibility; not used.")
     add_generation_prompt: bool | None = Field(None, description="Accepted for compatibility; not used.")
     continue_final_message: bool | None = Field(None, description="Accepted for compatibility; not used.")
@@ -183,7 +189,8 @@ class EmbeddingRequest(_Model):
         if (self.input is None) == (self.messages is None):
             raise ApiError(400, "give either input or messages", param="input")
         if self.messages is not None:
-            return [_query_of_messages(self.messages, self.instruction)]
+            video = (self.media_io_kwargs or {}).get("video", {})
+            return [_query_of_messages(self.messages, self.instruction, video)]
         texts = [self.input] if isinstance(self.input, str) else self.input
         assert texts is not None
         if not texts:
@@ -292,7 +299,9 @@ def parse_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[S
     )
 
 
-def _query_of_messages(messages: Sequence[Message], instruction: str | None) -> Query:
+def _query_of_messages(
+    messages: Sequence[Message], instruction: str | None, video_options: Mapping[str, Any]
+) -> Query:
     turns = list(messages)
     if turns and turns[-1].role == "assistant":
         if any(not isinstance(part, TextPart) or part.text for part in _parts(turns[-1].content)):
@@ -322,14 +331,16 @@ def _query_of_messages(messages: Sequence[Message], instruction: str | None) -> 
                 param="messages",
             )
         instruction = "".join(texts)
-    return _query_of_content(turns[-1].content, instruction)
+    return _query_of_content(turns[-1].content, instruction, video_options)
 
 
 def _parts(content: Content) -> Sequence[Part]:
     return [TextPart(type="text", text=content)] if isinstance(content, str) else content
 
 
-def _query_of_content(content: Content, instruction: str | None) -> Query:
+def _query_of_content(
+    content: Content, instruction: str | None, video_options: Mapping[str, Any] | None = None
+) -> Query:
     parts = _parts(content)
     texts = [part.text for part in parts if isinstance(part, TextPart) and part.text]
     images = [_url(part.image_url) for part in parts if isinstance(part, ImagePart)]
@@ -349,9 +360,14 @@ def _query_of_content(content: Content, instruction: str | None) -> Query:
     return Query(
         text=text or None,
         image=next(iter(images), None),
-        video=next(iter(videos), None),
+        video=_video(next(iter(videos), None), video_options or {}),
         instruction=instruction or None,
     )
+
+
+def _video(url: str | None, options: Mapping[str, Any]) -> str | FrameSequence | None:
+    """Return the frames of a URL that has them, and other URLs unchanged. Raises ApiError."""
+    return parse_frames(url, options) if url is not None and url.startswith(PREFIX) else url
 
 
 def _url(value: MediaUrl | str) -> str:

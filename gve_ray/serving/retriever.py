@@ -14,7 +14,7 @@ import numpy as np
 
 from gve_ray.config import resolve_model
 from gve_ray.embedder import EmbedderSettings, Embeddings
-from gve_ray.embedder.backends import NOT_FINITE, identify, open_model
+from gve_ray.embedder.backends import NOT_FINITE, identify, open_model, saved_settings
 from gve_ray.embedder.checkpoint import resolve_settings
 from gve_ray.logs import set_up_worker
 from gve_ray.schema import Item
@@ -209,11 +209,9 @@ def settings_of(served: ServedModel) -> EmbedderSettings:
     model = served.model
     assert model is not None
     configured = served.sequence_settings
-    if model.engine not in ("torch", "vllm"):
-        return EmbedderSettings(**configured)
-    adapter = resolve_model(model.adapter) if model.adapter else None
-    saved = resolve_settings(resolve_model(model.model), adapter, None, revision=model.revision)
+    saved = saved_settings(model)
     settings = EmbedderSettings(**(asdict(saved) | configured))
-    if not model.rescale and settings != saved:
+    if model.engine in ("torch", "vllm") and not model.rescale and settings != saved:
+        adapter = resolve_model(model.adapter) if model.adapter else None
         resolve_settings(resolve_model(model.model), adapter, settings, revision=model.revision)
     return settings

@@ -1,11 +1,12 @@
 """Configuration of a synthesis job. Defaults follow arXiv:2510.27571, section 3.1 and Table 7."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar
 
 from gve_ray.config import (
     AUTO,
     EmbedderModel,
+    ModelConfig,
     ModelReference,
     ModelResources,
     StageResources,
@@ -53,7 +54,6 @@ class ConsistencyConfig(EmbedderModel):
     rejected. percentile: this percentage of the captioned videos is rejected.
     """
 
-    engine: Literal["torch", "vllm"] = "torch"
     threshold: float | None = number(None, at_least=-1, at_most=1, hint="a cosine")
     percentile: float | None = number(None, at_least=0, below=100)
 
@@ -67,6 +67,13 @@ class ConsistencyConfig(EmbedderModel):
             "give exactly one of them",
         )
         check_numbers(self, "quality.consistency")
+        self.check_engine("quality.consistency")
+
+    @property
+    def embedder(self) -> ModelConfig:
+        """The embedder as a model of its own. There must be one."""
+        options = {option.name: getattr(self, option.name) for option in fields(EmbedderModel)}
+        return ModelConfig(name="consistency", **options)
 
 
 @dataclass(frozen=True, kw_only=True)

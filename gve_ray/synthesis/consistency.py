@@ -6,11 +6,13 @@ A separate stage computes and stores the scores; the threshold is chosen afterwa
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from gve_ray.config import EmbedderModel
 from gve_ray.schema import AssetRef, Item
 from gve_ray.stage import Reject, report_status, row_finished
 from gve_ray.store import Store, fingerprint, frames_of_row
@@ -25,6 +27,11 @@ _COLUMNS = ["video_id", "frames", "timestamps", "indices", "fps", "duration", "t
 def scores_fingerprint(config: ConsistencyConfig, ingest: str) -> str:
     """Return a hash of the settings that affect scores; the threshold is not part of it."""
     model = {name: getattr(config, name) for name in ("model", "adapter", "revision", "engine", "dtype")}
+    # The other options only where they are set, so that scores of earlier versions stay valid.
+    for option in fields(EmbedderModel):
+        value = getattr(config, option.name)
+        if option.name not in model and value not in (option.default, {}):
+            model[option.name] = value
     return fingerprint({"embedder": model, "ingest": ingest})
 
 
@@ -63,24 +70,26 @@ class ConsistencyWorker:
     def __init__(self, config: ConsistencyConfig, ingest: Store) -> None:
         assert config.model is not None, "without a model there is no consistency stage"
         report_status(f"loading {config.model}")
-        from gve_ray.embedder import Embedder
+        from gve_ray.embedder.backends import identify, open_model, saved_settings
+        from gve_ray.embedder.model import default_device
 
         self._ingest = ingest
-        self._embedder = Embedder.from_pretrained(
-            config.model,
-            config.adapter,
-            revision=config.revision,
-            engine=config.engine,
-            dtype=config.dtype,
+        settings = saved_settings(config.embedder)
+        on_gpu = default_device().type != "cpu"
+        self._model = open_model(
+            config.embedder, settings, identify(config.embedder, settings, on_gpu=on_gpu)
         )
+        for item in (Item(text="a caption"), Item(video="a video")):
+            if why := self._model.refuses(item):
+                raise ValueError(f"quality.consistency.model={config.model!r}: {why}; use a video-text model")
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | Reject]:
         ids = [row["video_id"] for row in rows]
         stored = self._ingest.take(ids, _COLUMNS).to_pylist()
         videos = [Item(video=frames_of_row(row, AssetRef(row["video_id"]))) for row in stored]
         captions = [Item(text=row["caption"]) for row in rows]
-        texts = self._embedder.embed(captions)  # float32 [n, d], unit length
-        vectors = self._embedder.encode(videos, finished=row_finished).vectors  # float32 [n, d]
+        texts = self._model.embed(captions).vectors  # float32 [n, d], unit length
+        vectors = self._model.embed(videos, row_finished).vectors  # float32 [n, d]
         cosines = (texts * vectors).sum(axis=1)  # [n]
         return [
             {

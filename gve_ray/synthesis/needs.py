@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from gve_ray.inputs.manifest import video_uris
-from gve_ray.preflight import VLLM_CACHE_BYTES, Input, Needs, Workers, weights_of, workers_of
+from gve_ray.preflight import Embedder, Input, Needs, Workers, model_workers, weights_of, workers_of
 from gve_ray.synthesis.config import SynthesisConfig
 from gve_ray.synthesis.pipeline import stages_of
 from gve_ray.synthesis.vllm_captioner import CPU_KV_CACHE_BYTES
@@ -43,18 +43,8 @@ def _workers(config: SynthesisConfig) -> list[Workers]:
         ),
     ]
     if consistency.model is not None:
-        weights = weights_of(
-            "quality.consistency", consistency, dtype=consistency.dtype, dtype_option="dtype"
-        )
-        workers.append(
-            workers_of(
-                "resources.consistency",
-                config.resources.consistency,
-                weights,
-                more_bytes=VLLM_CACHE_BYTES if consistency.engine == "vllm" else 0,
-                grows="cluster",
-            )
-        )
+        embedder = Embedder(option="quality.consistency", model=consistency.embedder, settings=None)
+        workers.append(model_workers("resources.consistency", config.resources.consistency, [embedder]))
     workers += [
         workers_of(f"stages.{stage.name}.resources", stage.resources, grows="cluster")
         for stage in config.stages

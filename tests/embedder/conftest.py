@@ -94,6 +94,22 @@ def make_config(model_type: str, tokenizer: Any) -> Any:
             {"head_dim": 32},
         ),
     }
+    per_type["qwen3_5"] = (
+        {
+            name: value
+            for name, value in per_type["qwen3_vl"][0].items()
+            if name != "deepstack_visual_indexes"
+        },
+        {
+            "head_dim": 32,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "rope_parameters": text["rope_parameters"] | {"partial_rotary_factor": 1.0},
+        },
+    )
     vision_extra, text_extra = per_type[model_type]
     return AutoConfig.for_model(
         model_type,
@@ -131,6 +147,7 @@ def save_tiny(folder: Path, model_type: str) -> Path:
         "qwen2_5_vl": (Qwen2VLImageProcessor(), Qwen2VLVideoProcessor(), Qwen2_5_VLProcessor),
         "qwen2_vl": (Qwen2VLImageProcessor(), Qwen2VLVideoProcessor(), Qwen2VLProcessor),
         "qwen3_vl": (Qwen2VLImageProcessor(**half), Qwen3VLVideoProcessor(), Qwen3VLProcessor),
+        "qwen3_5": (Qwen2VLImageProcessor(**half), Qwen3VLVideoProcessor(), Qwen3VLProcessor),
     }[model_type]
     processor(
         image_processor=image, tokenizer=tokenizer, video_processor=video, chat_template=TEMPLATE

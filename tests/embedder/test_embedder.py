@@ -1,6 +1,7 @@
 """Tests `Embedder` on the torch engine. test_golden.py compares its vectors with plain transformers."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -142,7 +143,7 @@ def test_with_settings_overrides_the_saved_settings_and_shares_the_model(embedde
     scaled = embedder.with_settings(max_pixels=8 * 784)
     assert scaled.engine.model is embedder.engine.model
     assert scaled.settings.max_pixels == 8 * 784
-    assert embedder.settings == SETTINGS
+    assert embedder.settings == replace(SETTINGS, default_instruction="You are a helpful assistant.")
     item = items["resized video"]
     assert float((scaled.embed([item]) * embedder.embed([item])).sum()) < 0.999
 

@@ -92,7 +92,9 @@ def vector_of_transformers(model, processor, item: Item, budget_is_total: bool) 
         media["images_kwargs"] = {"size": {"shortest_edge": 4 * 784, "longest_edge": 200 * 784}}
     if item.text:
         content.append({"type": "text", "text": item.text})
-    system = item.instruction or "You are a helpful assistant."
+    # budget_is_total: a Qwen3-VL, whose published embedder has a default of its own (arXiv:2601.04720)
+    default = "Represent the user's input." if budget_is_total else "You are a helpful assistant."
+    system = item.instruction or default
     messages = [
         {"role": "system", "content": [{"type": "text", "text": system}]},
         {"role": "user", "content": content},

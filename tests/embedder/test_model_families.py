@@ -89,7 +89,7 @@ def test_text_after_a_long_video_gets_positions_past_the_frames(tiny, frames_lik
 
 def test_the_error_for_an_unsupported_model_type_lists_the_supported_ones() -> None:
     with pytest.raises(
-        ValueError, match="'llama' is not supported; supported: qwen2_5_vl, qwen2_vl, qwen3_vl"
+        ValueError, match="'llama' is not supported; supported: qwen2_5_vl, qwen2_vl, qwen3_5, qwen3_vl"
     ):
         model_family("llama")
 

@@ -14,7 +14,7 @@ def test_defaults_are_the_papers() -> None:
     assert settings.max_pixels == 156_800  # 200 tokens of 28 x 28 pixels
     assert settings.min_pixels == 3_136
     assert settings.max_tokens == 8_192
-    assert settings.default_instruction == "You are a helpful assistant."
+    assert settings.default_instruction is None  # that of the model
 
 
 @pytest.mark.parametrize("frames,advice", [(7, "use 6 or 8"), (1, "use 2"), (0, "use 2")])
@@ -51,6 +51,15 @@ def test_the_error_names_every_field_that_differs() -> None:
     assert "frames: 8 saved, 16 asked for" in str(error.value)
     assert "folder/adapter" in str(error.value)
     assert "min_pixels" not in str(error.value)
+
+
+def test_an_expected_value_of_none_agrees_with_the_saved_one() -> None:
+    saved = EmbedderSettings(default_instruction="Find it.")
+    assert agreed(saved, EmbedderSettings(), "x") is saved
+    with pytest.raises(
+        ValueError, match=re.escape("default_instruction: 'Find it.' saved, 'Other.' asked for")
+    ):
+        agreed(saved, EmbedderSettings(default_instruction="Other."), "x")
 
 
 def test_saved_settings_take_precedence_over_defaults() -> None:

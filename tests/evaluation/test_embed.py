@@ -187,3 +187,25 @@ def test_vectors_are_in_the_order_of_the_keys(tmp_path: Path) -> None:
     assert cut.tolist() == [True, False, True, False]
     assert vectors.dtype == np.float32
     assert read_vectors(store, [])[0].shape == (0, 0)
+
+
+def test_the_rate_of_frame_folders_is_part_of_the_key_and_of_the_frames(tmp_path: Path) -> None:
+    for i in range(8):
+        picture(tmp_path / "clip" / f"{i}.png", i)
+    index = ItemIndex(tmp_path / "cache")
+    items = [Item(video=str(tmp_path / "clip")), Item(text="a text")]
+    usual, faster = index.keys(items), index.keys(items, 2.0)
+    assert usual == index.keys(items, 1.0)
+    assert usual[0] != faster[0]
+    assert usual[1] == faster[1]
+
+    class Model:
+        def refuses(self, item: Item) -> str:
+            return ""
+
+    worker = object.__new__(embed.EmbedWorker)
+    worker._model, worker._settings = Model(), EmbedderSettings(frames=4)  # type: ignore[assignment]
+    rows = pending_table([items[0], items[0]], ["a", "b"], [1.0, 2.0]).to_pylist()
+    slow, fast = (worker._read(row).video for row in sorted(rows, key=lambda row: row["item"]))
+    assert (slow.fps, slow.duration, slow.timestamps.tolist()) == (1.0, 8.0, [0.0, 2.0, 5.0, 7.0])
+    assert (fast.fps, fast.duration, fast.timestamps.tolist()) == (2.0, 4.0, [0.0, 1.0, 2.5, 3.5])

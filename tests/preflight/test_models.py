@@ -1,6 +1,7 @@
 """Tests the checks that models are available and equal on two nodes."""
 
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,24 @@ def test_copies_of_a_model_have_equal_digests(tmp_path: Path) -> None:
     assert digest(second) != digest(first)
     (second / "sub" / "model.safetensors").write_bytes(bytes(300_001))
     assert digest(second) != digest(first)
+
+
+def test_a_missing_package_of_an_engine_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gve_ray.preflight import models
+
+    monkeypatch.setattr(models, "find_spec", lambda name: None)
+    model = ModelConfig(name="st", model="some/model", engine="sentence-transformers")
+    with pytest.raises(PreflightError, match=r"models.st.engine=sentence-transformers: .* is not installed"):
+        Embedder(option="models.st", model=model, settings=None).check()
+
+
+def test_an_endpoint_that_does_not_listen_is_reported() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        model = ModelConfig(name="far", model="m", engine="openai", url=f"http://127.0.0.1:{port}/v1")
+        embedder = Embedder(option="models.far", model=model, settings=None)
+        with pytest.raises(PreflightError, match=r"models.far.url=.*: cannot connect"):
+            embedder.check()
+        listener.listen()
+        embedder.check()

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import gve_ray.embedder
+import gve_ray.embedder.backends
 from gve_ray.media import encode_jpeg
 from gve_ray.schema import Item
 from gve_ray.store import Store
@@ -48,12 +48,17 @@ def test_where_the_cut_lies_does_not_change_what_the_scores_are() -> None:
 
     assert name() == name(threshold=0.4) == name(threshold=None, percentile=5.0)
     assert len({name(), name(model="n"), name(adapter="a"), name(revision="r"), name(dtype="bfloat16")}) == 5
+    far = {"engine": "openai", "url": "http://a/v1"}
+    assert len({name(), name(**far), name(**far, video_as="images")}) == 3
 
 
-class FakeEmbedder:
+class FakeBackend:
     """A text's vector is its number in degrees; a video's the grey of its first frame."""
 
-    def embed(self, items: list[Item]) -> np.ndarray:
+    def refuses(self, item: Item) -> str:
+        return ""
+
+    def embed(self, items: list[Item], finished: Callable[[int], object] = lambda n: None) -> Any:
         def degrees(item: Item) -> float:
             assert item.instruction is None
             if item.text is not None:
@@ -65,10 +70,7 @@ class FakeEmbedder:
             return float(item.video.pixels[0].mean())
 
         angles = np.radians([degrees(item) for item in items])
-        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-
-    def encode(self, items: list[Item], *, finished: Callable[[int], object]) -> SimpleNamespace:
-        return SimpleNamespace(vectors=self.embed(items))
+        return SimpleNamespace(vectors=np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32))
 
 
 def test_the_score_is_the_cosine_of_a_caption_and_its_own_video(
@@ -76,11 +78,11 @@ def test_the_score_is_the_cosine_of_a_caption_and_its_own_video(
 ) -> None:
     loaded: list[Any] = []
 
-    def load(*args: Any, **kwargs: Any) -> FakeEmbedder:
-        loaded.append((args, kwargs))
-        return FakeEmbedder()
+    def load(config: Any, settings: Any, identity: Any) -> FakeBackend:
+        loaded.append(config)
+        return FakeBackend()
 
-    monkeypatch.setattr(gve_ray.embedder.Embedder, "from_pretrained", load)
+    monkeypatch.setattr(gve_ray.embedder.backends, "open_model", load)
     ingest = Store(str(tmp_path / "ingest.lance"), INGEST_SCHEMA).create()
     rows = []
     for video_id, grey in (("b", 60), ("a", 90), ("c", 200)):
@@ -90,10 +92,11 @@ def test_the_score_is_the_cosine_of_a_caption_and_its_own_video(
         rows.append(dict.fromkeys(INGEST_SCHEMA.names) | facts | frames)
     ingest.append(pa.Table.from_pylist(rows, schema=INGEST_SCHEMA))
 
-    worker = ConsistencyWorker(ConsistencyConfig(model="m", revision="r", threshold=0.3), ingest)
+    config = ConsistencyConfig(model="m", engine="openai", url="http://127.0.0.1:9/v1", threshold=0.3)
+    worker = ConsistencyWorker(config, ingest)
     scored = worker([{"video_id": "a", "caption": "30"}, {"video_id": "b", "caption": "60"}])
 
-    assert loaded == [(("m", None), {"revision": "r", "engine": "torch", "dtype": None})]
+    assert [(model.model, model.engine, model.url) for model in loaded] == [("m", "openai", config.url)]
     assert [row["consistency"] for row in scored] == pytest.approx([0.5, 1.0], abs=1e-3)  # type: ignore[index]
     assert scored[1] == {
         "video_id": "b",
@@ -101,3 +104,14 @@ def test_the_score_is_the_cosine_of_a_caption_and_its_own_video(
         "consistency": scored[1]["consistency"],
     }  # type: ignore[index]
     pa.Table.from_pylist(scored, schema=CONSISTENCY_SCHEMA)
+
+
+def test_a_model_that_takes_no_videos_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Texts(FakeBackend):
+        def refuses(self, item: Item) -> str:
+            return "the model takes text, not video" if item.video else ""
+
+    monkeypatch.setattr(gve_ray.embedder.backends, "open_model", lambda *args: Texts())
+    config = ConsistencyConfig(model="m", engine="openai", url="http://a/v1", threshold=0.3)
+    with pytest.raises(ValueError, match=r"consistency.model='m': the model takes text, not video"):
+        ConsistencyWorker(config, None)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from gve_ray.evaluation.data.labelled_videos import load_classes
 from gve_ray.evaluation.data.layouts import check_media, load, load_mteb
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.data.uvrb import UVRB, find_data_sets
-from gve_ray.evaluation.embed import ItemIndex
+from gve_ray.evaluation.embed import DEFAULT_FOLDER_FPS, ItemIndex
 from gve_ray.job import PreflightError
 from gve_ray.schema import Item
 from gve_ray.store import fingerprint
@@ -27,7 +27,8 @@ DEFAULT_METRIC = "hit@1"
 class EvalSet:
     """A data set ready for evaluation: queries with their prompt, and fingerprints of all items.
 
-    is_classification: the corpus consists of labels, and each query has exactly one.
+    is_classification: the corpus consists of labels, and each query has exactly one. folder_fps:
+    pictures a second of videos that are folders of frames.
     """
 
     data: RetrievalSet
@@ -36,6 +37,7 @@ class EvalSet:
     query_keys: list[str]
     corpus_keys: list[str]
     is_classification: bool = False
+    folder_fps: float = DEFAULT_FOLDER_FPS
 
     @property
     def revision(self) -> str:
@@ -97,8 +99,9 @@ def open_eval_sets(configs: Sequence[DataConfig], index: ItemIndex) -> list[Eval
                 data=data,
                 metric=config.metric or (spec.metric if spec else DEFAULT_METRIC),
                 queries=queries,
-                query_keys=index.keys(queries),
-                corpus_keys=index.keys(data.corpus),
+                query_keys=index.keys(queries, config.folder_fps),
+                corpus_keys=index.keys(data.corpus, config.folder_fps),
+                folder_fps=config.folder_fps,
                 is_classification=config.format == "classes",
             )
         )

@@ -1,0 +1,163 @@
+"""Compares token ids, pixel values, positions and vectors with the processors and models of transformers.
+
+The references call each family's own processor on the chat messages, and its own model, one item at a
+time without padding. Nothing of this package is used for them. Weights are random and tiny.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.video_utils import VideoMetadata
+
+from gve_ray.embedder import Embedder, EmbedderSettings
+from gve_ray.embedder.vision import normalise
+from gve_ray.schema import Item
+from tests.embedder.conftest import make_frames, save_tiny
+
+FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_5")
+DEFAULTS = {"qwen3_vl": "Represent the user's input."}
+IN_TOTAL = ("qwen3_vl", "qwen3_5")  # the video processor's budget is for all frames together
+PIXELS = (4 * 784, 200 * 784)
+ITEMS = [
+    Item(text="a red ball moves left"),
+    Item(text="a red ball", instruction="Find the video."),
+    Item(image=make_frames(1, 100, 90, seed=3)),
+    Item(video=make_frames(8, 112, 140, seconds=3)),
+    Item(
+        video=make_frames(8, 300, 250, seconds=3, fps=30), image=make_frames(1, 60, 90), text="both at once"
+    ),
+]
+
+
+def reference(folder: Path, item: Item) -> dict[str, np.ndarray]:
+    """Return ids [L], positions [3, L], pixels [N, K] and the vector [d] of an item, by transformers alone."""
+    processor = AutoProcessor.from_pretrained(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    kind = model.config.model_type
+    media: dict[str, Any] = {}
+    content: list[dict[str, str]] = []
+    if item.video is not None:
+        content.append({"type": "video"})
+        frames = item.video
+        count = len(frames.pixels) if kind in IN_TOTAL else 1
+        media["videos"] = [torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)]
+        media["videos_kwargs"] = {
+            "video_metadata": [
+                VideoMetadata(
+                    total_num_frames=frames.total_frames,
+                    fps=frames.fps,
+                    frames_indices=frames.indices.tolist(),
+                )
+            ],
+            "do_sample_frames": False,
+            "size": {"shortest_edge": PIXELS[0] * count, "longest_edge": PIXELS[1] * count},
+        }
+    if item.image is not None:
+        content.append({"type": "image"})
+        media["images"] = [Image.fromarray(item.image.pixels[0])]
+        media["images_kwargs"] = {"size": {"shortest_edge": PIXELS[0], "longest_edge": PIXELS[1]}}
+    if item.text:
+        content.append({"type": "text", "text": item.text})
+    system = item.instruction or DEFAULTS.get(kind, "You are a helpful assistant.")
+    messages = [
+        {"role": "system", "content": [{"type": "text", "text": system}]},
+        {"role": "user", "content": content},
+    ]
+    prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    inputs = processor(text=[prompt + "<|endoftext|>"], return_tensors="pt", **media)
+    seen: dict[str, Any] = {}
+    layers = model.model.language_model
+    layers.register_forward_pre_hook(lambda _, args, kwargs: seen.update(kwargs), with_kwargs=True)
+    with torch.inference_mode():
+        hidden = model.model(**inputs).last_hidden_state[0, -1]
+    pixels = [inputs[name] for name in ("pixel_values", "pixel_values_videos") if name in inputs]
+    length = inputs["input_ids"].shape[1]
+    # Text alone has no positions for three axes: they are all 0, 1, 2, ...
+    positions = seen.get("position_ids")
+    if positions is None:
+        positions = torch.arange(length).expand(3, 1, length)
+    return {
+        "token ids": inputs["input_ids"][0].numpy(),
+        "positions": positions[-3:, 0].numpy(),  # qwen3_5 puts the text's positions before them
+        "pixel values": torch.cat(pixels).numpy() if pixels else np.zeros((0, 0)),
+        "vector": torch.nn.functional.normalize(hidden, dim=0).numpy(),
+    }
+
+
+def ours(folder: Path, item: Item) -> dict[str, np.ndarray]:
+    """Return the same by this package."""
+    embedder = Embedder.from_pretrained(folder, dtype="float32", device="cpu")
+    batch = embedder.engine.collator([item])
+    spec = embedder.engine.collator.spec
+    patches = [part for part in (batch.image_patches, batch.video_patches) if part is not None]
+    return {
+        "token ids": batch.input_ids[0].numpy(),
+        "positions": batch.position_ids[:, 0].numpy(),
+        "pixel values": torch.cat([normalise(part, spec) for part in patches]).numpy()
+        if patches
+        else np.zeros((0, 0)),
+        "vector": embedder.embed([item])[0],
+    }
+
+
+TOLERANCES = {"token ids": 0, "positions": 0, "pixel values": 1e-6, "vector": 2e-5}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_family_gets_what_its_own_processor_gives_it(
+    family: str, tmp_path: Path, record: Callable[[str, str, float], float]
+) -> None:
+    folder = save_tiny(tmp_path, family)
+    for item in ITEMS:
+        expected, actual = reference(folder, item), ours(folder, item)
+        for quantity, tolerance in TOLERANCES.items():
+            assert actual[quantity].shape == expected[quantity].shape, quantity
+            if expected[quantity].size:
+                difference = np.abs(actual[quantity].astype(float) - expected[quantity]).max()
+                assert record(family, quantity, float(difference)) <= tolerance, quantity
+
+
+def test_gve_in_mteb_gives_the_same_vectors(
+    tmp_path: Path, record: Callable[[str, str, float], float]
+) -> None:
+    """mteb's wrapper passes no times, so transformers takes the frames as consecutive ones at 24 a second."""
+    gve = pytest.importorskip("mteb.models.model_implementations.gve_models")
+    from mteb.types import PromptType
+
+    folder = save_tiny(tmp_path, "qwen2_5_vl")
+    wrapper = gve.GVEWrapper(str(folder), None, device="cpu")
+    # The wrapper loads bfloat16, which rounds the weights.
+    wrapper.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    video = make_frames(8, 112, 140, fps=24, seconds=8 / 24)
+    pixels = torch.from_numpy(video.pixels).permute(0, 3, 1, 2)
+    batches = {"video": [pixels], "text": ["a red ball moves left"]}
+    settings = EmbedderSettings(min_pixels=128 * 784)
+    embedder = Embedder.from_pretrained(folder, dtype="float32", device="cpu", settings=settings)
+    for slot, item in (("video", Item(video=video)), ("text", Item(text="a red ball moves left"))):
+        loader = Loader({slot: batches[slot]})
+        theirs = wrapper.encode(
+            loader,
+            task_metadata=SimpleNamespace(),
+            hf_split="",
+            hf_subset="",
+            prompt_type=PromptType.document,
+            show_progress_bar=False,
+        )
+        difference = np.abs(embedder.embed([item]) - theirs).max()
+        assert record("GVE in mteb", f"vector of {slot}", float(difference)) < 2e-5
+
+
+class Loader(list[dict[str, Any]]):
+    """One batch, in the form of a data loader."""
+
+    def __init__(self, batch: dict[str, Any]) -> None:
+        super().__init__([batch])
+        self.dataset = SimpleNamespace(features=set(batch))
+        self.collate_fn: Any = None
