@@ -74,7 +74,8 @@ class ContaminationConfig:
 class ReportConfig:
     """What report.html shows.
 
-    model: the model whose queries and rank breakdown are shown; None: the last one. baselines:
+    model: the model whose queries and rank breakdown are shown, and with which the others are
+    compared; None: the last one. baselines:
     other models in the radar and the table of abilities, from the run or the published table; None:
     the run's other models. queries: number of best and of worst queries for each ability. frames:
     of each video. pooled: whether correlations are computed over the published models and the run's
@@ -98,7 +99,7 @@ class EvaluationConfig(SequenceSettings):
     models: at least one, each with its own name. seed: of the bootstrap. root: a folder with one
     subfolder per UVRB data set, by name; those that exist are used. data: data sets by folder, in
     addition or instead. depth: neighbours kept per query. metrics: computed for every data set in
-    addition to its own. resamples: of the bootstrap over queries. contamination: the training
+    addition to its own. resamples: of the bootstrap over clusters of queries. contamination: the training
     videos that must not occur in the evaluation.
     """
 
@@ -182,6 +183,11 @@ class EvaluationJobConfig(EvaluationConfig):
             self.report.model in (None, *names),
             f"report.model={self.report.model!r}: not a model of this run; use {', '.join(names)}",
         )
+
+    @property
+    def subject(self) -> str:
+        """The model that the report is about, with which the others are compared."""
+        return self.report.model or self.models[-1].name
 
     def identity(self) -> dict[str, Any]:
         """The part of the config that determines the scores, as plain values."""

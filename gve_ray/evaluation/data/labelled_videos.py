@@ -15,14 +15,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from gve_ray.evaluation.data.data_errors import DataErrorLog, shown
 from gve_ray.evaluation.data.dataset_folder import DatasetFolder, is_file, open_folder
 from gve_ray.evaluation.data.jsonl_items import id_of, is_unicode, table_rows, where
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.scores import metrics
-from gve_ray.evaluation.scores.statistics import bootstrap_mean
 from gve_ray.media.source import VIDEO_SUFFIXES
 from gve_ray.schema import Item
 
@@ -77,22 +74,21 @@ def words(name: str) -> str:
 
 
 def classification(
-    rankings: metrics.Rankings, positives: metrics.Positives, *, n_labels: int, resamples: int, seed: int
+    rankings: metrics.Rankings, positives: metrics.Positives, *, n_labels: int
 ) -> dict[str, Any]:
-    """The classification part of results.json: accuracy@k with intervals, and confusion.
+    """The classification part of results.json: accuracy@k and confusion.
 
-    rankings: labels by video, best first; positives: the one correct label of each video.
-    confusion: for each correct label, how often each label was ranked first.
+    rankings: labels by video, best first, and empty for a video that could not be read, which counts
+    as a miss; positives: the one correct label of each video. confusion: for each correct label, how
+    often each label was ranked first.
     """
     facts: dict[str, Any] = {"n_labels": n_labels, "chance": 1 / n_labels}
     for k in CUTOFFS:
-        values = metrics.per_query(f"hit@{k}", rankings, positives)
-        interval = bootstrap_mean(values, resamples=resamples, seed=seed)
-        facts[f"accuracy@{k}"] = {"score": float(np.mean(values)), "interval": [interval.low, interval.high]}
+        facts[f"accuracy@{k}"] = {"score": metrics.score(f"hit@{k}", rankings, positives)}
     confusion: dict[str, Counter[str]] = {}
     for video, right in positives.items():
         (label,) = right
-        confusion.setdefault(label, Counter())[rankings[video][0]] += 1
+        confusion.setdefault(label, Counter()).update(rankings[video][:1])
     facts["confusion"] = {label: dict(confusion[label].most_common()) for label in sorted(confusion)}
     return facts
 
@@ -102,8 +98,10 @@ def classification_line(facts: Mapping[str, Any]) -> str:
     parts = []
     for k in CUTOFFS:
         accuracy = facts[f"accuracy@{k}"]
+        bounds = accuracy["interval"]
         parts.append(
-            f"accuracy@{k} {accuracy['score']:.3f} [{accuracy['interval'][0]:.3f}, {accuracy['interval'][1]:.3f}]"
+            f"accuracy@{k} {accuracy['score']:.3f}"
+            + (f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds else "")
         )
     return f"{', '.join(parts)} of {facts['n_labels']} labels"
 
