@@ -10,6 +10,7 @@ from gve_ray.config import (
     check,
     check_name,
     check_numbers,
+    expand_home,
     expand_paths,
     number,
 )
@@ -55,19 +56,31 @@ class ContaminationConfig:
     """The check for evaluation videos that were used in training; without `training` there is no
     check.
 
-    training: the assets.lance that the models were trained on. on_hit: refuse the run, or flag the
+    training: what the models were trained on, one source or several: an assets.lance, a table of
+    videos (a manifest), a folder or a glob of videos, or one video. on_hit: refuse the run, or flag the
     videos in the log and in results.json and continue. threshold: largest signature distance of
-    near copies (gve_ray.media.signature); 0 compares only paths and bytes.
+    near copies (gve_ray.media.signature); 0 compares only paths and bytes, so that no training video
+    is decoded.
     """
 
-    training: str | None = None
+    training: str | tuple[str, ...] | None = None
     on_hit: Literal["refuse", "flag"] = "refuse"
     threshold: float = number(THRESHOLD, at_least=0, at_most=1)
 
     def __post_init__(self) -> None:
-        expand_paths(self, "training")
-        check(self.training != "", "contamination.training='': name an assets.lance, or leave it out")
+        object.__setattr__(self, "training", tuple(map(expand_home, self.sources)) or None)
+        check(
+            all(self.sources),
+            "contamination.training='': name an assets.lance, a table or a folder of videos, or leave it out",
+        )
         check_numbers(self, "contamination")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The training sources, none or more."""
+        if self.training is None:
+            return ()
+        return (self.training,) if isinstance(self.training, str) else tuple(self.training)
 
 
 @dataclass(frozen=True, kw_only=True)

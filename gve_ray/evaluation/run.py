@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.embedder.backends import identify
 from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig
-from gve_ray.evaluation.contamination import ContaminationCheck, open_training
+from gve_ray.evaluation.contamination import ContaminationCheck
 from gve_ray.evaluation.data.eval_sets import EvalSet, find_eval_sets, open_eval_sets
 from gve_ray.evaluation.data.labelled_videos import classification_line
 from gve_ray.evaluation.embed import Embedded, ItemIndex, embed, pending_table
@@ -32,6 +32,7 @@ from gve_ray.evaluation.report.page import REPORT_FILE, write_report
 from gve_ray.evaluation.scores.clusters import join_queries, shared_content
 from gve_ray.evaluation.scores.intervals import RunIntervals
 from gve_ray.evaluation.scores.scoring import Scored, score, unreadable
+from gve_ray.evaluation.training_videos import open_training
 from gve_ray.preflight import absolute, check_cluster, check_request, fit_to_cluster, live_nodes
 from gve_ray.store import RunFolder, SharedFolder
 from gve_ray.store.runfolder import RUN_FILE, RunFolderError, filesystem, seconds_of, write_atomically
@@ -83,7 +84,7 @@ class EvaluationResult:
             count = len(contamination["hits"])
             lines.append(
                 f"contamination: {count} hits among {contamination['checked_videos']} videos in "
-                f"{contamination['training']}"
+                f"{', '.join(contamination['training'])}"
             )
         lines.append(f"{self.output}/{RESULTS_FILE} and {REPORT_FILE} after {self.seconds:.0f} s")
         if self.was_finished:

@@ -77,8 +77,8 @@ def test_sets_are_found_in_the_root_and_by_folder(tmp_path: Path) -> None:
         ({"models": (ModelConfig(name="a", model="./nowhere"),)}, "models.a.model='./nowhere'"),
         ({"models": (ModelConfig(name="a", model=TINY, adapter=TINY),)}, "has no adapter_config.json"),
         (
-            {"contamination": ContaminationConfig(training="nowhere")},
-            "contamination.training='nowhere': no assets there",
+            {"contamination": ContaminationConfig(training=("nowhere.lance", "x"))},
+            "contamination.training='nowhere.lance': no assets there",
         ),
         (
             {"models": (ModelConfig(name="a", model=TINY, adapter=ADAPTER),), "frames": 16},
@@ -109,7 +109,7 @@ def test_check_reports_one_error_per_line(tmp_path: Path, capsys: pytest.Capture
 def test_the_summary_table() -> None:
     def model(value: float | None) -> dict[str, Any]:
         interval = None if value is None else [value - 0.1, value + 0.1]
-        embedding = {"items": 9, "new": 5, "found": 3, "left_out": 1, "cut": 2}
+        embedding = {"items": 9, "new": 5, "found": 3, "missing": 1, "cut": 2}
         averages = dict.fromkeys(("average_abilities", "average_abilities_interval"))
         averages |= {"average_datasets": value, "average_datasets_interval": interval}
         facts = {"score": value, "interval": interval}
@@ -118,7 +118,7 @@ def test_the_summary_table() -> None:
     results = {
         "datasets": {"MSRVTT": {"metric": "hit@1"}},
         "models": {"base": model(None), "trained": model(0.5)},
-        "contamination": {"hits": [{}, {}], "checked_videos": 7, "training": "assets.lance"},
+        "contamination": {"hits": [{}, {}], "checked_videos": 7, "training": ["assets.lance", "films"]},
     }
     lines = str(EvaluationResult(output="out", results=results, seconds=7.4)).splitlines()
     assert lines[0].split() == ["data", "set", "metric", "base", "trained"]
@@ -126,9 +126,9 @@ def test_the_summary_table() -> None:
     assert lines[2].split()[0] == "average_datasets"
     assert (
         lines[4]
-        == "base: 9 distinct items, 5 embedded by this run, 3 already cached, 1 left out, 2 texts cut"
+        == "base: 9 distinct items, 5 embedded by this run, 3 already cached, 1 missing, 2 texts cut"
     )
     assert lines[-2:] == [
-        "contamination: 2 hits among 7 videos in assets.lance",
+        "contamination: 2 hits among 7 videos in assets.lance, films",
         "out/results.json and report.html after 7 s",
     ]

@@ -36,6 +36,7 @@ from gve_ray.evaluation.scores.statistics import (
     Floats,
     Interval,
     Kind,
+    bounds_of,
     correlation_matrix,
     draw_rows,
     pair_correlations,
@@ -381,10 +382,12 @@ def _group_dict(group: Group) -> dict[str, Any]:
         "names": list(group.names),
     }
     for kind in KINDS:
-        intervals = [[group.interval(kind, (a, b)) for b in group.names] for a in group.names]
+        c = len(group.names)
+        low, high = bounds_of(group.draws[kind].reshape(-1, c * c), n=group.lineages)
+        parts = {"estimate": group.values[kind], "low": low.reshape(c, c), "high": high.reshape(c, c)}
         result[kind] = {
-            part: [[_plain(getattr(interval, part)) for interval in row] for row in intervals]
-            for part in ("estimate", "low", "high")
+            name: [[_plain(value) for value in row] for row in matrix.tolist()]
+            for name, matrix in parts.items()
         }
     return result
 

@@ -90,8 +90,8 @@ def _abilities(group: Group, own: Sequence[str], *, name: str | None = None) -> 
     return HeatMap(
         name=name or group.family,
         title=f"Abilities over {models} (n = {len(group.models)})",
-        note=f"n = {len(group.models)} models of {group.lineages} lineages{added}. Pearson below the diagonal, Spearman "
-        "above. Where one ability contains the other, it is computed without it.",
+        note=f"n = {len(group.models)} models of {group.lineages} lineages{added}. Pearson below the diagonal, "
+        "Spearman above. An ability that contains the other is computed without it.",
         rows=names,
         columns=names,
         cells=cells,

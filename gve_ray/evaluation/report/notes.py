@@ -102,9 +102,9 @@ def _comparability(results: Mapping[str, Any], away: Mapping[str, str], *, has_b
 
 def _contamination(check: Mapping[str, Any] | None) -> Note:
     if check is None:
-        text = "Contamination was not checked: contamination.training names no training assets."
+        text = "Contamination was not checked: contamination.training names no training videos."
         return Note(kind="plain", text=text)
-    hits, training = check["hits"], check["training"]
+    hits, training = check["hits"], ", ".join(check["training"])
     if not hits:
         return Note(
             kind="good",
@@ -113,7 +113,8 @@ def _contamination(check: Mapping[str, Any] | None) -> Note:
         )
     counts = ", ".join(f"{name} {count}" for name, count in check["datasets"].items() if count)
     lines = [
-        f"{hit['dataset']}: {hit['video']} is training video {hit['training_video']} ({hit['how']})"
+        f"{hit['dataset']}: {hit['video']} is training video {hit['training_video']} of {hit['training']} "
+        f"({hit['how']})"
         for hit in hits[:_SHOWN_HITS]
     ]
     if len(hits) > _SHOWN_HITS:

@@ -74,14 +74,14 @@ class ClusterBootstrap:
         return drawn
 
     def interval(self, estimate: float, draws: Floats, shares: Mapping[str, float]) -> Interval:
-        """The interval of a weighted sum of means, e.g. an ability. `Interval.n` is its number of clusters.
+        """The interval of a weighted sum of means, e.g. an ability, with its number of clusters.
 
         draws: float64 [resamples]. shares: the weight of each data set in the estimate.
         """
         weights = self._weights(shares)
         clusters = int(np.count_nonzero(weights))
         effective = float((weights**2).sum() ** 2 / (weights**4).sum())
-        return interval_of(estimate, draws, n=clusters, effective=effective)
+        return interval_of(estimate, draws, clusters=clusters, effective=effective)
 
     def contributions(self, differences: Mapping[str, Floats], shares: Mapping[str, float]) -> Floats:
         """What each cluster adds to a weighted sum of means, float64 [clusters]; they add up to it.
@@ -104,8 +104,9 @@ class ClusterBootstrap:
     def _sums(self, name: str, rows: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
         """The clusters of a data set, their numbers of queries [c], and their sums of values [c, m]."""
         present, of_query = np.unique(self._clusters[name], return_inverse=True)
-        totals = np.stack([np.bincount(of_query, row, minlength=len(present)) for row in rows], axis=1)
-        return present, np.bincount(of_query).astype(np.float64), totals
+        totals = [np.bincount(of_query, row, minlength=len(present)) for row in rows]
+        sizes = np.bincount(of_query)
+        return present, np.asarray(sizes, dtype=np.float64), np.asarray(totals, dtype=np.float64).T
 
     def _weights(self, shares: Mapping[str, float]) -> Floats:
         """The share of each cluster in a weighted sum of means, float64 [clusters]."""

@@ -101,7 +101,7 @@ def correlation_matrix(table: Floats, *, kind: Kind) -> Floats:
 
     table: float64 [n, c], one row per model.
     """
-    return _correlations(_checked(table), np.ones((1, len(table))), kind)[0]
+    return np.clip(_correlations(_checked(table), np.ones((1, len(table))), kind)[0], -1, 1)
 
 
 def pair_correlations(table: Floats, pairs: NDArray[np.int64], counts: Floats, *, kind: Kind) -> Floats:
@@ -117,7 +117,7 @@ def pair_correlations(table: Floats, pairs: NDArray[np.int64], counts: Floats, *
         _correlations(_checked(table), counts[start : start + step], kind)[:, first, second]
         for start in range(0, len(counts), step)
     ]
-    return np.concatenate(parts)
+    return np.clip(np.concatenate(parts), -1, 1)
 
 
 def draw_rows(clusters: Sequence[int], *, resamples: int = CORRELATION_RESAMPLES, seed: int = SEED) -> Floats:
@@ -135,17 +135,25 @@ def interval_of(estimate: float, draws: Floats, *, clusters: int, effective: flo
     """The expanded percentile interval of a statistic from its bootstrap draws, float [resamples].
 
     clusters: number of units that were resampled. effective: the number of units of one size that
-    would be as informative; None: all. Draws that are NaN do not count. With n effective units, the
-    quantiles are those at which a normal distribution has the bounds of Student's interval with n -
-    1 degrees of freedom, times sqrt(n / (n - 1)) (Hesterberg, 2015).
+    would be as informative; None: all.
     """
-    usable = draws[np.isfinite(draws)]
-    n = clusters if effective is None else effective
-    low = high = math.nan
-    if len(usable) and n > 1 + 1e-9:
+    low, high = bounds_of(draws[:, None], n=clusters if effective is None else effective)
+    return Interval(estimate=estimate, low=float(low[0]), high=float(high[0]), clusters=clusters)
+
+
+def bounds_of(draws: Floats, *, n: float) -> tuple[Floats, Floats]:
+    """The bounds of expanded percentile intervals, float64 [p] each; NaN for fewer than two units.
+
+    draws: float64 [resamples, p]; NaN does not count. n: number of units that were resampled. The
+    quantiles are those at which a normal distribution has the bounds of Student's interval with n - 1
+    degrees of freedom, times sqrt(n / (n - 1)) (Hesterberg, 2015).
+    """
+    bounds = np.full((2, draws.shape[1]), np.nan)
+    defined = np.isfinite(draws).any(axis=0)
+    if n > 1 + 1e-9:
         tail = _tail(n)
-        low, high = np.quantile(usable, (tail, 1 - tail))
-    return Interval(estimate=estimate, low=float(low), high=float(high), clusters=clusters)
+        bounds[:, defined] = np.nanquantile(draws[:, defined], (tail, 1 - tail), axis=0)
+    return bounds[0], bounds[1]
 
 
 def _tail(n: float) -> float:
@@ -182,9 +190,9 @@ def _ranks(values: Floats, counts: Floats) -> Floats:
 
 
 def _correlations(table: Floats, counts: Floats, kind: Kind) -> Floats:
-    """Correlations of all columns under resampled rows, float64 [b, c, c]."""
+    """Correlations of all columns under resampled rows, up to rounding, float64 [b, c, c]."""
     unit = _standardised(table, counts, kind)
-    return np.asarray(np.clip((unit * counts[:, :, None]).transpose(0, 2, 1) @ unit, -1, 1))
+    return np.asarray((unit * counts[:, :, None]).transpose(0, 2, 1) @ unit)
 
 
 def _standardised(values: Floats, counts: Floats, kind: Kind) -> Floats:
