@@ -10,11 +10,11 @@ A benchmark has the data sets A and B, which form an ability, and C; the average
 ability and C. A query is a hit if a normal variable is below the quantile of the true score; part of
 its variance (`WITHIN`) is that of its video, and part of both is common to the two models. The shapes:
 
-    many      80 videos with 6.25 queries each (as DREAM-E) in each data set
+    many      80 videos with 5 to 8 queries in each data set (DREAM-E has 6.25 per video)
     shared    the three data sets ask about the same 80 videos
     unequal   80 videos in each data set with 1 to 40 queries
     few       10 videos with 12 queries in each data set
-    mixed     8 videos with 12 queries in A, and 80 with 6.25 in B and C
+    mixed     8 videos with 12 queries in A, and 80 with 5 to 8 in B and C
 """
 
 import argparse

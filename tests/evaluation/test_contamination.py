@@ -93,7 +93,10 @@ def test_each_kind_of_match(folder, assets):
     ]
     assert [0 < match.distance <= THRESHOLD for match in matches] == [True, True, False, False]
     assert str(matches[2]) == f"{same_bytes}: is training video 'id1' (the same bytes)"
-    assert {match.kind for match in overlap(tables(assets), prints_of(*videos), threshold=0)} == {"uri", "exact"}
+    assert {match.kind for match in overlap(tables(assets), prints_of(*videos), threshold=0)} == {
+        "uri",
+        "exact",
+    }
 
 
 def test_a_mirrored_video_does_not_match(folder, assets):

@@ -125,8 +125,7 @@ def test_the_summary_table() -> None:
     assert lines[1].split() == ["MSRVTT", "hit@1", "-", "0.500", "[0.400,", "0.600]"]
     assert lines[2].split()[0] == "average_datasets"
     assert (
-        lines[4]
-        == "base: 9 distinct items, 5 embedded by this run, 3 already cached, 1 missing, 2 texts cut"
+        lines[4] == "base: 9 distinct items, 5 embedded by this run, 3 already cached, 1 missing, 2 texts cut"
     )
     assert lines[-2:] == [
         "contamination: 2 hits among 7 videos in assets.lance, films",

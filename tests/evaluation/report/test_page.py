@@ -32,8 +32,10 @@ from gve_ray.evaluation.report.example_queries import choose
 from gve_ray.evaluation.report.notes import notes
 from gve_ray.evaluation.report.page import check_baselines, collect, figures, render, write_report
 from gve_ray.evaluation.run import _dataset_facts
+from gve_ray.evaluation.scores.clusters import join_queries, shared_content
+from gve_ray.evaluation.scores.intervals import RunIntervals
 from gve_ray.evaluation.scores.ranking import PER_QUERY_SCHEMA
-from gve_ray.evaluation.scores.scoring import Scored, comparisons, score, summary
+from gve_ray.evaluation.scores.scoring import Scored, score
 from gve_ray.job import PreflightError
 from gve_ray.schema import Item
 from gve_ray.stage import StageCounts
@@ -121,10 +123,13 @@ class Run:
                 "adapter": None,
                 "dtype": "float32",
             }
-            models[name] = summary(scored[name], self.config) | {
+            models[name] = {
                 "identity": {**identity, "settings": {"frames": 8}, "engine_args": {}},
-                "embedding": {"items": 20, "found": 0, "new": 20, "left_out": 0, "cut": 1, "seconds": 2.0},
+                "embedding": {"items": 20, "found": 0, "new": 20, "missing": 0, "cut": 1, "seconds": 2.0},
             }
+        shared = {dataset.data.name: shared_content(dataset, lambda path: path) for dataset in self.sources}
+        intervals = RunIntervals(scored, join_queries(shared), self.config)
+        models = {name: intervals.summary(name) | facts for name, facts in models.items()}
         tables = [dataset.table for results in scored.values() for dataset in results.values()]
         pq.write_table(pa.concat_tables(tables), folder / "out/per_query.parquet")
         (folder / "out/skipped.jsonl").write_text(
@@ -132,8 +137,9 @@ class Run:
         )
         self.results: dict[str, Any] = {
             "datasets": {dataset.data.name: _dataset_facts(dataset) for dataset in self.sources},
+            "clusters": intervals.clusters(),
             "models": models,
-            "comparisons": comparisons(scored, self.config),
+            "comparisons": intervals.comparisons(self.config.subject),
             "contamination": None,
         }
 
@@ -290,13 +296,13 @@ def whole(run: Run, **names: str) -> dict[str, Any]:
     models = {}
     for name, like in names.items():
         row = published[like]
-        skipped = {"faults": 0, "queries": 0, "corpus": 0, "queries_without_positives": 0}
+        missing = {"queries": 0, "corpus": 0, "queries_without_positives": 0}
         datasets = {
             dataset: {
                 "score": row.scores[dataset],
                 "interval": [row.scores[dataset] - 0.01, row.scores[dataset] + 0.01],
                 "n_corpus": 10,
-                "skipped": skipped,
+                "missing": missing,
                 "cut": {"queries": 0, "corpus": 0},
             }
             for dataset in UVRB
@@ -319,10 +325,18 @@ def whole(run: Run, **names: str) -> dict[str, Any]:
             "n_queries": round(spec.n_queries * 0.97),
             "n_corpus": spec.n_corpus,
             "revision": "0" * 64,
+            "faults": [],
         }
         for name, spec in UVRB.items()
     }
-    return {"datasets": facts, "models": models, "comparisons": [], "contamination": None}
+    clusters: dict[str, dict[str, int]] = {"datasets": {}, "abilities": {}}
+    return {
+        "datasets": facts,
+        "clusters": clusters,
+        "models": models,
+        "comparisons": [],
+        "contamination": None,
+    }
 
 
 def whole_page(run: Run, config: EvaluationJobConfig, results: dict[str, Any]) -> Any:
@@ -395,16 +409,20 @@ def test_differences_from_the_published_data_sets(run: Run, changes: dict[str, A
 
 
 def test_the_contamination_verdict_is_shown(run: Run, page: str) -> None:
-    hit = {"dataset": "MSRVTT", "video": EVIL, "training_video": "t1", "how": "exact", "distance": 0.0}
-    check = {"checked_videos": 1234, "training": "assets.lance", "datasets": {"MSRVTT": 9, "MS-TI": 0}}
+    hit = {"dataset": "MSRVTT", "video": EVIL, "training": "films", "training_video": "t1", "how": "exact"}
+    check = {
+        "checked_videos": 1234,
+        "training": ["assets.lance", "films"],
+        "datasets": {"MSRVTT": 9, "MS-TI": 0},
+    }
     results = {**run.results, "contamination": {**check, "hits": [hit] * 9}}
     text = words(render(collect(run.job(queries=0), run.folder / "out", results, run.sets, {})))
-    assert "Contaminated: 9 hits among 1,234 videos match assets.lance (MSRVTT 9)" in text
-    assert f"MSRVTT: {EVIL} is training video t1 (exact)" in text
+    assert "Contaminated: 9 hits among 1,234 videos match assets.lance, films (MSRVTT 9)" in text
+    assert f"MSRVTT: {EVIL} is training video t1 of films (exact)" in text
     assert "and 1 more, all in results.json" in text
     results = {**run.results, "contamination": {**check, "hits": []}}
     text = " ".join(note.text for note in notes(results, {}, has_baselines=False))
-    assert "None of the 1,234 evaluation videos was found in assets.lance" in text
+    assert "None of the 1,234 evaluation videos was found in assets.lance, films" in text
     assert "Contaminated" not in text
 
 
@@ -455,9 +473,7 @@ def test_own_data_sets_and_a_model_without_scores(run: Run, tmp_path: Path) -> N
     """No data set of UVRB: no abilities and no radar, but the rest of the page."""
     results = json.loads(json.dumps(run.results).replace("MSRVTT", "mine").replace("MS-TI", "yours"))
     unscored = results["models"]["blind"]["datasets"]["mine"]
-    unscored.update(
-        score=None, interval=None, n_queries=0, skipped=dict.fromkeys(unscored["skipped"], 3) | {"faults": 0}
-    )
+    unscored.update(score=None, interval=None, n_queries=0, missing=dict.fromkeys(unscored["missing"], 3))
     results["comparisons"] = []
     for model in results["models"].values():
         model.update(abilities={}, ability_intervals={}, average_datasets=None, average_abilities=None)
