@@ -4,7 +4,7 @@
 
 Simulates benchmarks whose true scores are known, and prints one JSON object: by shape, the share of
 benchmarks whose interval contains the truth, if single queries are resampled (`queries`) and if
-clusters of queries are (`clusters`, as in `gve evaluate`). It takes about two minutes on one core.
+clusters of queries are (`clusters`, as in `gve evaluate`). It takes about a minute on one idle core.
 
 A benchmark has the data sets A and B, which form an ability, and C; the average is that of the
 ability and C. A query is a hit if a normal variable is below the quantile of the true score; part of
@@ -69,47 +69,57 @@ def _normal(n: int, rng: np.random.Generator) -> np.ndarray:
     return np.sqrt(COMMON) * rng.standard_normal(n) + np.sqrt(1 - COMMON) * rng.standard_normal((2, n))
 
 
+def draws_of_queries(hits: Mapping[str, np.ndarray], *, resamples: int, seed: int) -> dict[str, np.ndarray]:
+    """Resample single queries in each data set, as if they were independent: float64 [resamples, 2].
+
+    Queries with the same two hits are drawn together, so a draw is that of four counts.
+    """
+    rng = np.random.default_rng(seed)
+    means = {}
+    for name, pairs in hits.items():
+        kinds, counts = np.unique(pairs, axis=1, return_counts=True)
+        drawn = rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples)
+        means[name] = drawn @ kinds.T / counts.sum()
+    return means
+
+
 def contained(
     clusters: Mapping[str, np.ndarray], hits: Mapping[str, np.ndarray], *, resamples: int, seed: int
-) -> dict[str, bool]:
-    """Return whether the interval of each quantity contains its true value."""
+) -> dict[str, dict[str, bool]]:
+    """Return whether the interval of each quantity contains its true value, by what is resampled."""
     bootstrap = ClusterBootstrap(clusters, resamples=resamples, seed=seed)
-    means = bootstrap.means(hits)
-
-    def contains(row: np.ndarray, shares: Mapping[str, float], truth: float) -> bool:
-        """row: float64 [2], the weight of each model."""
-        draws = sum(share * (means[name] @ row) for name, share in shares.items())
-        estimate = sum(share * float(row @ hits[name].mean(axis=1)) for name, share in shares.items())
-        return not bootstrap.interval(estimate, np.asarray(draws), shares).excludes(truth)
-
-    one, gap = np.array([1.0, 0.0]), np.array([1.0, -1.0])
-    results = {
-        quantity: contains(one, shares, sum(share * TRUTH[name] for name, share in shares.items()))
-        for quantity, shares in QUANTITIES.items()
+    means = {
+        "queries": draws_of_queries(hits, resamples=resamples, seed=seed),
+        "clusters": bootstrap.means(hits),
     }
-    return {**results, DIFFERENCE: contains(gap, QUANTITIES["average"], GAIN)}
-
-
-def single(clusters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return clusters of one query each."""
-    starts = np.cumsum([0, *(len(of_query) for of_query in clusters.values())])
-    return {
-        name: np.arange(start, start + len(of_query))
-        for (name, of_query), start in zip(clusters.items(), starts, strict=False)
-    }
+    one, gap = np.array([1.0, 0.0]), np.array([1.0, -1.0])  # the weights of the two models
+    quantities = [
+        (name, one, shares, sum(share * TRUTH[part] for part, share in shares.items()))
+        for name, shares in QUANTITIES.items()
+    ]
+    quantities.append((DIFFERENCE, gap, QUANTITIES["average"], GAIN))
+    results: dict[str, dict[str, bool]] = {"queries": {}, "clusters": {}}
+    for name, row, shares, truth in quantities:
+        draws = {
+            way: np.sum([share * (drawn[part] @ row) for part, share in shares.items()], axis=0)
+            for way, drawn in means.items()
+        }
+        low, high = np.quantile(draws["queries"], [0.025, 0.975])
+        results["queries"][name] = bool(low <= truth <= high)
+        interval = bootstrap.interval(truth, draws["clusters"], shares)
+        results["clusters"][name] = not interval.excludes(truth)
+    return results
 
 
 def coverage(shape: str, *, benchmarks: int, resamples: int, seed: int) -> dict[str, dict[str, float]]:
-    """Return the share of intervals that contain the truth, by way of resampling and quantity."""
+    """Return the share of intervals that contain the truth, by what is resampled and by quantity."""
     rng = np.random.default_rng(seed)
-    counts: dict[str, list[dict[str, bool]]] = {"queries": [], "clusters": []}
-    for number in range(benchmarks):
-        clusters, hits = simulate(shape, rng)
-        counts["queries"].append(contained(single(clusters), hits, resamples=resamples, seed=number))
-        counts["clusters"].append(contained(clusters, hits, resamples=resamples, seed=number))
+    results = [
+        contained(*simulate(shape, rng), resamples=resamples, seed=number) for number in range(benchmarks)
+    ]
     return {
-        way: {quantity: float(np.mean([result[quantity] for result in results])) for quantity in results[0]}
-        for way, results in counts.items()
+        way: {quantity: float(np.mean([result[way][quantity] for result in results])) for quantity in named}
+        for way, named in results[0].items()
     }
 
 

@@ -130,13 +130,14 @@ def _missing(results: Mapping[str, Any]) -> Note:
     faults = sum({row.dataset: row.faults for row in rows}.values())
     counts: Counter[str] = Counter()
     for row in rows:
-        counts["queries"] += row.queries + row.queries_without_positives
+        counts["queries"] += row.queries
+        counts["orphans"] += row.queries_without_positives
         counts["corpus"] += row.corpus
         counts["cut"] += row.cut
     text = (
-        f"Left out: {faults:,} errors in the data sets. Could not be read and count as misses: over all models "
-        f"{counts['corpus']:,} corpus items, and {counts['queries']:,} queries for them or for their own media. "
-        f"{counts['cut']:,} texts were cut. See below."
+        f"Left out for all models: {faults:,} errors in the data sets. Counted as misses, over all models: "
+        f"{counts['queries']:,} queries that could not be read, and {counts['orphans']:,} whose positives, among "
+        f"{counts['corpus']:,} corpus items, could not be read. {counts['cut']:,} texts were cut. See below."
     )
     return Note(kind="warn", text=text)
 

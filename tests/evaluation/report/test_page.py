@@ -60,15 +60,18 @@ def source(folder: Path, name: str) -> EvalSet:
     """
     ids = [str(i) for i in range(N)]
     texts = [*(f"grey {i}" for i in range(N - 2)), EVIL, LONG]
-    image = str(folder / "still.jpg") if name == "MS-TI" else None
+    has_image = name == "MS-TI"
     data = RetrievalSet(
         name=name,
         query_ids=[f"q{i}" for i in range(N)],
-        queries=[Item(text=text, image=image) for text in texts],
+        queries=[
+            Item(text=text, image=str(folder / f"still{i}.jpg") if has_image else None)
+            for i, text in enumerate(texts)
+        ],
         corpus_ids=ids,
         corpus=[Item(video=str(folder / f"{i}.mp4")) for i in ids],
         positives={f"q{i}": frozenset([str(i)]) for i in range(N)},
-        candidates={f"q{i}": tuple(ids) for i in range(N)} if image else None,
+        candidates={f"q{i}": tuple(ids) for i in range(N)} if has_image else None,
         skipped=[],
     )
     return EvalSet(
@@ -103,7 +106,8 @@ class Run:
         for i in range(N):
             encode_mp4(folder / f"{i}.mp4", [colour(i)] * 4, fps=4, width=SIZE, height=SIZE)
         (folder / "9.mp4").write_bytes(b"not a video")
-        Image.fromarray(colour(3)).save(folder / "still.jpg")
+        for i in range(N):
+            Image.fromarray(colour(i)).save(folder / f"still{i}.jpg")
         self.sources = [source(folder, name) for name in ("MSRVTT", "MS-TI")]
         self.config = self.job()
         (folder / "out").mkdir()
@@ -187,9 +191,11 @@ def words(page: str) -> str:
 
 def test_scores_in_the_tables(page: str) -> None:
     text = words(page)
-    scores = r"0\.000 0\.000 to 0\.000 0\.800 0\.[56]\d\d to 1\.000 0\.100 10 10"
+    scores = r"0\.000 0\.000 to 0\.000 0\.800 0\.[45]\d\d to 1\.000 0\.100 10 10 10"
     assert re.search(rf"MSRVTT CG, hit@1 {scores}", text)
     assert re.search(rf"MS-TI CMP, precision@1 {scores}", text)
+    difference = r"\+0\.800 \+0\.[45]\d\d to \+1\.000"
+    assert re.search(rf"MSRVTT {difference} 0\.01\d 0\.00\d 10 10", text)  # p: 2 / 2^8, over two data sets
     assert "seeing less blind: better on 2, worse on 0, no significant difference on 0" in text
     assert "Abilities of seeing" not in text  # each ability needs more data sets
 
@@ -267,7 +273,7 @@ def test_notes_on_comparability_and_cut_texts(page: str) -> None:
     assert "All 2 data sets have UVRB's names but differ from the published ones" in text
     assert "MSRVTT: 10 queries, published 1,000; 10 items, published 1,000" in text
     assert "MS-TI: 10 queries, published 400" in text  # its ten candidates are the published number
-    assert "4 texts cut" in text  # one query of each model and data set
+    assert "4 texts were cut" in text  # one query of each model and data set
     assert "Contamination was not checked" in text
     assert "model m (sha256 abababababab)" in text
     assert "1970-01-01 00:00 UTC" in text
@@ -283,6 +289,7 @@ def test_runs_on_other_data_are_not_correlated_with_the_published_models(run: Ru
 
 def test_results_csv_is_a_table_for_diagnose(run: Run, page: str) -> None:
     rows = read_table(run.folder / "out/results.csv")
+    assert {row.lineage for row in rows} == {f"sha256:{'ab' * 32}"}  # the same weights: sister models
     assert [(row.model, dict(row.scores)) for row in rows] == [
         ("blind", {"MSRVTT": 0.0, "MS-TI": 0.0}),
         ("seeing", {"MSRVTT": 0.8, "MS-TI": 0.8}),
@@ -358,7 +365,10 @@ def test_at_published_sizes_the_run_is_compared_with_the_published_models(run: R
         ("good", "All of UVRB's data sets, wi")
     ]
     assert page_data.correlations.added == ["blind", "seeing"]
-    assert "n = 18 models, 2 of them added by this run (blind, seeing)" in page_data.correlations.maps[0].note
+    assert (
+        "n = 18 models of 14 lineages, 2 of them added by this run (blind, seeing)"
+        in page_data.correlations.maps[0].note
+    )
     assert [(entry.name, entry.published) for entry in page_data.radar] == [
         ("seeing", False),
         ("GVE-7B, published", True),
@@ -499,7 +509,8 @@ def test_own_data_sets_and_a_model_without_scores(run: Run, tmp_path: Path) -> N
     assert "0 of UVRB's 16 data sets" in text
     assert "data sets outside UVRB" in text
     assert (
-        "Left out: 0 errors in the data sets; over all models 6 queries and 3 corpus items; 4 texts cut"
+        "Left out for all models: 0 errors in the data sets. Counted as misses, over all models: 3 queries that "
+        "could not be read, and 3 whose positives, among 3 corpus items, could not be read. 4 texts were cut."
         in text
     )
     assert re.search(r"mine hit@1 none 0\.800", text)
