@@ -154,9 +154,9 @@ def _run(config: EvaluationJobConfig, configs: Sequence[DataConfig], run: RunFol
             commit_seconds=config.commit_seconds,
         )
         if contamination_check is not None and contamination is None:
-            contamination = contamination_check.check(
-                embedded, cache=cache, workers=config.resources.count or 1
-            )
+            # The actors are idle now, so the decoding processes may use all cores of this machine.
+            cores = len(os.sched_getaffinity(0))
+            contamination = contamination_check.check(embedded, cache=cache, workers=cores)
         trec = output / "runs" / model.name
         scored[model.name] = {
             dataset.data.name: score(
