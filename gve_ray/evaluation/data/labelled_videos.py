@@ -32,7 +32,8 @@ def load_classes(source: str | Path, *, name: str, template: str = "{label}") ->
 
     template: text of a label, with `{label}` in it. The name of a class folder is split into words
     (`brush_hair` and `BrushHair` become "brush hair" and "Brush Hair"); labels in a table are used
-    unchanged. Invalid entries are left out and listed in `skipped`; does not raise on bad data.
+    unchanged. A video of a table that does not exist stays in the data set, where it counts as a miss
+    (`scores.scoring`). Other invalid entries are left out and listed in `skipped`; does not raise on bad data.
     """
     errors = DataErrorLog(name)
     folder, _, file = str(source).rpartition("/")
@@ -47,7 +48,7 @@ def load_classes(source: str | Path, *, name: str, template: str = "{label}") ->
                 here,
                 f"video {shown(video)}: listed twice; its first label, {shown(videos[video][1])}, is used",
             )
-        elif not (root.is_file(path) or root.has_pictures(path)):
+        elif not (is_table or root.is_file(path) or root.has_pictures(path)):
             errors.add(here, f"video {shown(video)}: not found as a file or a folder of frames")
         else:
             videos[video] = root.media(path), label

@@ -134,8 +134,8 @@ def test_mteb_and_classes_behind_a_uri(root: Path, s3: str) -> None:
     uri = uploaded(root, f"{s3}/set")
     assert media_of(load_mteb(uri))[1] == f"{uri}/videos/v1.mp4"
     table = load_classes(f"{uri}/labels.csv", name="t")
-    assert table.query_ids == ["videos/v1.mp4", "./videos_frames/v0"]
-    assert media_of(table)[:2] == [f"{uri}/videos/v1.mp4", f"{uri}/videos_frames/v0/"]
+    assert table.query_ids == ["videos/v1.mp4", "./videos_frames/v0", "gone.mp4"]
+    assert media_of(table)[:3] == [f"{uri}/videos/v1.mp4", f"{uri}/videos_frames/v0/", f"{uri}/gone.mp4"]
     assert [str(error) for error in table.skipped] == [
         str(error) for error in load_classes(root / "labels.csv", name="t").skipped
     ]

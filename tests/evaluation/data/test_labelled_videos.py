@@ -67,14 +67,14 @@ def test_a_table_of_labels(tmp_path: Path) -> None:
         "waves,videos/a.mp4,val\nwaves,,val\n,videos/a.mp4,val\nwaves,videos/gone.mp4,val\n"
     )
     result = load_classes(table, name="set")
-    assert [entry.video for entry in result.queries] == [str(relative), str(absolute)]
-    assert [entry.text for entry in result.corpus] == ["Sits Down", "opens_a_door"]  # labels are unchanged
+    gone = str(tmp_path / "videos/gone.mp4")  # a miss of every model
+    assert [entry.video for entry in result.queries] == [str(relative), str(absolute), gone]
+    assert [entry.text for entry in result.corpus] == ["Sits Down", "opens_a_door", "waves"]  # unchanged
     assert result.positives["videos/a.mp4"] == {"opens_a_door"}
     assert [str(entry).split(": ", 2)[1:] for entry in result.skipped] == [
         ["val.csv line 4", "video 'videos/a.mp4': listed twice; its first label, 'opens_a_door', is used"],
         ["val.csv line 5", "empty video"],
         ["val.csv line 6", "video 'videos/a.mp4': empty label"],
-        ["val.csv line 7", "video 'videos/gone.mp4': not found as a file or a folder of frames"],
     ]
 
 
