@@ -117,6 +117,19 @@ def test_the_smallest_data_set_decides_on_the_correction() -> None:
     assert (alone.high, alone.clusters) == (pytest.approx(1.97, abs=0.01), 500)
 
 
+def test_data_sets_that_share_nothing_are_drawn_separately() -> None:
+    """A data set of two videos gets two draws each time, however many videos the others have, which
+    share some with each other only.
+    """
+    clusters = {"two": np.array([0, 1]), "a": np.arange(2, 40), "b": np.arange(39, 60)}
+    values = {name: np.ones((1, len(of_query))) for name, of_query in clusters.items()}
+    values["two"] = np.array([[0.0, 1.0]])
+    drawn = ClusterBootstrap(clusters, resamples=400).means(values)["two"][:, 0]
+    shares = [float((drawn == value).mean()) for value in (0.0, 0.5, 1.0)]
+    assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.08)
+    assert sum(shares) == 1.0  # never NaN, and no other mean
+
+
 def test_a_paired_test_is_of_clusters() -> None:
     """Twelve queries of one video gained: one event, not twelve. Over twelve videos it is significant."""
     gain, nothing = np.repeat([1.0, 0.0], 12), np.zeros(24)
