@@ -17,8 +17,9 @@ from gve_ray.evaluation.config import (
 )
 from gve_ray.evaluation.data.eval_sets import check, find_eval_sets, open_eval_sets
 from gve_ray.evaluation.embed import ItemIndex
-from gve_ray.evaluation.run import EvaluationResult, evaluate
+from gve_ray.evaluation.run import RESULTS_VERSION, EvaluationResult, evaluate, read_result
 from gve_ray.job import PreflightError
+from gve_ray.store.runfolder import RunFolderError
 
 TINY, ADAPTER = "package://demo/tiny_vl/model", "package://demo/tiny_vl/adapter"
 
@@ -131,3 +132,12 @@ def test_the_summary_table() -> None:
         "contamination: 2 hits among 7 videos in assets.lance, films",
         "out/results.json and report.html after 7 s",
     ]
+
+
+@pytest.mark.parametrize("results", [{"models": {}}, {"version": RESULTS_VERSION + 1}])
+def test_results_of_another_release_are_refused(tmp_path: Path, results: dict[str, Any]) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"runs": []}))
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    version = results.get("version", 1)
+    with pytest.raises(RunFolderError, match=f"results.json: has version {version}, this release writes"):
+        read_result(tmp_path)
