@@ -15,9 +15,11 @@ benchmarks/coverage.py).
 Percentiles of a bootstrap are too narrow if clusters are few: they lack the factor n / (n - 1) of
 the variance, and the wider quantiles of Student's t. Intervals are therefore expanded percentile
 intervals (Hesterberg, "What Teachers Should Know About the Bootstrap", The American Statistician
-69(4), 2015, section 4.2.1), which correct for both by taking quantiles farther out. The effective
-number of clusters is Satterthwaite's: with a the share of each cluster in the estimate, it is
-(sum a^2)^2 / sum a^4, which is n for n clusters of one size, and less if a few clusters dominate.
+69(4), 2015), which correct for both by taking quantiles farther out. Within
+a group of data sets that are drawn together, n is the effective number of clusters: with a the share
+of each cluster in the estimate, (sum a^2)^2 / sum a^4, which is the number of clusters of one size,
+and less if a few dominate. Groups are combined in proportion to sum a^2, and their degrees of freedom
+by Satterthwaite's approximation.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,8 +86,16 @@ class ClusterBootstrap:
         """
         weights = self._weights(shares)
         clusters = int(np.count_nonzero(weights))
-        effective = float((weights**2).sum() ** 2 / (weights**4).sum())
-        return interval_of(estimate, draws, clusters=clusters, effective=effective)
+        squares = [weights[group] ** 2 for group in self._groups if weights[group].any()]
+        parts = np.array([float(square.sum()) for square in squares])
+        effective = np.array([float(square.sum() ** 2 / (square**2).sum()) for square in squares])
+        if effective.min() < 1 + 1e-9:  # the variance of a single cluster is unknown
+            return interval_of(estimate, draws, clusters=clusters, freedom=0.0)
+        freedom = parts.sum() ** 2 / (parts**2 / (effective - 1)).sum()
+        inflation = (parts * effective / (effective - 1)).sum() / parts.sum()
+        return interval_of(
+            estimate, draws, clusters=clusters, freedom=float(freedom), inflation=float(inflation)
+        )
 
     def contributions(self, differences: Mapping[str, Floats], shares: Mapping[str, float]) -> Floats:
         """What each cluster adds to a weighted sum of means, float64 [clusters]; they add up to it.

@@ -131,34 +131,44 @@ def draw_rows(clusters: Sequence[int], *, resamples: int = CORRELATION_RESAMPLES
     return drawn[:, of_row].astype(np.float64)
 
 
-def interval_of(estimate: float, draws: Floats, *, clusters: int, effective: float | None = None) -> Interval:
+def interval_of(
+    estimate: float,
+    draws: Floats,
+    *,
+    clusters: int,
+    freedom: float | None = None,
+    inflation: float | None = None,
+) -> Interval:
     """The expanded percentile interval of a statistic from its bootstrap draws, float [resamples].
 
-    clusters: number of units that were resampled. effective: the number of units of one size that
-    would be as informative; None: all.
+    clusters: number of units that were resampled. freedom: degrees of freedom of the variance; None:
+    clusters - 1. inflation: of the variance; None: clusters / (clusters - 1).
     """
-    low, high = bounds_of(draws[:, None], n=clusters if effective is None else effective)
+    low, high = bounds_of(draws[:, None], n=clusters, freedom=freedom, inflation=inflation)
     return Interval(estimate=estimate, low=float(low[0]), high=float(high[0]), clusters=clusters)
 
 
-def bounds_of(draws: Floats, *, n: float) -> tuple[Floats, Floats]:
+def bounds_of(
+    draws: Floats, *, n: int, freedom: float | None = None, inflation: float | None = None
+) -> tuple[Floats, Floats]:
     """The bounds of expanded percentile intervals, float64 [p] each; NaN for fewer than two units.
 
-    draws: float64 [resamples, p]; NaN does not count. n: number of units that were resampled. The
-    quantiles are those at which a normal distribution has the bounds of Student's interval with n - 1
-    degrees of freedom, times sqrt(n / (n - 1)) (Hesterberg, 2015).
+    draws: float64 [resamples, p]; NaN does not count. n, freedom, inflation: as `clusters` etc. of
+    `interval_of`. The quantiles are those at which a normal distribution has the bounds of Student's
+    interval, times the root of the inflation (Hesterberg, 2015).
     """
+    freedom = n - 1 if freedom is None else freedom
     bounds = np.full((2, draws.shape[1]), np.nan)
     defined = np.isfinite(draws).any(axis=0)
-    if n > 1 + 1e-9:
-        tail = _tail(n)
+    if freedom > 1e-9:
+        tail = _tail(freedom, (freedom + 1) / freedom if inflation is None else inflation)
         bounds[:, defined] = np.nanquantile(draws[:, defined], (tail, 1 - tail), axis=0)
     return bounds[0], bounds[1]
 
 
-def _tail(n: float) -> float:
-    """The share of draws below an interval over n units: 0.025 for large n, and less for small n."""
-    return NormalDist().cdf(-_student_quantile(n - 1) * math.sqrt(n / (n - 1)))
+def _tail(freedom: float, inflation: float) -> float:
+    """The share of draws below an interval: 0.025 for many units, and less for few."""
+    return NormalDist().cdf(-_student_quantile(freedom) * math.sqrt(inflation))
 
 
 def _student_quantile(freedom: float) -> float:

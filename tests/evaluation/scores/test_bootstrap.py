@@ -105,14 +105,22 @@ def test_data_sets_that_share_videos_vary_together() -> None:
 
 def test_the_smallest_data_set_decides_on_the_correction() -> None:
     """Half of the estimate is a data set of 5 videos, so the interval is that of about 5 clusters,
-    although 505 take part: Satterthwaite's number is (5 / 10^2 + 500 / 1000^2)^2 / (5 / 10^4 + ...).
+    although 505 take part. The variances of the halves are as 5 / 10^2 to 500 / 1000^2, with 4 and 499
+    degrees of freedom, and lack the factors 5 / 4 and 500 / 499.
     """
     bootstrap = ClusterBootstrap({"few": np.arange(5), "many": np.arange(5, 505)})
     draws = stats.norm.ppf((np.arange(100_000) + 0.5) / 100_000)
     result = bootstrap.interval(0.0, draws, {"few": 0.5, "many": 0.5})
-    n = (5 / 100 + 500 / 1_000_000) ** 2 / (5 / 10_000 + 500 / 1000**4)
-    expected = stats.t.ppf(0.975, n - 1) * math.sqrt(n / (n - 1))
-    assert (result.high, result.clusters) == (pytest.approx(expected, abs=0.05), 505)
+    few, many = 5 / 100, 500 / 1_000_000
+    freedom = (few + many) ** 2 / (few**2 / 4 + many**2 / 499)
+    inflation = (few * 5 / 4 + many * 500 / 499) / (few + many)
+    expected = stats.t.ppf(0.975, freedom) * math.sqrt(inflation)
+    assert (result.high, result.clusters) == (pytest.approx(expected, abs=0.02), 505)
+    three = ClusterBootstrap({name: np.arange(5 * i, 5 * i + 5) for i, name in enumerate("abc")})
+    equal = three.interval(0.0, draws, dict.fromkeys("abc", 1 / 3))  # 12 degrees of freedom, and still 5 / 4
+    assert equal.high == pytest.approx(stats.t.ppf(0.975, 12) * math.sqrt(5 / 4), abs=0.01)
+    single = ClusterBootstrap({"one": np.zeros(9, dtype=np.int64), "many": np.arange(1, 501)})
+    assert single.interval(0.0, draws, {"one": 0.5, "many": 0.5}).bounds is None
     alone = bootstrap.interval(0.0, draws, {"many": 1.0})
     assert (alone.high, alone.clusters) == (pytest.approx(1.97, abs=0.01), 500)
 
