@@ -46,6 +46,8 @@ from gve_ray.config import load_config
 from gve_ray.demo.corpus import read_truth
 from gve_ray.demo.tiny_vl import MODEL
 from gve_ray.evaluation.scores.abilities import ABILITIES, weights
+from gve_ray.evaluation.scores.bootstrap import ClusterBootstrap
+from gve_ray.evaluation.scores.clusters import join_queries
 from gve_ray.schema import Task
 from gve_ray.synthesis.assemble import INSTRUCTIONS
 from gve_ray.training.config import (
@@ -65,6 +67,7 @@ SEEDS = (0, 1, 2)
 RESAMPLES = 10_000
 TXT_TOLERANCE = 0.03
 log = logging.getLogger("ablation")
+Values = Mapping[str, np.ndarray]  # by data set: float64 [queries]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -225,83 +228,56 @@ def per_query(
     }
 
 
-def clusters(uvrb: Path, datasets: Sequence[str]) -> dict[tuple[str, str], int]:
-    """Return the cluster of each (data set, query): queries are joined by positives and query media."""
-    parent: dict[str, str] = {}
+def shared_names(uvrb: Path, dataset: str, queries: Sequence[str]) -> list[set[str]]:
+    """Return what each query may share with others: the names of its positives and of its media.
 
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            name = parent[name]
-        return name
-
-    for dataset in datasets:
-        folder = uvrb / dataset / "jsonl"
-        shown = defaultdict(set)
-        for line in (folder / "queries.jsonl").read_text().splitlines():
-            query = json.loads(line)
-            shown[query["id"]] |= {Path(query[part]).stem for part in ("image", "video") if part in query}
-        for line in (folder / "instances.jsonl").read_text().splitlines():
-            instance = json.loads(line)
-            shown[instance["qid"]] |= set(instance["pos"])
-        for query_id, names in shown.items():
-            for name in names:
-                parent[root(name.split("-clip")[0])] = root(f"{dataset}/{query_id}")
-    numbers: dict[str, int] = {}
-    found = {}
-    for node in list(parent):
-        dataset, _, query_id = node.partition("/")
-        if query_id:
-            found[dataset, query_id] = numbers.setdefault(root(node), len(numbers))
-    return found
+    A clip counts as its video, which it was cut from.
+    """
+    folder = uvrb / dataset / "jsonl"
+    names = defaultdict(set)
+    for line in (folder / "queries.jsonl").read_text().splitlines():
+        query = json.loads(line)
+        names[query["id"]] |= {Path(query[part]).stem for part in ("image", "video") if part in query}
+    for line in (folder / "instances.jsonl").read_text().splitlines():
+        instance = json.loads(line)
+        names[instance["qid"]] |= set(instance["pos"])
+    return [{name.split("-clip")[0] for name in names[query]} for query in queries]
 
 
 class Scores:
-    """Scores of all runs on the same queries, and bootstrap draws over clusters of videos."""
+    """Scores of all runs on the same queries, and a bootstrap over clusters of videos."""
 
     def __init__(self, scores: Mapping[str, Mapping[str, Mapping[str, float]]], uvrb: Path) -> None:
         datasets = sorted(next(iter(scores.values())))
-        self.queries = [(name, query) for name in datasets for query in sorted(scores["base-0"][name])]
+        queries = {name: sorted(scores["base-0"][name]) for name in datasets}
         self.rows = {
-            model: np.array([found[name][query] for name, query in self.queries])
+            model: {name: np.array([found[name][query] for query in queries[name]]) for name in datasets}
             for model, found in scores.items()
         }
-        self._datasets = np.array([datasets.index(name) for name, _ in self.queries])
-        of_query = clusters(uvrb, datasets)
-        self.clusters = np.array([of_query[query] for query in self.queries])
-        self._weights = {
-            ability: np.array([weights(ability).get(name, 0.0) for name in datasets])
-            for ability in (*ABILITIES, "average")
-        }
-        rng = np.random.default_rng(42)
-        n = int(self.clusters.max()) + 1
-        # How often each cluster is drawn, in each resample; each query counts as often as its cluster.
-        self._draws = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+        clusters = join_queries({name: shared_names(uvrb, name, queries[name]) for name in datasets})
+        self.queries = sum(map(len, queries.values()))
+        self.clusters = len({number for numbers in clusters.values() for number in numbers.tolist()})
+        self._bootstrap = ClusterBootstrap(clusters, resamples=RESAMPLES)
 
-    def of_arm(self, name: str, seeds: Sequence[int]) -> np.ndarray:
-        """Return the mean over seeds: float [queries]."""
-        return np.mean([self.rows[f"{name}-{seed}"] for seed in seeds], axis=0)
+    def of_arm(self, name: str, seeds: Sequence[int]) -> Values:
+        """Return the mean over seeds, by data set: float64 [queries]."""
+        rows = [self.rows[f"{name}-{seed}"] for seed in seeds]
+        return {dataset: np.mean([row[dataset] for row in rows], axis=0) for dataset in rows[0]}
 
-    def ability(self, values: np.ndarray, ability: str) -> float:
+    def ability(self, values: Values, ability: str) -> float:
         """Return the mean of an ability."""
-        return float(self._means(values, np.ones((1, len(values)))) @ self._weights[ability])
+        return sum(share * float(values[name].mean()) for name, share in weights(ability).items())
 
-    def interval(self, values: np.ndarray, ability: str) -> list[float]:
-        """Return the mean of an ability and the bounds of its 95 % interval."""
-        relevant = np.flatnonzero(self._weights[ability][self._datasets] > 0)
-        draws = np.zeros(RESAMPLES)
-        for dataset in np.unique(self._datasets[relevant]):
-            rows = np.flatnonzero(self._datasets == dataset)
-            counts = self._draws[:, self.clusters[rows]]  # [resamples, queries of the data set]
-            total = np.maximum(counts.sum(axis=1), 1)
-            draws += self._weights[ability][dataset] * (counts @ values[rows]) / total
-        low, high = np.quantile(draws, [0.025, 0.975])
-        return [round(value, 4) for value in (self.ability(values, ability), float(low), float(high))]
-
-    def _means(self, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Return the mean of each data set: float [data sets]."""
-        n = int(self._datasets.max()) + 1
-        sums = np.bincount(self._datasets, weights=values * counts[0], minlength=n)
-        return sums / np.bincount(self._datasets, minlength=n)
+    def intervals(self, values: Values, abilities: Sequence[str]) -> dict[str, list[float]]:
+        """Return the mean of each ability and the bounds of its 95 % interval."""
+        means = self._bootstrap.means({name: row[None] for name, row in values.items()})
+        found = {}
+        for ability in abilities:
+            shares = weights(ability)
+            draws = np.sum([share * means[name][:, 0] for name, share in shares.items()], axis=0)
+            interval = self._bootstrap.interval(self.ability(values, ability), draws, shares)
+            found[ability] = [round(value, 4) for value in (interval.estimate, interval.low, interval.high)]
+        return found
 
 
 def curriculum_facts(work: Path, name: str, seeds: Sequence[int]) -> dict[str, Any]:
@@ -365,16 +341,15 @@ def report(scores: Scores, work: Path) -> dict[str, Any]:
     differences = {}
     for first, second in COMPARED:
         seeds = [seed for seed in ARMS[first].seeds if seed in ARMS[second].seeds]
-        gap = scores.of_arm(first, seeds) - scores.of_arm(second, seeds)
-        differences[f"{first} - {second}"] = {
-            ability: scores.interval(gap, ability) for ability in ("TXT", "CMP", "VIS", "average")
-        }
+        one, other = scores.of_arm(first, seeds), scores.of_arm(second, seeds)
+        gap = {name: one[name] - other[name] for name in one}
+        differences[f"{first} - {second}"] = scores.intervals(gap, ("TXT", "CMP", "VIS", "average"))
     best = max(PYRAMIDS, key=lambda name: scores.ability(arms[name], "average"))
     h1 = [differences[f"s - {other}"]["CMP"] for other in ("i", "i+")]
     average, txt = (differences[f"{best} - s"][ability] for ability in ("average", "TXT"))
     return {
-        "queries": len(scores.queries),
-        "clusters": int(scores.clusters.max()) + 1,
+        "queries": scores.queries,
+        "clusters": scores.clusters,
         "scores": table,
         "differences": differences,
         "H1": {"s - i on CMP": h1[0], "s - i+ on CMP": h1[1], "holds": all(low > 0 for _, low, _ in h1)},

@@ -37,8 +37,10 @@ from gve_ray.evaluation.data.layouts import load
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.data.uvrb import UVRB
 from gve_ray.evaluation.scores import metrics
-from gve_ray.evaluation.scores.ranking import rank, usable
-from gve_ray.evaluation.scores.statistics import Interval, bootstrap_weighted
+from gve_ray.evaluation.scores.bootstrap import bootstrap_weighted
+from gve_ray.evaluation.scores.clusters import join_queries
+from gve_ray.evaluation.scores.ranking import rank
+from gve_ray.evaluation.scores.statistics import Interval
 from gve_ray.media import read_frames, read_image
 from gve_ray.schema import Frames, Item
 
@@ -78,7 +80,7 @@ class Media:
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """Scores of one data set. values: float64 [queries] of its metric, by condition. left: by
-    condition.
+    condition. shared: what each query may share with others: the names of its media and positives.
     """
 
     ability: str
@@ -86,6 +88,7 @@ class Measurement:
     values: dict[str, NDArray[np.float64]]
     chance: float
     left: dict[str, float]
+    shared: list[set[str]]
 
 
 def conditions(ability: str) -> dict[str, Callable[[Item], Item]]:
@@ -103,7 +106,6 @@ def conditions(ability: str) -> dict[str, Callable[[Item], Item]]:
 def measure(data: RetrievalSet, truth: Truth, embedder: Embedder, media: Media) -> Measurement:
     """Measure one data set under all conditions."""
     spec = UVRB[data.name]
-    part = usable(data, [True] * len(data.queries), [True] * len(data.corpus))
     corpora = {
         shuffled: embedder.embed([media.item(item, shuffled=shuffled) for item in data.corpus])
         for shuffled in (False, True)
@@ -113,8 +115,8 @@ def measure(data: RetrievalSet, truth: Truth, embedder: Embedder, media: Media) 
         shuffled = name == "shuffled"
         changed = [replace(change(query), instruction=spec.prompt) for query in data.queries]
         queries = embedder.embed([media.item(query, shuffled=shuffled) for query in changed])
-        ranking = rank(data, part, queries, corpora[shuffled], depth=100)
-        values[name] = metrics.per_query(spec.metric, ranking.ids, part.positives)
+        ranking = rank(data, queries, corpora[shuffled], depth=100)
+        values[name] = metrics.per_query(spec.metric, ranking.ids, data.positives)
     k = int(spec.metric.partition("@")[2])
     chances = [by_chance(k, len(data.positives[q]), len(_ranked(data, q))) for q in data.query_ids]
     return Measurement(
@@ -123,6 +125,10 @@ def measure(data: RetrievalSet, truth: Truth, embedder: Embedder, media: Media) 
         values=values,
         chance=float(np.mean(chances)),
         left={name: left(data, truth, name, k) for name in values if name != "everything"},
+        shared=[
+            {*data.positives[name], *(Path(str(medium)).stem for medium in (q.image, q.video) if medium)}
+            for name, q in zip(data.query_ids, data.queries, strict=True)
+        ],
     )
 
 
@@ -164,9 +170,10 @@ def ability(datasets: Sequence[Measurement]) -> dict[str, Any]:
     intervals.
     """
     shares = [1 / len(datasets)] * len(datasets)
+    clusters = join_queries({str(number): d.shared for number, d in enumerate(datasets)})
 
     def mean(values: Sequence[NDArray[np.float64]]) -> Interval:
-        return bootstrap_weighted(list(values), shares)
+        return bootstrap_weighted(list(values), shares, clusters=list(clusters.values()))
 
     scores = {name: mean([d.values[name] for d in datasets]) for name in datasets[0].values}
     falls = {

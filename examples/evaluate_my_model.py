@@ -24,8 +24,9 @@ from gve_ray.evaluation.data.layouts import load
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.data.uvrb import UVRB
 from gve_ray.evaluation.scores import metrics
-from gve_ray.evaluation.scores.ranking import rank, usable
-from gve_ray.evaluation.scores.statistics import bootstrap_mean, compare
+from gve_ray.evaluation.scores.bootstrap import bootstrap_mean, compare
+from gve_ray.evaluation.scores.clusters import join_queries
+from gve_ray.evaluation.scores.ranking import rank
 from gve_ray.media import read_frames
 from gve_ray.schema import Frames, Item
 
@@ -69,9 +70,17 @@ def score(data: RetrievalSet, embed: Embed, metric: str = "hit@1", prompt: str |
     """
     queries = embed([replace(query, instruction=prompt) for query in data.queries])
     corpus = embed(data.corpus)
-    everything = usable(data, [True] * len(data.queries), [True] * len(data.corpus))
-    ranking = rank(data, everything, queries[everything.queries], corpus[everything.corpus], depth=100)
-    return metrics.per_query(metric, ranking.ids, everything.positives)
+    ranking = rank(data, queries, corpus, depth=100)
+    return metrics.per_query(metric, ranking.ids, data.positives)
+
+
+def clusters_of(data: RetrievalSet) -> np.ndarray:
+    """Return the cluster of each query, int64 [queries]: queries that share a file or a positive are joined."""
+    shared = [
+        {*data.positives[name], *filter(None, (query.image, query.video))}
+        for name, query in zip(data.query_ids, data.queries, strict=True)
+    ]
+    return join_queries({data.name: shared})[data.name]
 
 
 def render_data_set(folder: Path, *, n: int = 12) -> Path:
@@ -104,10 +113,11 @@ def main(args: Sequence[str] | None = None) -> None:
             spec = UVRB.get(data.name)  # None unless the folder is named like one of UVRB's data sets
             metric, prompt = (spec.metric, spec.prompt) if spec else ("hit@1", None)
             own, whole = (score(data, model, metric, prompt) for model in (mine.embed, embedder.embed))
-            difference = compare(own, whole).difference
+            clusters = clusters_of(data)
+            difference = compare(own, whole, clusters=clusters).difference
             print(f"{data.name}: {len(own)} queries, {len(data.skipped)} faults in the data")
-            print(f"  frame average  {metric} {bootstrap_mean(own)}")
-            print(f"  whole video    {metric} {bootstrap_mean(whole)}")
+            print(f"  frame average  {metric} {bootstrap_mean(own, clusters=clusters)}")
+            print(f"  whole video    {metric} {bootstrap_mean(whole, clusters=clusters)}")
             print(f"  difference     {difference}")
 
 

@@ -10,6 +10,7 @@ from gve_ray.config import (
     check,
     check_name,
     check_numbers,
+    expand_home,
     expand_paths,
     number,
 )
@@ -67,26 +68,39 @@ class ContaminationConfig:
     """The check for evaluation videos that were used in training; without `training` there is no
     check.
 
-    training: the assets.lance that the models were trained on. on_hit: refuse the run, or flag the
+    training: what the models were trained on, one source or several: an assets.lance, a table of
+    videos (a manifest), a folder or a glob of videos, or one video. on_hit: refuse the run, or flag the
     videos in the log and in results.json and continue. threshold: largest signature distance of
-    near copies (gve_ray.media.signature); 0 compares only paths and bytes.
+    near copies (gve_ray.media.signature); 0 compares only paths and bytes, so that no training video
+    is decoded.
     """
 
-    training: str | None = None
+    training: str | tuple[str, ...] | None = None
     on_hit: Literal["refuse", "flag"] = "refuse"
     threshold: float = number(THRESHOLD, at_least=0, at_most=1)
 
     def __post_init__(self) -> None:
-        expand_paths(self, "training")
-        check(self.training != "", "contamination.training='': name an assets.lance, or leave it out")
+        object.__setattr__(self, "training", tuple(map(expand_home, self.sources)) or None)
+        check(
+            all(self.sources),
+            "contamination.training='': name an assets.lance, a table or a folder of videos, or leave it out",
+        )
         check_numbers(self, "contamination")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The training sources, none or more."""
+        if self.training is None:
+            return ()
+        return (self.training,) if isinstance(self.training, str) else tuple(self.training)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
     """What report.html shows.
 
-    model: the model whose queries and rank breakdown are shown; None: the last one. baselines:
+    model: the model whose queries and rank breakdown are shown, and with which the others are
+    compared; None: the last one. baselines:
     other models in the radar and the table of abilities, from the run or the published table; None:
     the run's other models. queries: number of best and of worst queries for each ability. frames:
     of each video. pooled: whether correlations are computed over the published models and the run's
@@ -110,7 +124,7 @@ class EvaluationConfig(SequenceSettings):
     models: at least one, each with its own name. seed: of the bootstrap. root: a folder with one
     subfolder per UVRB data set, by name; those that exist are used. data: data sets by folder, in
     addition or instead. depth: neighbours kept per query. metrics: computed for every data set in
-    addition to its own. resamples: of the bootstrap over queries. contamination: the training
+    addition to its own. resamples: of the bootstrap over clusters of queries. contamination: the training
     videos that must not occur in the evaluation.
     """
 
@@ -194,6 +208,11 @@ class EvaluationJobConfig(EvaluationConfig):
             self.report.model in (None, *names),
             f"report.model={self.report.model!r}: not a model of this run; use {', '.join(names)}",
         )
+
+    @property
+    def subject(self) -> str:
+        """The model that the report is about, with which the others are compared."""
+        return self.report.model or self.models[-1].name
 
     def identity(self) -> dict[str, Any]:
         """The part of the config that determines the scores, as plain values."""

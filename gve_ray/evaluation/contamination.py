@@ -1,14 +1,15 @@
-"""Contamination check: finds evaluation videos that are among the training assets.
+"""Contamination check: finds evaluation videos that are among the training videos.
 
-    check = ContaminationCheck(config.contamination, training, datasets, index)
+    check = ContaminationCheck(config.contamination, open_training(config.contamination), datasets, index)
     check.check_bytes()                                      # paths and bytes, before anything is embedded
     results["contamination"] = check.check(embedded, ...)    # near copies as well, once frames are embedded
 
 A video matches if it has the same path, the same bytes (`content_hash`) or nearly the same frames
 (`signature`) as a training video; the latter also finds re-encoded copies and folders of uniform
-frames. The training set is streamed, so it may be of any size. A run reuses its own digests and the
+frames. Training sources are streamed, so they may be of any size. A run reuses its own digests and the
 signatures of the frames it embedded. Videos are decoded again only if they have no such signature
-(other frame count than the training set, or a model that takes no videos), once per cache.
+(training videos of a folder or table, another frame count than the source, a model that takes no
+videos), once per cache.
 
 Not found are excerpts, since a clip cut out of a training video has other uniform frames, and most
 folders extracted at 1 FPS from videos of a few seconds, which show other moments (4 of 12 short
@@ -18,8 +19,7 @@ moving scenes were found). A match proves an overlap; no match does not prove th
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -31,8 +31,9 @@ import pyarrow.compute as pc
 from gve_ray.evaluation.config import ContaminationConfig
 from gve_ray.evaluation.data.eval_sets import EvalSet
 from gve_ray.evaluation.embed import Embedded, ItemIndex, read_signatures
+from gve_ray.evaluation.training_videos import TrainingVideos
+from gve_ray.evaluation.video_signatures import NO_SIGNATURE, Fingerprint, stored_signatures
 from gve_ray.job import PreflightError
-from gve_ray.media import DecodeProcess, FrameRequest, MediaError
 from gve_ray.media.signature import (
     FRAME_BYTES,
     THRESHOLD,
@@ -41,25 +42,13 @@ from gve_ray.media.signature import (
     may_be_near,
     normalised,
     points,
-    signature,
 )
-from gve_ray.schema import ASSET_SCHEMA
-from gve_ray.store import FolderLock, Store
 
 log = logging.getLogger(__name__)
 
-_COLUMNS = ("video_id", "uri", "content_hash", "signature", "duration")
 _NEIGHBOURS = 32  # candidates per evaluation video in each batch of training videos
 _CHUNK = 1024  # evaluation videos per search; 12 kB each
-_ROWS = 8192
 _ORDER = ("uri", "exact", "near")
-_NO_SIGNATURE = (b"", np.nan)
-_DIGEST = "digest"
-_SIGNATURE_SCHEMA = pa.schema(
-    # null: the video does not decode
-    [(_DIGEST, pa.string()), ("signature", pa.binary()), ("duration", pa.float64())]
-)
-_COMMIT_VIDEOS = 256  # videos decoded between commits
 _LOGGED_HITS = 20  # hits in the log of a run that continues; results.json has them all
 
 
@@ -82,63 +71,22 @@ class Overlap:
         return f"{self.video}: is training video {self.video_id!r} ({how[self.kind]})"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fingerprint:
-    """What identifies a video in comparisons, apart from its path.
-
-    content_hash: sha256 hex of the bytes. signature: of k uniform frames, with the same k for all
-    compared videos; if empty, frames are not compared. duration: seconds; NaN for a folder of
-    frames, whose frame rate is unknown.
-    """
-
-    content_hash: str
-    signature: bytes
-    duration: float
-
-
 def overlap(
-    training: Store, prints: Mapping[str, Fingerprint], *, threshold: float = THRESHOLD
+    training: Iterable[pa.Table], prints: Mapping[str, Fingerprint], *, threshold: float = THRESHOLD
 ) -> list[Overlap]:
     """Find the evaluation videos that are among the training videos: at most one match per video.
 
-    training: assets.lance. prints: fingerprints by path or URI, which give the order of the result.
-    threshold: largest distance of near copies; 0 ignores them. If a video matches in several ways,
-    the most certain one is reported: path, then bytes, then the smallest distance.
+    training: tables of `training_videos.COLUMNS`. prints: fingerprints by path or URI, which give the
+    order of the result. threshold: largest distance of near copies; 0 ignores them. If a video
+    matches in several ways, the most certain one is reported: path, then bytes, then the smallest
+    distance.
     """
     matches: dict[str, Overlap] = {}
-    for batch in training.batches(list(_COLUMNS), rows=_ROWS):
-        for match in _matches_in(pa.Table.from_batches([batch]), prints, threshold):
+    for table in training:
+        for match in _matches_in(table, prints, threshold):
             if match.video not in matches or _rank(match) < _rank(matches[match.video]):
                 matches[match.video] = match
     return [matches[video] for video in prints if video in matches]
-
-
-def fingerprints(videos: Sequence[str], *, frames: int, workers: int = 1) -> dict[str, Fingerprint]:
-    """Fingerprints, by path, of the videos that decode. frames: uniform frames in a signature."""
-
-    def decode_share(start: int) -> dict[str, Fingerprint]:
-        """Every `workers`-th video from `start` on, in one decoding process."""
-        prints = {}
-        with DecodeProcess() as process:
-            for video in videos[start::workers]:
-                try:
-                    decoded = process.decode(video, [FrameRequest(k=frames)], strict=False)
-                except (MediaError, OSError, ValueError, MemoryError):
-                    continue  # `gve evaluate --check` reports these; they are not scored either
-                folder = decoded.info.container == "folder"
-                prints[video] = Fingerprint(
-                    content_hash=decoded.content_hash,
-                    signature=signature(decoded.samples[0].pixels),
-                    duration=np.nan if folder else decoded.info.duration,
-                )
-        return prints
-
-    with ThreadPoolExecutor(workers) as pool:
-        return {
-            video: fingerprint
-            for part in pool.map(decode_share, range(workers))
-            for video, fingerprint in part.items()
-        }
 
 
 def _matches_in(table: pa.Table, prints: Mapping[str, Fingerprint], threshold: float) -> Iterator[Overlap]:
@@ -203,14 +151,6 @@ def _rank(match: Overlap) -> tuple[int, float, str]:
     return _ORDER.index(match.kind), match.distance, match.video_id
 
 
-def signature_frames(training: Store) -> int:
-    """Frames per signature in this training set; 8, as in the paper, if it has no signatures."""
-    for batch in training.batches(["signature"], rows=_ROWS):
-        if longest := pc.max(pc.binary_length(batch["signature"])).as_py():
-            return int(longest) // FRAME_BYTES
-    return 8
-
-
 def _plain_path(uri: str | None) -> str:
     """An absolute path; URIs other than file:// are returned unchanged."""
     if not uri or ("://" in uri and not uri.startswith("file://")):
@@ -218,39 +158,21 @@ def _plain_path(uri: str | None) -> str:
     return os.path.abspath(unquote(urlsplit(uri).path) if uri.startswith("file://") else uri)
 
 
-def open_training(config: ContaminationConfig) -> Store | None:
-    """The training assets, or None if the config names none.
-
-    Raises PreflightError if they cannot be read.
-    """
-    if config.training is None:
-        return None
-    store = Store(config.training, ASSET_SCHEMA)
-    try:
-        exists = store.exists()
-    except (OSError, ValueError) as error:
-        raise PreflightError(
-            f"contamination.training={config.training!r}: cannot be read ({error}); name an assets.lance"
-        ) from error
-    if not exists:
-        raise PreflightError(
-            f"contamination.training={config.training!r}: no assets there; name the assets.lance that the models "
-            "were trained on, or leave the option out"
-        )
-    return store
-
-
 class ContaminationCheck:
-    """Compares the videos of data sets, in queries and corpora, with training assets.
+    """Compares the videos of data sets, in queries and corpora, with training videos.
 
     index: has the digests of the data sets' items. A hit is one video in one data set; if it
-    matches in several ways, the most certain one is reported.
+    matches in several ways or sources, the most certain match is reported.
     """
 
     def __init__(
-        self, config: ContaminationConfig, training: Store, datasets: Sequence[EvalSet], index: ItemIndex
+        self,
+        config: ContaminationConfig,
+        training: Sequence[TrainingVideos],
+        datasets: Sequence[EvalSet],
+        index: ItemIndex,
     ) -> None:
-        self._config, self._training = config, training
+        self._config, self._training, self._index = config, training, index
         self._keys: dict[str, str] = {}  # by path: the item with this video, one without text if there is one
         self._sets: dict[str, list[str]] = {}  # by path: names of the data sets
         for dataset in datasets:
@@ -269,7 +191,7 @@ class ContaminationCheck:
         Raises PreflightError if the run is refused.
         """
         if self._config.on_hit == "refuse":
-            self._compare(dict.fromkeys(self._digests.values(), _NO_SIGNATURE))
+            self._report([(source, self._same_bytes(source)) for source in self._training])
 
     def check(self, embedded: Embedded, *, cache: str, workers: int) -> dict[str, Any]:
         """Compare frames as well, and return the part of results.json.
@@ -278,36 +200,57 @@ class ContaminationCheck:
         Raises PreflightError if the run is refused.
         """
         if self._config.threshold == 0:
-            return self._compare(dict.fromkeys(self._digests.values(), _NO_SIGNATURE))
-        frames = signature_frames(self._training)  # as many as the training set's signatures have
+            return self._report([(source, self._same_bytes(source)) for source in self._training])
+        return self._report(
+            [(source, self._near_copies(source, embedded, cache, workers)) for source in self._training]
+        )
+
+    def _same_bytes(self, source: TrainingVideos) -> list[Overlap]:
+        prints = self._prints(dict.fromkeys(self._digests.values(), NO_SIGNATURE))
+        return overlap(source.tables(self._index, None), prints, threshold=0)
+
+    def _near_copies(
+        self, source: TrainingVideos, embedded: Embedded, cache: str, workers: int
+    ) -> list[Overlap]:
+        frames = source.frames
         stored = read_signatures(embedded.store, list(self._keys.values()))
+
+        def decoded(videos: Mapping[str, str]) -> dict[str, tuple[bytes, float]]:
+            return stored_signatures(videos, f"{cache}/signatures-{frames}", frames=frames, workers=workers)
+
         signatures = {
             self._digests[path]: stored[key]
             for path, key in self._keys.items()
             if key in stored and len(stored[key][0]) == frames * FRAME_BYTES
         }
         missing = {digest: path for path, digest in self._digests.items() if digest not in signatures}
-        folder = f"{cache}/signatures-{frames}"
-        return self._compare(signatures | _decode_signatures(missing, folder, frames=frames, workers=workers))
+        prints = self._prints(signatures | decoded(missing))
+        return overlap(source.tables(self._index, decoded), prints, threshold=self._config.threshold)
 
-    def _compare(self, signatures: Mapping[str, tuple[bytes, float]]) -> dict[str, Any]:
-        """Report the matches. signatures: (signature, duration) by digest."""
+    def _prints(self, signatures: Mapping[str, tuple[bytes, float]]) -> dict[str, Fingerprint]:
+        """Fingerprints by path. signatures: (signature, duration) by digest."""
         prints = {}
         for path, digest in self._digests.items():
             frames, duration = signatures[digest]
             prints[path] = Fingerprint(content_hash=digest, signature=frames, duration=duration)
-        return self._report(overlap(self._training, prints, threshold=self._config.threshold))
+        return prints
 
-    def _report(self, overlaps: Sequence[Overlap]) -> dict[str, Any]:
-        hits = [(name, match) for match in overlaps for name in self._sets[match.video]]
+    def _report(self, overlaps: Sequence[tuple[TrainingVideos, Sequence[Overlap]]]) -> dict[str, Any]:
+        best: dict[str, tuple[Overlap, str]] = {}
+        for source, matches in overlaps:
+            for match in matches:
+                if match.video not in best or _rank(match) < _rank(best[match.video][0]):
+                    best[match.video] = match, source.name
+        hits = [(name, match, origin) for match, origin in best.values() for name in self._sets[match.video]]
         hits.sort(key=lambda hit: (hit[0], hit[1].video))
+        sources = [source.name for source in self._training]
         checked = len(set(self._digests.values()))
-        counts = Counter(name for name, _ in hits)
-        lines = [f"{name}: {match}" for name, match in hits]
+        counts = Counter(name for name, _, _ in hits)
+        lines = [f"{name}: {match}" for name, match, _ in hits]
         if hits:
             by_dataset = ", ".join(f"{name} {count}" for name, count in counts.items())
             total = (
-                f"contamination: {len(hits)} hits among {checked} videos match {self._config.training} "
+                f"contamination: {len(hits)} hits among {checked} videos match {', '.join(sources)} "
                 f"({by_dataset})"
             )
             if self._config.on_hit == "refuse":
@@ -321,52 +264,17 @@ class ContaminationCheck:
             log.warning("%s", "\n".join([warning, *shown]))
         return {
             "checked_videos": checked,
-            "training": self._config.training,
+            "training": sources,
             "hits": [
                 {
                     "dataset": name,
                     "video": match.video,
+                    "training": origin,
                     "training_video": match.video_id,
                     "how": match.kind,
                     "distance": match.distance,
                 }
-                for name, match in hits
+                for name, match, origin in hits
             ],
             "datasets": {name: counts[name] for name in sorted(set().union(*self._sets.values()))},
         }
-
-
-def _decode_signatures(
-    videos: Mapping[str, str], folder: str, *, frames: int, workers: int
-) -> dict[str, tuple[bytes, float]]:
-    """(signature, duration) by digest; the signature of a video that does not decode is empty.
-
-    videos: paths by digest. folder: stores the signatures.
-    """
-    if not videos:
-        return {}
-    store = Store(f"{folder}/signatures.lance", _SIGNATURE_SCHEMA, key=_DIGEST)
-    with FolderLock(folder):
-        store.create()
-        stored = store.keys()
-        todo = [digest for digest in videos if digest not in stored]
-        if todo:
-            log.info("contamination: decoding %d videos for their signatures", len(todo))
-        for start in range(0, len(todo), _COMMIT_VIDEOS):
-            part = todo[start : start + _COMMIT_VIDEOS]
-            made = fingerprints([videos[digest] for digest in part], frames=frames, workers=workers)
-            prints = [made.get(videos[digest]) for digest in part]
-            columns = {
-                _DIGEST: part,
-                "signature": [fingerprint and fingerprint.signature for fingerprint in prints],
-                "duration": [fingerprint and fingerprint.duration for fingerprint in prints],
-            }
-            # from_pandas: NaN, an unknown duration, is stored as null
-            arrays = [
-                pa.array(columns[field.name], field.type, from_pandas=True) for field in _SIGNATURE_SCHEMA
-            ]
-            store.append(pa.Table.from_arrays(arrays, schema=_SIGNATURE_SCHEMA))
-    return {
-        row[_DIGEST]: (row["signature"] or b"", np.nan if row["duration"] is None else row["duration"])
-        for row in store.take(list(videos)).to_pylist()
-    }

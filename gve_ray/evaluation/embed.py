@@ -91,6 +91,11 @@ class ItemIndex:
         self._update([medium for medium in media if isinstance(medium, str)])
         return [self._key(item, folder_fps) for item in items]
 
+    def digests(self, paths: Sequence[str]) -> list[str]:
+        """`media_digest` of media that need not belong to items."""
+        self._update(list(dict.fromkeys(paths)))
+        return [self.digest(path) for path in paths]
+
     def digest(self, path: str) -> str:
         """`media_digest` of a medium of an item passed to `keys` before."""
         return self._entries[path][1]

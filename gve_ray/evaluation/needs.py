@@ -1,13 +1,15 @@
 """What an evaluation needs before it begins: data sets, models, metrics, folders and workers."""
 
 from dataclasses import replace
+from functools import partial
 
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.evaluation.config import EvaluationJobConfig
-from gve_ray.evaluation.contamination import open_training
 from gve_ray.evaluation.data.eval_sets import find_eval_sets
 from gve_ray.evaluation.report.page import check_baselines
 from gve_ray.evaluation.scores import metrics
+from gve_ray.evaluation.training_videos import open_training
+from gve_ray.inputs.manifest import video_uris
 from gve_ray.job import PreflightError
 from gve_ray.preflight import Embedder, Input, Needs, absolute, model_workers
 
@@ -15,16 +17,22 @@ from gve_ray.preflight import Embedder, Input, Needs, absolute, model_workers
 def needs_of(config: EvaluationJobConfig) -> Needs:
     """Return what the config needs. One pool of workers serves all models, one model after the other."""
     settings = EmbedderSettings(**config.sequence_settings)
-    training = config.contamination.training
+    training = {
+        "contamination.training" + (f"[{number}]" if number else ""): source
+        for number, source in enumerate(config.contamination.sources)
+    }
     folders = {"output": config.output, "cache": config.cache}
-    paths = {**folders, "root": config.root, "contamination.training": training}
+    paths = {**folders, "root": config.root, **training}
     paths |= {f"data.{data.name}.folder": data.folder for data in config.data}
     embedders = [
         Embedder(option=f"models.{model.name}", model=model, settings=settings) for model in config.models
     ]
     inputs = _data_sets(config)
-    if training is not None:
-        inputs.append(Input(option="contamination.training", uri=training))
+    for option, source in training.items():
+        is_store = source.rstrip("/").endswith(".lance")
+        inputs.append(
+            Input(option=option, uri=source, list_files=None if is_store else partial(video_uris, source))
+        )
     return Needs(
         job=config.job,
         workers=[model_workers("resources", config.resources, embedders)],

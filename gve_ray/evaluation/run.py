@@ -1,9 +1,10 @@
 """The evaluation job: embeds data sets with several models on Ray, ranks, and scores.
 
-output/results.json               scores, intervals, counts of skipped and cut items, model identities
+output/results.json               scores, intervals, counts of missing and cut items, model identities
 output/runs/<model>/<set>.trec    rankings
 output/per_query.parquet          one row per model, data set and query (ranking.PER_QUERY_SCHEMA)
-output/skipped.jsonl              one line for each item left out, with the reason
+output/skipped.jsonl              one line for each invalid line of the data, and for each item that a model cannot
+                                  read or embed, which counts as a miss, with the reason
 output/report.html                the report (report/page.py lists its other files)
 """
 
@@ -22,22 +23,27 @@ import pyarrow.parquet as pq
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.embedder.backends import identify
 from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig
-from gve_ray.evaluation.contamination import ContaminationCheck, open_training
+from gve_ray.evaluation.contamination import ContaminationCheck
 from gve_ray.evaluation.data.eval_sets import EvalSet, find_eval_sets, open_eval_sets
 from gve_ray.evaluation.data.labelled_videos import classification_line
 from gve_ray.evaluation.embed import Embedded, ItemIndex, embed, pending_table
 from gve_ray.evaluation.needs import needs_of
 from gve_ray.evaluation.report.page import REPORT_FILE, write_report
-from gve_ray.evaluation.scores.scoring import Scored, comparisons, left_out, score, summary
+from gve_ray.evaluation.scores.clusters import join_queries, shared_content
+from gve_ray.evaluation.scores.intervals import RunIntervals
+from gve_ray.evaluation.scores.scoring import Scored, score, unreadable
+from gve_ray.evaluation.training_videos import open_training
 from gve_ray.preflight import absolute, check_cluster, check_request, fit_to_cluster, live_nodes
 from gve_ray.store import RunFolder, SharedFolder
-from gve_ray.store.runfolder import RUN_FILE, filesystem, seconds_of, write_atomically
+from gve_ray.store.runfolder import RUN_FILE, RunFolderError, filesystem, seconds_of, write_atomically
 
 log = logging.getLogger(__name__)
 
 RESULTS_FILE = "results.json"
 PER_QUERY_FILE = "per_query.parquet"
 SKIPPED_FILE = "skipped.jsonl"
+# Of results.json. 2: intervals by clusters of queries, missing items as misses, comparisons of abilities.
+RESULTS_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,13 +78,13 @@ class EvaluationResult:
             embedding = model["embedding"]
             lines.append(
                 f"{name}: {embedding['items']} distinct items, {embedding['new']} embedded by this run, "
-                f"{embedding['found']} already cached, {embedding['left_out']} left out, {embedding['cut']} texts cut"
+                f"{embedding['found']} already cached, {embedding['missing']} missing, {embedding['cut']} texts cut"
             )
         if (contamination := self.results.get("contamination")) is not None:
             count = len(contamination["hits"])
             lines.append(
                 f"contamination: {count} hits among {contamination['checked_videos']} videos in "
-                f"{contamination['training']}"
+                f"{', '.join(contamination['training'])}"
             )
         lines.append(f"{self.output}/{RESULTS_FILE} and {REPORT_FILE} after {self.seconds:.0f} s")
         if self.was_finished:
@@ -133,7 +139,7 @@ def _run(config: EvaluationJobConfig, configs: Sequence[DataConfig], run: RunFol
         ],
     )
     scored: dict[str, dict[str, Scored]] = {}
-    models: dict[str, Any] = {}
+    identities: dict[str, Any] = {}
     skipped = [
         {"model": "", "dataset": error.dataset, "where": error.where, "what": str(error)}
         for dataset in datasets
@@ -153,9 +159,9 @@ def _run(config: EvaluationJobConfig, configs: Sequence[DataConfig], run: RunFol
             commit_seconds=config.commit_seconds,
         )
         if contamination_check is not None and contamination is None:
-            contamination = contamination_check.check(
-                embedded, cache=cache, workers=config.resources.count or 1
-            )
+            # The actors are idle now, so the decoding processes may use all cores of this machine.
+            cores = len(os.sched_getaffinity(0))
+            contamination = contamination_check.check(embedded, cache=cache, workers=cores)
         trec = output / "runs" / model.name
         scored[model.name] = {
             dataset.data.name: score(
@@ -163,17 +169,21 @@ def _run(config: EvaluationJobConfig, configs: Sequence[DataConfig], run: RunFol
             )
             for dataset in datasets
         }
-        skipped += [row for dataset in datasets for row in left_out(dataset, model.name, embedded)]
+        skipped += [row for dataset in datasets for row in unreadable(dataset, model.name, embedded)]
         embedding = _embedding_facts(embedded, pending)
-        models[model.name] = summary(scored[model.name], config) | {"identity": facts, "embedding": embedding}
+        identities[model.name] = {"identity": facts, "embedding": embedding}
         run.record(embedding={**run.facts.get("embedding", {}), model.name: embedding})
     tables = [result.table for results in scored.values() for result in results.values()]
     pq.write_table(pa.concat_tables(tables), output / PER_QUERY_FILE)
     _write(output / SKIPPED_FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in skipped))
+    shared_contents = {dataset.data.name: shared_content(dataset, index.digest) for dataset in datasets}
+    intervals = RunIntervals(scored, join_queries(shared_contents), config)
     results = {
+        "version": RESULTS_VERSION,
         "datasets": {dataset.data.name: _dataset_facts(dataset) for dataset in datasets},
-        "models": models,
-        "comparisons": comparisons(scored, config),
+        "clusters": intervals.clusters(),
+        "models": {name: intervals.summary(name) | facts for name, facts in identities.items()},
+        "comparisons": intervals.comparisons(config.subject),
         "contamination": contamination,
     }
     _write(output / RESULTS_FILE, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
@@ -197,14 +207,14 @@ def _dataset_facts(dataset: EvalSet) -> dict[str, Any]:
 
 
 def _embedding_facts(embedded: Embedded, pending: pa.Table) -> dict[str, Any]:
-    """Counts of distinct items (items = found + new + left_out), and seconds of embedding."""
+    """Counts of distinct items (items = found + new + missing), and seconds of embedding."""
     pending_keys = pending.column(embedded.store.key)
     table = embedded.store.table([embedded.store.key, "cut"], "cut")
     return {
         "items": embedded.counts.n_in,
         "found": embedded.n_found,
         "new": embedded.n_new,
-        "left_out": embedded.counts.n_rejected,
+        "missing": embedded.counts.n_rejected,
         "cut": int(pc.sum(pc.is_in(table.column(0), value_set=pending_keys.combine_chunks())).as_py() or 0),
         "seconds": embedded.counts.seconds,
     }
@@ -216,12 +226,21 @@ def _write(path: Path, text: str) -> None:
 
 
 def read_result(output: str | os.PathLike[str]) -> EvaluationResult:
-    """Read the results of the finished run in folder `output`."""
+    """Read the results of the finished run in folder `output`.
+
+    Raises RunFolderError for results of an earlier release, which were computed in another way.
+    """
     folder = SharedFolder(output)
     facts = json.loads(folder.fetch(RUN_FILE).read_text(encoding="utf-8"))
+    results = json.loads(folder.fetch(RESULTS_FILE).read_text(encoding="utf-8"))
+    if (version := results.get("version", 1)) != RESULTS_VERSION:
+        raise RunFolderError(
+            f"{folder.uri}/{RESULTS_FILE}: has version {version}, this release writes {RESULTS_VERSION}; run "
+            "again with another output and the same cache, so that nothing is embedded a second time"
+        )
     return EvaluationResult(
         output=folder.uri,
-        results=json.loads(folder.fetch(RESULTS_FILE).read_text(encoding="utf-8")),
+        results=results,
         seconds=seconds_of(facts),
     )
 

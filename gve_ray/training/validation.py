@@ -19,7 +19,6 @@ from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.data.uvrb import UVRB, find_data_sets
 from gve_ray.evaluation.scores import metrics
 from gve_ray.evaluation.scores.ranking import rank as ranking_of
-from gve_ray.evaluation.scores.ranking import usable
 from gve_ray.schema import Item
 from gve_ray.training.config import ValidationConfig
 from gve_ray.training.gather import gather_objects, rank, world_size
@@ -126,7 +125,6 @@ class Validator:
 def query_scores(each: ValidationSet, queries: np.ndarray, corpus: np.ndarray) -> dict[str, float]:
     """Return the metric of each query by its id. queries, corpus: unit-norm float32 [n, d] and [m, d]."""
     data = each.data
-    everything = usable(data, [True] * len(queries), [True] * len(corpus))
-    ranking = ranking_of(data, everything, queries, corpus, depth=min(_DEPTH, len(corpus)))
-    values = metrics.per_query(each.metric, ranking.ids, everything.positives)
-    return dict(zip(everything.positives, values.tolist(), strict=True))
+    ranking = ranking_of(data, queries, corpus, depth=min(_DEPTH, len(corpus)))
+    values = metrics.per_query(each.metric, ranking.ids, data.positives)
+    return dict(zip(data.positives, values.tolist(), strict=True))

@@ -32,7 +32,7 @@ def test_kuberay_jobs_read_the_output_of_the_job_before() -> None:
     made, trained = kuberay_job("synthesize"), kuberay_job("train")
     evaluated, indexed = kuberay_job("evaluate"), kuberay_job("index")
     assert [dataset.uri for dataset in trained.data] == [f"{made.output}/uvrd"]
-    assert trained.assets == evaluated.contamination.training == f"{made.output}/assets.lance"
+    assert evaluated.contamination.sources == (trained.assets,) == (f"{made.output}/assets.lance",)
     adapter = f"{trained.output}/adapter"
     assert [model.adapter for model in evaluated.models] == [None, adapter]
     assert indexed.model.adapter == adapter

@@ -1,5 +1,6 @@
 """Evaluation videos that were used in training are found; others are not."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import pytest
 
 from gve_ray.demo.render import frames, write_mp4
 from gve_ray.demo.scenes import draw_scene
-from gve_ray.evaluation import contamination
-from gve_ray.evaluation.contamination import Fingerprint, Overlap, fingerprints, overlap
+from gve_ray.evaluation import contamination, training_videos
+from gve_ray.evaluation.contamination import Overlap, overlap
+from gve_ray.evaluation.embed import ItemIndex
+from gve_ray.evaluation.training_videos import Assets
+from gve_ray.evaluation.video_signatures import Fingerprint, fingerprints
 from gve_ray.media import encode_jpeg, read_frames
 from gve_ray.media.signature import THRESHOLD
 from gve_ray.schema import ASSET_SCHEMA
@@ -49,8 +53,12 @@ def prints_of(*videos: str) -> dict[str, Fingerprint]:
     return dict.fromkeys(videos, empty) | fingerprints(list(dict.fromkeys(videos)), frames=8, workers=2)
 
 
+def tables(training: Store) -> Iterator[pa.Table]:
+    return Assets(store=training).tables(ItemIndex(Path(training.uri).parent), None)
+
+
 def matches_in(training: Store, *videos: str) -> list[Overlap]:
-    return overlap(training, prints_of(*videos))
+    return overlap(tables(training), prints_of(*videos))
 
 
 def store_of(folder: Path, *rows: dict[str, Any]) -> Store:
@@ -85,7 +93,10 @@ def test_each_kind_of_match(folder, assets):
     ]
     assert [0 < match.distance <= THRESHOLD for match in matches] == [True, True, False, False]
     assert str(matches[2]) == f"{same_bytes}: is training video 'id1' (the same bytes)"
-    assert {match.kind for match in overlap(assets, prints_of(*videos), threshold=0)} == {"uri", "exact"}
+    assert {match.kind for match in overlap(tables(assets), prints_of(*videos), threshold=0)} == {
+        "uri",
+        "exact",
+    }
 
 
 def test_a_mirrored_video_does_not_match(folder, assets):
@@ -130,7 +141,7 @@ def test_videos_of_different_lengths_do_not_match(folder, assets, tmp_path):
 
 def test_the_most_certain_match_is_reported_in_any_order_and_chunking(folder, assets, tmp_path, monkeypatch):
     video = copied(folder, "t1.mp4", "both.mp4")
-    monkeypatch.setattr(contamination, "_ROWS", 1)
+    monkeypatch.setattr(training_videos, "ROWS", 1)
     monkeypatch.setattr(contamination, "_CHUNK", 1)
     exact = assets.table(["video_id", "content_hash", "signature", "duration"]).to_pylist()[1]
     near = {**exact, "video_id": "a", "content_hash": "0" * 64}

@@ -17,11 +17,13 @@ from gve_ray.demo.render import write_mp4
 from gve_ray.demo.scenes import draw_scene
 from gve_ray.embedder import EmbedderSettings, Embeddings
 from gve_ray.embedder.embeddings import Finished, ignore
-from gve_ray.evaluation import contamination, embed
+from gve_ray.evaluation import embed, video_signatures
 from gve_ray.evaluation.config import ContaminationConfig, DataConfig, ModelConfig
-from gve_ray.evaluation.contamination import ContaminationCheck, open_training
+from gve_ray.evaluation.contamination import ContaminationCheck
 from gve_ray.evaluation.data.eval_sets import EvalSet, open_eval_sets
 from gve_ray.evaluation.embed import EMBEDDING_SCHEMA, KEY, Embedded, EmbedWorker, ItemIndex, pending_table
+from gve_ray.evaluation.training_videos import open_training
+from gve_ray.inputs.manifest import video_id_of
 from gve_ray.job import PreflightError
 from gve_ray.media.signature import THRESHOLD
 from gve_ray.schema import ASSET_SCHEMA, Item
@@ -67,9 +69,8 @@ class World:
         )
 
     def check(self, **options: Any) -> ContaminationCheck:
-        return ContaminationCheck(
-            ContaminationConfig(training=self.training.uri, **options), self.training, *self.seen
-        )
+        config = ContaminationConfig(**{"training": self.training.uri, **options})
+        return ContaminationCheck(config, open_training(config), *self.seen)
 
     @property
     def seen(self) -> tuple[list[EvalSet], ItemIndex]:
@@ -117,13 +118,14 @@ def test_near_copies_are_found_from_the_embedded_frames(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     embedded = world.embedded(tmp_path, 8, monkeypatch)
-    monkeypatch.setattr(contamination, "fingerprints", refuse)
+    monkeypatch.setattr(video_signatures, "fingerprints", refuse)
     with caplog.at_level(logging.WARNING):
         result = world.check(on_hit="flag").check(embedded, cache=str(tmp_path), workers=1)
     copy, again = result["hits"]
     assert copy == {
         "dataset": "one",
         "video": str(world.copy),
+        "training": world.training.uri,
         "training_video": "t0",
         "how": "exact",
         "distance": 0.0,
@@ -132,7 +134,7 @@ def test_near_copies_are_found_from_the_embedded_frames(
     assert again["how"] == "near"
     assert 0 < again["distance"] <= THRESHOLD
     assert (result["checked_videos"], result["datasets"]) == (3, {"one": 1, "two": 1})
-    assert result["training"] == world.training.uri
+    assert result["training"] == [world.training.uri]
     (warning,) = caplog.messages
     assert "2 hits among 3 videos" in warning
     assert f"one: {world.copy}: is training video 't0' (the same bytes)" in warning
@@ -145,13 +147,13 @@ def test_videos_are_decoded_once_if_frame_counts_differ(
 ) -> None:
     embedded = world.embedded(tmp_path, 4, monkeypatch)
     decoded: list[str] = []
-    original = contamination.fingerprints
+    original = video_signatures.fingerprints
 
     def counted(videos: Sequence[str], **options: Any) -> Any:
         decoded.extend(videos)
         return original(videos, **options)
 
-    monkeypatch.setattr(contamination, "fingerprints", counted)
+    monkeypatch.setattr(video_signatures, "fingerprints", counted)
     results = [world.check(on_hit="flag").check(embedded, cache=str(tmp_path), workers=1) for _ in range(2)]
     assert [hit["how"] for hit in results[0]["hits"]] == ["exact", "near"]
     assert results[0] == results[1]
@@ -174,8 +176,50 @@ def test_a_run_is_refused_before_and_after_embedding(
 
 
 def test_missing_training_assets_are_an_error(tmp_path: Path) -> None:
-    assert open_training(ContaminationConfig()) is None
-    with pytest.raises(PreflightError, match=r"contamination\.training='nowhere': no assets there"):
-        open_training(ContaminationConfig(training="nowhere"))
+    assert open_training(ContaminationConfig()) == []
+    with pytest.raises(PreflightError, match=r"contamination\.training='gone\.lance': no assets there"):
+        open_training(ContaminationConfig(training="gone.lance"))
+    with pytest.raises(PreflightError, match=r"contamination\.training='nowhere': no such file or folder"):
+        open_training(ContaminationConfig(training=("nowhere",)))
     with pytest.raises(ValueError, match=r"contamination.threshold=2\.0"):
         ContaminationConfig(threshold=2.0)
+
+
+def test_videos_of_a_folder_and_of_a_table_are_training_videos(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The assets hold t0 and t1. The folder has the evaluation video `own` under another name, which is
+    also `also`; the table has a re-encoded copy of t1 and a file that is no video.
+    """
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films/renamed.mp4").write_bytes((world.root / "one/videos/own.mp4").read_bytes())
+    write_mp4(tmp_path / "smaller.mp4", SCENES[1], crf=34)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "films.csv").write_text("video_id,uri\nsmall,smaller.mp4\nbroken,broken.mp4\n")
+    embedded = world.embedded(tmp_path, 8, monkeypatch)
+    folder, table = str(tmp_path / "films"), str(tmp_path / "films.csv")
+
+    def hits(*sources: str, **options: Any) -> list[tuple[str, str, str, str]]:
+        check = world.check(training=sources, on_hit="flag", **options)
+        result = check.check(embedded, cache=str(tmp_path), workers=1)
+        assert result["training"] == list(sources)
+        return [
+            (Path(hit["video"]).stem, hit["training"], hit["training_video"], hit["how"])
+            for hit in result["hits"]
+        ]
+
+    renamed = ("own", folder, video_id_of(f"{folder}/renamed.mp4"), "exact")
+    again = ("again", table, "small", "near")
+    assert hits(folder, table) == [renamed, again, ("also", *renamed[1:])]
+    assert hits(folder, table, threshold=0.0) == [renamed, ("also", *renamed[1:])]
+    in_both = hits(folder, world.training.uri)  # each video is reported once
+    assert [(video, source) for video, source, _, _ in in_both] == [
+        ("copy", world.training.uri),
+        ("own", folder),
+        ("again", world.training.uri),
+        ("also", folder),
+    ]
+    monkeypatch.setattr(video_signatures, "fingerprints", refuse)  # signatures are in the cache
+    assert hits(folder, table) == [renamed, again, ("also", *renamed[1:])]
+    with pytest.raises(PreflightError, match=r"2 hits among 3 videos match .*films"):
+        world.check(training=folder).check_bytes()

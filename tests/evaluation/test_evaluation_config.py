@@ -2,13 +2,20 @@
 the fix.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gve_ray.config import load_config
-from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig, ModelConfig
+from gve_ray.evaluation.config import (
+    ContaminationConfig,
+    DataConfig,
+    EvaluationJobConfig,
+    ModelConfig,
+    ReportConfig,
+)
 
 BASE = {"name": "base", "model": "org/model"}
 
@@ -64,3 +71,28 @@ def test_invalid_configs_are_refused(changes: dict[str, Any], message: str) -> N
 def test_invalid_models_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ModelConfig(**{**BASE, **changes})
+
+
+@pytest.mark.parametrize(
+    "training,sources",
+    [
+        (None, ()),
+        ("a.lance", ("a.lance",)),
+        (("a.lance", "~/films"), ("a.lance", os.path.expanduser("~/films"))),
+    ],
+)
+def test_one_or_several_training_sources(
+    training: str | tuple[str, ...] | None, sources: tuple[str, ...]
+) -> None:
+    assert ContaminationConfig(training=training).sources == sources
+
+
+def test_an_empty_training_source_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"contamination\.training='': name an assets\.lance"):
+        ContaminationConfig(training=("a.lance", ""))
+
+
+def test_the_subject_is_the_last_model_unless_the_report_names_it() -> None:
+    models = (ModelConfig(**BASE), ModelConfig(**{**BASE, "name": "other"}))
+    assert job(models=models).subject == "other"
+    assert job(models=models, report=ReportConfig(model=models[0].name)).subject == models[0].name

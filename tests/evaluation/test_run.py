@@ -17,8 +17,9 @@ from gve_ray.evaluation.config import (
 )
 from gve_ray.evaluation.data.eval_sets import check, find_eval_sets, open_eval_sets
 from gve_ray.evaluation.embed import ItemIndex
-from gve_ray.evaluation.run import EvaluationResult, evaluate
+from gve_ray.evaluation.run import RESULTS_VERSION, EvaluationResult, evaluate, read_result
 from gve_ray.job import PreflightError
+from gve_ray.store.runfolder import RunFolderError
 
 TINY, ADAPTER = "package://demo/tiny_vl/model", "package://demo/tiny_vl/adapter"
 
@@ -77,8 +78,8 @@ def test_sets_are_found_in_the_root_and_by_folder(tmp_path: Path) -> None:
         ({"models": (ModelConfig(name="a", model="./nowhere"),)}, "models.a.model='./nowhere'"),
         ({"models": (ModelConfig(name="a", model=TINY, adapter=TINY),)}, "has no adapter_config.json"),
         (
-            {"contamination": ContaminationConfig(training="nowhere")},
-            "contamination.training='nowhere': no assets there",
+            {"contamination": ContaminationConfig(training=("nowhere.lance", "x"))},
+            "contamination.training='nowhere.lance': no assets there",
         ),
         (
             {"models": (ModelConfig(name="a", model=TINY, adapter=ADAPTER),), "frames": 16},
@@ -109,7 +110,7 @@ def test_check_reports_one_error_per_line(tmp_path: Path, capsys: pytest.Capture
 def test_the_summary_table() -> None:
     def model(value: float | None) -> dict[str, Any]:
         interval = None if value is None else [value - 0.1, value + 0.1]
-        embedding = {"items": 9, "new": 5, "found": 3, "left_out": 1, "cut": 2}
+        embedding = {"items": 9, "new": 5, "found": 3, "missing": 1, "cut": 2}
         averages = dict.fromkeys(("average_abilities", "average_abilities_interval"))
         averages |= {"average_datasets": value, "average_datasets_interval": interval}
         facts = {"score": value, "interval": interval}
@@ -118,17 +119,25 @@ def test_the_summary_table() -> None:
     results = {
         "datasets": {"MSRVTT": {"metric": "hit@1"}},
         "models": {"base": model(None), "trained": model(0.5)},
-        "contamination": {"hits": [{}, {}], "checked_videos": 7, "training": "assets.lance"},
+        "contamination": {"hits": [{}, {}], "checked_videos": 7, "training": ["assets.lance", "films"]},
     }
     lines = str(EvaluationResult(output="out", results=results, seconds=7.4)).splitlines()
     assert lines[0].split() == ["data", "set", "metric", "base", "trained"]
     assert lines[1].split() == ["MSRVTT", "hit@1", "-", "0.500", "[0.400,", "0.600]"]
     assert lines[2].split()[0] == "average_datasets"
     assert (
-        lines[4]
-        == "base: 9 distinct items, 5 embedded by this run, 3 already cached, 1 left out, 2 texts cut"
+        lines[4] == "base: 9 distinct items, 5 embedded by this run, 3 already cached, 1 missing, 2 texts cut"
     )
     assert lines[-2:] == [
-        "contamination: 2 hits among 7 videos in assets.lance",
+        "contamination: 2 hits among 7 videos in assets.lance, films",
         "out/results.json and report.html after 7 s",
     ]
+
+
+@pytest.mark.parametrize("results", [{"models": {}}, {"version": RESULTS_VERSION + 1}])
+def test_results_of_another_release_are_refused(tmp_path: Path, results: dict[str, Any]) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"runs": []}))
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    version = results.get("version", 1)
+    with pytest.raises(RunFolderError, match=f"results.json: has version {version}, this release writes"):
+        read_result(tmp_path)

@@ -143,11 +143,11 @@ def stored(output: Path) -> dict[str, int]:
 def test_each_distinct_item_is_embedded_once(baseline: Baseline) -> None:
     models = results(baseline.finished)["models"]
     for counts in (model["embedding"] for model in models.values()):
-        assert {name: counts[name] for name in ("items", "found", "new", "left_out", "cut")} == {
+        assert {name: counts[name] for name in ("items", "found", "new", "missing", "cut")} == {
             "items": DISTINCT,
             "found": 0,
             "new": DISTINCT - 1,
-            "left_out": 1,
+            "missing": 1,
             "cut": 0,
         }
     assert stored(baseline.finished) == {"rows": 2 * (DISTINCT - 1), "distinct": 2 * (DISTINCT - 1)}
@@ -157,8 +157,8 @@ def test_output_of_a_run(baseline: Baseline) -> None:
     summary = results(baseline.finished)
     text, image = (summary["models"]["base"]["datasets"][name] for name in ("MSRVTT", "MSRVTT-I2V"))
     assert (text["metric"], text["n_queries"], text["n_corpus"]) == ("hit@1", SHARED, SHARED)
-    assert (image["n_queries"], image["n_corpus"]) == (IMAGES, SHARED + OWN)
-    assert image["skipped"] == {"faults": 0, "queries": 0, "corpus": 1, "queries_without_positives": 0}
+    assert (image["n_queries"], image["n_corpus"]) == (IMAGES, SHARED + OWN + 1)
+    assert image["missing"] == {"queries": 0, "corpus": 1, "queries_without_positives": 0}
     assert text["interval"][0] <= text["score"] <= text["interval"][1]
     assert summary["datasets"]["MSRVTT"]["prompt"].startswith("Find the clip")
     # Even a weak model ranks the video that a frame was taken from among the first ten more often than chance.
@@ -198,7 +198,7 @@ def test_restart_after_a_kill_while_embedding(baseline: Baseline, tmp_path: Path
     with driver(baseline, output, *BASE_ONLY) as process:
         assert process.wait(DEADLINE) == 0, log_of(output)
     counts = results(output)["models"]["base"]["embedding"]
-    assert (counts["found"], counts["new"], counts["left_out"]) == (before, DISTINCT - 1 - before, 1)
+    assert (counts["found"], counts["new"], counts["missing"]) == (before, DISTINCT - 1 - before, 1)
     assert stored(output) == {"rows": DISTINCT - 1, "distinct": DISTINCT - 1}
     expected = results(baseline.finished)
     for name, facts in results(output)["models"]["base"]["datasets"].items():
@@ -212,7 +212,7 @@ def test_another_run_reads_the_vectors_from_the_cache(baseline: Baseline, tmp_pa
         assert process.wait(DEADLINE) == 0, log_of(output)
     actual, expected = (results(folder)["models"]["base"] for folder in (output, baseline.finished))
     counts = actual["embedding"]
-    assert (counts["found"], counts["new"], counts["left_out"]) == (DISTINCT - 1, 0, 1)
+    assert (counts["found"], counts["new"], counts["missing"]) == (DISTINCT - 1, 0, 1)
     for name, facts in actual["datasets"].items():
         assert facts["score"] == expected["datasets"][name]["score"]
 

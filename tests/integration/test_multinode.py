@@ -226,7 +226,7 @@ def assert_same_training(workspace: Workspace, output: str, reference: Workspace
 def scores_of(workspace: Workspace, output: str) -> dict[str, Any]:
     results = json.loads(workspace.files(output)["results.json"])
     return {
-        name: {key: dataset[key] for key in ("scores", "n_queries", "n_corpus", "skipped")}
+        name: {key: dataset[key] for key in ("scores", "n_queries", "n_corpus", "missing")}
         for name, dataset in results["models"]["trained"]["datasets"].items()
     } | {"contamination": results["contamination"]["hits"]}
 

@@ -217,7 +217,11 @@ def test_a_model_that_is_missing_on_one_node(doctor: Doctor) -> None:
     "verb,pool,missing",
     [
         ("train", "resources", {"data.described.uri", "data.described.root", "data.uvrd.uri", "assets"}),
-        ("evaluate", "resources", {"models.trained.adapter", "contamination.training", "root"}),
+        (
+            "evaluate",
+            "resources",
+            {"models.trained.adapter", "contamination.training", "contamination.training[1]", "root"},
+        ),
         ("index", "resources.embed", {"input", "model.adapter"}),
         ("serve", "gateway.replicas", {"models.demo.index", "config"}),
     ],

@@ -57,49 +57,34 @@ def load_annotations(
 
     file: path or URI. format: a key of `FORMATS`. videos: the folder of the videos, which may lie
     in folders of their own: files named by the video's id and any extension of a video, or folders
-    of frames named by the id. split: for MSR-VTT's JSON, whose videos have one each. Texts without a
-    video, and invalid lines, are left out and listed in `skipped`; does not raise on bad data.
+    of frames named by the id. A video that does not exist stays in the data set, where it counts as a
+    miss (`scores.scoring`). split: for MSR-VTT's JSON, whose videos have one each. Invalid lines are
+    left out and listed in `skipped`; does not raise on bad data.
     """
     errors = DataErrorLog(name)
     folder, _, base = str(file).rpartition("/")
     captions = FORMATS[format](_Source(open_folder(folder or "."), base, split), errors)
     texts: dict[str, list[str]] = {}
-    first: dict[str, str] = {}  # where a video is named first
     for caption in captions:
         if fault := _fault(caption):
             errors.add(caption.where, fault)
             continue
-        video = str(id_of(caption.video))
-        texts.setdefault(video, []).append(caption.text.strip())
-        first.setdefault(video, caption.where)
+        texts.setdefault(str(id_of(caption.video)), []).append(caption.text.strip())
     if format in JOINED:
         texts = {video: [" ".join(parts)] for video, parts in texts.items()}
-    paths = _find_videos(open_folder(videos), errors)
-    result = RetrievalSet(
+    root = open_folder(videos)
+    paths = _find_videos(root, errors)
+    queries = {f"{video}#{i}": text for video, parts in texts.items() for i, text in enumerate(parts)}
+    return RetrievalSet(
         name=name,
-        query_ids=[],
-        queries=[],
-        corpus_ids=[],
-        corpus=[],
-        positives={},
+        query_ids=list(queries),
+        queries=[Item(text=text) for text in queries.values()],
+        corpus_ids=list(texts),
+        corpus=[Item(video=paths.get(_key(video)) or root.media(f"{_key(video)}.mp4")) for video in texts],
+        positives={query_id: frozenset({query_id.rpartition("#")[0]}) for query_id in queries},
         candidates=None,
-        skipped=[],
+        skipped=errors.all(),
     )
-    for video, queries in texts.items():
-        ids = [f"{video}#{i}" for i in range(len(queries))]
-        path = paths.get(_key(video))
-        if path is None:
-            number = errors.add(first[video], f"video {shown(video)}: not found in {shown(str(videos))}")
-            for query_id in ids:
-                errors.add_query(number, query_id)
-            continue
-        result.corpus_ids.append(video)
-        result.corpus.append(Item(video=path))
-        result.query_ids.extend(ids)
-        result.queries.extend(Item(text=text) for text in queries)
-        result.positives.update({query_id: frozenset({video}) for query_id in ids})
-    result.skipped.extend(errors.all())
-    return result
 
 
 def _fault(caption: _Caption) -> str:

@@ -1,4 +1,4 @@
-"""Reads the JSON lines of a data set's queries and corpus into items whose media files exist.
+"""Reads the JSON lines of a data set's queries and corpus into items with the paths of their media.
 
 A line that does not give an item is recorded as a data error and left out; nothing here raises on
 bad data.
@@ -6,6 +6,7 @@ bad data.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -157,31 +158,22 @@ def _item(folder: DatasetFolder, fields: Mapping[str, Any], used: set[str]) -> I
 
 
 def _media(folder: DatasetFolder, part: str, name: str) -> tuple[str, str]:
-    """Find a media file or folder of frames: (path or URI, ""), or ("", what is wrong).
+    """Find a media file or folder of frames: (path or URI, ""), or ("", what is wrong with the name).
 
     Extracted frames take precedence over the video file: the published scores were computed from
-    them.
+    them. A file that does not exist gives the path where it belongs: like every file that cannot be
+    read, it counts as a miss (`scores.scoring`), and does not make the data set smaller.
     """
     relative = PurePosixPath(name)
     if relative.is_absolute() or ".." in relative.parts or not relative.parts:
         return "", f"{part}={shown(name)}: not a path inside the data set's folder"
     if part == "image":
-        for path in (f"{IMAGES}/{relative}", str(relative)):
-            if folder.is_file(path):
-                return folder.media(path), ""
-        return "", f"image {shown(name)}: no such file in {IMAGES}/"
+        files = [f"{IMAGES}/{relative}", str(relative)]
+        return folder.media(next(filter(folder.is_file, files), files[0])), ""
     # The published folders are named without the extension, but "street.2" may be a name that has none.
     frames = [f"{FRAMES}/{relative}", f"{FRAMES}/{relative.with_suffix('')}"]
-    for path in frames:
-        if folder.has_pictures(path):
-            return folder.media(path), ""
-    for path in (f"{VIDEOS}/{relative}", str(relative)):
-        if folder.is_file(path):
-            return folder.media(path), ""
-    expected = f"{FRAMES}/{relative.with_suffix('')}/"
-    if any(folder.is_folder(path) for path in frames):
-        return "", f"video {shown(name)}: missing frames; {shown(expected)} has no pictures"
-    return (
-        "",
-        f"video {shown(name)}: missing frames; there is no {shown(expected)} and no such file in {VIDEOS}/",
+    files = [f"{VIDEOS}/{relative}", str(relative)]
+    present = chain(
+        filter(folder.has_pictures, frames), filter(folder.is_file, files), filter(folder.is_folder, frames)
     )
+    return folder.media(next(present, files[0])), ""

@@ -15,14 +15,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from gve_ray.evaluation.data.data_errors import DataErrorLog, shown
 from gve_ray.evaluation.data.dataset_folder import DatasetFolder, is_file, open_folder
 from gve_ray.evaluation.data.jsonl_items import id_of, is_unicode, table_rows, where
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.scores import metrics
-from gve_ray.evaluation.scores.statistics import bootstrap_mean
 from gve_ray.media.source import VIDEO_SUFFIXES
 from gve_ray.schema import Item
 
@@ -35,7 +32,8 @@ def load_classes(source: str | Path, *, name: str, template: str = "{label}") ->
 
     template: text of a label, with `{label}` in it. The name of a class folder is split into words
     (`brush_hair` and `BrushHair` become "brush hair" and "Brush Hair"); labels in a table are used
-    unchanged. Invalid entries are left out and listed in `skipped`; does not raise on bad data.
+    unchanged. A video of a table that does not exist stays in the data set, where it counts as a miss
+    (`scores.scoring`). Other invalid entries are left out and listed in `skipped`; does not raise on bad data.
     """
     errors = DataErrorLog(name)
     folder, _, file = str(source).rpartition("/")
@@ -50,7 +48,7 @@ def load_classes(source: str | Path, *, name: str, template: str = "{label}") ->
                 here,
                 f"video {shown(video)}: listed twice; its first label, {shown(videos[video][1])}, is used",
             )
-        elif not (root.is_file(path) or root.has_pictures(path)):
+        elif not (is_table or root.is_file(path) or root.has_pictures(path)):
             errors.add(here, f"video {shown(video)}: not found as a file or a folder of frames")
         else:
             videos[video] = root.media(path), label
@@ -77,22 +75,21 @@ def words(name: str) -> str:
 
 
 def classification(
-    rankings: metrics.Rankings, positives: metrics.Positives, *, n_labels: int, resamples: int, seed: int
+    rankings: metrics.Rankings, positives: metrics.Positives, *, n_labels: int
 ) -> dict[str, Any]:
-    """The classification part of results.json: accuracy@k with intervals, and confusion.
+    """The classification part of results.json: accuracy@k and confusion.
 
-    rankings: labels by video, best first; positives: the one correct label of each video.
-    confusion: for each correct label, how often each label was ranked first.
+    rankings: labels by video, best first, and empty for a video that could not be read, which counts
+    as a miss; positives: the one correct label of each video. confusion: for each correct label, how
+    often each label was ranked first.
     """
     facts: dict[str, Any] = {"n_labels": n_labels, "chance": 1 / n_labels}
     for k in CUTOFFS:
-        values = metrics.per_query(f"hit@{k}", rankings, positives)
-        interval = bootstrap_mean(values, resamples=resamples, seed=seed)
-        facts[f"accuracy@{k}"] = {"score": float(np.mean(values)), "interval": [interval.low, interval.high]}
+        facts[f"accuracy@{k}"] = {"score": metrics.score(f"hit@{k}", rankings, positives)}
     confusion: dict[str, Counter[str]] = {}
     for video, right in positives.items():
         (label,) = right
-        confusion.setdefault(label, Counter())[rankings[video][0]] += 1
+        confusion.setdefault(label, Counter()).update(rankings[video][:1])
     facts["confusion"] = {label: dict(confusion[label].most_common()) for label in sorted(confusion)}
     return facts
 
@@ -102,8 +99,10 @@ def classification_line(facts: Mapping[str, Any]) -> str:
     parts = []
     for k in CUTOFFS:
         accuracy = facts[f"accuracy@{k}"]
+        bounds = accuracy["interval"]
         parts.append(
-            f"accuracy@{k} {accuracy['score']:.3f} [{accuracy['interval'][0]:.3f}, {accuracy['interval'][1]:.3f}]"
+            f"accuracy@{k} {accuracy['score']:.3f}"
+            + (f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds else "")
         )
     return f"{', '.join(parts)} of {facts['n_labels']} labels"
 

@@ -36,7 +36,8 @@ _BAD_MEDIUM = (MediaError, OSError, ValueError, MemoryError)
 def load(folder: str | Path, *, name: str | None = None) -> RetrievalSet:
     """Load a data set of the published layout; its name defaults to that of the folder or URI.
 
-    Media files must exist but are not decoded. Invalid lines are left out and listed in `skipped`:
+    Media files are neither decoded nor must they exist: `check_media` reports those that cannot be
+    read, and a run counts them as misses. Invalid lines are left out and listed in `skipped`:
     every line of the query file is a query, or the location of one error, or in the `queries` of
     one error. Does not raise on bad data; a folder that is not a data set gives an empty set whose
     `skipped` says why.

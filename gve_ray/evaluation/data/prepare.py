@@ -11,11 +11,13 @@ does that.
 import dataclasses
 import json
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from gve_ray.evaluation.data.archives import UnpackedArchive, unpack_archives
 from gve_ray.evaluation.data.data_errors import DataError
+from gve_ray.evaluation.data.dataset_folder import open_folder
 from gve_ray.evaluation.data.layouts import load
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.data.uvrb import UVRB, DatasetSpec, find_data_sets
@@ -131,7 +133,7 @@ def _state(spec: DatasetSpec, folder: str | None) -> DataSetState:
         n_corpus=_corpus_size(data) if data else 0,
         expected_queries=spec.n_queries,
         expected_corpus=spec.n_corpus,
-        errors=tuple(map(str, data.skipped)) if data else _missing(spec),
+        errors=(*map(str, data.skipped), *_missing_media(data)) if data else _missing(spec),
     )
 
 
@@ -139,6 +141,19 @@ def _corpus_size(data: RetrievalSet) -> int:
     if data.candidates is None:
         return len(data.corpus)
     return max(map(len, data.candidates.values()), default=0)
+
+
+def _missing_media(data: RetrievalSet) -> list[str]:
+    """One line for each medium that is neither a file nor a folder of frames, in the order of the items."""
+    media = {
+        medium: None
+        for item in (*data.queries, *data.corpus)
+        for medium in (item.image, item.video)
+        if isinstance(medium, str)
+    }
+    missing = [path for path in media if not (os.path.isfile(path) or open_folder(path).has_pictures(""))]
+    what = "missing: no such file, and no folder of frames"
+    return [str(DataError(dataset=data.name, where=path, what=what)) for path in missing]
 
 
 def _missing(spec: DatasetSpec) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
 """Reads result tables, one row per model and one column per data set; has the paper's table.
 
-    model,family,params_b,MSRVTT,DiDeMo,...
-    mine,mllm,0.01,0.31,0.28,...
+    model,family,lineage,params_b,MSRVTT,DiDeMo,...
+    mine,mllm,Qwen2.5-VL,0.01,0.31,0.28,...
 
-family, params_b (billions of parameters) and any data set may be missing; lines that start with #
-are comments.
+family, lineage, params_b (billions of parameters) and any data set may be missing; lines that start
+with # are comments.
 """
 
 import math
@@ -21,12 +21,15 @@ from gve_ray.inputs.table import TableError, open_table
 class ResultRow:
     """One model's scores.
 
-    scores: by data set, 0 to 1. family: e.g. "clip" or "mllm". params_b: parameters in billions.
+    scores: by data set, 0 to 1. family: e.g. "clip" or "mllm". lineage: models of one lineage differ
+    in size or in their adapter only (GVE-3B and GVE-7B), so they are not independent; None: the model
+    has no sisters. params_b: parameters in billions.
     """
 
     model: str
     scores: Mapping[str, float]
     family: str | None = None
+    lineage: str | None = None
     params_b: float | None = None
 
     @property
@@ -89,7 +92,7 @@ def pick(
     return _distinct([*(by_name[name] for name in models), *extra])
 
 
-_FACTS = ("model", "family", "params_b")
+_FACTS = ("model", "family", "lineage", "params_b")
 
 
 def _row(row: Mapping[str, str]) -> ResultRow:
@@ -102,6 +105,7 @@ def _row(row: Mapping[str, str]) -> ResultRow:
         model=row["model"].strip(),
         scores=scores,
         family=(row.get("family") or "").strip() or None,
+        lineage=(row.get("lineage") or "").strip() or None,
         params_b=_number(row, "params_b") if (row.get("params_b") or "").strip() else None,
     )
 

@@ -1,5 +1,6 @@
 """The report's heat maps: correlations of abilities and data sets over models."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,8 @@ def _abilities(group: Group, own: Sequence[str], *, name: str | None = None) -> 
     return HeatMap(
         name=name or group.family,
         title=f"Abilities over {models} (n = {len(group.models)})",
-        note=f"n = {len(group.models)} models{added}. Pearson below the diagonal, Spearman above.",
+        note=f"n = {len(group.models)} models of {group.lineages} lineages{added}. Pearson below the diagonal, "
+        "Spearman above. An ability that contains the other is computed without it.",
         rows=names,
         columns=names,
         cells=cells,
@@ -97,13 +99,13 @@ def _abilities(group: Group, own: Sequence[str], *, name: str | None = None) -> 
 
 
 def _datasets(group: Group) -> HeatMap:
-    """Correlations of data sets with abilities, including the abilities they are part of."""
+    """Correlations of data sets with abilities, which are computed without the data set itself."""
     rows = [name for name in UVRB if name in group.names]
     columns = [name for name in ABILITIES if name in group.names]
     return HeatMap(
         name="datasets",
         title=f"Data sets and abilities (n = {len(group.models)})",
-        note=f"Pearson over n = {len(group.models)} models. A data set correlates with the abilities it is part of.",
+        note=f"Pearson over n = {len(group.models)} models. An ability is computed without the data set.",
         rows=rows,
         columns=columns,
         cells=[[_cell(group, "pearson", a, b) for b in columns] for a in rows],
@@ -112,7 +114,7 @@ def _datasets(group: Group) -> HeatMap:
 
 def _cell(group: Group, kind: Kind, first: str, second: str) -> Interval | None:
     interval = group.interval(kind, (first, second))
-    return interval if interval.low <= interval.high else None  # NaN: one of the two is constant
+    return interval if math.isfinite(interval.estimate) else None  # NaN: one of the two is constant
 
 
 def _findings(diagnosis: Diagnosis) -> list[Finding]:

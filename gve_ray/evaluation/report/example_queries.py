@@ -60,10 +60,13 @@ class Example:
 def choose(rows: Sequence[Row], n: int) -> tuple[list[Row], list[Row]]:
     """Choose the n best and the n worst queries of one model, taking turns between data sets.
 
+    Queries that the model could not read have no results to show, and are not chosen.
+
     Best: a positive is at rank 1, ordered by its margin over the first negative. Worst: the first
     positive is not at rank 1, ordered by its rank (latest first), then by the score range of the
     ranking. Ties keep the order of the rows. rows: of per_query.parquet.
     """
+    rows = [row for row in rows if row["top"]]
     best = _in_turn([row for row in rows if row["first_rank"] == 1], _margin, n)
     worst = _in_turn([row for row in rows if row["first_rank"] != 1], _lateness, n)
     return best, worst

@@ -24,7 +24,12 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """What was left out or cut when one model was evaluated on one data set."""
+    """What was left out, missing or cut when one model was evaluated on one data set.
+
+    faults: invalid lines of the data set, which are left out for all models. queries, corpus: items
+    that the model could not read or embed, which count as misses, like the queries without positives:
+    those of which the model can read no positive. cut: texts.
+    """
 
     dataset: str
     model: str
@@ -67,11 +72,11 @@ def _departure(spec: DatasetSpec, facts: Mapping[str, Any], data: RetrievalSet) 
 
 
 def notes(results: Mapping[str, Any], away: Mapping[str, str], *, has_baselines: bool) -> list[Note]:
-    """Notes on comparability, contamination, and what was left out or cut."""
+    """Notes on comparability, contamination, and what was left out, missing or cut."""
     return [
         *_comparability(results, away, has_baselines=has_baselines),
         _contamination(results.get("contamination")),
-        _left_out(results),
+        _missing(results),
     ]
 
 
@@ -97,9 +102,9 @@ def _comparability(results: Mapping[str, Any], away: Mapping[str, str], *, has_b
 
 def _contamination(check: Mapping[str, Any] | None) -> Note:
     if check is None:
-        text = "Contamination was not checked: contamination.training names no training assets."
+        text = "Contamination was not checked: contamination.training names no training videos."
         return Note(kind="plain", text=text)
-    hits, training = check["hits"], check["training"]
+    hits, training = check["hits"], ", ".join(check["training"])
     if not hits:
         return Note(
             kind="good",
@@ -108,7 +113,8 @@ def _contamination(check: Mapping[str, Any] | None) -> Note:
         )
     counts = ", ".join(f"{name} {count}" for name, count in check["datasets"].items() if count)
     lines = [
-        f"{hit['dataset']}: {hit['video']} is training video {hit['training_video']} ({hit['how']})"
+        f"{hit['dataset']}: {hit['video']} is training video {hit['training_video']} of {hit['training']} "
+        f"({hit['how']})"
         for hit in hits[:_SHOWN_HITS]
     ]
     if len(hits) > _SHOWN_HITS:
@@ -117,30 +123,38 @@ def _contamination(check: Mapping[str, Any] | None) -> Note:
     return Note(kind="warn", text=text + "Scores on these data sets are not zero-shot.", lines=lines)
 
 
-def _left_out(results: Mapping[str, Any]) -> Note:
+def _missing(results: Mapping[str, Any]) -> Note:
     rows = skipped_rows(results)
     if not rows:
-        return Note(kind="good", text="Nothing was left out, and no text was cut.")
+        return Note(kind="good", text="Nothing was left out or missing, and no text was cut.")
     faults = sum({row.dataset: row.faults for row in rows}.values())
     counts: Counter[str] = Counter()
     for row in rows:
-        counts["queries"] += row.queries + row.queries_without_positives
+        counts["queries"] += row.queries
+        counts["orphans"] += row.queries_without_positives
         counts["corpus"] += row.corpus
         counts["cut"] += row.cut
     text = (
-        f"Left out: {faults:,} errors in the data sets; over all models {counts['queries']:,} queries and "
-        f"{counts['corpus']:,} corpus items; {counts['cut']:,} texts cut. See below."
+        f"Left out for all models: {faults:,} errors in the data sets. Counted as misses, over all models: "
+        f"{counts['queries']:,} queries that could not be read, and {counts['orphans']:,} whose positives, among "
+        f"{counts['corpus']:,} corpus items, could not be read. {counts['cut']:,} texts were cut. See below."
     )
     return Note(kind="warn", text=text)
 
 
 def skipped_rows(results: Mapping[str, Any]) -> list[Skipped]:
-    """One row per data set and model, without those where nothing was left out or cut."""
+    """One row per data set and model, without those where nothing was left out, missing or cut."""
     rows = []
     for dataset in results["datasets"]:
         for model, model_results in results["models"].items():
             facts = model_results["datasets"][dataset]
-            row = Skipped(dataset=dataset, model=model, **facts["skipped"], cut=sum(facts["cut"].values()))
+            row = Skipped(
+                dataset=dataset,
+                model=model,
+                faults=len(results["datasets"][dataset]["faults"]),
+                **facts["missing"],
+                cut=sum(facts["cut"].values()),
+            )
             if any((row.faults, row.queries, row.corpus, row.queries_without_positives, row.cut)):
                 rows.append(row)
     return rows

@@ -178,7 +178,7 @@ def collect(
 ) -> Page:
     """Collect everything the page shows, from the run's folder and its data sets."""
     models: Mapping[str, Any] = results["models"]
-    subject = config.report.model or list(models)[-1]
+    subject = config.subject
     others = [name for name in models if name != subject]
     rows = pq.read_table(output / "per_query.parquet").to_pylist()
     by_name = {entry.name: entry for entry in sets}
@@ -310,7 +310,7 @@ def _facts(config: EvaluationJobConfig, facts: Mapping[str, Any]) -> list[tuple[
         "pixels": f"{config.min_pixels:,} to {config.max_pixels:,} per frame",
         "tokens": f"at most {config.max_tokens:,} per item",
         "neighbours kept": f"{config.depth:,}",
-        "intervals": f"95 %, {config.resamples:,} resamples of the queries, seed {config.seed}",
+        "intervals": f"95 %, {config.resamples:,} resamples of the clusters of queries, seed {config.seed}",
         "data": ", ".join(filter(None, [config.root, *(dataset.folder for dataset in config.data)])),
         "output": config.output,
         "config": facts.get("config_hash"),
@@ -327,16 +327,22 @@ def _when(seconds: float) -> str:
 
 
 def _csv(results: Mapping[str, Any]) -> str:
-    """Scores on UVRB's data sets by their own metrics, for `result_tables.read_table`."""
+    """Scores on UVRB's data sets by their own metrics, for `result_tables.read_table`.
+
+    Models with the same weights and other adapters are of one lineage, like those with the name of a
+    published model and that model.
+    """
     facts = results["datasets"]
     names = [name for name, spec in UVRB.items() if name in facts and facts[name]["metric"] == spec.metric]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["model", *names])
+    published = {row.model: row.lineage for row in published_table()}
+    writer.writerow(["model", "lineage", *names])
     for model, model_results in results["models"].items():
         scores = (model_results["datasets"][name]["score"] for name in names)
         cells = ("" if score is None else f"{score:.6f}" for score in scores)
-        writer.writerow([_row_name(model), *cells])
+        lineage = published.get(model) or model_results["identity"]["model"]
+        writer.writerow([_row_name(model), lineage, *cells])
     return out.getvalue()
 
 

@@ -63,7 +63,8 @@ class AbilityRow:
 class DatasetRow:
     """One data set.
 
-    departure: how it differs from UVRB's, empty if it does not. places: ranks of the first
+    n_clusters: clusters of queries that share videos; None: its metric has no interval. departure: how
+    it differs from UVRB's, empty if it does not. places: ranks of the first
     positives for the model the report is about, None if it has no queries here.
     """
 
@@ -71,6 +72,7 @@ class DatasetRow:
     ability: str
     metric: str
     n_queries: int
+    n_clusters: int | None
     n_corpus: int
     revision: str
     departure: str
@@ -81,14 +83,18 @@ class DatasetRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One model compared with the first on one data set. corrected: p by Holm's method."""
+    """The subject less another model, on a data set, ability or average.
 
-    dataset: str
+    interval, svg: empty if there is no interval. corrected: p by Holm's method.
+    """
+
+    name: str
     value: float
     interval: str
     p_value: float
     corrected: float
     n_queries: int
+    n_clusters: int
     svg: str
 
     @property
@@ -99,15 +105,16 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All differences of one model from the first."""
+    """All differences of the subject from another model. abilities: with the averages."""
 
     model: str
     against: str
-    rows: Sequence[Difference]
+    datasets: Sequence[Difference]
+    abilities: Sequence[Difference]
 
     def count(self, sign: int) -> int:
         """Number of data sets where it is significantly better (1) or worse (-1)."""
-        return sum(difference.is_sure and difference.value * sign > 0 for difference in self.rows)
+        return sum(difference.is_sure and difference.value * sign > 0 for difference in self.datasets)
 
 
 def dataset_rows(
@@ -145,6 +152,7 @@ def dataset_rows(
                 ability=UVRB[name].ability if name in UVRB else "",
                 metric=facts["metric"],
                 n_queries=facts["n_queries"],
+                n_clusters=results["clusters"]["datasets"].get(name),
                 n_corpus=facts["n_corpus"],
                 revision=facts["revision"],
                 departure=away.get(name, ""),
@@ -215,32 +223,41 @@ def as_range(interval: Sequence[float] | None) -> str:
 def paired(comparisons: Sequence[Mapping[str, Any]]) -> list[Comparison]:
     """The comparisons of results.json, by model."""
     pairs = dict.fromkeys((row["model"], row["against"]) for row in comparisons)
-    return [
-        Comparison(
-            model=model,
-            against=against,
-            rows=_differences(
-                [row for row in comparisons if (row["model"], row["against"]) == (model, against)]
-            ),
+    tables = []
+    for model, against in pairs:
+        rows = [row for row in comparisons if (row["model"], row["against"]) == (model, against)]
+        datasets = [row for row in rows if row["kind"] == "dataset"]
+        tables.append(
+            Comparison(
+                model=model,
+                against=against,
+                datasets=_differences(datasets),
+                abilities=_differences([row for row in rows if row["kind"] != "dataset"]),
+            )
         )
-        for model, against in pairs
-    ]
+    return tables
 
 
 def _differences(comparisons: Sequence[Mapping[str, Any]]) -> list[Difference]:
     differences = []
     for row, corrected in zip(comparisons, holm([row["p_value"] for row in comparisons]), strict=True):
-        value, (low, high) = row["difference"], row["interval"]
-        label = f"{row['model']} less {row['against']} on {row['dataset']}: {value:+.3f}, {low:+.3f} to {high:+.3f}"
+        value, bounds, drawn = row["difference"], "", ""
+        name = AVERAGES.get(row["name"], row["name"])
+        if row["interval"] is not None:
+            low, high = row["interval"]
+            bounds = f"{low:+.3f} to {high:+.3f}"
+            label = f"{row['model']} less {row['against']} on {name}: {value:+.3f}, {bounds}"
+            drawn = charts.difference(value, low, high, label=label, is_sure=corrected < SURE)
         differences.append(
             Difference(
-                dataset=row["dataset"],
+                name=name,
                 value=value,
-                interval=f"{low:+.3f} to {high:+.3f}",
+                interval=bounds,
                 p_value=row["p_value"],
                 corrected=corrected,
                 n_queries=row["n_queries"],
-                svg=charts.difference(value, low, high, label=label, is_sure=corrected < SURE),
+                n_clusters=row["n_clusters"],
+                svg=drawn,
             )
         )
     return differences

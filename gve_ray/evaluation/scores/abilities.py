@@ -8,7 +8,7 @@ interval is computed.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -66,8 +66,41 @@ def weights(ability: str, specs: Mapping[str, DatasetSpec] = UVRB) -> dict[str, 
         names = [name for name, spec in specs.items() if spec.ability == ability]
         return {name: 1 / len(names) for name in names}
     parts = [weights(part, specs) for part in COMPOSED[ability]]
-    if not all(parts):
-        return {}
+    return _mean_of(parts) if all(parts) else {}
+
+
+def weights_without(whole: str, part: str) -> dict[str, float]:
+    """Weights of an ability or average without the data sets of one of its parts, for their correlation.
+
+    whole: an ability, "average" or "average_datasets". part: an ability or a data set of it. Each
+    mean is then one over the parts that remain: without T, FG is the mean of S and PR.
+    """
+    left_out = data_sets_of(part)
+    if whole == "average_datasets":
+        names = [name for name in UVRB if name not in left_out]
+        return dict.fromkeys(names, 1 / len(names))
+    return _remaining(whole, left_out)
+
+
+def data_sets_of(name: str) -> frozenset[str]:
+    """The data sets in an ability or average; a data set is its only one. Empty for other names."""
+    if name in UVRB:
+        return frozenset([name])
+    if name == "average_datasets":
+        return frozenset(UVRB)
+    return frozenset(weights(name)) if name in (*ABILITIES, "average") else frozenset()
+
+
+def _remaining(ability: str, left_out: Set[str]) -> dict[str, float]:
+    if ability not in COMPOSED:
+        names = [name for name in weights(ability) if name not in left_out]
+        return {name: 1 / len(names) for name in names}
+    parts = [kept for part in COMPOSED[ability] if (kept := _remaining(part, left_out))]
+    return _mean_of(parts)
+
+
+def _mean_of(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The weights of the mean of several weighted means."""
     total: dict[str, float] = {}
     for part in parts:
         for name, weight in part.items():

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -23,56 +24,40 @@ PER_QUERY_SCHEMA = pa.schema(
         ("score", pa.float64()),
         ("first_rank", pa.int32()),  # of the first positive, from 1; null if it is beyond the ranks kept
         ("positives", pa.list_(pa.string())),
-        ("top", pa.list_(pa.string())),  # best first
+        ("top", pa.list_(pa.string())),  # best first; empty if the model could not read the query
         ("top_scores", pa.list_(pa.float32())),
     ]
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Usable:
-    """The part of a data set that one model has embeddings for.
-
-    queries, corpus: positions in the RetrievalSet, int64. positives: by query id, the embedded
-    ones; queries without any are left out of `queries`. n_orphans: the number of such queries.
-    """
-
-    queries: np.ndarray
-    corpus: np.ndarray
-    positives: dict[str, frozenset[str]]
-    n_orphans: int
-
-
-def usable(data: RetrievalSet, query_ok: Sequence[bool], corpus_ok: Sequence[bool]) -> Usable:
-    """Leave out what could not be embedded, as `layouts.load` does for what is unreadable."""
-    corpus = np.flatnonzero(np.asarray(corpus_ok, dtype=bool))
-    embedded = {data.corpus_ids[i] for i in corpus}
-    embedded_queries = np.flatnonzero(np.asarray(query_ok, dtype=bool))
-    positives = {data.query_ids[i]: data.positives[data.query_ids[i]] & embedded for i in embedded_queries}
-    queries = np.array([i for i in embedded_queries if positives[data.query_ids[i]]], dtype=np.int64)
-    kept = {data.query_ids[i]: positives[data.query_ids[i]] for i in queries}
-    return Usable(
-        queries=queries, corpus=corpus, positives=kept, n_orphans=len(embedded_queries) - len(queries)
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Corpus ids by query id, best first, and their cosine similarities."""
+    """Corpus ids by query id, best first, and their cosine similarities; for every query of the set."""
 
     ids: Mapping[str, list[str]]
     scores: Mapping[str, list[float]]
 
 
-def rank(data: RetrievalSet, part: Usable, queries: np.ndarray, corpus: np.ndarray, *, depth: int) -> Ranking:
-    """Find the `depth` nearest corpus items of each usable query, or of its candidates.
+def rank(
+    data: RetrievalSet,
+    queries: np.ndarray,
+    corpus: np.ndarray,
+    *,
+    depth: int,
+    query_rows: Sequence[int] | None = None,
+    corpus_rows: Sequence[int] | None = None,
+) -> Ranking:
+    """Find the `depth` nearest corpus items of each query, or of its candidates.
 
-    queries, corpus: float32 [len(part.queries), d] and [len(part.corpus), d]. Ties are in the order
-    of the corpus file.
+    queries, corpus: float32 [q, d] and [c, d]. query_rows, corpus_rows: their positions in the data
+    set; None: all of them. A query without a vector gets an empty ranking, and a corpus item without
+    a vector is in no ranking. Ties are in the order of the corpus file.
     """
-    query_ids = [data.query_ids[i] for i in part.queries]
-    corpus_ids = [data.corpus_ids[i] for i in part.corpus]
-    if data.candidates is None:
+    query_ids = _at(data.query_ids, query_rows)
+    corpus_ids = _at(data.corpus_ids, corpus_rows)
+    if not len(query_ids) or not len(corpus_ids):
+        rows, scores = np.empty((len(query_ids), 0), dtype=np.int64), np.empty((len(query_ids), 0))
+    elif data.candidates is None:
         rows, scores = exact(queries, corpus, depth)
     else:
         row_of = {name: row for row, name in enumerate(corpus_ids)}
@@ -82,17 +67,23 @@ def rank(data: RetrievalSet, part: Usable, queries: np.ndarray, corpus: np.ndarr
         )
         rows, scores = rows[:, :depth], scores[:, :depth]
     kept = [int((neighbours != NONE).sum()) for neighbours in rows]
+    nothing: dict[str, list[Any]] = {name: [] for name in data.query_ids}
     return Ranking(
-        ids={name: [corpus_ids[row] for row in rows[i, : kept[i]]] for i, name in enumerate(query_ids)},
-        scores={name: scores[i, : kept[i]].tolist() for i, name in enumerate(query_ids)},
+        ids=nothing
+        | {name: [corpus_ids[row] for row in rows[i, : kept[i]]] for i, name in enumerate(query_ids)},
+        scores=nothing | {name: scores[i, : kept[i]].tolist() for i, name in enumerate(query_ids)},
     )
 
 
+def _at(names: Sequence[str], rows: Sequence[int] | None) -> Sequence[str]:
+    return names if rows is None else [names[row] for row in rows]
+
+
 def per_query_table(
-    model: str, data: RetrievalSet, metric: str, values: np.ndarray, part: Usable, ranking: Ranking
+    model: str, data: RetrievalSet, metric: str, values: np.ndarray, ranking: Ranking
 ) -> pa.Table:
     """One row per query (`PER_QUERY_SCHEMA`). values: the metric, float64 [queries]."""
-    first_ranks = metrics.per_query("median_rank", ranking.ids, part.positives)
+    first_ranks = metrics.per_query("median_rank", ranking.ids, data.positives)
     rows = [
         {
             "model": model,
@@ -101,11 +92,11 @@ def per_query_table(
             "metric": metric,
             "score": value,
             "first_rank": int(rank_of_first) if np.isfinite(rank_of_first) else None,
-            "positives": sorted(part.positives[name]),
+            "positives": sorted(data.positives[name]),
             "top": ranking.ids[name][:TOP],
             "top_scores": ranking.scores[name][:TOP],
         }
-        for name, value, rank_of_first in zip(part.positives, values, first_ranks, strict=True)
+        for name, value, rank_of_first in zip(data.positives, values, first_ranks, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=PER_QUERY_SCHEMA)
 

@@ -1,150 +1,90 @@
-"""Scores a model on data sets: metrics and abilities with intervals, and comparisons."""
+"""Scores a model on data sets. What it cannot read or embed counts as a miss.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+A query without a vector has the score 0, and a corpus item without one is never found, while the
+data set keeps its size. Otherwise a model would be ranked on the part of a data set that it can
+read, with fewer items to confuse.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from gve_ray.evaluation.config import EvaluationConfig
 from gve_ray.evaluation.data.eval_sets import EvalSet
-from gve_ray.evaluation.data.labelled_videos import classification
-from gve_ray.evaluation.data.uvrb import UVRB
+from gve_ray.evaluation.data.labelled_videos import CUTOFFS, classification
 from gve_ray.evaluation.embed import Embedded, read_vectors
 from gve_ray.evaluation.scores import metrics
-from gve_ray.evaluation.scores.abilities import ABILITIES, summarise, weights
-from gve_ray.evaluation.scores.ranking import PER_QUERY_SCHEMA, per_query_table, rank, trec_lines, usable
-from gve_ray.evaluation.scores.statistics import bootstrap_mean, bootstrap_weighted, compare
-
-AVERAGE = "average"
+from gve_ray.evaluation.scores.ranking import per_query_table, rank, trec_lines
+from gve_ray.evaluation.scores.statistics import Floats
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
     """The result of one model on one data set.
 
-    facts: its entry in results.json. values: the data set's metric by query id. table: rows of
-    per_query.parquet.
+    facts: its entry in results.json, without intervals. values: the data set's metric, float64
+    [queries] in the order of the data set. table: rows of per_query.parquet. accuracies: of a
+    classification, the hits by "accuracy@k", float64 [queries] each.
     """
 
     facts: dict[str, Any]
-    values: dict[str, float]
+    values: Floats
     table: pa.Table
+    accuracies: Mapping[str, Floats] = field(default_factory=dict)
 
 
 def score(dataset: EvalSet, model: str, embedded: Embedded, config: EvaluationConfig, trec: Path) -> Scored:
-    """Rank and score a data set and write the TREC run; counts items without a vector."""
+    """Rank and score a data set and write the TREC run; counts items without a vector as misses."""
     data, rejects = dataset.data, embedded.rejects
-    query_ok = [key not in rejects for key in dataset.query_keys]
-    corpus_ok = [key not in rejects for key in dataset.corpus_keys]
-    part = usable(data, query_ok, corpus_ok)
-    queries, query_cut = read_vectors(embedded.store, [dataset.query_keys[i] for i in part.queries])
-    corpus, corpus_cut = read_vectors(embedded.store, [dataset.corpus_keys[i] for i in part.corpus])
+    query_rows = [row for row, key in enumerate(dataset.query_keys) if key not in rejects]
+    corpus_rows = [row for row, key in enumerate(dataset.corpus_keys) if key not in rejects]
+    queries, query_cut = read_vectors(embedded.store, [dataset.query_keys[row] for row in query_rows])
+    corpus, corpus_cut = read_vectors(embedded.store, [dataset.corpus_keys[row] for row in corpus_rows])
+    readable = {data.corpus_ids[row] for row in corpus_rows}
+    ranking = rank(data, queries, corpus, depth=config.depth, query_rows=query_rows, corpus_rows=corpus_rows)
     facts: dict[str, Any] = {
         "metric": dataset.metric,
         "score": None,
-        "interval": None,
         "scores": {},
-        "n_queries": len(part.queries),
-        "n_corpus": len(part.corpus),
-        "skipped": {
-            "faults": len(data.skipped),
-            "queries": query_ok.count(False),
-            "corpus": corpus_ok.count(False),
-            "queries_without_positives": part.n_orphans,
+        "n_queries": len(data.queries),
+        "n_corpus": len(data.corpus),
+        "missing": {
+            "queries": len(data.queries) - len(query_rows),
+            "corpus": len(data.corpus) - len(corpus_rows),
+            "queries_without_positives": sum(
+                not data.positives[data.query_ids[row]] & readable for row in query_rows
+            ),
         },
         "cut": {"queries": int(query_cut.sum()), "corpus": int(corpus_cut.sum())},
     }
-    if not len(part.queries):
-        return Scored(facts=facts, values={}, table=PER_QUERY_SCHEMA.empty_table())
-    ranking = rank(data, part, queries, corpus, depth=config.depth)
-    values = metrics.per_query(dataset.metric, ranking.ids, part.positives)
-    scores = {
-        name: metrics.score(name, ranking.ids, part.positives)
-        for name in dict.fromkeys((dataset.metric, *config.metrics))
-    }
-    facts["score"] = _finite(scores[dataset.metric])
-    facts["interval"] = _mean_interval(dataset.metric, values, config)
-    facts["scores"] = {name: _finite(value) for name, value in scores.items()}
-    if dataset.is_classification:
-        facts["classification"] = classification(
-            ranking.ids,
-            part.positives,
-            n_labels=len(part.corpus),
-            resamples=config.resamples,
-            seed=config.seed,
-        )
     trec.parent.mkdir(parents=True, exist_ok=True)
     with trec.open("w", encoding="utf-8") as file:
         file.writelines(trec_lines(ranking, model))
-    return Scored(
-        facts=facts,
-        values=dict(zip(part.positives, values.tolist(), strict=True)),
-        table=per_query_table(model, data, dataset.metric, values, part, ranking),
-    )
-
-
-def summary(scored: Mapping[str, Scored], config: EvaluationConfig) -> dict[str, Any]:
-    """One model's part of results.json: data sets, abilities and averages, with intervals.
-
-    Abilities and averages cover UVRB's data sets only; they are left out or None if one of their
-    data sets is missing.
-    """
-    benchmark = {
-        name: result for name, result in scored.items() if name in UVRB and result.facts["score"] is not None
+    values = metrics.per_query(dataset.metric, ranking.ids, data.positives)
+    table = per_query_table(model, data, dataset.metric, values, ranking)
+    if not data.queries:
+        return Scored(facts=facts, values=values, table=table)
+    scores = {
+        name: metrics.score(name, ranking.ids, data.positives)
+        for name in dict.fromkeys((dataset.metric, *config.metrics))
     }
-    scores = summarise({name: result.facts["score"] for name, result in benchmark.items()})
-    shares = {name: weights(name) for name in (*ABILITIES, AVERAGE)}
-    return {
-        "datasets": {name: result.facts for name, result in scored.items()},
-        "abilities": dict(scores.abilities),
-        "ability_intervals": {
-            name: _weighted_interval(shares[name], benchmark, config) for name in scores.abilities
-        },
-        "average_datasets": scores.average_datasets,
-        "average_datasets_interval": _weighted_interval(
-            dict.fromkeys(UVRB, 1 / len(UVRB)), benchmark, config
-        ),
-        "average_abilities": scores.average_abilities,
-        "average_abilities_interval": _weighted_interval(shares[AVERAGE], benchmark, config),
-    }
+    facts["score"] = _finite(scores[dataset.metric])
+    facts["scores"] = {name: _finite(value) for name, value in scores.items()}
+    accuracies = {}
+    if dataset.is_classification:
+        facts["classification"] = classification(ranking.ids, data.positives, n_labels=len(data.corpus))
+        accuracies = {
+            f"accuracy@{k}": metrics.per_query(f"hit@{k}", ranking.ids, data.positives) for k in CUTOFFS
+        }
+    return Scored(facts=facts, values=values, table=table, accuracies=accuracies)
 
 
-def comparisons(scored: Mapping[str, Mapping[str, Scored]], config: EvaluationConfig) -> list[dict[str, Any]]:
-    """Compare each later model with the first on each data set: difference, interval, p.
-
-    scored: by model, then data set. Queries are paired by id; only queries that both models have
-    count.
-    """
-    first, *others = scored
-    rows = []
-    for model in others:
-        for name, result in scored[model].items():
-            reference = scored[first][name]
-            shared = [query for query in result.values if query in reference.values]
-            pairs = np.array([(result.values[query], reference.values[query]) for query in shared])
-            if not len(pairs) or not np.isfinite(pairs).all():
-                continue
-            comparison = compare(pairs[:, 0], pairs[:, 1], resamples=config.resamples, seed=config.seed)
-            rows.append(
-                {
-                    "dataset": name,
-                    "model": model,
-                    "against": first,
-                    "difference": comparison.difference.estimate,
-                    "interval": [comparison.difference.low, comparison.difference.high],
-                    "p_value": comparison.p_value,
-                    "n_queries": len(shared),
-                }
-            )
-    return rows
-
-
-def left_out(dataset: EvalSet, model: str, embedded: Embedded) -> list[dict[str, str]]:
-    """One row with the reason for each query and corpus item that this model has no vector of."""
+def unreadable(dataset: EvalSet, model: str, embedded: Embedded) -> list[dict[str, str]]:
+    """One row with the reason for each query and corpus item that the model could not read or embed."""
     sides = (
         ("query", dataset.data.query_ids, dataset.query_keys),
         ("corpus", dataset.data.corpus_ids, dataset.corpus_keys),
@@ -160,27 +100,6 @@ def left_out(dataset: EvalSet, model: str, embedded: Embedded) -> list[dict[str,
         for name, key in zip(names, keys, strict=True)
         if key in embedded.rejects
     ]
-
-
-def _mean_interval(metric: str, values: NDArray[np.float64], config: EvaluationConfig) -> list[float] | None:
-    if metric == "median_rank":  # the only metric that is not a mean over queries
-        return None
-    interval = bootstrap_mean(values, resamples=config.resamples, seed=config.seed)
-    return [interval.low, interval.high]
-
-
-def _weighted_interval(
-    weights_of_sets: Mapping[str, float], scored: Mapping[str, Scored], config: EvaluationConfig
-) -> list[float] | None:
-    if not weights_of_sets or not set(weights_of_sets) <= set(scored):
-        return None
-    groups: Sequence[list[float]] = [list(scored[name].values.values()) for name in weights_of_sets]
-    if not all(np.isfinite(group).all() for group in groups):
-        return None
-    interval = bootstrap_weighted(
-        groups, list(weights_of_sets.values()), resamples=config.resamples, seed=config.seed
-    )
-    return [interval.low, interval.high]
 
 
 def _finite(value: float) -> float | None:

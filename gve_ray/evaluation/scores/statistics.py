@@ -1,16 +1,16 @@
-"""Confidence intervals and significance tests for scores, differences and correlations.
+"""Confidence intervals from bootstrap draws, a permutation test, and correlations over models.
 
-    bootstrap_mean(per_query)                  # Interval of a score over its queries
-    compare(per_query_a, per_query_b)          # two models on the same queries: difference and p-value
-    correlation_matrix(table, kind="spearman") # over models; correlation_draws gives its resamples
+    interval_of(estimate, draws, clusters=40)         # Interval of any bootstrapped statistic
+    permutation_p(differences_by_cluster)             # two-sided p of paired differences
+    correlation_matrix(table, kind="spearman")        # over models; pair_correlations resamples them
 
-All functions are seeded and vectorised in NumPy. Intervals are bootstrap percentiles (Efron, 1979).
-If there are few distinct values, each resample is a multinomial draw of their counts: for 15,000
-queries with scores 0 and 1 that is two numbers per resample instead of 15,000.
+All functions are seeded and vectorised in NumPy. `scores.bootstrap` resamples queries.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -21,91 +21,46 @@ Floats = NDArray[np.float64]
 RESAMPLES = 10_000
 CORRELATION_RESAMPLES = 2_000
 SEED = 42
-_INTERVAL = ((1 - 0.95) / 2, (1 + 0.95) / 2)  # the quantiles that enclose 95 % of the draws
+_LEVEL = 0.95
 _CHUNK = 1_000_000  # numbers in memory at once
 _FEW = 100  # up to this many distinct values, drawing counts is faster than drawing queries
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """An estimate with its 95 % confidence interval. n: number of queries or models."""
+    """An estimate with its 95 % confidence interval.
+
+    low, high: NaN if there are fewer than two clusters. clusters: number of independent units:
+    clusters of queries, or lineages of models.
+    """
 
     estimate: float
     low: float
     high: float
-    n: int
-    level: float = 0.95
+    clusters: int
+    level: float = _LEVEL
+
+    @property
+    def bounds(self) -> list[float] | None:
+        """[low, high] for JSON; None if there is no interval."""
+        return [self.low, self.high] if self.low <= self.high else None
 
     def excludes(self, value: float) -> bool:
         """Whether the interval does not contain `value`."""
-        return not self.low <= value <= self.high
+        return value < self.low or self.high < value
 
     def __str__(self) -> str:
         return f"{self.estimate:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Two models on the same queries: first minus second, and a two-sided permutation p."""
-
-    difference: Interval
-    p_value: float
-
-
-def bootstrap_mean(values: ArrayLike, *, resamples: int = RESAMPLES, seed: int = SEED) -> Interval:
-    """The mean of float [n] with its interval over resampled queries."""
-    return bootstrap_weighted([values], [1.0], resamples=resamples, seed=seed)
-
-
-def bootstrap_weighted(
-    groups: Sequence[ArrayLike],
-    weights: Sequence[float],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = SEED,
-) -> Interval:
-    """A weighted sum of means, e.g. an ability; queries are resampled within each group (data set).
-
-    groups: float [n_i] each; weights: one per group (see `abilities.weights`). Raises ValueError if
-    a group is empty or has a value that is not finite.
-    """
-    if len(groups) != len(weights) or not groups:
-        raise ValueError(f"{len(groups)} groups, {len(weights)} weights: give one weight per group")
-    rng = np.random.default_rng(seed)
-    arrays = [_finite(group) for group in groups]
-    draws = np.zeros(resamples)
-    for values, weight in zip(arrays, weights, strict=True):
-        draws += weight * _resampled_means(values, resamples, rng)
-    estimate = sum(weight * float(values.mean()) for values, weight in zip(arrays, weights, strict=True))
-    return interval_of(estimate, draws, n=sum(map(len, arrays)))
-
-
-def compare(
-    first: ArrayLike, second: ArrayLike, *, resamples: int = RESAMPLES, seed: int = SEED
-) -> Comparison:
-    """Compare two models by a paired bootstrap and a permutation test.
-
-    first, second: float [n], the scores of the same queries in the same order.
-    """
-    a, b = _finite(first), _finite(second)
-    if len(a) != len(b):
-        raise ValueError(
-            f"{len(a)} and {len(b)} queries: give both models the same queries in the same order"
-        )
-    difference = a - b
-    return Comparison(
-        difference=bootstrap_mean(difference, resamples=resamples, seed=seed),
-        p_value=permutation_p(difference, resamples=resamples, seed=seed),
-    )
-
-
 def permutation_p(difference: ArrayLike, *, resamples: int = RESAMPLES, seed: int = SEED) -> float:
     """Two-sided p-value of paired differences float [n], by a permutation test of their signs.
 
-    (1 + draws at least as extreme) / (1 + draws), so never 0. Queries with equal absolute
-    differences are drawn together: the number of plus signs among them is binomial.
+    difference: independent ones, i.e. summed by cluster if queries share videos. Returns (1 + draws
+    at least as extreme) / (1 + draws), so never 0. Equal absolute differences are drawn together:
+    the number of plus signs among them is binomial.
     """
-    values = _finite(difference)
+    values = np.asarray(difference, dtype=np.float64)
     changed = np.abs(values[values != 0])
     sizes, counts = np.unique(changed, return_counts=True)
     if len(sizes) > _FEW:
@@ -142,75 +97,127 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def correlation_matrix(table: Floats, *, kind: Kind) -> Floats:
-    """Correlations of all columns, float64 [c, c]. table: float64 [n, c], one row per model."""
-    return _correlations(_checked(table)[None], kind)[0]
+    """Correlations of all columns, float64 [c, c]; NaN for constant columns.
 
-
-def correlation_draws(
-    table: Floats, *, kind: Kind, resamples: int = CORRELATION_RESAMPLES, seed: int = SEED
-) -> Floats:
-    """Correlations under resampled rows, float64 [resamples, c, c]; NaN for constant columns.
-
-    The same seed draws the same rows for every column and both kinds, so correlations can be
-    subtracted.
+    table: float64 [n, c], one row per model.
     """
-    n, c = _checked(table).shape
-    rows = np.random.default_rng(seed).integers(n, size=(resamples, n))
-    step = max(1, _CHUNK // (n * n * c))
-    parts = [_correlations(table[rows[start : start + step]], kind) for start in range(0, resamples, step)]
-    return np.concatenate(parts)
+    return np.clip(_correlations(_checked(table), np.ones((1, len(table))), kind)[0], -1, 1)
 
 
-def interval_of(estimate: float, draws: Floats, *, n: int) -> Interval:
-    """The interval of a statistic from its bootstrap draws, float [resamples], without NaN draws."""
-    usable = draws[np.isfinite(draws)]
-    low, high = np.quantile(usable, _INTERVAL) if len(usable) else (np.nan, np.nan)
-    return Interval(estimate=estimate, low=float(low), high=float(high), n=n)
+def pair_correlations(table: Floats, pairs: NDArray[np.int64], counts: Floats, *, kind: Kind) -> Floats:
+    """Correlations of pairs of columns under resampled rows, float64 [resamples, p]; NaN for constant ones.
 
-
-def average_ranks(values: Floats) -> Floats:
-    """Ranks from 1 along axis -2 of float [..., n, c], ties at their mean; compares all pairs."""
-    first, second = values[..., :, None, :], values[..., None, :, :]  # [..., n, 1, c], [..., 1, n, c]
-    below = (second < first).sum(axis=-2)
-    equal = (second == first).sum(axis=-2)
-    return np.asarray(below + (equal + 1) / 2, dtype=np.float64)
-
-
-def _correlations(tables: Floats, kind: Kind) -> Floats:
-    """Correlations of the columns of each table, float64 [b, n, c] -> [b, c, c]."""
-    values = average_ranks(tables) if kind == "spearman" else tables
-    centred = values - values.mean(axis=1, keepdims=True)
-    # A column that varies only by rounding error counts as constant.
-    tiny = 1e-12 * np.maximum(1.0, np.abs(values).max(axis=1, keepdims=True))
-    centred[np.broadcast_to(np.abs(centred).max(axis=1, keepdims=True) <= tiny, centred.shape)] = np.nan
-    unit = centred / np.sqrt((centred**2).sum(axis=1, keepdims=True))
-    return np.asarray(np.clip(unit.transpose(0, 2, 1) @ unit, -1, 1))
-
-
-def _resampled_means(values: Floats, resamples: int, rng: np.random.Generator) -> Floats:
-    """Means of `resamples` resamples of float64 [n]: float64 [resamples]."""
-    distinct, counts = np.unique(values, return_counts=True)
-    if len(distinct) > _FEW:
-        step = max(1, _CHUNK // len(values))
-        shapes = [(min(step, resamples - start), len(values)) for start in range(0, resamples, step)]
-        return np.concatenate(
-            [values[rng.integers(len(values), size=shape)].mean(axis=1) for shape in shapes]
-        )
-    step = max(1, _CHUNK // len(distinct))
+    table: float64 [n, c], one row per model. pairs: int64 [p, 2], numbers of columns. counts: how
+    often each row is drawn, float64 [resamples, n] (`draw_rows`); with the same counts, correlations
+    can be subtracted. Raises ValueError if there are fewer than three rows or a value is not finite.
+    """
+    first, second = pairs.reshape(-1, 2).T
+    step = max(1, _CHUNK // max(1, table.shape[1] ** 2, table.size))
     parts = [
-        rng.multinomial(len(values), counts / len(values), size=min(step, resamples - start)) @ distinct
-        for start in range(0, resamples, step)
+        _correlations(_checked(table), counts[start : start + step], kind)[:, first, second]
+        for start in range(0, len(counts), step)
     ]
-    return np.concatenate(parts) / len(values)
+    return np.clip(np.concatenate(parts), -1, 1)
 
 
-def _finite(values: ArrayLike) -> Floats:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
-        raise ValueError(
-            f"values of shape {array.shape}: give at least one, all finite numbers, one per query"
-        )
-    return array
+def draw_rows(clusters: Sequence[int], *, resamples: int = CORRELATION_RESAMPLES, seed: int = SEED) -> Floats:
+    """How often each row is drawn, float64 [resamples, n]: whole clusters, with replacement.
+
+    clusters: the cluster of each row, from 0.
+    """
+    of_row = np.asarray(clusters)
+    n = int(of_row.max()) + 1
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    return drawn[:, of_row].astype(np.float64)
+
+
+def interval_of(
+    estimate: float,
+    draws: Floats,
+    *,
+    clusters: int,
+    freedom: float | None = None,
+    inflation: float | None = None,
+) -> Interval:
+    """The expanded percentile interval of a statistic from its bootstrap draws, float [resamples].
+
+    clusters: number of units that were resampled. freedom: degrees of freedom of the variance; None:
+    clusters - 1. inflation: of the variance; None: clusters / (clusters - 1).
+    """
+    low, high = bounds_of(draws[:, None], n=clusters, freedom=freedom, inflation=inflation)
+    return Interval(estimate=estimate, low=float(low[0]), high=float(high[0]), clusters=clusters)
+
+
+def bounds_of(
+    draws: Floats, *, n: int, freedom: float | None = None, inflation: float | None = None
+) -> tuple[Floats, Floats]:
+    """The bounds of expanded percentile intervals, float64 [p] each; NaN for fewer than two units.
+
+    draws: float64 [resamples, p]; NaN does not count. n, freedom, inflation: as `clusters` etc. of
+    `interval_of`. The quantiles are those at which a normal distribution has the bounds of Student's
+    interval, times the root of the inflation (Hesterberg, 2015).
+    """
+    freedom = n - 1 if freedom is None else freedom
+    bounds = np.full((2, draws.shape[1]), np.nan)
+    defined = np.isfinite(draws).any(axis=0)
+    if freedom > 1e-9:
+        tail = _tail(freedom, (freedom + 1) / freedom if inflation is None else inflation)
+        bounds[:, defined] = np.nanquantile(draws[:, defined], (tail, 1 - tail), axis=0)
+    return bounds[0], bounds[1]
+
+
+def _tail(freedom: float, inflation: float) -> float:
+    """The share of draws below an interval: 0.025 for many units, and less for few."""
+    return NormalDist().cdf(-_student_quantile(freedom) * math.sqrt(inflation))
+
+
+def _student_quantile(freedom: float) -> float:
+    """The upper quantile of Student's t for _LEVEL, to 0.001 from 4 degrees of freedom on.
+
+    Abramowitz and Stegun, "Handbook of Mathematical Functions", 26.7.5. With fewer degrees of freedom it
+    is a little too small, where the bounds are the outermost draws in any case.
+    """
+    z = NormalDist().inv_cdf((1 + _LEVEL) / 2)
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return sum(term / freedom**power for power, term in enumerate(terms))
+
+
+def _ranks(values: Floats, counts: Floats) -> Floats:
+    """Ranks of each column under resampled rows, ties at their mean, float64 [b, n, c].
+
+    values: float64 [n, c]. counts: float64 [b, n]. The rank of a row is the number of drawn rows
+    below it, plus half of those equal to it, plus a half.
+    """
+    below = (values[None, :, :] < values[:, None, :]).astype(np.float64)  # [n, n, c], of row i and row j
+    below += 0.5 * (values[None, :, :] == values[:, None, :])
+    return np.einsum("bj,ijc->bic", counts, below, optimize=True) + 0.5
+
+
+def _correlations(table: Floats, counts: Floats, kind: Kind) -> Floats:
+    """Correlations of all columns under resampled rows, up to rounding, float64 [b, c, c]."""
+    unit = _standardised(table, counts, kind)
+    return np.asarray((unit * counts[:, :, None]).transpose(0, 2, 1) @ unit)
+
+
+def _standardised(values: Floats, counts: Floats, kind: Kind) -> Floats:
+    """Columns with weighted mean 0 and sum of squares 1, float64 [b, n, c]; NaN for constant columns."""
+    if kind == "spearman":
+        table = _ranks(values, counts)
+    else:
+        table = np.broadcast_to(values, (len(counts), *values.shape))
+    weights = counts[:, :, None] / counts.sum(axis=1)[:, None, None]
+    centred = table - (weights * table).sum(axis=1, keepdims=True)
+    squares = (counts[:, :, None] * centred**2).sum(axis=1, keepdims=True)
+    # A column that varies only by rounding error counts as constant.
+    tiny = 1e-12 * np.maximum(1.0, np.abs(table).max(axis=1, keepdims=True))
+    spread = np.where(squares > tiny**2, squares, np.nan)
+    return np.asarray(centred / np.sqrt(spread))
 
 
 def _checked(table: Floats) -> Floats:

@@ -233,22 +233,9 @@ LINE_ERRORS = {
         {"instances": ANSWERS[:2]},
         f"{QUERIES} line 3: query 'q2': no line gives its positives",
     ),
-    "missing image": (
-        {"queries": [*TEXT_QUERIES[:2], {"id": "q2", "image": "gone.jpg"}]},
-        f"{QUERIES} line 3: id 'q2': image 'gone.jpg': no such file in images/",
-    ),
-    "missing frames": (
-        {"corpus": [{"id": "v0", "video": "deep/gone.mp4"}, *VIDEOS[1:]]},
-        f"{CORPUS} line 1: id 'v0': video 'deep/gone.mp4': missing frames; there is no "
-        "'videos_frames/deep/gone/' and no such file in videos/; so query 'q0' is left out",
-    ),
     "path out of the folder": (
         {"corpus": [*VIDEOS, {"id": "v3", "video": "../SET/videos/v2.mp4"}]},
         f"{CORPUS} line 4: id 'v3': video='../SET/videos/v2.mp4': not a path inside the data set's folder",
-    ),
-    "a name no file system holds": (
-        {"queries": [*TEXT_QUERIES[:2], {"id": "q2", "image": "x\u0000y"}]},
-        f"{QUERIES} line 3: id 'q2': image 'x\\x00y': no such file in images/",
     ),
 }
 
@@ -296,14 +283,17 @@ def test_many_errors_together(root):
     (root / "videos" / "v2.mp4").write_bytes(b"no video")
     places = [line.split(": ")[1] for line in error_lines(root)]
     assert places == [
-        *(f"{QUERIES} line {n}" for n in (6, 4, 5, 10)),  # invalid JSON is reported first
-        *(f"{CORPUS} line {n}" for n in (4, 5)),
+        *(f"{QUERIES} line {n}" for n in (6, 4, 5)),  # invalid JSON is reported first
+        f"{CORPUS} line 5",
         *(f"{INSTANCES} line {n}" for n in (6, 6, 8)),
         f"{QUERIES} line 9",
+        "query id 'q7'",
         "corpus id 'v2'",
+        "corpus id 'v3'",
     ]
     data = load(root)
-    assert (data.query_ids, data.corpus_ids) == (["q0", "q1", "q2"], ["v0", "v1", "v2"])
+    assert data.query_ids == ["q0", "q1", "q2", "q4", "q7"]
+    assert data.corpus_ids == ["v0", "v1", "v2", "v3"]
     adds_up(data, len(queries))
 
 
@@ -321,14 +311,24 @@ def test_files_as_pandas_and_excel_write_them(root):
         assert error_lines(root) == []
 
 
-def test_a_folder_without_pictures_has_missing_frames(root):
+def test_files_that_do_not_exist_stay_in_the_data_set(root):
+    """They count as misses, so `load` keeps their places, and the check of the media names them."""
     for path in (root / "videos_frames" / "v1").iterdir():
         path.unlink()
-    assert error_lines(root) == [
-        f"SET: {CORPUS} line 2: id 'v1': video 'v1.mp4': missing frames; 'videos_frames/v1/' has no pictures; "
-        "so query 'q1' is left out"
+    queries = [*TEXT_QUERIES[:2], {"id": "q2", "image": "gone.jpg"}, {"id": "q3", "image": "x\u0000y"}]
+    corpus = [*VIDEOS, {"id": "v3", "video": "deep/gone.mp4"}]
+    write(root, queries=queries, corpus=corpus, instances=[*ANSWERS, {"qid": "q3", "pos": ["v3"]}])
+    data = load(root)
+    assert (data.skipped, data.query_ids) == ([], ["q0", "q1", "q2", "q3"])
+    assert data.corpus_ids == ["v0", "v1", "v2", "v3"]
+    assert [item.video for item in data.corpus[1:]] == [
+        str(root / place) for place in ("videos_frames/v1", "videos/v2.mp4", "videos/deep/gone.mp4")
     ]
-    assert load(root).corpus_ids == ["v0", "v2"]
+    image, no_name, empty, gone = error_lines(root)
+    assert image.startswith(f"SET: query id 'q2': image '{root}/images/gone.jpg': unreadable: ")
+    assert no_name.startswith("SET: query id 'q3': image ")
+    assert empty.startswith(f"SET: corpus id 'v1': video '{root}/videos_frames/v1': empty: ")
+    assert gone.startswith(f"SET: corpus id 'v3': video '{root}/videos/deep/gone.mp4': unreadable: ")
 
 
 def test_queries_of_a_missing_video_are_reported_in_one_line(root):

@@ -30,9 +30,11 @@ def group(family: str, **correlations: list[float]) -> Group:
     return Group(
         family=family,
         models=list("abcdef"),
+        lineages=1000,  # so many that the interval is that of the draws
         names=names,
         values=dict.fromkeys(KINDS, values),
         draws=dict.fromkeys(KINDS, draws),
+        values_with_part=dict.fromkeys(KINDS, values),
     )
 
 

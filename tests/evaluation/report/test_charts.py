@@ -63,7 +63,7 @@ def test_a_radar_needs_three_abilities() -> None:
 
 
 def correlation(estimate: float, low: float, high: float) -> Interval:
-    return Interval(estimate=estimate, low=low, high=high, n=16)
+    return Interval(estimate=estimate, low=low, high=high, clusters=12)
 
 
 def test_heat_map_shows_sign_size_and_certainty() -> None:

@@ -32,8 +32,10 @@ from gve_ray.evaluation.report.example_queries import choose
 from gve_ray.evaluation.report.notes import notes
 from gve_ray.evaluation.report.page import check_baselines, collect, figures, render, write_report
 from gve_ray.evaluation.run import _dataset_facts
+from gve_ray.evaluation.scores.clusters import join_queries, shared_content
+from gve_ray.evaluation.scores.intervals import RunIntervals
 from gve_ray.evaluation.scores.ranking import PER_QUERY_SCHEMA
-from gve_ray.evaluation.scores.scoring import Scored, comparisons, score, summary
+from gve_ray.evaluation.scores.scoring import Scored, score
 from gve_ray.job import PreflightError
 from gve_ray.schema import Item
 from gve_ray.stage import StageCounts
@@ -58,15 +60,18 @@ def source(folder: Path, name: str) -> EvalSet:
     """
     ids = [str(i) for i in range(N)]
     texts = [*(f"grey {i}" for i in range(N - 2)), EVIL, LONG]
-    image = str(folder / "still.jpg") if name == "MS-TI" else None
+    has_image = name == "MS-TI"
     data = RetrievalSet(
         name=name,
         query_ids=[f"q{i}" for i in range(N)],
-        queries=[Item(text=text, image=image) for text in texts],
+        queries=[
+            Item(text=text, image=str(folder / f"still{i}.jpg") if has_image else None)
+            for i, text in enumerate(texts)
+        ],
         corpus_ids=ids,
         corpus=[Item(video=str(folder / f"{i}.mp4")) for i in ids],
         positives={f"q{i}": frozenset([str(i)]) for i in range(N)},
-        candidates={f"q{i}": tuple(ids) for i in range(N)} if image else None,
+        candidates={f"q{i}": tuple(ids) for i in range(N)} if has_image else None,
         skipped=[],
     )
     return EvalSet(
@@ -101,7 +106,8 @@ class Run:
         for i in range(N):
             encode_mp4(folder / f"{i}.mp4", [colour(i)] * 4, fps=4, width=SIZE, height=SIZE)
         (folder / "9.mp4").write_bytes(b"not a video")
-        Image.fromarray(colour(3)).save(folder / "still.jpg")
+        for i in range(N):
+            Image.fromarray(colour(i)).save(folder / f"still{i}.jpg")
         self.sources = [source(folder, name) for name in ("MSRVTT", "MS-TI")]
         self.config = self.job()
         (folder / "out").mkdir()
@@ -121,10 +127,13 @@ class Run:
                 "adapter": None,
                 "dtype": "float32",
             }
-            models[name] = summary(scored[name], self.config) | {
+            models[name] = {
                 "identity": {**identity, "settings": {"frames": 8}, "engine_args": {}},
-                "embedding": {"items": 20, "found": 0, "new": 20, "left_out": 0, "cut": 1, "seconds": 2.0},
+                "embedding": {"items": 20, "found": 0, "new": 20, "missing": 0, "cut": 1, "seconds": 2.0},
             }
+        shared = {dataset.data.name: shared_content(dataset, lambda path: path) for dataset in self.sources}
+        intervals = RunIntervals(scored, join_queries(shared), self.config)
+        models = {name: intervals.summary(name) | facts for name, facts in models.items()}
         tables = [dataset.table for results in scored.values() for dataset in results.values()]
         pq.write_table(pa.concat_tables(tables), folder / "out/per_query.parquet")
         (folder / "out/skipped.jsonl").write_text(
@@ -132,8 +141,9 @@ class Run:
         )
         self.results: dict[str, Any] = {
             "datasets": {dataset.data.name: _dataset_facts(dataset) for dataset in self.sources},
+            "clusters": intervals.clusters(),
             "models": models,
-            "comparisons": comparisons(scored, self.config),
+            "comparisons": intervals.comparisons(self.config.subject),
             "contamination": None,
         }
 
@@ -181,9 +191,11 @@ def words(page: str) -> str:
 
 def test_scores_in_the_tables(page: str) -> None:
     text = words(page)
-    scores = r"0\.000 0\.000 to 0\.000 0\.800 0\.[56]\d\d to 1\.000 0\.100 10 10"
+    scores = r"0\.000 0\.000 to 0\.000 0\.800 0\.[45]\d\d to 1\.000 0\.100 10 10 10"
     assert re.search(rf"MSRVTT CG, hit@1 {scores}", text)
     assert re.search(rf"MS-TI CMP, precision@1 {scores}", text)
+    difference = r"\+0\.800 \+0\.[45]\d\d to \+1\.000"
+    assert re.search(rf"MSRVTT {difference} 0\.01\d 0\.00\d 10 10", text)  # p: 2 / 2^8, over two data sets
     assert "seeing less blind: better on 2, worse on 0, no significant difference on 0" in text
     assert "Abilities of seeing" not in text  # each ability needs more data sets
 
@@ -261,7 +273,7 @@ def test_notes_on_comparability_and_cut_texts(page: str) -> None:
     assert "All 2 data sets have UVRB's names but differ from the published ones" in text
     assert "MSRVTT: 10 queries, published 1,000; 10 items, published 1,000" in text
     assert "MS-TI: 10 queries, published 400" in text  # its ten candidates are the published number
-    assert "4 texts cut" in text  # one query of each model and data set
+    assert "4 texts were cut" in text  # one query of each model and data set
     assert "Contamination was not checked" in text
     assert "model m (sha256 abababababab)" in text
     assert "1970-01-01 00:00 UTC" in text
@@ -277,6 +289,7 @@ def test_runs_on_other_data_are_not_correlated_with_the_published_models(run: Ru
 
 def test_results_csv_is_a_table_for_diagnose(run: Run, page: str) -> None:
     rows = read_table(run.folder / "out/results.csv")
+    assert {row.lineage for row in rows} == {f"sha256:{'ab' * 32}"}  # the same weights: sister models
     assert [(row.model, dict(row.scores)) for row in rows] == [
         ("blind", {"MSRVTT": 0.0, "MS-TI": 0.0}),
         ("seeing", {"MSRVTT": 0.8, "MS-TI": 0.8}),
@@ -290,13 +303,13 @@ def whole(run: Run, **names: str) -> dict[str, Any]:
     models = {}
     for name, like in names.items():
         row = published[like]
-        skipped = {"faults": 0, "queries": 0, "corpus": 0, "queries_without_positives": 0}
+        missing = {"queries": 0, "corpus": 0, "queries_without_positives": 0}
         datasets = {
             dataset: {
                 "score": row.scores[dataset],
                 "interval": [row.scores[dataset] - 0.01, row.scores[dataset] + 0.01],
                 "n_corpus": 10,
-                "skipped": skipped,
+                "missing": missing,
                 "cut": {"queries": 0, "corpus": 0},
             }
             for dataset in UVRB
@@ -319,10 +332,18 @@ def whole(run: Run, **names: str) -> dict[str, Any]:
             "n_queries": round(spec.n_queries * 0.97),
             "n_corpus": spec.n_corpus,
             "revision": "0" * 64,
+            "faults": [],
         }
         for name, spec in UVRB.items()
     }
-    return {"datasets": facts, "models": models, "comparisons": [], "contamination": None}
+    clusters: dict[str, dict[str, int]] = {"datasets": {}, "abilities": {}}
+    return {
+        "datasets": facts,
+        "clusters": clusters,
+        "models": models,
+        "comparisons": [],
+        "contamination": None,
+    }
 
 
 def whole_page(run: Run, config: EvaluationJobConfig, results: dict[str, Any]) -> Any:
@@ -344,7 +365,10 @@ def test_at_published_sizes_the_run_is_compared_with_the_published_models(run: R
         ("good", "All of UVRB's data sets, wi")
     ]
     assert page_data.correlations.added == ["blind", "seeing"]
-    assert "n = 18 models, 2 of them added by this run (blind, seeing)" in page_data.correlations.maps[0].note
+    assert (
+        "n = 18 models of 14 lineages, 2 of them added by this run (blind, seeing)"
+        in page_data.correlations.maps[0].note
+    )
     assert [(entry.name, entry.published) for entry in page_data.radar] == [
         ("seeing", False),
         ("GVE-7B, published", True),
@@ -395,16 +419,20 @@ def test_differences_from_the_published_data_sets(run: Run, changes: dict[str, A
 
 
 def test_the_contamination_verdict_is_shown(run: Run, page: str) -> None:
-    hit = {"dataset": "MSRVTT", "video": EVIL, "training_video": "t1", "how": "exact", "distance": 0.0}
-    check = {"checked_videos": 1234, "training": "assets.lance", "datasets": {"MSRVTT": 9, "MS-TI": 0}}
+    hit = {"dataset": "MSRVTT", "video": EVIL, "training": "films", "training_video": "t1", "how": "exact"}
+    check = {
+        "checked_videos": 1234,
+        "training": ["assets.lance", "films"],
+        "datasets": {"MSRVTT": 9, "MS-TI": 0},
+    }
     results = {**run.results, "contamination": {**check, "hits": [hit] * 9}}
     text = words(render(collect(run.job(queries=0), run.folder / "out", results, run.sets, {})))
-    assert "Contaminated: 9 hits among 1,234 videos match assets.lance (MSRVTT 9)" in text
-    assert f"MSRVTT: {EVIL} is training video t1 (exact)" in text
+    assert "Contaminated: 9 hits among 1,234 videos match assets.lance, films (MSRVTT 9)" in text
+    assert f"MSRVTT: {EVIL} is training video t1 of films (exact)" in text
     assert "and 1 more, all in results.json" in text
     results = {**run.results, "contamination": {**check, "hits": []}}
     text = " ".join(note.text for note in notes(results, {}, has_baselines=False))
-    assert "None of the 1,234 evaluation videos was found in assets.lance" in text
+    assert "None of the 1,234 evaluation videos was found in assets.lance, films" in text
     assert "Contaminated" not in text
 
 
@@ -455,9 +483,7 @@ def test_own_data_sets_and_a_model_without_scores(run: Run, tmp_path: Path) -> N
     """No data set of UVRB: no abilities and no radar, but the rest of the page."""
     results = json.loads(json.dumps(run.results).replace("MSRVTT", "mine").replace("MS-TI", "yours"))
     unscored = results["models"]["blind"]["datasets"]["mine"]
-    unscored.update(
-        score=None, interval=None, n_queries=0, skipped=dict.fromkeys(unscored["skipped"], 3) | {"faults": 0}
-    )
+    unscored.update(score=None, interval=None, n_queries=0, missing=dict.fromkeys(unscored["missing"], 3))
     results["comparisons"] = []
     for model in results["models"].values():
         model.update(abilities={}, ability_intervals={}, average_datasets=None, average_abilities=None)
@@ -483,7 +509,8 @@ def test_own_data_sets_and_a_model_without_scores(run: Run, tmp_path: Path) -> N
     assert "0 of UVRB's 16 data sets" in text
     assert "data sets outside UVRB" in text
     assert (
-        "Left out: 0 errors in the data sets; over all models 6 queries and 3 corpus items; 4 texts cut"
+        "Left out for all models: 0 errors in the data sets. Counted as misses, over all models: 3 queries that "
+        "could not be read, and 3 whose positives, among 3 corpus items, could not be read. 4 texts were cut."
         in text
     )
     assert re.search(r"mine hit@1 none 0\.800", text)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
-from gve_ray.evaluation.scores.ranking import Ranking, per_query_table, rank, read_trec, trec_lines, usable
+from gve_ray.evaluation.scores.ranking import Ranking, per_query_table, rank, read_trec, trec_lines
 from gve_ray.schema import Item
 
 ANGLES = {"a": 0.0, "b": 30.0, "c": 60.0, "d": 90.0}
@@ -36,57 +36,55 @@ def data(candidates: dict[str, tuple[str, ...]] | None = None) -> RetrievalSet:
     )
 
 
-def ranked(
-    dataset: RetrievalSet, depth: int = 10, *, without: str = ""
-) -> tuple[Ranking, dict[str, frozenset[str]]]:
-    part = usable(dataset, [True] * 3, [name not in without for name in dataset.corpus_ids])
-    queries = unit([QUERIES[dataset.query_ids[i]] for i in part.queries])
-    corpus = unit([ANGLES[dataset.corpus_ids[i]] for i in part.corpus])
-    return rank(dataset, part, queries, corpus, depth=depth), part.positives
+def ranked(dataset: RetrievalSet, depth: int = 10, *, without: tuple[str, ...] = ()) -> Ranking:
+    """without: the queries and corpus items that have no vector."""
+    query_rows = [i for i, name in enumerate(dataset.query_ids) if name not in without]
+    corpus_rows = [i for i, name in enumerate(dataset.corpus_ids) if name not in without]
+    queries = unit([QUERIES[dataset.query_ids[i]] for i in query_rows])
+    corpus = unit([ANGLES[dataset.corpus_ids[i]] for i in corpus_rows])
+    return rank(dataset, queries, corpus, depth=depth, query_rows=query_rows, corpus_rows=corpus_rows)
 
 
 def test_the_closest_angle_is_first() -> None:
-    ranking, _ = ranked(data())
+    ranking = ranked(data())
     assert ranking.ids["q1"] == ["a", "b", "c", "d"]
     assert ranking.ids["q2"] == ["d", "c", "b", "a"]
     assert ranking.scores["q1"] == pytest.approx(np.cos(np.radians([10, 20, 50, 80])).tolist())
 
 
 def test_depth() -> None:
-    ranking, _ = ranked(data(), depth=2)
+    ranking = ranked(data(), depth=2)
     assert ranking.ids["q2"] == ["d", "c"]
 
 
 def test_candidates_only() -> None:
     lists = {"q1": ("b", "d"), "q2": ("a", "c", "d"), "q3": ("d",)}
-    ranking, _ = ranked(data(lists))
+    ranking = ranked(data(lists))
     assert ranking.ids == {"q1": ["b", "d"], "q2": ["d", "c", "a"], "q3": ["d"]}
-    assert ranked(data(lists), depth=1)[0].ids == {"q1": ["b"], "q2": ["d"], "q3": ["d"]}
+    assert ranked(data(lists), depth=1).ids == {"q1": ["b"], "q2": ["d"], "q3": ["d"]}
 
 
-def test_what_could_not_be_embedded_is_left_out() -> None:
-    """Without d, q3 has no positive left and q2 has one; d is removed from candidate lists as well."""
+def test_what_has_no_vector_is_in_no_ranking() -> None:
+    """Without d, q3 cannot find its positive; without q1, its ranking is empty."""
     lists = {"q1": ("b", "d"), "q2": ("a", "c", "d"), "q3": ("a", "d")}
     for dataset in (data(), data(lists)):
-        ranking, positives = ranked(dataset, without="d")
-        assert positives == {"q1": frozenset("b"), "q2": frozenset("c")}
+        ranking = ranked(dataset, without=("d", "q1"))
+        assert (ranking.ids["q1"], ranking.scores["q1"]) == ([], [])
         assert ranking.ids["q2"] == (["c", "a"] if dataset.candidates else ["c", "b", "a"])
-    part = usable(data(), [True, False, True], [True, True, True, False])
-    assert (part.queries.tolist(), part.corpus.tolist(), part.n_orphans) == ([0], [0, 1, 2], 1)
+        assert ranking.ids["q3"] == (["a"] if dataset.candidates else ["b", "c", "a"])
+    assert ranked(data(), without=tuple(ANGLES)).ids == {"q1": [], "q2": [], "q3": []}
 
 
 def test_per_query_rows() -> None:
-    ranking, positives = ranked(data(), depth=1)
-    part = usable(data(), [True] * 3, [True] * 4)
-    rows = per_query_table("m", data(), "hit@1", np.array([0.0, 1.0, 0.0]), part, ranking).to_pylist()
-    assert [(row["query_id"], row["score"], row["first_rank"]) for row in rows] == [
-        ("q1", 0.0, None),
-        ("q2", 1.0, 1),
-        ("q3", 0.0, None),
+    ranking = ranked(data(), depth=1, without=("q3",))
+    rows = per_query_table("m", data(), "hit@1", np.array([0.0, 1.0, 0.0]), ranking).to_pylist()
+    assert [(row["query_id"], row["score"], row["first_rank"], row["top"]) for row in rows] == [
+        ("q1", 0.0, None, ["a"]),
+        ("q2", 1.0, 1, ["d"]),
+        ("q3", 0.0, None, []),
     ]
-    assert (rows[1]["top"], rows[1]["positives"]) == (["d"], ["c", "d"])
+    assert rows[1]["positives"] == ["c", "d"]
     assert rows[1]["top_scores"] == pytest.approx([np.cos(np.radians(10))])
-    assert list(positives) == ["q1", "q2", "q3"]
 
 
 def test_trec_lines_are_separated_by_blanks() -> None:

@@ -1,4 +1,4 @@
-"""Scores, intervals and comparisons from vectors in a store, worked out by hand."""
+"""Scores from vectors in a store, worked out by hand."""
 
 import json
 from dataclasses import replace
@@ -11,9 +11,8 @@ import pytest
 from gve_ray.evaluation.config import EvaluationConfig, ModelConfig
 from gve_ray.evaluation.data.eval_sets import EvalSet
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
-from gve_ray.evaluation.data.uvrb import UVRB
 from gve_ray.evaluation.embed import EMBEDDING_SCHEMA, KEY, Embedded
-from gve_ray.evaluation.scores.scoring import Scored, comparisons, left_out, score, summary
+from gve_ray.evaluation.scores.scoring import Scored, score, unreadable
 from gve_ray.schema import Item
 from gve_ray.stage import StageCounts
 from gve_ray.store import Store
@@ -70,68 +69,65 @@ def scored(folder: Path, right: int, name: str = "set") -> Scored:
 
 
 def test_scores_and_counts(tmp_path: Path) -> None:
-    result = scored(tmp_path, 15).facts
-    assert result["score"] == pytest.approx(15 / 20)
-    assert result["scores"] == pytest.approx({"hit@1": 15 / 20, "mrr": (15 + 5 / 2) / 20})
-    assert result["interval"][0] < 0.75 < result["interval"][1]
-    assert (result["n_queries"], result["n_corpus"], result["cut"]) == (N, N, {"queries": 1, "corpus": 0})
+    result = scored(tmp_path, 15)
+    facts = result.facts
+    assert facts["score"] == pytest.approx(15 / 20)
+    assert facts["scores"] == pytest.approx({"hit@1": 15 / 20, "mrr": (15 + 5 / 2) / 20})
+    assert result.values.tolist() == [1.0] * 15 + [0.0] * 5
+    assert (facts["n_queries"], facts["n_corpus"], facts["cut"]) == (N, N, {"queries": 1, "corpus": 0})
     assert len((tmp_path / "runs/set.trec").read_text().splitlines()) == N * N
 
 
-def test_items_without_vectors_are_left_out_and_reported(tmp_path: Path) -> None:
-    lost = {"q0": ("corrupt", "not a picture"), "c19": ("unsupported", "no videos")}
+def test_items_without_vectors_are_misses_and_reported(tmp_path: Path) -> None:
+    """Of 15 hits, query 0 is unreadable, and query 12's positive. Query 18 gains: its competitor is
+    unreadable, too.
+    """
+    lost = {"q0": ("corrupt", "not a picture"), "c12": ("unsupported", "no videos"), "c19": ("corrupt", "")}
     vectors = embedded(tmp_path, 15, lost)
-    facts = score(dataset(), "m", vectors, CONFIG, tmp_path / "set.trec").facts
-    assert facts["score"] == pytest.approx(
-        15 / 18
-    )  # queries 1-14, and 18, whose competitor 19 is missing; 19 has no positive
-    assert facts["skipped"] == {"faults": 0, "queries": 1, "corpus": 1, "queries_without_positives": 1}
-    assert [(row["where"], row["what"]) for row in left_out(dataset(), "m", vectors)] == [
+    result = score(dataset(), "m", vectors, CONFIG, tmp_path / "set.trec")
+    assert result.facts["score"] == pytest.approx((15 - 2 + 1) / 20)
+    assert [i for i, value in enumerate(result.values) if value] == [*range(1, 12), 13, 14, 18]
+    assert (result.facts["n_queries"], result.facts["n_corpus"]) == (N, N)
+    assert result.facts["missing"] == {"queries": 1, "corpus": 2, "queries_without_positives": 2}
+    rows = result.table.to_pylist()
+    assert [(row["query_id"], row["score"]) for row in rows if not row["top"]] == [("0", 0.0)]
+    assert [(row["where"], row["what"]) for row in unreadable(dataset(), "m", vectors)] == [
         ("query id '0'", "corrupt: not a picture"),
-        ("corpus id '19'", "unsupported: no videos"),
+        ("corpus id '12'", "unsupported: no videos"),
+        ("corpus id '19'", "corrupt"),
     ]
+    lines = (tmp_path / "set.trec").read_text().splitlines()
+    assert len(lines) == (N - 1) * (N - 2)
 
 
-def test_a_model_that_can_embed_nothing_has_no_score(tmp_path: Path) -> None:
+def test_missing_positives_count_in_recall(tmp_path: Path) -> None:
+    """A query with two positives, of which one is unreadable, has recalled half of them."""
+    source = dataset()
+    source.data.positives["3"] = frozenset({"3", "12"})
+    config = replace(CONFIG, metrics=("recall@1",))
+    vectors = embedded(tmp_path, N, {"c12": ("corrupt", "")})
+    facts = score(source, "m", vectors, config, tmp_path / "set.trec").facts
+    assert facts["scores"]["recall@1"] == pytest.approx((18 + 0.5) / 20)  # query 12 has recalled nothing
+
+
+def test_a_model_that_can_embed_nothing_scores_0(tmp_path: Path) -> None:
     everything = {f"{side}{i}": ("unsupported", "") for side in "qc" for i in range(N)}
     result = score(dataset(), "m", embedded(tmp_path, 1, everything), CONFIG, tmp_path / "set.trec")
-    assert (result.facts["score"], result.facts["n_queries"], result.table.num_rows) == (None, 0, 0)
-    json.dumps(summary({"set": result}, CONFIG))
+    assert (result.facts["score"], result.facts["n_queries"], result.table.num_rows) == (0.0, N, N)
+    assert result.facts["missing"] == {"queries": N, "corpus": N, "queries_without_positives": 0}
 
 
 def test_a_median_beyond_the_neighbours_is_null(tmp_path: Path) -> None:
     config = replace(CONFIG, depth=1, metrics=("median_rank",))
     result = score(dataset(metric="median_rank"), "m", embedded(tmp_path, 5), config, tmp_path / "set.trec")
-    assert (result.facts["score"], result.facts["interval"]) == (None, None)
+    assert result.facts["score"] is None
     assert json.loads(json.dumps(result.facts["scores"], allow_nan=False)) == {"median_rank": None}
 
 
-def test_abilities_need_all_of_their_sets(tmp_path: Path) -> None:
-    """CG has several data sets, with 15, 10 and 5 of 20 queries right. The average over data sets
-    needs all 16.
-    """
-    cg = [name for name, spec in UVRB.items() if spec.ability == "CG" and name != "CRB-G"]
-    parts = {
-        name: scored(tmp_path, right, name) for name, right in zip([*cg, "CRB-G"], (15, 10, 5), strict=True)
+def test_accuracies_of_a_classification(tmp_path: Path) -> None:
+    source = replace(dataset(), is_classification=True)
+    result = score(source, "m", embedded(tmp_path, 15), CONFIG, tmp_path / "set.trec")
+    assert {name: float(row.mean()) for name, row in result.accuracies.items()} == {
+        "accuracy@1": 0.75,
+        "accuracy@5": 1.0,
     }
-    result = summary(parts, CONFIG)
-    assert result["abilities"] == pytest.approx({"CG": (15 + 10 + 5) / 3 / 20})
-    low, high = result["ability_intervals"]["CG"]
-    assert low < result["abilities"]["CG"] < high
-    assert (result["average_datasets"], result["average_datasets_interval"]) == (None, None)
-    whole = summary(dict.fromkeys(UVRB, parts["CRB-G"]), CONFIG)
-    assert whole["average_datasets"] == pytest.approx(5 / 20)
-    assert whole["average_abilities"] == pytest.approx(5 / 20)
-    assert whole["average_datasets_interval"][0] < 5 / 20 < whole["average_datasets_interval"][1]
-
-
-def test_models_are_compared_pair_by_pair(tmp_path: Path) -> None:
-    models = {
-        name: {"set": scored(tmp_path, right)} for name, right in (("base", 5), ("new", 15), ("same", 5))
-    }
-    better, same = comparisons(models, CONFIG)
-    assert (better["model"], better["against"], better["n_queries"]) == ("new", "base", N)
-    assert better["difference"] == pytest.approx(10 / 20)
-    assert better["interval"][0] > 0
-    assert better["p_value"] < 0.05
-    assert (same["model"], same["difference"], same["p_value"]) == ("same", 0.0, 1.0)
