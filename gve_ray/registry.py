@@ -1,6 +1,6 @@
 """The jobs: for each name the class of its config, the function that declares its needs, and the one that runs it.
 
-    JOBS["train"].main(["--config", "demo.yaml"], prog="gve train", connect=ray.init)     # exit status
+    JOBS["train"].main(["--config", "demo.yaml"], prog="gve train", connect=connect)     # exit status
 
 `gve`, `gve doctor` and the scripts in jobs/ take their jobs from here. Functions are given as
 "module:name" and imported when they are used, so that `gve --help` does not load torch and Ray.

@@ -10,14 +10,13 @@ Exit status: 0 done, 1 the run failed, 2 wrong arguments, faulty data, or a requ
 
 import sys
 
+from gve_ray.cli import connect
 from gve_ray.registry import JOBS
 
 
 def main() -> int:
     """Load the config and run the job on the Ray cluster that it was submitted to."""
-    import ray
-
-    return JOBS["evaluate"].main(sys.argv[1:], prog="jobs/evaluate.py", connect=ray.init)
+    return JOBS["evaluate"].main(sys.argv[1:], prog="jobs/evaluate.py", connect=connect)
 
 
 if __name__ == "__main__":

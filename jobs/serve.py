@@ -8,14 +8,13 @@ Exit status: 0 stopped, 1 it did not start, 2 wrong arguments, or a requirement 
 
 import sys
 
+from gve_ray.cli import connect
 from gve_ray.registry import JOBS
 
 
 def main() -> int:
     """Load the config and run the job on the Ray cluster that it was submitted to."""
-    import ray
-
-    return JOBS["serve"].main(sys.argv[1:], prog="jobs/serve.py", connect=ray.init)
+    return JOBS["serve"].main(sys.argv[1:], prog="jobs/serve.py", connect=connect)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,20 @@
 """Tests that every name in the registry exists, and that `gve` and jobs/ take their jobs from it."""
 
 import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
+from runpy import run_path
 
 import pytest
 
+from gve_ray import cli
 from gve_ray.job import JobError, connect_to_ray
-from gve_ray.registry import JOBS
+from gve_ray.registry import JOBS, Job
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,6 +25,46 @@ def test_every_function_exists_and_belongs_to_its_job(name: str) -> None:
     assert resolve_name(job.config).job == name
     assert all(callable(resolve_name(path)) for path in (job.needs, job.run, *job.alone.values()))
     assert (ROOT / "jobs" / f"{name}.py").is_file()
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_the_script_of_a_job_connects_as_gve_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a cluster, `ray.init()` itself would listen on all interfaces."""
+    calls: list[dict[str, object]] = []
+
+    def record(self: Job, args: list[str], **options: object) -> int:
+        calls.append({"job": self.name, **options})
+        return 0
+
+    monkeypatch.setattr(Job, "main", record)
+    assert run_path(str(ROOT / "jobs" / f"{name}.py"))["main"]() == 0
+    assert calls == [{"job": name, "prog": f"jobs/{name}.py", "connect": cli.connect}]
+
+
+@pytest.mark.slow
+def test_ray_listens_on_the_loopback_only() -> None:
+    """All processes of a Ray that `connect` starts are children of the process that calls it."""
+    code = """
+import psutil
+from gve_ray.cli import connect
+connect(num_cpus=1)
+me = psutil.Process()
+sockets = [s for p in (me, *me.children(recursive=True)) for s in p.net_connections("tcp") if s.status == "LISTEN"]
+print(len(sockets), *sorted({s.laddr.ip for s in sockets}))
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    with tempfile.TemporaryDirectory(prefix="r-") as folder:  # not tmp_path: paths of sockets must be short
+        ended = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment | {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": folder},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode == 0, ended.stderr
+    count, *addresses = ended.stdout.splitlines()[-1].split()
+    assert int(count) > 5
+    assert {address.removeprefix("::ffff:") for address in addresses} <= {"127.0.0.1", "::1"}
 
 
 def connect() -> None:

@@ -2,8 +2,10 @@
 
 FFmpeg is written in C, and some files crash it. The child is started once, reused for every video,
 and replaced when it dies or exceeds its time. It is a plain subprocess (not a fork of a process
-that holds threads, a GPU or Ray's state), so it works inside Ray actors. Parent and child exchange
-pickles over a pipe that only they hold; a plan function is passed by its import path.
+that holds threads, a GPU or Ray's state), so it works inside Ray actors. Parent and child talk over
+a pipe that only they hold. Requests are pickles, in which a plan function is its import path; replies
+are JSON and arrays (`reply`), so that a file that takes over the decoder cannot take over its
+parent. `sandbox` says what the child can reach.
 """
 
 import os
@@ -22,6 +24,8 @@ from typing import Any
 from gve_ray.media.budget import MAX_PIXELS, MIN_PIXELS
 from gve_ray.media.decode import DEFAULT_LIMITS, Decoded, Plan, decode, read_image
 from gve_ray.media.limits import Limits, MediaError, Reason
+from gve_ray.media.reply import MalformedReplyError, decode_reply
+from gve_ray.media.sandbox import environment
 from gve_ray.media.source import Source
 from gve_ray.schema import Frames
 
@@ -32,11 +36,13 @@ _GRACE_SECONDS = 2.0  # the child checks its own clock between frames and report
 class DecodeProcess:
     """A child process that decodes. Use as a context manager, or call `close()`.
 
-    It must not be shared between threads: only one call at a time is allowed.
+    It must not be shared between threads: only one call at a time is allowed. reads_uris: whether
+    sources may be URIs; otherwise the child has neither credentials of storages nor, where the
+    system allows that, a network.
     """
 
-    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
-        self.limits = limits
+    def __init__(self, limits: Limits = DEFAULT_LIMITS, *, reads_uris: bool = True) -> None:
+        self.limits, self._reads_uris = limits, reads_uris
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
 
@@ -86,12 +92,17 @@ class DecodeProcess:
             ) from None
         except EOFError as error:
             raise MediaError(Reason.CRASHED, f"the decoder died ({error}) on {name}") from None
-        ok, value = pickle.loads(reply)
-        if ok:
-            return value
-        if isinstance(value, MediaError) and value.reason == Reason.OUT_OF_MEMORY:
-            self.close()  # its heap is fragmented; the next video gets a new process
-        raise value
+        try:
+            return decode_reply(reply)
+        except MediaError as error:
+            if error.reason == Reason.OUT_OF_MEMORY:
+                self.close()  # its heap is fragmented; the next video gets a new process
+            raise
+        except MalformedReplyError as error:
+            self.close()
+            raise MediaError(
+                Reason.CRASHED, f"the decoder sent a malformed reply ({error}) on {name}"
+            ) from None
 
     def close(self) -> None:
         """Kill the child, if there is one. The next call starts another."""
@@ -115,7 +126,10 @@ class DecodeProcess:
         self.close()
         self._pipe, child_end = Pipe()
         # Ray and pytest extend sys.path at run time; the child must find the same modules.
-        env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
+        env = environment(reads_uris=self._reads_uris) | {
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+            "OMP_NUM_THREADS": "1",
+        }
         with child_end:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "gve_ray.media.child", str(child_end.fileno())],
@@ -125,7 +139,7 @@ class DecodeProcess:
                 start_new_session=True,  # the parent handles Ctrl-C
             )
         try:
-            self._exchange(pickle.dumps(self.limits), _START_SECONDS)
+            self._exchange(pickle.dumps((self.limits, self._reads_uris)), _START_SECONDS)
         except (TimeoutError, EOFError) as error:
             raise RuntimeError(
                 f"the decoding process did not start ({error}); see its messages above"
@@ -180,8 +194,8 @@ class DecodePool:
     with pool.lend() as process: process.decode(...)
     """
 
-    def __init__(self, limits: Limits, processes: int) -> None:
-        self._all = [DecodeProcess(limits) for _ in range(processes)]
+    def __init__(self, limits: Limits, processes: int, *, reads_uris: bool = True) -> None:
+        self._all = [DecodeProcess(limits, reads_uris=reads_uris) for _ in range(processes)]
         self._idle: queue.LifoQueue[DecodeProcess] = queue.LifoQueue()  # last in, first out
         for process in self._all:
             self._idle.put(process)

@@ -55,7 +55,7 @@ class MediaReader:
     """
 
     def __init__(self, readers: int, limits: Limits) -> None:
-        self._processes = DecodePool(limits, readers)
+        self._processes = DecodePool(limits, readers, reads_uris=False)  # it gets bytes only
         self._threads = ThreadPoolExecutor(readers, thread_name_prefix="gve-read")
 
     async def read_image(self, data: bytes, settings: EmbedderSettings) -> Frames:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 
 import numpy as np
@@ -41,3 +42,12 @@ def refuse(info: VideoInfo) -> list[FrameRequest]:
 def print_noise(info: VideoInfo) -> list[FrameRequest]:
     print("a library that talks on stdout")
     return [FrameRequest(k=2)]
+
+
+def tell_environment(info: VideoInfo) -> list[FrameRequest]:
+    raise LookupError(" ".join(os.environ))
+
+
+def connect_to(port: int, info: VideoInfo) -> list[FrameRequest]:
+    with socket.create_connection(("127.0.0.1", port), timeout=5):
+        raise LookupError("connected")

@@ -5,6 +5,7 @@ import os
 import pickle
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -237,6 +238,53 @@ def test_a_pool_lends_each_process_to_one_thread_at_a_time():
         assert pid(process) == child
     pool.close()
     assert not alive(child)
+
+
+def test_the_child_gets_no_keys_and_storage_only_if_it_reads_uris(make, monkeypatch):
+    for name in ("GVE_API_KEY", "RAY_AUTH_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "secret")
+    for reads_uris in (True, False):
+        with (
+            DecodeProcess(reads_uris=reads_uris) as process,
+            pytest.raises(LookupError) as told,
+        ):
+            process.decode(make(frames=3), plans.tell_environment)
+        names = str(told.value).strip("'").split()
+        assert "PATH" in names
+        assert not {"GVE_API_KEY", "RAY_AUTH_TOKEN", "WANDB_API_KEY"} & set(names)
+        assert ("AWS_SECRET_ACCESS_KEY" in names) is reads_uris
+
+
+def test_a_child_that_reads_no_uris_has_no_network(make):
+    if not _may_leave_network():
+        pytest.skip("this system does not allow a process to leave the network")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        plan = partial(plans.connect_to, server.getsockname()[1])
+        with DecodeProcess() as process, pytest.raises(LookupError, match="connected"):
+            process.decode(make(frames=3), plan)
+        with DecodeProcess(reads_uris=False) as process:
+            with pytest.raises(OSError, match=r"unreachable|refused"):
+                process.decode(make(frames=3), plan)
+            assert process.decode(make(frames=3), PLAN).info.total_frames == 3
+
+
+def _may_leave_network() -> bool:
+    code = "from gve_ray.media.sandbox import leave_network; raise SystemExit(not leave_network())"
+    return subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_malformed_reply_is_a_crash_and_nothing_in_it_runs(make, process, monkeypatch, tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "harm"),)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DecodeProcess, "_exchange", lambda *_: pickle.dumps((True, Harmful())))
+        with pytest.raises(MediaError, match="malformed reply") as caught:
+            process.decode(make(frames=3), PLAN)
+    assert caught.value.reason == "crashed"
+    assert not (tmp_path / "harm").exists()
+    assert process.decode(make(frames=3), PLAN).info.total_frames == 3
 
 
 def test_media_errors_survive_pickling():
