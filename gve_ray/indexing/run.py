@@ -93,6 +93,7 @@ class IndexResult:
             lines.append(f"rejected  {counts}; see catalog.parquet")
         spent = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())
         lines.append(f"index     {self.output} ({self.kind}); {spent}")
+        lines.append(f"next      gve serve --models '[{{name: videos, index: {self.output}}}]'")
         return "\n".join(lines)
 
 
