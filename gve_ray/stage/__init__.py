@@ -22,7 +22,7 @@ benchmarks/stage.py), so a batch should take longer than that.
 
 from gve_ray.config import StageResources
 from gve_ray.stage.reporter import report_status, row_finished
-from gve_ray.stage.run import StageCounts, run_stage
+from gve_ray.stage.run import StageCounts, StagePace, run_stage
 from gve_ray.stage.worker import REJECT_SCHEMA, BrokenWorker, Reject, StageError
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Reject",
     "StageCounts",
     "StageError",
+    "StagePace",
     "StageResources",
     "report_status",
     "row_finished",

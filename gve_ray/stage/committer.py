@@ -24,7 +24,8 @@ class Committer:
     are raised by the next `add`, or when the block ends.
 
     activity: returns what the workers do now. The progress counts the finished rows of batches in
-    work, too. If a worker dies with its batch, these rows are done again, and until then the
+    work, too. first: the rows of the first batch, and the time of the monotonic clock at which it arrived.
+    If a worker dies with its batch, these rows are done again, and until then the
     progress does not change. In the end, it counts the rows that `add` has received.
     """
 
@@ -47,6 +48,7 @@ class Committer:
         # A batch is a block of the input, so its first key identifies it. Keeping the keys of all
         # rows would take 0.2 GB per million.
         self._seen: dict[str, int] = {}
+        self.first = (0, time.monotonic())
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._error: Exception | None = None
@@ -90,6 +92,8 @@ class Committer:
                 )
             return
         with self._lock:
+            if not self._seen:
+                self.first = (len(keys), time.monotonic())
             self._seen[keys[0]] = hash(keys)
             self._done += len(keys)
             self._rejected += len(record["reasons"])

@@ -18,10 +18,35 @@ from gve_ray.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
+class StagePace:
+    """How fast a run of a stage was, on all its actors together.
+
+    rows: done in this run. start_seconds: until the actors began. row_seconds: time per row after that.
+    """
+
+    rows: int
+    start_seconds: float
+    row_seconds: float
+
+    @classmethod
+    def of(cls, *, rows: int, seconds: float, first_rows: int, first_seconds: float) -> "StagePace":
+        """Compute the pace from the whole run, and from its first batch to arrive.
+
+        If there is no other batch, the time of the start is unknown and counts as time of the rows.
+        """
+        rest = rows - first_rows
+        if rest <= 0:
+            return cls(rows=rows, start_seconds=0.0, row_seconds=seconds / rows)
+        row_seconds = (seconds - first_seconds) / rest
+        start = max(0.0, first_seconds - first_rows * row_seconds)
+        return cls(rows=rows, start_seconds=start, row_seconds=row_seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageCounts:
     """The row counts of a stage over all its runs: n_in = n_out + n_rejected.
 
-    seconds: wall-clock time of this run only.
+    seconds: wall-clock time of this run only. pace: of this run; None if nothing was left to do.
     """
 
     name: str
@@ -29,6 +54,7 @@ class StageCounts:
     n_out: int
     n_rejected: int
     seconds: float
+    pace: StagePace | None = None
 
     def __post_init__(self) -> None:
         if self.n_in != self.n_out + self.n_rejected:
@@ -71,6 +97,7 @@ def run_stage(
     keys = pending.column(out.key)
     done, rejected = _committed(name, out, rejects, keys)
     todo = pending.filter(pc.invert(pc.or_(done, rejected)))
+    pace = None
     if todo.num_rows:
         job = StageJob(
             name=name,
@@ -95,6 +122,13 @@ def run_stage(
             activity=partial(_activity, job.in_flight),
         )
         _execute(job, todo, resources, committer)
+        first_rows, arrived = committer.first
+        pace = StagePace.of(
+            rows=todo.num_rows,
+            seconds=time.monotonic() - started,
+            first_rows=first_rows,
+            first_seconds=arrived - started,
+        )
         out.compact()
         rejects.compact()
         done, rejected = _committed(name, out, rejects, keys)
@@ -104,6 +138,7 @@ def run_stage(
         n_out=_count_true(done),
         n_rejected=_count_true(rejected),
         seconds=time.monotonic() - started,
+        pace=pace,
     )
 
 

@@ -113,7 +113,7 @@ class Annotator:
 def annotate(run: SynthesisRun, stage: Stage) -> StageCounts:
     """Ask all four prompts about each video of assets.lance, and count the videos with captions."""
     config, resources = run.config, run.pool(stage)
-    return run_stage(
+    counts = run_stage(
         stage.name,
         pending=run.assets.table(["video_id"]),
         worker=stage.worker,
@@ -131,6 +131,7 @@ def annotate(run: SynthesisRun, stage: Stage) -> StageCounts:
         unit="caption",
         commit_seconds=config.commit_seconds,
     )
+    return run.timed(stage, counts)
 
 
 def count_answers(run: SynthesisRun, stage: Stage) -> StageCounts:

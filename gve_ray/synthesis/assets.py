@@ -122,7 +122,7 @@ def _run_into(
     Returns the rejects among `pending` by video id; all its other videos are in `out` afterwards.
     """
     rejects = _work_store(run, _store_name(out).removesuffix(".lance") + "-rejects", REJECT_SCHEMA)
-    run_stage(
+    counts = run_stage(
         stage.name,
         pending=pending,
         worker=stage.worker,
@@ -132,6 +132,7 @@ def _run_into(
         resources=run.pool(stage),
         commit_seconds=run.config.commit_seconds,
     )
+    run.timed(stage, counts)
     pending_ids = set(pending["video_id"].to_pylist())
     return {
         row["video_id"]: Reject(row["reason"], row["detail"], json.loads(row["scores"]), row["attempts"])
@@ -187,6 +188,7 @@ def write_assets(run: SynthesisRun, stage: Stage) -> None:
         resources=run.pool(stage),
         commit_seconds=float("inf"),
     )
+    run.timed(stage, counts)
     if counts.n_rejected:
         raise StageError(
             f"{assets.uri}: {counts.n_rejected} videos could not be copied from {run.decoded.uri}; "

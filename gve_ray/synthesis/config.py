@@ -217,7 +217,9 @@ class SynthesisConfig:
     captioner: see its section. work: the folder of decoded and scored videos, before filtering;
     None: output/work. It may be the folder of an earlier run; with another threshold or a longer
     manifest, its videos are not decoded again. commit_seconds: finished rows become visible at
-    least this often.
+    least this often. limit: a trial run on so many videos, drawn with the seed; in the end it says what
+    the whole input would take. The same command without it continues with the others. gpu_hour_price:
+    for that estimate.
     """
 
     job: ClassVar[str] = "synthesize"
@@ -234,6 +236,8 @@ class SynthesisConfig:
     stages: list[CustomStageConfig] = field(default_factory=list)
     resources: SynthesisResources = field(default_factory=SynthesisResources)
     commit_seconds: float = number(30.0, above=0)
+    limit: int | None = number(None, at_least=1)
+    gpu_hour_price: float | None = number(None, at_least=0)
     report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
@@ -255,7 +259,7 @@ class SynthesisConfig:
         on a larger cluster.
         """
         parts = asdict(self)
-        for name in ("output", "work", "resources", "commit_seconds", "report"):
+        for name in ("output", "work", "resources", "commit_seconds", "limit", "gpu_hour_price", "report"):
             del parts[name]
         for stage in parts["stages"]:
             del stage["resources"]

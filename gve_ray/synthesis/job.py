@@ -18,6 +18,7 @@ from gve_ray.preflight import check_cluster, check_models, check_paths, fit_to_c
 from gve_ray.store import FolderLock, RunFolder, fingerprint
 from gve_ray.store.runfolder import RUN_FILE, filesystem
 from gve_ray.synthesis.config import SynthesisConfig
+from gve_ray.synthesis.estimate import Estimate, estimate, size_of
 from gve_ray.synthesis.needs import needs_of
 from gve_ray.synthesis.pipeline import stages_of
 from gve_ray.synthesis.report import write_report
@@ -35,6 +36,7 @@ class SynthesisResult:
     pairs: Mapping[str, int]
     report: str
     was_finished: bool = False  # by an earlier run: this one did nothing
+    estimate: Estimate | None = None  # of the whole input, after a trial run
 
     def __str__(self) -> str:
         """Return the summary table that is printed when the job ends."""
@@ -45,6 +47,8 @@ class SynthesisResult:
         ]
         pairs = ", ".join(f"{count} {task}" for task, count in self.pairs.items())
         table = [head, *rows, "", f"pairs   {pairs or 'none'}", f"report  {self.report}"]
+        if self.estimate:
+            table.append(f"whole   {self.estimate}")
         if self.was_finished:
             table.insert(0, f"{self.output}: this run was finished before; nothing was done")
         return "\n".join(table)
@@ -66,7 +70,8 @@ def synthesize(
     check_paths(needs_of(config))
     stages_of(config)  # raises an error if a filter cannot be used
     config = replace(config, output=config.output.rstrip("/") or "/")
-    manifest = read_manifest(config.input)
+    whole = read_manifest(config.input)
+    manifest = whole if config.limit is None else draw(whole, config.limit, seed=config.seed)
     if earlier := finished_before(config, manifest):
         return earlier
     needs = needs_of(config, lambda: manifest.column("uri").to_pylist())
@@ -84,8 +89,38 @@ def synthesize(
         facts = _run_stages(run, stages[first_after_assets:], folder, facts)
         folder.record(pairs=run.pairs)
         report = write_report(run, folder.facts)
+        trial = None if config.limit is None else _estimate(run, stages, whole.num_rows)
+        if trial is not None:
+            folder.record(estimate=trial.to_dict())
         folder.record(report=report, finished=manifest_fingerprint(manifest))
-    return SynthesisResult(output=config.output, stages=facts, pairs=run.pairs, report=report)
+    return SynthesisResult(output=config.output, stages=facts, pairs=run.pairs, report=report, estimate=trial)
+
+
+def draw(manifest: pa.Table, n: int, *, seed: int) -> pa.Table:
+    """Return n rows of a manifest, or all if it has fewer, in its order.
+
+    A video is drawn by a hash of its id, so a larger n gives the same videos and more.
+    """
+    ids = manifest["video_id"].to_pylist()
+    ranks = [hashlib.sha256(f"{seed}:{video_id}".encode()).digest() for video_id in ids]
+    chosen = sorted(sorted(range(len(ids)), key=ranks.__getitem__)[:n])
+    return manifest.take(chosen)
+
+
+def _estimate(run: SynthesisRun, stages: Sequence[Stage], videos: int) -> Estimate | None:
+    """Estimate the whole input from a run on part of it."""
+    pools = {stage.name: run.pool(stage) for stage in stages if stage.resources is not None}
+    gpus = {name: pool.demands.get("GPU", 0.0) * (pool.count or 0) for name, pool in pools.items()}
+    config = run.config
+    inside = work_folder(config).startswith(f"{config.output}/")
+    return estimate(
+        videos=videos,
+        trial=run.manifest.num_rows,
+        paces=run.paces,
+        gpus=gpus,
+        size=size_of([config.output] if inside else [config.output, work_folder(config)]),
+        price=config.gpu_hour_price,
+    )
 
 
 def _run_stages(

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from gve_ray.config import StageResources
 from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA
-from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts
+from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts, StagePace
 from gve_ray.store import Store
 from gve_ray.synthesis.config import SynthesisConfig
 from gve_ray.synthesis.ingest import INGEST_SCHEMA, ingest_fingerprint
@@ -55,7 +55,7 @@ class SynthesisRun:
     raw captions by video id. videos: the videos that have passed so far, sorted by id, with the
     columns that filters use. consistency: cosines by video id. rejected: rows of `REJECT_SCHEMA` by
     stage, until they are committed. answered: counts of the composed prompts by stage. pairs:
-    training pairs by task.
+    training pairs by task. paces: of the stages that have run rows on actors in this run.
     """
 
     config: SynthesisConfig
@@ -66,6 +66,7 @@ class SynthesisRun:
     rejected: dict[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     answered: dict[str, StageCounts] = field(default_factory=dict)
     pairs: dict[str, int] = field(default_factory=dict)
+    paces: dict[str, StagePace] = field(default_factory=dict)
 
     @cached_property
     def assets(self) -> Store:
@@ -87,6 +88,12 @@ class SynthesisRun:
         """Return the pool of actors of a stage that has one."""
         pool = stage.resources
         return pool if isinstance(pool, StageResources) else getattr(self.config.resources, str(pool))
+
+    def timed(self, stage: Stage, counts: StageCounts) -> StageCounts:
+        """Remember the pace of a stage that has run on actors. Returns its counts."""
+        if counts.pace is not None:
+            self.paces[stage.name] = counts.pace
+        return counts
 
     def reject(self, stage: Stage, rejects: Mapping[str, Reject]) -> StageCounts:
         """Reject videos by id; the others of `videos` stay. Returns the stage's counts."""

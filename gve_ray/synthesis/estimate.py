@@ -1,0 +1,112 @@
+"""What the whole input would take, estimated from a trial run on a few of its videos.
+
+A stage takes the time of its start once, and then the same time for each row. Its share of rows is
+taken from the trial: if half of the videos reach the captioner there, half of all will.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pyarrow import fs
+
+from gve_ray.stage import StagePace
+from gve_ray.store.runfolder import filesystem
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageEstimate:
+    """The time of one stage for the whole input, and the GPU hours of its actors meanwhile."""
+
+    name: str
+    hours: float
+    gpu_hours: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What the whole input takes on the cluster of the trial.
+
+    videos: of the whole input; trial: of them, those that the trial has run. stages: those that run on
+    actors; the others take seconds. gigabytes: of the output, and of the folder of decoded videos.
+    cost: of the GPU hours, in the unit of the given price; None without a price.
+    """
+
+    videos: int
+    trial: int
+    stages: Sequence[StageEstimate]
+    gigabytes: float
+    cost: float | None
+
+    @property
+    def hours(self) -> float:
+        """The time of all stages, which run one after the other."""
+        return sum(stage.hours for stage in self.stages)
+
+    @property
+    def gpu_hours(self) -> float:
+        """GPU hours of all stages."""
+        return sum(stage.gpu_hours for stage in self.stages)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the estimate as plain values, for run.json."""
+        return asdict(self) | {"hours": self.hours, "gpu_hours": self.gpu_hours}
+
+    def __str__(self) -> str:
+        longest = sorted(self.stages, key=lambda stage: -stage.hours)[:3]
+        parts = ", ".join(f"{stage.name} {_time(stage.hours)}" for stage in longest)
+        text = f"all {self.videos:,} videos would take {_time(self.hours)} here ({parts}), {self.gigabytes:,.1f} GB"
+        if self.gpu_hours:
+            text += f", {self.gpu_hours:,.1f} GPU hours"
+        if self.cost is not None:
+            text += f" for {self.cost:,.2f}"
+        return f"{text}; measured on {self.trial:,} of them"
+
+
+def estimate(
+    *,
+    videos: int,
+    trial: int,
+    paces: Mapping[str, StagePace],
+    gpus: Mapping[str, float],
+    size: int,
+    price: float | None,
+) -> Estimate | None:
+    """Estimate the whole of `videos` from a trial on some of them; None if the trial has run no stage now.
+
+    paces: of each stage that has run rows in this run. gpus: of all actors of a stage. size: bytes
+    that the trial has written. price: of a GPU hour.
+    """
+    if not paces or not trial:
+        return None
+    factor = videos / trial
+    stages = []
+    for name, pace in paces.items():
+        hours = (pace.start_seconds + pace.row_seconds * pace.rows * factor) / 3600
+        stages.append(StageEstimate(name=name, hours=hours, gpu_hours=hours * gpus.get(name, 0.0)))
+    gpu_hours = sum(stage.gpu_hours for stage in stages)
+    return Estimate(
+        videos=videos,
+        trial=trial,
+        stages=stages,
+        gigabytes=size * factor / 1e9,
+        cost=None if price is None else gpu_hours * price,
+    )
+
+
+def size_of(folders: Sequence[str]) -> int:
+    """Return the bytes of all files in folders (paths or URIs), of which none contains another."""
+    total = 0
+    for folder in folders:
+        files, path = filesystem(folder)
+        selector = fs.FileSelector(path, allow_not_found=True, recursive=True)
+        total += sum(info.size or 0 for info in files.get_file_info(selector) if info.is_file)
+    return total
+
+
+def _time(hours: float) -> str:
+    if hours < 1 / 60:
+        return f"{hours * 3600:.0f} s"
+    if hours < 2:
+        return f"{hours * 60:.0f} min"
+    return f"{hours:,.1f} h" if hours < 100 else f"{hours / 24:,.1f} days"

@@ -1,0 +1,57 @@
+import pyarrow as pa
+import pytest
+
+from gve_ray.stage import StagePace
+from gve_ray.synthesis.estimate import estimate, size_of
+from gve_ray.synthesis.job import draw
+
+
+def test_a_pace_separates_the_start_from_the_rows() -> None:
+    # Actors load for 20 s; the first batch of 8 rows takes 4 s, the other 32 rows 16 s.
+    pace = StagePace.of(rows=40, seconds=40.0, first_rows=8, first_seconds=24.0)
+    assert pace == StagePace(rows=40, start_seconds=20.0, row_seconds=0.5)
+    alone = StagePace.of(rows=8, seconds=24.0, first_rows=8, first_seconds=24.0)
+    assert alone == StagePace(rows=8, start_seconds=0.0, row_seconds=3.0)
+
+
+def test_the_whole_is_the_start_once_and_the_rows_in_proportion() -> None:
+    paces = {
+        "integrity": StagePace(rows=200, start_seconds=10.0, row_seconds=0.1),
+        "captions": StagePace(rows=100, start_seconds=60.0, row_seconds=2.0),  # half of the videos get there
+    }
+    result = estimate(
+        videos=20_000, trial=200, paces=paces, gpus={"captions": 4.0}, size=3 * 10**9, price=1.5
+    )
+    assert result is not None
+    hours = {stage.name: stage.hours for stage in result.stages}
+    assert hours == pytest.approx({"integrity": 2_010 / 3600, "captions": 20_060 / 3600})
+    assert result.gpu_hours == pytest.approx(4 * 20_060 / 3600)
+    assert result.cost == pytest.approx(1.5 * 4 * 20_060 / 3600)
+    assert result.gigabytes == pytest.approx(300)
+    assert str(result) == (
+        "all 20,000 videos would take 6.1 h here (captions 5.6 h, integrity 34 min), 300.0 GB, "
+        "22.3 GPU hours for 33.43; measured on 200 of them"
+    )
+
+
+def test_without_work_in_this_run_there_is_no_estimate() -> None:
+    assert estimate(videos=10, trial=5, paces={}, gpus={}, size=0, price=None) is None
+
+
+def test_sizes_are_those_of_all_files(tmp_path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "x").write_bytes(bytes(70))
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "y").write_bytes(bytes(7))
+    assert size_of([str(tmp_path / "a"), str(tmp_path / "c"), str(tmp_path / "none")]) == 77
+
+
+def test_a_larger_trial_contains_the_smaller_one() -> None:
+    manifest = pa.table({"video_id": [f"v{i:03d}" for i in range(100)], "uri": ["u"] * 100})
+    drawn = {n: draw(manifest, n, seed=1)["video_id"].to_pylist() for n in (5, 20, 1000)}
+    assert len(drawn[5]) == 5
+    assert set(drawn[5]) < set(drawn[20])
+    assert drawn[20] == sorted(drawn[20])
+    assert drawn[20] != [f"v{i:03d}" for i in range(20)]
+    assert drawn[1000] == manifest["video_id"].to_pylist()
+    assert draw(manifest, 5, seed=2)["video_id"].to_pylist() != drawn[5]
