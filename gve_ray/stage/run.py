@@ -21,22 +21,20 @@ from gve_ray.store import Store
 class StagePace:
     """How fast a run of a stage was, on all its actors together.
 
-    rows: done in this run. start_seconds: until the actors began. row_seconds: time per row after that.
+    rows: done in this run. start_seconds: until the actors began; None if that is unknown, because there
+    was one batch only. row_seconds: time per row after that, or, if it is unknown, with it.
     """
 
     rows: int
-    start_seconds: float
+    start_seconds: float | None
     row_seconds: float
 
     @classmethod
     def of(cls, *, rows: int, seconds: float, first_rows: int, first_seconds: float) -> "StagePace":
-        """Compute the pace from the whole run, and from its first batch to arrive.
-
-        If there is no other batch, the time of the start is unknown and counts as time of the rows.
-        """
+        """Compute the pace from the whole run, and from its first batch to arrive."""
         rest = rows - first_rows
         if rest <= 0:
-            return cls(rows=rows, start_seconds=0.0, row_seconds=seconds / rows)
+            return cls(rows=rows, start_seconds=None, row_seconds=seconds / rows)
         row_seconds = (seconds - first_seconds) / rest
         start = max(0.0, first_seconds - first_rows * row_seconds)
         return cls(rows=rows, start_seconds=start, row_seconds=row_seconds)

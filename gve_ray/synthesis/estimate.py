@@ -29,7 +29,8 @@ class Estimate:
 
     videos: of the whole input; trial: of them, those that the trial has run. stages: those that run on
     actors; the others take seconds. gigabytes: of the output, and of the folder of decoded videos.
-    cost: of the GPU hours, in the unit of the given price; None without a price.
+    cost: of the GPU hours, in the unit of the given price; None without a price. too_small: stages of
+    which the trial had one batch only, so that the time of their start counts for every row.
     """
 
     videos: int
@@ -37,6 +38,7 @@ class Estimate:
     stages: Sequence[StageEstimate]
     gigabytes: float
     cost: float | None
+    too_small: Sequence[str] = ()
 
     @property
     def hours(self) -> float:
@@ -58,9 +60,11 @@ class Estimate:
         text = f"all {self.videos:,} videos would take {_time(self.hours)} here ({parts}), {self.gigabytes:,.1f} GB"
         if self.gpu_hours:
             text += f", {self.gpu_hours:,.1f} GPU hours"
-        if self.cost is not None:
-            text += f" for {self.cost:,.2f}"
-        return f"{text}; measured on {self.trial:,} of them"
+            text += "" if self.cost is None else f" for {self.cost:,.2f}"
+        text += f"; measured on {self.trial:,} of them"
+        if self.too_small:
+            text += f", too few for {', '.join(self.too_small)}: raise the limit, or that is far too much"
+        return text
 
 
 def estimate(
@@ -82,7 +86,7 @@ def estimate(
     factor = videos / trial
     stages = []
     for name, pace in paces.items():
-        hours = (pace.start_seconds + pace.row_seconds * pace.rows * factor) / 3600
+        hours = ((pace.start_seconds or 0.0) + pace.row_seconds * pace.rows * factor) / 3600
         stages.append(StageEstimate(name=name, hours=hours, gpu_hours=hours * gpus.get(name, 0.0)))
     gpu_hours = sum(stage.gpu_hours for stage in stages)
     return Estimate(
@@ -91,6 +95,7 @@ def estimate(
         stages=stages,
         gigabytes=size * factor / 1e9,
         cost=None if price is None else gpu_hours * price,
+        too_small=[name for name, pace in paces.items() if pace.start_seconds is None],
     )
 
 

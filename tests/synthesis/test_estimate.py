@@ -11,7 +11,7 @@ def test_a_pace_separates_the_start_from_the_rows() -> None:
     pace = StagePace.of(rows=40, seconds=40.0, first_rows=8, first_seconds=24.0)
     assert pace == StagePace(rows=40, start_seconds=20.0, row_seconds=0.5)
     alone = StagePace.of(rows=8, seconds=24.0, first_rows=8, first_seconds=24.0)
-    assert alone == StagePace(rows=8, start_seconds=0.0, row_seconds=3.0)
+    assert alone == StagePace(rows=8, start_seconds=None, row_seconds=3.0)
 
 
 def test_the_whole_is_the_start_once_and_the_rows_in_proportion() -> None:
@@ -31,6 +31,15 @@ def test_the_whole_is_the_start_once_and_the_rows_in_proportion() -> None:
     assert str(result) == (
         "all 20,000 videos would take 6.1 h here (captions 5.6 h, integrity 34 min), 300.0 GB, "
         "22.3 GPU hours for 33.43; measured on 200 of them"
+    )
+
+
+def test_a_trial_of_one_batch_is_called_too_small() -> None:
+    paces = {"captions": StagePace(rows=8, start_seconds=None, row_seconds=9.0)}
+    result = estimate(videos=80, trial=8, paces=paces, gpus={}, size=10**9, price=2.0)
+    assert str(result) == (
+        "all 80 videos would take 12 min here (captions 12 min), 10.0 GB; measured on 8 of them, too few for "
+        "captions: raise the limit, or that is far too much"
     )
 
 
