@@ -206,8 +206,8 @@ DATA = DataSetConfig(name="d", uri="x")
         (ModelConfig, {"name": "m"}, ("model", "adapter")),
         (IndexConfig, {"model": MODEL}, ("input", "output")),
         (DataConfig, {"name": "d"}, ("folder",)),
+        (DataConfig, {"name": "d", "format": "msrvtt"}, ("folder", "annotations")),
         (EvaluationJobConfig, {"models": (MODEL,)}, ("root", "output", "cache")),
-        (ContaminationConfig, {}, ("training",)),
         (ServedModel, {"name": "m"}, ("index",)),
         (DataSetConfig, {"name": "d"}, ("uri", "root")),
         (ProberConfig, {}, ("model", "adapter")),
@@ -224,6 +224,13 @@ def test_paths_are_expanded_to_the_home_folder(
     for other in others:
         config = kind(**values, **dict.fromkeys(fields, other))
         assert {getattr(config, name) for name in fields} == {other}
+
+
+def test_training_sources_are_expanded_to_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    for training in ("~/a.lance", ("~/a.lance", "s3://b/~/x")):
+        sources = ContaminationConfig(training=training).sources
+        assert sources == ("/home/me/a.lance", "s3://b/~/x")[: len(sources)]
 
 
 def test_the_config_itself_may_be_below_the_home_folder(

@@ -217,7 +217,7 @@ def format_summary(summary: Mapping[str, Any]) -> str:
             f"synthesis   {summary['videos']} videos in {summary['seconds']:.0f} s; kept of each stage's input:",
             f"            {', '.join(stages[: len(stages) // 2])},",
             f"            {', '.join(stages[len(stages) // 2 :])}",
-            f"filters     F1: {', '.join(filters)}" + ("" if auc is None else f" (AUC {auc:.2f})"),
+            f"filters     F1: {', '.join(filters)}" + ("" if auc is None else f" (AUC {auc:.3f})"),
             f"captions    {captions['n']}: valid JSON {captions['valid_json']:.3f}, "
             f"facts true {captions['facts_true']:.3f}, facts stated {captions['facts_stated']:.3f}",
             f"pairs       {sum(summary['pairs'].values())}: {', '.join(pairs)}",

@@ -31,9 +31,9 @@ class DataConfig:
     pictures a second in videos that are folders of frames. split: of qrels (mteb), or of the videos
     (msrvtt). format: uvrb, the published layout; mteb (corpus.jsonl, queries.jsonl,
     qrels/<split>.tsv); classes, for zero-shot classification, where `folder` is a folder of
-    <class>/<video> or a table (video, label); or msrvtt, didemo, activitynet, vatex and lsmdc, where
-    `annotations` is the benchmark's own annotation file and `folder` contains the videos. template: the
-    text of a class. prompt: instruction of the queries; None: the benchmark's; '': none. metric:
+    <class>/<video> or a table (video, label); or msrvtt, didemo, activitynet, vatex and lsmdc.
+    annotations: for these last five, the benchmark's own annotation file; `folder` contains its videos.
+    template: the text of a class. prompt: instruction of the queries; None: the benchmark's; '': none. metric:
     e.g. hit@1; None: the benchmark's, or hit@1 for a data set that is not in UVRB.
     """
 

@@ -32,7 +32,7 @@ SERVED = re.compile(
 )  # metrics of the service: see tests/serving/test_service.py
 OF_GPUS = re.compile(r"ray_node_(gpus|gram)_")
 STEP = StepLog(
-    epoch=1, step=3, of=12, task="uvrd-T2V", loss=1.5, mean_score=0.1, mean_positive=0.5, hardest_gap=None,
+    epoch=1, step=3, of=12, dataset="uvrd-T2V", loss=1.5, mean_score=0.1, mean_positive=0.5, hardest_gap=None,
     learning_rate=3e-5, gradient_norm=2.0, pairs_per_second=64.0, tokens_per_second=5000.0, data_wait=0.5,
     seconds=2.0,
 )  # fmt: skip

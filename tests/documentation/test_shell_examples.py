@@ -46,7 +46,7 @@ def check_gve(args: list[str]) -> None:
     if args and args[0] in JOBS:
         check_job(args[0], args[1:])
     else:
-        assert not args or args[0] in ("search", "diagnose", "--help"), args
+        assert not args or args[0] in ("search", "diagnose", "models", "uvrb", "--help"), args
 
 
 def check_pip(args: list[str]) -> None:

@@ -116,7 +116,7 @@ def test_a_cluster_without_a_job(doctor: Doctor) -> None:
     assert findings["Python"]["value"] == f"{sys.version.split()[0]} on 2 of 2 nodes"
     assert findings["token"]["value"] == "RAY_AUTH_MODE=token everywhere"
     assert {"Ray", "torch", "transformers", "vllm", "gve_ray", "source"} <= set(findings)
-    assert findings["index"]["value"].startswith("demo.yaml")
+    assert findings["demo.yaml"]["value"].startswith("can run ")
 
 
 def test_a_job_that_can_start(doctor: Doctor) -> None:
