@@ -135,7 +135,7 @@ def test_metrics_of_a_stage_are_its_counts(scraped: tuple[str, Series]) -> None:
 
 def test_metrics_of_a_training_step(scraped: tuple[str, Series]) -> None:
     series, tags = scraped[1], {"gve_job": "train", "run": "another"}
-    assert total(series, "ray_gve_training_loss", task="uvrd-T2V", **tags) == 1.5
+    assert total(series, "ray_gve_training_loss", dataset="uvrd-T2V", **tags) == 1.5
     expected = {"step": 3, "steps": 12, "epoch": 1, "learning_rate": 3e-5, "gradient_norm": 2,
                 "pairs_per_second": 64, "tokens_per_second": 5000, "data_wait_share": 0.25}  # fmt: skip
     published = {name: total(series, f"ray_gve_training_{name}", **tags) for name in expected}
