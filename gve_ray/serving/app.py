@@ -118,7 +118,9 @@ class _Routes:
                 f"dimensions={body.dimensions}: {entry.name} was trained for these: {allowed}",
                 "dimensions",
             )
-        embeddings = await self._gateway.embed(entry, queries, cut=body.truncate_prompt_tokens is not None)
+        embeddings = await self._gateway.embed(
+            entry, queries, cut=body.truncate_prompt_tokens is not None, client=_client(request)
+        )
         vectors = embeddings.vectors
         if body.dimensions is not None:
             vectors = vectors[:, : body.dimensions]
@@ -152,7 +154,7 @@ class _Routes:
             assert body.like is not None
             hits = await self._gateway.similar(entry, body.like, body.top_k, body.filter)
         else:
-            hits = await self._gateway.search(entry, query, body.top_k, body.filter)
+            hits = await self._gateway.search(entry, query, body.top_k, body.filter, client=_client(request))
         data = [_hit(entry, hit) for hit in hits]
         return JSONResponse({"object": "list", "model": entry.name, "data": data})
 
@@ -256,6 +258,11 @@ async def _search_body(request: Request) -> tuple[SearchRequest, Query | None]:
             return parse_form(fields, {name: await upload.read() for name, upload in uploads.items()})
     body = await asyncio.to_thread(_read, SearchRequest, await request.body())
     return body, body.query()
+
+
+def _client(request: Request) -> str:
+    """Return the address that sent a request. All clients behind one reverse proxy have the same."""
+    return request.client.host if request.client else ""
 
 
 def _read(kind: type[M], data: bytes) -> M:

@@ -86,9 +86,11 @@ class ServedModel:
     left out. model: a model without an index, for /v1/embeddings only. frames, max_pixels,
     min_pixels, max_tokens: None means the value that is saved with the weights, or else the default
     of gve_ray.embedder. dimensions: the Matryoshka dimensions that the model was trained for.
-    max_batch_tokens: approximate number of tokens in one batch of waiting requests. max_ongoing:
-    concurrent requests per replica. max_queued: requests that may wait for a replica; more are
-    refused with 503.
+    max_batch_tokens: approximate number of tokens in one batch of waiting requests.
+    max_request_tokens: approximate number of tokens of one request; a larger one is refused with
+    413. max_client_tokens: approximate number of tokens of all waiting requests from one address
+    per replica; more are refused with 429. max_ongoing: concurrent requests per replica.
+    max_queued: requests that may wait for a replica; more are refused with 503.
     """
 
     name: str
@@ -100,6 +102,8 @@ class ServedModel:
     max_tokens: int | None = None
     dimensions: list[int] = field(default_factory=list)
     max_batch_tokens: int = number(8192, at_least=1)
+    max_request_tokens: int = number(1 << 20, at_least=1)  # 2,048 texts of 1,500 characters
+    max_client_tokens: int = number(4 << 20, at_least=1)
     max_ongoing: int = number(128, at_least=1)
     max_queued: int = number(256, at_least=1)
     replicas: ReplicasConfig = field(default_factory=ReplicasConfig)

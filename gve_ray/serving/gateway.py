@@ -138,19 +138,29 @@ class Gateway:
             return self._is_ready
         return True
 
-    async def embed(self, entry: Entry, queries: Sequence[Query], *, cut: bool) -> Embeddings:
-        """Return the embeddings of queries, in order. cut: truncate long texts. Raises ApiError."""
+    async def embed(self, entry: Entry, queries: Sequence[Query], *, cut: bool, client: str) -> Embeddings:
+        """Return the embeddings of queries, in order. cut: truncate long texts. client: identifies
+        the sender. Raises ApiError.
+        """
         embeddings: Embeddings = await self._with_items(
-            entry, queries, lambda items, settings: entry.retriever.embed.remote(items, settings, cut=cut)
+            entry,
+            queries,
+            lambda items, settings: entry.retriever.embed.remote(items, settings, cut=cut, client=client),
         )
         return embeddings
 
-    async def search(self, entry: Entry, query: Query, top_k: int, filter: Filter | None) -> list[Hit]:
-        """Return the segments that match a query best, best first. Raises ApiError."""
+    async def search(
+        self, entry: Entry, query: Query, top_k: int, filter: Filter | None, *, client: str
+    ) -> list[Hit]:
+        """Return the segments that match a query best, best first. client: identifies the sender.
+        Raises ApiError.
+        """
         hits: list[Hit] = await self._with_items(
             entry,
             [query],
-            lambda items, settings: entry.retriever.search.remote(items[0], top_k, filter, settings),
+            lambda items, settings: entry.retriever.search.remote(
+                items[0], top_k, filter, settings, client=client
+            ),
         )
         return hits
 

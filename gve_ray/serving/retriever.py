@@ -106,7 +106,11 @@ class Retriever:
                 f"models.{served.name}.dimensions={served.dimensions}: its vectors have {self._dimension}"
             )
         self._batcher = TokenBatcher(
-            self._model.embed, max_tokens=served.max_batch_tokens, observer=ModelMetrics()
+            self._model.embed,
+            max_tokens=served.max_batch_tokens,
+            max_request_tokens=served.max_request_tokens,
+            max_client_tokens=served.max_client_tokens,
+            observer=ModelMetrics(),
         )
 
     def __del__(self) -> None:
@@ -135,14 +139,20 @@ class Retriever:
         return ModelInfo(dimension=self._dimension, settings=self._settings)
 
     async def embed(
-        self, items: Sequence[Item], settings: EmbedderSettings | None = None, *, cut: bool = False
+        self,
+        items: Sequence[Item],
+        settings: EmbedderSettings | None = None,
+        *,
+        cut: bool = False,
+        client: str = "",
     ) -> Embeddings:
         """Return the embeddings of items whose media are in memory.
 
         settings: the settings with which the media were read; None if there are no media. cut:
-        whether texts above the limit of the model are truncated instead of refused. Raises
-        ApiError: 400 for an item that the model cannot embed, 409 stale_settings if the media were
-        read for other settings.
+        whether texts above the limit of the model are truncated instead of refused. client:
+        identifies the sender, whose waiting work is limited. Raises ApiError: 400 for an item that
+        the model cannot embed, 409 stale_settings if the media were read for other settings, 413 or
+        429 for too much work.
         """
         if settings is not None and settings != self._settings:
             raise ApiError(409, "the media were read for another model", code="stale_settings")
@@ -150,7 +160,7 @@ class Retriever:
             if why := self._model.refuses(item):
                 raise ApiError(400, f"{self._served.name}: {why}", param="content")
         try:
-            embeddings = await self._batcher.embed(items)
+            embeddings = await self._batcher.embed(items, client)
         except ValueError as error:
             raise ApiError(400, str(error), param="input") from error
         if not cut and embeddings.cut.any():
@@ -167,10 +177,16 @@ class Retriever:
         return embeddings
 
     async def search(
-        self, item: Item, top_k: int, filter: Filter | None, settings: EmbedderSettings | None = None
+        self,
+        item: Item,
+        top_k: int,
+        filter: Filter | None,
+        settings: EmbedderSettings | None = None,
+        *,
+        client: str = "",
     ) -> list[Hit]:
         """Return the segments that match a query best, best first. Raises ApiError."""
-        vectors = (await self.embed([item], settings)).vectors
+        vectors = (await self.embed([item], settings, client=client)).vectors
         return await self.use_library(_search, vectors, top_k, filter)
 
     async def similar(self, segment: str, top_k: int, filter: Filter | None) -> list[Hit]:
