@@ -15,6 +15,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from gve_ray import __version__
+from gve_ray.errors import shortened
 from gve_ray.search import Hit
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.files import file_response
@@ -220,7 +221,7 @@ class _Routes:
     async def preview(self, model: str, segment: str, picture: str) -> Response:
         """Return poster.jpg of a segment, or strip.jpg: frames of the segment next to each other."""
         if picture not in ("poster", "strip"):
-            raise ApiError(404, f"{picture}.jpg: unknown picture; use poster.jpg or strip.jpg")
+            raise ApiError(404, f"{shortened(picture)}.jpg: unknown picture; use poster.jpg or strip.jpg")
         pictures = await self._gateway.pictures(self._gateway.entry(model), segment)
         data = pictures.poster if picture == "poster" else pictures.strip
         return Response(data, media_type="image/jpeg", headers=_JPEG_HEADERS)
@@ -243,7 +244,7 @@ class _Routes:
     async def page(self, name: str = "index.html") -> Response:
         """Return a file of the search page."""
         if name not in self._page:
-            raise ApiError(404, f"{name}: not a file of the page")
+            raise ApiError(404, f"{shortened(name)}: not a file of the page")
         return Response(self._page[name], media_type=_PAGE_TYPES[_suffix(name)], headers=_PAGE_HEADERS)
 
 
