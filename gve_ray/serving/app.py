@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.resources import files
@@ -17,10 +18,11 @@ from starlette.exceptions import HTTPException
 from gve_ray import __version__
 from gve_ray.errors import shortened
 from gve_ray.search import Hit
+from gve_ray.serving.batcher import Caller
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.files import file_response
 from gve_ray.serving.gateway import Entry, Gateway
-from gve_ray.serving.guard import COOKIE, Guard, session_of
+from gve_ray.serving.guard import COOKIE, DEADLINE, Guard, session_of
 from gve_ray.serving.metrics import agents, collect
 from gve_ray.serving.requests import (
     EmbeddingRequest,
@@ -120,7 +122,7 @@ class _Routes:
                 "dimensions",
             )
         embeddings = await self._gateway.embed(
-            entry, queries, cut=body.truncate_prompt_tokens is not None, client=_client(request)
+            entry, queries, cut=body.truncate_prompt_tokens is not None, caller=_caller(request)
         )
         vectors = embeddings.vectors
         if body.dimensions is not None:
@@ -155,7 +157,7 @@ class _Routes:
             assert body.like is not None
             hits = await self._gateway.similar(entry, body.like, body.top_k, body.filter)
         else:
-            hits = await self._gateway.search(entry, query, body.top_k, body.filter, client=_client(request))
+            hits = await self._gateway.search(entry, query, body.top_k, body.filter, caller=_caller(request))
         data = [_hit(entry, hit) for hit in hits]
         return JSONResponse({"object": "list", "model": entry.name, "data": data})
 
@@ -261,9 +263,10 @@ async def _search_body(request: Request) -> tuple[SearchRequest, Query | None]:
     return body, body.query()
 
 
-def _client(request: Request) -> str:
-    """Return the address that sent a request. All clients behind one reverse proxy have the same."""
-    return request.client.host if request.client else ""
+def _caller(request: Request) -> Caller:
+    """Return the sender of a request. All clients behind one reverse proxy have the same address."""
+    client = request.client.host if request.client else ""
+    return Caller(client=client, deadline=request.scope.get(DEADLINE, math.inf))
 
 
 def _read(kind: type[M], data: bytes) -> M:

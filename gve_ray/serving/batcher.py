@@ -7,6 +7,7 @@ the model is free.
 """
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from gve_ray.embedder import Embeddings
 from gve_ray.schema import Frames, Item
 from gve_ray.serving.errors import ApiError
 
-RETRY_SECONDS = 1.0  # Retry-After if a client has too much work waiting
+RETRY_SECONDS = 1.0  # Retry-After, at least, if too much work waits
 _CHARACTERS = 3  # per token, approximately; a smaller value makes smaller batches
 _TEMPLATE = 24  # tokens that the chat template adds to an item
 _PIXELS = 28 * 28  # per visual token in one frame; two frames share a token
@@ -60,6 +61,20 @@ class _Part:
     @property
     def tokens(self) -> int:
         return sum(self.request.tokens[self.start : self.stop])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """The sender of a request.
+
+    client: its address. deadline: Unix time by which the request must be done.
+    """
+
+    client: str = ""
+    deadline: float = math.inf
+
+
+ANYONE = Caller()
 
 
 class BatchObserver(Protocol):
@@ -102,21 +117,24 @@ class TokenBatcher:
         self._client_tokens: Counter[str] = Counter()  # of requests that are not finished
         self._waiting: list[_Request] = []  # those served least recently come first
         self._is_smallest_first = False
+        self._rate: float | None = None  # tokens a second in full batches, as last measured
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gve-model")
         self._worker: asyncio.Task[None] | None = None
 
-    async def embed(self, items: Sequence[Item], client: str = "") -> Embeddings:
+    async def embed(self, items: Sequence[Item], caller: Caller = ANYONE) -> Embeddings:
         """Embed the items of one request and return their embeddings in order.
 
-        client: identifies the sender. Raises what `run` raises, and ApiError: 413 if the request
-        has more than `max_request_tokens`, 429 if the client would have more than
-        `max_client_tokens`.
+        Raises what `run` raises, and ApiError: 413 if the request has more than
+        `max_request_tokens`, 429 if the client would have more than `max_client_tokens`, 503 if the
+        embeddings would not be ready by the deadline of the caller.
 
         If this is cancelled, items that still wait are dropped.
         """
         tokens = [estimated_tokens(item) for item in items]
         total = sum(tokens)
-        self._check(total, client)
+        client = caller.client
+        self._check_work(total, client)
+        self._check_time(total, caller.deadline - time.time())
         request = _Request(items=items, tokens=tokens, result=asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         self._client_tokens[client] += total
@@ -131,7 +149,7 @@ class TokenBatcher:
             if not self._client_tokens[client]:
                 del self._client_tokens[client]
 
-    def _check(self, tokens: int, client: str) -> None:
+    def _check_work(self, tokens: int, client: str) -> None:
         if tokens > self._max_request_tokens:
             raise ApiError(
                 413,
@@ -149,6 +167,22 @@ class TokenBatcher:
                 f"{self._max_client_tokens} together: wait for their answers",
                 code="too_many_tokens",
                 retry_after=RETRY_SECONDS,
+            )
+
+    def _check_time(self, tokens: int, seconds: float) -> None:
+        if self._rate is None:
+            return
+        waiting = [request.waiting_tokens for request in self._waiting]
+        smaller = sum(other for other in waiting if other <= tokens)
+        # Every second batch is for the smallest requests.
+        needed = min(2 * (smaller + tokens), sum(waiting) + tokens) / self._rate
+        if needed > seconds:
+            raise ApiError(
+                503,
+                f"the model needs about {needed:.0f} s for the requests that wait and this one, which has "
+                f"{max(seconds, 0):.0f} s left: try again, or send less",
+                code="busy",
+                retry_after=max(RETRY_SECONDS, sum(waiting) / self._rate),
             )
 
     async def _work(self) -> None:
@@ -207,8 +241,11 @@ class TokenBatcher:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
         finally:
+            tokens, seconds = sum(part.tokens for part in parts), time.monotonic() - started
+            if 2 * tokens >= self._max_tokens:  # the rate in a small batch is far lower
+                self._rate = tokens / max(seconds, 1e-6)
             if self._observer is not None:
-                self._observer.batch(sum(part.tokens for part in parts), time.monotonic() - started)
+                self._observer.batch(tokens, seconds)
 
 
 def _add(request: _Request, embeddings: Embeddings) -> None:

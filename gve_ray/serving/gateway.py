@@ -18,6 +18,7 @@ from gve_ray.logs import set_up_worker
 from gve_ray.media import Limits, MediaError
 from gve_ray.schema import Frames, Item
 from gve_ray.search import ExclusiveIndexError, Filter, Hit, Library, Pictures
+from gve_ray.serving.batcher import Caller
 from gve_ray.serving.config import RequestLimits, ServeConfig
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.fetch import Fetcher, FetchError
@@ -141,28 +142,26 @@ class Gateway:
             return self._is_ready
         return True
 
-    async def embed(self, entry: Entry, queries: Sequence[Query], *, cut: bool, client: str) -> Embeddings:
-        """Return the embeddings of queries, in order. cut: truncate long texts. client: identifies
-        the sender. Raises ApiError.
-        """
+    async def embed(self, entry: Entry, queries: Sequence[Query], *, cut: bool, caller: Caller) -> Embeddings:
+        """Return the embeddings of queries, in order. cut: truncate long texts. Raises ApiError."""
         embeddings: Embeddings = await self._with_items(
             entry,
             queries,
-            lambda items, settings: entry.retriever.embed.remote(items, settings, cut=cut, client=client),
+            lambda items, settings: entry.retriever.embed.remote(items, settings, cut=cut, caller=caller),
         )
         return embeddings
 
     async def search(
-        self, entry: Entry, query: Query, top_k: int, filter: Filter | None, *, client: str
+        self, entry: Entry, query: Query, top_k: int, filter: Filter | None, *, caller: Caller
     ) -> list[Hit]:
-        """Return the segments that match a query best, best first. client: identifies the sender.
-        Raises ApiError.
+        """Return the segments that match a query best, best first. Raises
+        ApiError.
         """
         hits: list[Hit] = await self._with_items(
             entry,
             [query],
             lambda items, settings: entry.retriever.search.remote(
-                items[0], top_k, filter, settings, client=client
+                items[0], top_k, filter, settings, caller=caller
             ),
         )
         return hits

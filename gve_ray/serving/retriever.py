@@ -21,7 +21,7 @@ from gve_ray.logs import set_up_worker
 from gve_ray.schema import Item
 from gve_ray.search import Filter, Hit, IndexFileError, Library, read_library
 from gve_ray.search.index import FieldType
-from gve_ray.serving.batcher import TokenBatcher
+from gve_ray.serving.batcher import ANYONE, Caller, TokenBatcher
 from gve_ray.serving.config import ServedModel
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.live_library import LiveLibrary
@@ -165,20 +165,20 @@ class Retriever:
         settings: EmbedderSettings | None = None,
         *,
         cut: bool = False,
-        client: str = "",
+        caller: Caller = ANYONE,
     ) -> Embeddings:
         """Return the embeddings of items whose media are in memory.
 
         settings: the settings with which the media were read; None if there are no media. cut:
-        whether texts above the limit of the model are truncated instead of refused. client:
-        identifies the sender, whose waiting work is limited. Refused are an item that the model
+        whether texts above the limit of the model are truncated instead of refused. caller:
+        the sender, whose waiting work is limited. Refused are an item that the model
         cannot embed (400), media that were read for other settings (409 stale_settings), and too
-        much work (413, 429).
+        much work (413, 429, 503).
         """
-        return await self._embed(items, settings, cut=cut, client=client)
+        return await self._embed(items, settings, cut=cut, caller=caller)
 
     async def _embed(
-        self, items: Sequence[Item], settings: EmbedderSettings | None, *, cut: bool = False, client: str
+        self, items: Sequence[Item], settings: EmbedderSettings | None, *, cut: bool = False, caller: Caller
     ) -> Embeddings:
         """Do what `embed` does. Raises ApiError."""
         if settings is not None and settings != self._settings:
@@ -187,7 +187,7 @@ class Retriever:
             if why := self._model.refuses(item):
                 raise ApiError(400, f"{self._served.name}: {why}", param="content")
         try:
-            embeddings = await self._batcher.embed(items, client)
+            embeddings = await self._batcher.embed(items, caller)
         except ValueError as error:
             raise ApiError(400, str(error), param="input") from error
         if not cut and embeddings.cut.any():
@@ -211,10 +211,10 @@ class Retriever:
         filter: Filter | None,
         settings: EmbedderSettings | None = None,
         *,
-        client: str = "",
+        caller: Caller = ANYONE,
     ) -> list[Hit]:
         """Return the segments that match a query best, best first."""
-        vectors = (await self._embed([item], settings, client=client)).vectors
+        vectors = (await self._embed([item], settings, caller=caller)).vectors
         return await self._use_library(_search, vectors, top_k, filter)
 
     @_returns_refusals

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from gve_ray.embedder import Embeddings
 from gve_ray.schema import Frames, Item
-from gve_ray.serving.batcher import TokenBatcher, estimated_tokens
+from gve_ray.serving.batcher import Caller, TokenBatcher, estimated_tokens
 from gve_ray.serving.errors import ApiError
 
 
@@ -181,21 +182,46 @@ def test_limits_of_the_work_that_waits() -> None:
         batcher = batcher_of(
             engine, max_tokens=1000, max_request_tokens=3 * tokens, max_client_tokens=4 * tokens
         )
-        waiting = [asyncio.create_task(batcher.embed(items_of("aa", "bb", "cc"), "first"))]
+        waiting = [asyncio.create_task(batcher.embed(items_of("aa", "bb", "cc"), Caller(client="first")))]
         await asyncio.sleep(0)
         for request, client, status, number in (
             (["aa"] * 4, "second", 413, f"{4 * tokens} tokens; the limit is {3 * tokens}"),
             (["aa"] * 2, "first", 429, f"{3 * tokens} tokens and this one {2 * tokens}; the limit is {4 * tokens}"),
         ):  # fmt: skip
             with pytest.raises(ApiError, match=number) as refused:
-                await batcher.embed(items_of(*request), client)
+                await batcher.embed(items_of(*request), Caller(client=client))
             assert refused.value.status == status
         waiting += [
-            asyncio.create_task(batcher.embed(items_of("dd"), client)) for client in ("first", "second")
+            asyncio.create_task(batcher.embed(items_of("dd"), Caller(client=client)))
+            for client in ("first", "second")
         ]
         engine.go.set()
         await asyncio.gather(*waiting)
-        await batcher.embed(items_of("aa", "bb"), "first")  # its earlier requests are answered
+        await batcher.embed(items_of("aa", "bb"), Caller(client="first"))  # its earlier requests are answered
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_cannot_be_done_by_its_deadline_is_refused_at_once() -> None:
+    """One batch has shown that the model embeds at most about 20,000 tokens a second."""
+
+    def slow(items: Sequence[Item]) -> Embeddings:
+        time.sleep(0.05)
+        zeros = np.zeros(len(items))
+        return Embeddings(vectors=zeros[:, None], tokens=zeros, cut=zeros > 0)
+
+    async def scenario() -> None:
+        batcher = TokenBatcher(slow, max_tokens=1000, max_request_tokens=10**9, max_client_tokens=10**9)
+        text = items_of("a" * 3000)
+        soon = Caller(deadline=time.time() + 30)
+        await batcher.embed(text, soon)
+        with pytest.raises(ApiError, match="s left") as refused:
+            await batcher.embed(text * 1000, soon)  # a million tokens: 50 s or more
+        assert refused.value.status == 503
+        assert refused.value.retry_after is not None
+        await batcher.embed(text, soon)
+        with pytest.raises(ApiError, match="0 s left"):
+            await batcher.embed(text, Caller(deadline=time.time() - 1))
 
     asyncio.run(scenario())
 
