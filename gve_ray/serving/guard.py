@@ -115,8 +115,7 @@ class Guard:
             is_local = is_loopback(_host(headers.get("host", ""))) and not (
                 client and not is_loopback(client[0])
             )
-            is_cross_site = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
-            if not is_local or (is_cross_site and not is_public):
+            if not is_local or (_is_cross_site(headers) and not is_public):
                 raise ApiError(
                     403,
                     "without an API key only this machine is answered, as localhost or 127.0.0.1",
@@ -134,6 +133,17 @@ class Guard:
         assert self._key_digest is not None
         cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
         return hmac.compare_digest(cookie.encode(), session_of(self._key_digest).encode())
+
+
+def _is_cross_site(headers: Headers) -> bool:
+    """Return whether a page of another origin sent the request, by either header with which browsers
+    say so; other clients send neither.
+    """
+    site, origin = headers.get("sec-fetch-site", "none"), headers.get("origin")
+    scheme, _, address = (origin or "").lower().partition("://")
+    # "null" is the origin of a sandboxed frame or of a file.
+    is_own = origin is None or (scheme in ("http", "https") and address == headers.get("host", "").lower())
+    return site not in ("none", "same-origin") or not is_own
 
 
 def _host(value: str) -> str:

@@ -138,6 +138,22 @@ def test_without_a_key_cross_site_requests_are_refused() -> None:
         )  # a link from another site to the page works
 
 
+@pytest.mark.parametrize(
+    "origin,status",
+    [("http://localhost:8000", 200), ("http://LOCALHOST:8000", 200), ("https://localhost:8000", 200),
+     ("http://localhost:3000", 403), ("http://localhost", 403), ("http://127.0.0.1:8000", 403),
+     ("https://evil.example", 403), ("http://localhost:8000.evil.example", 403), ("null", 403), ("", 403),
+     ("file://", 403), ("ftp://localhost:8000", 403)],
+)  # fmt: skip
+def test_without_a_key_the_origin_must_be_that_of_the_service(origin: str, status: int) -> None:
+    """Also without Sec-Fetch-Site, and although that header says same-origin."""
+    for more in ({}, {"sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"}):
+        assert call(headers={"origin": origin, **more})[0] == status
+    assert call("/", headers={"origin": origin})[0] == 200
+    headers = {"origin": origin, "authorization": f"Bearer {KEY}"}
+    assert call(key=KEY, headers=headers)[0] == 200
+
+
 def test_an_unexpected_error_is_reported_without_its_details() -> None:
     async def broken(scope: Any, receive: Any, send: Any) -> None:
         raise PermissionError("/secret/path")
