@@ -170,7 +170,9 @@ class TokenBatcher:
             )
 
     def _check_time(self, tokens: int, seconds: float) -> None:
-        if self._rate is None:
+        # Without other requests the model is free. The request is then admitted whatever the last
+        # rate was, because only full batches measure a new one.
+        if self._rate is None or not self._client_tokens:
             return
         waiting = [request.waiting_tokens for request in self._waiting]
         smaller = sum(other for other in waiting if other <= tokens)

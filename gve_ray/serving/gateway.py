@@ -154,9 +154,7 @@ class Gateway:
     async def search(
         self, entry: Entry, query: Query, top_k: int, filter: Filter | None, *, caller: Caller
     ) -> list[Hit]:
-        """Return the segments that match a query best, best first. Raises
-        ApiError.
-        """
+        """Return the segments that match a query best, best first. Raises ApiError."""
         hits: list[Hit] = await self._with_items(
             entry,
             [query],

@@ -215,13 +215,16 @@ def test_a_request_that_cannot_be_done_by_its_deadline_is_refused_at_once() -> N
         text = items_of("a" * 3000)
         soon = Caller(deadline=time.time() + 30)
         await batcher.embed(text, soon)
+        running = asyncio.create_task(batcher.embed(text * 3, soon))
+        await asyncio.sleep(0)  # the task runs until it waits for its result
         with pytest.raises(ApiError, match="s left") as refused:
             await batcher.embed(text * 1000, soon)  # a million tokens: 50 s or more
         assert refused.value.status == 503
         assert refused.value.retry_after is not None
         await batcher.embed(text, soon)
-        with pytest.raises(ApiError, match="0 s left"):
-            await batcher.embed(text, Caller(deadline=time.time() - 1))
+        await running
+        # The model is free, so even a request that will be late is admitted, and measures the rate.
+        await batcher.embed(text, Caller(deadline=time.time()))
 
     asyncio.run(scenario())
 
