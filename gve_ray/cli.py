@@ -338,6 +338,9 @@ def connect(num_cpus: int | None = None) -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         # Large data does not go through Ray's object store, and models need the memory.
         os.environ.setdefault("RAY_DEFAULT_OBJECT_STORE_MEMORY_PROPORTION", "0.1")
+        # The logs of workers; Ray's default is 6 files of 512 MB for each worker.
+        os.environ.setdefault("RAY_ROTATION_MAX_BYTES", str(64 * 2**20))
+        os.environ.setdefault("RAY_ROTATION_BACKUP_COUNT", "3")
     import ray
 
     if not ray.is_initialized():

@@ -26,6 +26,7 @@ LAYERS = (
     {"store", "config"},
     {"console"},
     {"schema", "logs", "progress", "conventions"},
+    {"errors"},
 )
 SAME_LAYER_ALLOWED = ({"store", "config"},)
 LEVEL = {package: level for level, layer in enumerate(reversed(LAYERS)) for package in layer}

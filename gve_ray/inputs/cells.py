@@ -16,6 +16,8 @@ import tokenize
 from decimal import Decimal
 from typing import Any
 
+from gve_ray.errors import shown
+
 # Markers that pandas, NumPy, R, SQL and Excel write for a missing value.
 _MISSING = frozenset(
     ["", "nan", "NaN", "NaT", "None", "<NA>", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "\\N"]
@@ -40,7 +42,7 @@ def texts(value: Any) -> list[str]:
         return [text for part in value for text in texts(part)]
     text = _text(value)
     if text is None:
-        raise ValueError(f"{value!r}: not a text; give a text, or a list of texts")
+        raise ValueError(f"{shown(value)}: not a text; give a text, or a list of texts")
     parts = _written_list(text) if text.startswith("[") else None
     return [text] if parts is None else texts(parts)
 
@@ -51,9 +53,9 @@ def name(value: Any) -> str | None:
         return None
     text = _text(value)
     if text is None:
-        raise ValueError(f"{value!r}: not a name; give a text or a whole number")
+        raise ValueError(f"{shown(value)}: not a name; give a text or a whole number")
     if "+" in text and _ROUNDED.fullmatch(text):
-        raise ValueError(f"{text!r}: a number that was rounded; write it with all its digits, as a text")
+        raise ValueError(f"{shown(text)}: a number that was rounded; write it with all its digits, as a text")
     whole = _WHOLE.fullmatch(text) if text.endswith("0") else None
     return whole[1] if whole else text
 
@@ -68,7 +70,7 @@ def _text(value: Any) -> str | None:
             _ = value.isascii() or value.encode()
         except UnicodeEncodeError:
             raise ValueError(
-                f"{value!r}: half of a surrogate pair is no character; write the file as UTF-8"
+                f"{shown(value)}: half of a surrogate pair is no character; write the file as UTF-8"
             ) from None
         return value.strip()
     if isinstance(value, bytes):
@@ -83,7 +85,7 @@ def _digits(number: int | float | Decimal) -> str:
         return str(number)
     if isinstance(number, float) and abs(number) > _EXACT:
         raise ValueError(
-            f"{number!r}: a floating-point number cannot hold so many digits; write it as a whole number or a text"
+            f"{shown(number)}: a floating-point number cannot hold so many digits; write it as a whole number or a text"
         )
     return str(int(number))
 

@@ -16,7 +16,6 @@ import io
 import json
 import math
 import re
-import reprlib
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from typing import Any, NamedTuple, TextIO
 import pyarrow as pa
 from pyarrow import fs
 
+from gve_ray.errors import shown
 from gve_ray.inputs.encoding import NotTextError, bad_byte, open_text
 from gve_ray.media.source import local_path
 from gve_ray.store.runfolder import filesystem
@@ -321,7 +321,7 @@ def _rows_of_json(file: TextIO, refuse: OnFault) -> Iterator[Row]:
         if bad := bad_byte(part):
             raise TableError(f"line {line}: {bad}")
     if not isinstance(value, list):
-        keys = f"the keys {', '.join(list(value)[:5])}" if isinstance(value, dict) and value else repr(value)
+        keys = f"the keys {', '.join(list(value)[:5])}" if isinstance(value, dict) and value else shown(value)
         raise TableError(
             f"not a table but one JSON value ({keys}); give an array of objects, one a row, or one object a line"
         )
@@ -329,7 +329,7 @@ def _rows_of_json(file: TextIO, refuse: OnFault) -> Iterator[Row]:
         if isinstance(cells, dict):
             yield Row(number=number, cells=cells)
         else:
-            refuse(Row(number=number), f"{reprlib.repr(cells)}: not a JSON object")
+            refuse(Row(number=number), f"{shown(cells)}: not a JSON object")
     if not value:
         raise TableError("empty: it has no rows")
 
@@ -354,7 +354,7 @@ def _rows_of_lines(text: TextIO, refuse: OnFault) -> Iterator[Row]:
                 yield Row(number=number, line=line, cells=cells)
             else:
                 fix = "give one object a line, or name an array of objects .json"
-                refuse(row, f"{reprlib.repr(cells)}: not a JSON object; {fix}")
+                refuse(row, f"{shown(cells)}: not a JSON object; {fix}")
     if not number:
         raise TableError("empty: it has no lines")
 

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gve_ray.errors import shown
 from gve_ray.search.index import FITTING, Filter, IndexSpec, SearchError, Value, fits
 
 SIGNS = {"eq": "=", "ne": "!=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
@@ -40,18 +41,22 @@ def parse(filter: Filter | None, spec: IndexSpec) -> list[Condition]:
     if filter is None:
         return []
     if not hasattr(filter, "items"):
-        raise SearchError(f'filter {filter!r}: give an object such as {{"field": value}}')
+        raise SearchError(f'filter {shown(filter)}: give an object such as {{"field": value}}')
     conditions: list[Condition] = []
     for name, operand in filter.items():
         if name not in spec.fields:
-            raise SearchError(f"filter {name!r}: no such field; there are {', '.join(sorted(spec.fields))}")
+            raise SearchError(
+                f"filter {shown(name)}: no such field; there are {', '.join(sorted(spec.fields))}"
+            )
         if operand is None:
             conditions.append(Condition(name, "null"))
         elif isinstance(operand, dict):
             conditions += _comparisons(name, operand, spec)
         elif isinstance(operand, (list, tuple)):
             if not 0 < len(operand) <= MAX_VALUES:
-                raise SearchError(f"filter {name!r}: a list of {len(operand)}; give 1 to {MAX_VALUES} values")
+                raise SearchError(
+                    f"filter {shown(name)}: a list of {len(operand)}; give 1 to {MAX_VALUES} values"
+                )
             conditions.append(Condition(name, "in", tuple(_value(name, value, spec) for value in operand)))
         else:
             conditions.append(Condition(name, "eq", _value(name, operand, spec)))
@@ -60,9 +65,9 @@ def parse(filter: Filter | None, spec: IndexSpec) -> list[Condition]:
 
 def _comparisons(name: str, operands: dict[str, Any], spec: IndexSpec) -> list[Condition]:
     if not operands or not set(operands) <= set(SIGNS):
-        raise SearchError(f"filter {name!r}: {sorted(operands)}; use some of {', '.join(SIGNS)}")
+        raise SearchError(f"filter {shown(name)}: {shown(sorted(operands))}; use some of {', '.join(SIGNS)}")
     if spec.fields[name] in ("string", "bool") and (ranges := sorted(set(operands) & set(_RANGES))):
-        raise SearchError(f"filter {name!r}: {', '.join(ranges)} compare numbers; use a value or a list")
+        raise SearchError(f"filter {shown(name)}: {', '.join(ranges)} compare numbers; use a value or a list")
     return [Condition(name, sign, _value(name, value, spec)) for sign, value in operands.items()]
 
 
@@ -71,7 +76,7 @@ def _value(name: str, value: Any, spec: IndexSpec) -> Value:
     if kind == "int" and isinstance(value, float) and value.is_integer():
         value = int(value)
     if value is None or not fits(value, kind):
-        raise SearchError(f"filter {name!r}: {value!r}; the field is {kind}, give {FITTING[kind]}")
+        raise SearchError(f"filter {shown(name)}: {shown(value)}; the field is {kind}, give {FITTING[kind]}")
     return float(value) if kind == "float" else value
 
 

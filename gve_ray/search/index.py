@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import pyarrow as pa
 
+from gve_ray.errors import shown
 from gve_ray.search.exact import within
 
 FieldType = Literal["string", "int", "float", "bool"]
@@ -202,12 +203,12 @@ def table_of(
         )
     for key in ids:
         if key is None or not fits(key, "string") or not 0 < len(key.encode()) <= MAX_ID_BYTES:
-            raise SearchError(f"id {key!r}: give a text of 1 to {MAX_ID_BYTES} bytes")
+            raise SearchError(f"id {shown(key)}: give a text of 1 to {MAX_ID_BYTES} bytes")
     if len(set(ids)) < len(ids):
         raise SearchError(f"ids repeat: {sorted({key for key in ids if ids.count(key) > 1})[:3]}")
     checked = check_vectors(spec, vectors)
     if unknown := sorted({name for row in metadata for name in row} - set(spec.fields)):
-        raise SearchError(f"metadata {unknown}: no such fields; this index has {sorted(spec.fields)}")
+        raise SearchError(f"metadata {shown(unknown)}: no such fields; this index has {sorted(spec.fields)}")
     columns: list[pa.Array] = [
         pa.array(ids, pa.string()),
         pa.FixedSizeListArray.from_arrays(pa.array(checked.reshape(-1)), spec.dimension),
@@ -216,7 +217,9 @@ def table_of(
         values = [row.get(name) for row in metadata]
         for value in values:
             if not fits(value, kind):
-                raise SearchError(f"metadata {name}={value!r}: the field is {kind}; give {FITTING[kind]}")
+                raise SearchError(
+                    f"metadata {name}={shown(value)}: the field is {kind}; give {FITTING[kind]}"
+                )
         columns.append(pa.array(values, ARROW_TYPES[kind]))
     return pa.Table.from_arrays(columns, schema=spec.schema)
 

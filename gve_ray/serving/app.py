@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.resources import files
@@ -15,11 +16,13 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from gve_ray import __version__
+from gve_ray.errors import shortened
 from gve_ray.search import Hit
+from gve_ray.serving.batcher import Caller
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.files import file_response
 from gve_ray.serving.gateway import Entry, Gateway
-from gve_ray.serving.guard import COOKIE, Guard, session_of
+from gve_ray.serving.guard import COOKIE, DEADLINE, Guard, session_of
 from gve_ray.serving.metrics import agents, collect
 from gve_ray.serving.requests import (
     EmbeddingRequest,
@@ -118,7 +121,9 @@ class _Routes:
                 f"dimensions={body.dimensions}: {entry.name} was trained for these: {allowed}",
                 "dimensions",
             )
-        embeddings = await self._gateway.embed(entry, queries, cut=body.truncate_prompt_tokens is not None)
+        embeddings = await self._gateway.embed(
+            entry, queries, cut=body.truncate_prompt_tokens is not None, caller=_caller(request)
+        )
         vectors = embeddings.vectors
         if body.dimensions is not None:
             vectors = vectors[:, : body.dimensions]
@@ -152,7 +157,7 @@ class _Routes:
             assert body.like is not None
             hits = await self._gateway.similar(entry, body.like, body.top_k, body.filter)
         else:
-            hits = await self._gateway.search(entry, query, body.top_k, body.filter)
+            hits = await self._gateway.search(entry, query, body.top_k, body.filter, caller=_caller(request))
         data = [_hit(entry, hit) for hit in hits]
         return JSONResponse({"object": "list", "model": entry.name, "data": data})
 
@@ -218,7 +223,7 @@ class _Routes:
     async def preview(self, model: str, segment: str, picture: str) -> Response:
         """Return poster.jpg of a segment, or strip.jpg: frames of the segment next to each other."""
         if picture not in ("poster", "strip"):
-            raise ApiError(404, f"{picture}.jpg: unknown picture; use poster.jpg or strip.jpg")
+            raise ApiError(404, f"{shortened(picture)}.jpg: unknown picture; use poster.jpg or strip.jpg")
         pictures = await self._gateway.pictures(self._gateway.entry(model), segment)
         data = pictures.poster if picture == "poster" else pictures.strip
         return Response(data, media_type="image/jpeg", headers=_JPEG_HEADERS)
@@ -241,7 +246,7 @@ class _Routes:
     async def page(self, name: str = "index.html") -> Response:
         """Return a file of the search page."""
         if name not in self._page:
-            raise ApiError(404, f"{name}: not a file of the page")
+            raise ApiError(404, f"{shortened(name)}: not a file of the page")
         return Response(self._page[name], media_type=_PAGE_TYPES[_suffix(name)], headers=_PAGE_HEADERS)
 
 
@@ -256,6 +261,12 @@ async def _search_body(request: Request) -> tuple[SearchRequest, Query | None]:
             return parse_form(fields, {name: await upload.read() for name, upload in uploads.items()})
     body = await asyncio.to_thread(_read, SearchRequest, await request.body())
     return body, body.query()
+
+
+def _caller(request: Request) -> Caller:
+    """Return the sender of a request. All clients behind one reverse proxy have the same address."""
+    client = request.client.host if request.client else ""
+    return Caller(client=client, deadline=request.scope.get(DEADLINE, math.inf))
 
 
 def _read(kind: type[M], data: bytes) -> M:

@@ -1,5 +1,5 @@
-"""Dynamic batching by token budget: requests that arrive while the model is busy form its next
-batch.
+"""Fair dynamic batching by token budget: requests that arrive while the model is busy share its
+next batches.
 
 The batching of Ray Serve closes a batch after a fixed time, even if the model is still busy, so
 under load it makes many small batches. Here there is no timer: a single request starts at once if
@@ -7,8 +7,9 @@ the model is free.
 """
 
 import asyncio
+import math
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,26 +19,69 @@ import numpy as np
 
 from gve_ray.embedder import Embeddings
 from gve_ray.schema import Frames, Item
+from gve_ray.serving.errors import ApiError
 
+RETRY_SECONDS = 1.0  # Retry-After, at least, if too much work waits
 _CHARACTERS = 3  # per token, approximately; a smaller value makes smaller batches
 _TEMPLATE = 24  # tokens that the chat template adds to an item
 _PIXELS = 28 * 28  # per visual token in one frame; two frames share a token
 
 
-@dataclass(frozen=True, eq=False)
-class _Group:
-    """Items of one request that are embedded in one call of the model."""
+@dataclass(eq=False, kw_only=True)
+class _Request:
+    """The items of one request.
+
+    tokens: estimate for each item. taken: number of items that are in a batch or embedded already.
+    parts: the embeddings so far, in order.
+    """
 
     items: Sequence[Item]
-    tokens: int
+    tokens: Sequence[int]
     result: asyncio.Future[Embeddings] = field(repr=False)
+    taken: int = 0
+    parts: list[Embeddings] = field(default_factory=list)
+
+    @property
+    def waiting_tokens(self) -> int:
+        return sum(self.tokens[self.taken :])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """The items of one request in one batch: items[start:stop]."""
+
+    request: _Request
+    start: int
+    stop: int
+
+    @property
+    def items(self) -> Sequence[Item]:
+        return self.request.items[self.start : self.stop]
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.request.tokens[self.start : self.stop])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """The sender of a request.
+
+    client: its address. deadline: Unix time by which the request must be done.
+    """
+
+    client: str = ""
+    deadline: float = math.inf
+
+
+ANYONE = Caller()
 
 
 class BatchObserver(Protocol):
     """Receives the measurements of a TokenBatcher."""
 
     def waiting(self, count: int) -> None:
-        """Record how many groups of items are waiting; called whenever that changes."""
+        """Record how many requests have items that wait; called whenever that changes."""
 
     def batch(self, tokens: int, seconds: float) -> None:
         """Record the tokens and the duration of one call of the model."""
@@ -47,9 +91,16 @@ class TokenBatcher:
     """Embeds the items of requests with `run`, in one call at a time of at most about `max_tokens`
     tokens.
 
-    A larger request is split, so that other requests need not wait for all of it; a single item is
-    never split. If `run` raises on a batch of several requests, each is run again alone, so that
-    only the bad one fails.
+    A batch takes one item of each waiting request in turn (round-robin) until it is full, so a
+    large request does not block later ones. Every second batch visits the requests in the order of
+    the work that they have left, smallest first: a small request then waits for about two batches,
+    even behind many large ones, and large ones still get the other batches.
+
+    If `run` raises on a batch of several requests, each is run again alone, so that only the bad
+    one fails.
+
+    max_tokens: of a batch; a single item may exceed it. max_request_tokens, max_client_tokens:
+    estimated tokens that one request may have, and that all waiting requests of one client may have.
     """
 
     def __init__(
@@ -57,96 +108,160 @@ class TokenBatcher:
         run: Callable[[Sequence[Item]], Embeddings],
         *,
         max_tokens: int,
+        max_request_tokens: int,
+        max_client_tokens: int,
         observer: BatchObserver | None = None,
     ) -> None:
         self._run, self._max_tokens, self._observer = run, max_tokens, observer
-        self._waiting: deque[_Group] = deque()
+        self._max_request_tokens, self._max_client_tokens = max_request_tokens, max_client_tokens
+        self._client_tokens: Counter[str] = Counter()  # of requests that are not finished
+        self._waiting: list[_Request] = []  # those served least recently come first
+        self._is_smallest_first = False
+        self._rate: float | None = None  # tokens a second in full batches, as last measured
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gve-model")
         self._worker: asyncio.Task[None] | None = None
 
-    async def embed(self, items: Sequence[Item]) -> Embeddings:
+    async def embed(self, items: Sequence[Item], caller: Caller = ANYONE) -> Embeddings:
         """Embed the items of one request and return their embeddings in order.
 
-        Raises what `run` raises.
+        Raises what `run` raises, and ApiError: 413 if the request has more than
+        `max_request_tokens`, 429 if the client would have more than `max_client_tokens`, 503 if the
+        embeddings would not be ready by the deadline of the caller.
 
         If this is cancelled, items that still wait are dropped.
         """
-        groups = self._split(items)
-        self._waiting += groups
+        tokens = [estimated_tokens(item) for item in items]
+        total = sum(tokens)
+        client = caller.client
+        self._check_work(total, client)
+        self._check_time(total, caller.deadline - time.time())
+        request = _Request(items=items, tokens=tokens, result=asyncio.get_running_loop().create_future())
+        self._waiting.append(request)
+        self._client_tokens[client] += total
         self._report_waiting()
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         try:
-            results = [await group.result for group in groups]
+            return await request.result
         finally:
-            for group in groups:
-                group.result.cancel()
-        return results[0] if len(results) == 1 else Embeddings.joined(results)
+            request.result.cancel()
+            self._client_tokens[client] -= total
+            if not self._client_tokens[client]:
+                del self._client_tokens[client]
 
-    def _split(self, items: Sequence[Item]) -> list[_Group]:
-        loop, groups, start, tokens = asyncio.get_running_loop(), [], 0, 0
-        for i, item_tokens in enumerate(map(estimated_tokens, items)):
-            if i > start and tokens + item_tokens > self._max_tokens:
-                groups.append(_Group(items[start:i], tokens, loop.create_future()))
-                start, tokens = i, 0
-            tokens += item_tokens
-        return [*groups, _Group(items[start:], tokens, loop.create_future())]
+    def _check_work(self, tokens: int, client: str) -> None:
+        if tokens > self._max_request_tokens:
+            raise ApiError(
+                413,
+                f"the request has about {tokens} tokens; the limit is {self._max_request_tokens}: send it in parts",
+                "input",
+                "too_many_tokens",
+            )
+        waiting = self._client_tokens[client]
+        # A client that has nothing waiting is always admitted, so that no pair of limits refuses
+        # a request for ever.
+        if waiting and waiting + tokens > self._max_client_tokens:
+            raise ApiError(
+                429,
+                f"your requests that wait have about {waiting} tokens and this one {tokens}; the limit is "
+                f"{self._max_client_tokens} together: wait for their answers",
+                code="too_many_tokens",
+                retry_after=RETRY_SECONDS,
+            )
+
+    def _check_time(self, tokens: int, seconds: float) -> None:
+        # Without other requests the model is free. The request is then admitted whatever the last
+        # rate was, because only full batches measure a new one.
+        if self._rate is None or not self._client_tokens:
+            return
+        waiting = [request.waiting_tokens for request in self._waiting]
+        smaller = sum(other for other in waiting if other <= tokens)
+        # Every second batch is for the smallest requests.
+        needed = min(2 * (smaller + tokens), sum(waiting) + tokens) / self._rate
+        if needed > seconds:
+            raise ApiError(
+                503,
+                f"the model needs about {needed:.0f} s for the requests that wait and this one, which has "
+                f"{max(seconds, 0):.0f} s left: try again, or send less",
+                code="busy",
+                retry_after=max(RETRY_SECONDS, sum(waiting) / self._rate),
+            )
 
     async def _work(self) -> None:
-        while groups := self._next():
-            await self._embed(groups)
+        while parts := self._next():
+            await self._embed(parts)
 
-    def _next(self) -> list[_Group]:
-        """Return the groups of the next batch; cancelled groups are dropped."""
-        chosen: list[_Group] = []
-        tokens = 0
-        while self._waiting:
-            group = self._waiting[0]
-            if not group.result.cancelled():
-                if chosen and tokens + group.tokens > self._max_tokens:
-                    break
-                chosen.append(group)
-                tokens += group.tokens
-            self._waiting.popleft()
+    def _next(self) -> list[_Part]:
+        """Take the items of the next batch; requests that failed or were cancelled are dropped."""
+        waiting = [request for request in self._waiting if not request.result.done()]
+        visited = sorted(waiting, key=lambda request: request.waiting_tokens)
+        starts: dict[_Request, int] = {}  # the requests in this batch, and their first items in it
+        room, rest = self._max_tokens, visited if self._is_smallest_first else waiting
+        while rest:
+            again = []
+            for request in rest:
+                tokens = request.tokens[request.taken]
+                if starts and tokens > room:
+                    continue
+                starts.setdefault(request, request.taken)
+                request.taken += 1
+                room -= tokens
+                if request.taken < len(request.items):
+                    again.append(request)
+            rest = again
+        self._is_smallest_first = not self._is_smallest_first
+        self._waiting = [request for request in waiting if request not in starts]
+        self._waiting += [request for request in starts if request.taken < len(request.items)]
         self._report_waiting()
-        return chosen
+        return [_Part(request=request, start=start, stop=request.taken) for request, start in starts.items()]
 
     def _report_waiting(self) -> None:
         if self._observer is not None:
             self._observer.waiting(len(self._waiting))
 
-    async def _embed(self, groups: Sequence[_Group]) -> None:
+    async def _embed(self, parts: Sequence[_Part]) -> None:
         try:
-            embeddings = await self._call(groups)
+            embeddings = await self._call(parts)
         except Exception as error:  # noqa: BLE001 (the callers get it; the next batch may succeed)
-            if len(groups) == 1:
-                _settle(groups[0], error)
+            if len(parts) == 1:
+                _fail(parts[0].request, error)
             else:
-                for group in groups:
-                    await self._embed([group])
+                for part in parts:
+                    await self._embed([part])
             return
         start = 0
-        for group in groups:
-            rows = slice(start, start + len(group.items))
-            _settle(group, Embeddings(**{name: array[rows] for name, array in vars(embeddings).items()}))
+        for part in parts:
+            rows = slice(start, start + len(part.items))
+            _add(
+                part.request,
+                Embeddings(**{name: array[rows] for name, array in vars(embeddings).items()}),
+            )
             start = rows.stop
 
-    async def _call(self, groups: Sequence[_Group]) -> Embeddings:
-        items, started = [item for group in groups for item in group.items], time.monotonic()
+    async def _call(self, parts: Sequence[_Part]) -> Embeddings:
+        items, started = [item for part in parts for item in part.items], time.monotonic()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
         finally:
+            tokens, seconds = sum(part.tokens for part in parts), time.monotonic() - started
+            if 2 * tokens >= self._max_tokens:  # the rate in a small batch is far lower
+                self._rate = tokens / max(seconds, 1e-6)
             if self._observer is not None:
-                self._observer.batch(sum(group.tokens for group in groups), time.monotonic() - started)
+                self._observer.batch(tokens, seconds)
 
 
-def _settle(group: _Group, result: Embeddings | Exception) -> None:
-    if group.result.done():
-        return
-    if isinstance(result, Exception):
-        group.result.set_exception(result)
-    else:
-        group.result.set_result(result)
+def _add(request: _Request, embeddings: Embeddings) -> None:
+    """Add the embeddings of the next items; with the last ones, the request has its result."""
+    request.parts.append(embeddings)
+    is_complete = sum(len(part.vectors) for part in request.parts) == len(request.items)
+    if is_complete and not request.result.done():
+        parts = request.parts
+        request.result.set_result(parts[0] if len(parts) == 1 else Embeddings.joined(parts))
+
+
+def _fail(request: _Request, error: Exception) -> None:
+    if not request.result.done():
+        request.result.set_exception(error)
 
 
 def estimated_tokens(item: Item) -> int:

@@ -31,7 +31,9 @@ class RequestLimits:
     an image or clip; four times as many for a JPEG, so that photos of 200 megapixels are accepted.
     max_frames: frames of a clip. decode_seconds: for decoding one image or clip in a separate
     process. decode_memory: bytes, for the same. receive_seconds: time to receive the body.
-    fetch_seconds: time to fetch a URL. request_seconds: time for the whole request.
+    fetch_seconds: time to fetch a URL. request_seconds: time for the whole request, from its
+    arrival. max_bodies_bytes: of the bodies of all requests in progress, in each proxy and each
+    replica of the gateway.
     """
 
     max_body_bytes: int = number(64 * MIB, above=0)
@@ -46,9 +48,31 @@ class RequestLimits:
     receive_seconds: float = number(30.0, above=0)
     fetch_seconds: float = number(15.0, above=0)
     request_seconds: float = number(60.0, above=0)
+    max_bodies_bytes: int = number(512 * MIB, above=0)
 
     def __post_init__(self) -> None:
         check_numbers(self, "limits")
+        check(
+            self.max_bodies_bytes >= self.max_body_bytes,
+            f"limits.max_bodies_bytes={self.max_bodies_bytes}: use at least max_body_bytes={self.max_body_bytes}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionLimits:
+    """The limits of connections to each HTTP proxy.
+
+    most: number of open connections; more are closed at once. header_seconds: time for the request
+    line and the headers of a request. idle_seconds: time for which a connection stays open after a
+    reply.
+    """
+
+    most: int = number(1024, at_least=1)
+    header_seconds: float = number(10.0, above=0)
+    idle_seconds: int = number(90, at_least=1)  # more than the 60 s of common load balancers
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "connections")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +110,11 @@ class ServedModel:
     left out. model: a model without an index, for /v1/embeddings only. frames, max_pixels,
     min_pixels, max_tokens: None means the value that is saved with the weights, or else the default
     of gve_ray.embedder. dimensions: the Matryoshka dimensions that the model was trained for.
-    max_batch_tokens: approximate number of tokens in one batch of waiting requests. max_ongoing:
-    concurrent requests per replica. max_queued: requests that may wait for a replica; more are
-    refused with 503.
+    max_batch_tokens: approximate number of tokens in one batch of waiting requests.
+    max_request_tokens: approximate number of tokens of one request; a larger one is refused with
+    413. max_client_tokens: approximate number of tokens of all waiting requests from one address
+    per replica; more are refused with 429. max_ongoing: concurrent requests per replica.
+    max_queued: requests that may wait for a replica; more are refused with 503.
     """
 
     name: str
@@ -100,6 +126,8 @@ class ServedModel:
     max_tokens: int | None = None
     dimensions: list[int] = field(default_factory=list)
     max_batch_tokens: int = number(8192, at_least=1)
+    max_request_tokens: int = number(1 << 20, at_least=1)  # 2,048 texts of 1,500 characters
+    max_client_tokens: int = number(4 << 20, at_least=1)
     max_ongoing: int = number(128, at_least=1)
     max_queued: int = number(256, at_least=1)
     replicas: ReplicasConfig = field(default_factory=ReplicasConfig)
@@ -161,6 +189,7 @@ class ServeConfig:
     key_variable: str = "GVE_API_KEY"
     url_hosts: list[str] = field(default_factory=list)
     limits: RequestLimits = field(default_factory=RequestLimits)
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gve_ray.errors import shown
 from gve_ray.schema import Frames
 from gve_ray.serving.errors import ApiError
 
@@ -62,17 +63,17 @@ def parse_frames(url: str, options: Mapping[str, Any]) -> FrameSequence:
         raise _error("no frame; write data:video/jpeg;base64,FRAME,FRAME,...")
     indices = options.get("frames_indices", list(range(len(pictures))))
     if not isinstance(indices, list) or not all(type(index) is int and index >= 0 for index in indices):
-        raise _error(f"frames_indices={indices!r}: give a list of frame numbers")
+        raise _error(f"frames_indices={shown(indices)}: give a list of frame numbers")
     if len(indices) != len(pictures) or indices != sorted(set(indices)):
         raise _error(
-            f"frames_indices={indices}: give one increasing number for each of the {len(pictures)} frames"
+            f"frames_indices={shown(indices)}: give one increasing number for each of the {len(pictures)} frames"
         )
     fps, total = options.get("fps", 1.0), options.get("total_num_frames", indices[-1] + 1)
     if not isinstance(fps, int | float) or not 0 < fps < 10_000:
-        raise _error(f"fps={fps!r}: give the frames a second of the source, above 0")
+        raise _error(f"fps={shown(fps)}: give the frames a second of the source, above 0")
     if type(total) is not int or total <= indices[-1]:
         raise _error(
-            f"total_num_frames={total!r}: give at least {indices[-1] + 1}, after the last frame number"
+            f"total_num_frames={shown(total)}: give at least {indices[-1] + 1}, after the last frame number"
         )
     return FrameSequence(pictures=pictures, fps=float(fps), indices=tuple(indices), total_frames=total)
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from gve_ray.embedder import EmbedderSettings, Embeddings
+from gve_ray.errors import shown
 from gve_ray.logs import set_up_worker
 from gve_ray.media import Limits, MediaError
 from gve_ray.schema import Frames, Item
 from gve_ray.search import ExclusiveIndexError, Filter, Hit, Library, Pictures
+from gve_ray.serving.batcher import Caller
 from gve_ray.serving.config import RequestLimits, ServeConfig
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.fetch import Fetcher, FetchError
@@ -101,7 +103,9 @@ class Gateway:
             return default
         if name not in self.entries:
             names = ", ".join(self.entries)
-            raise ApiError(404, f"model {name!r}: not served here; use {names}", "model", "model_not_found")
+            raise ApiError(
+                404, f"model {shown(name)}: not served here; use {names}", "model", "model_not_found"
+            )
         return self.entries[name]
 
     async def describe(self, entry: Entry) -> ModelInfo:
@@ -138,19 +142,25 @@ class Gateway:
             return self._is_ready
         return True
 
-    async def embed(self, entry: Entry, queries: Sequence[Query], *, cut: bool) -> Embeddings:
+    async def embed(self, entry: Entry, queries: Sequence[Query], *, cut: bool, caller: Caller) -> Embeddings:
         """Return the embeddings of queries, in order. cut: truncate long texts. Raises ApiError."""
         embeddings: Embeddings = await self._with_items(
-            entry, queries, lambda items, settings: entry.retriever.embed.remote(items, settings, cut=cut)
+            entry,
+            queries,
+            lambda items, settings: entry.retriever.embed.remote(items, settings, cut=cut, caller=caller),
         )
         return embeddings
 
-    async def search(self, entry: Entry, query: Query, top_k: int, filter: Filter | None) -> list[Hit]:
+    async def search(
+        self, entry: Entry, query: Query, top_k: int, filter: Filter | None, *, caller: Caller
+    ) -> list[Hit]:
         """Return the segments that match a query best, best first. Raises ApiError."""
         hits: list[Hit] = await self._with_items(
             entry,
             [query],
-            lambda items, settings: entry.retriever.search.remote(items[0], top_k, filter, settings),
+            lambda items, settings: entry.retriever.search.remote(
+                items[0], top_k, filter, settings, caller=caller
+            ),
         )
         return hits
 
@@ -277,20 +287,17 @@ def media_limits(limits: RequestLimits) -> Limits:
 async def result_of(response: Any) -> Any:
     """Wait for a DeploymentResponse of Ray Serve and return its result.
 
-    Raises ApiError: the one that the retriever raised; 503 if it is busy or unavailable; 500 if it
+    Raises ApiError: the one that the retriever returned; 503 if it is busy or unavailable; 500 if it
     failed.
     """
     from ray.exceptions import RayActorError, RayError
     from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
     try:
-        return await response
+        result = await response
     except asyncio.CancelledError:
         response.cancel()  # otherwise the replica would continue to work on an abandoned request
         raise
-    except ApiError as error:
-        # Ray wraps the error in another class, with a whole traceback in its message.
-        raise ApiError(error.status, error.message, error.param, error.code, error.retry_after) from None
     except BackPressureError:
         raise ApiError(
             503, "all replicas are busy and the queue is full; try again", None, "busy", RETRY_SECONDS
@@ -303,3 +310,6 @@ async def result_of(response: Any) -> Any:
     except RayError as error:
         log.exception("a retriever failed")
         raise ApiError(500, "the model failed on this request; the log says why", None, "internal") from error
+    if isinstance(result, ApiError):
+        raise result
+    return result

@@ -12,11 +12,12 @@ from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, cookie_parser
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gve_ray.serving.bodies import RETRY_SECONDS, ByteBudget, LimitedBody, Reply
 from gve_ray.serving.config import RequestLimits, is_loopback
 from gve_ray.serving.errors import ApiError
+from gve_ray.serving.front import ARRIVAL, STREAMED, seconds_since_arrival
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ COOKIE = "gve_session"
 # These need no key, because they reveal nothing about models and indexes.
 PUBLIC = ("/", "/healthz", "/readyz", "/favicon.ico")
 PUBLIC_FOLDER = "/page/"
-STREAMED = "/media/"  # without a time limit: a video takes as long as the client takes to watch it
+DEADLINE = "gve_ray.deadline"  # key of the ASGI scope: Unix time by which the request must be done
 
 Observe = Callable[[str, int, float], None]  # path, status, seconds
 
@@ -52,6 +53,7 @@ class Guard:
         self, app: ASGIApp, *, key_digest: str | None, limits: RequestLimits, observe: Observe
     ) -> None:
         self._app, self._key_digest, self._limits, self._observe = app, key_digest, limits, observe
+        self._budget = ByteBudget(limits.max_bodies_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -60,17 +62,19 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        started, reply = time.monotonic(), _Reply(scope, receive, send)
+        started, reply = time.monotonic(), Reply(scope, receive, send)
+        body: LimitedBody | None = None
         try:
             self._admit(scope)
-            seconds = None if scope["path"].startswith(STREAMED) else self._limits.request_seconds
+            seconds = None if scope["path"].startswith(STREAMED) else self._seconds_left(scope)
+            body = LimitedBody(receive, scope, self._limits, self._budget)
             async with asyncio.timeout(seconds):
-                await self._app(scope, _Body(receive, scope, self._limits), reply.send)
+                await self._app(scope, body, reply.send)
         except TimeoutError:
             await reply.refuse(
                 ApiError(504, f"not done in {self._limits.request_seconds:g} s; ask for less", code="timeout")
             )
-        except ApiError as error:  # from this class or _Body; the application handles its own errors
+        except ApiError as error:  # from this class or the body; the application handles its own errors
             await reply.refuse(error)
         except ClientDisconnect:
             log.info("a client disconnected before its request was read")
@@ -80,7 +84,26 @@ class Guard:
                 ApiError(500, "the service failed on this request; its log says why", code="internal")
             )
         finally:
+            if body is not None:
+                body.close()
             self._observe(scope["path"], reply.status, time.monotonic() - started)
+
+    def _seconds_left(self, scope: Scope) -> float:
+        """Return the time that the request has left, and note its deadline in the scope.
+
+        The time counts from the arrival at the proxy. Raises ApiError(503) if it is over.
+        """
+        limit = self._limits.request_seconds
+        left = limit - seconds_since_arrival(Headers(scope=scope).get(ARRIVAL))
+        if left <= 0:
+            raise ApiError(
+                503,
+                f"no replica was free within {limit:g} s; try again",
+                code="busy",
+                retry_after=RETRY_SECONDS,
+            )
+        scope[DEADLINE] = time.time() + left
+        return left
 
     def _admit(self, scope: Scope) -> None:
         headers, path = Headers(scope=scope), scope["path"]
@@ -92,8 +115,7 @@ class Guard:
             is_local = is_loopback(_host(headers.get("host", ""))) and not (
                 client and not is_loopback(client[0])
             )
-            is_cross_site = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
-            if not is_local or (is_cross_site and not is_public):
+            if not is_local or (_is_cross_site(headers) and not is_public):
                 raise ApiError(
                     403,
                     "without an API key only this machine is answered, as localhost or 127.0.0.1",
@@ -113,64 +135,15 @@ class Guard:
         return hmac.compare_digest(cookie.encode(), session_of(self._key_digest).encode())
 
 
-class _Body:
-    """Receives the body of a request within the limits of size and time.
-
-    Raises ApiError: 413 or 408.
+def _is_cross_site(headers: Headers) -> bool:
+    """Return whether a page of another origin sent the request, by either header with which browsers
+    say so; other clients send neither.
     """
-
-    def __init__(self, receive: Receive, scope: Scope, limits: RequestLimits) -> None:
-        self._receive, self._limits = receive, limits
-        self._remaining = limits.max_body_bytes
-        self._deadline = asyncio.get_running_loop().time() + limits.receive_seconds
-        self._is_complete = False
-        length = Headers(scope=scope).get("content-length", "0")
-        if not length.isdecimal() or int(length) > self._remaining:
-            raise self._too_large()
-
-    async def __call__(self) -> Message:
-        if self._is_complete:  # the next message is the disconnect, for which there is no time limit
-            return await self._receive()
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                message = await self._receive()
-        except TimeoutError:
-            raise ApiError(
-                408,
-                f"the body did not arrive within {self._limits.receive_seconds:g} s; send less",
-                code="slow_body",
-            ) from None
-        self._remaining -= len(message.get("body", b""))
-        if self._remaining < 0:
-            raise self._too_large()
-        self._is_complete = message["type"] != "http.request" or not message.get("more_body")
-        return message
-
-    def _too_large(self) -> ApiError:
-        return ApiError(
-            413, f"the body is above {self._limits.max_body_bytes} bytes; send less", code="body_too_large"
-        )
-
-
-class _Reply:
-    """Sends the reply. status: its HTTP status; 499 (client disconnected) until the reply starts."""
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._scope, self._receive, self._send = scope, receive, send
-        self.status = 499
-        self._started = False
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._started, self.status = True, message["status"]
-        await self._send(message)
-
-    async def refuse(self, error: ApiError) -> None:
-        """Send an error, unless a reply has started; that reply then ends unfinished."""
-        if not self._started:
-            headers = {"connection": "close", **error.headers()}
-            response = JSONResponse(error.body(), error.status, headers)
-            await response(self._scope, self._receive, self.send)
+    site, origin = headers.get("sec-fetch-site", "none"), headers.get("origin")
+    scheme, _, address = (origin or "").lower().partition("://")
+    # "null" is the origin of a sandboxed frame or of a file.
+    is_own = origin is None or (scheme in ("http", "https") and address == headers.get("host", "").lower())
+    return site not in ("none", "same-origin") or not is_own
 
 
 def _host(value: str) -> str:

@@ -13,6 +13,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
+from gve_ray.errors import shortened
 from gve_ray.search import IndexFileError, Library, SearchError, UnknownIdError, open_library
 from gve_ray.search.folder import PathOrUri
 from gve_ray.serving.errors import ApiError
@@ -112,5 +113,5 @@ def _api_error(error: Exception) -> Exception:
         field = "filter" if str(error).startswith("filter") else None
         return ApiError(400, str(error), field, "invalid_search")
     if isinstance(error, (UnknownIdError, KeyError)):
-        return ApiError(404, f"unknown segment: {error}", "id", "unknown_segment")
+        return ApiError(404, f"unknown segment: {shortened(str(error))}", "id", "unknown_segment")
     return error

@@ -46,9 +46,7 @@ class ModelMetrics:
     def __init__(self) -> None:
         from ray.serve.metrics import Gauge, Histogram
 
-        self._waiting = Gauge(
-            "gve_model_waiting", "Requests, or parts of large ones, that wait for the model"
-        )
+        self._waiting = Gauge("gve_model_waiting", "Requests with items that wait for the model")
         self._seconds = Histogram(
             "gve_model_batch_seconds", "Time of a batch in the model", boundaries=_SECONDS
         )

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import from_json
 
 from gve_ray.embedder.conversation import VISION_TOKENS
+from gve_ray.errors import shortened, shown
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.frame_sequence import PREFIX, FrameSequence, parse_frames
 
@@ -109,7 +110,7 @@ def _as_part(value: Any) -> Any:
         rest = {field: content for field, content in value.items() if field not in ("type", key)}
         return {**rest, "type": name, name: value.get(key)}
     if kind not in _PARTS:
-        raise ValueError(f"parts of type {kind!r} are not read; send text, image_url or video_url")
+        raise ValueError(f"parts of type {shown(kind)} are not read; send text, image_url or video_url")
     return value
 
 
@@ -233,7 +234,7 @@ def validate(kind: type[M], values: Any) -> M:
             error.errors(include_url=False, include_context=False, include_input=False),
             key=lambda details: len(details["loc"]),
         )
-        where = _path(deepest["loc"]) or "body"
+        where = shortened(_path(deepest["loc"])) or "body"
         message = deepest["msg"].removeprefix("Value error, ")
         if deepest["type"] == "extra_forbidden":
             message = "not a field here; leave it out"
@@ -277,7 +278,8 @@ def parse_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[S
     if unknown:
         raise ApiError(
             400,
-            f"{unknown[0]}: unknown field; fields are {', '.join(sorted(allowed))}, files are image and video",
+            f"{shortened(unknown[0])}: unknown field; fields are {', '.join(sorted(allowed))}, "
+            "files are image and video",
             param=unknown[0],
         )
     values: dict[str, Any] = {name: value for name, value in fields.items() if value and name != "text"}
@@ -316,7 +318,7 @@ def _query_of_messages(
     if roles not in (["user"], ["system", "user"], ["developer", "user"]):
         raise ApiError(
             400,
-            f"messages with roles {[message.role for message in messages]}: give one user message, "
+            f"messages with roles {shown([message.role for message in messages])}: give one user message, "
             "optionally with a system message before it and an empty assistant message after it",
             param="messages",
         )

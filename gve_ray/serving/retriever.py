@@ -5,10 +5,11 @@ even while replicas are being replaced.
 """
 
 import asyncio
+import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from gve_ray.logs import set_up_worker
 from gve_ray.schema import Item
 from gve_ray.search import Filter, Hit, IndexFileError, Library, read_library
 from gve_ray.search.index import FieldType
-from gve_ray.serving.batcher import TokenBatcher
+from gve_ray.serving.batcher import ANYONE, Caller, TokenBatcher
 from gve_ray.serving.config import ServedModel
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.live_library import LiveLibrary
@@ -30,6 +31,23 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+
+def _returns_refusals(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T | ApiError]]:
+    """Return the ApiErrors of a method instead of raising them.
+
+    Ray Serve logs a traceback of every exception that leaves a replica, and a refusal is the fault
+    of a client. `gve_ray.serving.gateway.result_of` raises the error again.
+    """
+
+    @functools.wraps(method)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> T | ApiError:
+        try:
+            return await method(*args, **kwargs)
+        except ApiError as error:
+            return error
+
+    return call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +90,8 @@ def indexed_model(library: Library) -> ModelInfo:
 class Retriever:
     """A replica that holds a model and, if the config names one, its index.
 
+    `embed`, `search`, `similar` and `use_library` return an ApiError if they refuse the request.
+
     The constructor raises what `identify` and `open_library` raise, and ValueError if the weights
     have changed since the index was made.
     """
@@ -106,7 +126,11 @@ class Retriever:
                 f"models.{served.name}.dimensions={served.dimensions}: its vectors have {self._dimension}"
             )
         self._batcher = TokenBatcher(
-            self._model.embed, max_tokens=served.max_batch_tokens, observer=ModelMetrics()
+            self._model.embed,
+            max_tokens=served.max_batch_tokens,
+            max_request_tokens=served.max_request_tokens,
+            max_client_tokens=served.max_client_tokens,
+            observer=ModelMetrics(),
         )
 
     def __del__(self) -> None:
@@ -134,23 +158,36 @@ class Retriever:
         """Return what this replica embeds with. Its index is described by `indexed_model`."""
         return ModelInfo(dimension=self._dimension, settings=self._settings)
 
+    @_returns_refusals
     async def embed(
-        self, items: Sequence[Item], settings: EmbedderSettings | None = None, *, cut: bool = False
+        self,
+        items: Sequence[Item],
+        settings: EmbedderSettings | None = None,
+        *,
+        cut: bool = False,
+        caller: Caller = ANYONE,
     ) -> Embeddings:
         """Return the embeddings of items whose media are in memory.
 
         settings: the settings with which the media were read; None if there are no media. cut:
-        whether texts above the limit of the model are truncated instead of refused. Raises
-        ApiError: 400 for an item that the model cannot embed, 409 stale_settings if the media were
-        read for other settings.
+        whether texts above the limit of the model are truncated instead of refused. caller:
+        the sender, whose waiting work is limited. Refused are an item that the model
+        cannot embed (400), media that were read for other settings (409 stale_settings), and too
+        much work (413, 429, 503).
         """
+        return await self._embed(items, settings, cut=cut, caller=caller)
+
+    async def _embed(
+        self, items: Sequence[Item], settings: EmbedderSettings | None, *, cut: bool = False, caller: Caller
+    ) -> Embeddings:
+        """Do what `embed` does. Raises ApiError."""
         if settings is not None and settings != self._settings:
             raise ApiError(409, "the media were read for another model", code="stale_settings")
         for item in items:
             if why := self._model.refuses(item):
                 raise ApiError(400, f"{self._served.name}: {why}", param="content")
         try:
-            embeddings = await self._batcher.embed(items)
+            embeddings = await self._batcher.embed(items, caller)
         except ValueError as error:
             raise ApiError(400, str(error), param="input") from error
         if not cut and embeddings.cut.any():
@@ -166,25 +203,37 @@ class Retriever:
             raise ApiError(500, NOT_FINITE[1], code=NOT_FINITE[0])
         return embeddings
 
+    @_returns_refusals
     async def search(
-        self, item: Item, top_k: int, filter: Filter | None, settings: EmbedderSettings | None = None
+        self,
+        item: Item,
+        top_k: int,
+        filter: Filter | None,
+        settings: EmbedderSettings | None = None,
+        *,
+        caller: Caller = ANYONE,
     ) -> list[Hit]:
-        """Return the segments that match a query best, best first. Raises ApiError."""
-        vectors = (await self.embed([item], settings)).vectors
-        return await self.use_library(_search, vectors, top_k, filter)
+        """Return the segments that match a query best, best first."""
+        vectors = (await self._embed([item], settings, caller=caller)).vectors
+        return await self._use_library(_search, vectors, top_k, filter)
 
+    @_returns_refusals
     async def similar(self, segment: str, top_k: int, filter: Filter | None) -> list[Hit]:
         """Return the segments most similar to a segment, without itself.
 
-        Raises ApiError: 404 unknown_segment.
+        An unknown segment is refused (404 unknown_segment).
         """
+        return await self._use_library(_similar, segment, top_k, filter)
 
-        return await self.use_library(_similar, segment, top_k, filter)
+    @_returns_refusals
+    async def use_library(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run `work` on the library; see `LiveLibrary.use`. Without an index it is refused (400)."""
+        return await self._use_library(work, *args, **kwargs)
 
-    async def use_library(
+    async def _use_library(
         self, work: Callable[Concatenate[Library, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run `work` on the library; see `LiveLibrary.use`. Raises ApiError(400) without an index."""
+        """Do what `use_library` does. Raises ApiError."""
         if self._library is None:
             raise ApiError(400, f"{self._served.name}: has no index to search in", "model", "no_index")
         return await self._library.use(work, *args, **kwargs)

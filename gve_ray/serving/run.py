@@ -14,6 +14,7 @@ from gve_ray.preflight import check_cluster, fit_to_cluster, live_nodes
 from gve_ray.progress import Progress
 from gve_ray.serving.config import ServeConfig
 from gve_ray.serving.deploy import application, key_digest_of
+from gve_ray.serving.front import install
 from gve_ray.serving.needs import needs_of, resolve
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ def serve(config: ServeConfig, *, connect: Callable[[], object] = lambda: None) 
     """
     config = resolve(config)
     log_to(None)  # a service writes no run folder
+    install(config)  # before Ray starts, whose processes inherit the environment
     connect()
     # This must follow `connect`, because Ray installs a SIGTERM handler that ends the program at
     # once. While the service starts, SIGTERM raises KeyboardInterrupt as Ctrl-C does; after that,
@@ -66,8 +68,12 @@ def running(config: ServeConfig) -> Iterator[str]:
 
     try:
         ray_serve.start(
-            # No time limit here: gve_ray.serving.guard limits all requests except those for videos.
-            http_options={"host": config.host, "port": config.port},
+            # No time limit here: gve_ray.serving.front and guard limit all requests except those for videos.
+            http_options={
+                "host": config.host,
+                "port": config.port,
+                "keep_alive_timeout_s": config.connections.idle_seconds,
+            },
         )
         names = ", ".join(model.name for model in config.models)
         log.info("serve: starting %s on port %d", names, config.port)

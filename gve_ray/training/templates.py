@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
+from gve_ray.errors import shown
 from gve_ray.inputs.cells import is_missing, name, texts
 
 Get = Callable[[str], Any]  # the value of a column of a row
@@ -73,7 +74,7 @@ def _element(part: Placeholder, get: Get) -> Any:
     if part.element is None or is_missing(value):
         return value
     if not isinstance(value, list | tuple):
-        raise ValueError(f"{value!r}: not a list, but its element {part.element} is read")
+        raise ValueError(f"{shown(value)}: not a list, but its element {part.element} is read")
     return value[part.element] if part.element < len(value) else None
 
 
@@ -102,7 +103,7 @@ def passages(value: Any) -> list[str]:
     """Return the texts of a cell; a passage is its title and its text. Raises ValueError for other types."""
     if isinstance(value, Mapping):
         if "text" not in value:
-            raise ValueError(f"{value!r}: not a passage; give a text, or an object with the key text")
+            raise ValueError(f"{shown(value)}: not a passage; give a text, or an object with the key text")
         body = texts(value["text"])
         return [" ".join([*texts(value.get("title")), *body])] if body else []
     if isinstance(value, list | tuple):

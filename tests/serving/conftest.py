@@ -33,6 +33,7 @@ LIMITS += [
     "--limits.decode_seconds",
     "10",
 ]
+LIMITS += ["--connections.header_seconds", "2"]
 LIMITS += ["--gateway.max_ongoing", "16", "--gateway.max_queued", "16", "--gateway.replicas.num_cpus", "0.3"]
 
 

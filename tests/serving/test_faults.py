@@ -132,6 +132,26 @@ def test_a_slow_body(server: Service) -> None:
 
 
 @pytest.mark.parametrize(
+    "sent,expected",
+    [
+        (b"", b""),
+        (b"POST /v1/search HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Ha", b""),
+        (
+            b"POST /v1/search HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Content-Length: 2\r\n\r\n{}",
+            b"HTTP/1.1 400",
+        ),
+    ],
+    ids=["nothing", "half of the headers", "a WebSocket with a body"],
+)
+def test_connections_that_the_proxy_closes(server: Service, sent: bytes, expected: bytes) -> None:
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+        connection.sendall(sent)
+        assert connection.recv(12) == expected
+
+
+@pytest.mark.parametrize(
     "body,status,expected",
     [
         (b"", 400, "not JSON"),

@@ -5,6 +5,7 @@ It is plain ASGI, so the tests need no server.
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from starlette.responses import PlainTextResponse
 
 from gve_ray.serving.config import RequestLimits
 from gve_ray.serving.errors import ApiError
+from gve_ray.serving.front import ARRIVAL
 from gve_ray.serving.guard import COOKIE, Guard, digest, session_of
 
 KEY = "0123456789abcdef-a-key"
@@ -136,6 +138,22 @@ def test_without_a_key_cross_site_requests_are_refused() -> None:
         )  # a link from another site to the page works
 
 
+@pytest.mark.parametrize(
+    "origin,status",
+    [("http://localhost:8000", 200), ("http://LOCALHOST:8000", 200), ("https://localhost:8000", 200),
+     ("http://localhost:3000", 403), ("http://localhost", 403), ("http://127.0.0.1:8000", 403),
+     ("https://evil.example", 403), ("http://localhost:8000.evil.example", 403), ("null", 403), ("", 403),
+     ("file://", 403), ("ftp://localhost:8000", 403)],
+)  # fmt: skip
+def test_without_a_key_the_origin_must_be_that_of_the_service(origin: str, status: int) -> None:
+    """Also without Sec-Fetch-Site, and although that header says same-origin."""
+    for more in ({}, {"sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"}):
+        assert call(headers={"origin": origin, **more})[0] == status
+    assert call("/", headers={"origin": origin})[0] == 200
+    headers = {"origin": origin, "authorization": f"Bearer {KEY}"}
+    assert call(key=KEY, headers=headers)[0] == 200
+
+
 def test_an_unexpected_error_is_reported_without_its_details() -> None:
     async def broken(scope: Any, receive: Any, send: Any) -> None:
         raise PermissionError("/secret/path")
@@ -158,6 +176,66 @@ def test_requests_have_a_time_limit_but_videos_have_none() -> None:
     status, body, _ = call("/v1/slow", limits=SHORT)
     assert (status, body["error"]["code"]) == (504, "timeout")
     assert call("/media/slow", limits=SHORT, body=[b""])[0] == 200
+
+
+def test_the_time_limit_counts_from_the_arrival_at_the_proxy() -> None:
+    def arrived(seconds_ago: float) -> dict[str, str]:
+        return {ARRIVAL: str(time.time() - seconds_ago)}
+
+    status, body, headers = call("/v1/search", headers=arrived(61))
+    assert (status, body["error"]["code"], headers["retry-after"]) == (503, "busy", "1")
+    assert call("/v1/search", headers=arrived(10))[0] == 200
+    # The app takes 0.2 s, and the request has 0.1 s of its 60 s left.
+    status, body, _ = call("/v1/slow", headers=arrived(59.9))
+    assert (status, body["error"]["code"]) == (504, "timeout")
+    assert call("/media/x", headers=arrived(1000))[0] == 200
+    for value in ("x", "", "inf", "nan", "-inf", str(time.time() + 1000)):
+        assert call("/v1/search", headers={ARRIVAL: value})[0] == (503 if value == "-inf" else 200)
+
+
+def test_the_bodies_of_all_requests_share_a_budget() -> None:
+    """Of three bodies of 60 bytes at the same time, a budget of 150 admits two; then it is free again."""
+
+    async def scenario() -> list[int]:
+        replies: list[int] = []
+        limits = replace(LIMITS, max_bodies_bytes=150)
+        all_read, read = asyncio.Event(), 0
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            nonlocal read
+            await Request(scope, receive).body()
+            read += 1
+            await all_read.wait()
+            await PlainTextResponse("done")(scope, receive, send)
+
+        guard = Guard(app, key_digest=None, limits=limits, observe=Observed())
+
+        async def request() -> None:
+            scope = {
+                "type": "http", "method": "POST", "path": "/v1/search", "query_string": b"",
+                "client": ("127.0.0.1", 5), "headers": [(b"host", b"localhost")],
+            }  # fmt: skip
+
+            async def receive() -> dict[str, Any]:
+                return {"type": "http.request", "body": bytes(60), "more_body": False}
+
+            async def send(message: dict[str, Any]) -> None:
+                if message["type"] == "http.response.start":
+                    replies.append(message["status"])
+                    if message["status"] == 503:
+                        assert (b"retry-after", b"1") in message["headers"]
+
+            await guard(scope, receive, send)  # type: ignore[arg-type]
+
+        waiting = [asyncio.create_task(request()) for _ in range(3)]
+        while read < 2 or not replies:
+            await asyncio.sleep(0)
+        all_read.set()
+        await asyncio.gather(*waiting)
+        await asyncio.gather(request(), request())
+        return replies
+
+    assert asyncio.run(scenario()) == [503, 200, 200, 200, 200]
 
 
 @pytest.mark.parametrize("error", [TimeoutError(), RuntimeError("broken"), ApiError(400, "bad")])

@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from gve_ray.evaluation.data.data_errors import DataErrorLog, shown
+from gve_ray.errors import shown
+from gve_ray.evaluation.data.data_errors import DataErrorLog
 from gve_ray.evaluation.data.dataset_folder import DatasetFolder, open_folder
 from gve_ray.evaluation.data.jsonl_items import id_of, is_unicode, table_rows, where
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet

@@ -1,8 +1,8 @@
 """Data errors: what is wrong with a data set, and which queries are left out because of it."""
 
-import reprlib
 from dataclasses import dataclass
-from typing import Any
+
+from gve_ray.errors import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +48,6 @@ class DataErrorLog:
             DataError(dataset=self.dataset, where=where, what=what, queries=tuple(queries))
             for where, what, queries in self._entries
         ]
-
-
-def shown(value: Any) -> str:
-    """A value from a file, quoted and shortened for a message of one line."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = 80
-    return short.repr(value)
 
 
 def _counted(ids: tuple[str, ...]) -> str:

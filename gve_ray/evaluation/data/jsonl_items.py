@@ -10,7 +10,8 @@ from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
-from gve_ray.evaluation.data.data_errors import DataErrorLog, shown
+from gve_ray.errors import shown
+from gve_ray.evaluation.data.data_errors import DataErrorLog
 from gve_ray.evaluation.data.dataset_folder import DatasetFolder
 from gve_ray.inputs import cells
 from gve_ray.inputs.table import Row, open_table

@@ -21,7 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from gve_ray.evaluation.data.data_errors import DataError, DataErrorLog, shown
+from gve_ray.errors import shown
+from gve_ray.evaluation.data.data_errors import DataError, DataErrorLog
 from gve_ray.evaluation.data.dataset_folder import DatasetFolder, open_folder
 from gve_ray.evaluation.data.jsonl_items import JsonlItems, id_of, read_items, table_rows, where
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet, RetrievalSetBuilder

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gve_ray.evaluation.data.data_errors import DataError, DataErrorLog, shown
+from gve_ray.errors import shown
+from gve_ray.evaluation.data.data_errors import DataError, DataErrorLog
 from gve_ray.evaluation.data.jsonl_items import JsonlItems
 from gve_ray.schema import Item
 

@@ -11,6 +11,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from gve_ray.config import expand_home
+from gve_ray.errors import shown
 from gve_ray.inputs.cells import is_missing, name, texts
 from gve_ray.inputs.listing import find_files
 from gve_ray.inputs.table import TableError, open_table
@@ -126,7 +127,7 @@ class Reader:
                 if value is None or is_missing(value) or float(value) < lowest:
                     return False
             except (TypeError, ValueError):
-                raise ValueError(f"{column}={value!r}: not a number; see `minimum`") from None
+                raise ValueError(f"{column}={shown(value)}: not a number; see `minimum`") from None
         return all(cells.get(column) in (None, value) for column, value in self.format.expected.items())
 
 

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
+from gve_ray.errors import shown
 from gve_ray.inputs.cells import name
 from gve_ray.inputs.table import is_table
 from gve_ray.training.readers.reader import Reader, Record, Rows, Side
@@ -56,7 +57,7 @@ def _of_pool(reader: Reader, entries: Mapping[str, list[Side]], cells: Mapping[s
         ids = ids_in(column, cells.get)
         if lost := next((entry for entry in ids if entry not in entries), None):
             raise ValueError(
-                f"{column}={lost!r}: {reader.config.pool} has no such entry; name the pool it is in"
+                f"{column}={shown(lost)}: {reader.config.pool} has no such entry; name the pool it is in"
             )
         sides[field] = [side for entry in ids for side in entries[entry]]
     return [Record(reader.only("query", cells.get), sides["positives"], sides["negatives"])]
@@ -88,7 +89,7 @@ def qrels(reader: Reader) -> Rows:
         for column, documents, file in ((query, queries, "queries"), (target, corpus, "corpus")):
             ids = ids_in(column, cells.get)
             if lost := next((entry for entry in ids if entry not in documents), None):
-                raise ValueError(f"{column}={lost!r}: the {file} beside it has no such id")
+                raise ValueError(f"{column}={shown(lost)}: the {file} beside it has no such id")
             sides.append([side for entry in ids for side in documents[entry]])
         # A score of 0 marks a document that is not relevant.
         return (

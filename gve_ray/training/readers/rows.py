@@ -12,6 +12,7 @@ from typing import Any
 
 from pyarrow import fs
 
+from gve_ray.errors import shown
 from gve_ray.inputs.encoding import bad_byte, open_text
 from gve_ray.inputs.listing import find_files
 from gve_ray.store.runfolder import filesystem
@@ -62,7 +63,7 @@ def _exchanges(reader: Reader, cells: Mapping[str, Any], column: str) -> list[Re
     if not isinstance(turns, list) or not all(
         isinstance(turn, dict) and isinstance(turn.get("value"), str) for turn in turns
     ):
-        raise ValueError(f"{column}={turns!r}: not a list of turns with the keys from and value")
+        raise ValueError(f"{column}={shown(turns)}: not a list of turns with the keys from and value")
     records = []
     for asked, answered in pairwise(turns):
         if (asked.get("from"), answered.get("from")) == ("human", "gpt"):
