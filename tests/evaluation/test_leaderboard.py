@@ -107,10 +107,10 @@ def test_published_models_need_data_sets_of_the_published_sizes(tmp_path: Path) 
     small = write_run(
         tmp_path / "b", {"m": {"MSRVTT": 0.5}}, departures={"MSRVTT": "8 queries, published 1,000"}
     )
-    with pytest.raises(ValueError, match="(?s)--baselines: .*MSRVTT: 8 queries, published 1,000"):
+    with pytest.raises(ValueError, match=r"(?s)--baselines: .*MSRVTT: 8 queries, published 1,000"):
         leaderboard([run, small], baselines=True)
     films = write_run(tmp_path / "c", {"m": {"films": 0.5}})
-    with pytest.raises(ValueError, match="(?s)--baselines: .*no data set of UVRB"):
+    with pytest.raises(ValueError, match=r"(?s)--baselines: .*no data set of UVRB"):
         leaderboard([films], baselines=True)
 
 
