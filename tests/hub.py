@@ -61,7 +61,8 @@ class Hub:
     @property
     def environment(self) -> dict[str, str]:
         """Environment variables of a client that knows no other hub, cache or token."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+        ours = ("HF_", "HUGGING", "TRANSFORMERS_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         return kept | {"HF_ENDPOINT": self.url, "HF_HOME": str(self.cache), "NO_PROXY": "127.0.0.1"}
 
     def add(self, name: str, folder: Path, revision: str = "main") -> str:
