@@ -30,6 +30,7 @@ usage: gve VERB --config FILE [--verbose] [--section.option VALUE ...]
        gve train --config FILE --plan [--json]
        gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--filter JSON] [--url URL]
        gve diagnose [results.csv ...] [--models a,b] [--baselines] [--json]
+       gve leaderboard RUN [RUN ...] [--baselines] --output FILE.html|FILE.csv|FILE.json
        gve uvrb prepare FOLDER [--json]
        gve models [--json]
        gve doctor [VERB --config FILE [--section.option VALUE ...]] [--json] [--timeout SECONDS]
@@ -46,6 +47,7 @@ verbs:
   search       query a running service; set GVE_API_KEY if the service has a key
   uvrb         prepare: unpack a downloaded UVRB, count it, and show what is missing
   diagnose     compare result tables: abilities, their correlations, which of the paper's findings hold
+  leaderboard  put the results of several evaluations side by side, the best model first
   models       list the published models that a config can name as `convention: NAME`
   doctor       show which recipes this machine or cluster can run, and how fast it would index;
                with a VERB: what it needs, what is missing, and where nodes differ
@@ -73,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "demo": demo,
         "search": search,
         "diagnose": diagnose,
+        "leaderboard": leaderboard,
         "uvrb": uvrb,
         "models": models,
         "doctor": doctor,
@@ -169,6 +172,34 @@ def diagnose(args: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(json.dumps(diagnosis.to_dict(), indent=2) if options.json else diagnosis)
+    return 0
+
+
+def leaderboard(args: Sequence[str]) -> int:
+    """Write the results of several evaluation runs as one table, and print its averages."""
+    import argparse
+
+    from gve_ray.config import expand_home
+    from gve_ray.evaluation.leaderboard import check_format
+    from gve_ray.evaluation.leaderboard import leaderboard as work
+
+    parser = argparse.ArgumentParser(
+        prog="gve leaderboard", description="Put the results of evaluation runs side by side."
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the output folder of a finished evaluation")
+    parser.add_argument("--baselines", action="store_true", help="add the paper's models")
+    parser.add_argument("--output", required=True, metavar="FILE", help="ends in .html, .csv or .json")
+    _add_verbose(parser)
+    options = parser.parse_args(args)
+    _log_if(options.verbose)
+    try:
+        check_format(options.output)
+        board = work([expand_home(run) for run in options.runs], baselines=options.baselines)
+        board.write(expand_home(options.output))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{board}\n{options.output}")
     return 0
 
 

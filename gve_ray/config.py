@@ -231,6 +231,11 @@ class EmbedderModel(AdaptedModel):
                     object.__setattr__(self, name, value)
             convention.check_remote_code(allowed=self.allow_remote_code)
 
+    def named(self, name: str) -> "ModelConfig":
+        """The model as one of its own. Raises ValueError if it names no weights."""
+        options = {option.name: getattr(self, option.name) for option in fields(EmbedderModel)}
+        return ModelConfig(name=name, **options)
+
     def check_engine(self, where: str) -> None:
         """Raise ValueError for an option that the engine does not have. where: the config section."""
         for option, engines, advice in _ENGINE_OPTIONS:

@@ -5,6 +5,8 @@ An adapter folder holds PEFT's `adapter_config.json` and `adapter_model.safetens
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,23 +62,44 @@ def complete_settings(
 def _settings_file(path_or_id: PathOrId, revision: str | None) -> str | None:
     from transformers.utils import cached_file
 
-    cached: str | None = cached_file(
-        str(path_or_id),
-        SETTINGS_FILE,
-        revision=revision,
-        _raise_exceptions_for_missing_entries=False,
-    )
+    with _hub_access(path_or_id):
+        cached: str | None = cached_file(
+            str(path_or_id),
+            SETTINGS_FILE,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+        )
     return cached
+
+
+@contextmanager
+def _hub_access(path_or_id: PathOrId) -> Iterator[None]:
+    """Raise PermissionError that names the repository and HF_TOKEN if the hub refuses access."""
+    try:
+        yield
+    except OSError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            status = getattr(getattr(cause, "response", None), "status_code", None)
+            if status in (401, 403):
+                raise PermissionError(
+                    f"{path_or_id}: the hub refused access (HTTP {status}); check the name, and if the repository is "
+                    "gated or private, request access on its page and set HF_TOKEN to a token of that account"
+                ) from error
+            cause = cause.__cause__ or cause.__context__
+        raise
 
 
 def load_processor(path_or_id: PathOrId, *, revision: str | None = None) -> Any:
     """Load the checkpoint's Hugging Face processor.
 
-    Raises ValueError if its image processor, its special tokens or its chat template are missing.
+    Raises ValueError if its image processor, its special tokens or its chat template are missing,
+    PermissionError if the hub refuses access.
     """
     from transformers import AutoProcessor
 
-    processor = AutoProcessor.from_pretrained(path_or_id, revision=revision)
+    with _hub_access(path_or_id):
+        processor = AutoProcessor.from_pretrained(path_or_id, revision=revision)
     if getattr(processor, "image_processor", None) is None:
         raise ValueError(
             f"{path_or_id}: no image processor; a GVE model folder needs preprocessor_config.json next to "

@@ -91,7 +91,8 @@ class Embedder:
         the settings that the caller expects; if other settings are saved with the weights,
         ValueError is raised. token_budget: padded tokens per batch (torch engine only). compile:
         compile the layers on a GPU, which doubles the speed after a first batch that takes a minute
-        (torch engine only). engine_args: extra arguments of vllm.LLM (vllm engine only).
+        (torch engine only). engine_args: extra arguments of vllm.LLM (vllm engine only). Raises
+        PermissionError if the hub refuses access to a gated or private repository.
         """
         path_or_id = resolve_model(os.fspath(path_or_id))
         adapter = None if adapter is None else resolve_model(os.fspath(adapter))

@@ -96,6 +96,43 @@ class ContaminationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SmallerVectors:
+    """Vectors that need less memory, computed from the embeddings and scored beside them.
+
+    dimension: the first dimensions are kept and divided by their norm, as in Matryoshka embeddings;
+    None: all. dtype: float32; int8, codes with one scale, the largest absolute value of the data set's
+    corpus / 127; or binary, sign bits with Hamming distance. rescore: binary only, orders the `depth`
+    nearest items again by the inner product of the query in float32 with their signs. A model with
+    fewer dimensions is not scored in this form.
+    """
+
+    dimension: int | None = number(None, at_least=1)
+    dtype: Literal["float32", "int8", "binary"] = "float32"
+    rescore: bool = False
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "vectors")
+        check(
+            self.dimension is not None or self.dtype != "float32",
+            "vectors: an entry without dimension and dtype is the full vector; set one of them",
+        )
+        check(
+            self.dtype == "binary" or not self.rescore,
+            f"vectors.rescore=True: only for dtype binary, not for {self.dtype}",
+        )
+
+    @property
+    def label(self) -> str:
+        """Its part of a row's name, as in MODEL@256-int8."""
+        parts = (
+            str(self.dimension or ""),
+            "" if self.dtype == "float32" else self.dtype,
+            "rescored" if self.rescore else "",
+        )
+        return "-".join(filter(None, parts))
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportConfig:
     """What report.html shows.
 
@@ -124,7 +161,8 @@ class EvaluationConfig(SequenceSettings):
     models: at least one, each with its own name. seed: of the bootstrap. root: a folder with one
     subfolder per UVRB data set, by name; those that exist are used. data: data sets by folder, in
     addition or instead. depth: neighbours kept per query. metrics: computed for every data set in
-    addition to its own. resamples: of the bootstrap over clusters of queries. contamination: the training
+    addition to its own. vectors: smaller vectors, with which each model is scored in addition; nothing is
+    embedded twice. resamples: of the bootstrap over clusters of queries. contamination: the training
     videos that must not occur in the evaluation.
     """
 
@@ -133,6 +171,7 @@ class EvaluationConfig(SequenceSettings):
     data: tuple[DataConfig, ...] = ()
     depth: int = number(100, at_least=1, at_most=MAX_DEPTH)
     metrics: tuple[str, ...] = ("hit@1", "hit@5", "hit@10", "recall@10", "ndcg@10", "mrr", "median_rank")
+    vectors: tuple[SmallerVectors, ...] = ()
     resamples: int = number(10_000, at_least=1)
     seed: int = 42
     contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
@@ -147,6 +186,7 @@ class EvaluationConfig(SequenceSettings):
         for option, names in (
             ("models", [entry.name for entry in self.models]),
             ("data", [entry.name for entry in self.data]),
+            ("vectors", [entry.label for entry in self.vectors]),
         ):
             duplicates = sorted({name for name in names if names.count(name) > 1})
             check(not duplicates, f"{option}: {', '.join(duplicates)} named twice; give each its own name")

@@ -1,7 +1,7 @@
 """The evaluation job: embeds data sets with several models on Ray, ranks, and scores.
 
 output/results.json               scores, intervals, counts of missing and cut items, model identities
-output/runs/<model>/<set>.trec    rankings
+output/runs/<model>/<set>.trec    rankings; with smaller vectors, those of <model>@<form>, too
 output/per_query.parquet          one row per model, data set and query (ranking.PER_QUERY_SCHEMA)
 output/skipped.jsonl              one line for each invalid line of the data, and for each item that a model cannot
                                   read or embed, which counts as a miss, with the reason
@@ -9,6 +9,7 @@ output/report.html                the report (report/page.py lists its other fil
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 import os
@@ -26,12 +27,13 @@ from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig
 from gve_ray.evaluation.contamination import ContaminationCheck
 from gve_ray.evaluation.data.eval_sets import EvalSet, find_eval_sets, open_eval_sets
 from gve_ray.evaluation.data.labelled_videos import classification_line
-from gve_ray.evaluation.embed import Embedded, ItemIndex, embed, pending_table
+from gve_ray.evaluation.embed import Embedded, ItemIndex, embed, pending_table, read_vectors
 from gve_ray.evaluation.needs import needs_of
 from gve_ray.evaluation.report.page import REPORT_FILE, write_report
 from gve_ray.evaluation.scores.clusters import join_queries, shared_content
 from gve_ray.evaluation.scores.intervals import RunIntervals
 from gve_ray.evaluation.scores.scoring import Scored, score, unreadable
+from gve_ray.evaluation.scores.smaller_vectors import applicable, facts_of
 from gve_ray.evaluation.training_videos import open_training
 from gve_ray.preflight import absolute, check_cluster, check_request, fit_to_cluster, live_nodes
 from gve_ray.store import RunFolder, SharedFolder
@@ -69,6 +71,7 @@ class EvaluationResult:
                 cells = (_cell(model[average], model[f"{average}_interval"]) for model in models.values())
                 lines.append(f"{average:<30}" + "".join(f"{cell:>{width}}" for cell in cells))
         lines.append("")
+        lines += [_smaller_line(*entry) for entry in self.results.get("smaller_vectors", {}).items()]
         for name, model in models.items():
             lines += [
                 f"{name}: {dataset}: {classification_line(facts['classification'])}"
@@ -140,6 +143,7 @@ def _run(config: EvaluationJobConfig, configs: Sequence[DataConfig], run: RunFol
     )
     scored: dict[str, dict[str, Scored]] = {}
     identities: dict[str, Any] = {}
+    smaller: dict[str, dict[str, Any]] = {}
     skipped = [
         {"model": "", "dataset": error.dataset, "where": error.where, "what": str(error)}
         for dataset in datasets
@@ -162,13 +166,18 @@ def _run(config: EvaluationJobConfig, configs: Sequence[DataConfig], run: RunFol
             # The actors are idle now, so the decoding processes may use all cores of this machine.
             cores = len(os.sched_getaffinity(0))
             contamination = contamination_check.check(embedded, cache=cache, workers=cores)
-        trec = output / "runs" / model.name
-        scored[model.name] = {
-            dataset.data.name: score(
-                dataset, model.name, embedded, config, trec / f"{dataset.data.name}.trec"
-            )
-            for dataset in datasets
-        }
+        dimension = _dimension_of(embedded, pending)
+        forms = {f"{model.name}@{form.label}": form for form in applicable(config.vectors, dimension)}
+        if len(forms) < len(config.vectors):
+            log.warning("%s: %d dimensions, too few for some of `vectors`", model.name, dimension)
+        smaller |= {name: facts_of(model.name, form, dimension) for name, form in forms.items()}
+        for name, form in ({model.name: None} | forms).items():
+            scored[name] = {
+                dataset.data.name: score(
+                    dataset, name, embedded, config, output / f"runs/{name}/{dataset.data.name}.trec", form
+                )
+                for dataset in datasets
+            }
         skipped += [row for dataset in datasets for row in unreadable(dataset, model.name, embedded)]
         embedding = _embedding_facts(embedded, pending)
         identities[model.name] = {"identity": facts, "embedding": embedding}
@@ -183,12 +192,26 @@ def _run(config: EvaluationJobConfig, configs: Sequence[DataConfig], run: RunFol
         "datasets": {dataset.data.name: _dataset_facts(dataset) for dataset in datasets},
         "clusters": intervals.clusters(),
         "models": {name: intervals.summary(name) | facts for name, facts in identities.items()},
-        "comparisons": intervals.comparisons(config.subject),
+        "comparisons": intervals.comparisons(
+            config.subject, [name for name in identities if name != config.subject]
+        ),
+        "smaller_vectors": {
+            name: facts
+            | intervals.summary(name)
+            | {"comparisons": intervals.comparisons(name, [facts["model"]])}
+            for name, facts in smaller.items()
+        },
         "contamination": contamination,
     }
     _write(output / RESULTS_FILE, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     write_report(config, output, [dataset.data for dataset in datasets], run.facts)
     shared.publish(last=RESULTS_FILE)
+
+
+def _dimension_of(embedded: Embedded, pending: pa.Table) -> int:
+    """The number of dimensions of a model's vectors; 0 if it could embed nothing."""
+    keys = (key for key in pending.column(embedded.store.key).to_pylist() if key not in embedded.rejects)
+    return int(read_vectors(embedded.store, list(itertools.islice(keys, 1)))[0].shape[1])
 
 
 def _dataset_facts(dataset: EvalSet) -> dict[str, Any]:
@@ -243,6 +266,16 @@ def read_result(output: str | os.PathLike[str]) -> EvaluationResult:
         results=results,
         seconds=seconds_of(facts),
     )
+
+
+def _smaller_line(name: str, entry: Mapping[str, Any]) -> str:
+    """The bytes of smaller vectors, and their differences from the full ones: averages, or else data sets."""
+    rows = entry["comparisons"]
+    shown = [row for row in rows if row["kind"] == "average"] or [
+        row for row in rows if row["kind"] == "dataset"
+    ]
+    differences = ", ".join(f"{row['name']} {row['difference']:+.3f}" for row in shown)
+    return f"{name}: {entry['bytes']:,} bytes per vector; difference from {entry['model']}: {differences}"
 
 
 def _cell(value: float | None, interval: Sequence[float] | None) -> str:

@@ -149,7 +149,8 @@ class Weights:
             raise PreflightError(
                 f"{self.option}={self.name!r} (revision {self.revision or 'main'}): not a folder on this "
                 f"machine, not in the Hugging Face cache, and the download failed ({type(error).__name__}: "
-                f"{_first_line(error)}); check the name, log in if it is gated, or name a local folder"
+                f"{_first_line(error)}); check the name; if it is gated or private, "
+                "request access on its page and set HF_TOKEN; or name a local folder"
             ) from error
 
 

@@ -1,6 +1,6 @@
 """Configuration of a synthesis job. Defaults follow arXiv:2510.27571, section 3.1 and Table 7."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from gve_ray.config import (
@@ -72,8 +72,7 @@ class ConsistencyConfig(EmbedderModel):
     @property
     def embedder(self) -> ModelConfig:
         """The embedder as a model of its own. There must be one."""
-        options = {option.name: getattr(self, option.name) for option in fields(EmbedderModel)}
-        return ModelConfig(name="consistency", **options)
+        return self.named("consistency")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from gve_ray.config import (
     ActorResources,
     AdaptedModel,
     Auto,
+    EmbedderModel,
     ModelReference,
     SequenceSettings,
     check,
@@ -251,11 +252,13 @@ class DistillationConfig(AdaptedModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProberConfig(AdaptedModel):
+class ProberConfig(EmbedderModel):
     """The model that scores tasks and mines hard negatives: `model` in epoch 1, later the trained
     model itself.
 
-    model: None selects the untrained base model. pairs: pairs scored per data set (N_p in the paper).
+    model: None selects the untrained base model. engine: all but vllm, which would need the GPU that
+    holds the model in training. dtype: None selects that of the training. pairs: pairs scored per data
+    set (N_p in the paper).
     mine: mine hard negatives for tasks whose data set has none. corpus: maximum number of targets of
     a task that are searched for hard negatives, sampled with the seed; each rank keeps their
     embeddings in memory (200,000 of 2,048 numbers are 1.6 GB). margin: targets that score above
@@ -271,6 +274,13 @@ class ProberConfig(AdaptedModel):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers(self, "prober")
+        if self.model is None:
+            return
+        self.check_engine("prober")
+        check(
+            self.engine != "vllm",
+            "prober.engine='vllm': the training needs the GPU; use torch, sentence-transformers, frames or openai",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from gve_ray.preflight import Input, Needs, absolute, weights_of, workers_of
+from gve_ray.preflight import Embedder, Input, Needs, absolute, weights_of, workers_of
 from gve_ray.training.config import CPUS_OF_A_RANK, TrainingJobConfig
 from gve_ray.training.mixture import check_sources
 from gve_ray.training.trackers import check_trackers
@@ -11,6 +11,7 @@ from gve_ray.training.trackers import check_trackers
 def needs_of(config: TrainingJobConfig) -> Needs:
     """Return what the config needs."""
     resources = config.resources
+    prober = _prober_of(config)
     sources = {f"data.{source.name}": source for source in config.data}
     if config.validation.eval_steps is not None:
         sources |= {f"validation.data.{source.name}": source for source in config.validation.data}
@@ -21,7 +22,7 @@ def needs_of(config: TrainingJobConfig) -> Needs:
     assets = {"assets": config.assets} if config.assets is not None else {}
     loads = [
         *weights_of("", config, dtype=config.dtype, dtype_option="dtype"),
-        *weights_of("prober", config.prober, dtype=config.dtype),
+        *(prober.weights if prober else []),
         *weights_of("distillation", config.distillation, dtype=config.dtype),
     ]
     ranks = workers_of("resources", resources, loads, large=True, most_cpus=CPUS_OF_A_RANK)
@@ -37,9 +38,19 @@ def needs_of(config: TrainingJobConfig) -> Needs:
     )
 
 
+def _prober_of(config: TrainingJobConfig) -> Embedder | None:
+    """Return the prober of the first epoch; None if it is the base model."""
+    if config.prober.model is None:
+        return None
+    model = config.prober.named("prober")
+    return Embedder(option="prober", model=replace(model, dtype=model.dtype or config.dtype), settings=None)
+
+
 def _check(config: TrainingJobConfig) -> None:
-    """Check trackers and data sources. Raises ValueError."""
+    """Check trackers, prober and data sources. Raises ValueError and PreflightError."""
     check_trackers(config.trackers)
+    if (prober := _prober_of(config)) is not None:
+        prober.check()
     check_sources(config.data)
     if config.validation.eval_steps is not None:
         check_sources(config.validation.data)

@@ -5,16 +5,20 @@ The prober is an off-the-shelf embedder in the first epoch and the model in trai
 
 import functools
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from pyarrow import fs
 
+from gve_ray.embedder.backends import identify, open_model, saved_settings
+from gve_ray.embedder.load_media import load_media
+from gve_ray.embedder.model import default_device
 from gve_ray.progress import Progress
-from gve_ray.store import SharedFolder
+from gve_ray.schema import Item
+from gve_ray.store import AssetReader, SharedFolder
 from gve_ray.store.runfolder import write_atomically
 from gve_ray.training.config import ProberConfig
 from gve_ray.training.curriculum import Alignment, alignment
@@ -23,6 +27,32 @@ from gve_ray.training.hard_negatives import Embed, mine_hard_negatives, mined_by
 from gve_ray.training.loop import Probe
 from gve_ray.training.mixture import DataSet
 from gve_ray.training.pairs import id_of
+
+_ITEMS = 64  # whose frames are in memory at once: 0.3 GB at the paper's settings
+
+
+def open_prober(config: ProberConfig, assets: AssetReader | None, *, dtype: str | None) -> Embed:
+    """Open a prober that is run by another engine than torch; return its embed function.
+
+    dtype: of the training, which the prober gets unless its config has its own. The function raises
+    ValueError for an item that the model cannot embed.
+    """
+    model = replace(config.named("prober"), dtype=config.dtype or dtype)
+    settings = saved_settings(model)
+    on_gpu = default_device().type != "cpu"
+    backend = open_model(model, settings, identify(model, settings, on_gpu=on_gpu))
+
+    def embed(items: Sequence[Item]) -> np.ndarray:
+        """Embed a few items at a time, since their frames are in memory: float32 [n, d]."""
+        for item in items:
+            if why := backend.refuses(item):
+                raise ValueError(
+                    f"prober.model={config.model!r}: {why}; name a prober that embeds all data sets of the mixture"
+                )
+        parts = (items[start : start + _ITEMS] for start in range(0, len(items), _ITEMS))
+        return np.concatenate([backend.embed(load_media(part, settings, assets)).vectors for part in parts])
+
+    return embed
 
 
 def score_dataset(embed: Embed, dataset: DataSet, *, pairs: int, seed: int) -> Alignment:

@@ -28,6 +28,7 @@ TOOLS = {
     "umask",
     ".",
 }
+OTHER_VERBS = ("search", "diagnose", "leaderboard", "models", "uvrb", "--help")
 OUR_FOLDERS = ("cluster", "setup", "jobs", "examples", "benchmarks", "tools", "docs", "tests", ".ci")
 SHELL = examples("sh")
 
@@ -46,7 +47,7 @@ def check_gve(args: list[str]) -> None:
     if args and args[0] in JOBS:
         check_job(args[0], args[1:])
     else:
-        assert not args or args[0] in ("search", "diagnose", "models", "uvrb", "--help"), args
+        assert not args or args[0] in OTHER_VERBS, args
 
 
 def check_pip(args: list[str]) -> None:

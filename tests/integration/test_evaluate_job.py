@@ -93,6 +93,12 @@ def settings(root: Path) -> dict[str, Any]:
         "output": "set on the command line",
         "frames": 8,
         "max_pixels": 12544,
+        "vectors": [
+            {"dimension": 16},
+            {"dtype": "int8"},
+            {"dtype": "binary", "rescore": True},
+            {"dimension": 999},
+        ],
         "min_pixels": 3136,
         "resources": {"actors": 1, "num_cpus": 0.5, "batch_size": 2},
         "commit_seconds": 0.2,
@@ -138,6 +144,24 @@ def stored(output: Path) -> dict[str, int]:
             (path, key) for key in Store(str(path), EMBEDDING_SCHEMA, key=KEY).table([KEY])[0].to_pylist()
         ]
     return {"rows": len(keys), "distinct": len(set(keys))}
+
+
+def test_smaller_vectors_are_scored(baseline: Baseline) -> None:
+    """Those with more dimensions than the model has are left out."""
+    found = results(baseline.finished)
+    rows = found["smaller_vectors"]
+    forms = ("16", "int8", "binary-rescored")
+    assert list(rows) == [f"{model}@{form}" for model in ("base", "trained") for form in forms]
+    full = rows["base@int8"]["full_bytes"]
+    assert [rows[f"base@{form}"]["bytes"] for form in forms] == [64, full // 4, full // 32]
+    for name, row in rows.items():
+        for comparison in row["comparisons"]:
+            scores = [
+                entry["datasets"][comparison["name"]]["score"]
+                for entry in (row, found["models"][row["model"]])
+            ]
+            assert comparison["difference"] == pytest.approx(scores[0] - scores[1])
+        assert (baseline.finished / f"runs/{name}/MSRVTT.trec").is_file()
 
 
 def test_each_distinct_item_is_embedded_once(baseline: Baseline) -> None:

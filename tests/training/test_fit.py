@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModel, AutoProcessor
 
 from gve_ray.embedder import Embedder, EmbedderSettings
 from gve_ray.schema import Item
@@ -24,8 +26,10 @@ from gve_ray.training.config import (
 )
 from gve_ray.training.curriculum import Curriculum, History
 from gve_ray.training.fit import fit
+from gve_ray.training.prober import open_prober
 from gve_ray.training.runlog import read_log
 from tests.embedder.conftest import save_tiny
+from tests.embedder.dual_encoders import save_dual_encoder
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +93,37 @@ def test_a_run_writes_an_adapter_and_a_finished_run_does_nothing(base: Path, tmp
 
     assert fit(config, run, device="cpu") == history
     assert len(list(read_log(run / "steps.jsonl"))) == 4
+
+
+def test_the_first_prober_may_have_another_engine(base: Path, tmp_path: Path) -> None:
+    """CLIP scores and mines in epoch 1. The scores are those of CLIP's own cosines."""
+    clip = save_dual_encoder(tmp_path / "clip", "clip")
+    config = config_for(base, tmp_path)
+    prober = ProberConfig(model=str(clip), engine="frames", dtype="float32", pairs=10, margin=None)
+    history = fit(replace(config, prober=prober), tmp_path / "run", device="cpu")
+    assert [record.prober for record in history.epochs] == [str(clip), "checkpoint of epoch 1"]
+    model = AutoModel.from_pretrained(clip).eval()
+    processor = AutoProcessor.from_pretrained(clip)
+    cosines = []
+    for i in range(10):
+        texts = [f"plain {i}", f"the answer {i * 7 % 10}"]
+        tokens = processor.tokenizer(texts, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            features = model.get_text_features(**tokens).pooler_output
+        cosines.append(float(torch.cosine_similarity(*features.float(), dim=0)))
+    score = json.loads((tmp_path / "run/probes/epoch-1/plain.json").read_text())["score"]
+    assert score["positive"] == pytest.approx(np.mean(cosines), abs=1e-4)
+
+
+def test_a_prober_that_cannot_embed_an_item_is_named(tmp_path: Path) -> None:
+    clip = save_dual_encoder(tmp_path / "clip", "clip")
+    embed = open_prober(ProberConfig(model=str(clip), engine="frames"), None, dtype="float32")
+    with pytest.raises(
+        ValueError, match=r"prober.model='.*clip': .*; name a prober that embeds all data sets"
+    ):
+        embed([Item(text="a cat", image="cat.jpg")])
+    with pytest.raises(ValueError, match=r"prober.engine='vllm'"):
+        ProberConfig(model="m", engine="vllm")
 
 
 def test_the_adapter_is_that_of_the_best_evaluation(base: Path, tmp_path: Path) -> None:

@@ -36,10 +36,12 @@ from gve_ray.evaluation.report.score_tables import (
     Column,
     Comparison,
     DatasetRow,
+    SmallerTable,
     ability_rows,
     as_range,
     dataset_rows,
     paired,
+    smaller_table,
 )
 from gve_ray.evaluation.scores.abilities import ABILITIES
 from gve_ray.evaluation.scores.statistics import CORRELATION_RESAMPLES
@@ -77,6 +79,7 @@ class Page:
     datasets: Sequence[DatasetRow]
     depth: int
     comparisons: Sequence[Comparison]
+    smaller: SmallerTable | None
     correlations: Correlations
     queries: Sequence[AbilityExamples]
     skipped: Sequence[Skipped]
@@ -180,7 +183,8 @@ def collect(
     models: Mapping[str, Any] = results["models"]
     subject = config.subject
     others = [name for name in models if name != subject]
-    rows = pq.read_table(output / "per_query.parquet").to_pylist()
+    # The page shows the queries of the full vectors only.
+    rows = [row for row in pq.read_table(output / "per_query.parquet").to_pylist() if row["model"] in models]
     by_name = {entry.name: entry for entry in sets}
     away = departures(results, by_name)
     is_uvrb = not away and not set(UVRB).isdisjoint(results["datasets"])
@@ -203,6 +207,7 @@ def collect(
         datasets=datasets,
         depth=config.depth,
         comparisons=paired(results["comparisons"]),
+        smaller=smaller_table(results),
         correlations=correlations(
             output / RESULTS_TABLE, own, pooled=pooled, resamples=min(config.resamples, CORRELATION_RESAMPLES)
         ),

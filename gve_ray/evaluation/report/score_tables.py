@@ -117,6 +117,57 @@ class Comparison:
         return sum(difference.is_sure and difference.value * sign > 0 for difference in self.datasets)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SmallerRow:
+    """One form of a model's vectors; the full vectors have no comparison.
+
+    scores: by column of the table. comparison: with the full vectors.
+    """
+
+    name: str
+    bytes: int
+    scores: Sequence[Score | None]
+    comparison: Comparison | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallerTable:
+    """The scores of full and smaller vectors. columns: averages, then data sets."""
+
+    columns: Sequence[str]
+    rows: Sequence[SmallerRow]
+
+
+def smaller_table(results: Mapping[str, Any]) -> SmallerTable | None:
+    """The full vectors of each model and, below them, its smaller ones; None if there are none.
+
+    results: results.json.
+    """
+    smaller: Mapping[str, Any] = results.get("smaller_vectors", {})
+    if not smaller:
+        return None
+    averages = [key for key in AVERAGES if any(entry[key] is not None for entry in smaller.values())]
+    rows = []
+    for model, full in results["models"].items():
+        own = {name: entry for name, entry in smaller.items() if entry["model"] == model}
+        size = {entry["full_bytes"] for entry in own.values()}
+        for name, entry in ({model: full | {"bytes": max(size)}} | own if size else {}).items():
+            cells = [(entry[key], entry[f"{key}_interval"]) for key in averages]
+            cells += [(facts["score"], facts["interval"]) for facts in entry["datasets"].values()]
+            rows.append(
+                SmallerRow(
+                    name=name,
+                    bytes=entry["bytes"],
+                    scores=[
+                        None if value is None else Score(value=value, interval=as_range(interval))
+                        for value, interval in cells
+                    ],
+                    comparison=next(iter(paired(entry.get("comparisons", []))), None),
+                )
+            )
+    return SmallerTable(columns=[*(AVERAGES[key] for key in averages), *results["datasets"]], rows=rows)
+
+
 def dataset_rows(
     results: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],

@@ -2,13 +2,13 @@
 
     statistics = RunIntervals(scored, clusters, config)
     statistics.summary("trained")                  # data sets, abilities and averages with intervals
-    statistics.comparisons("trained")              # differences of "trained" from each other model
+    statistics.comparisons("trained", ["base"])    # differences of "trained" from other models
 
 Every data set, ability, average and difference is computed in the same resamples of the clusters of
 queries (`scores.bootstrap`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -108,13 +108,13 @@ class RunIntervals:
         draws = self._drawn(first, shares) - self._drawn(second, shares)
         return self._interval(estimate, draws, shares)
 
-    def comparisons(self, subject: str) -> list[dict[str, Any]]:
-        """Compare a model with each other one: differences, intervals and p in data sets, abilities, averages.
+    def comparisons(self, subject: str, others: Iterable[str]) -> list[dict[str, Any]]:
+        """Compare a model with others: differences, intervals and p in data sets, abilities, averages.
 
         p is from a permutation test of the signs of the clusters' contributions.
         """
         rows = []
-        for against in (model for model in self._scored if model != subject):
+        for against in others:
             kinds = [("dataset", name, {name: 1.0}) for name in self._names]
             kinds += [
                 ("average" if name in AVERAGES else "ability", name, parts)

@@ -32,7 +32,7 @@ PER_QUERY_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Corpus ids by query id, best first, and their cosine similarities; for every query of the set."""
+    """Corpus ids by query id, best first, and their inner products; for every query of the set."""
 
     ids: Mapping[str, list[str]]
     scores: Mapping[str, list[float]]
@@ -46,12 +46,14 @@ def rank(
     depth: int,
     query_rows: Sequence[int] | None = None,
     corpus_rows: Sequence[int] | None = None,
+    rescoring: np.ndarray | None = None,
 ) -> Ranking:
     """Find the `depth` nearest corpus items of each query, or of its candidates.
 
     queries, corpus: float32 [q, d] and [c, d]. query_rows, corpus_rows: their positions in the data
     set; None: all of them. A query without a vector gets an empty ranking, and a corpus item without
-    a vector is in no ranking. Ties are in the order of the corpus file.
+    a vector is in no ranking. Ties are in the order of the corpus file. rescoring: float32 [q, d], other
+    vectors of the queries, by which the nearest items are ordered again; None: they stay in order.
     """
     query_ids = _at(data.query_ids, query_rows)
     corpus_ids = _at(data.corpus_ids, corpus_rows)
@@ -66,6 +68,8 @@ def rank(
             queries, corpus, [np.array(candidates, dtype=np.int64) for candidates in listed]
         )
         rows, scores = rows[:, :depth], scores[:, :depth]
+    if rescoring is not None and rows.size:
+        rows, scores = within(rescoring, corpus, [near[near != NONE] for near in rows])
     kept = [int((neighbours != NONE).sum()) for neighbours in rows]
     nothing: dict[str, list[Any]] = {name: [] for name in data.query_ids}
     return Ranking(

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gve_ray.evaluation.config import EvaluationConfig
+from gve_ray.evaluation.config import EvaluationConfig, SmallerVectors
 from gve_ray.evaluation.data.eval_sets import EvalSet
 from gve_ray.evaluation.data.labelled_videos import CUTOFFS, classification
 from gve_ray.evaluation.embed import Embedded, read_vectors
 from gve_ray.evaluation.scores import metrics
 from gve_ray.evaluation.scores.ranking import per_query_table, rank, trec_lines
+from gve_ray.evaluation.scores.smaller_vectors import Compact, shrink
 from gve_ray.evaluation.scores.statistics import Floats
 
 
@@ -37,15 +38,34 @@ class Scored:
     accuracies: Mapping[str, Floats] = field(default_factory=dict)
 
 
-def score(dataset: EvalSet, model: str, embedded: Embedded, config: EvaluationConfig, trec: Path) -> Scored:
-    """Rank and score a data set and write the TREC run; counts items without a vector as misses."""
+def score(
+    dataset: EvalSet,
+    model: str,
+    embedded: Embedded,
+    config: EvaluationConfig,
+    trec: Path,
+    form: SmallerVectors | None = None,
+) -> Scored:
+    """Rank and score a data set and write the TREC run; counts items without a vector as misses.
+
+    model: the name in the tables. form: of the vectors; None: as they were embedded.
+    """
     data, rejects = dataset.data, embedded.rejects
     query_rows = [row for row, key in enumerate(dataset.query_keys) if key not in rejects]
     corpus_rows = [row for row, key in enumerate(dataset.corpus_keys) if key not in rejects]
     queries, query_cut = read_vectors(embedded.store, [dataset.query_keys[row] for row in query_rows])
     corpus, corpus_cut = read_vectors(embedded.store, [dataset.corpus_keys[row] for row in corpus_rows])
     readable = {data.corpus_ids[row] for row in corpus_rows}
-    ranking = rank(data, queries, corpus, depth=config.depth, query_rows=query_rows, corpus_rows=corpus_rows)
+    compact = Compact(queries=queries, corpus=corpus) if form is None else shrink(queries, corpus, form)
+    ranking = rank(
+        data,
+        compact.queries,
+        compact.corpus,
+        depth=config.depth,
+        query_rows=query_rows,
+        corpus_rows=corpus_rows,
+        rescoring=compact.rescoring,
+    )
     facts: dict[str, Any] = {
         "metric": dataset.metric,
         "score": None,
@@ -61,6 +81,8 @@ def score(dataset: EvalSet, model: str, embedded: Embedded, config: EvaluationCo
         },
         "cut": {"queries": int(query_cut.sum()), "corpus": int(corpus_cut.sum())},
     }
+    if compact.scale is not None:
+        facts["int8_scale"] = compact.scale
     trec.parent.mkdir(parents=True, exist_ok=True)
     with trec.open("w", encoding="utf-8") as file:
         file.writelines(trec_lines(ranking, model))

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from gve_ray.demo.render import encode_mp4
-from gve_ray.evaluation.config import EvaluationJobConfig, ModelConfig, ReportConfig
+from gve_ray.evaluation.config import EvaluationJobConfig, ModelConfig, ReportConfig, SmallerVectors
 from gve_ray.evaluation.data.eval_sets import EvalSet
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.data.uvrb import UVRB
@@ -36,6 +36,7 @@ from gve_ray.evaluation.scores.clusters import join_queries, shared_content
 from gve_ray.evaluation.scores.intervals import RunIntervals
 from gve_ray.evaluation.scores.ranking import PER_QUERY_SCHEMA
 from gve_ray.evaluation.scores.scoring import Scored, score
+from gve_ray.evaluation.scores.smaller_vectors import facts_of
 from gve_ray.job import PreflightError
 from gve_ray.schema import Item
 from gve_ray.stage import StageCounts
@@ -113,14 +114,21 @@ class Run:
         (folder / "out").mkdir()
         scored: dict[str, dict[str, Scored]] = {}
         models: dict[str, Any] = {}
+        half = SmallerVectors(dimension=N // 2)
         for name, right in (("blind", 0), ("seeing", N - 2)):
             vectors = embedded(folder, name, right)
-            scored[name] = {
-                dataset.data.name: score(
-                    dataset, name, vectors, self.config, folder / f"out/runs/{name}/{dataset.data.name}.trec"
-                )
-                for dataset in self.sources
-            }
+            for row, form in ((name, None), (f"{name}@{half.label}", half)):
+                scored[row] = {
+                    dataset.data.name: score(
+                        dataset,
+                        row,
+                        vectors,
+                        self.config,
+                        folder / f"out/runs/{row}/{dataset.data.name}.trec",
+                        form,
+                    )
+                    for dataset in self.sources
+                }
             identity = {
                 "engine": "torch",
                 "model": f"sha256:{'ab' * 32}",
@@ -143,7 +151,13 @@ class Run:
             "datasets": {dataset.data.name: _dataset_facts(dataset) for dataset in self.sources},
             "clusters": intervals.clusters(),
             "models": models,
-            "comparisons": intervals.comparisons(self.config.subject),
+            "comparisons": intervals.comparisons(self.config.subject, ["blind"]),
+            "smaller_vectors": {
+                f"{name}@5": facts_of(name, half, N)
+                | intervals.summary(f"{name}@5")
+                | {"comparisons": intervals.comparisons(f"{name}@5", [name])}
+                for name in models
+            },
             "contamination": None,
         }
 
@@ -198,6 +212,17 @@ def test_scores_in_the_tables(page: str) -> None:
     assert re.search(rf"MSRVTT {difference} 0\.01\d 0\.00\d 10 10", text)  # p: 2 / 2^8, over two data sets
     assert "seeing less blind: better on 2, worse on 0, no significant difference on 0" in text
     assert "Abilities of seeing" not in text  # each ability needs more data sets
+
+
+def test_smaller_vectors_are_below_the_full_ones(page: str) -> None:
+    """With 5 of 10 dimensions, `seeing` keeps its first five hits: the difference is -0.300."""
+    text = words(page)
+    table = text[text.index("Smaller vectors The same") :]
+    scores = r"0\.800 0\.\d+ to 1\.000"
+    assert re.search(rf"seeing 40 {scores} {scores} seeing@5 20 0\.500 .* 0\.500", table)
+    assert re.search(
+        r"seeing@5 less seeing: .*? MSRVTT -0\.300 -0\.\d+ to [+-]0\.\d+ 0\.\d+ 0\.\d+ 10 10", table
+    )
 
 
 def test_headroom_is_counted_from_first_ranks(run: Run, page: str) -> None:

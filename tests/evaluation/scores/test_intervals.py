@@ -87,7 +87,7 @@ def test_differences_are_paired() -> None:
         "new": {name: scored(24) for name in CG},
     }
     intervals = run(models)
-    rows = {(row["against"], row["name"]): row for row in intervals.comparisons("new")}
+    rows = {(row["against"], row["name"]): row for row in intervals.comparisons("new", ["base", "same"])}
     assert list(rows) == [(model, name) for model in ("base", "same") for name in (*CG, "CG")]
     assert [rows["base", name]["kind"] for name in (*CG, "CG")] == ["dataset"] * 3 + ["ability"]
     for name in (*CG, "CG"):
@@ -98,13 +98,13 @@ def test_differences_are_paired() -> None:
         assert high - low == pytest.approx(2 * half(0.1 * 0.9, N), abs=0.03)  # unpaired: 2 * half(0.5, N)
         assert row["p_value"] == pytest.approx(2 / 2**4, abs=0.03)  # four videos changed, all for the better
     assert (rows["base", "CG"]["n_queries"], rows["base", CG[0]]["n_queries"]) == (3 * N, N)
-    equal = [row for row in intervals.comparisons("same") if row["against"] == "base"]
+    equal = intervals.comparisons("same", ["base"])
     assert {(row["difference"], *row["interval"], row["p_value"]) for row in equal} == {(0.0, 0.0, 0.0, 1.0)}
 
 
 def test_averages_are_compared() -> None:
     models = {name: dict.fromkeys(UVRB, scored(hits)) for name, hits in (("a", 10), ("b", 20))}
-    rows = {row["name"]: row for row in run(models).comparisons("b") if row["kind"] == "average"}
+    rows = {row["name"]: row for row in run(models).comparisons("b", ["a"]) if row["kind"] == "average"}
     assert list(rows) == ["average_datasets", "average_abilities"]
     assert rows["average_abilities"]["difference"] == pytest.approx(0.25)
     assert rows["average_abilities"]["interval"][0] > 0
@@ -114,7 +114,7 @@ def test_one_video_has_no_interval() -> None:
     models = {name: {"set": scored(hits)} for name, hits in (("a", 10), ("b", 20))}
     intervals = run(models, {"set": np.zeros(N, dtype=np.int64)})
     assert intervals.summary("a")["datasets"]["set"]["interval"] is None
-    (row,) = intervals.comparisons("b")
+    (row,) = intervals.comparisons("b", ["a"])
     assert (row["interval"], row["p_value"], row["n_clusters"]) == (None, 1.0, 1)
 
 
@@ -128,7 +128,7 @@ def test_ranks_and_empty_data_sets_have_no_interval() -> None:
     intervals = run(models)
     datasets = intervals.summary("a")["datasets"]
     assert [name for name, facts in datasets.items() if facts["interval"]] == ["set"]
-    assert [row["name"] for row in intervals.comparisons("b")] == ["set"]
+    assert [row["name"] for row in intervals.comparisons("b", ["a"])] == ["set"]
     json.dumps(datasets, allow_nan=False)
 
 

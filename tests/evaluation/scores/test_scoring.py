@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gve_ray.evaluation.config import EvaluationConfig, ModelConfig
+from gve_ray.evaluation.config import EvaluationConfig, ModelConfig, SmallerVectors
 from gve_ray.evaluation.data.eval_sets import EvalSet
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.embed import EMBEDDING_SCHEMA, KEY, Embedded
@@ -115,6 +115,25 @@ def test_a_model_that_can_embed_nothing_scores_0(tmp_path: Path) -> None:
     result = score(dataset(), "m", embedded(tmp_path, 1, everything), CONFIG, tmp_path / "set.trec")
     assert (result.facts["score"], result.facts["n_queries"], result.table.num_rows) == (0.0, N, N)
     assert result.facts["missing"] == {"queries": N, "corpus": N, "queries_without_positives": 0}
+
+
+@pytest.mark.parametrize(
+    "form,hits",
+    [
+        # Queries from 10 on have no value among the first 10 dimensions, except 19: it is near item 0.
+        (SmallerVectors(dimension=10), 10),
+        (SmallerVectors(dtype="int8"), 15),
+        # Both items of a wrong query differ from it in one sign: the one that comes first in the corpus wins.
+        (SmallerVectors(dtype="binary"), 19),
+        (SmallerVectors(dtype="binary", rescore=True), 15),
+    ],
+)
+def test_smaller_vectors(tmp_path: Path, form: SmallerVectors, hits: int) -> None:
+    vectors = embedded(tmp_path, 15)
+    result = score(dataset(), "m@x", vectors, CONFIG, tmp_path / "runs/m@x/set.trec", form)
+    assert result.facts["score"] == pytest.approx(hits / N)
+    assert set(result.table.column("model").to_pylist()) == {"m@x"}
+    assert result.facts.get("int8_scale") == (pytest.approx(1 / 127) if form.dtype == "int8" else None)
 
 
 def test_a_median_beyond_the_neighbours_is_null(tmp_path: Path) -> None:
