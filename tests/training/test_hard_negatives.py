@@ -189,6 +189,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("base"), "qwen2_5_vl")
 
 
+@pytest.mark.slow
 def test_a_real_model_mines_the_same_on_one_and_two_ranks(tmp_path: Path, base: Path) -> None:
     """In its default dtype: bfloat16 on some processors, whose embeddings depend on the batch by 0.004."""
     mined = []
