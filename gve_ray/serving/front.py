@@ -19,7 +19,7 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gve_ray.serving.bodies import ByteBudget, LimitedBody, Reply
+from gve_ray.serving.body_limits import ByteBudget, LimitedBody, Reply
 from gve_ray.serving.config import ConnectionLimits, RequestLimits, ServeConfig
 from gve_ray.serving.errors import ApiError
 

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, cookie_parser
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gve_ray.serving.bodies import RETRY_SECONDS, ByteBudget, LimitedBody, Reply
+from gve_ray.serving.body_limits import RETRY_SECONDS, ByteBudget, LimitedBody, Reply
 from gve_ray.serving.config import RequestLimits, is_loopback
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.front import ARRIVAL, STREAMED, seconds_since_arrival
