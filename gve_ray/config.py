@@ -232,7 +232,7 @@ class EmbedderModel(AdaptedModel):
             convention.check_remote_code(allowed=self.allow_remote_code)
 
     def named(self, name: str) -> "ModelConfig":
-        """The model as one of its own. Raises ValueError if it names no weights."""
+        """Return the model as a `ModelConfig` of this name. Raises ValueError if it names no weights."""
         options = {option.name: getattr(self, option.name) for option in fields(EmbedderModel)}
         return ModelConfig(name=name, **options)
 

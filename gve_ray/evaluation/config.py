@@ -14,6 +14,7 @@ from gve_ray.config import (
     expand_paths,
     number,
 )
+from gve_ray.media.picture.folder import FRAMES_PER_SECOND
 from gve_ray.media.signature import THRESHOLD
 
 Format = Literal["uvrb", "mteb", "classes", "msrvtt", "didemo", "activitynet", "vatex", "lsmdc"]
@@ -41,7 +42,7 @@ class DataConfig:
     folder: str
     format: Format = "uvrb"
     annotations: str | None = None
-    folder_fps: float = number(1.0, above=0)  # arXiv:2510.27571, section 5
+    folder_fps: float = number(FRAMES_PER_SECOND, above=0)
     split: str = "test"
     template: str = "{label}"
     prompt: str | None = None

@@ -30,6 +30,7 @@ from gve_ray.embedder.backends import cache_name, embed_readable, open_model
 from gve_ray.embedder.load_media import load_media
 from gve_ray.media import MediaError
 from gve_ray.media.digest import media_digest, media_stamp
+from gve_ray.media.picture.folder import FRAMES_PER_SECOND
 from gve_ray.media.signature import signature
 from gve_ray.media.source import is_folder
 from gve_ray.progress import Progress
@@ -56,7 +57,6 @@ PENDING_SCHEMA = pa.schema(
     # media: paths or URIs. folder_fps: pictures a second if the video is a folder of frames.
     [*((name, pa.string()) for name in (KEY, *_PARTS)), ("folder_fps", pa.float64())]
 )
-DEFAULT_FOLDER_FPS = 1.0
 _MEDIA_SCHEMA = pa.schema([("path", pa.string()), ("stamp", pa.string()), ("digest", pa.string())])
 _READERS = 8  # threads that read files to fingerprint them
 
@@ -76,7 +76,7 @@ class ItemIndex:
             table = pq.read_table(self._file, schema=_MEDIA_SCHEMA, filesystem=self._files)
             self._entries = {row["path"]: (row["stamp"], row["digest"]) for row in table.to_pylist()}
 
-    def keys(self, items: Sequence[Item], folder_fps: float = DEFAULT_FOLDER_FPS) -> list[str]:
+    def keys(self, items: Sequence[Item], folder_fps: float = FRAMES_PER_SECOND) -> list[str]:
         """One fingerprint (hex) per item; raises ValueError for media without a path.
 
         folder_fps: pictures a second of videos that are folders of frames.
@@ -106,7 +106,7 @@ class ItemIndex:
             for medium in (item.image, item.video)
         ]
         parts: list[Any] = [item.instruction or None, item.text or None, *media]
-        if folder_fps != DEFAULT_FOLDER_FPS and isinstance(item.video, str) and is_folder(item.video):
+        if folder_fps != FRAMES_PER_SECOND and isinstance(item.video, str) and is_folder(item.video):
             parts.append(folder_fps)
         text = json.dumps(parts, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -144,7 +144,7 @@ def pending_table(
 
     folder_fps: of each item, as given to `ItemIndex.keys`; None: the default.
     """
-    rates = [DEFAULT_FOLDER_FPS] * len(keys) if folder_fps is None else folder_fps
+    rates = [FRAMES_PER_SECOND] * len(keys) if folder_fps is None else folder_fps
     distinct = dict(zip(keys, zip(items, rates, strict=True), strict=True))
     rows = [
         {KEY: key, **{name: getattr(item, name) for name in _PARTS}, "folder_fps": rate}

@@ -190,22 +190,34 @@ def _run(config: EvaluationJobConfig, configs: Sequence[DataConfig], run: RunFol
     results = {
         "version": RESULTS_VERSION,
         "datasets": {dataset.data.name: _dataset_facts(dataset) for dataset in datasets},
-        "clusters": intervals.clusters(),
-        "models": {name: intervals.summary(name) | facts for name, facts in identities.items()},
-        "comparisons": intervals.comparisons(
-            config.subject, [name for name in identities if name != config.subject]
-        ),
-        "smaller_vectors": {
-            name: facts
-            | intervals.summary(name)
-            | {"comparisons": intervals.comparisons(name, [facts["model"]])}
-            for name, facts in smaller.items()
-        },
+        **_summaries(intervals, config.subject, identities, smaller),
         "contamination": contamination,
     }
     _write(output / RESULTS_FILE, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     write_report(config, output, [dataset.data for dataset in datasets], run.facts)
     shared.publish(last=RESULTS_FILE)
+
+
+def _summaries(
+    intervals: RunIntervals,
+    subject: str,
+    models: Mapping[str, Mapping[str, Any]],
+    smaller: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The parts of results.json that have intervals. models, smaller: other facts, by name."""
+    return {
+        "clusters": intervals.clusters(),
+        "models": {name: {**intervals.summary(name), **facts} for name, facts in models.items()},
+        "comparisons": intervals.comparisons(subject, [name for name in models if name != subject]),
+        "smaller_vectors": {
+            name: {
+                **facts,
+                **intervals.summary(name),
+                "comparisons": intervals.comparisons(name, [facts["model"]]),
+            }
+            for name, facts in smaller.items()
+        },
+    }
 
 
 def _dimension_of(embedded: Embedded, pending: pa.Table) -> int:

@@ -71,7 +71,7 @@ class ConsistencyConfig(EmbedderModel):
 
     @property
     def embedder(self) -> ModelConfig:
-        """The embedder as a model of its own. There must be one."""
+        """The embedder as a `ModelConfig`. There must be one."""
         return self.named("consistency")
 
 

@@ -70,15 +70,10 @@ class ConsistencyWorker:
     def __init__(self, config: ConsistencyConfig, ingest: Store) -> None:
         assert config.model is not None, "without a model there is no consistency stage"
         report_status(f"loading {config.model}")
-        from gve_ray.embedder.backends import identify, open_model, saved_settings
-        from gve_ray.embedder.model import default_device
+        from gve_ray.embedder.backends import open_as_saved
 
         self._ingest = ingest
-        settings = saved_settings(config.embedder)
-        on_gpu = default_device().type != "cpu"
-        self._model = open_model(
-            config.embedder, settings, identify(config.embedder, settings, on_gpu=on_gpu)
-        )
+        self._model, _ = open_as_saved(config.embedder)
         for item in (Item(text="a caption"), Item(video="a video")):
             if why := self._model.refuses(item):
                 raise ValueError(f"quality.consistency.model={config.model!r}: {why}; use a video-text model")

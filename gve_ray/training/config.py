@@ -319,7 +319,7 @@ class TrainingConfig(ModelReference, SequenceSettings):
     point into. dtype: None selects bfloat16 on a GPU and on a processor that computes it natively,
     else float32. attention: a transformers attention implementation; None lets the package choose.
     compile: compile the layers on a GPU, which takes two minutes and makes training 1.8 times as
-    fast. checkpointing: recompute the activations of the language model in the backward pass; this
+    fast; not with `sharded`. checkpointing: recompute the activations of the language model in the backward pass; this
     costs a sixth of the speed and saves most of the memory per pair. sharded: each rank keeps a part
     of the frozen weights only, and gathers one layer at a time (FSDP2), for a model that leaves a
     GPU no room to train; probing, mining and evaluation still need the memory of the whole model.

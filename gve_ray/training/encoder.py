@@ -4,6 +4,7 @@ Rendering, patches and pooling are those of gve_ray.embedder, so training and se
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,25 +50,14 @@ def _one_token(device: torch.device) -> Batch:
     return Batch(input_ids=zeros, attention_mask=zeros + 1, position_ids=zeros.expand(3, 1, 1))
 
 
-def with_lora(
-    model: GveModel,
-    *,
-    r: int = 16,
-    alpha: int = 32,
-    dropout: float = 0.1,
-    dora: bool = False,
-    rslora: bool = False,
-    seed: int = 0,
-    checkpointing: bool = False,
-    compile: bool = False,
-) -> Encoder:
+def with_lora(model: GveModel, *, checkpointing: bool = False, compile: bool = False, **lora: Any) -> Encoder:
     """Add new LoRA weights to the language model (arXiv:2510.27571, section 5) and train only those.
 
     checkpointing: recompute activations in the backward pass instead of keeping them. compile: compile the
-    layers, on a GPU only. Raises ValueError when a weight of the vision tower or of the token embeddings would
-    be trained.
+    layers, on a GPU only. lora: the options of `gve_ray.embedder.add_lora`. Raises ValueError when a weight of
+    the vision tower or of the token embeddings would be trained.
     """
-    add_lora(model, r=r, alpha=alpha, dropout=dropout, dora=dora, rslora=rslora, seed=seed)
+    add_lora(model, **lora)
     check_frozen(model, FROZEN)
     if checkpointing:
         model.checkpoint_layers()

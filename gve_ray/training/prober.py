@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from pyarrow import fs
 
-from gve_ray.embedder.backends import identify, open_model, saved_settings
+from gve_ray.embedder.backends import open_as_saved
 from gve_ray.embedder.load_media import load_media
-from gve_ray.embedder.model import default_device
 from gve_ray.progress import Progress
 from gve_ray.schema import Item
 from gve_ray.store import AssetReader, SharedFolder
@@ -37,10 +36,7 @@ def open_prober(config: ProberConfig, assets: AssetReader | None, *, dtype: str 
     dtype: of the training, which the prober gets unless its config has its own. The function raises
     ValueError for an item that the model cannot embed.
     """
-    model = replace(config.named("prober"), dtype=config.dtype or dtype)
-    settings = saved_settings(model)
-    on_gpu = default_device().type != "cpu"
-    backend = open_model(model, settings, identify(model, settings, on_gpu=on_gpu))
+    backend, settings = open_as_saved(replace(config.named("prober"), dtype=config.dtype or dtype))
 
     def embed(items: Sequence[Item]) -> np.ndarray:
         """Embed a few items at a time, since their frames are in memory: float32 [n, d]."""

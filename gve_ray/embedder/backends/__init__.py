@@ -28,6 +28,7 @@ __all__ = [
     "cache_name",
     "embed_readable",
     "identify",
+    "open_as_saved",
     "open_model",
     "saved_settings",
 ]
@@ -59,6 +60,18 @@ def open_model(config: ModelConfig, settings: EmbedderSettings, identity: Mappin
     from gve_ray.embedder.backends.gve import GveBackend
 
     return GveBackend(config, settings, revision=revision, dtype=dtype)
+
+
+def open_as_saved(config: ModelConfig) -> tuple[Backend, EmbedderSettings]:
+    """Load a model for this process alone, with the settings that are saved with its weights.
+
+    Returns the settings too. Raises what `identify` and `open_model` raise.
+    """
+    from gve_ray.embedder.model import default_device
+
+    settings = saved_settings(config)
+    identity = identify(config, settings, on_gpu=default_device().type != "cpu")
+    return open_model(config, settings, identity), settings
 
 
 def embed_readable(

@@ -13,8 +13,9 @@ from gve_ray.evaluation.data.labelled_videos import load_classes
 from gve_ray.evaluation.data.layouts import check_media, load, load_mteb
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.data.uvrb import UVRB, find_data_sets
-from gve_ray.evaluation.embed import DEFAULT_FOLDER_FPS, ItemIndex
+from gve_ray.evaluation.embed import ItemIndex
 from gve_ray.job import PreflightError
+from gve_ray.media.picture.folder import FRAMES_PER_SECOND
 from gve_ray.schema import Item
 from gve_ray.store import fingerprint
 
@@ -37,7 +38,7 @@ class EvalSet:
     query_keys: list[str]
     corpus_keys: list[str]
     is_classification: bool = False
-    folder_fps: float = DEFAULT_FOLDER_FPS
+    folder_fps: float = FRAMES_PER_SECOND
 
     @property
     def revision(self) -> str:
