@@ -129,6 +129,7 @@ class Progress:
     def state(self) -> ProgressState:
         """The present state."""
         now = time.monotonic()
+        left = max(self._total - self._done, 0)
         rate = (self._done - self._counted_from) / max(now - self._started, 1e-9)
         return ProgressState(
             label=self._label,
@@ -138,7 +139,8 @@ class Progress:
             first=self._done_before,
             rate=rate,
             seconds=now - self._begun,
-            seconds_left=(self._total - self._done) / rate if rate else math.inf,
+            # Without a rate, as when all items are finished at the first report, only nothing left takes no time.
+            seconds_left=left / rate if rate else math.inf if left else 0.0,
             status=self._status,
             detail=self._detail,
         )

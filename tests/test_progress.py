@@ -80,6 +80,13 @@ def test_items_that_are_finished_when_a_wait_ends_do_not_count_for_the_rate(cloc
     assert str(step.state) == "render: 6/40 files, 1.0 files/s, 34 s left"
 
 
+def test_nothing_is_left_when_all_items_are_finished_at_the_first_report(clock: list[float]) -> None:
+    squares = Progress("squares", 40)
+    squares.wait_for("starting")
+    squares.reach(40)
+    assert (squares.state.rate, squares.state.seconds_left) == (0, 0)
+
+
 def test_a_display_gets_every_state_until_the_step_ends(
     clock: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
