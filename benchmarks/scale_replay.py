@@ -13,7 +13,9 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,15 @@ from PIL import Image
 from gve_ray.config import load_config
 from gve_ray.inputs.manifest import read_manifest
 from gve_ray.media.signature import CHROMA, FRAME_BYTES, LUMA
-from gve_ray.schema import ANNOTATION_SCHEMA
+from gve_ray.schema import ANNOTATION_SCHEMA, AssetRef
 from gve_ray.stage import REJECT_SCHEMA, Reject
 from gve_ray.store import AssetReader, Store
 from gve_ray.synthesis.config import ConsistencyConfig, MediaConfig, SynthesisConfig
 from gve_ray.synthesis.consistency import CONSISTENCY_SCHEMA, caption_hash
-from gve_ray.synthesis.ingest import INGEST_SCHEMA
+from gve_ray.synthesis.ingest import INGEST_SCHEMA, IngestWorker
+from gve_ray.synthesis.prompts import VIDEO_STYLES
 
+DECODE_SECONDS, CAPTION_SECONDS, BUSY_FOLDER = "GVE_DECODE_SECONDS", "GVE_CAPTION_SECONDS", "GVE_BUSY_FOLDER"
 RECORDING = "GVE_SCALE_RECORDING"  # environment variable of Ray's workers with the path of the file
 _MANIFEST_ROWS = 100_000  # rows written at a time
 _ID = "@@video@@"  # placeholder for the video id in recorded texts
@@ -66,6 +70,56 @@ def record(folder: Path, *, videos: int = 60, seed: int = 7) -> Path:
     part.write_text(json.dumps(_recorded(Path(config.output), read_manifest(str(source)))))
     part.replace(path)
     return path
+
+
+def record_few(path: Path, *, videos: int = 4, seed: int = 7) -> Path:
+    """Write a recording without models, in seconds: a few rendered videos are decoded, and their answers are fixed.
+
+    Returns the path. No video is rejected.
+    """
+    from gve_ray.demo.render import write_mp4
+    from gve_ray.demo.scenes import draw_scene
+
+    config = load_config(SynthesisConfig, ["--config", "demo.yaml"])
+    worker = IngestWorker(config.media, seed)
+    decoded = []
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(videos):
+            video = Path(folder, f"{i}.mp4")
+            write_mp4(video, draw_scene(seed + i, "corpus", long=False))
+            decoded += worker([{"video_id": f"v{i}", "uri": str(video)}])
+    rows = [_without_pixels(row) for row in decoded if isinstance(row, dict)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    captions = [f"a thing of kind {i} crosses the picture from left to right" for i in range(videos)]
+    recorded = {
+        "captions": captions,
+        "decoded": rows,
+        "scores": [0.5],
+        "annotated": [json.dumps(_answers(row)) for row in rows],
+    }
+    path.write_text(json.dumps(recorded))
+    return path
+
+
+def _answers(row: Row) -> Row:
+    """Return a row of `ANNOTATION_SCHEMA` with a text for every prompt, for a row of `_without_pixels`."""
+    video, frame, clip = (str(AssetRef(_ID, part)) for part in ("video", "frame", "clip"))
+
+    def texts(ref: str, styles: Iterable[str]) -> list[Row]:
+        return [{"ref": ref, "style": style, "profile": "temporal", "text": "it moves"} for style in styles]
+
+    styles = [style.name for style in VIDEO_STYLES.values()]
+    return {
+        "video_id": _ID,
+        "duration": row["duration"],
+        "reference_timestamps": row["reference_timestamps"],
+        "clip_spans": [{name: span[name] for name in ("start", "end")} for span in row["clips"]],
+        "captions": texts(video, styles),
+        "frame_captions": texts(frame, styles) if row["reference_timestamps"] else [],
+        "composed_image": texts(frame, ["action change"]) if row["reference_timestamps"] else [],
+        "composed_clip": texts(clip, ["temporal continuation"]) if row["clips"] else [],
+        "generations": [],
+    }
 
 
 def _recorded(run: Path, manifest: pa.Table) -> Row:
@@ -255,6 +309,30 @@ class ReplayedAnnotator:
             for text in outcome[column]:
                 text["text"] += f" {_word(draw)} {asset['video_id']}"
         return outcome | {"duration": asset["duration"]}
+
+
+class WaitingIngest(ReplayedIngest):
+    """A replay that takes as long as decoding: `DECODE_SECONDS` of this environment for each video."""
+
+    def _one(self, video_id: str, uri: str) -> Row | Reject:
+        time.sleep(float(os.environ[DECODE_SECONDS]))
+        return super()._one(video_id, uri)
+
+
+class WaitingAnnotator(ReplayedAnnotator):
+    """A replay that takes as long as captioning: `CAPTION_SECONDS` of this environment for each video.
+
+    Appends the beginning and end of each batch, in seconds since the epoch, to a file in the folder
+    `BUSY_FOLDER`.
+    """
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[Row | Reject]:
+        begun = time.time()
+        time.sleep(len(rows) * float(os.environ[CAPTION_SECONDS]))
+        results = super().__call__(rows)
+        with open(Path(os.environ[BUSY_FOLDER], f"{os.getpid()}.txt"), "a") as file:
+            file.write(f"{begun} {time.time()}\n")
+        return results
 
 
 class Nothing:

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import secrets
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,8 @@ WORKER_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 COLOR = re.compile(r"\x1b\[[\d;]*m")  # Ray colors the names of workers even in files
 LogContext = Mapping[str, str | int]
 
-_context: LogContext = {}  # per process, not per thread: all threads of a process work for one run
+_context: LogContext = {}  # of the process: all its threads work for one run
+_extra = threading.local()  # its `fields` are those of this thread, which may work for one of several stages
 
 
 def new_run() -> str:
@@ -31,25 +33,31 @@ def new_run() -> str:
 
 
 def log_context() -> dict[str, str | int]:
-    """Return the fields that log records of this process carry now, to be passed on to workers."""
-    return dict(_context)
+    """Return the fields that log records of this thread carry now, to be passed on to workers."""
+    return {**_context, **_extra_fields()}
 
 
 def metric_tags() -> dict[str, str]:
     """Return the job and the run as metric tags; the values are empty outside a run."""
-    return {"gve_job": str(_context.get("job", "")), "run": str(_context.get("run", ""))}
+    context = log_context()
+    return {"gve_job": str(context.get("job", "")), "run": str(context.get("run", ""))}
 
 
 @contextmanager
 def extra_log_context(**fields: str | int) -> Iterator[None]:
-    """Add fields to all log records of this process until the block ends."""
-    global _context
-    before = _context
-    extend_log_context(fields)
+    """Add fields to the log records of this thread until the block ends."""
+    extend_log_context({})  # installs the factory
+    before = _extra_fields()
+    _extra.fields = {**before, **fields}
     try:
         yield
     finally:
-        _context = before
+        _extra.fields = before
+
+
+def _extra_fields() -> LogContext:
+    fields: LogContext = getattr(_extra, "fields", {})
+    return fields
 
 
 def extend_log_context(fields: LogContext) -> None:
@@ -73,7 +81,7 @@ class _ContextRecordFactory:
         record = self._make(*args, **options)
         # Ray's JSON formatter writes every non-standard field of a record, but not the logger's
         # name.
-        record.__dict__.update(_context, logger=record.name)
+        record.__dict__.update(log_context(), logger=record.name)
         return record
 
 

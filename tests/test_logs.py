@@ -29,8 +29,12 @@ def test_records_carry_the_context_at_the_time_they_are_created(
     caplog.set_level(logging.INFO)
     log = logging.getLogger("gve_ray.some.module")
 
+    def say(**fields: str | int) -> None:
+        with extra_log_context(**fields):
+            log.info("word")
+
     def fields_of_new_record() -> dict[str, object]:
-        thread = threading.Thread(target=log.info, args=("word",))  # as commits do
+        thread = threading.Thread(target=say, kwargs=log_context())  # as commits do
         thread.start()
         thread.join()
         record = vars(caplog.records[-1])

@@ -144,18 +144,18 @@ def test_take_returns_rows_in_the_order_of_the_keys_including_new_rows(store: St
 
 
 def reads_of_keys(monkeypatch: pytest.MonkeyPatch, before_read: Callable[[], object]) -> list[int]:
-    """Return a list that grows by one each time a whole data set is read, after `before_read`."""
+    """Return a list that grows by the number of fragments that each scan of a data set reads, after `before_read`."""
     import lance
 
     reads: list[int] = []
-    to_table = lance.LanceDataset.to_table
+    scanner = lance.LanceDataset.scanner
 
-    def counted(self: Any, **options: Any) -> pa.Table:
-        reads.append(1)
+    def counted(self: Any, *args: Any, **options: Any) -> Any:
+        reads.append(len(options.get("fragments") or self.get_fragments()))
         before_read()
-        return to_table(self, **options)
+        return scanner(self, *args, **options)
 
-    monkeypatch.setattr(lance.LanceDataset, "to_table", counted)
+    monkeypatch.setattr(lance.LanceDataset, "scanner", counted)
     return reads
 
 
@@ -166,10 +166,31 @@ def test_keys_are_read_again_only_for_a_newer_version(store: Store, monkeypatch:
         assert store.take(["bb"], ["n"])["n"].to_pylist() == [2]
         with pytest.raises(KeyError, match="nope"):  # a key of four letters
             store.take(["nope"])
-    assert len(reads) == 1
+    assert reads == [1]
     Store(store.uri, SCHEMA).append(rows("nope"))
-    assert store.take(["nope"], ["n"])["n"].to_pylist() == [4]
-    assert len(reads) == 2
+    assert store.take(["nope", "a"], ["n"])["n"].to_pylist() == [4, 1]
+    assert reads == [1, 1]  # of the second time, only the new rows
+
+
+def test_many_commits_are_found_by_key(store: Store) -> None:
+    """Rows of later commits are added to what a reader knows already, whatever their order and number."""
+    reader, names = Store(store.uri, SCHEMA), [("v" * (i % 7)) + str((i * 37) % 100) for i in range(100)]
+    done = 0
+    for size in (40, 10, 10, 30, 1, 1, 8):
+        store.append(rows(*names[done : done + size]))
+        done += size
+        assert reader.take(names[:done], ["video_id"])["video_id"].to_pylist() == names[:done]
+        chosen = pa.array([*names[done - size : done : 2], "none", names[0]])
+        found = [key for batch in reader.select(chosen, ["video_id"], rows=3) for key in batch[0].to_pylist()]
+        assert found == [name for name in names[:done] if name in chosen.to_pylist()]
+
+
+def test_select_gives_all_rows_and_none(store: Store) -> None:
+    assert list(Store(f"{store.uri}-none", SCHEMA).select(pa.array(["a"]))) == []
+    store.append(rows("bb", "a"))
+    for keys, expected in ((["a", "bb"], ["bb", "a"]), (["x"], [])):
+        batches = store.select(pa.array(keys), ["video_id"])
+        assert [key for batch in batches for key in batch[0].to_pylist()] == expected
 
 
 def test_a_thread_can_take_rows_while_another_reads_new_keys(

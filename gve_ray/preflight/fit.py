@@ -45,7 +45,9 @@ class Workers:
     process with weights holds, if there are GPUs. most_cpus: that one process can use; None: 1, with
     weights 8 with a GPU, and all without one. more_bytes: of memory on a CPU, in addition to the
     weights and the process. large: without GPUs, few processes with many CPUs rather than many with few.
-    grows: the pool may grow to `most` processes when the cluster grows, or when the load does.
+    grows: the pool may grow to `most` processes when the cluster grows, or when the load does. share: of
+    what it could have alone, what the pools that are sized before it leave to it if all run together; at
+    least one process.
     """
 
     option: str
@@ -62,6 +64,7 @@ class Workers:
     large: bool = False
     grows: Growth = "no"
     most: int = 0
+    share: float = 0.0
 
     def __str__(self) -> str:
         """For example `2 x (4 CPU, 1 GPU)`."""
@@ -144,7 +147,8 @@ def size_pools(
         left = [dict(node) for node in (free if together else nodes)]
         if together:
             for other in queue:
-                _place({"CPU": 1.0, **other.demands}, other.count or 1, left)
+                least = {"CPU": 1.0, **other.demands}
+                _place(least, other.count or max(1, int(other.share * room(least, nodes, 1))), left)
         pool = _with_count(pool, left, spare)
         sized[pool.option] = pool
         if together:

@@ -3,9 +3,10 @@
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from gve_ray.logs import extra_log_context, log_context
 from gve_ray.progress import Progress
 from gve_ray.stage.in_flight import Activity
 from gve_ray.stage.metrics import StageMetrics
@@ -24,9 +25,10 @@ class Committer:
     are raised by the next `add`, or when the block ends.
 
     activity: returns what the workers do now. The progress counts the finished rows of batches in
-    work, too. first: the rows of the first batch, and the time of the monotonic clock at which it arrived.
-    If a worker dies with its batch, these rows are done again, and until then the
-    progress does not change. In the end, it counts the rows that `add` has received.
+    work, too; `batches` are their first keys, None for all. If a worker dies with its batch, these rows
+    are done again, and until then the progress does not change. In the end, it counts the rows that `add`
+    has received. first: the rows of the first batch, and the time of the monotonic clock at which it
+    arrived. metrics, part: of the stage, and which of its parts these rows are.
     """
 
     def __init__(
@@ -40,9 +42,13 @@ class Committer:
         rejected: int,
         commit_seconds: float,
         activity: Callable[[], Activity] = Activity,
+        batches: Collection[str] | None = None,
+        metrics: StageMetrics | None = None,
+        part: int = 0,
+        label: str = "",
     ) -> None:
         self._name, self._out, self._rejects, self._total = name, out, rejects, total
-        self._done_before, self._done, self._rejected = done + rejected, done + rejected, rejected
+        self._done_before, self._done, self.rejected = done + rejected, done + rejected, rejected
         self._commit_seconds = commit_seconds
         self._waiting: dict[str, list[str]] = {"out": [], "rejects": [], "held": []}
         # A batch is a block of the input, so its first key identifies it. Keeping the keys of all
@@ -54,10 +60,11 @@ class Committer:
         self._error: Exception | None = None
         self._started = self._reported = self._committed = time.monotonic()
         self._pause = commit_seconds
-        self._metrics = StageMetrics(name)
-        self._activity = activity
+        self._metrics, self._part = metrics or StageMetrics(name), part
+        self._activity, self._batches = activity, batches
         self._shown = self._done
-        self._progress = Progress(name, total, done=self._done)
+        self._progress = Progress(label or name, total, done=self._done)
+        self._log_context = log_context()
         self._thread = threading.Thread(target=self._tick, name=f"{name}-commits", daemon=True)
 
     def __enter__(self) -> "Committer":
@@ -75,6 +82,11 @@ class Committer:
         self._report_metrics()
         self._progress.reach(self._done, self._rejected_text())
         self._progress.close()
+
+    @property
+    def done(self) -> int:
+        """The rows that have a result, those of earlier runs among them. `rejected`: those that are rejects."""
+        return self._done
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Take one record of `RECORD_SCHEMA`; ignore it if the batch was delivered before.
@@ -96,7 +108,7 @@ class Committer:
                 self.first = (len(keys), time.monotonic())
             self._seen[keys[0]] = hash(keys)
             self._done += len(keys)
-            self._rejected += len(record["reasons"])
+            self.rejected += len(record["reasons"])
             self._metrics.rejected(record["reasons"], record["errors"])
             if record["errors"] == len(keys):
                 # The worker may be broken rather than the rows: hold until some row succeeds.
@@ -112,12 +124,13 @@ class Committer:
 
     def _tick(self) -> None:
         try:
-            while not self._stop.wait(min(1.0, self._commit_seconds)):
-                if time.monotonic() - self._committed >= self._pause:
-                    self._commit()
-                if time.monotonic() - self._reported >= _PROGRESS_SECONDS:
-                    self._report_progress(self._activity())
-                    self._report_metrics()
+            with extra_log_context(**self._log_context):
+                while not self._stop.wait(min(1.0, self._commit_seconds)):
+                    if time.monotonic() - self._committed >= self._pause:
+                        self._commit()
+                    if time.monotonic() - self._reported >= _PROGRESS_SECONDS:
+                        self._report_progress(self._activity())
+                        self._report_metrics()
         except Exception as error:  # noqa: BLE001 - raised by `_raise_thread_error`
             self._error = error
 
@@ -139,7 +152,11 @@ class Committer:
     def _report_progress(self, activity: Activity) -> None:
         """Report the rows that have arrived, and those of batches in work that workers have finished."""
         with self._lock:
-            in_work = sum(rows for key, rows in activity.finished.items() if key not in self._seen)
+            in_work = sum(
+                rows
+                for key, rows in activity.finished.items()
+                if key not in self._seen and (self._batches is None or key in self._batches)
+            )
             # The last row counts when its batch has arrived.
             self._shown = max(self._shown, min(self._done + in_work, self._total - 1), self._done)
         if activity.workers or self._shown > self._done_before:
@@ -148,14 +165,15 @@ class Committer:
             self._progress.wait_for(activity.status or "starting the workers")
 
     def _rejected_text(self) -> str:
-        return f"{self._rejected} rejected" if self._rejected else ""
+        return f"{self.rejected} rejected" if self.rejected else ""
 
     def _report_metrics(self) -> None:
         self._reported = time.monotonic()
         rate = (self._done - self._done_before) / max(self._reported - self._started, 1e-9)
         self._metrics.progress(
-            out=self._done - self._rejected,
-            rejected=self._rejected,
+            out=self._done - self.rejected,
+            rejected=self.rejected,
             waiting=self._total - self._done,
             rate=rate,
+            part=self._part,
         )

@@ -6,6 +6,7 @@ endpoint the names below start with `ray_`, and counters end with `_total`. The 
 cluster/grafana show them.
 """
 
+import threading
 from collections import Counter as Tally
 from collections.abc import Iterable
 from functools import partial
@@ -43,10 +44,18 @@ class StageMetrics:
             boundaries=_SECONDS,
         )
         self._reasons: set[str] = set()
+        self._parts: dict[int, tuple[int, int, int]] = {}
+        self._lock = threading.Lock()
 
-    def progress(self, *, out: int, rejected: int, waiting: int, rate: float) -> None:
-        """Set the numbers of rows by state, and the rate in rows per second."""
-        for state, rows in (("out", out), ("rejected", rejected), ("waiting", waiting)):
+    def progress(self, *, out: int, rejected: int, waiting: int, rate: float, part: int = 0) -> None:
+        """Set the numbers of rows of one part by state, and the rate in rows per second.
+
+        The metrics are the sums over all parts of this run so far.
+        """
+        with self._lock:
+            self._parts[part] = out, rejected, waiting
+            totals = [sum(column) for column in zip(*self._parts.values(), strict=True)]
+        for state, rows in zip(("out", "rejected", "waiting"), totals, strict=True):
             self._rows.set(rows, tags={"state": state})
         self._rate.set(rate)
 

@@ -1,9 +1,11 @@
-"""Drive a stage: find the rows that are still to do, run them on an actor pool, count the results."""
+"""Drive a stage: find the rows that are still to do, run them on a pool of actors, count the results."""
 
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
+from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -12,8 +14,10 @@ import pyarrow.compute as pc
 from gve_ray.config import StageResources
 from gve_ray.logs import extra_log_context, log_context
 from gve_ray.stage.committer import Committer
-from gve_ray.stage.in_flight import Activity, Failure, start_in_flight_actor
-from gve_ray.stage.worker import StageActor, StageError, StageJob
+from gve_ray.stage.in_flight import Activity, start_in_flight_actor
+from gve_ray.stage.metrics import StageMetrics
+from gve_ray.stage.pool import ActorPool
+from gve_ray.stage.worker import StageError, StageJob
 from gve_ray.store import Store
 
 
@@ -38,6 +42,12 @@ class StagePace:
         row_seconds = (seconds - first_seconds) / rest
         start = max(0.0, first_seconds - first_rows * row_seconds)
         return cls(rows=rows, start_seconds=start, row_seconds=row_seconds)
+
+    def with_part(self, other: "StagePace") -> "StagePace":
+        """Return the pace of two parts of a run together; this one was the first."""
+        rows = self.rows + other.rows
+        seconds = self.rows * self.row_seconds + other.rows * other.row_seconds
+        return replace(self, rows=rows, row_seconds=seconds / rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,68 +86,184 @@ def run_stage(
 ) -> StageCounts:
     """Run every row of `pending` that is neither in `out` nor rejected by this stage yet.
 
-    pending: one row per key, with small columns only (keys, URIs, texts); a worker reads large data
-    from a `Store` by key. worker: a class that each actor instantiates once as
-    `worker(**worker_args)`. It is called with a list of row dicts and returns one result per row in
-    the same order: a dict with the columns of `out`, including the row's key, or a `Reject`.
-    rejects: a store of `REJECT_SCHEMA`. unit: what a row stands for, as written to `rejects`.
-    commit_seconds: how often results become visible; `math.inf` commits once, at the end. Only one
-    stage at a time may use these stores.
+    The arguments and errors are those of `StageRunner` and of its `run`.
+    """
+    with StageRunner(
+        name,
+        worker=worker,
+        worker_args=worker_args,
+        out=out,
+        rejects=rejects,
+        resources=resources,
+        unit=unit,
+        commit_seconds=commit_seconds,
+    ) as runner:
+        return runner.run(pending)
+
+
+class StageRunner:
+    """A context manager that runs the rows of a stage, in one part or in many, on the same actors.
+
+    worker: a class that each actor instantiates once as `worker(**worker_args)`. It is called with a
+    list of row dicts and returns one result per row in the same order: a dict with the columns of
+    `out`, including the row's key, or a `Reject`. rejects: a store of `REJECT_SCHEMA`. unit: what a
+    row stands for, as written to `rejects`. commit_seconds: how often results become visible;
+    `math.inf` commits a part once, at its end. Only one runner at a time may write to `out`, and only
+    runners of one job that share the `Store` object to `rejects`.
+
+    Entering opens the stores, and deletes what killed runs have left there, so no worker may write
+    to them yet. Leaving ends the actors and merges small fragments, so no worker may read from them
+    any more.
 
     Ray waits for resources that no node has: check before that the actors fit
-    (`gve_ray.preflight`). Raises ValueError if the keys of `pending` are not unique; StageError if
-    the worker cannot start, breaks its contract, or fails on every row, or if no batch finishes.
+    (`gve_ray.preflight`).
     """
-    started = time.monotonic()
-    _check_pending(name, pending, out.key)
-    out.create().clean()
-    rejects.create().clean()
-    keys = pending.column(out.key)
-    done, rejected = _committed(name, out, rejects, keys)
-    todo = pending.filter(pc.invert(pc.or_(done, rejected)))
-    pace = None
-    if todo.num_rows:
-        job = StageJob(
-            name=name,
-            worker=worker,
-            worker_args=worker_args,
-            out=out,
-            rejects=rejects,
-            unit=unit,
-            max_attempts=resources.max_attempts,
-            max_errors_in_a_row=resources.max_errors_in_a_row,
-            in_flight=start_in_flight_actor(),
-            log_context=log_context(),
-        )
-        committer = Committer(
-            name,
-            out,
-            rejects,
-            total=pending.num_rows,
-            done=_count_true(done),
-            rejected=_count_true(rejected),
-            commit_seconds=commit_seconds,
-            activity=partial(_activity, job.in_flight),
-        )
-        _execute(job, todo, resources, committer)
-        first_rows, arrived = committer.first
-        pace = StagePace.of(
-            rows=todo.num_rows,
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        worker: type,
+        worker_args: Mapping[str, Any],
+        out: Store,
+        rejects: Store,
+        resources: StageResources,
+        unit: str = "video",
+        commit_seconds: float = 5.0,
+    ) -> None:
+        self._name, self._worker, self._worker_args, self._unit = name, worker, worker_args, unit
+        self._out, self._rejects, self._resources = out, rejects, resources
+        self._commit_seconds = commit_seconds
+        self._pool: ActorPool | None = None
+        self._job: StageJob | None = None
+        self._metrics: StageMetrics | None = None
+        self._lock = threading.Lock()  # of the three above
+        self._error: StageError | None = None
+        self._new_rows = 0
+
+    def __enter__(self) -> "StageRunner":
+        self._out.create().clean()
+        self._rejects.create().clean()
+        self._committed = _committed(self._name, self._out, self._rejects)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.fail(StageError(f"stage {self._name}: stopped"))
+        self.stop()
+        if kind is None and self._new_rows:
+            self._check_stores()
+            self._out.compact()
+            self._rejects.compact()
+
+    def run(self, pending: pa.Table, *, part: int = 0, label: str = "") -> StageCounts:
+        """Run every row of `pending` that is neither in `out` nor rejected by this stage yet.
+
+        pending: one row per key, with small columns only (keys, URIs, texts); a worker reads large data
+        from a `Store` by key. part: its number; several threads may run parts at the same time, and the
+        actors take the rows of the lowest part first. No key may be in two parts. label: of the progress;
+        by default the stage's name.
+
+        Raises ValueError if the keys of `pending` are not unique; StageError if the worker cannot start,
+        breaks its contract, or fails on every row, or if no batch finishes.
+        """
+        started = time.monotonic()
+        _check_pending(self._name, pending, self._out.key)
+        keys = pending.column(self._out.key)
+        done, rejected = (pc.is_in(keys, value_set=committed) for committed in self._committed)
+        n_done, n_rejected = _count_true(done), _count_true(rejected)
+        todo = pending.filter(pc.invert(pc.or_(done, rejected)))
+        pace = None
+        if todo.num_rows:
+            job, pool = self._started()
+            first_keys = todo.column(self._out.key).to_pylist()[:: self._resources.batch_size]
+            with extra_log_context(stage=self._name):
+                committer = Committer(
+                    self._name,
+                    self._out,
+                    self._rejects,
+                    total=pending.num_rows,
+                    done=n_done,
+                    rejected=n_rejected,
+                    commit_seconds=self._commit_seconds,
+                    activity=partial(_activity, job.in_flight),
+                    batches=frozenset(first_keys),
+                    metrics=self._metrics,
+                    part=part,
+                    label=label,
+                )
+                with committer:
+                    for record in pool.run(todo, order=part):
+                        committer.add(record)
+            first_rows, arrived = committer.first
+            begun = max(started, pool.begun(part))
+            pace = StagePace.of(
+                rows=todo.num_rows,
+                seconds=time.monotonic() - begun,
+                first_rows=first_rows,
+                first_seconds=arrived - begun,
+            )
+            n_done, n_rejected = committer.done - committer.rejected, committer.rejected
+            with self._lock:
+                self._new_rows += todo.num_rows
+        return StageCounts(
+            name=self._name,
+            n_in=pending.num_rows,
+            n_out=n_done,
+            n_rejected=n_rejected,
             seconds=time.monotonic() - started,
-            first_rows=first_rows,
-            first_seconds=arrived - started,
+            pace=pace,
         )
-        out.compact()
-        rejects.compact()
-        done, rejected = _committed(name, out, rejects, keys)
-    return StageCounts(
-        name=name,
-        n_in=pending.num_rows,
-        n_out=_count_true(done),
-        n_rejected=_count_true(rejected),
-        seconds=time.monotonic() - started,
-        pace=pace,
-    )
+
+    def _started(self) -> tuple[StageJob, ActorPool]:
+        """Return the job and its pool of actors; start them if this has not been done."""
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            if self._job is None or self._pool is None:
+                self._metrics = self._metrics or StageMetrics(self._name)
+                self._job = StageJob(
+                    name=self._name,
+                    worker=self._worker,
+                    worker_args=self._worker_args,
+                    out=self._out,
+                    rejects=self._rejects,
+                    unit=self._unit,
+                    max_attempts=self._resources.max_attempts,
+                    max_errors_in_a_row=self._resources.max_errors_in_a_row,
+                    in_flight=start_in_flight_actor(),
+                    log_context=log_context(),
+                )
+                self._pool = ActorPool(self._job, self._resources)
+            return self._job, self._pool
+
+    def stop(self) -> None:
+        """End the actors, between two parts; the next part starts new ones."""
+        with self._lock:
+            job, pool, self._job, self._pool = self._job, self._pool, None, None
+        if job is not None and pool is not None:
+            pool.close()
+            _kill(job.in_flight)
+
+    def fail(self, error: StageError) -> None:
+        """End the actors at once, and let every `run` raise this error, now and later. Callable from any thread."""
+        with self._lock:
+            self._error = error
+            pool = self._pool
+        if pool is not None:
+            pool.fail(error)
+
+    def _check_stores(self) -> None:
+        """Raise StageError unless the stores have exactly the rows of earlier runs and of this one."""
+        before = sum(len(keys) for keys in self._committed)
+        now = sum(len(keys) for keys in _committed(self._name, self._out, self._rejects))
+        if now != before + self._new_rows:
+            raise StageError(
+                f"stage {self._name}: {before} rows were committed before this run and {self._new_rows} by it, "
+                f"but there are {now}; another program has changed its stores"
+            )
 
 
 def _check_pending(name: str, pending: pa.Table, key: str) -> None:
@@ -152,95 +278,19 @@ def _check_pending(name: str, pending: pa.Table, key: str) -> None:
         )
 
 
-def _committed(
-    name: str, out: Store, rejects: Store, keys: pa.ChunkedArray
-) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """Return which keys are committed to `out`, and which this stage has rejected, as bools.
+def _committed(name: str, out: Store, rejects: Store) -> tuple[pa.Array, pa.Array]:
+    """Return the keys that are committed to `out`, and those that this stage has rejected.
 
-    The keys stay in Arrow: as a Python set, 1.55 million keys would take 0.2 GB for each lookup.
+    They stay in Arrow: as a Python set, 1.55 million keys would take 0.2 GB.
     """
     quoted = name.replace("'", "''")
     tables = out.table([out.key]), rejects.table([rejects.key], f"stage = '{quoted}'")
-    done, rejected = (pc.is_in(keys, value_set=table.column(0).combine_chunks()) for table in tables)
+    done, rejected = (table.column(0).combine_chunks() for table in tables)
     return done, rejected
 
 
 def _count_true(column: pa.ChunkedArray) -> int:
     return int(pc.sum(column).as_py() or 0)
-
-
-def _execute(job: StageJob, todo: pa.Table, resources: StageResources, committer: Committer) -> None:
-    import ray
-    from ray.data.exceptions import ExecutionTimeoutError
-
-    try:
-        with extra_log_context(stage=job.name), committer:
-            for batch in _records(job, todo, resources):
-                for record in batch.to_pylist():
-                    committer.add(record)
-    except ray.exceptions.RayError as error:
-        failure = _failure(error, job.in_flight)
-        raise StageError(f"stage {job.name}: {failure.reason}", failure.lines) from error
-    except ExecutionTimeoutError as error:
-        raise StageError(
-            f"stage {job.name}: no batch finished within {resources.stall_seconds:g} s; see the workers' logs, "
-            "or raise the stage's stall_seconds if its batches or its start take longer"
-        ) from error
-    finally:
-        ray.kill(job.in_flight)
-
-
-def _records(job: StageJob, todo: pa.Table, resources: StageResources) -> Iterator[pa.Table]:
-    """Run the rows and yield tables of records (`RECORD_SCHEMA`) as they finish, in any order."""
-    import ray
-    from ray.data import ActorPoolStrategy, DataContext
-
-    size, count, demands = resources.batch_size, resources.count, resources.demands
-    if count is None or {"CPU", "GPU"} & resources.undecided:
-        raise ValueError(f"stage {job.name}: {resources}: has auto; use numbers, or preflight.fit_to_cluster")
-    table = todo.combine_chunks()
-    # Each block is one batch and one Ray task, so that a retry repeats exactly one batch. `take`
-    # copies: pickling a plain slice would include the whole column.
-    starts = range(0, table.num_rows, size)
-    blocks = [table.take(pa.array(range(i, min(i + size, table.num_rows)), pa.int64())) for i in starts]
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = resources.stall_seconds
-    context.issue_detectors_config.detectors = []  # they advise more memory than gve_ray.preflight has counted
-    with DataContext.current(context):
-        dataset = ray.data.from_blocks(blocks).map_batches(
-            StageActor,
-            fn_constructor_kwargs={"job": job},
-            batch_size=size,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            num_cpus=demands.get("CPU", 0),
-            num_gpus=demands.get("GPU"),
-            memory=demands.get("memory"),
-            accelerator_type=resources.accelerator_type,
-            # Ray's default, unlimited restarts and retries, is right here: `InFlightRows` limits
-            # both.
-            compute=ActorPoolStrategy(
-                min_size=min(count, len(blocks)),  # each actor loads its worker, so none starts without work
-                max_size=min(max(count, resources.max_actors), len(blocks)),
-                max_tasks_in_flight_per_actor=resources.concurrency + 1,
-                max_concurrent_calls_per_actor=resources.concurrency,
-                enable_true_multi_threading=resources.concurrency > 1,
-            ),
-        )
-        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=4)
-
-
-def _failure(error: BaseException, in_flight: Any) -> Failure:
-    """Return the failure that ended the job as its worker told it, or the last line of Ray's error."""
-    import ray
-
-    try:
-        failure: Failure = ray.get(in_flight.failure.remote(), timeout=10)
-    except ray.exceptions.RayError:
-        failure = Failure()
-    return failure if failure.reason else Failure(reason=str(error).strip().splitlines()[-1])
 
 
 def _activity(in_flight: Any) -> Activity:
@@ -252,3 +302,10 @@ def _activity(in_flight: Any) -> Activity:
     except ray.exceptions.RayError:
         return Activity()
     return activity
+
+
+def _kill(actor: Any) -> None:
+    import ray
+
+    if ray.is_initialized():
+        ray.kill(actor)

@@ -95,7 +95,21 @@ class StageJob:
 
 
 class StageActor:
-    """The callable for Ray Data: takes a batch of rows, returns one row of `RECORD_SCHEMA`."""
+    """An actor of `ActorPool`. Ray wraps each of its methods, so all the work is in `BatchRunner`."""
+
+    def __init__(self, job: StageJob) -> None:
+        self._run = BatchRunner(job)
+
+    def ready(self) -> None:
+        """Return when the actor has started."""
+
+    def run(self, batch: pa.Table) -> pa.Table:
+        """Run the worker on a batch, and write its results. Returns one row of `RECORD_SCHEMA`."""
+        return self._run(batch)
+
+
+class BatchRunner:
+    """Runs a stage's worker on batches of rows inside an actor, and handles its failures."""
 
     def __init__(self, job: StageJob) -> None:
         import ray

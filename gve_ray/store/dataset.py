@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _COMMITS_BETWEEN_CLEANING = 100
+_KEPT_VERSIONS = 10  # a reader may be opening one that was the newest when it looked
 _KEYS_AT_ONCE = 1000  # in one SQL filter
 # For the metadata of fragments. Lance's default is 1 GB, in each process.
 _CACHE_BYTES = 32 * 2**20
@@ -46,8 +47,9 @@ class Store:
     """One Lance data set with a fixed schema and a string key column.
 
     uri: path or object-store URI of the data set; credentials come from the environment. A store
-    can be pickled, and opens nothing until it is used. Several threads may read from one object at
-    the same time; while one writes, no other thread may use the object.
+    can be pickled, and opens nothing until it is used. Several threads may read from one object and
+    commit to it at the same time; while one creates, deletes or drops, no other thread may use the
+    object.
     """
 
     def __init__(self, uri: str, schema: pa.Schema, *, key: str = "video_id") -> None:
@@ -69,6 +71,7 @@ class Store:
         self._writing: lance.LanceDataset | None = None
         self._snapshot: _Snapshot | None = None
         self._snapshot_lock = threading.Lock()
+        self._commit_lock = threading.Lock()
         self._version: int | None = None
         self._commits = 0
 
@@ -154,7 +157,6 @@ class Store:
         driver has committed since the last commit of this one, because two writers could write a
         row twice.
         """
-        import lance
         from lance.fragment import FragmentMetadata
 
         fragments = [
@@ -164,6 +166,13 @@ class Store:
         ]
         if not fragments:
             return 0
+        with self._commit_lock:
+            self._commit(fragments)
+        return sum(fragment.physical_rows for fragment in fragments)
+
+    def _commit(self, fragments: "Sequence[Any]") -> None:
+        import lance
+
         started = time.monotonic()
         dataset = self._existing()
         if self._version is not None and dataset.version != self._version:
@@ -183,8 +192,7 @@ class Store:
         if self._commits % _COMMITS_BETWEEN_CLEANING == 0:
             # The manifest of each version lists all fragments, so keeping old versions would need
             # space quadratic in the number of commits.
-            committed.cleanup_old_versions(older_than=timedelta(0))
-        return sum(fragment.physical_rows for fragment in fragments)
+            committed.cleanup_old_versions(retain_versions=_KEPT_VERSIONS)
 
     def append(self, table: pa.Table) -> int:
         """Write and commit rows (driver only); return their number."""
@@ -262,6 +270,23 @@ class Store:
             columns=None if columns is None else list(columns), filter=filter, batch_size=rows
         )
 
+    def select(
+        self, keys: pa.Array | pa.ChunkedArray, columns: Sequence[str] | None = None, *, rows: int = 8192
+    ) -> Iterator[pa.RecordBatch]:
+        """Stream the rows of those keys that are committed, in the order of commits."""
+        if self._open() is None:
+            return
+        snapshot = self._latest()
+        positions = snapshot.positions(keys)
+        positions = np.unique(positions[positions >= 0])
+        if len(positions) == snapshot.rows:
+            yield from self.batches(columns, rows=rows)
+            return
+        for start in range(0, len(positions), rows):
+            some = positions[start : start + rows].tolist()
+            table = snapshot.dataset.take(some, columns=None if columns is None else list(columns))
+            yield from table.combine_chunks().to_batches()
+
     def take(self, keys: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
         """Return rows by key, in the order of `keys`. Raises KeyError if a key is not committed."""
         snapshot = self._snapshot or self._latest()
@@ -281,32 +306,89 @@ class Store:
         with self._snapshot_lock:  # other threads wait instead of reading the same keys
             dataset = self._existing()
             if self._snapshot is None or self._snapshot.dataset.version != dataset.version:
-                self._snapshot = _Snapshot.read(dataset, self.key)
+                self._snapshot = _Snapshot.read(dataset, self.key, self._snapshot)
             return self._snapshot
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Snapshot:
-    """One version of a data set, with its sorted keys and the positions of their rows.
+    """One version of a data set, and the position of each key's row.
 
-    Sorted Arrow arrays take 30 bytes per row; a dict of 1.55 million keys would take 0.25 GB.
+    fragments: their ids in order. rows: number of rows. runs: sorted keys with the positions of their
+    rows; each is at least twice as long as the next. Rows that were committed since an earlier
+    snapshot become a run of their own, so that not all keys are read and sorted again. Arrow arrays
+    take 30 bytes per row; a dict of 1.55 million keys would take 0.25 GB.
     """
 
     dataset: "lance.LanceDataset"
-    keys: pa.Array
-    positions: np.ndarray  # int64, the position of each key's row
+    fragments: Sequence[int]
+    rows: int
+    runs: "Sequence[_Run]"
 
     @classmethod
-    def read(cls, dataset: "lance.LanceDataset", key: str) -> "_Snapshot":
-        keys = dataset.to_table(columns=[key]).column(0).combine_chunks()
-        order = pc.sort_indices(keys)
-        return cls(dataset=dataset, keys=keys.take(order), positions=order.to_numpy())
+    def read(cls, dataset: "lance.LanceDataset", key: str, earlier: "_Snapshot | None" = None) -> "_Snapshot":
+        """Read the keys, those of `earlier` only if its rows are no longer the first ones."""
+        fragments = dataset.get_fragments()
+        ids = [fragment.fragment_id for fragment in fragments]
+        total = dataset.count_rows()
+        if earlier is not None and ids[: len(earlier.fragments)] == earlier.fragments:
+            new = fragments[len(earlier.fragments) :]
+            if earlier.rows + sum(fragment.count_rows() for fragment in new) == total:  # nothing was deleted
+                runs = earlier.runs
+                if new:
+                    added = dataset.scanner(columns=[key], fragments=new).to_table().column(0)
+                    runs = _merged([*runs, _Run.of(added.combine_chunks(), earlier.rows)])
+                return cls(dataset=dataset, fragments=ids, rows=total, runs=runs)
+        all_keys = dataset.to_table(columns=[key]).column(0).combine_chunks()
+        return cls(dataset=dataset, fragments=ids, rows=total, runs=[_Run.of(all_keys, 0)])
 
     def position(self, key: str) -> int | None:
         """Return the position of a key's row, or None if the key does not exist."""
+        return next((found for run in self.runs if (found := run.position(key)) is not None), None)
+
+    def positions(self, keys: pa.Array | pa.ChunkedArray) -> np.ndarray:
+        """Return the positions of many keys' rows, int64 [n], -1 where a key does not exist."""
+        positions = np.full(len(keys), -1, dtype=np.int64)
+        for run in self.runs:
+            found = pc.index_in(keys, value_set=run.keys).fill_null(-1).to_numpy()
+            positions = np.where(found >= 0, np.append(run.positions, -1)[found], positions)
+        return positions
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Sorted keys, and the positions of their rows, int64 [n]."""
+
+    keys: pa.Array
+    positions: np.ndarray
+
+    @classmethod
+    def of(cls, keys: pa.Array, first: int) -> "_Run":
+        """Return the run of keys whose rows follow each other from position `first`."""
+        return cls._sorted(keys, np.arange(first, first + len(keys), dtype=np.int64))
+
+    @classmethod
+    def _sorted(cls, keys: pa.Array, positions: np.ndarray) -> "_Run":
+        order = pc.sort_indices(keys)
+        return cls(keys.take(order), positions[order.to_numpy()])
+
+    def __add__(self, other: "_Run") -> "_Run":
+        keys = pa.concat_arrays([self.keys, other.keys])
+        return self._sorted(keys, np.concatenate([self.positions, other.positions]))
+
+    def position(self, key: str) -> int | None:
         i = bisect.bisect_left(range(len(self.keys)), key, key=lambda j: self.keys[j].as_py())
         exists = i < len(self.keys) and self.keys[i].as_py() == key
         return int(self.positions[i]) if exists else None
+
+
+def _merged(runs: Sequence[_Run]) -> Sequence[_Run]:
+    """Merge the last runs while one is less than twice as long as the next, so that there are few."""
+    runs = list(runs)
+    while len(runs) > 1 and len(runs[-2].keys) < 2 * len(runs[-1].keys):
+        last = runs.pop()
+        runs[-1] = runs[-1] + last
+    return runs
 
 
 def _schema_difference(actual: pa.Schema, expected: pa.Schema) -> str:

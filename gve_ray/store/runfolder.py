@@ -211,6 +211,10 @@ class FolderLock:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let others use the folder, before the block ends."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -10,14 +10,15 @@ because the engine then has the video's frames in its cache. The trade-off: chan
 means captioning all videos again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gve_ray.stage import Reject, StageCounts, row_finished, run_stage
+from gve_ray.stage import Reject, StageCounts, StageRunner, row_finished
 from gve_ray.store import AssetReader, Store
 from gve_ray.synthesis.captioner import Answer, Asker, Generator
 from gve_ray.synthesis.config import CaptionerConfig, EnrichConfig, ExtendConfig
@@ -110,12 +111,11 @@ class Annotator:
         return out
 
 
-def annotate(run: SynthesisRun, stage: Stage) -> StageCounts:
-    """Ask all four prompts about each video of assets.lance, and count the videos with captions."""
+def open_captions(run: SynthesisRun, stage: Stage) -> StageRunner:
+    """Return the runner of the captioner's actors."""
     config, resources = run.config, run.pool(stage)
-    counts = run_stage(
+    return StageRunner(
         stage.name,
-        pending=run.assets.table(["video_id"]),
         worker=stage.worker,
         worker_args={
             "assets": AssetReader(run.assets.uri),
@@ -131,7 +131,11 @@ def annotate(run: SynthesisRun, stage: Stage) -> StageCounts:
         unit="caption",
         commit_seconds=config.commit_seconds,
     )
-    return run.timed(stage, counts)
+
+
+def annotate(run: SynthesisRun, stage: Stage) -> StageCounts:
+    """Ask all four prompts about each video in assets.lance, and count the videos with captions."""
+    return run.run_rows(stage, run.videos.select(["video_id"]))
 
 
 def count_answers(run: SynthesisRun, stage: Stage) -> StageCounts:
@@ -140,17 +144,33 @@ def count_answers(run: SynthesisRun, stage: Stage) -> StageCounts:
     The pass that annotates the videos has asked the prompt already.
     """
     if not run.answered:
-        run.answered = {counts.name: counts for counts in settle_parts(run.annotations, run.rejects)}
+        earlier = run.shared.earlier_rejects
+        already = {part: run.of_part(earlier[part]) if part in earlier else set() for part in PARTS}
+        counted = settle_parts(run.annotations, run.rejects, ids=run.ids, already_rejected=already)
+        run.answered = {counts.name: counts for counts in counted}
     return run.answered[stage.name]
 
 
-def settle_parts(annotations: Store, rejects: Store) -> list[StageCounts]:
-    """Count the other three prompts by their videos, and give those without an answer a row in rejects."""
+def settle_parts(
+    annotations: Store,
+    rejects: Store,
+    *,
+    ids: pa.Array | None = None,
+    already_rejected: Mapping[str, Collection[str]] | None = None,
+) -> list[StageCounts]:
+    """Count the other three prompts by their videos, and give those without an answer a row in rejects.
+
+    ids: of the videos to count; by default all. already_rejected: those that have such a row, by prompt;
+    by default they are read from `rejects`.
+    """
+    columns = ["video_id", "generations"]
+    if already_rejected is None:
+        already_rejected = {stage: rejects.keys(f"stage = '{stage}'") for stage in PARTS}
     attempted = dict.fromkeys(PARTS, 0)
     answered = dict.fromkeys(PARTS, 0)
-    already_rejected = {stage: rejects.keys(f"stage = '{stage}'") for stage in PARTS}
     missing: list[dict[str, Any]] = []
-    for batch in annotations.batches(["video_id", "generations"], rows=1024):
+    rows = annotations.batches if ids is None else partial(annotations.select, ids)
+    for batch in rows(columns, rows=1024):
         # In Arrow: as Python objects the questions of a million videos are minutes of the driver's time.
         row_of = pc.list_parent_indices(batch["generations"])
         generations = pc.list_flatten(batch["generations"])
@@ -158,11 +178,11 @@ def settle_parts(annotations: Store, rejects: Store) -> list[StageCounts]:
         good = pc.is_null(good)
         for stage, unit in PARTS.items():
             mine = pc.equal(prompts, stage)
-            rows = pc.unique(row_of.filter(mine))
+            asked = pc.unique(row_of.filter(mine))
             well = pc.unique(row_of.filter(pc.and_(mine, good)))
-            attempted[stage] += len(rows)
+            attempted[stage] += len(asked)
             answered[stage] += len(well)
-            badly = rows.filter(pc.invert(pc.is_in(rows, value_set=well)))
+            badly = asked.filter(pc.invert(pc.is_in(asked, value_set=well)))
             for row in batch.take(badly).to_pylist():
                 if row["video_id"] not in already_rejected[stage]:
                     last = [

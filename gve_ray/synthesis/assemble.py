@@ -8,6 +8,9 @@ are two passes over annotations.lance. The second is in the order of video ids, 
 depend on the order of commits. Memory use is 8 bytes per candidate and one chunk of rows. Table 7's
 quotas are shares: if `scale` is unset they are scaled so that T2V takes all its candidates. A task
 with too few candidates stays below its quota, and the counts show it.
+
+While the parts of a larger input still come, each part leaves a set of its own, with its share of the
+quotas, in files `part-early-*`. The last part replaces them all by the pairs of the whole input.
 """
 
 import hashlib
@@ -15,7 +18,8 @@ import math
 import time
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from json.encoder import encode_basestring as _quoted
 from typing import Any
 
@@ -46,6 +50,7 @@ COLUMNS = [
     "video_id", "duration", "reference_timestamps", "clip_spans",
     "captions", "frame_captions", "composed_image", "composed_clip",
 ]  # fmt: skip
+FINAL, EARLY = "part-", "part-early-"  # prefixes of the files of pairs
 _CHUNK = 1024
 _PART_ROWS = 20_000
 _NO_MEDIA = {"text": None, "image": None, "video": None}
@@ -70,43 +75,76 @@ class Assembled:
 
 
 def assemble_pairs(run: SynthesisRun, stage: Stage) -> StageCounts:
-    """Write the training pairs of a run below `output`/uvrd."""
-    config = run.config
-    assembled = assemble(run.annotations, f"{config.output}/uvrd", config=config.assemble, seed=config.seed)
-    run.pairs = {task.value: counts.pairs for task, counts in assembled.tasks.items()}
-    return assembled.counts
+    """Write the training pairs of a run below `output`/uvrd. The counts are of all its parts so far."""
+    config, shared, out = run.config, run.shared, f"{run.config.output}/uvrd"
+    if run.part == run.parts - 1:
+        assembled = assemble(run.annotations, out, config=config.assemble, seed=config.seed)
+        shared.assembled = [assembled]
+    else:
+        share = run.manifest.num_rows / len(shared.ids)
+        assembled = assemble(
+            run.annotations,
+            out,
+            config=early_config(config.assemble, share),
+            seed=config.seed,
+            ids=run.ids,
+            prefix=f"{EARLY}{run.part:05d}-",
+        )
+        shared.assembled.append(assembled)
+    shared.pairs = {
+        task.value: sum(part.tasks[task].pairs for part in shared.assembled) for task in UVRD_TASKS
+    }
+    n_in, n_out = (sum(getattr(part.counts, name) for part in shared.assembled) for name in ("n_in", "n_out"))
+    return StageCounts(name=stage.name, n_in=n_in, n_out=n_out, n_rejected=n_in - n_out, seconds=0.0)
+
+
+def early_config(config: AssembleConfig, share: float) -> AssembleConfig:
+    """Return the config for a part with this share of the videos: its quotas are that share of the whole."""
+    return config if config.scale is None else replace(config, scale=config.scale * share)
 
 
 def assemble(
-    annotations: Store, out: str, *, config: AssembleConfig, seed: int, part_rows: int = _PART_ROWS
+    annotations: Store,
+    out: str,
+    *,
+    config: AssembleConfig,
+    seed: int,
+    part_rows: int = _PART_ROWS,
+    ids: pa.Array | None = None,
+    prefix: str = FINAL,
 ) -> Assembled:
-    """Write `out`/task=*/part-*.parquet (`PAIR_SCHEMA`), each file atomically; drops parts of an earlier run.
+    """Write `out`/task=*/part-*.parquet (`PAIR_SCHEMA`). All files appear at the end, in place of earlier ones.
 
-    out: local folder or any URI of pyarrow's filesystems.
+    out: local folder or any URI of pyarrow's filesystems. ids: of the videos to take; by default all.
+    prefix: of the names of the files, which replace those with the same prefix; the default, `FINAL`, replaces
+    all. Files with another prefix are not written where there is a final set, of an earlier and shorter input:
+    its pairs are the same.
     """
     begun = time.monotonic()
-    progress = Progress("assemble, two passes", 2 * annotations.count())
-    ids: list[str] = []
+    progress = Progress("assemble, two passes", 2 * (annotations.count() if ids is None else len(ids)))
+    videos: list[str] = []
+    rows = annotations.batches if ids is None else partial(annotations.select, ids)
     ranks: dict[Task, array[int]] = {task: array("Q") for task in UVRD_TASKS}
-    for batch in annotations.batches(COLUMNS, rows=_CHUNK):
+    for batch in rows(COLUMNS, rows=_CHUNK):
         for row in batch.to_pylist():
-            ids.append(row["video_id"])
+            videos.append(row["video_id"])
             for task, pair in candidates(row, seed, config):
                 ranks[task].append(_rank(seed, task, pair))
-        progress.reach(len(ids))
+        progress.reach(len(videos))
     available = {task: len(ranks[task]) for task in UVRD_TASKS}
     targets = quotas(config, available)
     cuts = {task: _cut(ranks[task], targets[task]) for task in UVRD_TASKS}
     written = dict.fromkeys(UVRD_TASKS, 0)
-    with _Parts(out, part_rows) as parts:
-        ids.sort()
-        for start in range(0, len(ids), _CHUNK):
-            for row in annotations.take(ids[start : start + _CHUNK], COLUMNS).to_pylist():
+    with _Parts(out, part_rows, prefix) as parts:
+        videos.sort()
+        for start in range(0, len(videos), _CHUNK):
+            for row in annotations.take(videos[start : start + _CHUNK], COLUMNS).to_pylist():
                 for task, pair in candidates(row, seed, config):
                     if _rank(seed, task, pair) <= cuts[task]:
                         parts.add(task, pair)
                         written[task] += 1
-            progress.reach(min(start + _CHUNK, len(ids)) + len(ids))
+            progress.reach(min(start + _CHUNK, len(videos)) + len(videos))
+    progress.close()
     return Assembled(
         counts=StageCounts(
             name="assemble",
@@ -240,13 +278,14 @@ def _cut(ranks: "Sequence[int]", quota: int) -> int:
 
 
 class _Parts:
-    """Writes the Parquet parts of all tasks. A file gets its final name only when it is complete."""
+    """Writes the Parquet files of all tasks. They get their final names when all are complete."""
 
-    def __init__(self, out: str, part_rows: int) -> None:
+    def __init__(self, out: str, part_rows: int, prefix: str) -> None:
         self._fs, self._root = filesystem(out)
-        self._part_rows = part_rows
+        self._part_rows, self._prefix = part_rows, prefix
         self._rows: dict[Task, list[dict[str, Any]]] = {task: [] for task in UVRD_TASKS}
         self._names: dict[Task, list[str]] = {task: [] for task in UVRD_TASKS}
+        self._is_skipped = prefix != FINAL and any(map(self._has_final, UVRD_TASKS))
 
     def __enter__(self) -> "_Parts":
         return self
@@ -257,29 +296,46 @@ class _Parts:
             self._write(task)
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        if kind is not None:
+        if kind is not None or self._is_skipped:
             return
         for task in UVRD_TASKS:
             if self._rows[task]:
                 self._write(task)
-            self._remove_others(task)
+        for task in UVRD_TASKS:
+            self._publish(task)
 
     def _folder(self, task: Task) -> str:
         return f"{self._root}/task={task.value}"
 
-    def _write(self, task: Task) -> None:
-        folder, name = self._folder(task), f"part-{len(self._names[task]):05d}.parquet"
-        self._fs.create_dir(folder, recursive=True)
-        partial = f"{folder}/.{name}.partial"  # readers skip names with a leading dot
-        table = pa.Table.from_pylist(self._rows[task], schema=PAIR_SCHEMA)
-        pq.write_table(table, partial, filesystem=self._fs, compression="zstd")
-        self._fs.move(partial, f"{folder}/{name}")
-        self._names[task].append(name)
-        self._rows[task] = []
-
-    def _remove_others(self, task: Task) -> None:
-        """Delete parts of an earlier assembly and partial files of one that was killed."""
+    def _files(self, task: Task) -> list[str]:
         selector = fs.FileSelector(self._folder(task), allow_not_found=True)
-        for info in self._fs.get_file_info(selector):
-            if info.base_name not in self._names[task]:
-                self._fs.delete_file(info.path)
+        return [info.base_name for info in self._fs.get_file_info(selector)]
+
+    def _has_final(self, task: Task) -> bool:
+        return any(name.startswith(FINAL) and not name.startswith(EARLY) for name in self._files(task))
+
+    def _write(self, task: Task) -> None:
+        rows, self._rows[task] = self._rows[task], []
+        if self._is_skipped:
+            return
+        folder, name = self._folder(task), f"{self._prefix}{len(self._names[task]):05d}.parquet"
+        self._fs.create_dir(folder, recursive=True)
+        table = pa.Table.from_pylist(rows, schema=PAIR_SCHEMA)
+        pq.write_table(table, f"{folder}/{_partial(name)}", filesystem=self._fs, compression="zstd")
+        self._names[task].append(name)
+
+    def _publish(self, task: Task) -> None:
+        """Put the new files in the place of those of an earlier assembly, and of partial files of one that was killed.
+
+        A pair is in one file at most at any moment.
+        """
+        folder, new = self._folder(task), {_partial(name): name for name in self._names[task]}
+        for name in self._files(task):
+            if name not in new and name.lstrip(".").startswith(self._prefix):
+                self._fs.delete_file(f"{folder}/{name}")
+        for name in new:
+            self._fs.move(f"{folder}/{name}", f"{folder}/{new[name]}")
+
+
+def _partial(name: str) -> str:
+    return f".{name}.partial"  # readers skip names with a leading dot

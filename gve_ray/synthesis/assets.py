@@ -7,13 +7,13 @@ recomputed from these stores on every run.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts, StageError, run_stage
+from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts, StageError, StageRunner
 from gve_ray.store import Store, StoreError, fingerprint
 from gve_ray.synthesis.consistency import (
     CONSISTENCY_SCHEMA,
@@ -37,18 +37,18 @@ def rectify(run: SynthesisRun, stage: Stage) -> StageCounts:
 
 def decode(run: SynthesisRun, stage: Stage) -> StageCounts:
     """Decode each video of the manifest once; `run.videos` then are those that could be decoded."""
-    media, seed = run.config.media, run.config.seed
     pending = run.manifest.select(["video_id", "uri"])
-    rejects = _run_into(run, stage, run.decoded, pending, media=media, seed=seed)
+    rejects = _run_rows(run, stage, run.decoded, pending)
     run.videos = _decoded_videos(run.manifest, run.decoded)
     return run.record(stage, pending.num_rows, rejects)
 
 
 def drop_duplicates(run: SynthesisRun, stage: Stage) -> StageCounts:
-    """Keep the best copy of each video."""
-    signatures = run.decoded.batches(["video_id", "signature"], rows=1024)  # 3 MB; some dozen are read ahead
+    """Keep the best copy of each video; copies of videos that earlier parts have kept all go."""
+    signatures = run.decoded.select(run.videos["video_id"], ["video_id", "signature"], rows=1024)  # 3 MB
     threshold = run.config.quality.near_duplicate_threshold
-    return run.reject(stage, duplicates(run.videos, signatures, threshold=threshold))
+    earlier = run.shared.kept_videos if run.parts > 1 else None
+    return run.reject(stage, duplicates(run.videos, signatures, threshold=threshold, earlier=earlier))
 
 
 def drop_static(run: SynthesisRun, stage: Stage) -> StageCounts:
@@ -63,14 +63,11 @@ def drop_inconsistent(run: SynthesisRun, stage: Stage) -> StageCounts:
     if config.model is None or not ids:
         return run.reject(stage, {})
     captions = {video_id: run.captions[video_id] for video_id in ids}
-    name = _store_name(run.decoded)
-    out = _work_store(run, f"{stage.name}-{scores_fingerprint(config, name)[:16]}", CONSISTENCY_SCHEMA)
+    out = _scores_store(run, stage)
     pending = pa.table({"video_id": ids, "caption": list(captions.values())})
-    rejects = _run_into(run, stage, out, pending, config=config, ingest=run.decoded)
-    for row in out.table().to_pylist():
-        if (caption := captions.get(row["video_id"])) is None:
-            continue
-        if row["caption_hash"] != caption_hash(caption):
+    rejects = _run_rows(run, stage, out, pending)
+    for row in _rows(out, pending["video_id"]):
+        if row["caption_hash"] != caption_hash(captions[row["video_id"]]):
             raise StoreError(
                 f"{out.uri}: {row['video_id']!r} was scored with another caption; use a new work folder"
             )
@@ -81,10 +78,8 @@ def drop_inconsistent(run: SynthesisRun, stage: Stage) -> StageCounts:
 
 def apply_filter(run: SynthesisRun, stage: Stage) -> StageCounts:
     """Apply a filter of the user's own (`FilterWorker`) to the stored rows of the videos."""
-    identity = {"filter": stage.worker_args, "ingest": _store_name(run.decoded)}
-    out = _work_store(run, f"{stage.name}-{fingerprint(identity)[:16]}", _PASSED_SCHEMA)
-    pending = run.videos.select(["video_id"])
-    return run.reject(stage, _run_into(run, stage, out, pending, decoded=run.decoded))
+    out = _passed_store(run, stage)
+    return run.reject(stage, _run_rows(run, stage, out, run.videos.select(["video_id"])))
 
 
 class FilterWorker:
@@ -114,31 +109,89 @@ def _work_store(run: SynthesisRun, name: str, schema: pa.Schema) -> Store:
     return Store(f"{work_folder(run.config)}/{name}.lance", schema)
 
 
-def _run_into(
-    run: SynthesisRun, stage: Stage, out: Store, pending: pa.Table, **worker_args: Any
-) -> dict[str, Reject]:
-    """Run a stage's worker into a store of the work folder, which may hold results of other runs.
+def _scores_store(run: SynthesisRun, stage: Stage) -> Store:
+    name = scores_fingerprint(run.config.quality.consistency, _store_name(run.decoded))
+    return _work_store(run, f"{stage.name}-{name[:16]}", CONSISTENCY_SCHEMA)
 
-    Returns the rejects among `pending` by video id; all its other videos are in `out` afterwards.
-    """
-    rejects = _work_store(run, _store_name(out).removesuffix(".lance") + "-rejects", REJECT_SCHEMA)
-    counts = run_stage(
+
+def _passed_store(run: SynthesisRun, stage: Stage) -> Store:
+    identity = {"filter": stage.worker_args, "ingest": _store_name(run.decoded)}
+    return _work_store(run, f"{stage.name}-{fingerprint(identity)[:16]}", _PASSED_SCHEMA)
+
+
+def _rejects_of(run: SynthesisRun, out: Store) -> Store:
+    """Return the rejects of a stage that writes to the work folder."""
+    return _work_store(run, _store_name(out).removesuffix(".lance") + "-rejects", REJECT_SCHEMA)
+
+
+# ---- The actors of the stages
+
+
+def open_decoding(run: SynthesisRun, stage: Stage) -> StageRunner:
+    """Return the runner of the actors that decode videos."""
+    return _open_into(run, stage, run.decoded, media=run.config.media, seed=run.config.seed)
+
+
+def open_consistency(run: SynthesisRun, stage: Stage) -> StageRunner | None:
+    """Return the runner of the actors that score captions; None without an embedder."""
+    config = run.config.quality.consistency
+    if config.model is None:
+        return None
+    return _open_into(run, stage, _scores_store(run, stage), config=config, ingest=run.decoded)
+
+
+def open_filter(run: SynthesisRun, stage: Stage) -> StageRunner:
+    """Return the runner of the actors of a filter of the user's own."""
+    return _open_into(run, stage, _passed_store(run, stage), decoded=run.decoded)
+
+
+def open_assets(run: SynthesisRun, stage: Stage) -> StageRunner:
+    """Return the runner of the actors that write assets.lance."""
+    return StageRunner(
         stage.name,
-        pending=pending,
+        worker=stage.worker,
+        worker_args={"ingest": run.decoded},
+        out=run.assets,
+        rejects=run.rejects,
+        resources=run.pool(stage),
+        commit_seconds=float("inf"),
+    )
+
+
+def _open_into(run: SynthesisRun, stage: Stage, out: Store, **worker_args: Any) -> StageRunner:
+    """Return the runner of a stage that writes to the work folder, which may hold results of other runs."""
+    return StageRunner(
+        stage.name,
         worker=stage.worker,
         worker_args={**stage.worker_args, **worker_args},
         out=out,
-        rejects=rejects,
+        rejects=_rejects_of(run, out),
         resources=run.pool(stage),
         commit_seconds=run.config.commit_seconds,
     )
-    run.timed(stage, counts)
-    pending_ids = set(pending["video_id"].to_pylist())
+
+
+# ----
+
+
+def _run_rows(run: SynthesisRun, stage: Stage, out: Store, pending: pa.Table) -> dict[str, Reject]:
+    """Run a stage's worker on rows, with results in `out` in the work folder.
+
+    Returns the rejects among `pending` by video id; all its other videos are in `out` afterwards.
+    """
+    run.run_rows(stage, pending)
     return {
         row["video_id"]: Reject(row["reason"], row["detail"], json.loads(row["scores"]), row["attempts"])
-        for row in rejects.table().to_pylist()
-        if row["video_id"] in pending_ids
+        for row in _rows(_rejects_of(run, out), pending["video_id"])
     }
+
+
+def _rows(
+    store: Store, ids: pa.ChunkedArray, columns: Sequence[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of those videos that are in a store."""
+    for batch in store.select(ids, columns):
+        yield from batch.to_pylist()
 
 
 def _decoded_videos(manifest: pa.Table, ingest: Store) -> pa.Table:
@@ -147,7 +200,8 @@ def _decoded_videos(manifest: pa.Table, ingest: Store) -> pa.Table:
     Raises StoreError if an id now names another file.
     """
     uri = manifest["uri"].combine_chunks()
-    videos = ingest.table(_SCORE_COLUMNS)
+    schema = pa.schema([INGEST_SCHEMA.field(name) for name in _SCORE_COLUMNS])
+    videos = pa.Table.from_batches(ingest.select(manifest["video_id"], _SCORE_COLUMNS), schema)
     at = pc.index_in(videos["video_id"], value_set=manifest["video_id"].combine_chunks())
     videos = videos.append_column("manifest_uri", uri.take(at.combine_chunks())).filter(pc.is_valid(at))
     videos = videos.sort_by("video_id")
@@ -161,7 +215,7 @@ def _decoded_videos(manifest: pa.Table, ingest: Store) -> pa.Table:
 
 
 def write_assets(run: SynthesisRun, stage: Stage) -> None:
-    """Commit the rejects of all filters, then the videos that passed; each is one commit.
+    """Commit the rejects of all filters, then the videos that passed; each is one commit of the part.
 
     The rows are copied. Lance could refer to the files of the work folder instead, but only by
     absolute paths: moving the run, deleting the work folder, or compacting it for another run would
@@ -170,7 +224,7 @@ def write_assets(run: SynthesisRun, stage: Stage) -> None:
     """
     _commit_rejects(run)
     assets, ids = run.assets, run.videos["video_id"].to_pylist()
-    _refuse_changed(assets, assets.keys() - set(ids), "among the assets")
+    _refuse_changed(assets, run.of_part(run.shared.earlier_assets) - set(ids), "among the assets")
     pending = pa.table(
         {
             "video_id": pa.array(ids, pa.string()),
@@ -178,17 +232,7 @@ def write_assets(run: SynthesisRun, stage: Stage) -> None:
             "consistency": pa.array([run.consistency.get(video_id) for video_id in ids], pa.float64()),
         }
     )
-    counts = run_stage(
-        stage.name,
-        pending=pending,
-        worker=stage.worker,
-        worker_args={"ingest": run.decoded},
-        out=assets,
-        rejects=run.rejects,
-        resources=run.pool(stage),
-        commit_seconds=float("inf"),
-    )
-    run.timed(stage, counts)
+    counts = run.run_rows(stage, pending)
     if counts.n_rejected:
         raise StageError(
             f"{assets.uri}: {counts.n_rejected} videos could not be copied from {run.decoded.uri}; "
@@ -201,7 +245,7 @@ def _commit_rejects(run: SynthesisRun) -> None:
     run.rejects.create()
     new: list[Mapping[str, Any]] = []
     for name, rows in run.rejected.items():
-        there = run.rejects.keys(f"stage = '{name}'")
+        there = run.of_part(run.shared.earlier_rejects.get(name, pa.array([], pa.string())))
         _refuse_changed(run.rejects, there - {row["video_id"] for row in rows}, f"rejected by {name}")
         new.extend(row for row in rows if row["video_id"] not in there)
     run.rejects.append(pa.Table.from_pylist(new, schema=REJECT_SCHEMA))

@@ -1,7 +1,8 @@
 """Configuration of a synthesis job. Defaults follow arXiv:2510.27571, section 3.1 and Table 7."""
 
+import math
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from gve_ray.config import (
     AUTO,
@@ -206,6 +207,11 @@ class ReportConfig:
     rejects: int = 24  # rejected videos shown
 
 
+_NO_IDENTITY = (
+    "output", "work", "resources", "commit_seconds", "pipeline", "parts_ahead", "limit", "gpu_hour_price", "report",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class SynthesisConfig:
     """Make UVRD training pairs from raw videos with noisy captions (jobs/synthesize.py).
@@ -216,7 +222,10 @@ class SynthesisConfig:
     captioner: see its section. work: the folder of decoded and scored videos, before filtering;
     None: output/work. It may be the folder of an earlier run; with another threshold or a longer
     manifest, its videos are not decoded again. commit_seconds: finished rows become visible at
-    least this often. limit: a trial run on so many videos, drawn with the seed; in the end it says what
+    least this often. pipeline: `streamed` runs the videos in parts of at most `part_videos`, and all
+    stages at the same time on successive parts; a part may be `parts_ahead` parts ahead of the first one
+    that is not finished. `staged` runs all videos through one stage after the other, as `streamed` does
+    with no more than `part_videos`. limit: a trial run on so many videos, drawn with the seed; in the end it says what
     the whole input would take. The same command without it continues with the others. gpu_hour_price:
     for that estimate.
     """
@@ -235,6 +244,9 @@ class SynthesisConfig:
     stages: list[CustomStageConfig] = field(default_factory=list)
     resources: SynthesisResources = field(default_factory=SynthesisResources)
     commit_seconds: float = number(30.0, above=0)
+    pipeline: Literal["streamed", "staged"] = "streamed"
+    part_videos: int = number(10_000, at_least=1)
+    parts_ahead: int = number(2, at_least=1)
     limit: int | None = number(None, at_least=1)
     gpu_hour_price: float | None = number(None, at_least=0)
     report: ReportConfig = field(default_factory=ReportConfig)
@@ -251,15 +263,22 @@ class SynthesisConfig:
             f"an actor holds the GPUs its engine spans; set num_gpus to {engine_gpus}",
         )
 
-    def identity(self) -> dict[str, Any]:
+    def parts(self, videos: int) -> int:
+        """Return the number of parts in which so many videos run."""
+        return 1 if self.pipeline == "staged" else max(1, math.ceil(videos / self.part_videos))
+
+    def identity(self, videos: int = 0) -> dict[str, Any]:
         """The part of the config that determines the content of the output, as plain values.
 
         Paths of the output, resources and commit intervals are not part of it, so a run may resume
-        on a larger cluster.
+        on a larger cluster. videos: number of videos of the input; the size of parts matters only if there
+        are several.
         """
         parts = asdict(self)
-        for name in ("output", "work", "resources", "commit_seconds", "limit", "gpu_hour_price", "report"):
+        for name in _NO_IDENTITY:
             del parts[name]
+        if self.parts(videos) == 1:
+            del parts["part_videos"]
         for stage in parts["stages"]:
             del stage["resources"]
         if not parts["stages"]:  # runs without filters keep the identity that they had before filters existed

@@ -3,6 +3,9 @@
 Exact copies share the sha256 of their bytes. Near copies (encoded again, rescaled, a little brighter) share
 their signature (gve_ray.media.signature) and their length.
 
+The videos of a job may come in parts (`KeptVideos`): then those of a part are also compared with the videos
+that earlier parts have kept, and the earliest part wins; what a part has kept stays.
+
 Candidates come from a nearest-neighbour search over a 128-dimensional mean of the signature (FAISS: exact
 up to 20,000 videos, an inverted file above), so that 1.55 M videos need no quadratic pass; the decision is
 always made on the whole signature. Signatures are 3 kB each and wait in a file: 1.55 M of them are more than
@@ -50,15 +53,20 @@ class Duplicate:
 
 
 def find_duplicates(
-    videos: pa.Table, signatures: Iterable[pa.RecordBatch] | None = None, *, threshold: float = THRESHOLD
+    videos: pa.Table,
+    signatures: Iterable[pa.RecordBatch] | None = None,
+    *,
+    threshold: float = THRESHOLD,
+    earlier: "KeptVideos | None" = None,
 ) -> list[Duplicate]:
     """The videos to drop, sorted by id. Groups are closed under "is a copy of".
 
     videos: columns video_id, content_hash, width, height, duration (seconds). signatures: batches of video_id and
     signature, in any order, others than those of `videos` among them; None: a column of `videos`. Of each group
     the copy with the largest picture stays, then the one with the smallest id: the same for any order of rows.
-    threshold: largest `distance` of near copies; 0 finds exact ones only. Takes about 1.5 kB of memory a video,
-    and its signature in a temporary file.
+    threshold: largest `distance` of near copies; 0 finds exact ones only. earlier: videos of earlier parts; a
+    group with a copy of one of them is dropped as a whole, and what stays of `videos` is added to them. Takes
+    about 1.5 kB of memory a video, and its signature in a temporary file.
     """
     if signatures is None:
         signatures = videos.select(["video_id", "signature"]).to_batches()
@@ -73,22 +81,146 @@ def find_duplicates(
     for i in np.flatnonzero(same != np.arange(videos.num_rows)).tolist():
         groups.join(i, int(same[i]))
     with _Signatures(signatures, ids) as stored:
+        durations, originals = videos["duration"].to_numpy(), np.sort(first)
         if threshold > 0:
-            for a, b in _near_pairs(stored, videos["duration"].to_numpy(), np.sort(first), threshold):
+            for a, b in _near_pairs(stored, durations, originals, threshold):
                 groups.join(a, b)
-        duplicates = []
-        for members in groups.sets():
-            kept = min(members, key=lambda i: (-area[i], i))
-            for i in members:
-                if i == kept:
-                    continue
-                exact = codes[i] == codes[kept]
-                apart = 0.0 if exact else distance(*stored.read(np.array([i, kept])))
+        before: dict[int, int] = {}
+        if earlier is not None:
+            for i, k in earlier.copies(videos["content_hash"], stored, durations, originals, threshold):
+                root = groups.root(i)
+                before[root] = min(before.get(root, k), k)
+        duplicates, stays = [], np.ones(videos.num_rows, dtype=bool)
+        for members in groups.sets(also=before):
+            if earlier is not None and members[0] in before:
+                kept_id, kept_hash, kept_signature = earlier.video(before[members[0]])
+                copies = members
+            else:
+                kept = min(members, key=lambda i: (-area[i], i))
+                kept_id, kept_hash = ids[kept].as_py(), videos["content_hash"][kept].as_py()
+                (kept_signature,) = stored.read(np.array([kept]))
+                copies = [i for i in members if i != kept]
+            for i in copies:
+                exact = videos["content_hash"][i].as_py() == kept_hash
+                apart = 0.0 if exact else distance(stored.read(np.array([i]))[0], kept_signature)
                 kind = "exact" if exact else "near"
-                duplicates.append(
-                    Duplicate(video_id=ids[i].as_py(), kept=ids[kept].as_py(), kind=kind, distance=apart)
-                )
+                duplicates.append(Duplicate(video_id=ids[i].as_py(), kept=kept_id, kind=kind, distance=apart))
+                stays[i] = False
+        if earlier is not None:
+            earlier.add(videos, stored, np.flatnonzero(stays))
     return sorted(duplicates, key=lambda copy: copy.video_id)
+
+
+class KeptVideos:
+    """The videos that earlier parts have kept, numbered in the order in which they were added.
+
+    Takes 0.8 kB of memory a video, and its signature in a temporary file.
+    """
+
+    def __init__(self) -> None:
+        self._ids = self._hashes = pa.chunked_array([], pa.string())
+        self._durations = np.zeros(0)
+        self._sizes = self._starts = np.zeros(0, dtype=np.int64)  # of the signatures in the file
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="gve-signatures-")  # noqa: SIM115
+        self._indexes: dict[int, _Index] = {}  # by the size of a signature
+
+    def add(self, videos: pa.Table, signatures: "_Signatures", rows: np.ndarray) -> None:
+        """Add rows of `videos`, in the order of their ids within this call, the largest pictures first."""
+        areas = pc.multiply(videos["width"].cast(pa.int64()), videos["height"].cast(pa.int64())).to_numpy()
+        rows = rows[np.lexsort((rows, -areas[rows]))]
+        first = len(self._ids)
+        self._ids = pa.chunked_array([*self._ids.chunks, *videos["video_id"].take(rows).chunks], pa.string())
+        hashes = videos["content_hash"].take(rows)
+        self._hashes = pa.chunked_array([*self._hashes.chunks, *hashes.chunks], pa.string())
+        self._durations = np.append(self._durations, videos["duration"].to_numpy()[rows])
+        sizes = signatures.sizes[rows]
+        start = self._file.seek(0, os.SEEK_END)
+        self._starts = np.append(self._starts, start + np.cumsum(sizes) - sizes)
+        self._sizes = np.append(self._sizes, sizes)
+        for i in range(0, len(rows), _CHUNK):
+            self._file.write(b"".join(signatures.read(rows[i : i + _CHUNK])))
+        self._file.flush()
+        for size in np.unique(sizes[sizes > 0]).tolist():
+            index = self._indexes.setdefault(size, _Index(self.read))
+            index.add(first + np.flatnonzero(sizes == size))
+
+    def video(self, number: int) -> tuple[str, str, bytes]:
+        """Return id, content hash and signature of a video."""
+        (data,) = self.read(np.array([number]))
+        return self._ids[number].as_py(), self._hashes[number].as_py(), data
+
+    def read(self, numbers: np.ndarray) -> list[bytes]:
+        """The signatures of some videos, in their order."""
+        return _read(self._file, self._starts[numbers], self._sizes[numbers])
+
+    def copies(
+        self,
+        hashes: pa.ChunkedArray,
+        signatures: "_Signatures",
+        durations: np.ndarray,
+        rows: np.ndarray,
+        threshold: float,
+    ) -> Iterator[tuple[int, int]]:
+        """Yield (row, number) of each copy of a kept video, among `rows` without exact copies of each other.
+
+        hashes, durations (seconds): of all rows.
+        """
+        if not len(self._ids):
+            return
+        numbers = pc.index_in(hashes.take(rows), value_set=self._hashes.combine_chunks())
+        same = numbers.fill_null(-1).to_numpy()
+        yield from zip(rows[same >= 0].tolist(), same[same >= 0].tolist(), strict=True)
+        sizes = signatures.sizes[rows]
+        for size in np.unique(sizes[sizes > 0]).tolist() if threshold > 0 else ():
+            if (index := self._indexes.get(size)) is None:
+                continue
+            members = rows[sizes == size]
+            for start in range(0, len(members), _CHUNK):
+                some = members[start : start + _CHUNK]
+                cells = normalised(signatures.read(some))
+                near = index.neighbours(points(cells))  # int64 [c, neighbours]
+                pairs = np.stack([np.repeat(np.arange(len(some)), near.shape[1]), near.ravel()], axis=1)
+                pairs = pairs[pairs[:, 1] >= 0]
+                lengths = durations[some[pairs[:, 0]]], self._durations[pairs[:, 1]]
+                pairs = pairs[lengths_agree(*lengths)]
+                for part in np.array_split(pairs, len(pairs) // _CHUNK + 1) if len(pairs) else ():
+                    a, b = cells[part[:, 0]], normalised(self.read(part[:, 1]))
+                    candidates = may_be_near(points(a), points(b), threshold)
+                    part = part[candidates]
+                    for i, k in part[_are_near(a[candidates], b[candidates], threshold)].tolist():
+                        yield int(some[i]), k
+
+
+class _Index:
+    """A nearest-neighbour index of kept videos, which grows. read: gives signatures by number.
+
+    It is built again whenever it has grown fourfold, so its answers depend only on what was added, and in
+    which order.
+    """
+
+    def __init__(self, read: Callable[[np.ndarray], list[bytes]]) -> None:
+        self._read = read
+        self._numbers = np.zeros(0, dtype=np.int64)
+        self._index: Any = None
+        self._rebuild_above = 0
+
+    def add(self, numbers: np.ndarray) -> None:
+        """Add videos by their numbers."""
+        self._numbers = np.append(self._numbers, numbers)
+        if len(self._numbers) > self._rebuild_above:
+            self._index = _index_of(self._spots(self._numbers))
+            is_exact = len(self._numbers) <= _EXACT_SEARCH
+            self._rebuild_above = _EXACT_SEARCH if is_exact else 4 * len(self._numbers)
+        else:
+            self._index.add(self._spots(numbers))
+
+    def neighbours(self, spots: np.ndarray) -> np.ndarray:
+        """Return the numbers of the nearest videos of each spot, int64 [n, k], -1 where there are fewer."""
+        _, near = self._index.search(spots, min(_NEIGHBOURS, len(self._numbers)))
+        return np.where(near >= 0, self._numbers[near], -1)
+
+    def _spots(self, numbers: np.ndarray) -> np.ndarray:
+        return _spots(self._read, numbers)
 
 
 class _Signatures:
@@ -118,11 +250,14 @@ class _Signatures:
 
     def read(self, rows: np.ndarray) -> list[bytes]:
         """The signatures of some rows, in their order."""
-        file = self._file.fileno()
-        return [
-            os.pread(file, size, start)
-            for size, start in zip(self.sizes[rows].tolist(), self._starts[rows].tolist(), strict=True)
-        ]
+        return _read(self._file, self._starts[rows], self.sizes[rows])
+
+
+def _read(file: IO[bytes], starts: np.ndarray, sizes: np.ndarray) -> list[bytes]:
+    return [
+        os.pread(file.fileno(), size, start)
+        for size, start in zip(sizes.tolist(), starts.tolist(), strict=True)
+    ]
 
 
 def _near_pairs(
@@ -163,22 +298,9 @@ def _candidates(
     read: gives the signatures of members, which are as long each. lengths: seconds of members. Pairs whose
     lengths disagree or whose 4x4 block means are far apart are left out before their signatures are looked at.
     """
-    import faiss
-
     n = len(members)
-    spots = np.empty((n, 128), dtype=np.float32)
-    for i in range(0, n, _CHUNK):
-        spots[i : i + _CHUNK] = points(normalised(read(members[i : i + _CHUNK])))
-    if n <= _EXACT_SEARCH:
-        index: Any = faiss.IndexFlatL2(spots.shape[1])
-    else:
-        cells = int(4 * np.sqrt(n))
-        log.info("duplicates: dividing %d videos into %d cells", n, cells)
-        index = faiss.IndexIVFFlat(faiss.IndexFlatL2(spots.shape[1]), spots.shape[1], cells)
-        index.cp.seed = 1
-        index.train(spots[:: max(1, n // (64 * cells))])
-        index.nprobe = _PROBES
-    index.add(spots)
+    spots = _spots(read, members)
+    index = _index_of(spots)
     progress = Progress("duplicates", n, unit="videos")
     for start in range(0, n, _CHUNK):
         _, near = index.search(spots[start : start + _CHUNK], min(_NEIGHBOURS, n))  # int64 [c, neighbours]
@@ -189,6 +311,32 @@ def _candidates(
         pairs = np.unique(np.sort(pairs, axis=1), axis=0)
         progress.reach(start + len(near))
         yield pairs[may_be_near(spots[pairs[:, 0]], spots[pairs[:, 1]], threshold)]
+
+
+def _spots(read: Callable[[np.ndarray], list[bytes]], members: np.ndarray) -> np.ndarray:
+    """The `points` of members, float32 [n, 128]."""
+    spots = np.empty((len(members), 128), dtype=np.float32)
+    for i in range(0, len(members), _CHUNK):
+        spots[i : i + _CHUNK] = points(normalised(read(members[i : i + _CHUNK])))
+    return spots
+
+
+def _index_of(spots: np.ndarray) -> Any:
+    """Return a FAISS index of spots, float32 [n, 128]: exact for few of them."""
+    import faiss
+
+    n = len(spots)
+    if n <= _EXACT_SEARCH:
+        index: Any = faiss.IndexFlatL2(spots.shape[1])
+    else:
+        cells = int(4 * np.sqrt(n))
+        log.info("duplicates: dividing %d videos into %d cells", n, cells)
+        index = faiss.IndexIVFFlat(faiss.IndexFlatL2(spots.shape[1]), spots.shape[1], cells)
+        index.cp.seed = 1
+        index.train(spots[:: max(1, n // (64 * cells))])
+        index.nprobe = _PROBES
+    index.add(spots)
+    return index
 
 
 class _Groups:
@@ -207,9 +355,9 @@ class _Groups:
         a, b = self.root(a), self.root(b)
         self._parent[max(a, b)] = min(a, b)
 
-    def sets(self) -> list[list[int]]:
-        """Groups of two or more, in order of their first members."""
-        members_of: dict[int, list[int]] = {}
+    def sets(self, also: Iterable[int] = ()) -> list[list[int]]:
+        """Groups of two or more, and those with the roots `also`, in order of their first members."""
+        members_of: dict[int, list[int]] = {root: [root] for root in also}
         for i in range(len(self._parent)):
             if (root := self.root(i)) != i:
                 members_of.setdefault(root, [root]).append(i)  # a root is the smallest of its group

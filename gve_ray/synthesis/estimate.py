@@ -30,7 +30,8 @@ class Estimate:
     videos: of the whole input; trial: of them, those that the trial has run. stages: those that run on
     actors; the others take seconds. gigabytes: of the output, and of the folder of decoded videos.
     cost: of the GPU hours, in the unit of the given price; None without a price. too_small: stages of
-    which the trial had one batch only, so that the time of their start counts for every row.
+    which the trial had one batch only, so that the time of their start counts for every row. at_once: the
+    stages run at the same time, on parts of the input; the actors of each hold their GPUs all the time.
     """
 
     videos: int
@@ -39,11 +40,13 @@ class Estimate:
     gigabytes: float
     cost: float | None
     too_small: Sequence[str] = ()
+    at_once: bool = False
 
     @property
     def hours(self) -> float:
-        """The time of all stages, which run one after the other."""
-        return sum(stage.hours for stage in self.stages)
+        """The time of all stages one after the other, or of the slowest if they run at the same time."""
+        hours = [stage.hours for stage in self.stages]
+        return max(hours, default=0.0) if self.at_once else sum(hours)
 
     @property
     def gpu_hours(self) -> float:
@@ -75,19 +78,25 @@ def estimate(
     gpus: Mapping[str, float],
     size: int,
     price: float | None,
+    at_once: bool = False,
 ) -> Estimate | None:
     """Estimate the whole of `videos` from a trial on some of them; None if the trial has run no stage now.
 
     paces: of each stage that has run rows in this run. gpus: of all actors of a stage. size: bytes
-    that the trial has written. price: of a GPU hour.
+    that the trial has written. price: of a GPU hour. at_once: see `Estimate`.
     """
     if not paces or not trial:
         return None
     factor = videos / trial
-    stages = []
-    for name, pace in paces.items():
-        hours = ((pace.start_seconds or 0.0) + pace.row_seconds * pace.rows * factor) / 3600
-        stages.append(StageEstimate(name=name, hours=hours, gpu_hours=hours * gpus.get(name, 0.0)))
+    hours = {
+        name: ((pace.start_seconds or 0.0) + pace.row_seconds * pace.rows * factor) / 3600
+        for name, pace in paces.items()
+    }
+    held = {name: max(hours.values()) if at_once else own for name, own in hours.items()}
+    stages = [
+        StageEstimate(name=name, hours=own, gpu_hours=held[name] * gpus.get(name, 0.0))
+        for name, own in hours.items()
+    ]
     gpu_hours = sum(stage.gpu_hours for stage in stages)
     return Estimate(
         videos=videos,
@@ -96,6 +105,7 @@ def estimate(
         gigabytes=size * factor / 1e9,
         cost=None if price is None else gpu_hours * price,
         too_small=[name for name, pace in paces.items() if pace.start_seconds is None],
+        at_once=at_once,
     )
 
 

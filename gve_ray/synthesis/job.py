@@ -13,8 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from gve_ray.config import AUTO, StageResources
 from gve_ray.inputs.manifest import read_manifest
-from gve_ray.preflight import check_cluster, check_models, check_paths, fit_to_cluster, live_nodes
+from gve_ray.job import PreflightError
+from gve_ray.preflight import Needs, check_cluster, check_models, check_paths, fit_to_cluster, live_nodes
 from gve_ray.store import FolderLock, RunFolder, fingerprint
 from gve_ray.store.runfolder import RUN_FILE, filesystem
 from gve_ray.synthesis.config import SynthesisConfig
@@ -22,9 +24,12 @@ from gve_ray.synthesis.estimate import Estimate, estimate, size_of
 from gve_ray.synthesis.needs import needs_of
 from gve_ray.synthesis.pipeline import stages_of
 from gve_ray.synthesis.report import write_report
-from gve_ray.synthesis.stages import Stage, SynthesisRun, work_folder
+from gve_ray.synthesis.stages import SharedState, Stage, SynthesisRun, work_folder
+from gve_ray.synthesis.stream import Stream, split
 
 log = logging.getLogger(__name__)
+
+_REPORT_SHARE = 0.05  # of the time, at most, that the reports of parts take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,44 +76,100 @@ def synthesize(
     stages_of(config)  # raises an error if a filter cannot be used
     config = replace(config, output=config.output.rstrip("/") or "/")
     whole = read_manifest(config.input)
-    manifest = whole if config.limit is None else draw(whole, config.limit, seed=config.seed)
-    if earlier := finished_before(config, manifest):
+    parts = split(whole, config)
+    manifest = parts[0] if len(parts) == 1 else pa.concat_tables(parts).sort_by("video_id")
+    identity = config.identity(whole.num_rows)
+    if earlier := finished_before(config.output, identity, manifest):
         return earlier
     needs = needs_of(config, lambda: manifest.column("uri").to_pylist())
     check_models(needs)
     connect()
-    config = fit_to_cluster(config, needs.workers)
+    config, at_once = fit_stages(config, needs, parts=config.parts(whole.num_rows))
     stages = stages_of(config) if stages is None else stages
-    check_cluster(replace(needs, workers=needs_of(config).workers), live_nodes())
-    with RunFolder(config.output, job=config.job, config=config.identity()) as folder:
+    check_cluster(replace(needs, workers=needs_of(config).workers, together=at_once), live_nodes())
+    with RunFolder(config.output, job=config.job, config=identity) as folder:
         log.info("synthesize: %d videos from %s to %s", manifest.num_rows, config.input, config.output)
-        run = SynthesisRun(config=config, manifest=manifest)
-        first_after_assets = [stage.name for stage in stages].index("assets") + 1
-        with FolderLock(work_folder(config)):  # the stages up to assets write there
-            facts = _run_stages(run, stages[:first_after_assets], folder, [])
-        facts = _run_stages(run, stages[first_after_assets:], folder, facts)
-        folder.record(pairs=run.pairs)
-        report = write_report(run, folder.facts)
-        trial = None if config.limit is None else _estimate(run, stages, whole.num_rows)
+        shared = SharedState(config, manifest, at_once=at_once)
+        progress = _Parts(folder)
+        with FolderLock(work_folder(config)) as work:
+            stream = Stream(
+                shared,
+                stages,
+                parts,
+                record=lambda entries: folder.record(stages=entries),
+                # The stages up to assets write to the work folder.
+                passed=lambda stage: work.release() if stage.name == "assets" else None,
+                finished=progress.finished,
+            )
+            facts = stream.run()
+        trial = None if config.limit is None else _estimate(shared, stages, whole.num_rows)
         if trial is not None:
             folder.record(estimate=trial.to_dict())
+        report = f"{config.output}/report.html"
         folder.record(report=report, finished=manifest_fingerprint(manifest))
-    return SynthesisResult(output=config.output, stages=facts, pairs=run.pairs, report=report, estimate=trial)
+    return SynthesisResult(
+        output=config.output, stages=facts, pairs=shared.pairs, report=report, estimate=trial
+    )
 
 
-def draw(manifest: pa.Table, n: int, *, seed: int) -> pa.Table:
-    """Return n rows of a manifest, or all if it has fewer, in its order.
+def fit_stages(config: SynthesisConfig, needs: Needs, *, parts: int) -> tuple[SynthesisConfig, bool]:
+    """Return the config with numbers in place of `auto`, and whether the actors of all stages live at once.
 
-    A video is drawn by a hash of its id, so a larger n gives the same videos and more.
+    They do if there are several parts and they fit, if necessary with half a CPU each. Raises PreflightError
+    if the actors of one stage do not fit on the cluster.
     """
-    ids = manifest["video_id"].to_pylist()
-    ranks = [hashlib.sha256(f"{seed}:{video_id}".encode()).digest() for video_id in ids]
-    chosen = sorted(sorted(range(len(ids)), key=ranks.__getitem__)[:n])
-    return manifest.take(chosen)
+    if parts == 1:
+        return fit_to_cluster(config, needs.workers), False
+    smaller = with_fewer_cpus(config)
+    try:
+        return fit_to_cluster(config, needs.workers, together=True), True
+    except PreflightError as error:
+        problem = error
+    try:
+        return fit_to_cluster(smaller, needs_of(smaller).workers, together=True), True
+    except PreflightError:
+        fitted = fit_to_cluster(config, needs.workers)
+    log.warning(
+        "the actors of all stages do not fit on the cluster at the same time (%s); each part runs through one "
+        "stage after the other, and actors start again for each part. Give the stages fewer actors or less of "
+        "what is missing (a GPU may be shared: num_gpus below 1), or raise part_videos",
+        problem,
+    )
+    return fitted, False
 
 
-def _estimate(run: SynthesisRun, stages: Sequence[Stage], videos: int) -> Estimate | None:
+def with_fewer_cpus(config: SynthesisConfig) -> SynthesisConfig:
+    """Return the config with half a CPU for each actor that decodes or scores, where the config does not say."""
+    pools, whole = config.resources, StageResources.num_cpus
+    media = replace(pools.media, num_cpus=0.5) if pools.media.num_cpus == whole else pools.media
+    scoring = pools.consistency
+    scoring = replace(scoring, num_cpus=0.5) if scoring.num_cpus == AUTO else scoring
+    return replace(config, resources=replace(pools, media=media, consistency=scoring))
+
+
+class _Parts:
+    """Records each finished part in run.json, and writes the report again if that takes a small share of the time."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._written, self._took = time.monotonic(), 0.0
+
+    def finished(self, run: SynthesisRun, entries: Sequence[Mapping[str, Any]]) -> None:
+        is_last = run.part == run.parts - 1
+        self._folder.record(
+            stages=entries, pairs=run.shared.pairs, parts={"finished": run.part + 1, "all": run.parts}
+        )
+        begun = time.monotonic()
+        if not is_last and (begun - self._written) * _REPORT_SHARE < self._took:
+            return
+        write_report(run, self._folder.facts)
+        self._written = time.monotonic()
+        self._took = self._written - begun
+
+
+def _estimate(shared: SharedState, stages: Sequence[Stage], videos: int) -> Estimate | None:
     """Estimate the whole input from a run on part of it."""
+    run = SynthesisRun(config=shared.config, manifest=shared.manifest, shared=shared)
     pools = {stage.name: run.pool(stage) for stage in stages if stage.resources is not None}
     gpus = {name: pool.demands.get("GPU", 0.0) * (pool.count or 0) for name, pool in pools.items()}
     config = run.config
@@ -116,37 +177,12 @@ def _estimate(run: SynthesisRun, stages: Sequence[Stage], videos: int) -> Estima
     return estimate(
         videos=videos,
         trial=run.manifest.num_rows,
-        paces=run.paces,
+        paces=shared.paces,
         gpus=gpus,
         size=size_of([config.output] if inside else [config.output, work_folder(config)]),
         price=config.gpu_hour_price,
+        at_once=shared.at_once,
     )
-
-
-def _run_stages(
-    run: SynthesisRun, stages: Sequence[Stage], folder: RunFolder, facts: Sequence[Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
-    """Run stages in order; return their entries in run.json after those of earlier ones.
-
-    The seconds of an entry are of the run that wrote it.
-    """
-    entries = list(facts)
-    for stage in stages:
-        begun = time.monotonic()
-        counts = stage.run(run, stage)
-        if counts is not None:
-            entries.append(
-                {
-                    "name": stage.name,
-                    "unit": stage.unit,
-                    "in": counts.n_in,
-                    "out": counts.n_out,
-                    "rejected": counts.n_rejected,
-                    "seconds": round(time.monotonic() - begun, 3),
-                }
-            )
-            folder.record(stages=entries)
-    return entries
 
 
 def manifest_fingerprint(manifest: pa.Table) -> str:
@@ -165,20 +201,20 @@ def manifest_fingerprint(manifest: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def finished_before(config: SynthesisConfig, manifest: pa.Table) -> SynthesisResult | None:
+def finished_before(output: str, identity: Mapping[str, Any], manifest: pa.Table) -> SynthesisResult | None:
     """The result of an earlier run of this config on this manifest, if it finished; otherwise None."""
-    files, root = filesystem(config.output)
+    files, root = filesystem(output)
     path = f"{root}/{RUN_FILE}"
     try:
         with files.open_input_stream(path) as stream:
             facts = json.loads(stream.read())
     except (OSError, ValueError):  # no run yet, or an incomplete file, which RunFolder will report
         return None
-    same = facts.get("config_hash") == fingerprint(config.identity())
+    same = facts.get("config_hash") == fingerprint(identity)
     if not same or facts.get("finished") != manifest_fingerprint(manifest):
         return None
     return SynthesisResult(
-        output=config.output,
+        output=output,
         stages=facts["stages"],
         pairs=facts["pairs"],
         report=facts["report"],

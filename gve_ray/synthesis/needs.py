@@ -8,6 +8,10 @@ from gve_ray.synthesis.config import SynthesisConfig
 from gve_ray.synthesis.pipeline import stages_of
 from gve_ray.synthesis.vllm_captioner import CPU_KV_CACHE_BYTES
 
+# Of the GPUs, while scoring and captioning run at the same time: a score takes a twelfth of the time of the
+# captions of a video (docs/cluster.md).
+_SCORING_SHARE = 0.1
+
 
 def needs_of(config: SynthesisConfig, videos: Callable[[], Sequence[str]] | None = None) -> Needs:
     """Return what the config needs. videos: returns their URIs; by default they are read from `input`."""
@@ -40,11 +44,13 @@ def _workers(config: SynthesisConfig) -> list[Workers]:
             more_bytes=CPU_KV_CACHE_BYTES,
             large=True,  # one engine batches all requests
             grows="cluster",
+            share=1 - _SCORING_SHARE,
         ),
     ]
     if consistency.model is not None:
         embedder = Embedder(option="quality.consistency", model=consistency.embedder, settings=None)
-        workers.append(model_workers("resources.consistency", config.resources.consistency, [embedder]))
+        resources = config.resources.consistency
+        workers.append(model_workers("resources.consistency", resources, [embedder], share=_SCORING_SHARE))
     workers += [
         workers_of(f"stages.{stage.name}.resources", stage.resources, grows="cluster")
         for stage in config.stages

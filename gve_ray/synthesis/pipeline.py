@@ -9,7 +9,7 @@ are already committed, so a killed run resumes with the same command.
 import inspect
 
 from gve_ray.job import PreflightError
-from gve_ray.synthesis.annotate import Annotator, annotate, count_answers
+from gve_ray.synthesis.annotate import Annotator, annotate, count_answers, open_captions
 from gve_ray.synthesis.assemble import assemble_pairs
 from gve_ray.synthesis.assets import (
     AssetWriter,
@@ -19,6 +19,10 @@ from gve_ray.synthesis.assets import (
     drop_duplicates,
     drop_inconsistent,
     drop_static,
+    open_assets,
+    open_consistency,
+    open_decoding,
+    open_filter,
     rectify,
     write_assets,
 )
@@ -34,6 +38,7 @@ STAGES = (
         reads=("manifest",),
         writes=("clean captions",),
         run=rectify,
+        in_order=True,
     ),
     Stage(
         name="integrity",
@@ -43,6 +48,7 @@ STAGES = (
         run=decode,
         worker=IngestWorker,
         resources="media",
+        open=open_decoding,
     ),
     Stage(
         name="duplicates",
@@ -50,6 +56,7 @@ STAGES = (
         reads=("decoded videos", "videos"),
         writes=("videos",),
         run=drop_duplicates,
+        in_order=True,
     ),
     Stage(
         name="dynamics",
@@ -66,6 +73,7 @@ STAGES = (
         run=drop_inconsistent,
         worker=ConsistencyWorker,
         resources="consistency",
+        open=open_consistency,
     ),
     Stage(
         name="assets",
@@ -75,6 +83,9 @@ STAGES = (
         run=write_assets,
         worker=AssetWriter,
         resources="media",
+        open=open_assets,
+        in_order=True,
+        is_light=True,
     ),
     Stage(
         name="captions",
@@ -84,6 +95,7 @@ STAGES = (
         run=annotate,
         worker=Annotator,
         resources="captioner",
+        open=open_captions,
     ),
     *(
         Stage(
@@ -101,6 +113,8 @@ STAGES = (
         reads=("annotations.lance",),
         writes=("uvrd",),
         run=assemble_pairs,
+        in_order=True,
+        is_cumulative=True,
     ),
 )
 
@@ -135,6 +149,7 @@ def stages_of(config: SynthesisConfig) -> tuple[Stage, ...]:
                 worker=FilterWorker,
                 worker_args={"name": custom.worker, "options": custom.options},
                 resources=custom.resources,
+                open=open_filter,
             ),
         )
     return tuple(stages)

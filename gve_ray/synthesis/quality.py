@@ -14,12 +14,12 @@ import pyarrow.compute as pc
 
 from gve_ray.progress import Progress
 from gve_ray.stage import Reject
-from gve_ray.synthesis.dedup import find_duplicates
+from gve_ray.synthesis.dedup import KeptVideos, find_duplicates
 from gve_ray.synthesis.rectify import Rectified, rectify
 
 log = logging.getLogger(__name__)
 
-_PART = 10_000  # captions per batch, which takes a few seconds
+_PART = 2_500  # captions per batch, which takes about a second
 
 
 def rectify_captions(manifest: pa.Table, *, on: bool = True) -> tuple[dict[str, str], dict[str, Reject]]:
@@ -53,7 +53,7 @@ def _rectified(
     if not on or len(parts) < 2 or not ray.is_initialized():
         yield from ((part, _judge(part, on=on)) for part in parts)
         return
-    judge = ray.remote(_judge)
+    judge = ray.remote(num_cpus=0)(_judge)  # the actors of other stages may have reserved all CPUs
     running: deque[tuple[pa.RecordBatch, Any]] = deque()
     window = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # what is in flight is in memory
     for part in parts:
@@ -71,13 +71,17 @@ def _judge(part: pa.RecordBatch, *, on: bool = True) -> list[Rectified]:
 
 
 def duplicates(
-    videos: pa.Table, signatures: Iterable[pa.RecordBatch] | None = None, *, threshold: float
+    videos: pa.Table,
+    signatures: Iterable[pa.RecordBatch] | None = None,
+    *,
+    threshold: float,
+    earlier: KeptVideos | None = None,
 ) -> dict[str, Reject]:
     """Return a reject for each video but the best of each group of copies; see `dedup.find_duplicates`."""
     log.info("duplicates: looking for copies among %d videos", videos.num_rows)
     return {
         item.video_id: Reject(f"{item.kind}_duplicate", f"copy of {item.kept}", {"distance": item.distance})
-        for item in find_duplicates(videos, signatures, threshold=threshold)
+        for item in find_duplicates(videos, signatures, threshold=threshold, earlier=earlier)
     }
 
 

@@ -1,11 +1,12 @@
 """A stage of synthesis as data, and the state of a run that each stage hands to the next.
 
-pipeline.py lists the stages in order; job.py runs them.
+The videos of a run may come in parts (stream.py). A `SynthesisRun` is the state of one part, and its
+`shared` is what all parts have in common. pipeline.py lists the stages in order; job.py runs them.
 """
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from pkgutil import resolve_name
@@ -17,9 +18,10 @@ import pyarrow.compute as pc
 
 from gve_ray.config import StageResources
 from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA
-from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts, StagePace
+from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts, StageError, StagePace, StageRunner
 from gve_ray.store import Store
 from gve_ray.synthesis.config import SynthesisConfig
+from gve_ray.synthesis.dedup import KeptVideos
 from gve_ray.synthesis.ingest import INGEST_SCHEMA, ingest_fingerprint
 
 
@@ -32,9 +34,11 @@ class Stage:
     reads, writes: the data that it needs and adds. run: called with the run and this stage in the
     driver; returns the counts (their seconds are set by the caller), or None without a unit.
     worker: the class that the stage's actors instantiate (see `gve_ray.stage.run_stage`).
-    worker_args: arguments of the worker in addition to those from `run`. resources: the stage's pool
-    of actors, or the name of the pool in `config.resources`. Without worker and resources, the
-    driver does the work.
+    worker_args: arguments of the worker in addition to those from `open`. resources: the stage's pool
+    of actors, or the name of the pool in `config.resources`. open: returns a runner of the actors, or
+    None if the config does not need it. Without worker, resources and open, the driver does the work.
+    in_order: the parts of a run go through it one at a time, in their order. is_cumulative: its counts
+    are of all parts so far, not of one. is_light: its actors mostly wait for storage.
     """
 
     name: str
@@ -45,55 +49,157 @@ class Stage:
     worker: type = NoneType
     worker_args: Mapping[str, Any] = field(default_factory=dict)
     resources: str | StageResources | None = None
+    open: "Callable[[SynthesisRun, Stage], StageRunner | None] | None" = None
+    in_order: bool = False
+    is_cumulative: bool = False
+    is_light: bool = False
+
+
+class SharedState:
+    """What all parts of a run have in common: stores, actors, and what earlier parts and runs have left.
+
+    manifest: of all parts. at_once: the actors of all stages live at the same time.
+    """
+
+    def __init__(self, config: SynthesisConfig, manifest: pa.Table, *, at_once: bool = False) -> None:
+        self.config, self.manifest, self.at_once = config, manifest, at_once
+        self.kept_videos = KeptVideos()
+        self.assembled: list[Any] = []  # `assemble.Assembled` of each early set, or of the whole
+        self.pairs: dict[str, int] = {}  # by task
+        self.paces: dict[str, StagePace] = {}
+        self.assets = Store(f"{config.output}/assets.lance", ASSET_SCHEMA)
+        self.rejects = Store(f"{config.output}/rejects.lance", REJECT_SCHEMA)
+        self.annotations = Store(f"{config.output}/annotations.lance", ANNOTATION_SCHEMA)
+        self.decoded = decoded_store(config)
+        self._runners: dict[str, StageRunner | None] = {}
+
+    @cached_property
+    def ids(self) -> pa.Array:
+        """The ids of the videos of all parts."""
+        return self.manifest["video_id"].combine_chunks()
+
+    @cached_property
+    def earlier_assets(self) -> pa.Array:
+        """The ids of the videos that earlier runs have written to assets.lance."""
+        return self.assets.table(["video_id"])["video_id"].combine_chunks()
+
+    @cached_property
+    def earlier_rejects(self) -> dict[str, pa.Array]:
+        """The ids of the videos that earlier runs have rejected, by stage."""
+        rows = self.rejects.table(["stage", "video_id"])
+        return {
+            name: rows.filter(pc.equal(rows["stage"], name))["video_id"].combine_chunks()
+            for name in pc.unique(rows["stage"]).to_pylist()
+        }
+
+    def read_earlier(self) -> None:
+        """Read what earlier runs have left; to be called before this run commits anything."""
+        _ = self.earlier_assets, self.earlier_rejects
+
+    def open(self, run: "SynthesisRun", stage: Stage) -> StageRunner | None:
+        """Return the runner of a stage's actors; open it if it is not open. None if the stage needs none."""
+        if stage.name not in self._runners:
+            runner = stage.open(run, stage) if stage.open else None
+            self._runners[stage.name] = runner.__enter__() if runner else None
+        return self._runners[stage.name]
+
+    def close(self, stage: Stage) -> None:
+        """End the actors of a stage, which no part needs any more, and tidy its stores, which nothing reads."""
+        if runner := self._runners.pop(stage.name, None):
+            runner.__exit__(None, None, None)
+
+    def pause(self, stage: Stage) -> None:
+        """End the actors of a stage until the next part needs them."""
+        if runner := self._runners.get(stage.name):
+            runner.stop()
+
+    def fail(self, error: StageError) -> None:
+        """Make all stages raise this error where their actors work, and end the actors."""
+        for runner in self._runners.values():
+            if runner is not None:
+                runner.fail(error)
+                runner.stop()
+
+
+_ALONE: Any = object()  # stands for the shared state of a run that is one part
 
 
 @dataclass(kw_only=True)
 class SynthesisRun:
-    """The state of one run.
+    """The state of one part of a run.
 
-    manifest: columns video_id (unique), uri, caption (null where there is none). captions: cleaned
-    raw captions by video id. videos: the videos that have passed so far, sorted by id, with the
-    columns that filters use. consistency: cosines by video id. rejected: rows of `REJECT_SCHEMA` by
-    stage, until they are committed. answered: counts of the composed prompts by stage. pairs:
-    training pairs by task. paces: of the stages that have run rows on actors in this run.
+    manifest: columns video_id (unique), uri, caption (null where there is none). part: its number,
+    from 0, of `parts`. captions: cleaned raw captions by video id. videos: the videos that have passed
+    so far, sorted by id, with the columns that filters use. consistency: cosines by video id. rejected:
+    rows of `REJECT_SCHEMA` by stage, until they are committed. answered: counts of the composed prompts
+    by stage.
     """
 
     config: SynthesisConfig
     manifest: pa.Table
+    part: int = 0
+    parts: int = 1
+    shared: SharedState = field(default_factory=lambda: _ALONE)
     captions: dict[str, str] = field(default_factory=dict)
     videos: pa.Table = field(default_factory=lambda: pa.table({"video_id": pa.array([], pa.string())}))
     consistency: dict[str, float] = field(default_factory=dict)
     rejected: dict[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     answered: dict[str, StageCounts] = field(default_factory=dict)
-    pairs: dict[str, int] = field(default_factory=dict)
-    paces: dict[str, StagePace] = field(default_factory=dict)
 
-    @cached_property
+    def __post_init__(self) -> None:
+        if self.shared is _ALONE:
+            self.shared = SharedState(self.config, self.manifest)
+
+    @property
     def assets(self) -> Store:
-        return Store(f"{self.config.output}/assets.lance", ASSET_SCHEMA)
+        return self.shared.assets
 
-    @cached_property
+    @property
     def rejects(self) -> Store:
-        return Store(f"{self.config.output}/rejects.lance", REJECT_SCHEMA)
+        return self.shared.rejects
 
-    @cached_property
+    @property
     def annotations(self) -> Store:
-        return Store(f"{self.config.output}/annotations.lance", ANNOTATION_SCHEMA)
+        return self.shared.annotations
 
-    @cached_property
+    @property
     def decoded(self) -> Store:
-        return decoded_store(self.config)
+        return self.shared.decoded
+
+    @property
+    def ids(self) -> pa.Array:
+        """The ids of the part's videos."""
+        return self.manifest["video_id"].combine_chunks()
 
     def pool(self, stage: Stage) -> StageResources:
-        """Return the pool of actors of a stage that has one."""
-        pool = stage.resources
-        return pool if isinstance(pool, StageResources) else getattr(self.config.resources, str(pool))
+        """Return the pool of actors of a stage that has one.
 
-    def timed(self, stage: Stage, counts: StageCounts) -> StageCounts:
-        """Remember the pace of a stage that has run on actors. Returns its counts."""
+        While the actors of other stages live as well, those of a light stage are few and reserve nothing.
+        """
+        pool = stage.resources
+        pool = pool if isinstance(pool, StageResources) else getattr(self.config.resources, str(pool))
+        if stage.is_light and self.shared.at_once:
+            return replace(pool, actors=min(pool.count or 1, 2), max_actors=0, num_cpus=0.0, memory=0)
+        return pool
+
+    def run_rows(self, stage: Stage, pending: pa.Table) -> StageCounts:
+        """Run rows on the actors of a stage. Returns its counts, and remembers its pace."""
+        runner = self.shared.open(self, stage)
+        assert runner is not None, f"stage {stage.name}: has no actors"
+        label = f"{stage.name}, part {self.part + 1} of {self.parts}" if self.parts > 1 else stage.name
+        counts = runner.run(pending, part=self.part, label=label)
         if counts.pace is not None:
-            self.paces[stage.name] = counts.pace
+            paces = self.shared.paces
+            earlier = paces.get(stage.name)
+            paces[stage.name] = earlier.with_part(counts.pace) if earlier else counts.pace
         return counts
+
+    def of_part(self, keys: pa.Array) -> set[str]:
+        """Return those keys that are videos of this part; for the first part, also those of no part."""
+        mine = pc.is_in(keys, value_set=self.ids)
+        if self.part == 0:
+            mine = pc.or_(mine, pc.invert(pc.is_in(keys, value_set=self.shared.ids)))
+        return set(keys.filter(mine).to_pylist())
 
     def reject(self, stage: Stage, rejects: Mapping[str, Reject]) -> StageCounts:
         """Reject videos by id; the others of `videos` stay. Returns the stage's counts."""

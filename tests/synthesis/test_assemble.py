@@ -11,7 +11,16 @@ import pytest
 
 from gve_ray.schema import ANNOTATION_SCHEMA, PAIR_SCHEMA, UVRD_PAIRS, UVRD_TASKS, AssetRef, Task
 from gve_ray.store import Store
-from gve_ray.synthesis.assemble import INSTRUCTIONS, assemble, candidates, caption_domain, pair_id, quotas
+from gve_ray.synthesis.assemble import (
+    EARLY,
+    INSTRUCTIONS,
+    assemble,
+    candidates,
+    caption_domain,
+    early_config,
+    pair_id,
+    quotas,
+)
 from gve_ray.synthesis.config import AssembleConfig
 
 STYLES = ("short", "rich", "abstract", "keywords", "partial")
@@ -45,6 +54,18 @@ def store(folder, rows):
     for start in range(0, len(rows), 7):  # several commits
         made.append(pa.Table.from_pylist(rows[start : start + 7], schema=ANNOTATION_SCHEMA))
     return made
+
+
+def fail_at(call, function):
+    calls = []
+
+    def failing(*args, **options):
+        calls.append(args)
+        if len(calls) == call:
+            raise OSError("the disk is full")
+        return function(*args, **options)
+
+    return failing
 
 
 def digests(folder):
@@ -235,6 +256,42 @@ class TestAssemble:
         assert [str(path.relative_to(out)) for path in sorted(out.rglob("*")) if path.is_file()] == [
             "task=T2V/part-00000.parquet"
         ]
+
+    def test_early_sets_grow_until_the_whole_replaces_them(self, tmp_path):
+        ids = [f"v{i:02d}" for i in range(40)]
+        annotations = store(tmp_path / "a.lance", [annotation(video) for video in ids])
+        config, out = AssembleConfig(scale=40 / UVRD_PAIRS[Task.T2V]), tmp_path / "uvrd"
+
+        def early(part, of_part):
+            share = early_config(config, len(of_part) / len(ids))
+            prefix = f"{EARLY}{part:05d}-"
+            return assemble(annotations, str(out), config=share, seed=1, ids=pa.array(of_part), prefix=prefix)
+
+        made = [early(part, ids[10 * part : 10 * part + 10]) for part in range(3)]
+        rows = rows_of(out, "T2V")
+        assert [set_.tasks[Task.T2V].pairs for set_ in made] == [10, 10, 10]  # a quarter of the quota each
+        assert {row["target"]["video"] for row in rows} == {f"asset://{video}/video" for video in ids[:30]}
+        before = digests(out)
+        early(1, ids[10:20])  # as a run does that was killed and goes on
+        assert digests(out) == before
+        assemble(annotations, str(out), config=config, seed=1)
+        assert {path.name for path in (out / "task=T2V").iterdir()} == {"part-00000.parquet"}
+        alone = tmp_path / "alone"
+        assemble(annotations, str(alone), config=config, seed=1)
+        assert digests(out) == digests(alone)
+        early(0, ids[:10])  # of a longer input: the pairs of the shorter one stay until the end
+        assert digests(out) == digests(alone)
+
+    def test_a_failure_leaves_the_earlier_pairs(self, tmp_path, monkeypatch):
+        annotations = store(tmp_path / "a.lance", [annotation(f"v{i}") for i in range(20)])
+        out = tmp_path / "uvrd"
+        assemble(annotations, str(out), config=AssembleConfig(), seed=1)
+        before = digests(out)
+        monkeypatch.setattr(pq, "write_table", fail_at(3, pq.write_table))
+        with pytest.raises(OSError, match="disk is full"):
+            assemble(annotations, str(out), config=AssembleConfig(), seed=2)
+        kept = {name: digest for name, digest in digests(out).items() if not name.endswith(".partial")}
+        assert kept == before
 
     def test_readers_agree_on_the_schema(self, tmp_path):
         annotations = store(tmp_path / "a.lance", [annotation(f"v{i}") for i in range(5)])

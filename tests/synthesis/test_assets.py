@@ -106,6 +106,7 @@ def build(output: Path, manifest: pa.Table, **changes: Any) -> list[StageCounts]
     run, every_count = run_of(output, manifest, **changes), []
     for stage in stages_of(run.config):
         counts = stage.run(run, stage)
+        run.shared.close(stage)
         if counts is None:
             return every_count
         every_count.append(counts)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from gve_ray.media.signature import FRAME_BYTES, THRESHOLD, distance, signature
 from gve_ray.synthesis import dedup
-from gve_ray.synthesis.dedup import find_duplicates
+from gve_ray.synthesis.dedup import KeptVideos, find_duplicates
 
 Y, X = np.mgrid[0:112, 0:112].astype(float)
 
@@ -185,3 +185,77 @@ def test_signatures_may_stream_by_in_any_order_among_others() -> None:
     assert (
         find_duplicates(light, stored.slice(0, 2).to_batches()) == []
     )  # a and b have no signature: not near
+
+
+# ---- Videos that come in parts
+
+
+def in_parts(*parts: pa.Table, **options: Any) -> list[list[tuple[str, str, str]]]:
+    """Return (video_id, kept, kind) of the copies in each part."""
+    earlier = KeptVideos()
+    return [
+        [(copy.video_id, copy.kept, copy.kind) for copy in find_duplicates(part, earlier=earlier, **options)]
+        for part in parts
+    ]
+
+
+def test_the_earliest_part_wins_and_within_a_part_the_largest_picture() -> None:
+    near = signature(encoded_again(ORIGINAL, size=(56, 56)))
+    far = signature(video(lambda t: (80 - 55 * t, 90)))
+    first = table(
+        {"video_id": "m", "signature": signature(ORIGINAL), "content_hash": "h"},
+        {"video_id": "n", "signature": near, "width": 60},
+    )
+    second = table(
+        {"video_id": "a", "signature": near, "width": 500},  # a larger copy of m, later
+        {"video_id": "b", "signature": signature(ORIGINAL), "content_hash": "h"},
+        {"video_id": "y", "signature": far},
+        {"video_id": "z", "signature": far, "width": 200},
+    )
+    third = table({"video_id": "c", "signature": far, "content_hash": "y"})
+    assert in_parts(first, second, third) == [
+        [("n", "m", "near")],
+        [("a", "m", "near"), ("b", "m", "exact"), ("y", "z", "near")],
+        [("c", "z", "near")],  # y was dropped, so its bytes are not known any more
+    ]
+    assert in_parts(first, second, threshold=0.0) == [[], [("b", "m", "exact")]]
+
+
+def test_one_part_is_decided_as_without_parts() -> None:
+    rows = [
+        {"video_id": f"v{i}", "signature": signature(encoded_again(ORIGINAL, size=(60 + 9 * i, 80)))}
+        for i in range(4)
+    ]
+    whole = [(copy.video_id, copy.kept, copy.kind) for copy in find_duplicates(table(*rows))]
+    assert in_parts(table(*rows)) == [whole]
+    assert len(whole) == 3
+
+
+def test_a_group_goes_as_a_whole_if_one_of_it_is_a_copy_of_an_earlier_video() -> None:
+    """b is a copy of a, by its bytes; a alone looks like the earlier video."""
+    earlier = table({"video_id": "e", "signature": signature(ORIGINAL)})
+    later = table(
+        {"video_id": "a", "signature": signature(ORIGINAL), "content_hash": "h"},
+        {"video_id": "b", "signature": b"", "content_hash": "h"},
+    )
+    assert in_parts(earlier, later) == [[], [("a", "e", "near"), ("b", "e", "near")]]
+
+
+@pytest.mark.parametrize("exact_search", [20_000, 50])
+def test_copies_of_earlier_parts_are_found_among_many(
+    monkeypatch: pytest.MonkeyPatch, exact_search: int
+) -> None:
+    """400 different videos in four parts and then 40 copies, by the exact and by the approximate index."""
+    monkeypatch.setattr(dedup, "_EXACT_SEARCH", exact_search)
+    monkeypatch.setattr(dedup, "_CHUNK", 64)
+    rng = np.random.default_rng(5)
+    cells = rng.integers(0, 256, (400, 8 * FRAME_BYTES), dtype=np.uint8)
+    copied = rng.permutation(400)[:40]
+    noise = rng.integers(-6, 7, (40, 8 * FRAME_BYTES))
+    noisy = np.clip(cells[copied].astype(int) + noise, 0, 255).astype(np.uint8)
+    rows = [{"video_id": f"v{i:03d}", "signature": cells[i].tobytes()} for i in range(400)]
+    parts = [table(*rows[start : start + 100]) for start in range(0, 400, 100)]
+    parts.append(table(*({"video_id": f"a{i:03d}", "signature": noisy[i].tobytes()} for i in range(40))))
+    *without, found = in_parts(*parts)
+    assert without == [[], [], [], []]
+    assert found == [(f"a{i:03d}", f"v{copied[i]:03d}", "near") for i in range(40)]

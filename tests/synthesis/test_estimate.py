@@ -1,9 +1,7 @@
-import pyarrow as pa
 import pytest
 
 from gve_ray.stage import StagePace
 from gve_ray.synthesis.estimate import estimate, size_of
-from gve_ray.synthesis.job import draw
 
 
 def test_a_pace_separates_the_start_from_the_rows() -> None:
@@ -55,12 +53,16 @@ def test_sizes_are_those_of_all_files(tmp_path) -> None:
     assert size_of([str(tmp_path / "a"), str(tmp_path / "c"), str(tmp_path / "none")]) == 77
 
 
-def test_a_larger_trial_contains_the_smaller_one() -> None:
-    manifest = pa.table({"video_id": [f"v{i:03d}" for i in range(100)], "uri": ["u"] * 100})
-    drawn = {n: draw(manifest, n, seed=1)["video_id"].to_pylist() for n in (5, 20, 1000)}
-    assert len(drawn[5]) == 5
-    assert set(drawn[5]) < set(drawn[20])
-    assert drawn[20] == sorted(drawn[20])
-    assert drawn[20] != [f"v{i:03d}" for i in range(20)]
-    assert drawn[1000] == manifest["video_id"].to_pylist()
-    assert draw(manifest, 5, seed=2)["video_id"].to_pylist() != drawn[5]
+def test_stages_at_once_take_the_time_of_the_slowest_and_hold_their_gpus_as_long() -> None:
+    paces = {
+        "consistency": StagePace(rows=100, start_seconds=0.0, row_seconds=3.6),
+        "captions": StagePace(rows=100, start_seconds=0.0, row_seconds=36.0),
+    }
+    gpus = {"consistency": 1.0, "captions": 4.0}
+    whole = {"videos": 1000, "trial": 100, "paces": paces, "gpus": gpus, "size": 0, "price": None}
+    result = estimate(**whole, at_once=True)
+    assert result is not None
+    assert (result.hours, result.gpu_hours) == pytest.approx((10.0, 10.0 * 1 + 10.0 * 4))
+    in_turn = estimate(**whole)
+    assert in_turn is not None
+    assert (in_turn.hours, in_turn.gpu_hours) == pytest.approx((11.0, 1.0 * 1 + 10.0 * 4))
