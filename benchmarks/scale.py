@@ -1,12 +1,15 @@
 """Overhead of synthesis at full size: the real job on 1,550,000 rows, without models.
 
-    python benchmarks/scale.py [--rows 1550000] [--part all] [--folder DIR] [--plot PNG]
+    python benchmarks/scale.py [--rows 1550000] [--part all] [--pipeline staged] [--folder DIR] [--plot PNG]
 
 All code is that of the job (`gve_ray.synthesis.job.synthesize`, Ray, Lance), except the three classes
 that decode, score and caption. These replay a small real run (scale_replay.py), with frames of one
 pixel, because full frames take 660 kB per video. The results are therefore those of the control
 plane: manifest, stages, commits, filters, pairs and report. Batches are larger than in a real run,
 where rows take seconds; the cost of many small fragments is measured separately.
+
+With `--pipeline streamed`, all stages run at the same time on parts of the manifest; seconds of stages then
+overlap, and there is no projection.
 
 Parts: synthesis (including pairs, with the quotas of Table 7 scaled to the rows), resume (of the
 run that synthesis left in --folder), commits (to a store with as many fragments as the recipes'
@@ -42,7 +45,7 @@ from scale_replay import (
     write_manifest,
 )
 from scale_schedule import measure_schedule
-from scale_watch import Watch
+from scale_watch import Watch, first_pairs
 
 from gve_ray.config import load_config
 from gve_ray.schema import UVRD_PAIRS, UVRD_TASKS
@@ -75,20 +78,23 @@ STAGES = {
 RECIPE_BATCHES = {"integrity": 16, "consistency": 64, "captions": 128}
 
 
-def config_of(folder: Path, rows: int, batch: int) -> SynthesisConfig:
+def config_of(folder: Path, rows: int, batch: int, pipeline: str) -> SynthesisConfig:
     """Return the demo's recipe with the shares of the paper, and the same batch size in all stages."""
     options = {
         "input": str(folder / f"manifest-{rows}.parquet"),
         "output": str(folder / f"run-{rows}"),
+        "pipeline": pipeline,
         "quality.consistency.threshold": "null",
         "quality.consistency.percentile": "20",
         "assemble.scale": str(rows / FULL),
         "assemble.captions_per_video": "1",
-        "resources.media": json.dumps({"actors": 2, "num_cpus": 0.5, "batch_size": batch}),
+        "resources.media": json.dumps({"actors": 2, "num_cpus": 0.3, "memory": 0, "batch_size": batch}),
         "resources.consistency": json.dumps(
-            {"actors": 2, "num_cpus": 0.5, "num_gpus": 0, "batch_size": 2 * batch}
+            {"actors": 2, "num_cpus": 0.3, "memory": 0, "num_gpus": 0, "batch_size": 2 * batch}
         ),
-        "resources.captioner": json.dumps({"actors": 2, "num_cpus": 0.5, "num_gpus": 0, "batch_size": batch}),
+        "resources.captioner": json.dumps(
+            {"actors": 2, "num_cpus": 0.3, "memory": 0, "num_gpus": 0, "batch_size": batch}
+        ),
         "commit_seconds": "10",
     }
     return load_config(
@@ -98,8 +104,8 @@ def config_of(folder: Path, rows: int, batch: int) -> SynthesisConfig:
 
 def measure_synthesis(config: SynthesisConfig, rows: int, plot: Path | None) -> dict[str, Any]:
     """Run the job from the manifest to the report, then call it again on the finished run."""
-    begun = time.monotonic()
-    with Watch() as watch:
+    begun, clock = time.monotonic(), time.time()
+    with Watch() as watch, first_pairs(Path(config.output, "uvrd")) as seen:
         result = synthesize(config, stages=REPLAYED)
     seconds = time.monotonic() - begun
     if plot:
@@ -117,6 +123,7 @@ def measure_synthesis(config: SynthesisConfig, rows: int, plot: Path | None) -> 
     return {
         "seconds": round(seconds, 1),
         "videos_per_s": round(rows / seconds, 1),
+        "first_pairs_s": round(seen["at"] - clock, 1),
         "stages": stages,
         "finished_again_s": round(again, 2),
         "memory": watch.memory(),
@@ -305,6 +312,7 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, help="folder to keep and resume from; by default a temporary one"
     )
+    parser.add_argument("--pipeline", choices=["staged", "streamed"], default="staged")
     parser.add_argument("--batch", type=int, default=256, help="videos per batch of the integrity stage")
     parser.add_argument("--plot", type=Path, help="write a PNG of the memory by rows")
     args = parser.parse_args()
@@ -319,7 +327,7 @@ def main() -> None:
         report: dict[str, Any] = json.loads(figures.read_text()) if figures.exists() else {}
         for part in PARTS if args.part == "all" else [args.part]:
             if part != "schedule" and not ray.is_initialized():
-                config = prepare(folder, args.rows, args.batch)
+                config = prepare(folder, args.rows, args.batch, args.pipeline)
             if part == "synthesis":
                 report["batch"] = args.batch
                 report[part] = measure_synthesis(config, args.rows, args.plot)
@@ -333,13 +341,13 @@ def main() -> None:
                 ray.shutdown()
                 report[part] = measure_schedule()
             figures.write_text(json.dumps(report))
-    if {"synthesis", "batches"} <= set(report) and args.rows >= FEWEST:
+    if {"synthesis", "batches"} <= set(report) and args.rows >= FEWEST and args.pipeline == "staged":
         rate = report["batches"]["batches_per_s"]
         report["projection"] = project(report["synthesis"], args.rows, report["batch"], rate)
     print(json.dumps({"rows": args.rows, "cores": os.cpu_count(), **report}, indent=1))
 
 
-def prepare(folder: Path, rows: int, batch: int) -> SynthesisConfig:
+def prepare(folder: Path, rows: int, batch: int, pipeline: str) -> SynthesisConfig:
     """Start Ray, and prepare the recording and the manifest."""
     import ray
 
@@ -352,7 +360,7 @@ def prepare(folder: Path, rows: int, batch: int) -> SynthesisConfig:
         runtime_env={"env_vars": {RECORDING: os.environ[RECORDING]}},
     )
     recording = record(folder / "recorded")
-    config = config_of(folder, rows, batch)
+    config = config_of(folder, rows, batch, pipeline)
     if not Path(config.input).exists():
         write_manifest(Path(config.input), rows, recording)
     return config

@@ -12,7 +12,8 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ class Watch(logging.Handler):
         """Handle a log record: progress of a stage, start of a filter, or a commit."""
         args = record.args if isinstance(record.args, tuple) else ()
         if len(args) == 1 and isinstance(args[0], ProgressState):
-            self._phase, self._rows = args[0].label, args[0].done
+            self._phase, self._rows = args[0].label.partition(", part ")[0], args[0].done
         elif record.name == "gve_ray.store.dataset" and record.levelno == logging.DEBUG:
             uri, fragments, seconds = args
             name = re.sub(
@@ -175,6 +176,27 @@ class Watch(logging.Handler):
         axes.legend(frameon=False, fontsize=8, loc="center left")
         axes.spines[["top", "right"]].set_visible(False)
         path.write_bytes(png(figure))
+
+
+@contextmanager
+def first_pairs(folder: Path) -> Iterator[dict[str, float]]:
+    """Look for the first file of pairs while the block runs; its time is `at` in the dictionary."""
+    seen, stop = dict[str, float](), threading.Event()
+
+    def look() -> None:
+        while not stop.wait(0.2):
+            if any(folder.glob("task=*/part-*.parquet")):
+                seen["at"] = time.time()
+                return
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        thread.join()
+        seen.setdefault("at", time.time())
 
 
 def _private(process: psutil.Process) -> int:

@@ -20,10 +20,8 @@ import logging
 import os
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +36,7 @@ from scale_replay import (
     record_few,
     write_manifest,
 )
-from scale_watch import Watch
+from scale_watch import Watch, first_pairs
 
 from gve_ray.config import load_config
 from gve_ray.synthesis.config import SynthesisConfig
@@ -62,15 +60,19 @@ def config_of(folder: Path, manifest: Path, pipeline: str, part: int) -> Synthes
         "pipeline": pipeline,
         "part_videos": str(part),
         "quality.consistency.model": "null",
-        "resources.media": json.dumps({"actors": CPU_SLOTS, "num_cpus": 0.1, "memory": 0, "batch_size": 2}),
-        "resources.captioner": json.dumps(
-            {"actors": GPU_SLOTS, "num_cpus": 0.1, "num_gpus": 0, "memory": 0, "batch_size": 8}
-        ),
+        "resources.media": slots(CPU_SLOTS, actors=2, batch_size=2),
+        "resources.captioner": slots(GPU_SLOTS, actors=1, batch_size=8),
         "commit_seconds": "5",
     }
     return load_config(
         SynthesisConfig, ["--config", "demo.yaml", *(f"--{k}={v}" for k, v in options.items())]
     )
+
+
+def slots(count: int, *, actors: int, batch_size: int) -> str:
+    """Return the resources of so many slots: calls at the same time in few processes, since they only wait."""
+    size = {"actors": actors, "concurrency": count // actors, "batch_size": batch_size}
+    return json.dumps({**size, "num_cpus": 0.1, "num_gpus": 0, "memory": 0})
 
 
 def measure(config: SynthesisConfig, busy_folder: Path, *, warm_up: float | None) -> dict[str, Any]:
@@ -107,27 +109,6 @@ def busy_share(batches: list[tuple[float, ...]], start: float) -> float:
     end = max(batch[1] for batch in batches)
     busy = sum(max(0.0, stop - max(start, begin)) for begin, stop in batches)
     return busy / (GPU_SLOTS * (end - start))
-
-
-@contextmanager
-def first_pairs(folder: Path) -> Iterator[dict[str, float]]:
-    """Look for the first file of pairs while the block runs; its time is `at` in the dictionary."""
-    seen, stop = dict[str, float](), threading.Event()
-
-    def look() -> None:
-        while not stop.wait(0.2):
-            if any(folder.glob("task=*/part-*.parquet")):
-                seen["at"] = time.time()
-                return
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        stop.set()
-        thread.join()
-        seen.setdefault("at", time.time())
 
 
 def start(folder: Path, rows: int) -> Path:

@@ -28,7 +28,6 @@ from gve_ray.stage.in_flight import Failure
 from gve_ray.stage.worker import StageActor, StageError, StageJob
 
 _POLL_SECONDS = 1.0
-_EXIT_SECONDS = 20.0  # for an actor to end by itself, with its child processes
 
 
 class ActorPool:
@@ -99,7 +98,7 @@ class ActorPool:
             thread.join()
         with self._lock:
             actors, self._actors = self._actors, []
-        _end_actors(actors, seconds=0.0 if kill else _EXIT_SECONDS)
+        _end_actors(actors, kill=kill)
 
     # ---- In the thread that gives batches to actors
 
@@ -113,10 +112,10 @@ class ActorPool:
             if event is None:
                 return
             self._last_event = time.monotonic()
-            event()
-            if self._error is not None:
-                return
             try:
+                event()
+                if self._error is not None:
+                    return
                 self._give_batches()
             except Exception as error:  # noqa: BLE001 - raised by all calls of `run`
                 self.fail(self._stage_error(error))
@@ -251,14 +250,11 @@ class _Call:
         return self._table.take(pa.array(rows, pa.int64()))
 
 
-def _end_actors(actors: "list[_Actor]", *, seconds: float) -> None:
-    """Let actors end by themselves for some seconds, so that they end their child processes; kill the others."""
+def _end_actors(actors: "list[_Actor]", *, kill: bool) -> None:
+    """End actors: at once, or by themselves with their child processes, as Ray ends those without a handle."""
     import ray
 
-    if not ray.is_initialized():
-        return
-    ending = [actor.handle.__ray_terminate__.remote() for actor in actors if actor.is_ready and seconds]
-    if ending:
-        ray.wait(ending, num_returns=len(ending), timeout=seconds)
     for actor in actors:
-        ray.kill(actor.handle)
+        if (kill or not actor.is_ready) and ray.is_initialized():
+            ray.kill(actor.handle)
+        actor.handle = None

@@ -118,6 +118,7 @@ def open_captions(run: SynthesisRun, stage: Stage) -> StageRunner:
         stage.name,
         worker=stage.worker,
         worker_args={
+            **stage.worker_args,
             "assets": AssetReader(run.assets.uri),
             "captioner": config.captioner,
             "enrich": config.enrich,

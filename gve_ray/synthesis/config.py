@@ -222,12 +222,12 @@ class SynthesisConfig:
     captioner: see its section. work: the folder of decoded and scored videos, before filtering;
     None: output/work. It may be the folder of an earlier run; with another threshold or a longer
     manifest, its videos are not decoded again. commit_seconds: finished rows become visible at
-    least this often. pipeline: `streamed` runs the videos in parts of at most `part_videos`, and all
-    stages at the same time on successive parts; a part may be `parts_ahead` parts ahead of the first one
-    that is not finished. `staged` runs all videos through one stage after the other, as `streamed` does
-    with no more than `part_videos`. limit: a trial run on so many videos, drawn with the seed; in the end it says what
-    the whole input would take. The same command without it continues with the others. gpu_hour_price:
-    for that estimate.
+    least this often. pipeline: streamed runs all stages at the same time, each on another part of the
+    videos; staged runs one stage after the other, on all videos. part_videos: largest number of videos
+    of a part; an input with no more of them is staged. parts_ahead: number of parts that may be begun
+    while the one before them is not finished. limit: a trial run on so many videos, drawn with the seed;
+    in the end it says what the whole input would take. The same command without it continues with the
+    others. gpu_hour_price: for that estimate.
     """
 
     job: ClassVar[str] = "synthesize"

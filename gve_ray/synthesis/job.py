@@ -89,6 +89,8 @@ def synthesize(
     check_cluster(replace(needs, workers=needs_of(config).workers, together=at_once), live_nodes())
     with RunFolder(config.output, job=config.job, config=identity) as folder:
         log.info("synthesize: %d videos from %s to %s", manifest.num_rows, config.input, config.output)
+        if len(parts) > 1:
+            log.info("synthesize: %d parts of about %d videos", len(parts), parts[0].num_rows)
         shared = SharedState(config, manifest, at_once=at_once)
         progress = _Parts(folder)
         with FolderLock(work_folder(config)) as work:

@@ -6,6 +6,7 @@
 import hashlib
 import heapq
 import json
+import time
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -169,7 +170,7 @@ def collect(run: SynthesisRun, facts: Mapping[str, Any]) -> Page:
     steps = funnel(facts["stages"], refused.reasons)
     return Page(
         title=f"{config.input}",
-        headline=_headline(steps, annotated, written, pairs),
+        headline=_headline(steps, annotated, written, pairs, _seconds(facts)),
         funnel=steps,
         charts=drawn,
         samples=_sample_cards(run),
@@ -190,7 +191,7 @@ def write_report(run: SynthesisRun, facts: Mapping[str, Any]) -> str:
 
 
 def _headline(
-    steps: Sequence[Step], annotated: int, written: int, pairs: Mapping[str, int]
+    steps: Sequence[Step], annotated: int, written: int, pairs: Mapping[str, int], seconds: float
 ) -> list[tuple[str, str]]:
     videos = [step for step in steps if step.unit == "videos"]
     return [
@@ -198,8 +199,14 @@ def _headline(
         ("videos annotated", f"{annotated:,}"),
         ("texts written", f"{written:,}"),
         ("training pairs", f"{sum(pairs.values()):,}"),
-        ("minutes", f"{sum(step.seconds for step in steps) / 60:.1f}"),
+        ("minutes", f"{seconds / 60:.1f}"),
     ]
+
+
+def _seconds(facts: Mapping[str, Any]) -> float:
+    """Return the time of all runs until now; stages may run at the same time, so their times do not add up."""
+    runs = facts.get("runs", ())
+    return sum((run["ended"] or time.time()) - run["started"] for run in runs)
 
 
 class _Refused:
@@ -294,7 +301,9 @@ def _reject_cards(run: SynthesisRun, chosen: Sequence[Mapping[str, Any]]) -> lis
 
 def _facts(config: SynthesisConfig, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     embedder = config.quality.consistency
+    parts = facts.get("parts", {"all": 1})
     shown = {
+        "finished": f"{parts['finished']} of {parts['all']} parts" if parts["all"] > 1 else None,
         "input": config.input,
         "output": config.output,
         "seed": config.seed,
