@@ -130,7 +130,8 @@ def test_each_row_is_output_or_rejected_and_a_second_run_processes_only_new_rows
         counts = run(tmp_path, workers.Squares)
     assert (counts.n_in, counts.n_out, counts.n_rejected) == (40, 36, 4)
     assert outcome(tmp_path) == (squares(40), rejected_tens(40))
-    (last,) = caplog.records[-1].args or ()
+    reports = [record for record in caplog.records if record.name == "gve_ray.progress"]
+    (last,) = reports[-1].args or ()
     assert isinstance(last, ProgressState)
     assert (last.done, last.total, last.detail, last.seconds_left) == (40, 40, "4 rejected", 0)
     reject = workers.stores(tmp_path)[1].table(filter="video_id = 'v0030'").to_pylist()

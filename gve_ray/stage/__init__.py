@@ -3,7 +3,7 @@
     counts = run_stage("captions", pending=table, worker=Captioner, worker_args={...},
                        out=annotations, rejects=rejects, resources=StageResources(num_gpus=1))
 
-Rows stream through a pool of Ray actors. Each actor writes its results as Lance fragments, which
+Rows stream through a Ray Data actor pool. Each actor writes its results as Lance fragments, which
 stay invisible until the driver commits their metadata every few seconds. If a worker or the driver
 is killed at any point and the job is started again, the result has the same rows: none is lost and
 none occurs twice.

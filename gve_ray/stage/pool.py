@@ -1,33 +1,40 @@
-"""The actors of one stage, and the queue of batches that they work on.
+"""The actors of one stage: a Ray Data actor pool that goes on until it is closed.
 
     pool = ActorPool(job, resources)
     for record in pool.run(table, order=0):    # rows of `RECORD_SCHEMA`, as batches finish
         ...
     pool.close()
 
-Several threads may call `run` at the same time, each with its own rows: the actors take the batches
-of the lowest `order` first, so the rows of the next call follow without a pause. Actors start when
-there are batches for them, and stay alive until the pool is closed or stopped.
-
-Ray restarts an actor that dies, on another node if necessary, and calls it again for its batches,
-both without limit: `InFlightRows` limits them.
+Several threads may call `run` at the same time, each with its own rows. All of them go through one
+execution of Ray Data, which reads batches from a `BatchQueue`, an actor, and maps them over its actors.
+The queue gives out the batches of the lowest `order` first, so the rows of the next call follow
+without a pause and the workers load only once. Ray restarts an actor that dies, on another node if
+necessary, and calls it again for its batches, both without limit: `InFlightRows` limits them.
 """
 
+import asyncio
+import heapq
+import math
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count
 from typing import Any
 
 import pyarrow as pa
+from ray.data import ActorPoolStrategy, DataContext, read_datasource
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
 
 from gve_ray.config import StageResources
 from gve_ray.stage.in_flight import Failure
-from gve_ray.stage.worker import StageActor, StageError, StageJob
+from gve_ray.stage.worker import BATCH_SCHEMA, StageActor, StageError, StageJob, to_bytes
 
 _POLL_SECONDS = 1.0
+# DataContext.current sets a global variable, and several stages may start at the same time.
+_creating = threading.Lock()
 
 
 class ActorPool:
@@ -38,162 +45,166 @@ class ActorPool:
             raise ValueError(
                 f"stage {job.name}: {resources}: has auto; use numbers, or preflight.fit_to_cluster"
             )
-        self._job, self._resources, self._count = job, resources, resources.count
-        self._actors: list[_Actor] = []
-        self._calls: list[_Call] = []  # in the order in which their batches are given to actors
-        self._lock = threading.Lock()  # of the three above
-        self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()  # callables, and None at the end
+        self._job, self._resources = job, resources
+        self._lock = threading.Lock()  # of all below
+        self._calls: dict[int, _Call] = {}  # those with batches that are not finished, by number
+        self._numbers = count()
+        self._queue: Any = None  # while the actors live, as is the thread
+        self._thread: threading.Thread | None = None
         self._error: StageError | None = None
         self._begun: dict[int, float] = {}
         self._last_event = time.monotonic()
-        self._thread: threading.Thread | None = None
 
     def run(self, table: pa.Table, *, order: int = 0) -> "Iterator[Mapping[str, Any]]":
         """Run all rows, and yield the record of each batch as it finishes, in any order.
 
         Raises StageError if the stage fails, or if no batch finishes for `stall_seconds`.
         """
-        call = _Call(table.combine_chunks(), self._resources.batch_size, order)
-        self._submit(call)
+        call = self._submit(table.combine_chunks(), order)
         for _ in range(call.batches):
-            record = call.records.get()
-            if isinstance(record, StageError):
-                raise record
+            record = self._next(call)
+            self._begun[order] = call.begun
             yield record
 
-    def _submit(self, call: "_Call") -> None:
+    def begun(self, order: int) -> float:
+        """Return when an actor was given the first batch with this order, by the monotonic clock."""
+        return self._begun.get(order, 0.0)
+
+    def _submit(self, table: pa.Table, order: int) -> "_Call":
+        import ray
+
+        size = self._resources.batch_size
+        # Each batch is one block of Ray Data and one task, so that a retry repeats exactly one batch. `take`
+        # copies: pickling a plain slice would include the whole column.
+        starts = range(0, table.num_rows, size)
+        batches = [table.take(pa.array(range(i, min(i + size, table.num_rows)), pa.int64())) for i in starts]
         with self._lock:
             if self._error is not None:
                 raise self._error
-            if self._thread is None:
-                self._last_event = time.monotonic()
-                name = f"{self._job.name}-batches"
-                self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
-                self._thread.start()
-            self._calls.append(call)
-            self._calls.sort(key=lambda other: other.order)
-        self._events.put(lambda: None)  # wakes up the thread
+            call = _Call(len(batches))
+            number = next(self._numbers)
+            self._calls[number] = call
+            self._last_event = time.monotonic()
+            if self._queue is None:
+                self._start(len(batches))
+            ray.get(self._queue.add.remote(order, number, [to_bytes(batch) for batch in batches]))
+        return call
 
-    def begun(self, order: int) -> float:
-        """Return when an actor got the first batch of the calls with this order, by the monotonic clock."""
-        return self._begun.get(order, 0.0)
+    def _next(self, call: "_Call") -> Mapping[str, Any]:
+        stall = self._resources.stall_seconds
+        while True:
+            try:
+                record = call.records.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                if 0 < stall < time.monotonic() - self._last_event:
+                    self.fail(
+                        StageError(
+                            f"stage {self._job.name}: no batch finished within {stall:g} s; see the workers' "
+                            "logs, or raise the stage's stall_seconds if its batches or its start take longer"
+                        )
+                    )
+                continue
+            if isinstance(record, StageError):
+                raise record
+            return record
 
     def fail(self, error: StageError) -> None:
-        """Make all calls of `run` raise this error, now and later, and kill the actors."""
+        """Make all calls of `run` raise this error, now and later, and end the actors."""
+        import ray
+
         with self._lock:
             self._error = self._error or error
-            calls, self._calls = self._calls, []
-        for call in calls:
+            calls, self._calls = self._calls, {}
+            batches = self._queue
+        for call in calls.values():
             call.records.put(self._error)
-        self._end(kill=True)
+        if batches is not None and ray.is_initialized():
+            ray.kill(batches)  # the execution fails, and ends its actors
 
     def close(self) -> None:
         """End the actors, which have no batch any more. `run` starts new ones."""
-        self._end(kill=False)
+        import ray
 
-    def _end(self, *, kill: bool) -> None:
-        thread, self._thread = self._thread, None
-        if thread is not None and thread is not threading.current_thread():
-            self._events.put(None)
+        with self._lock:
+            batches, thread, self._queue, self._thread = self._queue, self._thread, None, None
+        if batches is None or thread is None:
+            return
+        if self._error is None and ray.is_initialized():
+            ray.get(batches.close.remote())
+        if thread is not threading.current_thread():
             thread.join()
-        with self._lock:
-            actors, self._actors = self._actors, []
-        _end_actors(actors, kill=kill)
+        if ray.is_initialized():
+            ray.kill(batches)
 
-    # ---- In the thread that gives batches to actors
+    def _start(self, batches: int) -> None:
+        """Start the queue and the execution. batches: that wait already."""
+        import ray
 
-    def _loop(self) -> None:
-        while True:
-            try:
-                event = self._events.get(timeout=_POLL_SECONDS)
-            except queue.Empty:
-                self._check_stall()
-                continue
-            if event is None:
-                return
-            self._last_event = time.monotonic()
-            try:
-                event()
-                if self._error is not None:
-                    return
-                self._give_batches()
-            except Exception as error:  # noqa: BLE001 - raised by all calls of `run`
-                self.fail(self._stage_error(error))
-                return
+        self._queue = ray.remote(BatchQueue).options(num_cpus=0, max_concurrency=1000, **_here()).remote()
+        dataset = self._dataset(self._queue, min(self._resources.count or 1, batches))
+        self._thread = threading.Thread(
+            target=self._deliver, args=(dataset, self._queue), name=f"{self._job.name}-batches", daemon=True
+        )
+        self._thread.start()
 
-    def _give_batches(self) -> None:
-        self._start_actors()
-        while (call := self._next_call()) and (actor := self._next_actor()):
-            self._begun.setdefault(call.order, time.monotonic())
-            future = actor.handle.run.remote(call.next_batch()).future()
-            actor.load += 1
-            future.add_done_callback(partial(self._put, self._finished, actor, call))
-
-    def _put(self, event: Any, *details: Any) -> None:
-        self._events.put(partial(event, *details))
-
-    def _next_call(self) -> "_Call | None":
-        with self._lock:
-            return next((call for call in self._calls if call.waiting), None)
-
-    def _next_actor(self) -> "_Actor | None":
-        """Return the actor with the fewest batches; one batch waits at each actor so that it never pauses."""
-        ready = [actor for actor in self._actors if actor.is_ready]
-        actor = min(ready, key=lambda actor: actor.load, default=None)
-        return actor if actor is not None and actor.load <= self._resources.concurrency else None
-
-    def _start_actors(self) -> None:
-        """Start actors for the waiting batches; each of them loads its worker, so none starts without work."""
-        with self._lock:
-            waiting = sum(call.waiting for call in self._calls)
-        work = waiting + sum(actor.load for actor in self._actors)
-        most = min(self._count, work)
-        if len(self._actors) >= self._count and waiting and all(actor.is_ready for actor in self._actors):
-            # One at a time: an autoscaler adds a node for an actor that has no place.
-            most = min(len(self._actors) + 1, max(self._count, self._resources.max_actors))
-        while len(self._actors) < most:
-            actor = _Actor(self._job, self._resources)
-            with self._lock:
-                self._actors.append(actor)
-            actor.handle.ready.remote().future().add_done_callback(partial(self._put, self._is_ready, actor))
-
-    def _is_ready(self, actor: "_Actor", future: "Future[Any]") -> None:
-        if actor not in self._actors:  # it was ended before it had started
-            return
-        if error := future.exception():
-            self.fail(self._stage_error(error))
-        actor.is_ready = True
-
-    def _finished(self, actor: "_Actor", call: "_Call", future: "Future[Any]") -> None:
-        if actor not in self._actors:
-            return
-        actor.load -= 1
-        if error := future.exception():
-            self.fail(self._stage_error(error))
-            return
-        (record,) = future.result().to_pylist()
-        call.records.put(record)
-        call.missing -= 1
-        if not call.missing:
-            with self._lock:
-                self._calls = [other for other in self._calls if other is not call]
-
-    def _check_stall(self) -> None:
-        seconds = self._resources.stall_seconds
-        with self._lock:
-            if not self._calls:
-                self._last_event = time.monotonic()
-        if seconds > 0 and time.monotonic() - self._last_event > seconds:
-            message = (
-                f"stage {self._job.name}: no batch finished within {seconds:g} s; see the workers' logs, or "
-                "raise the stage's stall_seconds if its batches or its start take longer"
+    def _dataset(self, batches: Any, actors: int) -> Any:
+        resources, demands = self._resources, self._resources.demands
+        context = DataContext.get_current().copy()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        context.target_max_block_size = 1  # every batch is a block of its own, and leaves at once
+        context.execution_no_progress_timeout_s = -1  # there may be no batches for a long time
+        context.issue_detectors_config.detectors = []  # they advise more memory than gve_ray.preflight has counted
+        with _creating, DataContext.current(context):
+            dataset = read_datasource(
+                _Batches(batches), override_num_blocks=1, num_cpus=0, ray_remote_args=_here()
             )
-            self._put(self.fail, StageError(message))
+            return dataset.map_batches(
+                StageActor,
+                fn_constructor_kwargs={"job": self._job},
+                batch_size=1,
+                batch_format="pyarrow",
+                zero_copy_batch=True,
+                num_cpus=demands.get("CPU", 0),
+                num_gpus=demands.get("GPU"),
+                memory=demands.get("memory"),
+                accelerator_type=resources.accelerator_type,
+                compute=ActorPoolStrategy(
+                    min_size=actors,  # each actor loads its worker, so none starts without work
+                    max_size=max(resources.count or 1, resources.max_actors),
+                    max_tasks_in_flight_per_actor=resources.concurrency + 1,
+                    max_concurrent_calls_per_actor=resources.concurrency,
+                    enable_true_multi_threading=resources.concurrency > 1,
+                ),
+            )
+
+    def _deliver(self, dataset: Any, batches: Any) -> None:
+        """Give each record to its call."""
+        try:
+            # Without prefetching: the last records would wait for the next ones.
+            for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                self._last_event = time.monotonic()
+                for record in table.to_pylist():
+                    self._finished(record)
+                    batches.done.remote(record["position"])
+        except Exception as error:  # noqa: BLE001 - raised by all calls of `run`
+            self.fail(self._stage_error(error))
+
+    def _finished(self, record: Mapping[str, Any]) -> None:
+        with self._lock:
+            call = self._calls.get(record["call"])
+            if (
+                call is None or record["batch"] not in call.missing
+            ):  # delivered before, or the stage has failed
+                return
+            call.missing.remove(record["batch"])
+            if not call.missing:
+                del self._calls[record["call"]]
+        call.begun = min(call.begun, record["given"])
+        call.records.put(record)
 
     def _stage_error(self, error: BaseException) -> StageError:
         """Return the failure that ended the job as its worker told it, or the last line of Ray's error."""
-        if isinstance(error, StageError) and self._error is not None:
-            return error
         import ray
 
         try:
@@ -206,55 +217,93 @@ class ActorPool:
         return stage_error
 
 
-class _Actor:
-    """One actor. load: batches that it was given and has not finished."""
-
-    def __init__(self, job: StageJob, resources: StageResources) -> None:
-        import ray
-
-        demands = resources.demands
-        options: dict[str, Any] = {
-            "num_cpus": demands.get("CPU", 0),
-            "num_gpus": demands.get("GPU"),
-            "memory": demands.get("memory"),
-            "accelerator_type": resources.accelerator_type,
-        }
-        self.handle: Any = (
-            ray.remote(StageActor)
-            .options(
-                **{name: value for name, value in options.items() if value is not None},
-                max_concurrency=resources.concurrency,
-                max_restarts=-1,
-                max_task_retries=-1,
-                scheduling_strategy="SPREAD",
-            )
-            .remote(job)
-        )
-        self.is_ready = False
-        self.load = 0
-
-
 class _Call:
-    """The rows of one call of `run`. waiting: batches that no actor has. missing: those without a record."""
+    """The batches of one call of `run`. missing: those without a record. begun: when the first one was given out."""
 
-    def __init__(self, table: pa.Table, batch_size: int, order: int) -> None:
-        self._table, self._size, self.order = table, batch_size, order
-        self.batches = self.waiting = self.missing = -(-table.num_rows // batch_size)
+    def __init__(self, batches: int) -> None:
+        self.batches, self.missing = batches, set(range(batches))
         self.records: queue.SimpleQueue[Any] = queue.SimpleQueue()  # records, or a StageError
-
-    def next_batch(self) -> pa.Table:
-        """Return the next rows: a copy, because pickling a slice would include the whole column."""
-        start = (self.batches - self.waiting) * self._size
-        self.waiting -= 1
-        rows = range(start, min(start + self._size, self._table.num_rows))
-        return self._table.take(pa.array(rows, pa.int64()))
+        self.begun = math.inf
 
 
-def _end_actors(actors: "list[_Actor]", *, kill: bool) -> None:
-    """End actors: at once, or by themselves with their child processes, as Ray ends those without a handle."""
+class BatchQueue:
+    """An actor that gives out the waiting batches, those of the lowest order first.
+
+    Ray may start the reader again, which then asks for all positions again: those without a record are
+    the same batches, and those that are done hold nothing.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[int, int, int, bytes]] = []  # heap of (order, call, batch, rows)
+        self._given: dict[int, dict[str, Any]] = {}  # rows of BATCH_SCHEMA that are not done, by position
+        self._positions = 0
+        self._is_closed = False
+        self._changed = asyncio.Condition()
+
+    async def add(self, order: int, call: int, batches: Sequence[bytes]) -> None:
+        """Add the batches of a call, each as `to_bytes` makes it."""
+        async with self._changed:
+            for number, rows in enumerate(batches):
+                heapq.heappush(self._waiting, (order, call, number, rows))
+            self._changed.notify_all()
+
+    async def close(self) -> None:
+        """End the reader when it has read all batches."""
+        async with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    async def done(self, position: int) -> None:
+        """Forget a batch."""
+        self._given.pop(position, None)
+
+    async def at(self, position: int) -> dict[str, Any] | None:
+        """Return a row of `BATCH_SCHEMA`; wait until there is one; None if the queue is closed."""
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: position < self._positions or self._waiting or self._is_closed
+            )
+            if position >= self._positions:
+                if not self._waiting:
+                    return None
+                _, call, number, rows = heapq.heappop(self._waiting)
+                self._positions += 1
+                self._given[position] = {
+                    "call": call, "batch": number, "position": position, "given": time.monotonic(), "rows": rows,
+                }  # fmt: skip
+            empty = {"call": -1, "batch": -1, "position": position, "given": 0.0, "rows": None}
+            return self._given.get(position, empty)
+
+
+class _Batches(Datasource):
+    """Reads a `BatchQueue`, in one task that ends when the queue is closed."""
+
+    def __init__(self, batches: Any) -> None:
+        super().__init__()
+        self._queue = batches
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(partial(_read, self._queue), unknown)]
+
+
+def _read(batches: Any) -> Iterator[pa.Table]:
     import ray
 
-    for actor in actors:
-        if (kill or not actor.is_ready) and ray.is_initialized():
-            ray.kill(actor.handle)
-        actor.handle = None
+    for position in count():
+        row = ray.get(batches.at.remote(position))
+        if row is None:
+            return
+        yield pa.Table.from_pylist([row], schema=BATCH_SCHEMA)
+
+
+def _here() -> dict[str, Any]:
+    """Return the option that places a task or an actor on this node, which ends with the driver."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    node = ray.get_runtime_context().get_node_id()
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}

@@ -94,22 +94,30 @@ class StageJob:
     log_context: LogContext = field(default_factory=dict)  # for log records of the workers
 
 
+# One batch of rows on its way to an actor. call, batch: say which rows it has. position: in the order in which
+# batches are given out. given: when that was, by the monotonic clock of the driver's node. rows: from
+# `to_bytes`; null if the batch is done already.
+BATCH_SCHEMA = pa.schema(
+    [
+        ("call", pa.int64()),
+        ("batch", pa.int64()),
+        ("position", pa.int64()),
+        ("given", pa.float64()),
+        ("rows", pa.binary()),
+    ]
+)
+
+
+def to_bytes(rows: pa.Table) -> bytes:
+    """Return rows as an Arrow stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as stream:
+        stream.write_table(rows)
+    return sink.getvalue().to_pybytes()
+
+
 class StageActor:
-    """An actor of `ActorPool`. Ray wraps each of its methods, so all the work is in `BatchRunner`."""
-
-    def __init__(self, job: StageJob) -> None:
-        self._run = BatchRunner(job)
-
-    def ready(self) -> None:
-        """Return when the actor has started."""
-
-    def run(self, batch: pa.Table) -> pa.Table:
-        """Run the worker on a batch, and write its results. Returns one row of `RECORD_SCHEMA`."""
-        return self._run(batch)
-
-
-class BatchRunner:
-    """Runs a stage's worker on batches of rows inside an actor, and handles its failures."""
+    """The callable for Ray Data: takes a row of `BATCH_SCHEMA`, returns it as a row of `RECORD_SCHEMA`."""
 
     def __init__(self, job: StageJob) -> None:
         import ray
@@ -149,14 +157,17 @@ class BatchRunner:
         log.critical("%s: %s", self._job.name, reason, exc_info=error)
         self._tell("fail", reason, getattr(error, "log_lines", ()) or last_lines(worker_log()))
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
+    def __call__(self, message: pa.Table) -> pa.Table:
+        (row,) = message.to_pylist()
+        rows = row.pop("rows")
         try:
-            return self._batch(batch)
+            record = {} if rows is None else self._batch(pa.ipc.open_stream(rows).read_all())
+            return pa.Table.from_pylist([{**record, **row}], schema=RECORD_SCHEMA)
         except Exception as error:
             self._fail(_sentence(error), error)
             raise
 
-    def _batch(self, batch: pa.Table) -> pa.Table:
+    def _batch(self, batch: pa.Table) -> dict[str, Any]:
         started = time.monotonic()
         rows = batch.to_pylist()
         keys = [row[self._job.out.key] for row in rows]
@@ -320,19 +331,19 @@ RECORD_SCHEMA = pa.schema(
         ("rejects", pa.list_(pa.string())),
         ("reasons", pa.list_(pa.string())),  # one per rejected row
         ("errors", pa.int64()),
+        *(field for field in BATCH_SCHEMA if field.name != "rows"),
     ]
 )
 
 
-def _merge(keys: Sequence[str], records: Sequence[Mapping[str, Any]]) -> pa.Table:
-    merged = {
+def _merge(keys: Sequence[str], records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
         "keys": list(keys),
         "out": [text for record in records for text in record["out"]],
         "rejects": [text for record in records for text in record["rejects"]],
         "reasons": [reason for record in records for reason in record["reasons"]],
         "errors": sum(record["errors"] for record in records),
     }
-    return pa.Table.from_pylist([merged], schema=RECORD_SCHEMA)
 
 
 class _IsolationLock:
