@@ -198,7 +198,8 @@ class StageRunner:
                     for record in pool.run(todo, order=part):
                         committer.add(record)
             first_rows, arrived = committer.first
-            begun = max(started, pool.begun(part))
+            # The first part waits for the start of the actors, the others for the parts before them.
+            begun = max(started, pool.begun(part)) if self._new_rows else started
             pace = StagePace.of(
                 rows=todo.num_rows,
                 seconds=time.monotonic() - begun,

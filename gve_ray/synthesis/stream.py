@@ -1,7 +1,6 @@
 """Run the stages of synthesis on the parts of a manifest, several parts at the same time.
 
-    for part in split(manifest, config): ...
-    entries = Stream(shared, stages, parts, folder).run()
+    entries = Stream(shared, stages, split(manifest, config), record=print).run()
 
 Each part goes through the stages in their order. While one part is captioned, the next is decoded: the
 actors of a stage take the rows of the lowest part first, and go on with those of the next without a
@@ -61,10 +60,11 @@ def split(manifest: pa.Table, config: SynthesisConfig) -> list[pa.Table]:
 
 
 class Stream:
-    """Runs all parts. record: is called with the entries of all stages whenever a stage has finished a part.
+    """Runs all parts through all stages.
 
-    finished: is called with each part that has gone through all stages, and the entries, in the order of
-    parts; until it returns, the next part does not pass the last stage.
+    record: called with the entries of all stages for run.json, whenever a part has passed a stage.
+    passed: called with a stage that the last part has passed. finished: called with each part that has
+    passed all stages, and with the entries; if the last stage is `in_order`, in the order of parts.
     """
 
     def __init__(
@@ -79,10 +79,7 @@ class Stream:
     ) -> None:
         self._shared, self._stages = shared, stages
         self._record, self._passed, self._finished = record, passed, finished
-        self._runs = [
-            SynthesisRun(config=shared.config, manifest=part, part=i, parts=len(parts), shared=shared)
-            for i, part in enumerate(parts)
-        ]
+        self._parts = parts
         self._tallies = {stage.name: _Tally(stage) for stage in stages}
         self._turn = threading.Condition()
         self._next = {stage.name: 0 for stage in stages if stage.in_order}  # the part whose turn it is
@@ -98,8 +95,8 @@ class Stream:
             if self._shared.at_once:
                 self._run_at_once()
             else:
-                for run in self._runs:
-                    self._run_part(run)
+                for part in range(len(self._parts)):
+                    self._run_part(part)
         except BaseException as error:
             self._stop(error)
             raise
@@ -110,13 +107,22 @@ class Stream:
     def _open(self) -> None:
         """Open the runners of all stages before any works: opening deletes what is not committed."""
         self._shared.read_earlier()
-        if self._runs:
-            for stage in self._stages:
-                self._shared.open(self._runs[0], stage)
+        for stage in self._stages:
+            self._shared.open(self._run_of(0), stage)
+
+    def _run_of(self, part: int) -> SynthesisRun:
+        """Return the state of a part that has not begun. It is dropped when the part is finished."""
+        return SynthesisRun(
+            config=self._shared.config,
+            manifest=self._parts[part],
+            part=part,
+            parts=len(self._parts),
+            shared=self._shared,
+        )
 
     def _run_at_once(self) -> None:
         with ThreadPoolExecutor(1 + self._shared.config.parts_ahead, "part") as threads:
-            running = [threads.submit(self._run_part, run) for run in self._runs]
+            running = [threads.submit(self._run_part, part) for part in range(len(self._parts))]
             try:
                 wait(running, return_when=FIRST_EXCEPTION)
             except BaseException as error:
@@ -128,7 +134,8 @@ class Stream:
         if self._error is not None:
             raise self._error
 
-    def _run_part(self, run: SynthesisRun) -> None:
+    def _run_part(self, part: int) -> None:
+        run = self._run_of(part)
         try:
             for stage in self._stages:
                 self._run_stage(run, stage)
@@ -150,8 +157,8 @@ class Stream:
             with self._turn:
                 tally.add(counts)
                 self._record(self._entries())
-        is_last = run.part == len(self._runs) - 1
-        if len(self._runs) == 1:
+        is_last = run.part == len(self._parts) - 1
+        if len(self._parts) == 1:
             self._shared.close(stage)
         elif not self._shared.at_once:
             self._shared.pause(stage)

@@ -28,6 +28,7 @@ from gve_ray.synthesis import job
 from gve_ray.synthesis.config import CaptionerConfig, ConsistencyConfig, QualityConfig, SynthesisConfig
 from gve_ray.synthesis.ingest import INGEST_SCHEMA
 from gve_ray.synthesis.job import manifest_fingerprint
+from gve_ray.synthesis.needs import needs_of
 from gve_ray.synthesis.pipeline import STAGES
 from gve_ray.synthesis.stages import Stage, SynthesisRun
 
@@ -315,6 +316,34 @@ def test_nothing_is_written_when_resources_are_missing(
         in capsys.readouterr().err
     )
     assert not Path(config.output).exists()
+
+
+@pytest.mark.parametrize(
+    ("cpus", "parts", "expected"),
+    [
+        # actors of media, of the embedder and of the captioner, and whether they live at the same time
+        (2.0, 1, ((2, 1.0), (2, 1.0), (1, 2.0), False)),  # each may have the whole machine
+        (4.0, 3, ((1, 1.0), (1, 1.0), (1, 2.0), True)),
+        (2.0, 3, ((1, 0.5), (1, 0.5), (1, 1.0), True)),
+        (1.0, 3, ((1, 1.0), (1, 1.0), (1, 1.0), False)),
+    ],
+)
+def test_the_stages_of_several_parts_share_the_cluster(
+    fake: FakeStages,
+    make: Callable[..., SynthesisConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    cpus: float,
+    parts: int,
+    expected: tuple[Any, ...],
+) -> None:
+    describe_cluster(monkeypatch, {"CPU": cpus, "memory": 16.0 * 2**30})
+    config = make()
+    with caplog.at_level("WARNING"):
+        config, at_once = job.fit_stages(config, needs_of(config, list), parts=parts)
+    pools = config.resources.media, config.resources.consistency, config.resources.captioner
+    assert (*((pool.count, pool.demands["CPU"]) for pool in pools), at_once) == expected
+    assert ("do not fit on the cluster at the same time" in caplog.text) == (parts > 1 and not at_once)
 
 
 def test_ctrl_c_is_an_orderly_end(
