@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -86,6 +87,7 @@ class RunFolder:
             ) from error
         self._lock = FolderLock(self.uri)
         self._record: dict[str, Any] = {}
+        self._recording = threading.Lock()  # parts of a run record at the same time
 
     def path(self, *parts: str) -> str:
         """Return the URI of a file or folder inside this folder."""
@@ -124,9 +126,10 @@ class RunFolder:
         return True
 
     def record(self, **facts: Any) -> None:
-        """Add values (counts, timings, revisions) to run.json in one atomic write."""
-        self._record.update(plain(facts))
-        self._save()
+        """Add values (counts, timings, revisions) to run.json in one atomic write. Thread-safe."""
+        with self._recording:
+            self._record.update(plain(facts))
+            self._save()
 
     @property
     def facts(self) -> dict[str, Any]:
