@@ -182,8 +182,8 @@ def test_dora_starts_as_the_base_model_and_trains_lengths_of_rows(folder: Path, 
 def test_a_4_bit_model_computes_with_the_weights_that_its_codes_stand_for(
     folder: Path, processor: Any
 ) -> None:
-    from bitsandbytes.functional import dequantize_4bit
-
+    # Not in the lock file: PEFT imports it wherever it is installed, which takes each process three seconds.
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="needs the extra qlora")
     items = [Item(text="a text"), Item(image=make_frames(1, 56, 56))]
     quantized = with_lora(
         load_torch_model(folder, processor=processor, dtype="float32", device="cpu", load_in_4bit=True), r=4
@@ -194,7 +194,7 @@ def test_a_4_bit_model_computes_with_the_weights_that_its_codes_stand_for(
     assert not any(part in name for name in codes for part in FROZEN)
     for name, weight in plain.named_parameters():
         if name in codes:
-            decoded = dequantize_4bit(codes[name].data, codes[name].quant_state)
+            decoded = bitsandbytes.functional.dequantize_4bit(codes[name].data, codes[name].quant_state)
             assert 1e-4 < (decoded - weight).abs().max() < 0.1 * weight.abs().max() + 0.1
             weight.data = decoded
     gradients = []
