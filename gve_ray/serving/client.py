@@ -70,10 +70,3 @@ class Client:
         except (ValueError, KeyError, TypeError):
             message = response.text[:300]
         raise ServiceError(f"{self._http.base_url}: HTTP {response.status_code}: {message}")
-
-
-def as_text(hits: Sequence[Mapping[str, Any]]) -> str:
-    """Format hits as one line each: score, start and end in seconds, URI."""
-    return "\n".join(
-        f"{hit['score']:6.3f}  {hit['start']:8.2f} - {hit['end']:8.2f} s  {hit['uri']}" for hit in hits
-    )
