@@ -24,13 +24,14 @@ def as_text(hits: Sequence[Hit]) -> str:
 
 def as_csv(hits: Sequence[Hit]) -> str:
     """Return a table with a header: rank, score, start and end (seconds), uri, id, and the metadata."""
-    first = ("rank", "score", "start", "end", "uri", "id")
-    others = sorted({name for hit in hits for name in hit} - {*first, "links"})
+    first = ("score", "start", "end", "uri", "id")
+    metadata = sorted({name for hit in hits for name in hit["metadata"]})
     out = io.StringIO()
     table = csv.writer(out)
-    table.writerow((*first, *others))
+    table.writerow(("rank", *first, *metadata))
     for rank, hit in enumerate(hits, 1):
-        table.writerow((rank, *(hit.get(name) for name in (*first[1:], *others))))
+        values = [hit[name] for name in first] + [hit["metadata"].get(name) for name in metadata]
+        table.writerow((rank, *values))
     return out.getvalue().rstrip("\r\n")
 
 

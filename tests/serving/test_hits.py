@@ -12,9 +12,17 @@ from gve_ray.serving.client import Client
 from gve_ray.serving.hits import as_csv, as_edl, as_text
 
 
-def hit(uri: str, start: float, end: float, **more: Any) -> dict[str, Any]:
+def hit(uri: str, start: float, end: float, **metadata: Any) -> dict[str, Any]:
     links = {"video": f"/media/m/{start}#t={start},{end}", "poster": "/p", "strip": "/s"}
-    return {"id": "ab", "score": 0.5, "uri": uri, "start": start, "end": end, "links": links, **more}
+    return {
+        "id": "ab",
+        "score": 0.5,
+        "uri": uri,
+        "start": start,
+        "end": end,
+        "links": links,
+        "metadata": metadata,
+    }
 
 
 HITS = [
