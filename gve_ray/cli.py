@@ -135,6 +135,9 @@ def search(args: Sequence[str]) -> int:
     parser.add_argument("--filter", type=json.loads, help='e.g. \'{"duration": {"gte": 10}}\'')
     parser.add_argument("--instruction", help="a sentence that says what should match")
     parser.add_argument("--model", help="name of a served model; the default is the first one with an index")
+    parser.add_argument(
+        "--overlapping", action="store_true", help="also find moments that overlap better ones of the video"
+    )
     parser.add_argument("--url", default=URL, help=f"address of the service (default {URL})")
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument("--json", action="store_true", help="print everything as JSON")
