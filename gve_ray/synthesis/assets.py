@@ -96,7 +96,7 @@ def drop_inconsistent(run: SynthesisRun, stage: Stage) -> StageCounts:
     if run.separation is not None and run.separation.is_chance:
         log.warning(
             "quality.consistency.model=%r: it does not tell the captions from those of other videos (%s), so its "
-            "filter rejects at random; use another model, or none",
+            "filter rejects at random; look whether the captions belong to these videos, and use another model or none",
             config.model,
             run.separation,
         )
