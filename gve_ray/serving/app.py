@@ -16,6 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from gve_ray import __version__
+from gve_ray.embedder.embeddings import truncated
 from gve_ray.errors import shortened
 from gve_ray.search import Hit
 from gve_ray.serving.batcher import Caller
@@ -126,8 +127,7 @@ class _Routes:
         )
         vectors = embeddings.vectors
         if body.dimensions is not None:
-            vectors = vectors[:, : body.dimensions]
-            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+            vectors = truncated(vectors, body.dimensions)
         is_base64 = body.encoding_format == "base64"
         tokens = int(embeddings.tokens.sum())
         return JSONResponse(

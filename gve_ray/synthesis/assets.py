@@ -7,6 +7,7 @@ recomputed from these stores on every run.
 """
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,12 +19,16 @@ from gve_ray.store import Store, StoreError, fingerprint
 from gve_ray.synthesis.consistency import (
     CONSISTENCY_SCHEMA,
     caption_hash,
+    mismatched_captions,
     scores_fingerprint,
+    separation,
     threshold_of,
 )
 from gve_ray.synthesis.ingest import INGEST_SCHEMA
 from gve_ray.synthesis.quality import duplicates, inconsistent_pairs, rectify_captions, static_videos
 from gve_ray.synthesis.stages import Stage, SynthesisRun, load_class, work_folder
+
+log = logging.getLogger(__name__)
 
 _SCORE_COLUMNS = ["video_id", "uri", "content_hash", "width", "height", "duration", "motion"]
 _PASSED_SCHEMA = pa.schema([("video_id", pa.string())])
@@ -65,8 +70,16 @@ def drop_inconsistent(run: SynthesisRun, stage: Stage) -> StageCounts:
     captions = {video_id: run.captions[video_id] for video_id in ids}
     name = _store_name(run.decoded)
     out = _work_store(run, f"{stage.name}-{scores_fingerprint(config, name)[:16]}", CONSISTENCY_SCHEMA)
-    pending = pa.table({"video_id": ids, "caption": list(captions.values())})
+    others = mismatched_captions(captions)  # consecutive rows share captions, so their order is kept
+    pending = pa.table(
+        {
+            "video_id": list(others),
+            "caption": [captions[video_id] for video_id in others],
+            "other": pa.array(others.values(), pa.string()),
+        }
+    )
     rejects = _run_into(run, stage, out, pending, config=config, ingest=run.decoded)
+    mismatched = []
     for row in out.table().to_pylist():
         if (caption := captions.get(row["video_id"])) is None:
             continue
@@ -75,7 +88,18 @@ def drop_inconsistent(run: SynthesisRun, stage: Stage) -> StageCounts:
                 f"{out.uri}: {row['video_id']!r} was scored with another caption; use a new work folder"
             )
         run.consistency[row["video_id"]] = row["consistency"]
-    threshold = threshold_of(config, list(run.consistency.values())) if run.consistency else -1.0
+        if row["mismatched"] is not None:
+            mismatched.append(row["mismatched"])
+    given = list(run.consistency.values())
+    threshold = threshold_of(config, given) if given else -1.0
+    run.mismatched, run.separation = mismatched, separation(given, mismatched, threshold)
+    if run.separation is not None and run.separation.is_chance:
+        log.warning(
+            "quality.consistency.model=%r: it does not tell the captions from those of other videos (%s), so its "
+            "filter rejects at random; look whether the captions belong to these videos, and use another model or none",
+            config.model,
+            run.separation,
+        )
     return run.reject(stage, rejects | inconsistent_pairs(run.consistency, threshold=threshold))
 
 

@@ -18,6 +18,7 @@ from gve_ray.preflight import check_cluster, check_models, check_paths, fit_to_c
 from gve_ray.store import FolderLock, RunFolder, fingerprint
 from gve_ray.store.runfolder import RUN_FILE, filesystem
 from gve_ray.synthesis.config import SynthesisConfig
+from gve_ray.synthesis.consistency import Separation
 from gve_ray.synthesis.estimate import Estimate, estimate, size_of
 from gve_ray.synthesis.needs import needs_of
 from gve_ray.synthesis.pipeline import stages_of
@@ -29,7 +30,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesisResult:
-    """The result of a run. stages: run.json's entries, in order (name, unit, in, out, rejected, seconds)."""
+    """The result of a run. stages: run.json's entries, in order (name, unit, in, out, rejected, seconds).
+
+    separation: what the consistency stage's embedder can tell apart; None without scores.
+    """
 
     output: str
     stages: Sequence[Mapping[str, Any]]
@@ -37,6 +41,7 @@ class SynthesisResult:
     report: str
     was_finished: bool = False  # by an earlier run: this one did nothing
     estimate: Estimate | None = None  # of the whole input, after a trial run
+    separation: Separation | None = None
 
     def __str__(self) -> str:
         """Return the summary table that is printed when the job ends."""
@@ -47,6 +52,8 @@ class SynthesisResult:
         ]
         pairs = ", ".join(f"{count} {task}" for task, count in self.pairs.items())
         table = [head, *rows, "", f"pairs   {pairs or 'none'}", f"report  {self.report}"]
+        if self.separation:
+            table.insert(-2, f"filter  {self.separation}")
         if self.estimate:
             table.append(f"whole   {self.estimate}")
         if self.was_finished:
@@ -87,13 +94,20 @@ def synthesize(
         with FolderLock(work_folder(config)):  # the stages up to assets write there
             facts = _run_stages(run, stages[:first_after_assets], folder, [])
         facts = _run_stages(run, stages[first_after_assets:], folder, facts)
-        folder.record(pairs=run.pairs)
+        folder.record(pairs=run.pairs, separation=run.separation and run.separation.to_dict())
         report = write_report(run, folder.facts)
         trial = None if config.limit is None else _estimate(run, stages, whole.num_rows)
         if trial is not None:
             folder.record(estimate=trial.to_dict())
         folder.record(report=report, finished=manifest_fingerprint(manifest))
-    return SynthesisResult(output=config.output, stages=facts, pairs=run.pairs, report=report, estimate=trial)
+    return SynthesisResult(
+        output=config.output,
+        stages=facts,
+        pairs=run.pairs,
+        report=report,
+        estimate=trial,
+        separation=run.separation,
+    )
 
 
 def draw(manifest: pa.Table, n: int, *, seed: int) -> pa.Table:
@@ -182,5 +196,6 @@ def finished_before(config: SynthesisConfig, manifest: pa.Table) -> SynthesisRes
         stages=facts["stages"],
         pairs=facts["pairs"],
         report=facts["report"],
+        separation=Separation(**facts["separation"]) if facts.get("separation") else None,
         was_finished=True,
     )

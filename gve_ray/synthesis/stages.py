@@ -20,6 +20,7 @@ from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA
 from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts, StagePace
 from gve_ray.store import Store
 from gve_ray.synthesis.config import SynthesisConfig
+from gve_ray.synthesis.consistency import Separation
 from gve_ray.synthesis.ingest import INGEST_SCHEMA, ingest_fingerprint
 
 
@@ -53,7 +54,8 @@ class SynthesisRun:
 
     manifest: columns video_id (unique), uri, caption (null where there is none). captions: cleaned
     raw captions by video id. videos: the videos that have passed so far, sorted by id, with the
-    columns that filters use. consistency: cosines by video id. rejected: rows of `REJECT_SCHEMA` by
+    columns that filters use. consistency: cosines by video id. mismatched: cosines of videos
+    with captions of others; separation: of the former from the latter. rejected: rows of `REJECT_SCHEMA` by
     stage, until they are committed. answered: counts of the composed prompts by stage. pairs:
     training pairs by task. paces: of the stages that have run rows on actors in this run.
     """
@@ -63,6 +65,8 @@ class SynthesisRun:
     captions: dict[str, str] = field(default_factory=dict)
     videos: pa.Table = field(default_factory=lambda: pa.table({"video_id": pa.array([], pa.string())}))
     consistency: dict[str, float] = field(default_factory=dict)
+    mismatched: Sequence[float] = ()
+    separation: Separation | None = None
     rejected: dict[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     answered: dict[str, StageCounts] = field(default_factory=dict)
     pairs: dict[str, int] = field(default_factory=dict)
