@@ -279,6 +279,7 @@ class ReplayedConsistency:
                 "video_id": row["video_id"],
                 "caption_hash": caption_hash(row["caption"]),
                 "consistency": self._score(row["video_id"]),
+                "mismatched": None if row["other"] is None else self._score(row["video_id"]) / 2,
             }
             for row in rows
         ]

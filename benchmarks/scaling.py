@@ -19,6 +19,7 @@ import numpy as np
 from ablation import ARMS, BATCH, Scores, config_of, per_query, prepare, work_in_processes
 
 from gve_ray.training.config import DataSetConfig, TrainingConfig
+from gve_ray.training.curriculum import HISTORY_FILE
 from gve_ray.training.mixture import count_pairs, named_tasks
 
 PARTS = (16, 8, 4, 2, 1)  # the data are divided by these
@@ -52,14 +53,15 @@ def part_of(run: Path, work: Path, part: int, seed: int) -> tuple[TrainingConfig
 
 
 def train(name: str, seed: int, run: Path, work: Path) -> None:
-    """Train on a part of the data, whose name is its divisor, in this process."""
+    """Train on a part of the data, whose name is its divisor, in this process; a finished run is not repeated."""
     import torch
 
     from gve_ray.training.fit import fit
 
     torch.set_num_threads(1)
-    config, _ = part_of(run, work, int(name), seed)
-    fit(config, work / "training" / f"{name}-{seed}")
+    folder = work / "training" / f"{name}-{seed}"
+    if not (folder / "adapter" / HISTORY_FILE).exists():
+        fit(part_of(run, work, int(name), seed)[0], folder)
 
 
 def fitted(pairs: np.ndarray, scores: np.ndarray) -> dict[str, Any]:

@@ -117,11 +117,13 @@ def demo(args: Sequence[str]) -> int:
 
 
 def search(args: Sequence[str]) -> int:
-    """Query a running service and print its hits, as text or as JSON."""
+    """Query a running service; print its hits, or open the best one in the browser."""
     import argparse
     import json
+    import webbrowser
 
-    from gve_ray.serving.client import URL, Client, ServiceError, as_text
+    from gve_ray.serving.client import URL, Client, ServiceError
+    from gve_ray.serving.hits import as_csv, as_edl, as_text
 
     parser = argparse.ArgumentParser(
         prog="gve search", description="Find moments of the indexed videos, best first."
@@ -133,18 +135,34 @@ def search(args: Sequence[str]) -> int:
     parser.add_argument("--filter", type=json.loads, help='e.g. \'{"duration": {"gte": 10}}\'')
     parser.add_argument("--instruction", help="a sentence that says what should match")
     parser.add_argument("--model", help="name of a served model; the default is the first one with an index")
+    parser.add_argument(
+        "--overlapping", action="store_true", help="also find moments that overlap better ones of the video"
+    )
     parser.add_argument("--url", default=URL, help=f"address of the service (default {URL})")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument("--json", action="store_true", help="print everything as JSON")
+    forms.add_argument("--csv", action="store_true", help="print a table for a spreadsheet")
+    forms.add_argument("--edl", action="store_true", help="print an edit decision list for a video editor")
+    parser.add_argument("--open", action="store_true", help="also play the best hit in the browser")
     _add_verbose(parser)
     query = vars(parser.parse_args(args))
-    url, as_json = query.pop("url"), query.pop("json")
-    _log_if(query.pop("verbose"))
+    names = ("url", "json", "csv", "edl", "open", "verbose")
+    url, to_json, to_csv, to_edl, opens, verbose = (query.pop(name) for name in names)
+    key = os.environ.get("GVE_API_KEY")
+    if opens and key:
+        parser.error(
+            "--open: a browser does not send the key in GVE_API_KEY; open the page and enter it there"
+        )
+    _log_if(verbose)
     try:
-        hits = Client(url, key=os.environ.get("GVE_API_KEY")).search(**query)
+        hits = Client(url, key=key).search(**query)
     except (ServiceError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(hits, indent=1) if as_json else as_text(hits))
+    write = as_csv if to_csv else as_edl if to_edl else as_text
+    print(json.dumps(hits, indent=1) if to_json else write(hits))
+    if opens and hits:
+        webbrowser.open(url.rstrip("/") + hits[0]["links"]["video"])
     return 0
 
 

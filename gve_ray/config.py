@@ -255,13 +255,15 @@ class EmbedderModel(AdaptedModel):
 class ModelConfig(EmbedderModel):
     """One model of an evaluation, of an index or of the service.
 
-    name: used in results and file names; that of the convention by default. rescale: allow other
-    frames and pixels than in training (test-time scaling; torch only). compile: compile the layers on
-    a GPU, which is faster (torch only).
+    name: used in results and file names; that of the convention by default. dimension: keep so many of
+    the first dimensions of each vector, divided by their norm, as in Matryoshka embeddings; None: all.
+    rescale: allow other frames and pixels than in training (test-time scaling; torch only). compile:
+    compile the layers on a GPU, which is faster (torch only).
     """
 
     name: str = ""
     model: str = ""
+    dimension: int | None = number(None, at_least=1)
     rescale: bool = False
     compile: bool = False
 
@@ -272,6 +274,7 @@ class ModelConfig(EmbedderModel):
         check_name("models", self.name)
         where = f"models.{self.name}"
         check(bool(self.model), f"{where}.model='': name a folder or hub id")
+        check_numbers(self, where)
         self.check_engine(where)
 
 

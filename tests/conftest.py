@@ -1,7 +1,7 @@
 """Settings of all tests, so that no test depends on the home directory, the network or the shell.
 
 With pytest-xdist, the tests of a file run in one process. So do all tests of the files that share a Ray cluster, and
-those of tests/serving, which share a service.
+those of tests/serving, which share a service. These groups, which take longest, begin first.
 For files that are named on the command line, the slow tests run as well.
 """
 
@@ -65,12 +65,23 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file: str = super()._split_scope(nodeid)
-            if file in _SHARES_RAY:
-                return "cluster"
-            return "tests/serving" if file.startswith("tests/serving/") else file
+            return _group(super()._split_scope(nodeid))
 
     return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the groups that take longest begin first, so that no worker is left alone with one of them."""
+    longest = ("cluster", "tests/serving", "tests/integration/test_jobs.py")
+    groups = {item: _group(item.nodeid.partition("::")[0]) for item in items}
+    items.sort(key=lambda item: longest.index(groups[item]) if groups[item] in longest else len(longest))
+
+
+def _group(file: str) -> str:
+    """Return the name of the group of files that run in one process."""
+    if file in _SHARES_RAY:
+        return "cluster"
+    return "tests/serving" if file.startswith("tests/serving/") else file
 
 
 @pytest.fixture(scope="session")

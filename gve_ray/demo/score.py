@@ -15,8 +15,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gve_ray.demo.corpus import read_truth
 from gve_ray.demo.facts import judge
 from gve_ray.demo.plan import COPIES, Entry
@@ -25,6 +23,7 @@ from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA, UVRD_TASKS
 from gve_ray.stage import REJECT_SCHEMA
 from gve_ray.store import Store
 from gve_ray.store.runfolder import seconds_of
+from gve_ray.synthesis.consistency import roc_auc
 
 RICH = "rich"  # style of the spatial-temporal caption of prompt 1
 # Reject reasons of replies to prompt 1 that are not JSON with five captions. All other reasons
@@ -61,17 +60,6 @@ def compare_copies(predicted: Collection[str], groups: Iterable[Collection[str]]
         hits += group_hits
         misses += len(group) - 1 - group_hits
     return f1_of(hits=hits, false_alarms=len(predicted) - hits, misses=misses)
-
-
-def roc_auc(positive: Sequence[float], negative: Sequence[float]) -> float | None:
-    """Return the probability that a positive scores above a negative, with ties counted half.
-
-    Returns None if either is empty.
-    """
-    if not positive or not negative:
-        return None
-    p, n = np.asarray(positive)[:, None], np.asarray(negative)[None, :]
-    return float((p > n).mean() + (p == n).mean() / 2)
 
 
 def copy_groups(entries: Iterable[Entry]) -> list[set[str]]:

@@ -119,6 +119,7 @@ def load_torch_model(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     attention: str | None = None,
+    load_in_4bit: bool = False,
     processor: Any | None = None,
 ) -> GveModel:
     """Load a `GveModel` in eval mode, with the adapter applied if one is given.
@@ -131,6 +132,7 @@ def load_torch_model(
         dtype=dtype,
         device=device,
         attention=attention,
+        load_in_4bit=load_in_4bit,
         processor=processor or load_processor(path_or_id, revision=revision),
     )
     if adapter is not None:

@@ -125,20 +125,30 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     attention: str | None = None,
+    load_in_4bit: bool = False,
     processor: Any,
 ) -> GveModel:
     """Load a checkpoint from a folder or the hub. Raises ValueError for an unsupported model type.
 
     dtype: a torch dtype or its name; by default `default_dtype` of the device.
     attention: a transformers attention implementation ("sdpa", "flash_attention_2", ...).
+    load_in_4bit: keep the projections of the language model as 4-bit NF4 and compute in `dtype`
+    (arXiv:2305.14314). Raises ImportError if that needs bitsandbytes and it is not installed.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     target = torch.device(device) if device else default_device()
     model_family(AutoConfig.from_pretrained(path, revision=revision).model_type)
+    as_loaded = as_dtype(dtype, target)
+    # Quantized weights are made on the device where they stay.
+    quantized = {"quantization_config": _nf4(as_loaded), "device_map": {"": target}} if load_in_4bit else {}
     model = AutoModelForImageTextToText.from_pretrained(
-        path, revision=revision, dtype=as_dtype(dtype, target), attn_implementation=attention
+        path, revision=revision, dtype=as_loaded, attn_implementation=attention, **quantized
     )
+    for module in model.modules():
+        # On a CPU, bitsandbytes would repack the weights in the first evaluation, for a kernel without gradients.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     if target.type != "cpu":
         # Imported here because it loads the compiler of torch, which takes seconds.
         from gve_ray.embedder.vision_attention import use_fast_attention
@@ -146,6 +156,25 @@ def load_model(
         use_fast_attention(model.model.visual)
     wrapped = GveModel(model, PatchSpec.from_processor(processor.image_processor), revision=revision)
     return wrapped.to(target).eval()
+
+
+def _nf4(dtype: torch.dtype) -> Any:
+    """Return the quantization of QLoRA; the vision tower and the head keep their weights."""
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise ImportError(
+            "load_in_4bit=True needs bitsandbytes; install it with pip install 'gve-ray[qlora]'"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["model.visual", "lm_head"],
+    )
 
 
 def default_device() -> torch.device:

@@ -222,9 +222,11 @@ class _Selection:
 def _decode_or_repair(blob: Blob, job: _Job) -> tuple[_Result, bool]:
     """Return the result and whether the file was repaired.
 
-    A file that is still broken after the repair keeps its first reason.
+    A file that is still broken after the repair keeps its first reason. A repaired file is always
+    decoded as a whole: whether the repair was right shows only there.
     """
     blob = without_trailer(blob)
+    checked = replace(job, strict=True)
     try:
         scanned = scan(blob, job.limits)
     except MediaError as error:
@@ -232,7 +234,7 @@ def _decode_or_repair(blob: Blob, job: _Job) -> tuple[_Result, bool]:
         if repaired is None:
             raise
         try:
-            return _decode_scanned(scan(repaired, job.limits), job), True
+            return _decode_scanned(scan(repaired, job.limits), checked), True
         except MediaError as second:
             raise error from second
     if has_broken_timestamps(scanned) and not scanned.packets.damage:
@@ -240,7 +242,7 @@ def _decode_or_repair(blob: Blob, job: _Job) -> tuple[_Result, bool]:
         with suppress(MediaError):
             rescanned = scan(remux(scanned), job.limits, start=scanned.info.start)
             if not has_broken_timestamps(rescanned):
-                again = _decode_scanned(rescanned, job)
+                again = _decode_scanned(rescanned, checked)
                 return replace(again, info=replace(again.info, container=scanned.info.container)), True
     return _decode_scanned(scanned, job), False
 

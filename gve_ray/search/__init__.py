@@ -14,6 +14,7 @@ from gve_ray.search.index import (
     VectorIndex,
 )
 from gve_ray.search.library import Library, LibraryFacts, Pictures, open_library, read_library
+from gve_ray.search.moments import search_moments
 
 __all__ = [
     "NONE",
@@ -34,5 +35,6 @@ __all__ = [
     "open_index",
     "open_library",
     "read_library",
+    "search_moments",
     "within",
 ]

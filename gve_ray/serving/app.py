@@ -16,6 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from gve_ray import __version__
+from gve_ray.embedder.embeddings import truncated
 from gve_ray.errors import shortened
 from gve_ray.search import Hit
 from gve_ray.serving.batcher import Caller
@@ -126,8 +127,7 @@ class _Routes:
         )
         vectors = embeddings.vectors
         if body.dimensions is not None:
-            vectors = vectors[:, : body.dimensions]
-            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+            vectors = truncated(vectors, body.dimensions)
         is_base64 = body.encoding_format == "base64"
         tokens = int(embeddings.tokens.sum())
         return JSONResponse(
@@ -155,9 +155,18 @@ class _Routes:
             raise ApiError(400, f"top_k={body.top_k}: the limit is {limit}", "top_k")
         if query is None:
             assert body.like is not None
-            hits = await self._gateway.similar(entry, body.like, body.top_k, body.filter)
+            hits = await self._gateway.similar(
+                entry, body.like, body.top_k, body.filter, overlapping=body.overlapping
+            )
         else:
-            hits = await self._gateway.search(entry, query, body.top_k, body.filter, caller=_caller(request))
+            hits = await self._gateway.search(
+                entry,
+                query,
+                body.top_k,
+                body.filter,
+                overlapping=body.overlapping,
+                caller=_caller(request),
+            )
         data = [_hit(entry, hit) for hit in hits]
         return JSONResponse({"object": "list", "model": entry.name, "data": data})
 
@@ -353,6 +362,7 @@ _FORM_SCHEMA: dict[str, Any] = {
     "properties": {
         **{name: {"type": "string"} for name in ("text", "instruction", "model", "like", "filter")},
         "top_k": {"type": "integer", "minimum": 1},
+        "overlapping": {"type": "boolean"},
         **{name: {"type": "string", "format": "binary"} for name in ("image", "video")},
     },
 }

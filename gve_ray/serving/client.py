@@ -33,14 +33,17 @@ class Client:
         filter: Mapping[str, Any] | None = None,
         instruction: str | None = None,
         model: str | None = None,
+        overlapping: bool = False,
     ) -> list[dict[str, Any]]:
-        """Return hits, best first, as the service sends them. Raises ServiceError, or OSError if a
+        """Return hits, best first, as the service sends them. overlapping: also those that overlap a
+        better one of the same video. Raises ServiceError, or OSError if a
         file cannot be read."""
         fields: dict[str, Any] = {
             "text": text,
             "top_k": str(top_k),
             "instruction": instruction,
             "model": model,
+            "overlapping": "true" if overlapping else None,
         }
         if filter is not None:
             fields["filter"] = json.dumps(filter)
@@ -70,10 +73,3 @@ class Client:
         except (ValueError, KeyError, TypeError):
             message = response.text[:300]
         raise ServiceError(f"{self._http.base_url}: HTTP {response.status_code}: {message}")
-
-
-def as_text(hits: Sequence[Mapping[str, Any]]) -> str:
-    """Format hits as one line each: score, start and end in seconds, URI."""
-    return "\n".join(
-        f"{hit['score']:6.3f}  {hit['start']:8.2f} - {hit['end']:8.2f} s  {hit['uri']}" for hit in hits
-    )

@@ -152,21 +152,32 @@ class Gateway:
         return embeddings
 
     async def search(
-        self, entry: Entry, query: Query, top_k: int, filter: Filter | None, *, caller: Caller
+        self,
+        entry: Entry,
+        query: Query,
+        top_k: int,
+        filter: Filter | None,
+        *,
+        overlapping: bool,
+        caller: Caller,
     ) -> list[Hit]:
-        """Return the segments that match a query best, best first. Raises ApiError."""
+        """Return the segments that match a query best, as `search_moments` does. Raises ApiError."""
         hits: list[Hit] = await self._with_items(
             entry,
             [query],
             lambda items, settings: entry.retriever.search.remote(
-                items[0], top_k, filter, settings, caller=caller
+                items[0], top_k, filter, settings, overlapping=overlapping, caller=caller
             ),
         )
         return hits
 
-    async def similar(self, entry: Entry, segment: str, top_k: int, filter: Filter | None) -> list[Hit]:
+    async def similar(
+        self, entry: Entry, segment: str, top_k: int, filter: Filter | None, *, overlapping: bool
+    ) -> list[Hit]:
         """Return the segments most similar to a segment. Raises ApiError."""
-        hits: list[Hit] = await result_of(entry.retriever.similar.remote(segment, top_k, filter))
+        hits: list[Hit] = await result_of(
+            entry.retriever.similar.remote(segment, top_k, filter, overlapping=overlapping)
+        )
         return hits
 
     async def record(self, entry: Entry, segment: str) -> Mapping[str, Any]:

@@ -215,6 +215,7 @@ class SearchRequest(_Model):
         None, description='Conditions on metadata, e.g. {"start": {"gte": 10}, "year": [2023, 2024]}.'
     )
     instruction: str | None = None
+    overlapping: bool = Field(False, description="Also return segments that overlap a better one in time.")
 
     def query(self) -> Query | None:
         """Return the query; None for a search by `like`. Raises ApiError."""
@@ -270,10 +271,10 @@ def parse_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[S
     """Return the body and the query of a multipart search; the query is None for a search by
     `like`.
 
-    fields: text, like, top_k, filter (JSON), instruction, model. files: image, video. Raises
+    fields: text, like, top_k, filter (JSON), instruction, model, overlapping. files: image, video. Raises
     ApiError.
     """
-    allowed = {"text", "like", "top_k", "filter", "instruction", "model"}
+    allowed = {"text", "like", "top_k", "filter", "instruction", "model", "overlapping"}
     unknown = sorted(set(fields) - allowed) + sorted(set(files) - {"image", "video"})
     if unknown:
         raise ApiError(

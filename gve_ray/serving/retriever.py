@@ -19,7 +19,7 @@ from gve_ray.embedder.backends import NOT_FINITE, identify, open_model, saved_se
 from gve_ray.embedder.checkpoint import resolve_settings
 from gve_ray.logs import set_up_worker
 from gve_ray.schema import Item
-from gve_ray.search import Filter, Hit, IndexFileError, Library, read_library
+from gve_ray.search import Filter, Hit, IndexFileError, Library, read_library, search_moments
 from gve_ray.search.index import FieldType
 from gve_ray.serving.batcher import ANYONE, Caller, TokenBatcher
 from gve_ray.serving.config import ServedModel
@@ -211,19 +211,22 @@ class Retriever:
         filter: Filter | None,
         settings: EmbedderSettings | None = None,
         *,
+        overlapping: bool = False,
         caller: Caller = ANYONE,
     ) -> list[Hit]:
-        """Return the segments that match a query best, best first."""
+        """Return the segments that match a query best, as `search_moments` does."""
         vectors = (await self._embed([item], settings, caller=caller)).vectors
-        return await self._use_library(_search, vectors, top_k, filter)
+        return await self._use_library(_search, vectors, top_k, filter, overlapping)
 
     @_returns_refusals
-    async def similar(self, segment: str, top_k: int, filter: Filter | None) -> list[Hit]:
-        """Return the segments most similar to a segment, without itself.
+    async def similar(
+        self, segment: str, top_k: int, filter: Filter | None, *, overlapping: bool = False
+    ) -> list[Hit]:
+        """Return the segments most similar to a segment, without itself and what it overlaps.
 
         An unknown segment is refused (404 unknown_segment).
         """
-        return await self._use_library(_similar, segment, top_k, filter)
+        return await self._use_library(_similar, segment, top_k, filter, overlapping)
 
     @_returns_refusals
     async def use_library(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -239,13 +242,19 @@ class Retriever:
         return await self._library.use(work, *args, **kwargs)
 
 
-def _search(library: Library, vectors: np.ndarray, top_k: int, filter: Filter | None) -> list[Hit]:
-    return library.index.search(vectors, top_k, filter=filter)[0]
+def _search(
+    library: Library, vector: np.ndarray, top_k: int, filter: Filter | None, overlapping: bool
+) -> list[Hit]:
+    return search_moments(library.index, vector, top_k, filter=filter, overlapping=overlapping)
 
 
-def _similar(library: Library, segment: str, top_k: int, filter: Filter | None) -> list[Hit]:
-    vectors, _ = library.index.get([segment])
-    (hits,) = library.index.search(vectors, top_k + 1, filter=filter)
+def _similar(
+    library: Library, segment: str, top_k: int, filter: Filter | None, overlapping: bool
+) -> list[Hit]:
+    vector, metadata = library.index.get([segment])
+    if not overlapping:
+        return search_moments(library.index, vector, top_k, filter=filter, beside=metadata)
+    hits = search_moments(library.index, vector, top_k + 1, filter=filter, overlapping=True)
     return [hit for hit in hits if hit.id != segment][:top_k]
 
 

@@ -7,6 +7,7 @@ recomputed from these stores on every run.
 """
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,15 +16,21 @@ import pyarrow.compute as pc
 
 from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts, StageError, StageRunner
 from gve_ray.store import Store, StoreError, fingerprint
+from gve_ray.synthesis.config import ConsistencyConfig
 from gve_ray.synthesis.consistency import (
     CONSISTENCY_SCHEMA,
+    Separation,
     caption_hash,
+    mismatched_captions,
     scores_fingerprint,
+    separation,
     threshold_of,
 )
 from gve_ray.synthesis.ingest import INGEST_SCHEMA
 from gve_ray.synthesis.quality import duplicates, inconsistent_pairs, rectify_captions, static_videos
 from gve_ray.synthesis.stages import Stage, SynthesisRun, load_class, work_folder
+
+log = logging.getLogger(__name__)
 
 _SCORE_COLUMNS = ["video_id", "uri", "content_hash", "width", "height", "duration", "motion"]
 _PASSED_SCHEMA = pa.schema([("video_id", pa.string())])
@@ -64,16 +71,40 @@ def drop_inconsistent(run: SynthesisRun, stage: Stage) -> StageCounts:
         return run.reject(stage, {})
     captions = {video_id: run.captions[video_id] for video_id in ids}
     out = _scores_store(run, stage)
-    pending = pa.table({"video_id": ids, "caption": list(captions.values())})
+    others = mismatched_captions(captions)  # consecutive rows share captions, so their order is kept
+    pending = pa.table(
+        {
+            "video_id": list(others),
+            "caption": [captions[video_id] for video_id in others],
+            "other": pa.array(others.values(), pa.string()),
+        }
+    )
     rejects = _run_rows(run, stage, out, pending)
+    mismatched = []
     for row in _rows(out, pending["video_id"]):
         if row["caption_hash"] != caption_hash(captions[row["video_id"]]):
             raise StoreError(
                 f"{out.uri}: {row['video_id']!r} was scored with another caption; use a new work folder"
             )
         run.consistency[row["video_id"]] = row["consistency"]
-    threshold = threshold_of(config, list(run.consistency.values())) if run.consistency else -1.0
+        if row["mismatched"] is not None:
+            mismatched.append(row["mismatched"])
+    given = list(run.consistency.values())
+    threshold = threshold_of(config, given) if given else -1.0
+    run.shared.cosines[run.part] = given, mismatched
+    if run.part == 0:
+        _warn_of_chance(config, separation(given, mismatched, threshold))
     return run.reject(stage, rejects | inconsistent_pairs(run.consistency, threshold=threshold))
+
+
+def _warn_of_chance(config: ConsistencyConfig, separation: Separation | None) -> None:
+    if separation is not None and separation.is_chance:
+        log.warning(
+            "quality.consistency.model=%r: it does not tell the captions from those of other videos (%s), so its "
+            "filter rejects at random; look whether the captions belong to these videos, and use another model or none",
+            config.model,
+            separation,
+        )
 
 
 def apply_filter(run: SynthesisRun, stage: Stage) -> StageCounts:

@@ -14,19 +14,29 @@ WIDTH, HEIGHT = 360, 170
 LEFT, RIGHT, TOP, BOTTOM = 8, 8, 18, 24
 
 
-def histogram(values: Sequence[float], *, label: str, threshold: float | None = None, bins: int = 40) -> str:
+def histogram(
+    values: Sequence[float],
+    *,
+    label: str,
+    threshold: float | None = None,
+    others: Sequence[float] = (),
+    bins: int = 40,
+) -> str:
     """Counts of values in equal bins; the threshold is a dashed line, and what lies below it is coloured.
 
+    others: values of another kind, drawn as a line over the bars.
     Raises ValueError on no values: a chart of nothing would look like a result.
     """
     if not len(values):
         raise ValueError(f"histogram {label!r}: no values; leave the chart out")
     data = np.asarray(values, dtype=np.float64)
-    low = float(data.min() if threshold is None else min(data.min(), threshold))
-    high = float(data.max() if threshold is None else max(data.max(), threshold))
+    shown = [*data, *others, *([] if threshold is None else [threshold])]
+    low, high = float(min(shown)), float(max(shown))
     if high <= low:
         low, high = low - 0.5, high + 0.5
     counts, edges = np.histogram(data, bins=bins, range=(low, high))
+    outline, _ = np.histogram(others, bins=bins, range=(low, high))
+    highest = max(counts.max(), outline.max())
     inner = WIDTH - LEFT - RIGHT
     floor = HEIGHT - BOTTOM
 
@@ -37,13 +47,20 @@ def histogram(values: Sequence[float], *, label: str, threshold: float | None = 
     for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True):
         if not count:
             continue
-        bar = max(1.5, (floor - TOP) * count / counts.max())  # a single video stays visible
+        bar = max(1.5, (floor - TOP) * count / highest)  # a single video stays visible
         below = threshold is not None and (left + right) / 2 < threshold
         parts.append(
             f'<rect class="{"cut" if below else "bar"}" x="{x_of(left):.1f}" y="{floor - bar:.1f}" '
             f'width="{max(1.0, x_of(right) - x_of(left) - 0.8):.1f}" height="{bar:.1f}">'
             f"<title>{left:.3g} to {right:.3g}: {count}</title></rect>"
         )
+    if len(others):
+        steps = [
+            f"{x_of(edge):.1f},{floor - (floor - TOP) * count / highest:.1f}"
+            for count, left, right in zip(outline, edges[:-1], edges[1:], strict=True)
+            for edge in (left, right)
+        ]
+        parts.append(f'<polyline class="outline" points="{" ".join(steps)}"/>')
     if threshold is not None:
         at = x_of(threshold)
         side = "end" if at > WIDTH / 2 else "start"

@@ -20,6 +20,7 @@ from gve_ray.preflight import Needs, check_cluster, check_models, check_paths, f
 from gve_ray.store import FolderLock, RunFolder, fingerprint
 from gve_ray.store.runfolder import RUN_FILE, filesystem
 from gve_ray.synthesis.config import SynthesisConfig
+from gve_ray.synthesis.consistency import Separation
 from gve_ray.synthesis.estimate import Estimate, estimate, size_of
 from gve_ray.synthesis.needs import needs_of
 from gve_ray.synthesis.pipeline import stages_of
@@ -34,7 +35,10 @@ _REPORT_SHARE = 0.05  # of the time, at most, that the reports of parts take
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesisResult:
-    """The result of a run. stages: run.json's entries, in order (name, unit, in, out, rejected, seconds)."""
+    """The result of a run. stages: run.json's entries, in order (name, unit, in, out, rejected, seconds).
+
+    separation: what the consistency stage's embedder can tell apart; None without scores.
+    """
 
     output: str
     stages: Sequence[Mapping[str, Any]]
@@ -42,6 +46,7 @@ class SynthesisResult:
     report: str
     was_finished: bool = False  # by an earlier run: this one did nothing
     estimate: Estimate | None = None  # of the whole input, after a trial run
+    separation: Separation | None = None
 
     def __str__(self) -> str:
         """Return the summary table that is printed when the job ends."""
@@ -52,6 +57,8 @@ class SynthesisResult:
         ]
         pairs = ", ".join(f"{count} {task}" for task, count in self.pairs.items())
         table = [head, *rows, "", f"pairs   {pairs or 'none'}", f"report  {self.report}"]
+        if self.separation:
+            table.insert(-2, f"filter  {self.separation}")
         if self.estimate:
             table.append(f"whole   {self.estimate}")
         if self.was_finished:
@@ -107,10 +114,19 @@ def synthesize(
         trial = None if config.limit is None else _estimate(shared, stages, whole.num_rows)
         if trial is not None:
             folder.record(estimate=trial.to_dict())
-        report = f"{config.output}/report.html"
-        folder.record(report=report, finished=manifest_fingerprint(manifest))
+        report, separation = f"{config.output}/report.html", shared.separation()
+        folder.record(
+            separation=separation and separation.to_dict(),
+            report=report,
+            finished=manifest_fingerprint(manifest),
+        )
     return SynthesisResult(
-        output=config.output, stages=facts, pairs=shared.pairs, report=report, estimate=trial
+        output=config.output,
+        stages=facts,
+        pairs=shared.pairs,
+        report=report,
+        estimate=trial,
+        separation=separation,
     )
 
 
@@ -220,5 +236,6 @@ def finished_before(output: str, identity: Mapping[str, Any], manifest: pa.Table
         stages=facts["stages"],
         pairs=facts["pairs"],
         report=facts["report"],
+        separation=Separation(**facts["separation"]) if facts.get("separation") else None,
         was_finished=True,
     )

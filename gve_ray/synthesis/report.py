@@ -21,7 +21,7 @@ from gve_ray.report import picture
 from gve_ray.store.runfolder import filesystem, write_atomically
 from gve_ray.synthesis import charts
 from gve_ray.synthesis.config import SynthesisConfig
-from gve_ray.synthesis.consistency import threshold_of
+from gve_ray.synthesis.consistency import Separation, threshold_of
 from gve_ray.synthesis.prompts import PROFILES, VIDEO_STYLES
 from gve_ray.synthesis.stages import SynthesisRun
 from gve_ray.synthesis.validate import words
@@ -114,13 +114,25 @@ def funnel(stages: Sequence[Mapping[str, Any]], reasons: Mapping[str, Mapping[st
     ]
 
 
-def score_charts(scores: Mapping[str, Sequence[float]], cuts: Mapping[str, float]) -> list[Chart]:
-    """A histogram of each score with the cut that was applied; scores without values are left out."""
+def score_charts(
+    scores: Mapping[str, Sequence[float]],
+    cuts: Mapping[str, float],
+    *,
+    mismatched: Sequence[float] = (),
+    separation: Separation | None = None,
+) -> list[Chart]:
+    """A histogram of each score with the cut that was applied; scores without values are left out.
+
+    mismatched: cosines of videos with captions of others, a line over those with their own captions.
+    """
     drawn = []
     for name, (_, title, note) in SCORES.items():
         values = scores.get(name, ())
         if values:
-            svg = charts.histogram(values, label=title, threshold=cuts.get(name))
+            others = mismatched if name == "consistency" else ()
+            if others:
+                note = f"{note}; line: with the caption of another video; {separation}"
+            svg = charts.histogram(values, label=title, threshold=cuts.get(name), others=others)
             drawn.append(Chart(title=title, svg=svg, note=f"{len(values):,} videos; {note}"))
     return drawn
 
@@ -163,7 +175,8 @@ def collect(run: SynthesisRun, facts: Mapping[str, Any]) -> Page:
     cuts = {"motion": config.quality.motion_threshold}
     if scores["consistency"]:
         cuts["consistency"] = threshold_of(config.quality.consistency, scores["consistency"])
-    drawn = [*score_charts(scores, cuts), *word_charts(captioned)]
+    drawn = score_charts(scores, cuts, mismatched=run.shared.mismatched, separation=run.shared.separation())
+    drawn += word_charts(captioned)
     if pairs:
         svg = charts.bars(pairs, label="Pairs by task")
         drawn.append(Chart(title="Pairs by task", svg=svg, note=f"{sum(pairs.values()):,} pairs"))

@@ -21,6 +21,7 @@ from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA
 from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts, StageError, StagePace, StageRunner
 from gve_ray.store import Store
 from gve_ray.synthesis.config import SynthesisConfig
+from gve_ray.synthesis.consistency import Separation, separation, threshold_of
 from gve_ray.synthesis.dedup import KeptVideos
 from gve_ray.synthesis.ingest import INGEST_SCHEMA, ingest_fingerprint
 
@@ -66,6 +67,8 @@ class SharedState:
         self.kept_videos = KeptVideos()
         self.assembled: list[Any] = []  # `assemble.Assembled` of each early set, or of the whole
         self.pairs: dict[str, int] = {}  # by task
+        # By part: the cosines of videos with their own captions, and with those of others.
+        self.cosines: dict[int, tuple[Sequence[float], Sequence[float]]] = {}
         self.paces: dict[str, StagePace] = {}
         self.assets = Store(f"{config.output}/assets.lance", ASSET_SCHEMA)
         self.rejects = Store(f"{config.output}/rejects.lance", REJECT_SCHEMA)
@@ -91,6 +94,18 @@ class SharedState:
             name: rows.filter(pc.equal(rows["stage"], name))["video_id"].combine_chunks()
             for name in pc.unique(rows["stage"]).to_pylist()
         }
+
+    @property
+    def mismatched(self) -> list[float]:
+        """The cosines of all videos so far with captions of others."""
+        return [cosine for _, others in list(self.cosines.values()) for cosine in others]
+
+    def separation(self) -> Separation | None:
+        """Return how far the cosines of all videos so far are from those with captions of others."""
+        given = [cosine for own, _ in list(self.cosines.values()) for cosine in own]
+        if not given:
+            return None
+        return separation(given, self.mismatched, threshold_of(self.config.quality.consistency, given))
 
     def read_earlier(self) -> None:
         """Read what earlier runs have left; to be called before this run commits anything."""

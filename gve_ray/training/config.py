@@ -323,6 +323,8 @@ class TrainingConfig(ModelReference, SequenceSettings):
     costs a sixth of the speed and saves most of the memory per pair. sharded: each rank keeps a part
     of the frozen weights only, and gathers one layer at a time (FSDP2), for a model that leaves a
     GPU no room to train; probing, mining and evaluation still need the memory of the whole model.
+    load_in_4bit: keep the projections of the frozen language model in 4 bits (QLoRA, arXiv:2305.14314);
+    slower, and a quarter of their memory; needs the extra `qlora`, and not with `sharded`.
     distillation: an extra loss term. token_budget: padded tokens
     per chunk of a forward pass. trackers: tensorboard, wandb, mlflow; steps.jsonl, the console log
     and the plots are always written.
@@ -336,6 +338,7 @@ class TrainingConfig(ModelReference, SequenceSettings):
     compile: bool = False
     checkpointing: bool = False
     sharded: bool = False
+    load_in_4bit: bool = False
     token_budget: int = number(32_768, at_least=1)
     trackers: tuple[TrackerName, ...] = ("tensorboard",)
     curriculum: Curriculum = field(default_factory=Curriculum)
@@ -358,6 +361,10 @@ class TrainingConfig(ModelReference, SequenceSettings):
             not (self.sharded and self.loop.gradcache),
             "sharded=True, loop.gradcache=True: ranks may have different numbers of chunks, and each would wait "
             "for the others; use checkpointing instead",
+        )
+        check(
+            not (self.sharded and self.load_in_4bit),
+            "sharded=True, load_in_4bit=True: 4-bit weights cannot be sharded; use only one of them",
         )
 
 

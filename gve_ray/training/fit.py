@@ -170,6 +170,7 @@ def _load(config: TrainingConfig, device: str | None) -> tuple[GveModel, Any, En
         # Weights that will be sharded may not fit one GPU.
         device="cpu" if _is_sharded(config) else device,
         attention=config.attention,
+        load_in_4bit=config.load_in_4bit,
         processor=processor,
     )
     encoder = with_lora(

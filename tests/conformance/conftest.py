@@ -29,4 +29,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     terminalreporter.section("largest differences to the published code")
     for (family, quantity), value in sorted(differences.items()):
-        terminalreporter.write_line(f"{family:<28}{quantity:<16}{value:.2e}")
+        terminalreporter.write_line(f"{family:<36}{quantity:<16}{value:.2e}")

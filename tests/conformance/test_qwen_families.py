@@ -16,10 +16,13 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.video_utils import VideoMetadata
 
+from gve_ray.config import ModelConfig
 from gve_ray.embedder import Embedder, EmbedderSettings
+from gve_ray.embedder.backends import identify, open_model
+from gve_ray.embedder.backends.sentence_transformers import SentenceTransformersBackend
 from gve_ray.embedder.vision import normalise
 from gve_ray.schema import Item
-from tests.embedder.conftest import make_frames, save_tiny
+from tests.embedder.conftest import export_published, make_frames, save_tiny
 
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_5")
 DEFAULTS = {"qwen3_vl": "Represent the user's input."}
@@ -36,8 +39,11 @@ ITEMS = [
 ]
 
 
-def reference(folder: Path, item: Item) -> dict[str, np.ndarray]:
-    """Return ids [L], positions [3, L], pixels [N, K] and the vector [d] of an item, by transformers alone."""
+def reference(folder: Path, item: Item, closing: str = "<|endoftext|>") -> dict[str, np.ndarray]:
+    """Return ids [L], positions [3, L], pixels [N, K] and the vector [d] of an item, by transformers alone.
+
+    closing: what follows the prompt of the folder's chat template.
+    """
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     kind = model.config.model_type
@@ -71,7 +77,7 @@ def reference(folder: Path, item: Item) -> dict[str, np.ndarray]:
         {"role": "user", "content": content},
     ]
     prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    inputs = processor(text=[prompt + "<|endoftext|>"], return_tensors="pt", **media)
+    inputs = processor(text=[prompt + closing], return_tensors="pt", **media)
     seen: dict[str, Any] = {}
     layers = model.model.language_model
     layers.register_forward_pre_hook(lambda _, args, kwargs: seen.update(kwargs), with_kwargs=True)
@@ -122,6 +128,39 @@ def test_the_family_gets_what_its_own_processor_gives_it(
             if expected[quantity].size:
                 difference = np.abs(actual[quantity].astype(float) - expected[quantity]).max()
                 assert record(family, quantity, float(difference)) <= tolerance, quantity
+
+
+def through_sentence_transformers(folder: Path, item: Item) -> dict[str, np.ndarray]:
+    """Return the same, without positions, by the engine sentence-transformers."""
+    config = ModelConfig(name="st", model=str(folder), engine="sentence-transformers", dtype="float32")
+    settings = EmbedderSettings()
+    model = open_model(config, settings, identify(config, settings, on_gpu=False))
+    assert isinstance(model, SentenceTransformersBackend)
+    seen: dict[str, Any] = {}
+    model._model[0].register_forward_pre_hook(lambda _, args: seen.update(args[0]))
+    vector = model.embed([item]).vectors[0]
+    pixels = [seen[name] for name in ("pixel_values", "pixel_values_videos") if name in seen]
+    return {
+        "token ids": seen["input_ids"][0].numpy(),
+        "pixel values": torch.cat(pixels).numpy() if pixels else np.zeros((0, 0)),
+        "vector": vector,
+    }
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_a_video_model_of_sentence_transformers_gets_the_frames_as_they_are(
+    family: str, tmp_path: Path, record: Callable[[str, str, float], float]
+) -> None:
+    """The folder's video processor samples frames unless it is told not to, as in published models."""
+    folder = export_published(tmp_path, family)
+    for item in ITEMS:
+        expected, actual = reference(folder, item, closing=""), through_sentence_transformers(folder, item)
+        for quantity, values in actual.items():
+            assert values.shape == expected[quantity].shape, quantity
+            if values.size:
+                difference = float(np.abs(values.astype(float) - expected[quantity]).max())
+                name = f"sentence-transformers: {family}"
+                assert record(name, quantity, difference) <= TOLERANCES[quantity], quantity
 
 
 def test_gve_in_mteb_gives_the_same_vectors(

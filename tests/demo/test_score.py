@@ -14,7 +14,6 @@ from gve_ray.demo.score import (
     compare_copies,
     f1_of,
     format_summary,
-    roc_auc,
     score_captions,
     score_quality,
     score_synthesis,
@@ -83,12 +82,6 @@ def test_compare_scores_two_sets() -> None:
 def test_any_one_of_a_group_may_be_kept(rejected: str, hits: int, false_alarms: int, misses: int) -> None:
     expected = f1_of(hits=hits, false_alarms=false_alarms, misses=misses)
     assert compare_copies(rejected, [{"a", "b", "c"}]) == expected
-
-
-def test_roc_auc_counts_pairs() -> None:
-    # 0.9 is above both, 0.5 ties with one and is above the other: 3.5 of 4.
-    assert roc_auc([0.9, 0.5], [0.5, 0.1]) == pytest.approx(3.5 / 4)
-    assert roc_auc([0.9], []) is None
 
 
 def test_quality_is_scored_for_each_filter() -> None:

@@ -1,5 +1,6 @@
 """Fixtures: complete folders of tiny random models of every supported family, and items to embed."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gve_ray.embedder import EmbedderSettings, add_lora, load_torch_model, save_adapter
+from gve_ray.embedder import EmbedderSettings, add_lora, export_merged, load_torch_model, save_adapter
 from gve_ray.schema import Frames, Item
 
 SPECIAL = [
@@ -153,6 +154,18 @@ def save_tiny(folder: Path, model_type: str) -> Path:
         image_processor=image, tokenizer=tokenizer, video_processor=video, chat_template=TEMPLATE
     ).save_pretrained(folder)
     return folder
+
+
+def export_published(folder: Path, model_type: str) -> Path:
+    """Return an exported folder whose video processor samples frames, as those of published models do."""
+    exported = export_merged(save_tiny(folder / "base", model_type), None, folder / "exported")
+    (file,) = [
+        path for path in exported.glob("*processor_config.json") if "do_sample_frames" in path.read_text()
+    ]
+    values = json.loads(file.read_text())
+    values.get("video_processor", values)["do_sample_frames"] = True
+    file.write_text(json.dumps(values))
+    return exported
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,8 @@ MODEL = ModelConfig(
 )
 SETTINGS = EmbedderSettings(frames=8, max_pixels=12544, min_pixels=3136)
 ACTORS = IndexResources(
-    probe=StageResources(num_cpus=0.5, batch_size=16), embed=StageResources(num_cpus=0.5, batch_size=2)
+    probe=StageResources(actors=1, num_cpus=0.5, batch_size=16),
+    embed=StageResources(actors=1, num_cpus=0.5, batch_size=2),
 )
 
 pytestmark = pytest.mark.timeout(600)

@@ -1,6 +1,7 @@
 """The whole service over HTTP: embeddings, search, common clients, media files and metrics."""
 
 import base64
+import csv
 import io
 import json
 import re
@@ -196,6 +197,8 @@ def test_gve_search(server: Service, files: dict[str, bytes], tmp_path: Path) ->
     lines = done.stdout.splitlines()
     assert len(lines) == 3
     assert lines[0].split()[-1] == server.heldout.videos[3]
+    table = subprocess.run([*command, "--csv"], capture_output=True, text=True, timeout=120, check=True)
+    assert next(csv.DictReader(io.StringIO(table.stdout)))["uri"] == server.heldout.videos[3]
     wrong = subprocess.run([*command, "--filter", '{"a": 1}'], capture_output=True, text=True, timeout=120)
     assert (wrong.returncode, wrong.stdout) == (1, "")
     assert "HTTP 400: filter 'a': no such field" in wrong.stderr

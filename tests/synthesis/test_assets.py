@@ -13,13 +13,14 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from gve_ray.config import StageResources
+from gve_ray.config import ModelResources, StageResources
 from gve_ray.demo.render import encode_mp4
 from gve_ray.stage import StageCounts
 from gve_ray.store import AssetReader, Store, StoreError
 from gve_ray.synthesis import quality
 from gve_ray.synthesis.config import (
     CaptionerConfig,
+    ConsistencyConfig,
     CustomStageConfig,
     MediaConfig,
     QualityConfig,
@@ -29,9 +30,13 @@ from gve_ray.synthesis.config import (
 from gve_ray.synthesis.ingest import ingest_fingerprint
 from gve_ray.synthesis.pipeline import stages_of
 from gve_ray.synthesis.stages import SynthesisRun
+from tests.endpoint import embeddings_endpoint
 
 MEDIA = MediaConfig(max_pixels=56 * 56, min_pixels=4 * 28 * 28, clips=1, reference_frames=1)
-RESOURCES = SynthesisResources(media=StageResources(actors=1, num_cpus=0.5, batch_size=4))
+RESOURCES = SynthesisResources(
+    media=StageResources(actors=1, num_cpus=0.5, batch_size=4),
+    consistency=ModelResources(actors=1, num_cpus=0.5, num_gpus=0),
+)
 
 
 # Ray starts processes by the dozen, which takes long where other work has the cores.
@@ -198,6 +203,74 @@ def test_many_captions_are_judged_by_the_cluster_in_their_order(
     captions, rejects = quality.rectify_captions(table)
     assert list(captions.items()) == [("a", texts[0]), ("d", texts[3]), ("f", texts[5])]
     assert {video_id: reject.reason for video_id, reject in rejects.items()} == {"c": "file_name", "e": "url"}
+
+
+def direction(text: str, pictures: list[np.ndarray]) -> tuple[float, float]:
+    """An embedder: a text ends with a direction in degrees, the disc of a video runs in one."""
+    if pictures:
+        (x, y), (later_x, later_y) = (centre(picture) for picture in (pictures[0], pictures[-1]))
+        angle = math.atan2(later_y - y, later_x - x)
+    else:
+        angle = math.radians(float(text.split()[-1]))
+    return math.cos(angle), math.sin(angle)
+
+
+def centre(picture: np.ndarray) -> tuple[float, float]:
+    y, x = np.nonzero(picture.mean(axis=2) > 120)
+    return float(x.mean()), float(y.mean())
+
+
+def test_an_embedder_behind_an_endpoint_filters_and_is_judged(
+    cluster: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts: list[str] = []
+
+    def embed(text: str, pictures: list[np.ndarray]) -> tuple[float, float]:
+        texts.append(text)
+        return direction(text, pictures)
+
+    turns = {"right": 0, "down": 90, "left": 180}
+    for name, degrees in turns.items():
+        write(tmp_path / f"{name}.mp4", turn=math.radians(degrees), size=128)
+    captions = {name: f"runs at {degrees}" for name, degrees in turns.items()}
+
+    def scored(captions: dict[str, str], output: str, url: str) -> SynthesisRun:
+        manifest = pa.table(
+            {
+                "video_id": list(captions),
+                "uri": [str(tmp_path / f"{name}.mp4") for name in captions],
+                "caption": list(captions.values()),
+            }
+        )
+        embedder = ConsistencyConfig(
+            model="directions", engine="openai", url=url, video_as="images", threshold=0.5
+        )
+        run = run_of(tmp_path / output, manifest, consistency=embedder, near_duplicate_threshold=0.0)
+        for stage in stages_of(run.config):
+            stage.run(run, stage)
+            if stage.name == "consistency":
+                return run
+        raise AssertionError("no stage scores captions")
+
+    # With the captions of other videos, the same model tells nothing apart, and the run says so.
+    others = dict(zip(turns, [captions["left"], captions["right"], captions["down"]], strict=True))
+    with embeddings_endpoint(embed) as url:
+        run = scored(captions, "true", url)
+        embedded = [text for text in texts if text]
+        assert "rejects at random" not in caplog.text
+        shuffled = scored(others, "shuffled", url)
+    assert run.videos["video_id"].to_pylist() == ["down", "left", "right"]
+    assert run.consistency == pytest.approx(dict.fromkeys(turns, 1.0), abs=0.05)
+    separation = run.shared.separation()
+    assert separation is not None
+    assert (separation.videos, separation.auc) == (3, 1.0)
+    assert (separation.rejected, separation.mismatched_rejected) == (0.0, 1.0)
+    assert sorted(embedded) == sorted(captions.values())  # each once, though each is another's mismatch
+    assert shuffled.videos.num_rows == 0
+    separation = shuffled.shared.separation()
+    assert separation is not None
+    assert separation.auc < 0.5
+    assert "quality.consistency.model='directions': it does not tell the captions" in caplog.text
 
 
 def write_with_text(path: Path, *, text: str) -> None:

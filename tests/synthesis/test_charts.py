@@ -20,6 +20,19 @@ def test_histogram_counts_every_value_on_its_side_of_the_cut() -> None:
     assert [title.split(": ")[1] for title in rects(svg, "bar")] == ["1", "1"]
 
 
+def test_other_values_are_an_outline_on_the_same_scale() -> None:
+    svg = charts.histogram([0.5, 0.9], label="x", others=[0.1, 0.1, 0.9], bins=8)
+    (line,) = (node for node in ElementTree.fromstring(svg) if node.tag == "polyline")
+    points = [tuple(map(float, point.split(","))) for point in str(line.get("points")).split()]
+    floor = charts.HEIGHT - charts.BOTTOM
+    # bins of 0.1 from 0.1 to 0.9: two values in the first, which is the highest, one in the last
+    assert points[0] == (charts.LEFT, charts.TOP)
+    assert points[-1] == (charts.WIDTH - charts.RIGHT, (charts.TOP + floor) / 2)
+    assert {y for _, y in points[2:-2]} == {floor}
+    (bar, _) = re.findall(r'<rect class="bar"[^>]*height="([^"]*)"', svg)
+    assert float(bar) == (floor - charts.TOP) / 2
+
+
 def test_a_single_value_has_a_chart() -> None:
     svg = charts.histogram([0.3], label="x")
     assert [title.split(": ")[1] for title in rects(svg, "bar")] == ["1"]

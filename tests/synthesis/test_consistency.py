@@ -19,7 +19,10 @@ from gve_ray.synthesis.consistency import (
     ConsistencyWorker,
     calibrate,
     caption_hash,
+    mismatched_captions,
+    roc_auc,
     scores_fingerprint,
+    separation,
     threshold_of,
 )
 from gve_ray.synthesis.ingest import INGEST_SCHEMA
@@ -50,6 +53,66 @@ def test_where_the_cut_lies_does_not_change_what_the_scores_are() -> None:
     assert len({name(), name(model="n"), name(adapter="a"), name(revision="r"), name(dtype="bfloat16")}) == 5
     far = {"engine": "openai", "url": "http://a/v1"}
     assert len({name(), name(**far), name(**far, video_as="images")}) == 3
+
+
+def test_each_video_gets_the_caption_of_another() -> None:
+    captions = {f"v{i}": f"caption {i}" for i in range(50)}
+    drawn = mismatched_captions(captions)
+    assert sorted(drawn.values()) == sorted(captions.values())  # type: ignore[type-var]
+    assert all(drawn[video_id] != caption for video_id, caption in captions.items())
+    # Rows are in an order in which the drawn caption is that of the next one, the first after the last.
+    order = list(drawn)
+    assert [drawn[video_id] for video_id in order] == [captions[i] for i in (*order[1:], order[0])]
+    # What is drawn depends on the ids only, and a new video changes it for one other.
+    assert mismatched_captions(dict(reversed(captions.items()))) == drawn
+    more = mismatched_captions(captions | {"v50": "caption 50"})
+    assert sum(more[video_id] != drawn[video_id] for video_id in captions) == 1
+
+
+def test_an_equal_caption_is_no_mismatch() -> None:
+    captions = {f"v{i}": "a stock video" if i % 3 else f"caption {i}" for i in range(30)}
+    drawn = mismatched_captions(captions)
+    assert all(other not in (None, captions[video_id]) for video_id, other in drawn.items())
+    assert mismatched_captions({"a": "same", "b": "same"}) == {"a": None, "b": None}
+    assert mismatched_captions({"a": "alone"}) == {"a": None}
+    assert mismatched_captions({}) == {}
+
+
+def test_roc_auc_counts_pairs() -> None:
+    # 0.9 is above both, 0.5 ties with one and is above the other: 3.5 of 4.
+    assert roc_auc([0.9, 0.5], [0.5, 0.1]) == pytest.approx(3.5 / 4)
+    assert roc_auc([0.9], []) is None
+
+
+def test_separation_compares_given_pairs_with_mismatched_ones() -> None:
+    result = separation([0.9, 0.5], [0.5, 0.1], 0.5)
+    assert result is not None
+    assert (result.videos, result.auc, result.threshold) == (2, pytest.approx(0.875), 0.5)
+    assert (result.rejected, result.mismatched_rejected) == (0.0, 0.5)
+    assert separation([], [], 0.5) is None
+
+
+def test_the_interval_of_the_separation_is_that_of_hanley_and_mcneil() -> None:
+    # Their example: 51 abnormal and 58 normal images, area 0.893, standard error 0.032.
+    theirs = separation([100.0] * 45 + [31.0] + [-1.0] * 5, list(range(58)), 0.0)
+    assert theirs is not None
+    assert theirs.auc == pytest.approx(0.893, abs=1e-4)
+    assert (theirs.high - theirs.low) / 2 / 1.96 == pytest.approx(0.032, abs=6e-4)
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):  # two normal distributions one deviation apart: true area 0.7602
+        result = separation(rng.normal(1, 1, 40), rng.normal(0, 1, 40), 0.0)  # type: ignore[arg-type]
+        assert result is not None
+        covered += result.low <= 0.7602 <= result.high
+    assert 0.91 <= covered / 400 <= 0.98
+
+
+def test_a_model_that_knows_nothing_is_told_from_one_that_does() -> None:
+    rng = np.random.default_rng(1)
+    for gap, is_chance in ((0.0, True), (1.0, False)):
+        result = separation(rng.normal(gap, 1, 100), rng.normal(0, 1, 100), 0.0)  # type: ignore[arg-type]
+        assert result is not None
+        assert result.is_chance is is_chance
 
 
 class FakeBackend:
@@ -94,15 +157,22 @@ def test_the_score_is_the_cosine_of_a_caption_and_its_own_video(
 
     config = ConsistencyConfig(model="m", engine="openai", url="http://127.0.0.1:9/v1", threshold=0.3)
     worker = ConsistencyWorker(config, ingest)
-    scored = worker([{"video_id": "a", "caption": "30"}, {"video_id": "b", "caption": "60"}])
+    scored = worker(
+        [
+            {"video_id": "a", "caption": "30", "other": "60"},
+            {"video_id": "b", "caption": "60", "other": None},
+        ]
+    )
 
     assert [(model.model, model.engine, model.url) for model in loaded] == [("m", "openai", config.url)]
     assert [row["consistency"] for row in scored] == pytest.approx([0.5, 1.0], abs=1e-3)  # type: ignore[index]
     assert scored[1] == {
         "video_id": "b",
         "caption_hash": caption_hash("60"),
-        "consistency": scored[1]["consistency"],
-    }  # type: ignore[index]
+        "consistency": scored[1]["consistency"],  # type: ignore[index]
+        "mismatched": None,
+    }
+    assert scored[0]["mismatched"] == pytest.approx(3**0.5 / 2, abs=1e-3)  # type: ignore[index]
     pa.Table.from_pylist(scored, schema=CONSISTENCY_SCHEMA)
 
 

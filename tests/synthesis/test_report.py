@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from gve_ray.report import picture
+from gve_ray.synthesis.consistency import separation
 from gve_ray.synthesis.report import Card, Chart, Page, funnel, render, score_charts
 from tests.report.tags import Tags
 
@@ -78,6 +79,19 @@ def test_the_page_loads_nothing_and_fits_phones_and_dark_rooms() -> None:
     assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
     assert any(a.get("name") == "viewport" for t, a in parsed.tags if t == "meta")
     assert "prefers-color-scheme: dark" in html
+
+
+def test_the_consistency_chart_says_what_the_model_can_tell_apart() -> None:
+    given, mismatched = [0.9, 0.5], [0.5, 0.1]
+    (chart,) = score_charts(
+        {"consistency": given},
+        {"consistency": 0.5},
+        mismatched=mismatched,
+        separation=separation(given, mismatched, 0.5),
+    )
+    assert "ROC-AUC 0.875" in chart.note
+    assert "below the cut 0.500: 0.0% and 50.0%" in chart.note
+    assert 'class="outline"' in chart.svg
 
 
 def test_score_charts_leave_out_what_nobody_has() -> None:

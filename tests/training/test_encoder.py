@@ -177,3 +177,47 @@ def test_dora_starts_as_the_base_model_and_trains_lengths_of_rows(folder: Path, 
     lengths = [weight for name, weight in encoder.named_parameters() if "magnitude" in name]
     assert lengths
     assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in lengths)
+
+
+def test_a_4_bit_model_computes_with_the_weights_that_its_codes_stand_for(
+    folder: Path, processor: Any
+) -> None:
+    # Not in the lock file: PEFT imports it wherever it is installed, which takes each process three seconds.
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="needs the extra qlora")
+    items = [Item(text="a text"), Item(image=make_frames(1, 56, 56))]
+    quantized = with_lora(
+        load_torch_model(folder, processor=processor, dtype="float32", device="cpu", load_in_4bit=True), r=4
+    )
+    plain = with_lora(load_torch_model(folder, processor=processor, dtype="float32", device="cpu"), r=4)
+    codes = {name: weight for name, weight in quantized.named_parameters() if weight.dtype == torch.uint8}
+    assert codes
+    assert not any(part in name for name in codes for part in FROZEN)
+    for name, weight in plain.named_parameters():
+        if name in codes:
+            decoded = bitsandbytes.functional.dequantize_4bit(codes[name].data, codes[name].quant_state)
+            assert 1e-4 < (decoded - weight).abs().max() < 0.1 * weight.abs().max() + 0.1
+            weight.data = decoded
+    gradients = []
+    for encoder in (quantized.eval(), plain.eval()):
+        chunks = collate_for(encoder, processor)(items)
+        for name, weight in encoder.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.constant_(weight, 0.01)
+        with torch.no_grad():
+            encoder([chunks[0].batch])  # as the prober does; training goes on afterwards
+        vectors = encoder([chunk.batch for chunk in chunks])
+        (vectors[0] @ vectors[1]).backward()
+        gradients.append(
+            {name: weight.grad for name, weight in encoder.named_parameters() if "lora_" in name}
+        )
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, expected in gradients[1].items():
+        torch.testing.assert_close(gradients[0][name], expected, atol=1e-5, rtol=1e-3)
+
+
+def test_a_4_bit_model_without_its_library_says_what_to_install(
+    folder: Path, processor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"gve-ray\[qlora\]"):
+        load_torch_model(folder, processor=processor, device="cpu", load_in_4bit=True)

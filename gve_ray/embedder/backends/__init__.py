@@ -18,6 +18,7 @@ import numpy as np
 from gve_ray.config import ModelConfig
 from gve_ray.embedder.backends.backend import Backend
 from gve_ray.embedder.backends.identity import cache_name, identify, saved_settings, with_own_default
+from gve_ray.embedder.backends.truncated import TruncatedBackend
 from gve_ray.embedder.settings import EmbedderSettings
 from gve_ray.schema import Item
 from gve_ray.stage import Reject, row_finished
@@ -41,7 +42,11 @@ def open_model(config: ModelConfig, settings: EmbedderSettings, identity: Mappin
 
     Raises what the library that loads it raises, and ValueError if the engine cannot run such a model.
     """
-    settings = with_own_default(config, settings)
+    model = _open(config, with_own_default(config, settings), identity)
+    return model if config.dimension is None else TruncatedBackend(model, config.dimension)
+
+
+def _open(config: ModelConfig, settings: EmbedderSettings, identity: Mapping[str, Any]) -> Backend:
     if config.engine == "openai":
         from gve_ray.embedder.backends.endpoint import EndpointBackend
 

@@ -38,6 +38,8 @@ def identify(config: ModelConfig, settings: EmbedderSettings, *, on_gpu: bool) -
         identity["video_as"] = config.video_as
     if config.end_instructions:
         identity["end_instructions"] = True
+    if config.dimension is not None:
+        identity["dimension"] = config.dimension
     return identity
 
 

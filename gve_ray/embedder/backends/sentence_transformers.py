@@ -56,7 +56,7 @@ class SentenceTransformersBackend(Backend):
         for (instruction, has_video), where in groups.items():
             sampled = {"processing_kwargs": {"video": {"do_sample_frames": False}}} if has_video else {}
             encoded = self._model.encode(
-                [_sentence_input(items[i]) for i in where],
+                [sentence_input(items[i]) for i in where],
                 prompt=instruction,
                 normalize_embeddings=True,
                 show_progress_bar=False,
@@ -72,7 +72,7 @@ class SentenceTransformersBackend(Backend):
         return Embeddings(vectors=vectors, tokens=np.minimum(tokens, self._limit), cut=tokens > self._limit)
 
 
-def _sentence_input(item: Item) -> Any:
+def sentence_input(item: Item) -> Any:
     """Return an item as `SentenceTransformer.encode` expects it: a text, or a dict of parts.
 
     A video is its frames, uint8 [T, H, W, 3], with the metadata of transformers' video processors.

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from gve_ray.embedder.embeddings import truncated
 from gve_ray.evaluation.config import SmallerVectors
 
 _LARGEST_CODE = 127
@@ -40,7 +41,8 @@ class Compact:
 
 def shrink(queries: np.ndarray, corpus: np.ndarray, form: SmallerVectors) -> Compact:
     """Truncate and quantize vectors, float32 [q, d] and [c, d]."""
-    queries, corpus = _truncated(queries, form.dimension), _truncated(corpus, form.dimension)
+    if form.dimension is not None:
+        queries, corpus = truncated(queries, form.dimension), truncated(corpus, form.dimension)
     if form.dtype == "int8":
         scale = float(np.abs(corpus).max(initial=0.0)) / _LARGEST_CODE or 1.0
         return Compact(queries=_codes(queries, scale), corpus=_codes(corpus, scale), scale=scale)
@@ -76,15 +78,6 @@ def facts_of(model: str, form: SmallerVectors, dimension: int) -> dict[str, Any]
 def bytes_per_vector(dimension: int, dtype: str) -> int:
     """Bytes of one stored vector without overhead; sign bits are packed, eight to a byte."""
     return {"float32": 4 * dimension, "int8": dimension, "binary": -(-dimension // 8)}[dtype]
-
-
-def _truncated(vectors: np.ndarray, dimension: int | None) -> np.ndarray:
-    """The first dimensions with unit norm, float32 [n, dimension]; a vector of zeros stays as it is."""
-    if dimension is None or dimension == vectors.shape[1]:
-        return vectors
-    head = vectors[:, :dimension]
-    norms = np.linalg.norm(head, axis=1, keepdims=True)
-    return np.asarray(head / np.where(norms > 0, norms, 1.0), dtype=np.float32)
 
 
 def _codes(vectors: np.ndarray, scale: float) -> np.ndarray:

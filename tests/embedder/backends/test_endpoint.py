@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, ClassVar
 
@@ -86,6 +87,22 @@ def test_an_endpoint_embeds_texts_and_media(
     # Without an instruction the endpoint's own template decides about the system turn.
     assert [request["messages"][0]["role"] for request in media] == ["user", "user", "system"]
     assert media[2]["messages"][0]["content"] == "Find the video."
+
+
+def test_a_model_keeps_the_first_dimensions_of_its_vectors(endpoint: str, items) -> None:
+    config = ModelConfig(name="far", model="m", engine="openai", url=endpoint, dimension=1)
+    model = open_model(config, SETTINGS, identify(config, SETTINGS, on_gpu=False))
+    # [0.6, 0.8] becomes [1]; [0, 1] has nothing in its first dimension.
+    assert model.embed(items).vectors.tolist() == [[1.0], [1.0], [0.0], [0.0], [0.0]]
+    full = replace(config, dimension=None)
+    names = {cache_name(identify(one, SETTINGS, on_gpu=False)) for one in (config, full)}
+    assert len(names) == 2
+    assert "dimension" not in identify(full, SETTINGS, on_gpu=False)
+    too_many = replace(config, dimension=3)
+    with pytest.raises(ValueError, match="dimension=3: the vectors of this model have 2"):
+        open_model(too_many, SETTINGS, {}).embed(items[:1])
+    with pytest.raises(ValueError, match=r"models\.far\.dimension=0: use a number that is at least 1"):
+        replace(config, dimension=0)
 
 
 def test_the_form_of_a_video_changes_the_cache_name() -> None:

@@ -1,6 +1,5 @@
 """Tests the engine sentence-transformers: the same vectors as the torch engine, and frames sampled once."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +9,9 @@ import pytest
 from gve_ray.config import ModelConfig, resolve_model
 from gve_ray.embedder import Embedder, EmbedderSettings, export_merged
 from gve_ray.embedder.backends import identify, open_model
+from gve_ray.embedder.backends.sentence_transformers import sentence_input
 from gve_ray.schema import Item
-from tests.embedder.conftest import save_tiny
+from tests.embedder.conftest import export_published
 
 TINY = "package://demo/tiny_vl/model"
 ADAPTER = "package://demo/tiny_vl/adapter"
@@ -42,22 +42,10 @@ def test_sentence_transformers_computes_the_same_vectors(tmp_path: Path, frames_
     assert not actual.cut.any()
 
 
-def published_folder(folder: Path, model_type: str) -> Path:
-    """Return an exported folder whose video processor samples frames, as those of published models do."""
-    exported = export_merged(save_tiny(folder / "base", model_type), None, folder / "exported")
-    (file,) = [
-        path for path in exported.glob("*processor_config.json") if "do_sample_frames" in path.read_text()
-    ]
-    values = json.loads(file.read_text())
-    values.get("video_processor", values)["do_sample_frames"] = True
-    file.write_text(json.dumps(values))
-    return exported
-
-
 @pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen3_vl"])
 def test_the_model_sees_the_sampled_frames_once(model_type: str, tmp_path: Path, frames_like) -> None:
     """The 8 frames are from a video of 90; sampled again by number, they would be other frames or an error."""
-    folder = published_folder(tmp_path, model_type)
+    folder = export_published(tmp_path, model_type)
     config = ModelConfig(name="st", model=str(folder), engine="sentence-transformers", dtype="float32")
     settings = EmbedderSettings()
     items = [Item(video=frames_like(8, 112, 140, seconds=3, fps=30, seed=seed)) for seed in (1, 2)]
@@ -66,3 +54,11 @@ def test_the_model_sees_the_sampled_frames_once(model_type: str, tmp_path: Path,
     vectors = model.embed([*items, Item(text="a text between them")]).vectors[:2]
     assert vectors == pytest.approx(expected, abs=2e-5)
     assert abs(float(vectors[0] @ vectors[1])) < 0.999  # the test would see a wrong frame
+
+
+def test_a_video_has_its_channels_last(frames_like) -> None:
+    """Code that comes with published models takes arrays of other shapes for something else than a video."""
+    video = frames_like(8, 112, 140)
+    sentence = sentence_input(Item(video=video, text="but slower"))
+    assert sentence["video"]["array"].shape == (8, 112, 140, 3)
+    assert sentence_input(Item(text="a text")) == "a text"

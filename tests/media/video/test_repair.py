@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 from gve_ray.media import FrameRequest, MediaError, decode, read_frames
+from tests.media.matrix.films import render
+from tests.media.matrix.plain import film_in
 from tests.media.videos import read_number
 
 TS = {"container": "mpegts", "options": {"g": "10"}}
@@ -70,3 +72,33 @@ def test_mending_the_clock_does_not_hide_damage(make):
     with pytest.raises(MediaError) as caught:
         decode(bytes(joined), [FrameRequest(k=2)])
     assert caught.value.reason == "corrupt"
+
+
+def test_strict_and_sparse_reading_agree_on_a_repaired_file():
+    """Tags of an FLV are repeated: with its clock mended, some frames may still not decode."""
+    data = render(film_in("flv", "h264-b", frames=8))
+    tags = flv_video_tags(data)
+    facts = {True: [], False: []}
+    for start in range(1, 6):
+        for end in range(start + 1, len(tags)):
+            repeated = data[tags[start].start : tags[end - 1].stop]
+            spliced = data[: tags[end - 1].stop] + repeated + data[tags[end - 1].stop :]
+            for strict, found in facts.items():
+                try:
+                    result = decode(spliced, [FrameRequest(k=2)], strict=strict)
+                    found.append((result.info, result.repaired))
+                except MediaError as error:
+                    found.append(error.reason)
+    assert facts[True] == facts[False]
+    assert {False, True} <= {outcome[1] for outcome in facts[True] if isinstance(outcome, tuple)}
+
+
+def flv_video_tags(data: bytes) -> list[slice]:
+    """Return where the video tags of an FLV file are."""
+    tags, at = [], 13
+    while at < len(data):
+        end = at + 11 + int.from_bytes(data[at + 1 : at + 4], "big") + 4
+        if data[at] == 9:
+            tags.append(slice(at, end))
+        at = end
+    return tags

@@ -1,0 +1,71 @@
+"""Write the hits of a search down, for people, spreadsheets and video editors.
+
+A hit is an object of the reply of `POST /v1/search`.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+Hit = Mapping[str, Any]
+
+EDL_FPS = 25  # frames per second of the timecodes
+
+
+def as_text(hits: Sequence[Hit]) -> str:
+    """Return one line for each hit, best first: rank, score, times (h:mm:ss.s) and URI."""
+    return "\n".join(
+        f"{rank:3d}  {hit['score']:6.3f}  {_clock(hit['start'])} - {_clock(hit['end'])}  {hit['uri']}"
+        for rank, hit in enumerate(hits, 1)
+    )
+
+
+def as_csv(hits: Sequence[Hit]) -> str:
+    """Return a table with a header: rank, score, start and end (seconds), uri, id, and the metadata."""
+    first = ("score", "start", "end", "uri", "id")
+    metadata = sorted({name for hit in hits for name in hit["metadata"]})
+    out = io.StringIO()
+    table = csv.writer(out)
+    table.writerow(("rank", *first, *metadata))
+    for rank, hit in enumerate(hits, 1):
+        values = [hit[name] for name in first] + [hit["metadata"].get(name) for name in metadata]
+        table.writerow((rank, *values))
+    return out.getvalue().rstrip("\r\n")
+
+
+def as_edl(hits: Sequence[Hit]) -> str:
+    """Return an edit decision list (CMX 3600) of the moments one after another, for a video editor.
+
+    Its timecodes count from the start of each file, at `EDL_FPS` frames per second.
+    """
+    lines = ["TITLE: gve search", "FCM: NON-DROP FRAME"]
+    done = 0  # frames
+    for number, hit in enumerate(hits, 1):
+        start = round(hit["start"] * EDL_FPS)
+        frames = max(1, round(hit["end"] * EDL_FPS) - start)
+        times = (start, start + frames, done, done + frames)
+        lines += [
+            "",
+            f"{number:03d}  AX       V     C        {' '.join(map(_timecode, times))}",
+            f"* FROM CLIP NAME: {PurePosixPath(_one_line(hit['uri'])).name}",
+            f"* SOURCE FILE: {_one_line(hit['uri'])}",
+        ]
+        done += frames
+    return "\n".join(lines)
+
+
+def _clock(seconds: float) -> str:
+    tenths = round(seconds * 10)
+    return f"{tenths // 36000}:{tenths // 600 % 60:02d}:{tenths // 10 % 60:02d}.{tenths % 10}"
+
+
+def _timecode(frames: int) -> str:
+    seconds, frame = divmod(frames, EDL_FPS)
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}:{frame:02d}"
+
+
+def _one_line(uri: str) -> str:
+    """A file name may contain line breaks, which would begin another entry."""
+    return " ".join(uri.splitlines())

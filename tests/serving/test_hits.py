@@ -1,0 +1,75 @@
+"""Tests the forms in which hits are written down."""
+
+import csv
+import io
+import webbrowser
+from typing import Any
+
+import pytest
+
+from gve_ray import cli
+from gve_ray.serving.client import Client
+from gve_ray.serving.hits import as_csv, as_edl, as_text
+
+
+def hit(uri: str, start: float, end: float, **metadata: Any) -> dict[str, Any]:
+    links = {"video": f"/media/m/{start}#t={start},{end}", "poster": "/p", "strip": "/s"}
+    return {
+        "id": "ab",
+        "score": 0.5,
+        "uri": uri,
+        "start": start,
+        "end": end,
+        "links": links,
+        "metadata": metadata,
+    }
+
+
+HITS = [
+    hit("/films/a.mp4", 3725.96, 3730.0, caption='a "red" ball,\nrolling'),
+    hit("/films/b, c.mp4", 0.0, 0.01),
+]
+
+
+def test_times_are_those_of_a_clock() -> None:
+    assert as_text(HITS).splitlines() == [
+        "  1   0.500  1:02:06.0 - 1:02:10.0  /films/a.mp4",
+        "  2   0.500  0:00:00.0 - 0:00:00.0  /films/b, c.mp4",
+    ]
+    assert as_text([]) == ""
+
+
+def test_a_table_can_be_read_back() -> None:
+    first, second = csv.DictReader(io.StringIO(as_csv(HITS), newline=""))
+    assert first == {
+        "rank": "1", "score": "0.5", "start": "3725.96", "end": "3730.0", "uri": "/films/a.mp4", "id": "ab",
+        "caption": 'a "red" ball,\nrolling',
+    }  # fmt: skip
+    assert (second["uri"], second["caption"]) == ("/films/b, c.mp4", "")
+
+
+def test_an_edit_decision_list_has_the_moments_one_after_another() -> None:
+    lines = as_edl([*HITS, hit("/films/a\n002  AX.mp4", 1.0, 2.0)]).splitlines()
+    assert [line for line in lines if line[:3].isdecimal()] == [
+        "001  AX       V     C        01:02:05:24 01:02:10:00 00:00:00:00 00:00:04:01",
+        "002  AX       V     C        00:00:00:00 00:00:00:01 00:00:04:01 00:00:04:02",  # at least one frame
+        "003  AX       V     C        00:00:01:00 00:00:02:00 00:00:04:02 00:00:05:02",
+    ]
+    assert "* FROM CLIP NAME: b, c.mp4" in lines
+    assert "* SOURCE FILE: /films/a 002  AX.mp4" in lines
+
+
+def test_the_best_hit_opens_in_the_browser(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    monkeypatch.setattr(Client, "search", lambda *_, **__: HITS)
+    monkeypatch.delenv("GVE_API_KEY", raising=False)
+    assert cli.main(["search", "a ball", "--open", "--url", "http://127.0.0.1:9000/"]) == 0
+    assert opened == ["http://127.0.0.1:9000/media/m/3725.96#t=3725.96,3730.0"]
+    monkeypatch.setenv("GVE_API_KEY", "secret")
+    with pytest.raises(SystemExit):
+        cli.main(["search", "a ball", "--open"])
+    assert "does not send the key" in capsys.readouterr().err
+    assert len(opened) == 1
