@@ -16,8 +16,10 @@ import pyarrow.compute as pc
 
 from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts, StageError, run_stage
 from gve_ray.store import Store, StoreError, fingerprint
+from gve_ray.synthesis.config import ConsistencyConfig
 from gve_ray.synthesis.consistency import (
     CONSISTENCY_SCHEMA,
+    Separation,
     caption_hash,
     mismatched_captions,
     scores_fingerprint,
@@ -93,14 +95,18 @@ def drop_inconsistent(run: SynthesisRun, stage: Stage) -> StageCounts:
     given = list(run.consistency.values())
     threshold = threshold_of(config, given) if given else -1.0
     run.mismatched, run.separation = mismatched, separation(given, mismatched, threshold)
-    if run.separation is not None and run.separation.is_chance:
+    _warn_of_chance(config, run.separation)
+    return run.reject(stage, rejects | inconsistent_pairs(run.consistency, threshold=threshold))
+
+
+def _warn_of_chance(config: ConsistencyConfig, separation: Separation | None) -> None:
+    if separation is not None and separation.is_chance:
         log.warning(
             "quality.consistency.model=%r: it does not tell the captions from those of other videos (%s), so its "
             "filter rejects at random; look whether the captions belong to these videos, and use another model or none",
             config.model,
-            run.separation,
+            separation,
         )
-    return run.reject(stage, rejects | inconsistent_pairs(run.consistency, threshold=threshold))
 
 
 def apply_filter(run: SynthesisRun, stage: Stage) -> StageCounts:
