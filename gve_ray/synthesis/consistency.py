@@ -30,6 +30,7 @@ CONSISTENCY_SCHEMA = pa.schema(
         ("mismatched", pa.float64()),
     ]
 )
+_VIDEOS_FOR_AN_INTERVAL = 20
 _COLUMNS = ["video_id", "frames", "timestamps", "indices", "fps", "duration", "total_frames"]
 
 
@@ -119,8 +120,8 @@ class Separation:
 
     @property
     def is_chance(self) -> bool:
-        """Whether the interval includes 0.5, as for an embedder that knows nothing of the captions."""
-        return self.low <= 0.5
+        """Whether the interval includes 0.5 although there are enough videos for an interval."""
+        return self.low <= 0.5 and self.videos >= _VIDEOS_FOR_AN_INTERVAL
 
     def __str__(self) -> str:
         return (

@@ -252,12 +252,11 @@ def test_an_embedder_behind_an_endpoint_filters_and_is_judged(
                 return run
         raise AssertionError("no stage scores captions")
 
-    # With the captions of other videos, the same model tells nothing apart, and the run says so.
+    # With the captions of other videos, the same model tells nothing apart.
     others = dict(zip(turns, [captions["left"], captions["right"], captions["down"]], strict=True))
     with embeddings_endpoint(embed) as url:
         run = scored(captions, "true", url)
         embedded = [text for text in texts if text]
-        assert "rejects at random" not in caplog.text
         shuffled = scored(others, "shuffled", url)
     assert run.videos["video_id"].to_pylist() == ["down", "left", "right"]
     assert run.consistency == pytest.approx(dict.fromkeys(turns, 1.0), abs=0.05)
@@ -270,7 +269,7 @@ def test_an_embedder_behind_an_endpoint_filters_and_is_judged(
     separation = shuffled.shared.separation()
     assert separation is not None
     assert separation.auc < 0.5
-    assert "quality.consistency.model='directions': it does not tell the captions" in caplog.text
+    assert "rejects at random" not in caplog.text  # three videos are too few to say so
 
 
 def write_with_text(path: Path, *, text: str) -> None:

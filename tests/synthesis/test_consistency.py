@@ -13,6 +13,7 @@ import gve_ray.embedder.backends
 from gve_ray.media import encode_jpeg
 from gve_ray.schema import Item
 from gve_ray.store import Store
+from gve_ray.synthesis.assets import _warn_of_chance
 from gve_ray.synthesis.config import ConsistencyConfig
 from gve_ray.synthesis.consistency import (
     CONSISTENCY_SCHEMA,
@@ -107,12 +108,16 @@ def test_the_interval_of_the_separation_is_that_of_hanley_and_mcneil() -> None:
     assert 0.91 <= covered / 400 <= 0.98
 
 
-def test_a_model_that_knows_nothing_is_told_from_one_that_does() -> None:
+@pytest.mark.parametrize("videos,gap,warns", [(100, 0.0, True), (100, 1.0, False), (10, 0.0, False)])
+def test_a_model_that_knows_nothing_is_reported(
+    videos: int, gap: float, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     rng = np.random.default_rng(1)
-    for gap, is_chance in ((0.0, True), (1.0, False)):
-        result = separation(rng.normal(gap, 1, 100), rng.normal(0, 1, 100), 0.0)  # type: ignore[arg-type]
-        assert result is not None
-        assert result.is_chance is is_chance
+    result = separation(rng.normal(gap, 1, videos), rng.normal(0, 1, videos), 0.0)  # type: ignore[arg-type]
+    assert result is not None
+    assert result.is_chance is warns
+    _warn_of_chance(ConsistencyConfig(model="m", threshold=0.0), result)
+    assert ("quality.consistency.model='m': it does not tell the captions" in caplog.text) is warns
 
 
 class FakeBackend:
