@@ -144,8 +144,7 @@ class Stream:
             raise
 
     def _run_stage(self, run: SynthesisRun, stage: Stage) -> None:
-        if stage.in_order:
-            self._wait_for_turn(run, stage)
+        self._wait_for_turn(run, stage)
         tally = self._tallies[stage.name]
         tally.begin()
         counts = None
@@ -172,8 +171,11 @@ class Stream:
                 self._turn.notify_all()
 
     def _wait_for_turn(self, run: SynthesisRun, stage: Stage) -> None:
+        """Wait until a stage may begin with a part. Raises StageError if another stage has failed."""
         with self._turn:
-            self._turn.wait_for(lambda: self._error is not None or self._next[stage.name] == run.part)
+            self._turn.wait_for(
+                lambda: self._error is not None or self._next.get(stage.name, run.part) == run.part
+            )
         if self._error is not None:
             raise StageError(f"stage {stage.name}: stopped, because another stage failed")
 

@@ -26,7 +26,7 @@ from gve_ray.stage import Reject, StageCounts, StageError
 from gve_ray.store import AssetReader
 from gve_ray.synthesis import job
 from gve_ray.synthesis.config import CaptionerConfig, ConsistencyConfig, QualityConfig, SynthesisConfig
-from gve_ray.synthesis.consistency import separation
+from gve_ray.synthesis.consistency import separation, threshold_of
 from gve_ray.synthesis.ingest import INGEST_SCHEMA
 from gve_ray.synthesis.job import manifest_fingerprint
 from gve_ray.synthesis.needs import needs_of
@@ -238,17 +238,17 @@ def test_a_filter_of_the_user_s_own_is_in_run_json_and_in_the_funnel(
 def test_what_the_filter_can_tell_apart_is_kept_for_a_later_call(
     fake: FakeStages, make: Callable[..., SynthesisConfig]
 ) -> None:
-    expected = separation([0.9, 0.5], [0.5, 0.1], 0.2)
-
     def score(run: SynthesisRun, stage: Stage) -> StageCounts:
-        run.separation = expected
+        run.shared.cosines[run.part] = [0.9, 0.5], [0.5, 0.1]
         return run.record(stage, 3, {})
 
     scoring = Stage(name="consistency", unit="videos", reads=(), writes=(), run=score)
     config = make()
+    threshold = threshold_of(config.quality.consistency, [0.9, 0.5])
+    expected = separation([0.9, 0.5], [0.5, 0.1], threshold)
     result = job.synthesize(config, stages=[scoring, *fake.stages])
     assert "filter  ROC-AUC 0.875 " in str(result)
-    assert run_facts(config)["separation"]["mismatched_rejected"] == 0.5
+    assert run_facts(config)["separation"] == expected.to_dict()
     again = job.synthesize(config, stages=[])
     assert again.was_finished
     assert again.separation == expected
