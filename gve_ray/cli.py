@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 USAGE = """From a folder of raw videos to video search.
 
-usage: gve VERB --config FILE [--verbose] [--section.option VALUE ...]
+usage: gve VERB [--config FILE] [--verbose] [--section.option VALUE ...]
        gve demo [--config FILE] [--verbose] [--folder FOLDER]
        gve evaluate --config FILE --check
        gve train --config FILE --plan [--json]
@@ -131,7 +131,7 @@ def search(args: Sequence[str]) -> int:
     parser.add_argument("text", nargs="?", metavar="TEXT")
     parser.add_argument("--image", type=_local, metavar="FILE")
     parser.add_argument("--video", type=_local, metavar="FILE")
-    parser.add_argument("--top_k", type=int, default=10)
+    parser.add_argument("--top_k", "--top-k", type=int, default=10)
     parser.add_argument("--filter", type=json.loads, help='e.g. \'{"duration": {"gte": 10}}\'')
     parser.add_argument("--instruction", help="a sentence that says what should match")
     parser.add_argument("--model", help="name of a served model; the default is the first one with an index")
@@ -390,6 +390,8 @@ def connect(num_cpus: int | None = None) -> None:
         # The logs of workers; Ray's default is 6 files of 512 MB for each worker.
         os.environ.setdefault("RAY_ROTATION_MAX_BYTES", str(64 * 2**20))
         os.environ.setdefault("RAY_ROTATION_BACKUP_COUNT", "3")
+        # On a busy machine a worker needs longer than Ray's 60 s to start, and then Ray waits for it without end.
+        os.environ.setdefault("RAY_worker_register_timeout_seconds", "300")
     import ray
 
     if not ray.is_initialized():

@@ -401,7 +401,7 @@ def _parser(kind: type[Any], **options: Any) -> Any:
     from jsonargparse import ArgumentParser  # imported here because Ray workers never parse
 
     # argparse would print every option above each error and push the error off the screen
-    usage = "%(prog)s --config FILE [--verbose] [--section.option VALUE ...]"
+    usage = "%(prog)s [--config FILE] [--verbose] [--section.option VALUE ...]"
     parser = ArgumentParser(usage=usage, description=kind.__doc__, allow_abbrev=False, **options)
     parser.add_class_arguments(kind, None)
     return parser

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from gve_ray.console import Console, print_result, quiet_output
 from gve_ray.logs import extend_log_context, is_json, set_up_logging
-from gve_ray.progress import Progress
+from gve_ray.progress import Progress, is_displayed
 from gve_ray.stage import StageError
 from gve_ray.store import RunFolderError, StoreError
 
@@ -59,7 +59,10 @@ def connect_to_ray(connect: Callable[[], object]) -> None:
     """Call `connect` with a live line. Raises JobError for whatever error Ray raises."""
     address = os.environ.get("RAY_ADDRESS", "local")
     progress = Progress("Ray", 1)
-    progress.wait_for("starting on this machine" if address == "local" else f"connecting to {address}")
+    status = "starting on this machine" if address == "local" else f"connecting to {address}"
+    if not is_displayed():  # otherwise nothing would be printed for a minute or more on a busy machine
+        log.info("Ray: %s", status)
+    progress.wait_for(status)
     try:
         connect()
     except Exception as error:

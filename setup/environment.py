@@ -142,7 +142,9 @@ def fit_torchvision(python: Path) -> None:
     hooked = subprocess.run([python, "-c", "import torchvision"], capture_output=True, text=True)
     if hooked.returncode:
         sys.exit(f"torchvision cannot be imported even with {HOOK.relative_to(ROOT)}:\n{hooked.stderr}")
-    say("torchvision's compiled operators do not load with this torch; installed the import hook")
+    say(
+        "torchvision's compiled operators do not load with this torch, as expected; installed a hook for that"
+    )
 
 
 def fetch_pip(folder: Path) -> Path:

@@ -63,8 +63,8 @@ def find_videos(source: str) -> list[str]:
     left_out = _left_out(listing, bool(pattern))
     if not videos:
         raise PreflightError(
-            f"input={source!r}: no video in it ({left_out or 'nothing else'}); files must end in one of {_ENDINGS}, "
-            "or be named by a manifest"
+            f"input={source!r}: no video in it ({left_out or 'and no other files'}); files must end in one of "
+            f"{_ENDINGS}, or be named by a manifest"
         )
     if left_out:
         log.warning("input=%r: %d videos; left out: %s", source, len(videos), left_out)

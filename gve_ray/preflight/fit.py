@@ -397,7 +397,10 @@ def _smaller(pool: Workers, memory: float) -> list[str]:
 
 def format_memory(parts: Mapping[str, float]) -> str:
     """Return for example `model.model in float32 14.0 GiB, process 2.0 GiB`."""
-    return ", ".join(f"{name} {amount / GIB:.1f} GiB" for name, amount in parts.items())
+    return ", ".join(
+        f"{name} {amount / GIB:.1f} GiB" if amount >= GIB / 10 else f"{name} {amount / 2**20:.0f} MiB"
+        for name, amount in parts.items()
+    )
 
 
 def format_resources(amounts: Mapping[str, float]) -> str:

@@ -64,7 +64,8 @@ class Client:
             response = self._http.post(path, files=parts)
         except httpx.HTTPError as error:
             raise ServiceError(
-                f"{self._http.base_url}: no reply ({type(error).__name__}: {error}); is `gve serve` running there?"
+                f"{self._http.base_url}: no reply ({type(error).__name__}: {error}); is `gve serve` running "
+                "there, and has it printed `serving`?"
             ) from error
         if response.is_success:
             return response.json()
