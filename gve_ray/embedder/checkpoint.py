@@ -5,6 +5,7 @@ An adapter folder holds PEFT's `adapter_config.json` and `adapter_model.safetens
 """
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,8 +18,12 @@ from gve_ray.embedder.conversation import check_tokenizer
 from gve_ray.embedder.model import GveModel, load_model
 from gve_ray.embedder.model_families import model_family
 from gve_ray.embedder.settings import SETTINGS_FILE, EmbedderSettings, agreed
+from gve_ray.errors import shortened
 
 PathOrId = str | os.PathLike[str]
+_ADAPTER_NAMES = {
+    r"^model\.(?=layers\.)": "model.language_model."
+}  # old name -> new name, without PEFT's prefix
 
 
 def resolve_settings(
@@ -136,11 +141,29 @@ def load_torch_model(
         processor=processor or load_processor(path_or_id, revision=revision),
     )
     if adapter is not None:
-        from peft import PeftModel
-
-        model.language_model = PeftModel.from_pretrained(model.language_model, str(adapter))
+        model.language_model = _with_adapter(model.language_model, adapter)
         _keep_input_dtypes(model)
     return model.eval()
+
+
+def _with_adapter(model: Any, adapter: PathOrId) -> Any:
+    """Return the model with the adapter of a PEFT folder.
+
+    Adapters that were trained before transformers 4.52 name the layers `model.layers`. Raises ValueError
+    if the folder lacks weights that its config names, because PEFT would leave them at zero.
+    """
+    from peft import PeftModel
+
+    names = {**getattr(model, "_checkpoint_conversion_mapping", {}), **_ADAPTER_NAMES}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*missing adapter keys")
+        try:
+            return PeftModel.from_pretrained(model, str(adapter), key_mapping=names)
+        except UserWarning as error:
+            raise ValueError(
+                f"{adapter}: its weights do not have the names of the model's layers ({shortened(str(error))}); merge "
+                "it into the model with the library that trained it, and load the merged model without an adapter"
+            ) from error
 
 
 def add_lora(

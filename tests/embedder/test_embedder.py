@@ -1,11 +1,14 @@
 """Tests `Embedder` on the torch engine. test_golden.py compares its vectors with plain transformers."""
 
 import logging
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from gve_ray import progress
 from gve_ray.embedder import Embedder, EmbedderSettings, add_lora, export, load_torch_model, save_adapter
@@ -159,6 +162,30 @@ def test_a_saved_and_loaded_adapter_gives_the_same_vectors(tiny, tiny_adapter, i
         "adapter_model.safetensors",
         "embedder.json",
     }
+
+
+def renamed_adapter(adapter: Path, folder: Path, old: str, new: str) -> Path:
+    """Copy an adapter folder, and replace a part of the names of its weights."""
+    shutil.copytree(adapter, folder)
+    file = folder / "adapter_model.safetensors"
+    weights = {name.replace(old, new): weight for name, weight in load_file(file).items()}
+    save_file(weights, file, metadata={"format": "pt"})
+    return folder
+
+
+def test_an_adapter_with_the_names_of_older_libraries_gives_the_same_vectors(
+    tiny, tiny_adapter, items, tmp_path
+) -> None:
+    older = renamed_adapter(tiny_adapter, tmp_path / "older", "model.language_model.layers", "model.layers")
+    expected = Embedder.from_pretrained(tiny, tiny_adapter, device="cpu").embed([items["text"]])
+    actual = Embedder.from_pretrained(tiny, older, device="cpu").embed([items["text"]])
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_an_adapter_whose_weights_would_be_left_out_is_refused(tiny, tiny_adapter, tmp_path) -> None:
+    other = renamed_adapter(tiny_adapter, tmp_path / "other", "language_model.layers", "decoder.layers")
+    with pytest.raises(ValueError, match=r"other: its weights do not have the names of the model's layers"):
+        Embedder.from_pretrained(tiny, other, device="cpu")
 
 
 def test_invalid_calls_are_refused(tiny, tmp_path) -> None:
