@@ -31,7 +31,7 @@ from gve_ray.synthesis.job import synthesize
 from gve_ray.synthesis.pipeline import STAGES
 from gve_ray.synthesis.stages import Stage
 
-SECONDS = 120.0  # for which a worker waits for what a test wants
+SECONDS = 600.0  # for which a worker waits for what a test wants
 Row = dict[str, Any]
 
 
