@@ -21,6 +21,8 @@ from PIL import Image
 from gve_ray.demo.render import encode_mp4
 from gve_ray.evaluation.embed import EMBEDDING_SCHEMA, KEY
 from gve_ray.store import Store
+from tests.embedder.dual_encoders import save_dual_encoder
+from tests.endpoint import embeddings_endpoint
 from tests.integration import drivers
 from tests.integration.drivers import log_of
 
@@ -126,6 +128,11 @@ def driver(
     )
 
 
+def cache_of(baseline: Baseline) -> str:
+    """Return the folder with the embeddings of the baseline's models."""
+    return str(baseline.finished / "embeddings")
+
+
 def results(output: Path) -> dict[str, Any]:
     return json.loads((output / "results.json").read_text())
 
@@ -207,6 +214,42 @@ def test_output_of_a_run(baseline: Baseline) -> None:
     assert f"base: {DISTINCT} distinct items, {DISTINCT - 1} embedded by this run" in log
 
 
+def colours(text: str, pictures: list[np.ndarray]) -> np.ndarray:
+    """An embedder: the colours of the pictures in 64 kinds; texts have vectors that mean nothing."""
+    if not pictures:
+        return np.random.default_rng(sum(text.encode())).random(64)
+    kinds = np.stack(pictures).astype(int) // 64 @ [16, 4, 1]
+    return np.bincount(kinds.ravel(), minlength=64)
+
+
+@pytest.mark.slow
+def test_models_of_three_engines_side_by_side(baseline: Baseline, tmp_path: Path) -> None:
+    clip = save_dual_encoder(tmp_path / "clip", "clip")
+    output = tmp_path / "run"
+    with embeddings_endpoint(colours) as url:
+        models = [
+            {"name": "tiny", "model": MODEL},
+            {"name": "clip", "model": str(clip), "engine": "frames"},
+            {"name": "far", "model": "colours", "engine": "openai", "url": url, "video_as": "images"},
+        ]
+        options = ("--models", json.dumps(models), "--vectors", "[]", "--cache", cache_of(baseline))
+        with driver(baseline, output, *options) as process:
+            assert process.wait(DEADLINE) == 0, log_of(output)
+    summary = results(output)
+    assert list(summary["models"]) == ["tiny", "clip", "far"]
+    assert summary["models"]["tiny"]["embedding"]["new"] == 0  # from the cache
+    assert [summary["models"][name]["embedding"]["new"] for name in ("clip", "far")] == [DISTINCT - 1] * 2
+    image = {name: model["datasets"]["MSRVTT-I2V"]["score"] for name, model in summary["models"].items()}
+    assert image["far"] > 0.5  # a frame has the colours of its video
+    compared = {
+        (row["model"], row["against"]): row for row in summary["comparisons"] if row["name"] == "MSRVTT-I2V"
+    }
+    assert set(compared) == {("far", "tiny"), ("far", "clip")}
+    for (_, other), row in compared.items():
+        assert row["difference"] == pytest.approx(image["far"] - image[other])
+        assert row["interval"][0] <= row["difference"] <= row["interval"][1]
+
+
 @pytest.mark.slow
 def test_restart_after_a_kill_while_embedding(baseline: Baseline, tmp_path: Path) -> None:
     output = tmp_path / "run"
@@ -232,8 +275,8 @@ def test_restart_after_a_kill_while_embedding(baseline: Baseline, tmp_path: Path
 
 @pytest.mark.slow
 def test_another_run_reads_the_vectors_from_the_cache(baseline: Baseline, tmp_path: Path) -> None:
-    output, cache = tmp_path / "run", baseline.finished / "embeddings"
-    with driver(baseline, output, "--cache", str(cache), "--depth", "10", *BASE_ONLY) as process:
+    output = tmp_path / "run"
+    with driver(baseline, output, "--cache", cache_of(baseline), "--depth", "10", *BASE_ONLY) as process:
         assert process.wait(DEADLINE) == 0, log_of(output)
     actual, expected = (results(folder)["models"]["base"] for folder in (output, baseline.finished))
     counts = actual["embedding"]
