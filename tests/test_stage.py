@@ -182,6 +182,15 @@ def test_with_concurrent_calls_only_the_row_that_kills_its_worker_is_quarantined
     assert times_processed(tmp_path)["v0005"] == 3  # once with its batch, twice alone
 
 
+def test_a_killed_reader_of_the_queue_starts_again(cluster: str, tmp_path: Path) -> None:
+    resources = {"actors": 1, "batch_size": 1}
+    counts = run(tmp_path, workers.KillsTheReader, resources=resources)
+    assert (tmp_path / "killed").read_text() == "1"
+    assert (counts.n_in, counts.n_out, counts.n_rejected) == (40, 36, 4)
+    assert outcome(tmp_path) == (squares(40), rejected_tens(40))
+    assert set(times_processed(tmp_path).values()) == {1}
+
+
 @pytest.mark.parametrize(
     ("worker", "message"),
     [
