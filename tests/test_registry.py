@@ -97,6 +97,16 @@ def test_check_runs_the_check_instead_of_the_job(
     assert capsys.readouterr().out == "ran ['--check']\n"
 
 
+def test_no_job_imports_ray_before_its_settings_are_made() -> None:
+    """Ray reads the token of the cluster from the environment when it is imported."""
+    program = (
+        "import sys; from gve_ray.registry import JOBS; from pkgutil import resolve_name; "
+        "[(resolve_name(job.run), job.needs_of) for job in JOBS.values()]; print('ray' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_verbose_shows_the_output_of_libraries(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,9 +116,12 @@ def test_verbose_shows_the_output_of_libraries(
     here = replace(JOBS["index"], run=f"{__name__}:run")
     monkeypatch.setattr(type(here), "read_config", lambda self, args, *, prog: list(args))
     assert here.main(["--a", "1"], prog="gve", connect=connect) == 0
-    assert capfd.readouterr() == ("ran ['--a', '1']\n", "")
+    ran, said = capfd.readouterr()
+    assert (ran, said[9:]) == ("ran ['--a', '1']\n", "Ray: starting on this machine\n")  # after the time
     assert here.main(["--verbose", "--a", "1"], prog="gve", connect=connect) == 0
-    assert capfd.readouterr() == ("ran ['--a', '1']\n", "from Ray\n")
+    ran, said = capfd.readouterr()
+    assert ran == "ran ['--a', '1']\n"
+    assert said.endswith("from Ray\n")
 
 
 def test_the_error_of_a_ray_that_does_not_start_names_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +148,8 @@ def test_a_failed_connection_is_an_error_with_the_reason_and_the_log(
     monkeypatch.setattr(type(here), "read_config", lambda self, args, *, prog: list(args))
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert here.main(["--a", "1"], prog="gve", connect=connect) == 1
-    first, second, *error = capfd.readouterr().err.splitlines()
+    start, first, second, *error = capfd.readouterr().err.splitlines()
+    assert start.endswith(" Ray: connecting to 10.0.0.1:6379")
     assert first == "  no answer from the head"
     log = Path(second.removeprefix("log    "))
     assert log.read_text() == "no answer from the head\n"

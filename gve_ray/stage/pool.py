@@ -24,9 +24,6 @@ from itertools import count
 from typing import Any
 
 import pyarrow as pa
-from ray.data import ActorPoolStrategy, DataContext, read_datasource
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
 from gve_ray.config import StageResources
 from gve_ray.stage.in_flight import Failure
@@ -148,6 +145,8 @@ class ActorPool:
         self._thread.start()
 
     def _dataset(self, batches: Any, actors: int) -> Any:
+        from ray.data import ActorPoolStrategy, DataContext, read_datasource
+
         resources, demands = self._resources, self._resources.demands
         context = DataContext.get_current().copy()
         context.enable_progress_bars = False
@@ -157,7 +156,7 @@ class ActorPool:
         context.issue_detectors_config.detectors = []  # they advise more memory than gve_ray.preflight has counted
         with _creating, DataContext.current(context):
             dataset = read_datasource(
-                _Batches(batches), override_num_blocks=1, num_cpus=0, ray_remote_args=_here()
+                _source(batches), override_num_blocks=1, num_cpus=0, ray_remote_args=_here()
             )
             return dataset.map_batches(
                 StageActor,
@@ -275,19 +274,21 @@ class BatchQueue:
             return self._given.get(position, empty)
 
 
-class _Batches(Datasource):
-    """Reads a `BatchQueue`, in one task that ends when the queue is closed."""
+def _source(batches: Any) -> Any:
+    """Return a source that reads a `BatchQueue` in one task, which ends when the queue is closed."""
+    # Ray reads its settings when it is imported, which is after `gve_ray.cli.connect` has made them.
+    from ray.data.block import BlockMetadata
+    from ray.data.datasource import Datasource, ReadTask
 
-    def __init__(self, batches: Any) -> None:
-        super().__init__()
-        self._queue = batches
+    class Batches(Datasource):
+        def estimate_inmemory_data_size(self) -> int | None:
+            return None
 
-    def estimate_inmemory_data_size(self) -> int | None:
-        return None
+        def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+            unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+            return [ReadTask(partial(_read, batches), unknown)]
 
-    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
-        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(partial(_read, self._queue), unknown)]
+    return Batches()
 
 
 def _read(batches: Any) -> Iterator[pa.Table]:

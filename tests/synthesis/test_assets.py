@@ -248,6 +248,7 @@ def test_an_embedder_behind_an_endpoint_filters_and_is_judged(
         run = run_of(tmp_path / output, manifest, consistency=embedder, near_duplicate_threshold=0.0)
         for stage in stages_of(run.config):
             stage.run(run, stage)
+            run.shared.close(stage)
             if stage.name == "consistency":
                 return run
         raise AssertionError("no stage scores captions")
