@@ -23,6 +23,7 @@ from gve_ray.stage import (
     StageCounts,
     StageError,
     StageResources,
+    StageRunner,
     run_stage,
 )
 from gve_ray.stage.committer import Committer
@@ -183,10 +184,23 @@ def test_with_concurrent_calls_only_the_row_that_kills_its_worker_is_quarantined
 
 
 def test_a_killed_reader_of_the_queue_starts_again(cluster: str, tmp_path: Path) -> None:
-    resources = {"actors": 1, "batch_size": 1}
-    counts = run(tmp_path, workers.KillsTheReader, resources=resources)
+    """An open stage runs two parts on one actor; its reader is killed in the first one."""
+    out, rejects = workers.stores(tmp_path)
+    runner = StageRunner(
+        "squares",
+        worker=workers.KillsTheReader,
+        worker_args={"folder": str(tmp_path)},
+        out=out,
+        rejects=rejects,
+        resources=StageResources(actors=1, num_cpus=0.5, batch_size=1),
+        is_open=True,
+    )
+    rows = workers.pending(40)
+    with runner:
+        parts = [runner.run(rows.slice(0, 30), part=0), runner.run(rows.slice(30), part=1)]
     assert (tmp_path / "killed").read_text() == "1"
-    assert (counts.n_in, counts.n_out, counts.n_rejected) == (40, 36, 4)
+    assert [(part.n_in, part.n_out, part.n_rejected) for part in parts] == [(30, 27, 3), (10, 9, 1)]
+    assert len(list(tmp_path.glob("seen-*.txt"))) == 1  # one process
     assert outcome(tmp_path) == (squares(40), rejected_tens(40))
     assert set(times_processed(tmp_path).values()) == {1}
 

@@ -5,11 +5,13 @@
         ...
     pool.close()
 
-Several threads may call `run` at the same time, each with its own rows. All of them go through one
-execution of Ray Data, which reads batches from a `BatchQueue`, an actor, and maps them over its actors.
-The queue gives out the batches of the lowest `order` first, so the rows of the next call follow
-without a pause and the workers load only once. Ray restarts an actor that dies, on another node if
-necessary, and calls it again for its batches, both without limit: `InFlightRows` limits them.
+The rows of one call are blocks of Ray Data, one a batch. If the pool `is_open`, several threads may
+call `run` at the same time, each with its own rows, and all of them go through one execution: it reads
+batches from a `BatchQueue`, an actor, which gives out those of the lowest `order` first. So the rows of
+the next call follow without a pause, and the workers load only once.
+
+Ray restarts an actor that dies, on another node if necessary, and calls it again for its batches, both
+without limit: `InFlightRows` limits them.
 """
 
 import asyncio
@@ -18,7 +20,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Any
@@ -35,18 +37,21 @@ _creating = threading.Lock()
 
 
 class ActorPool:
-    """See the module. resources: without `auto`. Raises ValueError if it has any."""
+    """See the module. resources: without `auto`; raises ValueError if it has any.
 
-    def __init__(self, job: StageJob, resources: StageResources) -> None:
+    is_open: `run` may be called again before `close`.
+    """
+
+    def __init__(self, job: StageJob, resources: StageResources, *, is_open: bool = False) -> None:
         if resources.count is None or {"CPU", "GPU"} & resources.undecided:
             raise ValueError(
                 f"stage {job.name}: {resources}: has auto; use numbers, or preflight.fit_to_cluster"
             )
-        self._job, self._resources = job, resources
+        self._job, self._resources, self._is_open = job, resources, is_open
         self._lock = threading.Lock()  # of all below
         self._calls: dict[int, _Call] = {}  # those with batches that are not finished, by number
         self._numbers = count()
-        self._queue: Any = None  # while the actors live, as is the thread
+        self._queue: Any = None  # of an open pool, while its actors live
         self._thread: threading.Thread | None = None
         self._error: StageError | None = None
         self._begun: dict[int, float] = {}
@@ -82,9 +87,20 @@ class ActorPool:
             number = next(self._numbers)
             self._calls[number] = call
             self._last_event = time.monotonic()
+            rows = [to_bytes(batch) for batch in batches]
+            if not self._is_open:
+                assert self._thread is None, "close the pool before `run`, or open it for several calls"
+                given = time.monotonic()
+                self._start(
+                    _blocks([message(number, i, i, given, part) for i, part in enumerate(rows)]), len(rows)
+                )
+                return call
             if self._queue is None:
-                self._start(len(batches))
-            ray.get(self._queue.add.remote(order, number, [to_bytes(batch) for batch in batches]))
+                self._queue = (
+                    ray.remote(BatchQueue).options(num_cpus=0, max_concurrency=1000, **_here()).remote()
+                )
+                self._start(_reader(self._queue), len(rows))
+            ray.get(self._queue.add.remote(order, number, rows))
         return call
 
     def _next(self, call: "_Call") -> Mapping[str, Any]:
@@ -115,8 +131,10 @@ class ActorPool:
             batches = self._queue
         for call in calls.values():
             call.records.put(self._error)
-        if batches is not None and ray.is_initialized():
-            ray.kill(batches)  # the execution fails, and ends its actors
+        # The execution fails, and ends its actors.
+        for actor in (batches, self._job.in_flight):
+            if actor is not None and ray.is_initialized():
+                ray.kill(actor)
 
     def close(self) -> None:
         """End the actors, which have no batch any more. `run` starts new ones."""
@@ -124,28 +142,23 @@ class ActorPool:
 
         with self._lock:
             batches, thread, self._queue, self._thread = self._queue, self._thread, None, None
-        if batches is None or thread is None:
-            return
-        if self._error is None and ray.is_initialized():
+        if batches is not None and self._error is None and ray.is_initialized():
             ray.get(batches.close.remote())
-        if thread is not threading.current_thread():
+        if thread is not None and thread is not threading.current_thread():
             thread.join()
-        if ray.is_initialized():
+        if batches is not None and ray.is_initialized():
             ray.kill(batches)
 
-    def _start(self, batches: int) -> None:
-        """Start the queue and the execution. batches: that wait already."""
-        import ray
-
-        self._queue = ray.remote(BatchQueue).options(num_cpus=0, max_concurrency=1000, **_here()).remote()
-        dataset = self._dataset(self._queue, min(self._resources.count or 1, batches))
+    def _start(self, source: Callable[[], Any], batches: int) -> None:
+        """Start the execution. source: makes the data set of `BATCH_SCHEMA`. batches: that wait already."""
+        dataset = self._dataset(source, min(self._resources.count or 1, batches))
         self._thread = threading.Thread(
             target=self._deliver, args=(dataset, self._queue), name=f"{self._job.name}-batches", daemon=True
         )
         self._thread.start()
 
-    def _dataset(self, batches: Any, actors: int) -> Any:
-        from ray.data import ActorPoolStrategy, DataContext, read_datasource
+    def _dataset(self, source: Callable[[], Any], actors: int) -> Any:
+        from ray.data import ActorPoolStrategy, DataContext
 
         resources, demands = self._resources, self._resources.demands
         context = DataContext.get_current().copy()
@@ -155,10 +168,7 @@ class ActorPool:
         context.execution_no_progress_timeout_s = -1  # there may be no batches for a long time
         context.issue_detectors_config.detectors = []  # they advise more memory than gve_ray.preflight has counted
         with _creating, DataContext.current(context):
-            dataset = read_datasource(
-                _source(batches), override_num_blocks=1, num_cpus=0, ray_remote_args=_here()
-            )
-            return dataset.map_batches(
+            return source().map_batches(
                 StageActor,
                 fn_constructor_kwargs={"job": self._job},
                 batch_size=1,
@@ -185,7 +195,8 @@ class ActorPool:
                 self._last_event = time.monotonic()
                 for record in table.to_pylist():
                     self._finished(record)
-                    batches.done.remote(record["position"])
+                    if batches is not None:
+                        batches.done.remote(record["position"])
         except Exception as error:  # noqa: BLE001 - raised by all calls of `run`
             self.fail(self._stage_error(error))
 
@@ -267,16 +278,26 @@ class BatchQueue:
                     return None
                 _, call, number, rows = heapq.heappop(self._waiting)
                 self._positions += 1
-                self._given[position] = {
-                    "call": call, "batch": number, "position": position, "given": time.monotonic(), "rows": rows,
-                }  # fmt: skip
-            empty = {"call": -1, "batch": -1, "position": position, "given": 0.0, "rows": None}
-            return self._given.get(position, empty)
+                self._given[position] = message(call, number, position, time.monotonic(), rows)
+            return self._given.get(position, message(-1, -1, position, 0.0, None))
 
 
-def _source(batches: Any) -> Any:
-    """Return a source that reads a `BatchQueue` in one task, which ends when the queue is closed."""
+def message(call: int, batch: int, position: int, given: float, rows: bytes | None) -> dict[str, Any]:
+    """Return a row of `BATCH_SCHEMA`."""
+    return {"call": call, "batch": batch, "position": position, "given": given, "rows": rows}
+
+
+def _blocks(messages: Sequence[Mapping[str, Any]]) -> Callable[[], Any]:
+    """Return a function that makes a data set of rows of `BATCH_SCHEMA`, each of them a block."""
     # Ray reads its settings when it is imported, which is after `gve_ray.cli.connect` has made them.
+    from ray.data import from_blocks
+
+    return lambda: from_blocks([pa.Table.from_pylist([row], schema=BATCH_SCHEMA) for row in messages])
+
+
+def _reader(batches: Any) -> Callable[[], Any]:
+    """Return a function that makes a data set which reads a `BatchQueue`, in one task until it is closed."""
+    from ray.data import read_datasource
     from ray.data.block import BlockMetadata
     from ray.data.datasource import Datasource, ReadTask
 
@@ -288,7 +309,7 @@ def _source(batches: Any) -> Any:
             unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
             return [ReadTask(partial(_read, batches), unknown)]
 
-    return Batches()
+    return lambda: read_datasource(Batches(), override_num_blocks=1, num_cpus=0, ray_remote_args=_here())
 
 
 def _read(batches: Any) -> Iterator[pa.Table]:

@@ -108,7 +108,8 @@ class StageRunner:
     list of row dicts and returns one result per row in the same order: a dict with the columns of
     `out`, including the row's key, or a `Reject`. rejects: a store of `REJECT_SCHEMA`. unit: what a
     row stands for, as written to `rejects`. commit_seconds: how often results become visible;
-    `math.inf` commits a part once, at its end. Only one runner at a time may write to `out`, and only
+    `math.inf` commits a part once, at its end. is_open: `run` may be called several times before `stop`, with
+    the rows of several parts. Only one runner at a time may write to `out`, and only
     runners of one job that share the `Store` object to `rejects`.
 
     Entering opens the stores, and deletes what killed runs have left there, so no worker may write
@@ -130,10 +131,11 @@ class StageRunner:
         resources: StageResources,
         unit: str = "video",
         commit_seconds: float = 5.0,
+        is_open: bool = False,
     ) -> None:
         self._name, self._worker, self._worker_args, self._unit = name, worker, worker_args, unit
         self._out, self._rejects, self._resources = out, rejects, resources
-        self._commit_seconds = commit_seconds
+        self._commit_seconds, self._is_open = commit_seconds, is_open
         self._pool: ActorPool | None = None
         self._job: StageJob | None = None
         self._metrics: StageMetrics | None = None
@@ -237,7 +239,7 @@ class StageRunner:
                     in_flight=start_in_flight_actor(),
                     log_context=log_context(),
                 )
-                self._pool = ActorPool(self._job, self._resources)
+                self._pool = ActorPool(self._job, self._resources, is_open=self._is_open)
             return self._job, self._pool
 
     def stop(self) -> None:

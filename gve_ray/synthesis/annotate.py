@@ -131,6 +131,7 @@ def open_captions(run: SynthesisRun, stage: Stage) -> StageRunner:
         resources=resources,
         unit="caption",
         commit_seconds=config.commit_seconds,
+        is_open=run.shared.at_once,
     )
 
 

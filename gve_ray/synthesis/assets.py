@@ -186,6 +186,7 @@ def open_assets(run: SynthesisRun, stage: Stage) -> StageRunner:
         rejects=run.rejects,
         resources=run.pool(stage),
         commit_seconds=float("inf"),
+        is_open=run.shared.at_once,
     )
 
 
@@ -199,6 +200,7 @@ def _open_into(run: SynthesisRun, stage: Stage, out: Store, **worker_args: Any) 
         rejects=_rejects_of(run, out),
         resources=run.pool(stage),
         commit_seconds=run.config.commit_seconds,
+        is_open=run.shared.at_once,
     )
 
 

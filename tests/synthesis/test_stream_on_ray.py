@@ -94,6 +94,7 @@ def test_the_counts_add_up_over_parts(folder: Path, undisturbed: SynthesisResult
     assert undisturbed.pairs["T2V"] == 36 * 3  # captions_per_video of the recipe
 
 
+@pytest.mark.slow
 def test_where_stages_do_not_fit_together_the_result_is_the_same(
     folder: Path, undisturbed: SynthesisResult, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -103,6 +104,7 @@ def test_where_stages_do_not_fit_together_the_result_is_the_same(
     assert workers.contents(Path(result.output)) == workers.contents(Path(undisturbed.output))
 
 
+@pytest.mark.slow
 def test_staged_is_streamed_in_one_part(cluster: str, folder: Path) -> None:
     staged = run(folder, "staged", "--pipeline", "staged", *IN_PARTS)
     streamed = run(folder, "one_part", "--part_videos", str(VIDEOS))
@@ -110,6 +112,7 @@ def test_staged_is_streamed_in_one_part(cluster: str, folder: Path) -> None:
     assert staged.pairs["T2V"] == 36 * 3
 
 
+@pytest.mark.slow
 def test_a_trial_goes_on_with_the_rest(folder: Path, undisturbed: SynthesisResult) -> None:
     trial = run(folder, "trial", *IN_PARTS, "--limit", str(PART))
     assert trial.estimate is not None
