@@ -73,10 +73,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the groups that take longest begin first, so that no worker is left alone with one of them."""
+    """Let the groups that take longest begin first, so that no worker is left alone with one of them.
+
+    Files that share Ray run in the order of `_SHARES_RAY`.
+    """
     longest = ("cluster", "tests/serving", "tests/integration/test_jobs.py")
-    groups = {item: _group(item.nodeid.partition("::")[0]) for item in items}
-    items.sort(key=lambda item: longest.index(groups[item]) if groups[item] in longest else len(longest))
+
+    def rank(item: pytest.Item) -> tuple[int, int]:
+        file = item.nodeid.partition("::")[0]
+        group = _group(file)
+        place = _SHARES_RAY.index(file) if file in _SHARES_RAY else 0
+        return longest.index(group) if group in longest else len(longest), place
+
+    items.sort(key=rank)
 
 
 def _group(file: str) -> str:
