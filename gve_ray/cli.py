@@ -117,7 +117,7 @@ def demo(args: Sequence[str]) -> int:
 
 
 def search(args: Sequence[str]) -> int:
-    """Query a running service; print its hits, or open the best one in the browser."""
+    """Query a running service and print its hits; on request, play the best one in the browser."""
     import argparse
     import json
     import webbrowser
@@ -390,7 +390,7 @@ def connect(num_cpus: int | None = None) -> None:
         # The logs of workers; Ray's default is 6 files of 512 MB for each worker.
         os.environ.setdefault("RAY_ROTATION_MAX_BYTES", str(64 * 2**20))
         os.environ.setdefault("RAY_ROTATION_BACKUP_COUNT", "3")
-        # On a busy machine a worker needs longer than Ray's 60 s to start, and then Ray waits for it without end.
+        # On a busy machine a worker may need longer than Ray's 60 s to start, and Ray would give it up.
         os.environ.setdefault("RAY_worker_register_timeout_seconds", "300")
     import ray
 

@@ -19,7 +19,7 @@ from tests.s3 import S3Server
 
 _BY_DEFAULT = "not slow and not gpu"  # as in pyproject.toml
 _SHARES_RAY = (
-    # Starts and stops a Ray of its own in this process, which is possible before the others share one.
+    # Starts and stops another Ray in this process, which is possible only before the others share one.
     "tests/cluster/test_grafana.py",
     "tests/integration/test_evaluate_job.py",
     "tests/integration/test_index_job.py",

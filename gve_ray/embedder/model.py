@@ -145,7 +145,7 @@ def load_model(
     model = AutoModelForImageTextToText.from_pretrained(
         path, revision=revision, dtype=as_loaded, attn_implementation=attention, **quantized
     )
-    for module in model.modules():
+    for module in model.modules() if load_in_4bit else ():
         # On a CPU, bitsandbytes would repack the weights in the first evaluation, for a kernel without gradients.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

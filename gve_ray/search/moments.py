@@ -21,32 +21,32 @@ def search_moments(
     *,
     filter: Filter | None = None,
     overlapping: bool = False,
-    beside: Iterable[Mapping[str, Value]] = (),
+    excluded: Iterable[Mapping[str, Value]] = (),
 ) -> list[Hit]:
     """Return the `top_k` segments that match a query best, best first, apart from each other in time.
 
     index: of segments (`gve_ray.search.library.FIELDS`). vector: float32 [1, d]. overlapping: also
-    return segments that overlap a better one. beside: metadata of segments that the hits must not
+    return segments that overlap a better one. excluded: metadata of segments that the hits must not
     overlap either. There are fewer hits if the index has no more, or if the best 16,384 rows have no
     more. Raises SearchError.
     """
-    others = list(beside)
+    others = list(excluded)
     depth = top_k if overlapping else 4 * top_k + len(others)
     while True:
         depth = min(depth, max(_DEEPEST, top_k))
         (hits,) = index.search(vector, depth, filter=filter)
         if overlapping:
             return hits
-        apart = distinct(hits, beside=others)[:top_k]
+        apart = distinct(hits, excluded=others)[:top_k]
         if len(apart) == top_k or len(hits) < depth or depth >= _DEEPEST:
             return apart
         depth *= 4
 
 
-def distinct(hits: Iterable[Hit], *, beside: Iterable[Mapping[str, Value]] = ()) -> list[Hit]:
+def distinct(hits: Iterable[Hit], *, excluded: Iterable[Mapping[str, Value]] = ()) -> list[Hit]:
     """Return the hits without those that overlap an earlier one of a file with the same content."""
     taken: defaultdict[Value, list[tuple[float, float]]] = defaultdict(list)
-    for metadata in beside:
+    for metadata in excluded:
         taken[metadata["fingerprint"]].append(_span(metadata))
     kept = []
     for hit in hits:

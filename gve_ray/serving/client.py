@@ -35,9 +35,11 @@ class Client:
         model: str | None = None,
         overlapping: bool = False,
     ) -> list[dict[str, Any]]:
-        """Return hits, best first, as the service sends them. overlapping: also those that overlap a
-        better one of the same video. Raises ServiceError, or OSError if a
-        file cannot be read."""
+        """Return hits, best first, as the service sends them.
+
+        overlapping: also those that overlap a better one of the same video. Raises ServiceError, or
+        OSError if a file cannot be read.
+        """
         fields: dict[str, Any] = {
             "text": text,
             "top_k": str(top_k),

@@ -9,12 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-Hit = Mapping[str, Any]
-
 EDL_FPS = 25  # frames per second of the timecodes
 
 
-def as_text(hits: Sequence[Hit]) -> str:
+def as_text(hits: Sequence[Mapping[str, Any]]) -> str:
     """Return one line for each hit, best first: rank, score, times (h:mm:ss.s) and URI."""
     return "\n".join(
         f"{rank:3d}  {hit['score']:6.3f}  {_clock(hit['start'])} - {_clock(hit['end'])}  {hit['uri']}"
@@ -22,7 +20,7 @@ def as_text(hits: Sequence[Hit]) -> str:
     )
 
 
-def as_csv(hits: Sequence[Hit]) -> str:
+def as_csv(hits: Sequence[Mapping[str, Any]]) -> str:
     """Return a table with a header: rank, score, start and end (seconds), uri, id, and the metadata."""
     first = ("score", "start", "end", "uri", "id")
     metadata = sorted({name for hit in hits for name in hit["metadata"]})
@@ -35,7 +33,7 @@ def as_csv(hits: Sequence[Hit]) -> str:
     return out.getvalue().rstrip("\r\n")
 
 
-def as_edl(hits: Sequence[Hit]) -> str:
+def as_edl(hits: Sequence[Mapping[str, Any]]) -> str:
     """Return an edit decision list (CMX 3600) of the moments one after another, for a video editor.
 
     Its timecodes count from the start of each file, at `EDL_FPS` frames per second.

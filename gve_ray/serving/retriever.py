@@ -253,7 +253,7 @@ def _similar(
 ) -> list[Hit]:
     vector, metadata = library.index.get([segment])
     if not overlapping:
-        return search_moments(library.index, vector, top_k, filter=filter, beside=metadata)
+        return search_moments(library.index, vector, top_k, filter=filter, excluded=metadata)
     hits = search_moments(library.index, vector, top_k + 1, filter=filter, overlapping=True)
     return [hit for hit in hits if hit.id != segment][:top_k]
 

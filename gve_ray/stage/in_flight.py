@@ -133,16 +133,23 @@ class InFlightRows:
         return self._consecutive_errors
 
 
-def start_in_flight_actor() -> Any:
-    """Start an `InFlightRows` actor on this node, which reserves no CPU; return its handle."""
+def on_this_node() -> dict[str, Any]:
+    """Return the Ray option that places a task or an actor on the node of this process."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    node = ray.get_runtime_context().get_node_id()
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+
+
+def start_in_flight_actor() -> Any:
+    """Start an `InFlightRows` actor on this node, which reserves no CPU; return its handle."""
+    import ray
+
     actor = ray.remote(InFlightRows).options(
         num_cpus=0,
         max_restarts=_MAX_RESTARTS,
         max_task_retries=_MAX_RESTARTS,
-        scheduling_strategy=this_node,
+        **on_this_node(),
     )
     return actor.remote()

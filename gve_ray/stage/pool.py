@@ -1,4 +1,4 @@
-"""The actors of one stage: a Ray Data actor pool that goes on until it is closed.
+"""The actors of one stage, a Ray Data actor pool.
 
     pool = ActorPool(job, resources)
     for record in pool.run(table, order=0):    # rows of `RECORD_SCHEMA`, as batches finish
@@ -28,7 +28,7 @@ from typing import Any
 import pyarrow as pa
 
 from gve_ray.config import StageResources
-from gve_ray.stage.in_flight import Failure
+from gve_ray.stage.in_flight import Failure, on_this_node
 from gve_ray.stage.worker import BATCH_SCHEMA, StageActor, StageError, StageJob, to_bytes
 
 _POLL_SECONDS = 1.0
@@ -97,7 +97,9 @@ class ActorPool:
                 return call
             if self._queue is None:
                 self._queue = (
-                    ray.remote(BatchQueue).options(num_cpus=0, max_concurrency=1000, **_here()).remote()
+                    ray.remote(BatchQueue)
+                    .options(num_cpus=0, max_concurrency=1000, **on_this_node())
+                    .remote()
                 )
                 self._start(_reader(self._queue), len(rows))
             ray.get(self._queue.add.remote(order, number, rows))
@@ -151,41 +153,45 @@ class ActorPool:
 
     def _start(self, source: Callable[[], Any], batches: int) -> None:
         """Start the execution. source: makes the data set of `BATCH_SCHEMA`. batches: that wait already."""
-        dataset = self._dataset(source, min(self._resources.count or 1, batches))
+        dataset = self._dataset(source, batches)
         self._thread = threading.Thread(
             target=self._deliver, args=(dataset, self._queue), name=f"{self._job.name}-batches", daemon=True
         )
         self._thread.start()
 
-    def _dataset(self, source: Callable[[], Any], actors: int) -> Any:
+    def _dataset(self, source: Callable[[], Any], batches: int) -> Any:
         from ray.data import ActorPoolStrategy, DataContext
 
         resources, demands = self._resources, self._resources.demands
-        context = DataContext.get_current().copy()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        context.target_max_block_size = 1  # every batch is a block of its own, and leaves at once
-        context.execution_no_progress_timeout_s = -1  # there may be no batches for a long time
-        context.issue_detectors_config.detectors = []  # they advise more memory than gve_ray.preflight has counted
-        with _creating, DataContext.current(context):
-            return source().map_batches(
-                StageActor,
-                fn_constructor_kwargs={"job": self._job},
-                batch_size=1,
-                batch_format="pyarrow",
-                zero_copy_batch=True,
-                num_cpus=demands.get("CPU", 0),
-                num_gpus=demands.get("GPU"),
-                memory=demands.get("memory"),
-                accelerator_type=resources.accelerator_type,
-                compute=ActorPoolStrategy(
-                    min_size=actors,  # each actor loads its worker, so none starts without work
-                    max_size=max(resources.count or 1, resources.max_actors),
-                    max_tasks_in_flight_per_actor=resources.concurrency + 1,
-                    max_concurrent_calls_per_actor=resources.concurrency,
-                    enable_true_multi_threading=resources.concurrency > 1,
-                ),
-            )
+        least = resources.count or 1
+        most = max(least, resources.max_actors)
+        with _creating:
+            context = DataContext.get_current().copy()
+            context.enable_progress_bars = False
+            context.print_on_execution_start = False
+            context.target_max_block_size = 1  # so that each batch is one block, and leaves at once
+            context.execution_no_progress_timeout_s = -1  # there may be no batches for a long time
+            context.issue_detectors_config.detectors = []  # they advise more memory than gve_ray.preflight has counted
+            with DataContext.current(context):
+                return source().map_batches(
+                    StageActor,
+                    fn_constructor_kwargs={"job": self._job},
+                    batch_size=1,
+                    batch_format="pyarrow",
+                    zero_copy_batch=True,
+                    num_cpus=demands.get("CPU", 0),
+                    num_gpus=demands.get("GPU"),
+                    memory=demands.get("memory"),
+                    accelerator_type=resources.accelerator_type,
+                    compute=ActorPoolStrategy(
+                        # Each actor loads its worker, so none starts without work.
+                        min_size=min(least, batches),
+                        max_size=most if self._is_open else min(most, batches),
+                        max_tasks_in_flight_per_actor=resources.concurrency + 1,
+                        max_concurrent_calls_per_actor=resources.concurrency,
+                        enable_true_multi_threading=resources.concurrency > 1,
+                    ),
+                )
 
     def _deliver(self, dataset: Any, batches: Any) -> None:
         """Give each record to its call."""
@@ -203,10 +209,8 @@ class ActorPool:
     def _finished(self, record: Mapping[str, Any]) -> None:
         with self._lock:
             call = self._calls.get(record["call"])
-            if (
-                call is None or record["batch"] not in call.missing
-            ):  # delivered before, or the stage has failed
-                return
+            if call is None or record["batch"] not in call.missing:
+                return  # it was delivered before, or the stage has failed
             call.missing.remove(record["batch"])
             if not call.missing:
                 del self._calls[record["call"]]
@@ -309,7 +313,9 @@ def _reader(batches: Any) -> Callable[[], Any]:
             unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
             return [ReadTask(partial(_read, batches), unknown)]
 
-    return lambda: read_datasource(Batches(), override_num_blocks=1, num_cpus=0, ray_remote_args=_here())
+    return lambda: read_datasource(
+        Batches(), override_num_blocks=1, num_cpus=0, ray_remote_args=on_this_node()
+    )
 
 
 def _read(batches: Any) -> Iterator[pa.Table]:
@@ -320,12 +326,3 @@ def _read(batches: Any) -> Iterator[pa.Table]:
         if row is None:
             return
         yield pa.Table.from_pylist([row], schema=BATCH_SCHEMA)
-
-
-def _here() -> dict[str, Any]:
-    """Return the option that places a task or an actor on this node, which ends with the driver."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    node = ray.get_runtime_context().get_node_id()
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}

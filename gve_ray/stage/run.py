@@ -108,9 +108,9 @@ class StageRunner:
     list of row dicts and returns one result per row in the same order: a dict with the columns of
     `out`, including the row's key, or a `Reject`. rejects: a store of `REJECT_SCHEMA`. unit: what a
     row stands for, as written to `rejects`. commit_seconds: how often results become visible;
-    `math.inf` commits a part once, at its end. is_open: `run` may be called several times before `stop`, with
-    the rows of several parts. Only one runner at a time may write to `out`, and only
-    runners of one job that share the `Store` object to `rejects`.
+    `math.inf` commits a part once, at its end. is_open: `run` may be called several times before
+    `stop`, with the rows of several parts. Only one runner at a time may write to `out`; several may
+    write to `rejects` if they are of one job and share the `Store` object.
 
     Entering opens the stores, and deletes what killed runs have left there, so no worker may write
     to them yet. Leaving ends the actors and merges small fragments, so no worker may read from them

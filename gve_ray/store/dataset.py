@@ -316,7 +316,7 @@ class _Snapshot:
 
     fragments: their ids in order. rows: number of rows. runs: sorted keys with the positions of their
     rows; each is at least twice as long as the next. Rows that were committed since an earlier
-    snapshot become a run of their own, so that not all keys are read and sorted again. Arrow arrays
+    snapshot become a separate run, so that not all keys are read and sorted again. Arrow arrays
     take 30 bytes per row; a dict of 1.55 million keys would take 0.25 GB.
     """
 

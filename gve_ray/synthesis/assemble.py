@@ -9,7 +9,7 @@ depend on the order of commits. Memory use is 8 bytes per candidate and one chun
 quotas are shares: if `scale` is unset they are scaled so that T2V takes all its candidates. A task
 with too few candidates stays below its quota, and the counts show it.
 
-While the parts of a larger input still come, each part leaves a set of its own, with its share of the
+While the parts of a larger input still come, each part leaves a separate set, with its share of the
 quotas, in files `part-early-*`. The last part replaces them all by the pairs of the whole input.
 """
 

@@ -37,7 +37,7 @@ _REPORT_SHARE = 0.05  # of the time, at most, that the reports of parts take
 class SynthesisResult:
     """The result of a run. stages: run.json's entries, in order (name, unit, in, out, rejected, seconds).
 
-    separation: what the consistency stage's embedder can tell apart; None without scores.
+    separation: of true and mismatched captions by the consistency stage's embedder; None without scores.
     """
 
     output: str

@@ -136,7 +136,7 @@ class SharedState:
                 runner.stop()
 
 
-_ALONE: Any = object()  # stands for the shared state of a run that is one part
+_ALONE: Any = object()  # marks a run without other parts
 
 
 @dataclass(kw_only=True)

@@ -151,7 +151,7 @@ def through_sentence_transformers(folder: Path, item: Item) -> dict[str, np.ndar
 def test_a_video_model_of_sentence_transformers_gets_the_frames_as_they_are(
     family: str, tmp_path: Path, record: Callable[[str, str, float], float]
 ) -> None:
-    """The folder's video processor samples frames unless it is told not to, as in published models."""
+    """The folder's video processor samples frames unless `do_sample_frames` is off, as in published models."""
     folder = export_published(tmp_path, family)
     for item in ITEMS:
         expected, actual = reference(folder, item, closing=""), through_sentence_transformers(folder, item)

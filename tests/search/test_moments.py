@@ -54,4 +54,4 @@ def test_overlapping_windows_are_returned_on_request(index: VectorIndex) -> None
 def test_a_filter_and_moments_to_stay_away_from(index: VectorIndex) -> None:
     assert ids(index, 2, filter={"start": {"gte": 2.0}}) == ["a2", "a6"]
     _, metadata = index.get(["a2"])
-    assert ids(index, 2, beside=metadata) == ["a6", "a10"]
+    assert ids(index, 2, excluded=metadata) == ["a6", "a10"]
