@@ -29,6 +29,7 @@ paper: $(STAMP)
 	$(VENV)/bin/gve demo --config paper.yaml
 
 serve: $(STAMP)
+	@test -d runs/demo/index || { echo "make serve: there is no runs/demo/index; run make demo first"; exit 2; }
 	$(VENV)/bin/gve serve --config demo.yaml
 
 test: $(STAMP)

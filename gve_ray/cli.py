@@ -53,8 +53,8 @@ verbs:
                with a VERB: what it needs, what is missing, and where nodes differ
 
 examples:
-  gve index --config demo.yaml --input VIDEOS --output INDEX --model.adapter package://demo/tiny_vl/adapter
-  gve serve --models '[{{name: mine, index: INDEX}}]'
+  gve index --config demo.yaml --input VIDEOS --output INDEX
+  gve serve --index INDEX
   gve search "a red ball rolls to the left" --top_k 5
   gve synthesize --config gve-3b.yaml --input VIDEOS --output RUN --captioner.model Qwen/Qwen2.5-VL-7B-Instruct
   gve train --config gve-3b.yaml --data '[{{name: uvrd, uri: RUN/uvrd}}]' --assets RUN/assets.lance --output ADAPTER
@@ -128,7 +128,7 @@ def search(args: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="gve search", description="Find moments of the indexed videos, best first."
     )
-    parser.add_argument("text", nargs="?", metavar="TEXT")
+    parser.add_argument("text", nargs="*", metavar="TEXT")
     parser.add_argument("--image", type=_local, metavar="FILE")
     parser.add_argument("--video", type=_local, metavar="FILE")
     parser.add_argument("--top_k", "--top-k", type=int, default=10)
@@ -146,6 +146,7 @@ def search(args: Sequence[str]) -> int:
     parser.add_argument("--open", action="store_true", help="also play the best hit in the browser")
     _add_verbose(parser)
     query = vars(parser.parse_args(args))
+    query["text"] = " ".join(query["text"]) or None
     names = ("url", "json", "csv", "edl", "open", "verbose")
     url, to_json, to_csv, to_edl, opens, verbose = (query.pop(name) for name in names)
     key = os.environ.get("GVE_API_KEY")

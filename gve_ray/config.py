@@ -467,5 +467,5 @@ def resolve_model(name: str) -> str:
         return name
     folder = Path(str(files("gve_ray"))) / name.removeprefix(PACKAGE_SCHEME)
     if not folder.is_dir():
-        raise FileNotFoundError(f"model {name!r}: gve_ray has no folder {folder}; reinstall the package")
+        raise FileNotFoundError(f"model {name!r}: gve_ray has no folder {folder}; check the name")
     return str(folder)

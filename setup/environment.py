@@ -52,7 +52,10 @@ def main() -> None:
     make_venv(folder)
     python = folder / "bin" / "python"
     install_lock(python)
-    run_pip(python, "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+    # Compat mode puts the checkout on sys.path. setuptools' default, an import hook, loses to any folder that is
+    # named gve_ray, such as the checkout itself, below the current folder.
+    editable = ["--config-settings", "editable_mode=compat", "--editable", str(ROOT)]
+    run_pip(python, "--no-deps", "--no-build-isolation", *editable)
     fit_torchvision(python)
     say(f"{folder} is ready ({time.monotonic() - started:.0f} s)")
 
@@ -142,9 +145,7 @@ def fit_torchvision(python: Path) -> None:
     hooked = subprocess.run([python, "-c", "import torchvision"], capture_output=True, text=True)
     if hooked.returncode:
         sys.exit(f"torchvision cannot be imported even with {HOOK.relative_to(ROOT)}:\n{hooked.stderr}")
-    say(
-        "torchvision's compiled operators do not load with this torch, as expected; installed a hook for that"
-    )
+    say("torchvision: fitted to this torch (nothing to do)")
 
 
 def fetch_pip(folder: Path) -> Path:

@@ -6,6 +6,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+from gve_ray import __version__
+
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = [line for line in (ROOT / "setup" / "cpu.lock").read_text().splitlines() if not line.startswith("#")]
 
@@ -27,6 +29,14 @@ def test_lock_has_all_dependencies_of_the_project() -> None:
     requirements = [*project["dependencies"], *extras["cpu"], *extras["dev"], *extras["docs"]]
     names = {re.match(r"[A-Za-z0-9_-]+", requirement).group().lower() for requirement in requirements}  # type: ignore[union-attr]
     assert names - {line.partition("==")[0] for line in LOCK} == set()
+
+
+def test_a_folder_of_the_same_name_does_not_hide_the_package(tmp_path: Path) -> None:
+    """A checkout is such a folder to who works in the folder above it."""
+    (tmp_path / "gve_ray").mkdir()
+    command = [sys.executable, "-c", "import gve_ray; print(gve_ray.__version__)"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == __version__, done.stderr
 
 
 def test_looking_for_torchvision_does_not_load_torch() -> None:

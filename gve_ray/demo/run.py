@@ -74,7 +74,7 @@ reports  {folder}/synthesis/report.html
          {folder}/evaluation/report.html
 adapter  {folder}/training/adapter
 summary  {folder}/summary.json, after {parts["seconds_total"]:.0f} s
-search   gve serve --models '[{{"name": "demo", "index": "{folder}/index"}}]'  (a page and an HTTP API)"""
+search   gve serve --index {folder}/index  (a page and an HTTP API)"""
 
 
 def run_demo(config: DemoConfig, *, connect: Callable[..., object]) -> DemoResult:
@@ -186,7 +186,7 @@ class _Demo:
 
     def index(self) -> None:
         """Index the held-out videos."""
-        self._run("index")
+        self._run("index", model={"adapter": f"{self.folder}/training/adapter"})
 
     def search(self) -> None:
         """Serve the index, send queries over HTTP, and print some of the answers."""

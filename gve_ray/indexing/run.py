@@ -16,6 +16,7 @@ deleted, except for the index that library.json named before.
 import dataclasses
 import json
 import logging
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -62,6 +63,7 @@ PROBE, EMBED = "probe", "embed"
 # A file that was rejected for one of these reasons may be valid, so each run tries it again.
 _TRANSIENT = ("unreadable", "timeout", "crashed", "out_of_memory", "quarantined", "error", "changed")
 _ROWS_AT_ONCE = 1024
+_DEMO_MODELS = "package://demo/"
 _STAMP_THREADS = 16  # threads that read the files' modification times
 
 
@@ -69,11 +71,13 @@ _STAMP_THREADS = 16  # threads that read the files' modification times
 class IndexResult:
     """The summary of a run.
 
-    videos: counts by state. segments: counts of in, out, rejected and new (embedded by this run).
-    reasons: number of rejected videos by reason. kind: of the index. seconds: by step.
+    model: its name or folder. videos: counts by state. segments: counts of in, out, rejected and new
+    (embedded by this run). reasons: number of rejected videos by reason. kind: of the index.
+    seconds: by step.
     """
 
     output: str
+    model: str
     videos: Mapping[str, int]
     segments: Mapping[str, int]
     reasons: Mapping[str, int]
@@ -93,7 +97,11 @@ class IndexResult:
             lines.append(f"rejected  {counts}; see catalog.parquet")
         spent = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())
         lines.append(f"index     {self.output} ({self.kind}); {spent}")
-        lines.append(f"next      gve serve --models '[{{name: videos, index: {self.output}}}]'")
+        if self.model.startswith(_DEMO_MODELS):
+            lines.append(
+                "note      the demo's model knows rendered shapes only: texts will not find real videos"
+            )
+        lines.append(f"next      gve serve --index {shlex.quote(self.output)}")
         return "\n".join(lines)
 
 
@@ -172,6 +180,7 @@ class _Run:
         self._delete_unused(files, entries, pending, {name, previous})
         return IndexResult(
             output=self._output,
+            model=self._config.model.model,
             videos={"in": len(files), **{state: states[state] for state in STATES}},
             segments={
                 "in": embedded.n_in,

@@ -176,14 +176,16 @@ class GatewayConfig:
 class ServeConfig:
     """Configuration of jobs/serve.py, which serves models and indexes over HTTP.
 
-    models: at least one; the first is the default. host, port: the address to listen on. Any
+    models: the first is the default. index: a folder that jobs/index.py wrote; it replaces `models` by
+    one model named `videos` with this index. host, port: the address to listen on. Any
     address other than the loopback needs an API key. key_variable: the environment variable with
     the API key. url_hosts: the hosts from which images and clips may be fetched, as `example.org`,
     `*.example.org` or `host:port`.
     """
 
     job: ClassVar[str] = "serve"
-    models: list[ServedModel]
+    models: list[ServedModel] = field(default_factory=list)
+    index: str | None = None
     host: str = "127.0.0.1"
     port: int = number(8000, at_least=0, at_most=65535, hint="0 is a free port")
     key_variable: str = "GVE_API_KEY"
@@ -193,8 +195,11 @@ class ServeConfig:
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
 
     def __post_init__(self) -> None:
+        if self.index is not None:
+            object.__setattr__(self, "models", [ServedModel(name="videos", index=self.index)])
+            object.__setattr__(self, "index", None)  # said in models from now on
         names = [served.name for served in self.models]
-        check(bool(names), "models=[]: name at least one model or index")
+        check(bool(names), "models=[]: name at least one model, or an index with --index FOLDER")
         check(len(set(names)) == len(names), f"models: names repeat: {names}")
         check_numbers(self)
         check(bool(self.host), "host='': name an address, e.g. 127.0.0.1")

@@ -110,7 +110,7 @@ def _port(config: ServeConfig) -> int:
             listener.bind((config.host, config.port))
         except OSError as error:
             raise PreflightError(
-                f"host={config.host}, port={config.port}: cannot listen there ({error}); use another "
-                "port, or 0 for a free one"
+                f"host={config.host}, port={config.port}: cannot listen there ({error}); "
+                "name another with --port, or 0 for a free one"
             ) from error
         return int(listener.getsockname()[1])

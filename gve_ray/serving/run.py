@@ -50,6 +50,7 @@ def _serve(config: ServeConfig) -> str:
         lines = [f"serving  {url}  ({access})", *config.described(), f"page     {url}/"]
         print_result("\n".join([*lines, "stop     Ctrl-C, or SIGTERM"]))
         stop.wait()
+        log.info("serve: stopping")
     return "stopped"
 
 

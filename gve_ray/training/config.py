@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal
 from gve_ray.config import (
     AUTO,
     ActorResources,
-    AdaptedModel,
     Auto,
     EmbedderModel,
     ModelReference,
@@ -232,15 +231,34 @@ class LoraConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillationConfig(AdaptedModel):
+class HelperModel(EmbedderModel):
+    """An embedder that training uses beside the model that it trains.
+
+    model: None: none is used. engine: all but vllm, which would need the GPU that holds the model in
+    training. dtype: None selects that of the training.
+    """
+
+    def _check_as(self, section: str) -> None:
+        check_numbers(self, section)
+        if self.model is None:
+            return
+        self.check_engine(section)
+        check(
+            self.engine != "vllm",
+            f"{section}.engine='vllm': the training needs the GPU; use torch, sentence-transformers, frames or openai",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationConfig(HelperModel):
     """A term of the loss that draws the scores of each query towards those of a larger embedder.
 
     It is the Kullback-Leibler divergence of the student's distribution over the targets of the batch
     and the query's hard negatives from the teacher's, in the direction query -> target.
 
-    model: the teacher, an embedder that `Embedder` loads; None: no distillation. weight: of the
-    term; the contrastive loss has the weight 1. temperature: divides the teacher's cosines; the
-    student's are divided by loss.temperature.
+    model: the teacher; None: no distillation. engine, dtype: as for the prober. weight: of the term;
+    the contrastive loss has the weight 1. temperature: divides the teacher's cosines; the student's
+    are divided by loss.temperature.
     """
 
     weight: float = number(1.0, at_least=0)
@@ -248,11 +266,11 @@ class DistillationConfig(AdaptedModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self, "distillation")
+        self._check_as("distillation")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProberConfig(EmbedderModel):
+class ProberConfig(HelperModel):
     """The model that scores tasks and mines hard negatives: `model` in epoch 1, later the trained
     model itself.
 
@@ -273,14 +291,7 @@ class ProberConfig(EmbedderModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self, "prober")
-        if self.model is None:
-            return
-        self.check_engine("prober")
-        check(
-            self.engine != "vllm",
-            "prober.engine='vllm': the training needs the GPU; use torch, sentence-transformers, frames or openai",
-        )
+        self._check_as("prober")
 
 
 @dataclass(frozen=True, kw_only=True)

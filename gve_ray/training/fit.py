@@ -48,7 +48,7 @@ from gve_ray.training.node import once_per_node
 from gve_ray.training.pairs import check_references
 from gve_ray.training.plan import EpochPlan
 from gve_ray.training.plots import save_plots
-from gve_ray.training.prober import EpochProber, open_prober
+from gve_ray.training.prober import EpochProber, open_helper
 from gve_ray.training.runlog import SCORES_FILE, STEPS_FILE, EvaluationLog, RunLog
 from gve_ray.training.step import Taught
 from gve_ray.training.trackers import Trackers
@@ -223,16 +223,10 @@ def _teacher(
     distillation = config.distillation
     if distillation.model is None:
         return lambda items: None
-    teacher = Embedder.from_pretrained(
-        distillation.model,
-        distillation.adapter,
-        revision=distillation.revision,
-        dtype=config.dtype,
-        device=device,
-    )
+    embed = open_helper("distillation", distillation, assets, dtype=config.dtype, device=device)
 
     def teach(items: Sequence[Item]) -> Taught:
-        return Taught(embeddings=teacher.embed(items, assets=assets), config=distillation)
+        return Taught(embeddings=embed(items), config=distillation)
 
     return teach
 
@@ -250,19 +244,10 @@ def _prober_of(
     """
     prober = config.prober
     if epoch == 1 and prober.model is not None:
-        name = prober.model
-        if prober.engine != "torch":
-            return name, open_prober(prober, assets, dtype=config.dtype)
-        embedder = Embedder.from_pretrained(
-            name, prober.adapter, revision=prober.revision, dtype=prober.dtype or config.dtype, device=device
-        )
-        if prober.default_instruction is not None:
-            embedder = embedder.with_settings(default_instruction=prober.default_instruction)
-    else:
-        model.eval()  # disables dropout; the loop switches back to training mode
-        name = config.model if epoch == 1 else f"checkpoint of epoch {epoch - 1}"
-        embedder = trained
-    return name, partial(embedder.embed, assets=assets)  # the prober reports its own progress
+        return prober.model, open_helper("prober", prober, assets, dtype=config.dtype, device=device)
+    model.eval()  # disables dropout; the loop switches back to training mode
+    name = config.model if epoch == 1 else f"checkpoint of epoch {epoch - 1}"
+    return name, partial(trained.embed, assets=assets)
 
 
 class _Logs:

@@ -11,7 +11,7 @@ from gve_ray.training.trackers import check_trackers
 def needs_of(config: TrainingJobConfig) -> Needs:
     """Return what the config needs."""
     resources = config.resources
-    prober = _prober_of(config)
+    helpers = _helpers_of(config)
     sources = {f"data.{source.name}": source for source in config.data}
     if config.validation.eval_steps is not None:
         sources |= {f"validation.data.{source.name}": source for source in config.validation.data}
@@ -22,8 +22,7 @@ def needs_of(config: TrainingJobConfig) -> Needs:
     assets = {"assets": config.assets} if config.assets is not None else {}
     loads = [
         *weights_of("", config, dtype=config.dtype, dtype_option="dtype"),
-        *(prober.weights if prober else []),
-        *weights_of("distillation", config.distillation, dtype=config.dtype),
+        *(weights for helper in helpers for weights in helper.weights),
     ]
     ranks = workers_of("resources", resources, loads, large=True, most_cpus=CPUS_OF_A_RANK)
     if resources.min_workers:
@@ -38,19 +37,21 @@ def needs_of(config: TrainingJobConfig) -> Needs:
     )
 
 
-def _prober_of(config: TrainingJobConfig) -> Embedder | None:
-    """Return the prober of the first epoch; None if it is the base model."""
-    if config.prober.model is None:
-        return None
-    model = config.prober.named("prober")
-    return Embedder(option="prober", model=replace(model, dtype=model.dtype or config.dtype), settings=None)
+def _helpers_of(config: TrainingJobConfig) -> list[Embedder]:
+    """Return the prober of the first epoch and the teacher, as far as the config names them."""
+    return [
+        Embedder(option=option, model=replace(model, dtype=model.dtype or config.dtype), settings=None)
+        for option, helper in (("prober", config.prober), ("distillation", config.distillation))
+        if helper.model is not None
+        for model in [helper.named(option)]
+    ]
 
 
 def _check(config: TrainingJobConfig) -> None:
-    """Check trackers, prober and data sources. Raises ValueError and PreflightError."""
+    """Check trackers, helper models and data sources. Raises ValueError and PreflightError."""
     check_trackers(config.trackers)
-    if (prober := _prober_of(config)) is not None:
-        prober.check()
+    for helper in _helpers_of(config):
+        helper.check()
     check_sources(config.data)
     if config.validation.eval_steps is not None:
         check_sources(config.validation.data)

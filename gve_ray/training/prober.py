@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from pyarrow import fs
 
+from gve_ray.embedder import Embedder
 from gve_ray.embedder.backends import open_as_saved
 from gve_ray.embedder.load_media import load_media
 from gve_ray.progress import Progress
 from gve_ray.schema import Item
 from gve_ray.store import AssetReader, SharedFolder
 from gve_ray.store.runfolder import write_atomically
-from gve_ray.training.config import ProberConfig
+from gve_ray.training.config import HelperModel, ProberConfig
 from gve_ray.training.curriculum import Alignment, alignment
 from gve_ray.training.gather import barrier, rank, world_size
 from gve_ray.training.hard_negatives import Embed, mine_hard_negatives, mined_by
@@ -30,20 +31,36 @@ from gve_ray.training.pairs import id_of
 _ITEMS = 64  # whose frames are in memory at once: 0.3 GB at the paper's settings
 
 
-def open_prober(config: ProberConfig, assets: AssetReader | None, *, dtype: str | None) -> Embed:
-    """Open a prober that is run by another engine than torch; return its embed function.
+def open_helper(
+    option: str,
+    model: HelperModel,
+    assets: AssetReader | None,
+    *,
+    dtype: str | None,
+    device: str | None,
+) -> Embed:
+    """Open a prober or a teacher, and return its embed function.
 
-    dtype: of the training, which the prober gets unless its config has its own. The function raises
-    ValueError for an item that the model cannot embed.
+    option: the config section that names it. dtype, device: of the training; the dtype holds if the
+    section has none. Both this and the function raise ValueError, the latter for an item that the
+    model cannot embed.
     """
-    backend, settings = open_as_saved(replace(config.named("prober"), dtype=config.dtype or dtype))
+    config = replace(model.named(option), dtype=model.dtype or dtype)
+    if config.engine == "torch":
+        embedder = Embedder.from_pretrained(
+            config.model, config.adapter, revision=config.revision, dtype=config.dtype, device=device
+        )
+        if config.default_instruction is not None:
+            embedder = embedder.with_settings(default_instruction=config.default_instruction)
+        return partial(embedder.embed, assets=assets)
+    backend, settings = open_as_saved(config)
 
     def embed(items: Sequence[Item]) -> np.ndarray:
         """Embed a few items at a time, since their frames are in memory: float32 [n, d]."""
         for item in items:
             if why := backend.refuses(item):
                 raise ValueError(
-                    f"prober.model={config.model!r}: {why}; name a prober that embeds all data sets of the mixture"
+                    f"{option}.model={config.model!r}: {why}; name a model that embeds all data sets of the mixture"
                 )
         parts = (items[start : start + _ITEMS] for start in range(0, len(items), _ITEMS))
         return np.concatenate([backend.embed(load_media(part, settings, assets)).vectors for part in parts])

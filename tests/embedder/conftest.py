@@ -124,8 +124,11 @@ def make_config(model_type: str, tokenizer: Any) -> Any:
     )
 
 
-def save_tiny(folder: Path, model_type: str) -> Path:
-    """Write the config, random weights, tokenizer, template and processor of one family."""
+def save_tiny(folder: Path, model_type: str, tokenizer: Any = None) -> Path:
+    """Write the config, random weights, tokenizer, template and processor of one family.
+
+    tokenizer: None for that of `make_tokenizer`.
+    """
     from transformers import (
         AutoModelForImageTextToText,
         Qwen2_5_VLProcessor,
@@ -136,7 +139,7 @@ def save_tiny(folder: Path, model_type: str) -> Path:
         Qwen3VLVideoProcessor,
     )
 
-    tokenizer = make_tokenizer()
+    tokenizer = tokenizer or make_tokenizer()
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(make_config(model_type, tokenizer))
     model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -156,9 +159,9 @@ def save_tiny(folder: Path, model_type: str) -> Path:
     return folder
 
 
-def export_published(folder: Path, model_type: str) -> Path:
+def export_published(folder: Path, model_type: str, tokenizer: Any = None) -> Path:
     """Return an exported folder whose video processor samples frames, as those of published models do."""
-    exported = export_merged(save_tiny(folder / "base", model_type), None, folder / "exported")
+    exported = export_merged(save_tiny(folder / "base", model_type, tokenizer), None, folder / "exported")
     (file,) = [
         path for path in exported.glob("*processor_config.json") if "do_sample_frames" in path.read_text()
     ]

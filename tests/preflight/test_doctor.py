@@ -222,7 +222,7 @@ def test_a_model_that_is_missing_on_one_node(doctor: Doctor) -> None:
             "resources",
             {"models.trained.adapter", "contamination.training", "contamination.training[1]", "root"},
         ),
-        ("index", "resources.embed", {"input", "model.adapter"}),
+        ("index", "resources.embed", {"input"}),
         ("serve", "gateway.replicas", {"models.demo.index", "config"}),
     ],
 )

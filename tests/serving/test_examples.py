@@ -4,6 +4,7 @@ Only names that a reader replaces are replaced: the address, the model's name, f
 """
 
 import base64
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ def folder(server: Service, tmp_path: Path) -> Path:
     """A working folder with the files that the examples name."""
     frames = read_frames(server.heldout.videos[0], k=2, max_pixels=10**6)
     (tmp_path / "street.jpg").write_bytes(encode_jpeg(frames.pixels[0], quality=95))
+    shutil.copy(server.heldout.videos[0], tmp_path / "clip.mp4")
     return tmp_path
 
 
@@ -36,8 +38,8 @@ def adapt(text: str, server: Service) -> str:
     """Replace what a reader replaces."""
     clip = base64.b64encode(Path(server.heldout.videos[0]).read_bytes()).decode()
     text = text.replace(ADDRESS, server.url).replace("base64,...", f"base64,{clip}")
-    text = text.replace('Path("videos")', f'Path("{Path(server.heldout.videos[0]).parent}")')
-    return text.replace('"mine"', '"demo"')
+    text = text.replace("/data/videos", str(Path(server.heldout.videos[0]).parent))
+    return text.replace('"videos"', '"demo"')
 
 
 def test_there_are_requests() -> None:

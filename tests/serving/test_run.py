@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gve_ray.config import GIB, ModelConfig, config_of
+from gve_ray.config import GIB, ModelConfig, config_of, load_config
 from gve_ray.job import PreflightError
 from gve_ray.preflight import check_pools, size_pools
 from gve_ray.serving.config import GatewayConfig, ReplicasConfig, ServeConfig, ServedModel
@@ -30,6 +30,11 @@ def test_a_free_port_is_chosen_and_a_port_in_use_is_refused() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(PreflightError, match=f"port={port}: cannot listen there"):
             resolve(replace(CONFIG, port=port))
+
+
+def test_an_index_replaces_the_models_of_a_recipe() -> None:
+    config = load_config(ServeConfig, ["--config", "demo.yaml", "--index", "runs/mine"])
+    assert [(model.name, model.index) for model in config.models] == [("videos", "runs/mine")]
 
 
 def test_other_addresses_than_the_loopback_need_a_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from gve_ray.training.config import (
 )
 from gve_ray.training.curriculum import Curriculum, History
 from gve_ray.training.fit import fit
-from gve_ray.training.prober import open_prober
+from gve_ray.training.prober import open_helper
 from gve_ray.training.runlog import read_log
 from tests.embedder.conftest import save_tiny
 from tests.embedder.dual_encoders import save_dual_encoder
@@ -117,9 +117,11 @@ def test_the_first_prober_may_have_another_engine(base: Path, tmp_path: Path) ->
 
 def test_a_prober_that_cannot_embed_an_item_is_named(tmp_path: Path) -> None:
     clip = save_dual_encoder(tmp_path / "clip", "clip")
-    embed = open_prober(ProberConfig(model=str(clip), engine="frames"), None, dtype="float32")
+    embed = open_helper(
+        "prober", ProberConfig(model=str(clip), engine="frames"), None, dtype="float32", device="cpu"
+    )
     with pytest.raises(
-        ValueError, match=r"prober.model='.*clip': .*; name a prober that embeds all data sets"
+        ValueError, match=r"prober.model='.*clip': .*; name a model that embeds all data sets"
     ):
         embed([Item(text="a cat", image="cat.jpg")])
     with pytest.raises(ValueError, match=r"prober.engine='vllm'"):
@@ -162,6 +164,14 @@ def test_the_teachers_term_counts_by_its_weight(base: Path, tmp_path: Path) -> N
         (step,) = read_log(tmp_path / f"student-{weight}" / "steps.jsonl")
         losses.append(step["loss"])
     assert losses[0] == next(iter(read_log(tmp_path / "teacher" / "steps.jsonl")))["loss"]
+    # The teacher may have another engine, and vectors of another size.
+    clip = DistillationConfig(
+        model=str(save_dual_encoder(tmp_path / "clip", "clip")), engine="frames", dtype="float32"
+    )
+    fit(replace(config, distillation=clip), tmp_path / "student-clip", device="cpu")
+    (step,) = read_log(tmp_path / "student-clip" / "steps.jsonl")
+    assert step["loss"] > losses[0]
+    assert step["loss"] != losses[1]
     assert losses[1] - losses[0] > 1e-3
     assert losses[2] - losses[0] == pytest.approx(2 * (losses[1] - losses[0]), rel=1e-3)
 
