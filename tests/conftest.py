@@ -39,6 +39,8 @@ _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # By default, Ray's mode depends on whether ~/.ray/auth_token exists.
     "RAY_AUTH_MODE": "disabled",
+    # By default, Ray's workers run only when nothing else wants the processor, such as other tests.
+    "RAY_worker_niceness": "0",
     # By default, `ray.init()` connects to a cluster that runs on this machine.
     "RAY_ADDRESS": "local",
     "MPLBACKEND": "Agg",

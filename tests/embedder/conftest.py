@@ -159,9 +159,9 @@ def save_tiny(folder: Path, model_type: str, tokenizer: Any = None) -> Path:
     return folder
 
 
-def export_published(folder: Path, model_type: str, tokenizer: Any = None) -> Path:
+def export_published(folder: Path, model_type: str) -> Path:
     """Return an exported folder whose video processor samples frames, as those of published models do."""
-    exported = export_merged(save_tiny(folder / "base", model_type, tokenizer), None, folder / "exported")
+    exported = export_merged(save_tiny(folder / "base", model_type), None, folder / "exported")
     (file,) = [
         path for path in exported.glob("*processor_config.json") if "do_sample_frames" in path.read_text()
     ]

@@ -60,7 +60,7 @@ class Service:
 def environment(folder: Path) -> dict[str, str]:
     """Return the environment of a `gve` that starts its own Ray cluster and connects to no other."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "GVE_"))}
-    return env | {"RAY_TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
+    return env | {"RAY_TMPDIR": str(folder), "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
 
 
 def gve(*args: str) -> list[str]:
