@@ -1,6 +1,7 @@
 """Reads made-up trees in the form of MMEB-V2's video tasks: its file names, columns and folders of frames."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ import pytest
 from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig, ModelConfig
 from gve_ray.evaluation.data.eval_sets import find_eval_sets, open_eval_sets
 from gve_ray.evaluation.data.layouts import check_media
-from gve_ray.evaluation.data.mmeb import MMEB, load_mmeb
+from gve_ray.evaluation.data.mmeb import MMEB, find_mmeb, load_mmeb
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.embed import ItemIndex
 from gve_ray.job import PreflightError
 from gve_ray.media import encode_jpeg
 from gve_ray.schema import Item
+from gve_ray.store import SharedFolder
 
 QUESTION = (
     "Given a video and a question, select the most accurate answer from the provided candidates. "
@@ -44,6 +46,13 @@ def write_frames(root: Path, folder: str, n: int = 2) -> None:
     path.mkdir(parents=True)
     for i in range(n):
         (path / f"frame_{i:04d}.jpg").write_bytes(encode_jpeg(np.full((32, 32, 3), 90 * i, np.uint8)))
+
+
+def uploaded(folder: Path, uri: str) -> str:
+    target = SharedFolder(uri)
+    shutil.copytree(folder / "video-tasks", target.path / "video-tasks")
+    target.publish()
+    return uri
 
 
 def frames_of(root: Path, item: Item) -> str | None:
@@ -275,13 +284,18 @@ def test_media_are_checked_and_missing_frames_are_reported(tmp_path: Path) -> No
     assert "video_cls/Breakfast/b" in str(error)
 
 
-def test_a_folder_behind_a_uri_is_read(tmp_path: Path) -> None:
+def test_a_folder_behind_a_uri_is_read(tmp_path: Path, s3: str) -> None:
     for clip in ("query", "positive", "negative_0"):
         write_frames(tmp_path, f"video_mret/QVHighlight/v/{clip}")
     write_rows(tmp_path, "QVHighlight/test.jsonl", [{"query": "she waves", "video_path": "v.mp4"}])
-    local, remote = (load_mmeb(root, name="MMEB-QVHighlight") for root in (tmp_path, tmp_path.as_uri()))
+    uri = uploaded(tmp_path, f"{s3}/MMEB-V2")
+    local, remote = (load_mmeb(folder, name="MMEB-QVHighlight") for folder in (tmp_path, f"{uri}/"))
     assert (local.query_ids, local.candidates) == (remote.query_ids, remote.candidates)
-    assert not remote.skipped
+    frames = f"{uri}/video-tasks/frames/video_mret/QVHighlight/v"
+    assert remote.queries[0].video == f"{frames}/query/"
+    assert [item.video for item in remote.corpus] == [f"{frames}/negative_0/", f"{frames}/positive/"]
+    assert remote.skipped + check_media(remote, frames=2) == []
+    assert find_mmeb(uri) == ["MMEB-QVHighlight"]
 
 
 def job(tmp_path: Path, **changes: Any) -> EvaluationJobConfig:
