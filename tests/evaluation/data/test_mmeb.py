@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig, ModelConfig
+from gve_ray.config import ModelConfig
+from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig
 from gve_ray.evaluation.data.eval_sets import find_eval_sets, open_eval_sets
 from gve_ray.evaluation.data.layouts import check_media
 from gve_ray.evaluation.data.mmeb import MMEB, find_mmeb, load_mmeb
@@ -121,7 +122,8 @@ def test_a_caption_ranks_all_videos(
     write_rows(tmp_path, file.replace("test_1k", "test").replace("_test", "_train"), [row])
     data = load_mmeb(tmp_path, name=f"MMEB-{name}")
     assert [item.text for item in data.queries] == ["a dog"]
-    assert (data.corpus_ids, data.positives[data.query_ids[0]]) == ([video], {video})
+    assert data.corpus_ids == [video]
+    assert data.positives[data.query_ids[0]] == {video}
     assert frames_of(tmp_path, data.corpus[0]) == f"video_ret/{name}/{video}"
     assert data.corpus[0].instruction is None
     assert data.candidates is None
