@@ -25,9 +25,11 @@ Sources: github.com/TIGER-AI-Lab/VLM2Vec at 6e1e1d4.
     src/data/eval_dataset/video_classification_utils.py     class names (mmeb_labels.csv)
     experiments/report_score_v2.py             hit@1 for video
 
-Names of files are from the pages of these repositories: data/test.jsonl (HMDB51, SmthSmthV2),
-msvd_test.json, Subset/test-00000-of-00001.parquet (EgoSchema). Those of the others were not seen; they
-are found by the names of configuration and split, as the hub's library does.
+Names of files that the pages of these repositories show: data/train.jsonl (HMDB51), data/test.jsonl
+(SmthSmthV2), didemo_train.json, msvd_test.json, and Subset/test-00000-of-00001.parquet (EgoSchema). Those
+of the other data sets were not seen; they are found by the names of configuration and split, as the
+hub's library does. The content of the files was not seen either; the columns are those that the
+benchmark's program reads.
 """
 
 import itertools
@@ -101,7 +103,8 @@ def load_mmeb(folder: str | Path, *, name: str) -> RetrievalSet:
     """Load a data set from the benchmark's folder, which contains `video-tasks`; name: a key of `MMEB`.
 
     A video whose frames do not exist stays in the data set, where it counts as a miss
-    (`scores.scoring`). Invalid rows are left out and listed in `skipped`; does not raise on bad data.
+    (`scores.scoring`). Invalid rows are left out and listed in `skipped`, and so are moments whose clips
+    have no folders, since their candidates are unknown. Does not raise on bad data.
     """
     spec, errors = MMEB[name], DataErrorLog(name)
     root = str(folder).rstrip("/")
