@@ -17,7 +17,7 @@ from gve_ray.config import (
 from gve_ray.media.picture.folder import FRAMES_PER_SECOND
 from gve_ray.media.signature import THRESHOLD
 
-Format = Literal["uvrb", "mteb", "classes", "msrvtt", "didemo", "activitynet", "vatex", "lsmdc"]
+Format = Literal["uvrb", "mteb", "mmeb", "classes", "msrvtt", "didemo", "activitynet", "vatex", "lsmdc"]
 # Formats of annotation files (gve_ray.evaluation.data.annotations).
 ANNOTATED = ("msrvtt", "didemo", "activitynet", "vatex", "lsmdc")
 
@@ -28,14 +28,15 @@ MAX_DEPTH = 1000
 class DataConfig:
     """One data set and its folder. A name from UVRB also selects that data set's prompt and metric.
 
-    name: in results; one of UVRB's names if it is that data set. folder: its path or URI. folder_fps:
-    pictures a second in videos that are folders of frames. split: of qrels (mteb), or of the videos
-    (msrvtt). format: uvrb, the published layout; mteb (corpus.jsonl, queries.jsonl,
-    qrels/<split>.tsv); classes, for zero-shot classification, where `folder` is a folder of
-    <class>/<video> or a table (video, label); or msrvtt, didemo, activitynet, vatex and lsmdc.
-    annotations: for these last five, the benchmark's own annotation file; `folder` contains its videos.
-    template: the text of a class. prompt: instruction of the queries; None: the benchmark's; '': none. metric:
-    e.g. hit@1; None: the benchmark's, or hit@1 for a data set that is not in UVRB.
+    name: in results; one of UVRB's names if it is that data set, and with format mmeb one of
+    MMEB-V2's, such as MMEB-HMDB51. folder: its path or URI. folder_fps: pictures a second in videos
+    that are folders of frames. split: of qrels (mteb), or of the videos (msrvtt). format: uvrb, the
+    published layout; mteb (corpus.jsonl, queries.jsonl, qrels/<split>.tsv); mmeb, where `folder`
+    contains MMEB-V2's video-tasks; classes, for zero-shot classification, where `folder` is a folder
+    of <class>/<video> or a table (video, label); or msrvtt, didemo, activitynet, vatex and lsmdc.
+    annotations: for these last five, the benchmark's own annotation file; `folder` contains its
+    videos. template: the text of a class. prompt: instruction of the queries; None: the benchmark's;
+    '': none. metric: e.g. hit@1; None: the benchmark's, or hit@1 for a data set that is not in UVRB.
     """
 
     name: str
@@ -160,7 +161,8 @@ class EvaluationConfig(SequenceSettings):
     """The settings that determine the scores; those of the embedder are the same for all models.
 
     models: at least one, each with its own name. seed: of the bootstrap. root: a folder with one
-    subfolder per UVRB data set, by name; those that exist are used. data: data sets by folder, in
+    subfolder per UVRB data set, by name, or with MMEB-V2's video-tasks; the data sets that exist are
+    used. data: data sets by folder, in
     addition or instead. depth: neighbours kept per query. metrics: computed for every data set in
     addition to its own. vectors: smaller vectors, with which each model is scored in addition; nothing is
     embedded twice. resamples: of the bootstrap over clusters of queries. contamination: the training
@@ -182,7 +184,8 @@ class EvaluationConfig(SequenceSettings):
         expand_paths(self, "root")
         check(bool(self.models), "models=[]: name at least one model")
         check(
-            bool(self.data) or self.root is not None, "root=None, data=[]: name UVRB's folder, or data sets"
+            bool(self.data) or self.root is not None,
+            "root=None, data=[]: name the folder of UVRB or MMEB-V2, or data sets",
         )
         for option, names in (
             ("models", [entry.name for entry in self.models]),

@@ -1,7 +1,8 @@
 """Runs mteb's tasks with our models on Ray. Needs `pip install 'gve-ray[mteb]'`.
 
     encoder = RayEncoder(ModelConfig(name="gve-3b", model="Alibaba-NLP/GVE-3B"), folder="runs/mteb")
-    mteb.evaluate(encoder, mteb.get_tasks(tasks=["MSRVTT-T2V"]), cache=mteb.ResultCache("runs/mteb/results"))
+    tasks = mteb.get_benchmark("MVEB(text, video, v1)")
+    mteb.evaluate(encoder, tasks, cache=mteb.ResultCache("runs/mteb/results"))
 
 mteb provides tasks, ranking and result files. Embedding is the stage of `gve evaluate`: each
 distinct item once, on any number of actors, cached, and resumed if it was interrupted. Actors get

@@ -16,15 +16,19 @@ from tests.documentation.examples import ROOT, Example, commands, examples
 
 # Programs whose arguments are not checked beyond the files they name.
 TOOLS = {
+    "cat",
+    "cd",
     "curl",
     "docker",
     "grafana",
     "helm",
+    "hf",
     "kubectl",
     "mkdir",
     "openssl",
     "prometheus",
     "ray",
+    "tar",
     "umask",
     ".",
 }

@@ -43,7 +43,7 @@ def test_paths_and_resources_are_not_part_of_the_identity(tmp_path: Path) -> Non
     [
         ({"models": ()}, "models=\\[\\]"),
         ({"models": (ModelConfig(**BASE), ModelConfig(**BASE))}, "models: base named twice"),
-        ({"root": None}, "name UVRB's folder, or data sets"),
+        ({"root": None}, "name the folder of UVRB or MMEB-V2, or data sets"),
         ({"depth": 1001}, "depth=1001: use a number that is at least 1 and at most 1000"),
         ({"depth": 5}, "hit@10, ndcg@10, recall@10 looks at more neighbours"),
         ({"data": (DataConfig(name="x", folder="x", metric="hit@200"),)}, "hit@200 looks at more"),

@@ -1,4 +1,6 @@
-"""Tests mteb's retrieval and zero-shot tasks with our encoder on Ray: scores, result files, and one embedding per item.
+"""Tests mteb's tasks over videos with our encoder on Ray: scores, result files, and one embedding per item.
+
+The types of tasks are those of MVEB; `datasets` holds their videos as bytes, as mteb's repositories do.
 
 The tests are skipped if the extra `mteb` is not installed.
 """
@@ -30,11 +32,19 @@ pytestmark = pytest.mark.timeout(600)
 
 def task(kind: str, name: str, category: str, score: str, data: Any) -> Any:
     """Return a task of one of mteb's types over data in memory."""
-    from mteb.abstasks.retrieval import AbsTaskRetrieval
+    from mteb import abstasks
     from mteb.abstasks.task_metadata import TaskMetadata
-    from mteb.abstasks.zeroshot_classification import AbsTaskZeroShotClassification
 
-    class Local(AbsTaskRetrieval if kind == "Any2AnyRetrieval" else AbsTaskZeroShotClassification):  # type: ignore[misc]
+    bases = {
+        "Any2AnyRetrieval": abstasks.AbsTaskRetrieval,
+        "VideoCentricQA": abstasks.AbsTaskRetrieval,
+        "VideoClassification": abstasks.AbsTaskClassification,
+        "VideoClustering": abstasks.AbsTaskClustering,
+        "VideoPairClassification": abstasks.AbsTaskPairClassification,
+        "VideoZeroshotClassification": abstasks.AbsTaskZeroShotClassification,
+    }
+
+    class Local(bases[kind]):  # type: ignore[misc]
         metadata = TaskMetadata(
             name=name,
             description="rendered scenes",
@@ -42,14 +52,16 @@ def task(kind: str, name: str, category: str, score: str, data: Any) -> Any:
             dataset={"path": "local", "revision": "1"},
             type=kind,
             category=category,
-            modalities=["text", "video"],
+            modalities=["text", "video"] if "t" in category else ["video"],
             eval_splits=["test"],
             eval_langs=["eng-Latn"],
             main_score=score,
             prompt=PROMPT,
         )
         input_column_name = "video"
+        input1_column_name, input2_column_name = "video1", "video2"
         label_column_name = "label"
+        max_document_to_embed, max_fraction_of_documents_to_embed = 8, None
 
         def load_data(self, **_: Any) -> None:
             self.dataset, self.data_loaded = data, True
@@ -58,6 +70,10 @@ def task(kind: str, name: str, category: str, score: str, data: Any) -> Any:
             return ["a desert", "an ocean"]
 
     return Local()
+
+
+def column(videos: list[Path]) -> list[dict[str, Any]]:
+    return [{"bytes": video.read_bytes(), "path": video.name} for video in videos]
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +97,7 @@ def encoder(folder: Path) -> Any:
 
 def retrieval(videos: list[Path]) -> tuple[Any, list[str]]:
     texts = [f"a scene of kind {i}" for i in range(COUNT)]
-    column = [{"bytes": video.read_bytes(), "path": video.name} for video in videos]
-    corpus = datasets.Dataset.from_dict({"id": [f"v{i}" for i in range(COUNT)], "video": column})
+    corpus = datasets.Dataset.from_dict({"id": [f"v{i}" for i in range(COUNT)], "video": column(videos)})
     split = {
         "queries": datasets.Dataset.from_dict({"id": [f"q{i}" for i in range(COUNT)], "text": texts}),
         "corpus": corpus.cast_column("video", datasets.Video()),
@@ -144,3 +159,64 @@ def test_an_item_that_cannot_be_embedded_is_an_error(
     retrieval_task, _ = retrieval(videos)
     with pytest.raises(JobError, match=r"LocalRetrieval default/test: 1 of 4 items cannot be .* row 3"):
         mteb.evaluate(encoder(tmp_path / "work"), retrieval_task, cache=None, co2_tracker=False)
+
+
+@pytest.mark.slow
+def test_a_question_about_a_video_ranks_its_own_answers(
+    cluster: str, videos: list[Path], tmp_path: Path
+) -> None:
+    questions, answers = ["what is it"] * COUNT, ["a desert", "an ocean", "a forest"]
+    ids = [f"q{i}" for i in range(COUNT)]
+    queries = datasets.Dataset.from_dict({"id": ids, "text": questions, "video": column(videos)})
+    corpus = [{"id": f"{key}_{j}", "text": answer} for key in ids for j, answer in enumerate(answers)]
+    split = {
+        "queries": queries.cast_column("video", datasets.Video()),
+        "corpus": datasets.Dataset.from_list(corpus),
+        "relevant_docs": {key: {f"{key}_{i % 3}": 1} for i, key in enumerate(ids)},
+        "top_ranked": {key: [f"{key}_{j}" for j in range(3)] for key in ids},
+    }
+    qa = task("VideoCentricQA", "LocalQA", "vt2t", "accuracy", {"default": {"test": split}})
+    result = mteb.evaluate(encoder(tmp_path / "work"), qa, cache=None, co2_tracker=False)
+    embedder = Embedder.from_pretrained(resolve_model(MODEL), resolve_model(ADAPTER))
+    items = [
+        Item(text=text, video=str(video), instruction=PROMPT)
+        for text, video in zip(questions, videos, strict=True)
+    ]
+    best = (embedder.embed(items) @ embedder.embed([Item(text=text) for text in answers]).T).argmax(axis=1)
+    expected = float(np.mean(best == np.arange(COUNT) % 3))
+    assert result.task_results[0].get_score() == pytest.approx(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind,category,score",
+    [
+        ("VideoClassification", "v2c", "accuracy"),
+        ("VideoClustering", "v2c", "v_measure"),
+        ("VideoPairClassification", "v2v", "max_ap"),
+    ],
+)
+def test_tasks_without_text_tell_equal_videos_from_others(
+    cluster: str, videos: list[Path], tmp_path: Path, kind: str, category: str, score: str
+) -> None:
+    """Each score is 1 by construction, since items of one label are one video."""
+    first, second = column(videos[:2])
+    if kind == "VideoPairClassification":
+        names = {"video1": [first, second, first], "video2": [first, second, second], "label": [1, 1, 0]}
+    else:
+        names = {"video": [first, second] * 4, "label": [0, 1] * 4}
+    split = datasets.Dataset.from_dict(names)
+    for name in set(names) - {"label"}:
+        split = split.cast_column(name, datasets.Video())
+    data = datasets.DatasetDict({"train": split, "test": split})
+    result = mteb.evaluate(
+        encoder(tmp_path), task(kind, f"Local{kind}", category, score, data), cache=None, co2_tracker=False
+    )
+    assert result.task_results[0].get_score() == pytest.approx(1)
+
+
+def test_mveb_without_audio_consists_of_what_the_encoder_reads(tmp_path: Path) -> None:
+    modalities = set(encoder(tmp_path).mteb_model_meta.modalities)
+    for name in ("MVEB(text, video, v1)", "MVEB(video, v1)"):
+        for mveb_task in mteb.get_benchmark(name).tasks:
+            assert set(mveb_task.metadata.modalities) <= modalities, mveb_task.metadata.name

@@ -11,6 +11,7 @@ from gve_ray.evaluation.data.data_errors import DataError
 from gve_ray.evaluation.data.dataset_folder import is_file, is_folder
 from gve_ray.evaluation.data.labelled_videos import load_classes
 from gve_ray.evaluation.data.layouts import check_media, load, load_mteb
+from gve_ray.evaluation.data.mmeb import MMEB, find_mmeb, load_mmeb
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.data.uvrb import UVRB, find_data_sets
 from gve_ray.evaluation.embed import ItemIndex
@@ -28,8 +29,8 @@ DEFAULT_METRIC = "hit@1"
 class EvalSet:
     """A data set ready for evaluation: queries with their prompt, and fingerprints of all items.
 
-    is_classification: the corpus consists of labels, and each query has exactly one. folder_fps:
-    pictures a second of videos that are folders of frames.
+    is_classification: the corpus consists of labels or answers, and each query has exactly one.
+    folder_fps: pictures a second of videos that are folders of frames.
     """
 
     data: RetrievalSet
@@ -67,17 +68,19 @@ def _find_eval_sets(config: EvaluationJobConfig) -> list[DataConfig]:
     named = {dataset.name for dataset in config.data}
     below: list[DataConfig] = []
     if config.root is not None:
-        below = [
-            DataConfig(name=name, folder=path)
-            for name, path in find_data_sets(config.root).items()
-            if name not in named
-        ]
+        below = [DataConfig(name=name, folder=path) for name, path in find_data_sets(config.root).items()]
+        below += [DataConfig(name=name, folder=config.root, format="mmeb") for name in find_mmeb(config.root)]
+        below = [dataset for dataset in below if dataset.name not in named]
         if not below:
             raise PreflightError(
-                f"root={config.root!r}: holds no data set of UVRB; name the folder that contains "
-                f"{', '.join(UVRB)}"
+                f"root={config.root!r}: holds no data set of UVRB or MMEB-V2; name the folder that contains "
+                f"{', '.join(UVRB)}, or MMEB-V2's video-tasks"
             )
     for dataset in config.data:
+        if dataset.format == "mmeb" and dataset.name not in MMEB:
+            raise PreflightError(
+                f"data.{dataset.name}.format=mmeb: not a video data set of MMEB-V2; use a name of {', '.join(MMEB)}"
+            )
         if not (is_folder(dataset.folder) or (dataset.format == "classes" and is_file(dataset.folder))):
             raise PreflightError(f"data.{dataset.name}.folder={dataset.folder!r}: no such folder")
         if dataset.annotations and not is_file(dataset.annotations):
@@ -86,7 +89,10 @@ def _find_eval_sets(config: EvaluationJobConfig) -> list[DataConfig]:
 
 
 def open_eval_sets(configs: Sequence[DataConfig], index: ItemIndex) -> list[EvalSet]:
-    """Read the data sets and fingerprint their items. Only queries get the prompt."""
+    """Read the data sets and fingerprint their items. Only queries get the prompt.
+
+    Without one in the config or in UVRB, queries keep the instructions with which they were read.
+    """
     opened = []
     for config in configs:
         data = read(config)
@@ -94,7 +100,9 @@ def open_eval_sets(configs: Sequence[DataConfig], index: ItemIndex) -> list[Eval
             log.warning("%s: %d errors, the first: %s", config.name, len(data.skipped), data.skipped[0])
         spec = UVRB.get(config.name)
         prompt = config.prompt if config.prompt is not None else (spec.prompt if spec else None)
-        queries = [replace(item, instruction=prompt or None) for item in data.queries]
+        queries = data.queries
+        if prompt is not None:
+            queries = [replace(item, instruction=prompt or None) for item in queries]
         opened.append(
             EvalSet(
                 data=data,
@@ -103,7 +111,8 @@ def open_eval_sets(configs: Sequence[DataConfig], index: ItemIndex) -> list[Eval
                 query_keys=index.keys(queries, config.folder_fps),
                 corpus_keys=index.keys(data.corpus, config.folder_fps),
                 folder_fps=config.folder_fps,
-                is_classification=config.format == "classes",
+                is_classification=config.format == "classes"
+                or (config.format == "mmeb" and MMEB[config.name].has_labels),
             )
         )
     sizes = sum(len(each.queries) for each in opened), sum(len(each.data.corpus) for each in opened)
@@ -117,6 +126,8 @@ def read(config: DataConfig) -> RetrievalSet:
         data = load_mteb(config.folder, name=config.name, split=config.split)
     elif config.format == "classes":
         data = load_classes(config.folder, name=config.name, template=config.template)
+    elif config.format == "mmeb":
+        data = load_mmeb(config.folder, name=config.name)
     elif config.annotations is not None:
         data = load_annotations(
             config.annotations,

@@ -97,7 +97,7 @@ def score(
     facts["score"] = _finite(scores[dataset.metric])
     facts["scores"] = {name: _finite(value) for name, value in scores.items()}
     accuracies = {}
-    if dataset.is_classification:
+    if dataset.is_classification and data.candidates is None:
         facts["classification"] = classification(ranking.ids, data.positives, n_labels=len(data.corpus))
         accuracies = {
             f"accuracy@{k}": metrics.per_query(f"hit@{k}", ranking.ids, data.positives) for k in CUTOFFS
