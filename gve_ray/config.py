@@ -376,7 +376,11 @@ def load_config(
     parser = _parser(kind, prog=prog)
     parser.add_argument("--config", action="config", help="YAML file, or the name of a packaged recipe")
     given = _named_models(sys.argv[1:] if args is None else args)
-    parsed = parser.parse_args(_find_recipes(given, kind.job))
+    try:
+        given = _find_recipes(given, kind.job)
+    except FileNotFoundError as error:
+        parser.error(str(error))
+    parsed = parser.parse_args(given)
     delattr(parsed, "config")
     try:
         return kind(**vars(parser.instantiate(parsed)))
@@ -410,13 +414,19 @@ def _parser(kind: type[Any], **options: Any) -> Any:
 def recipe_path(name: str, job: str) -> str:
     """Return the path of a YAML file: `name` itself if it exists, or else the job's recipe of that name.
 
-    The suffix may be left out for a recipe. A name that is neither is returned unchanged, and the parser refuses it.
+    The suffix may be left out for a recipe. Raises FileNotFoundError for a name that is neither.
     """
     path = expand_home(name)
     if Path(path).is_file():
         return path
-    packaged = Path(str(files("gve_ray"))) / "recipes" / job / f"{name.removesuffix('.yaml')}.yaml"
-    return str(packaged) if packaged.is_file() else name
+    recipes = Path(str(files("gve_ray"))) / "recipes" / job
+    packaged = recipes / f"{name.removesuffix('.yaml')}.yaml"
+    if not packaged.is_file():
+        names = ", ".join(sorted(recipe.name for recipe in recipes.glob("*.yaml")))
+        raise FileNotFoundError(
+            f"--config {name}: no such file, and no recipe of this name; recipes: {names}"
+        )
+    return str(packaged)
 
 
 def _named_models(args: Sequence[str]) -> list[str]:

@@ -146,7 +146,10 @@ def test_later_values_win_and_lists_become_tuples(minimal: str, tmp_path: Path) 
         (["--media.frames", "7"], "error: media.frames=7: Qwen2.5-VL"),
         (["--media.frames", "many"], "media.frames"),
         (["--media.fram", "6"], "unrecognized arguments: --media.fram"),
-        (["--config", "no-such-recipe.yaml"], "no-such-recipe.yaml"),
+        (
+            ["--config", "demo.yml"],
+            "--config demo.yml: no such file, and no recipe of this name; recipes: demo.yaml",
+        ),
     ],
 )
 def test_errors_end_the_program_with_status_2(
