@@ -15,9 +15,10 @@ import random
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.message import Message
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -176,9 +177,9 @@ def _text_of(error: urllib.error.HTTPError) -> str:
         return ""
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def _retry_after(headers: Message) -> float | None:
     """Return the seconds of a Retry-After header, which has seconds or a date; None if it has neither."""
-    value = headers.get("Retry-After", "").strip()
+    value = str(headers.get("Retry-After", "")).strip()
     if value.isascii() and value.isdigit():
         return float(value)
     try:
@@ -196,7 +197,7 @@ def image_part(jpeg: bytes) -> dict[str, Any]:
     return _part("image_url", f"data:image/jpeg;base64,{_base64(jpeg)}")
 
 
-def video_part(jpegs: "list[bytes]") -> dict[str, Any]:
+def video_part(jpegs: Sequence[bytes]) -> dict[str, Any]:
     """Return the frames of a video, as JPEG, as one part: `data:video/jpeg;base64,FRAME,FRAME,...`.
 
     That is the form of vLLM; the times of the frames are in `video_options`.

@@ -122,6 +122,11 @@ class EndpointGenerator:
     def _failed(self, error: EndpointError, begun: float) -> Completion:
         """Return a refusal if only this question is the cause, or raise StageError."""
         config = self._config
+        if error.kind == "refused" and "media_io_kwargs" in str(error):
+            raise self._stop(
+                f"captioner.video_as={config.video_as!r}: the endpoint does not take the times of frames ({error}); "
+                "start vLLM's server with --trust-request-mm-kwargs, or set captioner.video_as to images"
+            )
         if error.kind == "refused":
             with self._lock:
                 self._refused += 1
@@ -230,8 +235,6 @@ def read_reply(reply: Any) -> _Reply:
 
 
 def _response_format(question: Question) -> dict[str, Any]:
-    import json
-
     schema = json.loads(load_prompt(question.prompt_id).json_schema)
     return {
         "type": "json_schema",
