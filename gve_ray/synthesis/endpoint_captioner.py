@@ -183,14 +183,15 @@ class Pace:
 def request(config: CaptionerConfig, question: Question, sampling: Sampling) -> dict[str, Any]:
     """Return the body of a request, without its `response_format`.
 
-    The first video of a question is one part with the times of its frames. A request has only one set of
-    times, so the frames of another video, and those of the first with `video_as: images`, are images.
-    Raises OSError for bytes that are no JPEG.
+    A request has one set of times for all its videos: that of the first. Another video is sent with these
+    times if it has as many frames, else as images; as images, a model takes it for pictures of things that
+    do not move (docs/LOG.md). Raises OSError for bytes that are no JPEG.
     """
     system, user = messages(question.prompt_id, **question.slots)
     media = iter(question.media)
     content: list[Any] = []
     more: dict[str, Any] = {}
+    count = 0  # frames of the first video
     parts: Any = user["content"]
     for part in parts:
         if part["type"] == "text":
@@ -198,9 +199,10 @@ def request(config: CaptionerConfig, question: Question, sampling: Sampling) -> 
             continue
         shown: Media = next(media)
         frames = shown.frames()  # also for a picture: bytes that are no JPEG are this row's error
-        if part["type"] == "video" and config.video_as == "video" and not more:
+        is_video = part["type"] == "video" and config.video_as == "video"
+        if is_video and len(frames.pixels) == (count := count or len(frames.pixels)):
             content.append(video_part(shown.jpegs()))
-            more = video_options(frames)
+            more = more or video_options(frames)
         else:
             content += map(image_part, shown.jpegs())
     return {

@@ -68,26 +68,34 @@ class TestRequest:
         assert (record["model"], record["revision"]) == ("m", host)
 
     @pytest.mark.parametrize(
-        "video_as,target,clip",
-        [("video", ["video"], 8 * ["image"]), ("images", 8 * ["image"], 8 * ["image"])],
+        "video_as,target,clip,short", [("video", 1, 1, 7), ("images", 8, 8, 7)], ids=["video", "images"]
     )
-    def test_a_second_video_is_images_because_a_request_has_one_set_of_times(self, video_as, target, clip):
-        row = asset_row("v")
+    def test_parts_of_all_questions(self, video_as, target, clip, short):
+        """A request has one set of times, those of the target. So a clip with fewer frames is images."""
+        row, other = asset_row("v"), asset_row("w")
+        for column in ("frames", "timestamps", "indices"):
+            other["clips"][0][column] = other["clips"][0][column][:7]
         config = CaptionerConfig(model="m", engine="openai", url="http://a/v1", video_as=video_as)
-        questions = [
-            caption_question(row, 1),
-            *frame_questions(row, 1, EnrichConfig()),
-            *query_questions(row, 1, ExtendConfig(), []),
-        ]
+        image, composed = query_questions(row, 1, ExtendConfig(), [])
+        _, shorter = query_questions(other, 1, ExtendConfig(), [])
+        frame = frame_questions(row, 1, EnrichConfig())[0]
+        questions = [caption_question(row, 1), frame, image, composed, shorter]
         bodies = [request(config, item, SAMPLING) for item in questions]
         sent = [
-            [part["type"].removesuffix("_url") for part in body["messages"][1]["content"][:-1]]
-            for body in bodies
+            [part["type"].removesuffix("_url") for part in body["messages"][1]["content"]] for body in bodies
         ]
-        composed = ["text", *target, "text"]
-        assert sent == [target, ["image"], [*composed, "image"], [*composed, *clip]]
-        has_times = [("media_io_kwargs" in body) for body in bodies]
-        assert has_times == ([True, False, True, True] if video_as == "video" else [False] * 4)
+        shown = target * [video_as.removesuffix("s")]
+        both = ["text", *shown, "text"]
+        assert sent == [
+            [*shown, "text"],
+            ["image", "text"],
+            [*both, "image", "text"],
+            [*both, *clip * [video_as.removesuffix("s")], "text"],
+            [*both, *short * ["image"], "text"],
+        ]
+        times = [body.get("media_io_kwargs", {}).get("video", {}).get("frames_indices") for body in bodies]
+        expected = row["indices"] if video_as == "video" else None
+        assert times == [expected, None, expected, expected, expected]
 
     def test_bytes_that_are_no_jpeg_are_an_error_of_the_row(self, tmp_path):
         row = asset_row("v")
