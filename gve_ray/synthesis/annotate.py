@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gve_ray.config import StageResources
-from gve_ray.stage import Reject, StageCounts, StageRunner, row_finished
+from gve_ray.stage import Reject, Result, StageCounts, StageRunner, Undone, row_finished
 from gve_ray.store import AssetReader, Store
-from gve_ray.synthesis.captioner import Answer, Asker, Generator
+from gve_ray.synthesis.captioner import Answer, Asker, Generator, Stopped
 from gve_ray.synthesis.config import CaptionerConfig, EnrichConfig, ExtendConfig
 from gve_ray.synthesis.endpoint_captioner import EndpointGenerator
 from gve_ray.synthesis.questions import caption_question, frame_questions, query_questions, texts_of
@@ -57,19 +57,32 @@ class Annotator:
         self._assets = assets
         self._enrich, self._extend, self._seed = enrich, extend, seed
         generator = make_generator(captioner, threads=threads, seed=seed)
+        self._stopped = ""  # why no question can be answered any more
         self._asker = Asker(generator=generator, config=captioner, seed=seed)
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | Reject]:
-        """Annotate a batch of videos, all of them at once."""
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[Result]:
+        """Annotate a batch of videos, all of them at once.
+
+        Once no question can be answered any more, videos with an open question are undone.
+        """
+        if self._stopped:
+            return [Undone(self._stopped)] * len(rows)
         ids = [row["video_id"] for row in rows]
         assets = self._assets.store.take(ids, _COLUMNS).to_pylist()
         waiting = {self._asker.ask(caption_question(row, self._seed)): i for i, row in enumerate(assets)}
         captions: dict[int, Answer] = {}
         others: dict[int, list[Future[Answer]]] = {}
         n_open: dict[int, int] = {}  # questions of a row that are not answered yet
+        undone: set[int] = set()
         while waiting:
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                i, answer = waiting.pop(future), future.result()
+                i = waiting.pop(future)
+                try:
+                    answer = future.result()
+                except Stopped as error:
+                    self._stopped = str(error)
+                    undone.add(i)
+                    continue
                 if i not in captions:
                     captions[i] = answer
                     others[i] = self._ask_others(assets[i], answer)
@@ -80,7 +93,9 @@ class Annotator:
                 if not n_open[i]:
                     row_finished()
         return [
-            self._result(assets[i], captions[i], [future.result() for future in others[i]])
+            Undone(self._stopped)
+            if i in undone
+            else self._result(assets[i], captions[i], [future.result() for future in others[i]])
             for i in range(len(assets))
         ]
 

@@ -94,6 +94,10 @@ class ModelInfo:
     revision: str
 
 
+class Stopped(Exception):  # noqa: N818 - the name describes the state, not an error type
+    """No question can be answered any more, for a reason that has nothing to do with the questions."""
+
+
 class Generator(Protocol):
     """The interface to a model that answers many questions at a time."""
 
@@ -102,8 +106,8 @@ class Generator(Protocol):
     def submit(self, question: Question, sampling: Sampling) -> "Future[Completion]":
         """Start one generation.
 
-        The future raises BrokenWorker if the engine has failed for good, and StageError if no question can
-        be answered any more.
+        The future raises BrokenWorker if the engine has failed for good, and Stopped if no question can be
+        answered any more.
         """
         ...
 
@@ -164,7 +168,10 @@ class Asker:
     seed: int
 
     def ask(self, question: Question) -> "Future[Answer]":
-        """Ask until an answer is valid or `config.max_attempts` are used up. The future raises BrokenWorker."""
+        """Ask until an answer is valid or `config.max_attempts` are used up.
+
+        The future raises BrokenWorker or Stopped as that of the generator.
+        """
         outer: Future[Answer] = Future()
         self._try(question, 1, (), outer)
         return outer

@@ -4,21 +4,23 @@ Each actor asks `captioner.concurrency` questions at the same time, on as many t
 the JPEG files that assets.lance has. The answer's JSON schema goes with the question as `response_format`;
 an endpoint that refuses this field is asked without it, and the checks of every answer do the rest.
 
-A failure of the endpoint ends the job, and its rows stay to do: only an answer, or a refusal of this one
-question, decides about a row.
+A failure of the endpoint ends the job, and leaves rows without a result to a later run: only answers, or a
+refusal of this one question, decide about a row.
 """
 
 import json
 import logging
+import queue
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from gve_ray.endpoint import ATTEMPTS, Endpoint, EndpointError, image_part, video_options, video_part
-from gve_ray.stage import StageError
-from gve_ray.synthesis.captioner import Completion, Media, ModelInfo, Question, Sampling
+from gve_ray.synthesis.captioner import Completion, Media, ModelInfo, Question, Sampling, Stopped
 from gve_ray.synthesis.config import CaptionerConfig
 from gve_ray.synthesis.prompts import load_prompt, messages
 from gve_ray.synthesis.spending import Ledger, Usage
@@ -27,6 +29,15 @@ log = logging.getLogger(__name__)
 
 _REFUSALS = 8  # if so many questions are refused before the first answer, it is not because of the questions
 _Reply = tuple[Completion, Usage | None]
+
+
+@dataclass(frozen=True, order=True)
+class _Job:
+    is_first: bool  # of its video
+    number: int
+    question: Question = field(compare=False)
+    sampling: Sampling = field(compare=False)
+    future: "Future[Completion]" = field(compare=False)
 
 
 class EndpointGenerator:
@@ -51,18 +62,34 @@ class EndpointGenerator:
         self._config, self._ledger = config, ledger
         self._endpoint = endpoint or Endpoint(str(config.url), config.key_variable)
         self._pace = Pace(requests_per_minute)
-        self._pool = ThreadPoolExecutor(config.concurrency, thread_name_prefix="captioner")
+        self._waiting: queue.PriorityQueue[_Job] = queue.PriorityQueue()
+        self._numbers = count()
         self._has_schema = True
         self._answered = -1.0  # when the last answer came, by the monotonic clock
         self._refused = 0
         self._lock = threading.Lock()  # of the three above
-        self._end: StageError | None = None
+        self._end: Stopped | None = None
         self._ended = threading.Event()
         self.info = ModelInfo(name=config.model, revision=self._endpoint.host)
+        for i in range(config.concurrency):
+            threading.Thread(target=self._work, name=f"captioner-{i}", daemon=True).start()
 
     def submit(self, question: Question, sampling: Sampling) -> "Future[Completion]":
         """Queue one generation; see `captioner.Generator`."""
-        return self._pool.submit(self._ask, question, sampling)
+        future: Future[Completion] = Future()
+        # The questions about a video that has captions come first: if the job has to end, few videos are
+        # half done.
+        is_first = question.prompt_id == "video_captions"
+        self._waiting.put(_Job(is_first, next(self._numbers), question, sampling, future))
+        return future
+
+    def _work(self) -> None:
+        while True:
+            job = self._waiting.get()
+            try:
+                job.future.set_result(self._ask(job.question, job.sampling))
+            except Exception as error:  # noqa: BLE001 - any error is raised in the waiting caller
+                job.future.set_exception(error)
 
     def _ask(self, question: Question, sampling: Sampling) -> Completion:
         self._check_cost()
@@ -102,7 +129,7 @@ class EndpointGenerator:
         )
 
     def _before(self) -> None:
-        """Wait until a request may be sent. Raises StageError if none may be any more."""
+        """Wait until a request may be sent. Raises Stopped if none may be any more."""
         self._pace.wait(self._ended)
         if self._end is not None:
             raise self._end
@@ -120,7 +147,7 @@ class EndpointGenerator:
             )
 
     def _failed(self, error: EndpointError, begun: float) -> Completion:
-        """Return a refusal if only this question is the cause, or raise StageError."""
+        """Return a refusal if only this question is the cause, or raise Stopped."""
         config = self._config
         if error.kind == "refused" and "media_io_kwargs" in str(error):
             raise self._stop(
@@ -154,10 +181,10 @@ class EndpointGenerator:
             "the endpoint answers, with fewer captioner.requests_per_minute if it had too many"
         )
 
-    def _stop(self, message: str) -> StageError:
+    def _stop(self, message: str) -> Stopped:
         """Let all other questions fail, and return the error. The first call decides which."""
         with self._lock:
-            self._end = self._end or StageError(message)
+            self._end = self._end or Stopped(message)
         self._ended.set()
         return self._end
 
@@ -191,7 +218,7 @@ def request(config: CaptionerConfig, question: Question, sampling: Sampling) -> 
     media = iter(question.media)
     content: list[Any] = []
     more: dict[str, Any] = {}
-    count = 0  # frames of the first video
+    length = 0  # frames of the first video
     parts: Any = user["content"]
     for part in parts:
         if part["type"] == "text":
@@ -200,7 +227,7 @@ def request(config: CaptionerConfig, question: Question, sampling: Sampling) -> 
         shown: Media = next(media)
         frames = shown.frames()  # also for a picture: bytes that are no JPEG are this row's error
         is_video = part["type"] == "video" and config.video_as == "video"
-        if is_video and len(frames.pixels) == (count := count or len(frames.pixels)):
+        if is_video and len(frames.pixels) == (length := length or len(frames.pixels)):
             content.append(video_part(shown.jpegs()))
             more = more or video_options(frames)
         else:

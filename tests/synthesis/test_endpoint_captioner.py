@@ -8,7 +8,7 @@ import pytest
 
 from gve_ray import endpoint as client
 from gve_ray.stage import StageError
-from gve_ray.synthesis.captioner import Asker, Completion, Sampling
+from gve_ray.synthesis.captioner import Asker, Completion, Sampling, Stopped
 from gve_ray.synthesis.config import CaptionerConfig, EnrichConfig, ExtendConfig
 from gve_ray.synthesis.endpoint_captioner import EndpointGenerator, Pace, request
 from gve_ray.synthesis.questions import caption_question, frame_questions, query_questions
@@ -151,10 +151,10 @@ class TestFailures:
     def test_a_failure_that_stays_ends_the_job_and_rejects_nothing(self, status, tmp_path):
         with http_endpoint(lambda number, body: Reply(status)) as endpoint:
             asked = generator(endpoint.url, tmp_path)
-            with pytest.raises(StageError, match=r"captioner.url=.*no answer to 8 attempts"):
+            with pytest.raises(Stopped, match=r"captioner.url=.*no answer to 8 attempts"):
                 ask(asked)
             sent = len(endpoint.requests)
-            with pytest.raises(StageError, match="no answer to 8 attempts"):
+            with pytest.raises(Stopped, match="no answer to 8 attempts"):
                 ask(asked)
         assert sent == client.ATTEMPTS
         assert len(endpoint.requests) == sent  # nothing more is asked
@@ -187,7 +187,7 @@ class TestFailures:
     ):
         with (
             http_endpoint(lambda number, body: Reply(status, b"no")) as endpoint,
-            pytest.raises(StageError, match=rf"captioner\.{option}.*HTTP {status}"),
+            pytest.raises(Stopped, match=rf"captioner\.{option}.*HTTP {status}"),
         ):
             ask(generator(endpoint.url, tmp_path))
         assert len(endpoint.requests) == 1
@@ -205,7 +205,7 @@ class TestFailures:
         with http_endpoint(lambda number, body: Reply(400, b"unknown field top_p")) as endpoint:
             asked = generator(endpoint.url, tmp_path)
             first = [ask(asked) for _ in range(7)]
-            with pytest.raises(StageError, match=r"refuses all questions .*unknown field top_p"):
+            with pytest.raises(Stopped, match=r"refuses all questions .*unknown field top_p"):
                 ask(asked)
         assert {item.finish for item in first} == {"refused"}
 
@@ -213,7 +213,7 @@ class TestFailures:
         with (
             http_endpoint(lambda number, body: Reply(400, b"media_io_kwargs are disabled")) as endpoint,
             pytest.raises(
-                StageError, match=r"--trust-request-mm-kwargs, or set captioner.video_as to images"
+                Stopped, match=r"--trust-request-mm-kwargs, or set captioner.video_as to images"
             ),
         ):
             ask(generator(endpoint.url, tmp_path))
@@ -225,15 +225,15 @@ class TestCost:
         with http_endpoint(lambda number, body: GOOD) as endpoint:
             asked = generator(endpoint.url, tmp_path, max_cost=0.0006, **PRICES)
             assert [ask(asked).finish for _ in range(2)] == ["stop"] * 2
-            with pytest.raises(StageError, match=r"captioner.max_cost=0.0006: 2 answers have cost"):
+            with pytest.raises(Stopped, match=r"captioner.max_cost=0.0006: 2 answers have cost"):
                 ask(asked)
             asked._ledger.save()
-            with pytest.raises(StageError, match="max_cost"):
+            with pytest.raises(Stopped, match="max_cost"):
                 ask(generator(endpoint.url, tmp_path, max_cost=0.0006, **PRICES))
             assert len(endpoint.requests) == 2
             higher = generator(endpoint.url, tmp_path, max_cost=0.0009, **PRICES)
             ask(higher)
-            with pytest.raises(StageError, match="3 answers"):
+            with pytest.raises(Stopped, match="3 answers"):
                 ask(higher)
         assert higher._ledger.usage() == Usage(3, 300, 30)
 
@@ -241,7 +241,7 @@ class TestCost:
         silent = completion("{}", usage=None)
         with http_endpoint(lambda number, body: silent) as endpoint:
             assert ask(generator(endpoint.url, tmp_path)).finish == "stop"
-            with pytest.raises(StageError, match="no `usage`"):
+            with pytest.raises(Stopped, match="no `usage`"):
                 ask(generator(endpoint.url, tmp_path, max_cost=1.0, **PRICES))
 
     def test_a_damaged_file_of_spending_is_named(self, tmp_path):
