@@ -212,9 +212,7 @@ class TestFailures:
     def test_an_endpoint_that_takes_no_times_of_frames_ends_the_job_with_the_fix(self, tmp_path):
         with (
             http_endpoint(lambda number, body: Reply(400, b"media_io_kwargs are disabled")) as endpoint,
-            pytest.raises(
-                Stopped, match=r"--trust-request-mm-kwargs, or set captioner.video_as to images"
-            ),
+            pytest.raises(Stopped, match=r"--trust-request-mm-kwargs, or set captioner.video_as to images"),
         ):
             ask(generator(endpoint.url, tmp_path))
 

@@ -63,7 +63,9 @@ def test_a_job_ends_at_its_cost_and_goes_on_with_a_higher_one(cluster: str, tmp_
     rejects = Store(f"{output}/rejects.lance", REJECT_SCHEMA)
     with http_endpoint(answer) as endpoint:
         # 40 answers: ten videos of four questions, of which few are half done.
-        with pytest.raises(StageError, match=r"rows are not done: captioner.max_cost=4400: 4. answers have cost 4,.*raise"):
+        with pytest.raises(
+            StageError, match=r"rows are not done: captioner.max_cost=4400: 4. answers have cost 4,.*raise"
+        ):
             run(tmp_path, endpoint.url, 40 * 110.0)
         first = json.loads((output / "run.json").read_text())["spending"]
         assert 40 <= first["answers"] < 40 + CONCURRENCY
