@@ -26,6 +26,7 @@ TOOLS = {
     "prometheus",
     "ray",
     "umask",
+    "vllm",
     ".",
 }
 OTHER_VERBS = ("search", "diagnose", "leaderboard", "models", "uvrb", "--help")

@@ -7,10 +7,22 @@ from pathlib import Path
 import pytest
 
 from gve_ray import endpoint as client
+from gve_ray.config import ModelResources
+from gve_ray.job import PreflightError
+from gve_ray.preflight import check_models
+from gve_ray.preflight.checks import checks_of
+from gve_ray.preflight.fit import size_pools
 from gve_ray.stage import StageError
 from gve_ray.synthesis.captioner import Asker, Completion, Sampling, Stopped
-from gve_ray.synthesis.config import CaptionerConfig, EnrichConfig, ExtendConfig
+from gve_ray.synthesis.config import (
+    CaptionerConfig,
+    EnrichConfig,
+    ExtendConfig,
+    SynthesisConfig,
+    SynthesisResources,
+)
 from gve_ray.synthesis.endpoint_captioner import EndpointGenerator, Pace, request
+from gve_ray.synthesis.needs import needs_of
 from gve_ray.synthesis.questions import caption_question, frame_questions, query_questions
 from gve_ray.synthesis.spending import FileLedger, Usage
 from tests.endpoint import Reply, completion, http_endpoint
@@ -304,3 +316,42 @@ class TestConfig:
             "model", "revision", "tensor_parallel_size", "engine_args", "max_attempts", "temperature",
             "retry_temperature", "top_p", "max_tokens",
         }  # fmt: skip
+
+
+class TestNeeds:
+    def needs(self, url: str, **captioner: str):
+        config = SynthesisConfig(
+            input="videos",
+            output="out",
+            captioner=CaptionerConfig(
+                model="m", engine="openai", url=url, key_variable="MY_KEY", **captioner
+            ),
+        )
+        return needs_of(config)
+
+    def test_an_actor_is_as_large_as_one_that_decodes(self):
+        pools = self.needs("http://a/v1").workers
+        nodes = [{"CPU": 8.0, "GPU": 2.0, "memory": 64.0 * 2**30}]
+        media, captioner = size_pools(pools, nodes)
+        assert not captioner.loads
+        assert (captioner.demands, captioner.count) == (media.demands, media.count)
+        assert captioner.demands == {"CPU": 1.0, "memory": 2**30}
+
+    def test_the_endpoint_is_asked_before_the_job(self, monkeypatch):
+        monkeypatch.delenv("MY_KEY", raising=False)
+        with http_endpoint(lambda number, body: GOOD, models=Reply(401)) as endpoint:
+            needs = self.needs(endpoint.url)
+            with pytest.raises(PreflightError, match=r"captioner\.key_variable='MY_KEY': .* none is set"):
+                check_models(needs)
+            assert list(checks_of(needs)) == ["input", "output", "captioner.url"]
+        with pytest.raises(PreflightError, match=r"captioner\.url=.*cannot connect"):
+            check_models(needs)
+
+    def test_an_actor_takes_no_gpu(self):
+        with pytest.raises(ValueError, match=r"resources\.captioner\.num_gpus=1: .* needs none"):
+            SynthesisConfig(
+                input="videos",
+                output="out",
+                captioner=CaptionerConfig(model="m", engine="openai", url="http://a/v1"),
+                resources=SynthesisResources(captioner=ModelResources(num_gpus=1)),
+            )

@@ -18,7 +18,7 @@ from gve_ray.demo.tiny_vl import MODEL
 from gve_ray.schema import ANNOTATION_SCHEMA
 from gve_ray.store import Store
 
-VIDEOS, SECONDS = 3, 500.0
+VIDEOS, SECONDS = 3, 1000.0
 ENGINE = {"enforce_eager": True, "dtype": "float32", "max_model_len": 2048}
 # As in `engine_arguments` on the CPU: prompts are processed whole.
 SERVER = [
@@ -27,7 +27,7 @@ SERVER = [
 ]  # fmt: skip
 
 # Seconds; two minutes on two idle cores, most of which both engines take to start.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 
 @pytest.fixture(scope="module")
