@@ -142,10 +142,10 @@ def synthesize(
 
 def record_spending(shared: SharedState, folder: RunFolder) -> None:
     """Write to run.json what the answers of an endpoint took, if there is one, and end their ledger."""
-    import ray
-
     if shared.ledger is None:
         return
+    import ray
+
     try:
         usage = shared.ledger.close()
     except ray.exceptions.RayError as error:  # must not hide the error that ends the job

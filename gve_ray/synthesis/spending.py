@@ -20,6 +20,7 @@ from pyarrow import fs
 from gve_ray.stage import StageError
 from gve_ray.stage.in_flight import on_this_node
 from gve_ray.store.runfolder import filesystem, write_atomically
+from gve_ray.synthesis.captioner import Stopped
 
 SPENDING_FILE = "spending.json"
 _SAVE_SECONDS = 5.0
@@ -48,7 +49,7 @@ class Ledger(Protocol):
 
 
 class FileLedger:
-    """A `Ledger` of one process, which continues from spending.json in `output`, and keeps it up to date."""
+    """A `Ledger` for one thread, which continues from spending.json in `output`, and keeps it up to date."""
 
     def __init__(self, output: str) -> None:
         self._output = output
@@ -89,16 +90,21 @@ class SharedLedger:
 
     def add(self, prompt_tokens: int, output_tokens: int) -> None:
         """See `Ledger`."""
-        import ray
-
-        ray.get(self._actor.add.remote(prompt_tokens, output_tokens))
+        self._get(self._actor.add.remote(prompt_tokens, output_tokens))
 
     def usage(self) -> Usage:
         """See `Ledger`."""
+        usage: Usage = self._get(self._actor.usage.remote())
+        return usage
+
+    def _get(self, reference: Any) -> Any:
+        """Return a result of the actor. Raises Stopped without one: nothing is asked that nobody counts."""
         import ray
 
-        usage: Usage = ray.get(self._actor.usage.remote())
-        return usage
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayError as error:
+            raise Stopped(f"the process that counts the captioner's tokens has died ({error})") from error
 
     def close(self) -> Usage:
         """Write spending.json, end the actor, and return all that was counted."""
