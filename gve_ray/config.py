@@ -80,6 +80,30 @@ def check_numbers(config: Any, section: str = "") -> None:
         raise ValueError(f"{name}={value}: {hint}use a number that is {allowed}")
 
 
+def check_url(where: str, engine: str, url: str | None) -> None:
+    """Raise ValueError unless there is an endpoint's URL exactly if the engine is openai.
+
+    where: the config section. The URL is stored with results, so it must not contain a password.
+    """
+    check(
+        (url is not None) == (engine == "openai"),
+        f"{where}.url={without_password(url)!r}, engine={engine}: openai needs a url, others none",
+    )
+    if url is not None:
+        shown = f"{where}.url={without_password(url)!r}"
+        check(url.startswith(("http://", "https://")), f"{shown}: use http:// or https://")
+        check(
+            shown == f"{where}.url={url!r}" and not set("?#") & set(url),
+            f"{shown}: leave out user, password and what follows a ? or #, because the url is stored with the "
+            f"results; the key is read from the environment variable of {where}.key_variable",
+        )
+
+
+def without_password(url: str | None) -> str | None:
+    """Return a URL with `***` in place of user and password."""
+    return url and re.sub(r"(?<=//)[^/?#]*@", "***@", url)
+
+
 def check_name(option: str, name: str) -> None:
     """Raise ValueError unless a name can be a file name. option: the list whose entry has the name."""
     check(bool(_NAME.fullmatch(name)), f"{option}: name={name!r}: use letters, digits, '.', '-' and '_'")
@@ -184,6 +208,7 @@ class AdaptedModel(ModelReference):
         expand_paths(self, "adapter")
 
 
+VideoAs = Literal["video", "images"]
 Engine = Literal["torch", "vllm", "sentence-transformers", "frames", "openai"]
 
 
@@ -215,7 +240,7 @@ class EmbedderModel(AdaptedModel):
     end_instructions: bool = False
     url: str | None = None
     key_variable: str = "OPENAI_API_KEY"
-    video_as: Literal["video", "images"] = "video"
+    video_as: VideoAs = "video"
     engine_args: dict[str, Any] = field(default_factory=dict)
     allow_remote_code: bool = False
 
@@ -241,14 +266,7 @@ class EmbedderModel(AdaptedModel):
         for option, engines, advice in _ENGINE_OPTIONS:
             is_allowed = not getattr(self, option, None) or self.engine in engines
             check(is_allowed, f"{where}.{option}: the engine {self.engine} takes none; {advice}")
-        check(
-            (self.url is not None) == (self.engine == "openai"),
-            f"{where}.url={self.url!r}, engine={self.engine}: openai needs a url, others none",
-        )
-        check(
-            self.url is None or self.url.startswith(("http://", "https://")),
-            f"{where}.url={self.url!r}: use http:// or https://",
-        )
+        check_url(where, self.engine, self.url)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -214,7 +214,7 @@ GENERATION_TYPE = pa.struct(
         ("ref", pa.string()),
         ("slots", pa.string()),  # JSON object
         ("model", pa.string()),
-        ("revision", pa.string()),  # commit on the hub, or digest of a local folder
+        ("revision", pa.string()),  # commit on the hub, digest of a local folder, or host of an endpoint
         ("sampling", pa.string()),  # JSON object
         ("seed", pa.int64()),  # of the last attempt
         ("attempts", pa.int32()),

@@ -25,6 +25,7 @@ _SHARES_RAY = (
     "tests/integration/test_index_job.py",
     "tests/integration/test_mteb.py",
     "tests/synthesis/test_assets.py",
+    "tests/synthesis/test_endpoint_on_ray.py",
     "tests/synthesis/test_stream_on_ray.py",
     "tests/test_stage.py",
     "tests/training/test_ray_feed.py",

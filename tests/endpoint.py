@@ -1,11 +1,12 @@
-"""An OpenAI-compatible `/v1/embeddings` endpoint on the loopback interface, with an embedder of the test's own."""
+"""OpenAI-compatible endpoints on the loopback interface, whose answers, good or bad, are the test's own."""
 
 import base64
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -16,31 +17,90 @@ from PIL import Image
 Embed = Callable[[str, list[np.ndarray]], Sequence[float]]
 
 
+@dataclass(frozen=True)
+class Reply:
+    """One HTTP response. status: 0: close the connection without one. cut: send so many bytes of the body."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cut: int | None = None
+
+
+@dataclass
+class Endpoint:
+    """A running endpoint. url: ends in /v1. requests: all bodies so far, each with `path` and `key`."""
+
+    url: str
+    requests: list[dict[str, Any]] = field(default_factory=list)
+
+
+# (number of the request from 0, its body) -> response
+Answer = Callable[[int, dict[str, Any]], Reply]
+
+
 @contextmanager
-def embeddings_endpoint(embed: Embed) -> Iterator[str]:
-    """Serve an embedder, and yield the URL, which ends in /v1. Texts are `input`, media `messages` of images."""
+def http_endpoint(answer: Answer, *, models: Reply = Reply(body=b'{"data": []}')) -> Iterator[Endpoint]:
+    """Serve the answers to POST requests. models: the response to each GET request."""
+    lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._send(models)
+
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            inputs = [(text, []) for text in body["input"]] if "input" in body else [_parts(body["messages"])]
-            vectors = [list(map(float, embed(text, pictures))) for text, pictures in inputs]
-            data = [{"index": i, "embedding": vector} for i, vector in enumerate(vectors)]
-            reply = json.dumps({"data": data}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(reply)))
+            with lock:
+                number = len(endpoint.requests)
+                endpoint.requests.append({**body, "path": self.path, "key": self.headers["Authorization"]})
+            self._send(answer(number, body))
+
+        def _send(self, reply: Reply) -> None:
+            if not reply.status:
+                return
+            self.send_response(reply.status)
+            for name, value in {"Content-Length": str(len(reply.body)), **reply.headers}.items():
+                self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(reply)
+            self.wfile.write(reply.body[: reply.cut])
 
         def log_message(self, *_: object) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = Endpoint(f"http://127.0.0.1:{server.server_port}/v1")
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
+        yield endpoint
     finally:
         server.shutdown()
+        server.server_close()
+
+
+def completion(
+    text: str | None, *, finish: str = "stop", usage: tuple[int, int] | None = (100, 10), **message: Any
+) -> Reply:
+    """Return the response with the answer of a chat. usage: tokens of the prompt and of the answer."""
+    reply: dict[str, Any] = {
+        "choices": [{"message": {"role": "assistant", "content": text, **message}, "finish_reason": finish}]
+    }
+    if usage is not None:
+        reply["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
+    return Reply(body=json.dumps(reply).encode())
+
+
+@contextmanager
+def embeddings_endpoint(embed: Embed) -> Iterator[str]:
+    """Serve an embedder, and yield the URL, which ends in /v1. Texts are `input`, media `messages` of images."""
+
+    def answer(number: int, body: dict[str, Any]) -> Reply:
+        inputs = [(text, []) for text in body["input"]] if "input" in body else [_parts(body["messages"])]
+        vectors = [list(map(float, embed(text, pictures))) for text, pictures in inputs]
+        data = [{"index": i, "embedding": vector} for i, vector in enumerate(vectors)]
+        return Reply(body=json.dumps({"data": data}).encode())
+
+    with http_endpoint(answer) as endpoint:
+        yield endpoint.url
 
 
 def _parts(messages: Sequence[dict[str, Any]]) -> tuple[str, list[np.ndarray]]:

@@ -22,6 +22,7 @@ from gve_ray.stage import (
     Reject,
     StageError,
     StageResources,
+    Undone,
     report_status,
     row_finished,
     run_stage,
@@ -70,6 +71,19 @@ class Squares:
         except FileExistsError:
             return False
         return True
+
+
+class LeavesOdd(Squares):
+    """Leaves odd numbers undone while the file wait.txt exists."""
+
+    def __call__(self, rows: Sequence[Row]) -> list[Row | Reject | Undone]:
+        assert self.folder is not None
+        leaves = (self.folder / "wait.txt").exists()
+        results: list[Row | Reject | Undone] = list(super().__call__(rows))
+        return [
+            Undone("until wait.txt is gone") if leaves and row["n"] % 2 else result
+            for row, result in zip(rows, results, strict=True)
+        ]
 
 
 class Chatty(Squares):

@@ -22,6 +22,7 @@ LAYERS = (
     {"inputs"},
     {"preflight"},
     {"embedder", "search", "job", "report"},
+    {"endpoint"},
     {"stage", "media"},
     {"store", "config"},
     {"console"},

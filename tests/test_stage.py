@@ -205,6 +205,21 @@ def test_a_killed_reader_of_the_queue_starts_again(cluster: str, tmp_path: Path)
     assert set(times_processed(tmp_path).values()) == {1}
 
 
+def test_undone_rows_are_left_to_the_next_run_and_the_others_are_committed(
+    cluster: str, tmp_path: Path
+) -> None:
+    """The worker leaves the odd rows while a file exists. A tenth of the rows is rejected, as always."""
+    (tmp_path / "wait.txt").touch()
+    with pytest.raises(StageError, match=r"stage squares: 20 rows are not done: until wait.txt is gone"):
+        run(tmp_path, workers.LeavesOdd)
+    good, bad = outcome(tmp_path)
+    assert good == {key: value for key, value in squares(40).items() if value % 2 == 0}
+    assert bad == rejected_tens(40)
+    (tmp_path / "wait.txt").unlink()
+    assert run(tmp_path, workers.LeavesOdd).n_out == 36
+    assert outcome(tmp_path) == (squares(40), rejected_tens(40))
+
+
 @pytest.mark.parametrize(
     ("worker", "message"),
     [
@@ -394,7 +409,14 @@ def test_a_batch_that_is_delivered_twice_is_committed_once(tmp_path: Path) -> No
 
     def record(keys: list[str]) -> dict[str, Any]:
         rows = pa.Table.from_pylist([{"video_id": key, "square": 1} for key in keys], schema=workers.SCHEMA)
-        return {"keys": keys, "out": [out.write(rows)], "rejects": [], "reasons": [], "errors": 0}
+        return {
+            "keys": keys,
+            "out": [out.write(rows)],
+            "rejects": [],
+            "reasons": [],
+            "undone": [],
+            "errors": 0,
+        }
 
     def committer() -> Committer:
         return Committer("s", out, rejects, total=4, done=0, rejected=0, commit_seconds=3600.0)
@@ -420,7 +442,7 @@ def test_rows_of_batches_in_work_are_counted_once(tmp_path: Path) -> None:
         def hide(self, label: str) -> None: ...
 
     def record(*keys: str) -> dict[str, Any]:
-        return {"keys": list(keys), "out": [], "rejects": [], "reasons": [], "errors": 0}
+        return {"keys": list(keys), "out": [], "rejects": [], "reasons": [], "undone": [], "errors": 0}
 
     now = Activity(status="loading")
     with (
@@ -453,9 +475,16 @@ def test_rejects_from_exceptions_are_held_until_a_row_succeeds(tmp_path: Path) -
     def failed_record(key: str) -> dict[str, Any]:
         row = Reject("error").row(key, stage="s", unit="video")
         written = rejects.write(pa.Table.from_pylist([row], schema=REJECT_SCHEMA))
-        return {"keys": [key], "out": [], "rejects": [written], "reasons": ["error"], "errors": 1}
+        return {
+            "keys": [key],
+            "out": [],
+            "rejects": [written],
+            "reasons": ["error"],
+            "undone": [],
+            "errors": 1,
+        }
 
-    good_record = {"keys": ["w"], "out": [], "rejects": [], "reasons": [], "errors": 0}
+    good_record = {"keys": ["w"], "out": [], "rejects": [], "reasons": [], "undone": [], "errors": 0}
 
     def committer() -> Committer:
         return Committer("s", out, rejects, total=4, done=0, rejected=0, commit_seconds=3600.0)
@@ -474,7 +503,7 @@ def test_rejects_from_exceptions_are_held_until_a_row_succeeds(tmp_path: Path) -
 
 def test_a_failing_commit_fails_the_stage(tmp_path: Path) -> None:
     out, rejects = workers.stores(tmp_path)
-    bad = {"keys": ["a"], "out": ["[{}]"], "rejects": [], "reasons": [], "errors": 0}
+    bad = {"keys": ["a"], "out": ["[{}]"], "rejects": [], "reasons": [], "undone": [], "errors": 0}
     committer = Committer("s", out, rejects, total=1, done=0, rejected=0, commit_seconds=0.01)
     with pytest.raises(StageError, match="commit failed"), committer:  # noqa: PT012
         committer.add(bad)

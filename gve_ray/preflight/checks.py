@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gve_ray.endpoint import Endpoint
 from gve_ray.preflight.fit import Workers, format_count, room
-from gve_ray.preflight.models import Weights
+from gve_ray.preflight.models import Weights, check_endpoint
 from gve_ray.preflight.needs import Input, Needs
 from gve_ray.preflight.nodes import Node, Outcome
 from gve_ray.preflight.report import Finding, format_groups, group_by_value, join_names, judge
@@ -42,6 +43,9 @@ def checks_of(needs: Needs) -> dict[str, Check]:
     checks += [OutputCheck(option, uri) for option, uri in needs.outputs.items()]
     checks += [
         WeightsCheck(weights.option, weights, pool) for pool in needs.workers for weights in pool.loads
+    ]
+    checks += [
+        EndpointCheck(f"{section}.url", section, endpoint) for section, endpoint in needs.endpoints.items()
     ]
     return {check.option: check for check in checks}
 
@@ -151,6 +155,35 @@ class WeightsCheck(Check):
             message += "copy one of them to all nodes, or pin its revision"
             return judge(job, option, f"{name}: {format_groups(digests)}", message)
         return judge(job, option, f"{value} ({next(iter(digests), 'no answer')})", "")
+
+
+@dataclass(frozen=True)
+class EndpointCheck(Check):
+    """Every node reaches an endpoint, and has the key that it asks for."""
+
+    option: str
+    section: str
+    endpoint: Endpoint
+
+    def ask_driver(self) -> None:
+        check_endpoint(self.section, self.endpoint)
+
+    def ask_node(self, from_driver: None, node: str) -> None:
+        check_endpoint(self.section, self.endpoint)
+
+    def finding(self, job: str, driver: Outcome, nodes: Mapping[str, Outcome], asked: int) -> Finding:
+        option, url = self.option, self.endpoint.url
+        if driver.problem:
+            return judge(job, option, url, driver.problem)
+        problems = {name: outcome.problem for name, outcome in nodes.items() if outcome.problem}
+        value = f"{url}: answers on {on_nodes(len(nodes) - len(problems), asked)}"
+        if not problems:
+            return judge(job, option, value, "")
+        # Only the most frequent reason is shown; others appear once it is fixed.
+        reason, names = next(iter(group_by_value(problems).items()))
+        problem, _, fix = reason.rpartition("; ")
+        message = f"{problem} (on {join_names(names)}); {fix}"
+        return judge(job, option, f"{value}, not on {join_names(list(problems))}", message)
 
 
 def nodes_for(check: Check, nodes: Sequence[Node]) -> Sequence[Node]:

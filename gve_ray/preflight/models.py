@@ -5,22 +5,20 @@ Embedder(option="model", model=config.model, settings=settings).check()   # rais
 
 import hashlib
 import json
-import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from gve_ray.config import AdaptedModel, ModelConfig, ModelReference, is_uri, resolve_model
+from gve_ray.endpoint import Endpoint, EndpointError
 from gve_ray.job import PreflightError
 from gve_ray.store.model_cache import folder_listing
 from gve_ray.store.runfolder import filesystem
 
 _SAMPLE_BYTES = 1 << 16
-_CONNECT_SECONDS = 5.0
 # The packages that are no dependency of this one, by the engine that imports them.
 _PACKAGES = {"vllm": "vllm", "sentence-transformers": "sentence_transformers"}
 
@@ -239,7 +237,7 @@ class Embedder:
                 f"pip install {model.engine}"
             )
         if model.url is not None:
-            _check_endpoint(f"{self.option}.url", model.url)
+            check_endpoint(self.option, Endpoint(model.url, model.key_variable))
         for weights in self.weights:
             weights.check()
         if self.settings is None or model.rescale or model.engine not in ("torch", "vllm"):
@@ -256,16 +254,19 @@ class Embedder:
             ) from error
 
 
-def _check_endpoint(option: str, url: str) -> None:
-    """Check that something listens at the address of a URL. Raises PreflightError."""
-    parts = urlsplit(url)
+def check_endpoint(section: str, endpoint: Endpoint) -> None:
+    """Check that an endpoint answers and takes the key. Raises PreflightError.
+
+    section: the config section with the options `url` and `key_variable`.
+    """
     try:
-        address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
-        socket.create_connection(address, timeout=_CONNECT_SECONDS).close()
-    except (OSError, ValueError) as error:
-        raise PreflightError(
-            f"{option}={url!r}: cannot connect ({_first_line(error)}); start the endpoint, or correct the address"
-        ) from error
+        endpoint.check()
+    except EndpointError as error:
+        where, fix = f"{section}.url={endpoint.url!r}", "start the endpoint, or correct the address"
+        if error.kind == "denied":
+            where = f"{section}.key_variable={endpoint.key_variable!r}"
+            fix = "set the variable to a key of the endpoint, on every node, or name another variable"
+        raise PreflightError(f"{where}: {_first_line(error)}; {fix}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gve_ray.endpoint import Endpoint
 from gve_ray.job import PreflightError
 from gve_ray.preflight.fit import Workers
-from gve_ray.preflight.models import Embedder
+from gve_ray.preflight.models import Embedder, check_endpoint
 from gve_ray.preflight.storage import first_files
 
 UPLOADED_FOLDER = "working_dir_files"  # Ray unpacks a job's --working-dir below a folder of this name
@@ -40,10 +41,11 @@ class Input:
 class Needs:
     """What one job needs.
 
-    paths: the paths in the config, as the user wrote them, by option. outputs: folders that the
-    driver and all nodes write, by option. embedders: models whose saved settings must match the
-    config. together: all pools of workers run at the same time, not one after the other. rules: any
-    other check that needs no cluster; it raises PreflightError or ValueError.
+    paths: the paths in the config, as the user wrote them, by option. outputs: folders that the driver
+    and all nodes write, by option. embedders: models whose saved settings must match the config.
+    endpoints: those that workers ask, by config section. together: all pools of workers run at the same
+    time, not one after the other. rules: any other check that needs no cluster; it raises
+    PreflightError or ValueError.
     """
 
     job: str
@@ -52,6 +54,7 @@ class Needs:
     inputs: Sequence[Input] = ()
     outputs: Mapping[str, str] = field(default_factory=dict)
     embedders: Sequence[Embedder] = ()
+    endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
     together: bool = False
     rules: Callable[[], object] = lambda: None
 
@@ -83,12 +86,17 @@ def check_path(option: str, path: str) -> None:
 
 
 def check_models(needs: Needs) -> None:
-    """Check that all weights are available and that embedders match the config. Raises PreflightError."""
+    """Check that weights are available, embedders match the config, and endpoints answer.
+
+    Raises PreflightError.
+    """
     for pool in needs.workers:
         for weights in pool.loads:
             weights.check()
     for embedder in needs.embedders:
         embedder.check()
+    for section, endpoint in needs.endpoints.items():
+        check_endpoint(section, endpoint)
 
 
 def absolute(path: str) -> str:

@@ -11,7 +11,8 @@ none occurs twice.
 Retries are limited. If a batch raises an exception, it is rerun row by row, and a row that still
 raises becomes `Reject("error")`. If a worker process dies, the rows that were in flight are retried
 one at a time, and a row that kills its worker `max_attempts` times becomes `Reject("quarantined")`.
-A worker that cannot start, or that raises on every row, fails the job.
+A worker that cannot start, or that raises on every row, fails the job. A worker that cannot go on for a
+reason outside of its rows returns them `Undone`: the others are committed, and then the stage fails.
 
 A worker whose batches or start take long calls `row_finished` and `report_status`, so that the
 progress of the stage shows more than its finished batches.
@@ -23,17 +24,19 @@ benchmarks/stage.py), so a batch should take longer than that.
 from gve_ray.config import StageResources
 from gve_ray.stage.reporter import report_status, row_finished
 from gve_ray.stage.run import StageCounts, StagePace, StageRunner, run_stage
-from gve_ray.stage.worker import REJECT_SCHEMA, BrokenWorker, Reject, StageError
+from gve_ray.stage.worker import REJECT_SCHEMA, BrokenWorker, Reject, Result, StageError, Undone
 
 __all__ = [
     "REJECT_SCHEMA",
     "BrokenWorker",
     "Reject",
+    "Result",
     "StageCounts",
     "StageError",
     "StagePace",
     "StageResources",
     "StageRunner",
+    "Undone",
     "report_status",
     "row_finished",
     "run_stage",

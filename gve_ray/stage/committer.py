@@ -24,11 +24,12 @@ class Committer:
     A thread commits and reports, because the next batch may be minutes away. Errors of that thread
     are raised by the next `add`, or when the block ends.
 
-    activity: returns what the workers do now. The progress counts the finished rows of batches in
-    work, too; `batches` are their first keys, None for all. If a worker dies with its batch, these rows
-    are done again, and until then the progress does not change. In the end, it counts the rows that `add`
-    has received. first: the rows of the first batch, and the time of the monotonic clock at which it
-    arrived. metrics, part: of the stage, and which of its parts these rows are.
+    activity: returns what the workers do now. The progress counts the finished rows of batches in work,
+    too; `batches` are their first keys, None for all. If a worker dies with its batch, these rows are done
+    again, and until then the progress does not change. In the end, it counts the rows that `add` has
+    received. undone: the reasons of the rows so far that have no result. first: the rows of the first
+    batch, and the time of the monotonic clock at which it arrived. metrics, part: of the stage, and which
+    of its parts these rows are.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Committer:
         # rows would take 0.2 GB per million.
         self._seen: dict[str, int] = {}
         self.first = (0, time.monotonic())
+        self.undone: list[str] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._error: Exception | None = None
@@ -109,6 +111,7 @@ class Committer:
             self._seen[keys[0]] = hash(keys)
             self._done += len(keys)
             self.rejected += len(record["reasons"])
+            self.undone += record["undone"]
             self._metrics.rejected(record["reasons"], record["errors"])
             if record["errors"] == len(keys):
                 # The worker may be broken rather than the rows: hold until some row succeeds.

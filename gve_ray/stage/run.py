@@ -106,7 +106,7 @@ class StageRunner:
 
     worker: a class that each actor instantiates once as `worker(**worker_args)`. It is called with a
     list of row dicts and returns one result per row in the same order: a dict with the columns of
-    `out`, including the row's key, or a `Reject`. rejects: a store of `REJECT_SCHEMA`. unit: what a
+    `out`, including the row's key, a `Reject`, or `Undone`. rejects: a store of `REJECT_SCHEMA`. unit: what a
     row stands for, as written to `rejects`. commit_seconds: how often results become visible;
     `math.inf` commits a part once, at its end. is_open: `run` may be called several times before
     `stop`, with the rows of several parts. Only one runner at a time may write to `out`; several may
@@ -169,7 +169,7 @@ class StageRunner:
         by default the stage's name.
 
         Raises ValueError if the keys of `pending` are not unique; StageError if the worker cannot start,
-        breaks its contract, or fails on every row, or if no batch finishes.
+        breaks its contract, or fails on every row, if no batch finishes, or if rows are `Undone`.
         """
         started = time.monotonic()
         _check_pending(self._name, pending, self._out.key)
@@ -199,6 +199,10 @@ class StageRunner:
                 with committer:
                     for record in pool.run(todo, order=part):
                         committer.add(record)
+            if committer.undone:
+                raise StageError(
+                    f"stage {self._name}: {len(committer.undone):,} rows are not done: {committer.undone[0]}"
+                )
             first_rows, arrived = committer.first
             # The first part waits for the start of the actors, the others for the parts before them.
             begun = max(started, pool.begun(part)) if self._new_rows else started

@@ -78,6 +78,19 @@ class Reject:
         }
 
 
+@dataclass(frozen=True)
+class Undone:
+    """A row that its worker leaves to a later run, for a reason that has nothing to do with the row.
+
+    The stage goes on, commits the rows that have a result, and then fails with the reason.
+    """
+
+    reason: str
+
+
+Result = dict[str, Any] | Reject | Undone
+
+
 @dataclass(frozen=True, kw_only=True)
 class StageJob:
     """Everything an actor needs to know about its stage."""
@@ -249,7 +262,7 @@ class StageActor:
                 detail = repr(error)
         return Reject("error", detail, attempts=self._job.max_attempts), True
 
-    def _call(self, rows: Sequence[dict[str, Any]]) -> "list[dict[str, Any] | Reject]":
+    def _call(self, rows: Sequence[dict[str, Any]]) -> list[Result]:
         job = self._job
         try:
             results = self._worker([dict(row) for row in rows])
@@ -271,9 +284,11 @@ class StageActor:
     def _record(self, rows: Sequence[dict[str, Any]], outcomes: "Sequence[_Outcome]") -> dict[str, Any]:
         """Write one fragment of outputs and one of rejects; return their metadata."""
         job = self._job
-        good, bad = [], []
+        good, bad, undone = [], [], []
         for row, (result, _) in zip(rows, outcomes, strict=True):
-            if isinstance(result, Reject):
+            if isinstance(result, Undone):
+                undone.append(result.reason)
+            elif isinstance(result, Reject):
                 bad.append(result.row(row[job.out.key], stage=job.name, unit=job.unit))
             else:
                 good.append(result)
@@ -282,6 +297,7 @@ class StageActor:
             "out": self._write(job.out, good),
             "rejects": self._write(job.rejects, bad),
             "reasons": [row["reason"] for row in bad],
+            "undone": undone,
             "errors": len(errors),
             "error": errors[-1].detail if errors and isinstance(errors[-1], Reject) else "",
         }
@@ -292,7 +308,7 @@ class StageActor:
 
 def check_result(name: str, out: Store, row: Mapping[str, Any], result: Any) -> None:
     """Raise StageError if the result of worker `name` for a row is not what `run_stage` asks for."""
-    if isinstance(result, Reject):
+    if isinstance(result, Reject | Undone):
         return
     if not isinstance(result, dict):
         raise StageError(
@@ -322,7 +338,7 @@ def _sentence(error: BaseException) -> str:
     return text if isinstance(error, StageError) else f"{type(error).__name__}: {text}"
 
 
-_Outcome = tuple[dict[str, Any] | Reject, bool]  # the result, and whether the row raised
+_Outcome = tuple[Result, bool]  # the result, and whether the row raised
 
 RECORD_SCHEMA = pa.schema(
     [
@@ -330,6 +346,7 @@ RECORD_SCHEMA = pa.schema(
         ("out", pa.list_(pa.string())),
         ("rejects", pa.list_(pa.string())),
         ("reasons", pa.list_(pa.string())),  # one per rejected row
+        ("undone", pa.list_(pa.string())),  # a reason per row without a result
         ("errors", pa.int64()),
         *(field for field in BATCH_SCHEMA if field.name != "rows"),
     ]
@@ -342,6 +359,7 @@ def _merge(keys: Sequence[str], records: Sequence[Mapping[str, Any]]) -> dict[st
         "out": [text for record in records for text in record["out"]],
         "rejects": [text for record in records for text in record["rejects"]],
         "reasons": [reason for record in records for reason in record["reasons"]],
+        "undone": [reason for record in records for reason in record["undone"]],
         "errors": sum(record["errors"] for record in records),
     }
 

@@ -1,6 +1,6 @@
 """Store data: data sets with atomic commits, frames by reference, run folders, cached models."""
 
-from gve_ray.store.assets import AssetReader, frames_of_row
+from gve_ray.store.assets import AssetReader, frames_of_row, jpegs_of_row
 from gve_ray.store.dataset import Store, StoreError
 from gve_ray.store.runfolder import FolderLock, RunFolder, RunFolderError, fingerprint
 from gve_ray.store.shared import SharedFolder
@@ -15,4 +15,5 @@ __all__ = [
     "StoreError",
     "fingerprint",
     "frames_of_row",
+    "jpegs_of_row",
 ]

@@ -48,6 +48,17 @@ _PART_COLUMNS = {
 }
 
 
+def jpegs_of_row(row: Mapping[str, Any], ref: AssetRef) -> list[bytes]:
+    """Return the frames of one part of a row of assets.lance as the JPEG files that are stored.
+
+    row: the columns of the part. Raises IndexError for a reference frame or clip that the row does not have.
+    """
+    if ref.part == "video":
+        return list(row["frames"])
+    part = _part_of(row, ref)
+    return [part] if ref.part == "frame" else list(part["frames"])
+
+
 def frames_of_row(row: Mapping[str, Any], ref: AssetRef) -> Frames:
     """Decode one part of a row of assets.lance.
 
@@ -56,15 +67,20 @@ def frames_of_row(row: Mapping[str, Any], ref: AssetRef) -> Frames:
     """
     if ref.part == "video":
         return _frames(row["frames"], row["timestamps"], row["indices"], row)
-    parts = row["reference_frames"] if ref.part == "frame" else row["clips"]
-    if ref.index >= len(parts):
-        raise IndexError(f"{ref}: this video has {len(parts)} {ref.part}s; give an index below that")
+    part = _part_of(row, ref)
     if ref.part == "frame":
         # A still picture has fps and duration 0, so that processors do not treat it as a video.
         still = {"fps": 0.0, "duration": 0.0, "total_frames": 1}
-        return _frames([parts[ref.index]], [0.0], [0], still)
-    clip = parts[ref.index]
-    return _frames(clip["frames"], clip["timestamps"], clip["indices"], row)
+        return _frames([part], [0.0], [0], still)
+    return _frames(part["frames"], part["timestamps"], part["indices"], row)
+
+
+def _part_of(row: Mapping[str, Any], ref: AssetRef) -> Any:
+    """Return the JPEG of a reference frame, or the record of a clip."""
+    parts = row["reference_frames"] if ref.part == "frame" else row["clips"]
+    if ref.index >= len(parts):
+        raise IndexError(f"{ref}: this video has {len(parts)} {ref.part}s; give an index below that")
+    return parts[ref.index]
 
 
 def _frames(

@@ -1,6 +1,6 @@
 """Stages 2 and 3 of V-SynFlow: read assets.lance, caption each video, and write annotations.lance.
 
-Each actor holds one engine and sends it all four prompts of a video: prompt 1 first and, if its
+Each actor holds one engine, or asks an endpoint, and sends it all four prompts of a video: prompt 1 first and, if its
 captions pass the checks, the other three. A video without valid captions is rejected and not
 processed further. A frame or query without a valid answer gets its own reject row, and its list in
 the video's row stays empty.
@@ -18,11 +18,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gve_ray.stage import Reject, StageCounts, StageRunner, row_finished
+from gve_ray.config import StageResources
+from gve_ray.stage import Reject, Result, StageCounts, StageRunner, Undone, row_finished
 from gve_ray.store import AssetReader, Store
-from gve_ray.synthesis.captioner import Answer, Asker, Generator
+from gve_ray.synthesis.captioner import Answer, Asker, Generator, Stopped
 from gve_ray.synthesis.config import CaptionerConfig, EnrichConfig, ExtendConfig
+from gve_ray.synthesis.endpoint_captioner import EndpointGenerator
 from gve_ray.synthesis.questions import caption_question, frame_questions, query_questions, texts_of
+from gve_ray.synthesis.spending import start_ledger
 from gve_ray.synthesis.stages import Stage, SynthesisRun
 from gve_ray.synthesis.vllm_captioner import VllmGenerator
 
@@ -37,8 +40,7 @@ _COLUMNS = [
 class Annotator:
     """The worker of `run_stage`: rows with a video_id in, rows of ANNOTATION_SCHEMA or rejects out.
 
-    make_generator: called once, with the captioner's config, threads and seed; VllmGenerator unless a test
-    brings its own. Thread-safe.
+    make_generator: called once, with the captioner's config, threads and seed. Thread-safe.
     """
 
     def __init__(
@@ -55,19 +57,32 @@ class Annotator:
         self._assets = assets
         self._enrich, self._extend, self._seed = enrich, extend, seed
         generator = make_generator(captioner, threads=threads, seed=seed)
+        self._stopped = ""  # why no question can be answered any more
         self._asker = Asker(generator=generator, config=captioner, seed=seed)
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | Reject]:
-        """Annotate a batch of videos, all of them at once."""
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[Result]:
+        """Annotate a batch of videos, all of them at once.
+
+        Once no question can be answered any more, videos with an open question are undone.
+        """
+        if self._stopped:
+            return [Undone(self._stopped)] * len(rows)
         ids = [row["video_id"] for row in rows]
         assets = self._assets.store.take(ids, _COLUMNS).to_pylist()
         waiting = {self._asker.ask(caption_question(row, self._seed)): i for i, row in enumerate(assets)}
         captions: dict[int, Answer] = {}
         others: dict[int, list[Future[Answer]]] = {}
         n_open: dict[int, int] = {}  # questions of a row that are not answered yet
+        undone: set[int] = set()
         while waiting:
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                i, answer = waiting.pop(future), future.result()
+                i = waiting.pop(future)
+                try:
+                    answer = future.result()
+                except Stopped as error:
+                    self._stopped = str(error)
+                    undone.add(i)
+                    continue
                 if i not in captions:
                     captions[i] = answer
                     others[i] = self._ask_others(assets[i], answer)
@@ -78,7 +93,9 @@ class Annotator:
                 if not n_open[i]:
                     row_finished()
         return [
-            self._result(assets[i], captions[i], [future.result() for future in others[i]])
+            Undone(self._stopped)
+            if i in undone
+            else self._result(assets[i], captions[i], [future.result() for future in others[i]])
             for i in range(len(assets))
         ]
 
@@ -118,6 +135,7 @@ def open_captions(run: SynthesisRun, stage: Stage) -> StageRunner:
         stage.name,
         worker=stage.worker,
         worker_args={
+            "make_generator": _generator_of(run, resources),
             **stage.worker_args,
             "assets": AssetReader(run.assets.uri),
             "captioner": config.captioner,
@@ -133,6 +151,18 @@ def open_captions(run: SynthesisRun, stage: Stage) -> StageRunner:
         commit_seconds=config.commit_seconds,
         is_open=run.shared.at_once,
     )
+
+
+def _generator_of(run: SynthesisRun, resources: StageResources) -> Callable[..., Generator]:
+    """Return what makes the generator of each actor."""
+    captioner = run.config.captioner
+    if captioner.engine == "vllm":
+        return VllmGenerator
+    run.shared.ledger = run.shared.ledger or start_ledger(run.config.output)
+    share = captioner.requests_per_minute
+    if share is not None:  # an equal one for each actor, as if the pool had grown to its largest size
+        share /= max(resources.count or 1, resources.max_actors)
+    return partial(EndpointGenerator, ledger=run.shared.ledger, requests_per_minute=share)
 
 
 def annotate(run: SynthesisRun, stage: Stage) -> StageCounts:

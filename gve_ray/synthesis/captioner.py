@@ -5,7 +5,8 @@
 
 The question's text depends on (seed, video_id, prompt) and the sampling seed of each attempt on (seed,
 video_id, prompt, ref, attempt), so the result for a video does not depend on its batch, actor or run.
-`Generator` is the interface to the model; vllm_captioner.py implements it with vLLM.
+`Generator` is the interface to the model; vllm_captioner.py implements it with vLLM, and
+endpoint_captioner.py with an endpoint.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 
 from gve_ray.schema import AssetRef, Frames
 from gve_ray.stage import Reject
-from gve_ray.store import frames_of_row
+from gve_ray.store import frames_of_row, jpegs_of_row
 from gve_ray.synthesis.config import CaptionerConfig
 from gve_ray.synthesis.prompts import load_prompt
 from gve_ray.synthesis.validate import AnswerError, Problem, parse_answer
@@ -35,6 +36,10 @@ class Media:
     def frames(self) -> Frames:
         """Unpack; pixels uint8 [T, H, W, 3]. Raises OSError on bytes that are no JPEG."""
         return frames_of_row(self.row, self.ref)
+
+    def jpegs(self) -> list[bytes]:
+        """Return the frames as they are stored."""
+        return jpegs_of_row(self.row, self.ref)
 
     def fingerprint(self, frames: Frames) -> str:
         """Names exactly these pixels: content hash of the file, part, frame numbers, size."""
@@ -80,10 +85,17 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """The model that answered: its configured name and the revision of its weights."""
+    """The model that answered: its configured name and the revision of its weights.
+
+    An endpoint does not say which weights it has: its revision is the host.
+    """
 
     name: str
     revision: str
+
+
+class Stopped(Exception):  # noqa: N818 - the name describes the state, not an error type
+    """No question can be answered any more, for a reason that has nothing to do with the questions."""
 
 
 class Generator(Protocol):
@@ -92,7 +104,11 @@ class Generator(Protocol):
     info: ModelInfo
 
     def submit(self, question: Question, sampling: Sampling) -> "Future[Completion]":
-        """Start one generation. The future raises BrokenWorker if the engine has failed for good."""
+        """Start one generation.
+
+        The future raises BrokenWorker if the engine has failed for good, and Stopped if no question can be
+        answered any more.
+        """
         ...
 
 
@@ -152,7 +168,10 @@ class Asker:
     seed: int
 
     def ask(self, question: Question) -> "Future[Answer]":
-        """Ask until an answer is valid or `config.max_attempts` are used up. The future raises BrokenWorker."""
+        """Ask until an answer is valid or `config.max_attempts` are used up.
+
+        The future raises BrokenWorker or Stopped as that of the generator.
+        """
         outer: Future[Answer] = Future()
         self._try(question, 1, (), outer)
         return outer

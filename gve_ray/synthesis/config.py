@@ -1,7 +1,7 @@
 """Configuration of a synthesis job. Defaults follow arXiv:2510.27571, section 3.1 and Table 7."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 from gve_ray.config import (
@@ -11,10 +11,12 @@ from gve_ray.config import (
     ModelReference,
     ModelResources,
     StageResources,
+    VideoAs,
     VideoSettings,
     check,
     check_name,
     check_numbers,
+    check_url,
     expand_paths,
     number,
 )
@@ -96,15 +98,35 @@ class QualityConfig:
         check_numbers(self, "quality")
 
 
+_VLLM_OPTIONS = ("revision", "tensor_parallel_size", "engine_args")
+_ENDPOINT_OPTIONS = ("url", "video_as")
+# They may change between two runs in the same folder.
+_ENDPOINT_LIMITS = (
+    "key_variable", "concurrency", "requests_per_minute", "max_cost", "price_per_million_prompt_tokens",
+    "price_per_million_output_tokens",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class CaptionerConfig(ModelReference):
-    """The vision-language model that writes captions with vLLM: its name, loading and sampling.
+    """The vision-language model that writes captions: its engine, name, loading, sampling and limits.
 
-    tensor_parallel_size: number of GPUs that one engine spans. temperature: of the first attempt.
-    top_p: share of the probability mass that tokens are sampled from.
+    engine: vllm runs the model in the actors, openai asks an OpenAI-compatible chat endpoint. model: for
+    openai, the model's name at the endpoint. tensor_parallel_size: number of GPUs that one engine
+    spans. temperature: of the first attempt. top_p: share of the probability mass that tokens are sampled
+    from.
+
+    The other options are of openai. url: of the endpoint, ending in /v1. key_variable: the environment
+    variable with its key, on every node. video_as: how the endpoint gets a video: video, its frames as one
+    video in the form of vLLM, or images, for an endpoint that takes no video. concurrency: requests of one
+    actor at the same time. requests_per_minute: of all actors together, retries included; each has an
+    equal share of it. max_cost: the job ends when all answers of the output folder, those of earlier runs
+    included, have cost so much; the unit is that of the prices. price_per_million_prompt_tokens,
+    price_per_million_output_tokens: for max_cost and for run.json.
     """
 
     model: str = field()
+    engine: Literal["vllm", "openai"] = "vllm"
     tensor_parallel_size: int = number(1, at_least=1)
     engine_args: dict[str, Any] = field(default_factory=dict)  # passed to vLLM's engine unchanged
     max_attempts: int = number(4, at_least=1)  # per prompt, with a new seed each time
@@ -113,13 +135,62 @@ class CaptionerConfig(ModelReference):
     retry_temperature: float = number(0.7, at_least=0, at_most=2)
     top_p: float = number(0.9, above=0, at_most=1)
     max_tokens: int = number(1024, at_least=1)  # per answer: five captions as JSON
+    url: str | None = None
+    key_variable: str = "OPENAI_API_KEY"
+    video_as: VideoAs = "video"
+    concurrency: int = number(8, at_least=1)
+    requests_per_minute: float | None = number(None, above=0)
+    max_cost: float | None = number(None, above=0)
+    price_per_million_prompt_tokens: float | None = number(None, at_least=0)
+    price_per_million_output_tokens: float | None = number(None, at_least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(bool(self.model), "captioner.model='': name a model folder or hub id")
+        check(
+            bool(self.model), "captioner.model='': name a model folder, a hub id, or a model of the endpoint"
+        )
         check_numbers(self, "captioner")
+        check_url("captioner", self.engine, self.url)
+        others = _VLLM_OPTIONS if self.engine == "openai" else (*_ENDPOINT_OPTIONS, *_ENDPOINT_LIMITS)
+        unused = [
+            option.name for option in fields(self) if option.name in others and not _is_default(self, option)
+        ]
+        check(not unused, f"captioner.{', '.join(unused)}: the engine {self.engine} takes none; leave it out")
+        check(
+            (self.price_per_million_prompt_tokens is None) == (self.price_per_million_output_tokens is None),
+            "captioner.price_per_million_prompt_tokens, price_per_million_output_tokens: give both, or none",
+        )
+        check(
+            self.max_cost is None or self.has_prices,
+            f"captioner.max_cost={self.max_cost}: needs price_per_million_prompt_tokens and "
+            "price_per_million_output_tokens",
+        )
         for name in ("model", "revision", "tensor_parallel_size"):
             check(name not in self.engine_args, f"captioner.engine_args.{name}: set captioner.{name} instead")
+
+    @property
+    def has_prices(self) -> bool:
+        """Whether the cost of answers is known."""
+        return self.price_per_million_prompt_tokens is not None
+
+    def cost(self, prompt_tokens: int, output_tokens: int) -> float | None:
+        """Return what so many tokens cost; None without prices."""
+        prices = self.price_per_million_prompt_tokens, self.price_per_million_output_tokens
+        if prices[0] is None or prices[1] is None:
+            return None
+        return (prompt_tokens * prices[0] + output_tokens * prices[1]) / 1e6
+
+    def identity(self) -> dict[str, Any]:
+        """The options that determine the answers; for vllm, those that it had before there was openai."""
+        left_out = {*_ENDPOINT_LIMITS}
+        if self.engine == "vllm":
+            left_out |= {"engine", *_ENDPOINT_OPTIONS}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+
+def _is_default(config: CaptionerConfig, option: "Field[Any]") -> bool:
+    default = option.default if option.default_factory is MISSING else option.default_factory()
+    return bool(getattr(config, option.name) == default)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +329,10 @@ class SynthesisConfig:
         check_numbers(self)
         engine_gpus, actor_gpus = self.captioner.tensor_parallel_size, self.resources.captioner.num_gpus
         check(
+            self.captioner.engine == "vllm" or actor_gpus in (AUTO, 0),
+            f"resources.captioner.num_gpus={actor_gpus}: an actor that asks an endpoint needs none; leave it out",
+        )
+        check(
             actor_gpus in (AUTO, 0, engine_gpus) or (engine_gpus == 1 and float(actor_gpus) < 1),
             f"resources.captioner.num_gpus={actor_gpus}, captioner.tensor_parallel_size={engine_gpus}: "
             f"an actor holds the GPUs its engine spans; set num_gpus to {engine_gpus}",
@@ -274,7 +349,7 @@ class SynthesisConfig:
         on a larger cluster. videos: number of videos of the input; the size of parts matters only if there
         are several.
         """
-        parts = asdict(self)
+        parts = asdict(self) | {"captioner": self.captioner.identity()}
         for name in _NO_IDENTITY:
             del parts[name]
         if self.parts(videos) == 1:

@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -38,6 +38,7 @@ class SynthesisResult:
     """The result of a run. stages: run.json's entries, in order (name, unit, in, out, rejected, seconds).
 
     separation: of true and mismatched captions by the consistency stage's embedder; None without scores.
+    spending: answers, tokens and cost of a captioner behind an endpoint, in all runs of the folder.
     """
 
     output: str
@@ -47,6 +48,7 @@ class SynthesisResult:
     was_finished: bool = False  # by an earlier run: this one did nothing
     estimate: Estimate | None = None  # of the whole input, after a trial run
     separation: Separation | None = None
+    spending: Mapping[str, Any] | None = None
 
     def __str__(self) -> str:
         """Return the summary table that is printed when the job ends."""
@@ -59,6 +61,10 @@ class SynthesisResult:
         table = [head, *rows, "", f"pairs   {pairs or 'none'}", f"report  {self.report}"]
         if self.separation:
             table.insert(-2, f"filter  {self.separation}")
+        if spent := self.spending:
+            cost = "" if spent["cost"] is None else f", cost {spent['cost']:,.2f}"
+            tokens = f"{spent['prompt_tokens']:,} and {spent['output_tokens']:,} tokens"
+            table.insert(-2, f"endpoint  {spent['answers']:,} answers, {tokens} of prompts and output{cost}")
         if self.estimate:
             table.append(f"whole   {self.estimate}")
         if self.was_finished:
@@ -110,7 +116,10 @@ def synthesize(
                 passed=lambda stage: work.release() if stage.name == "assets" else None,
                 finished=progress.finished,
             )
-            facts = stream.run()
+            try:
+                facts = stream.run()
+            finally:
+                record_spending(shared, folder)
         trial = None if config.limit is None else _estimate(shared, stages, whole.num_rows)
         if trial is not None:
             folder.record(estimate=trial.to_dict())
@@ -127,7 +136,23 @@ def synthesize(
         report=report,
         estimate=trial,
         separation=separation,
+        spending=folder.facts.get("spending"),
     )
+
+
+def record_spending(shared: SharedState, folder: RunFolder) -> None:
+    """Write to run.json what the answers of an endpoint took, if there is one, and end their ledger."""
+    if shared.ledger is None:
+        return
+    import ray
+
+    try:
+        usage = shared.ledger.close()
+    except ray.exceptions.RayError as error:  # must not hide the error that ends the job
+        log.warning("what the endpoint's answers took is not in run.json but in spending.json (%s)", error)
+        return
+    cost = shared.config.captioner.cost(usage.prompt_tokens, usage.output_tokens)
+    folder.record(spending=asdict(usage) | {"cost": cost})
 
 
 def fit_stages(config: SynthesisConfig, needs: Needs, *, parts: int) -> tuple[SynthesisConfig, bool]:
@@ -237,5 +262,6 @@ def finished_before(output: str, identity: Mapping[str, Any], manifest: pa.Table
         pairs=facts["pairs"],
         report=facts["report"],
         separation=Separation(**facts["separation"]) if facts.get("separation") else None,
+        spending=facts.get("spending"),
         was_finished=True,
     )

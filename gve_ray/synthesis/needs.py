@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
+from gve_ray.endpoint import Endpoint
 from gve_ray.inputs.manifest import video_uris
 from gve_ray.preflight import Embedder, Input, Needs, Workers, model_workers, weights_of, workers_of
-from gve_ray.synthesis.config import SynthesisConfig
+from gve_ray.synthesis.config import CaptionerConfig, SynthesisConfig
 from gve_ray.synthesis.pipeline import stages_of
 from gve_ray.synthesis.vllm_captioner import CPU_KV_CACHE_BYTES
 
@@ -23,15 +24,22 @@ def needs_of(config: SynthesisConfig, videos: Callable[[], Sequence[str]] | None
             Input(option="input", uri=config.input, list_files=videos or (lambda: video_uris(config.input)))
         ],
         outputs={"output": config.output} | ({"work": config.work} if config.work else {}),
+        endpoints=_endpoints(config.captioner),
         rules=lambda: stages_of(config),
     )
 
 
+def _endpoints(captioner: CaptionerConfig) -> dict[str, Endpoint]:
+    return {"captioner": Endpoint(captioner.url, captioner.key_variable)} if captioner.url else {}
+
+
 def _workers(config: SynthesisConfig) -> list[Workers]:
     captioner, consistency = config.captioner, config.quality.consistency
-    workers = [
-        workers_of("resources.media", config.resources.media, grows="cluster"),
-        workers_of(
+    share = 1 - _SCORING_SHARE
+    if captioner.engine == "openai":  # its actors wait for the endpoint
+        captions = workers_of("resources.captioner", config.resources.captioner, grows="cluster", share=share)
+    else:
+        captions = workers_of(
             "resources.captioner",
             config.resources.captioner,
             weights_of(
@@ -44,9 +52,9 @@ def _workers(config: SynthesisConfig) -> list[Workers]:
             more_bytes=CPU_KV_CACHE_BYTES,
             large=True,  # one engine batches all requests
             grows="cluster",
-            share=1 - _SCORING_SHARE,
-        ),
-    ]
+            share=share,
+        )
+    workers = [workers_of("resources.media", config.resources.media, grows="cluster"), captions]
     if consistency.model is not None:
         embedder = Embedder(option="quality.consistency", model=consistency.embedder, settings=None)
         resources = config.resources.consistency

@@ -24,6 +24,7 @@ from gve_ray.synthesis.config import SynthesisConfig
 from gve_ray.synthesis.consistency import Separation, separation, threshold_of
 from gve_ray.synthesis.dedup import KeptVideos
 from gve_ray.synthesis.ingest import INGEST_SCHEMA, ingest_fingerprint
+from gve_ray.synthesis.spending import SharedLedger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ class SharedState:
         self.rejects = Store(f"{config.output}/rejects.lance", REJECT_SCHEMA)
         self.annotations = Store(f"{config.output}/annotations.lance", ANNOTATION_SCHEMA)
         self.decoded = decoded_store(config)
+        self.ledger: SharedLedger | None = None  # of a captioner behind an endpoint
         self._runners: dict[str, StageRunner | None] = {}
 
     @cached_property

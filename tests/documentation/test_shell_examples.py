@@ -30,6 +30,7 @@ TOOLS = {
     "ray",
     "tar",
     "umask",
+    "vllm",
     ".",
 }
 OTHER_VERBS = ("search", "diagnose", "leaderboard", "models", "uvrb", "--help")

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from gve_ray.endpoint import Endpoint
 from gve_ray.preflight import Needs, Report, Weights, Workers
-from gve_ray.preflight.checks import InputCheck, OutputCheck, WeightsCheck, nodes_for
+from gve_ray.preflight.checks import EndpointCheck, InputCheck, OutputCheck, WeightsCheck, nodes_for
 from gve_ray.preflight.doctor import _dashboard, _gpus, _job, _nodes, _token, _versions, _workers
 from gve_ray.preflight.needs import Input
 from gve_ray.preflight.nodes import Answers, Cluster, Node, Outcome
@@ -218,6 +219,18 @@ def test_weights_are_needed_where_their_workers_run() -> None:
     assert (lacking.problem, lacking.fix) == ("model='org/model': not here (on bb)", "copy it")
     other = check.finding("index", OK, {"a": same, "bb": Outcome(value="def")}, 2)
     assert (other.state, other.value) == ("missing", "org/model: abc (a), def (bb)")
+
+
+def test_an_endpoint_that_a_node_cannot_use() -> None:
+    check = EndpointCheck("captioner.url", "captioner", Endpoint("http://a/v1"))
+    assert check.finding("s", OK, {"a": OK, "bb": OK}, 2).value == "http://a/v1: answers on 2 of 2 nodes"
+    lacking = Outcome(problem="captioner.key_variable='K': asks for a key, and none is set; set it")
+    finding = check.finding("s", OK, {"a": OK, "bb": lacking}, 2)
+    assert (finding.state, finding.value) == ("missing", "http://a/v1: answers on 1 of 2 nodes, not on bb")
+    assert finding.problem == "captioner.key_variable='K': asks for a key, and none is set (on bb)"
+    assert finding.fix == "set it"
+    finding = check.finding("s", Outcome(problem="captioner.url='x': cannot connect; start it"), {}, 2)
+    assert (finding.problem, finding.fix) == ("captioner.url='x': cannot connect", "start it")
 
 
 def job(message: str) -> list[Finding]:

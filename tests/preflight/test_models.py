@@ -1,7 +1,6 @@
 """Tests the checks that models are available and equal on two nodes."""
 
 import shutil
-import socket
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from gve_ray.demo.tiny_vl import ADAPTER, MODEL
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.job import PreflightError
 from gve_ray.preflight import Embedder, Weights
+from tests.endpoint import Reply, http_endpoint
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
@@ -86,13 +86,23 @@ def test_a_missing_package_of_an_engine_is_reported(monkeypatch: pytest.MonkeyPa
         Embedder(option="models.st", model=model, settings=None).check()
 
 
-def test_an_endpoint_that_does_not_listen_is_reported() -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-        model = ModelConfig(name="far", model="m", engine="openai", url=f"http://127.0.0.1:{port}/v1")
-        embedder = Embedder(option="models.far", model=model, settings=None)
-        with pytest.raises(PreflightError, match=r"models.far.url=.*: cannot connect"):
-            embedder.check()
-        listener.listen()
-        embedder.check()
+def test_an_endpoint_that_does_not_answer_or_take_the_key_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MY_KEY", raising=False)
+
+    def embedder(url: str) -> Embedder:
+        model = ModelConfig(name="far", model="m", engine="openai", url=url, key_variable="MY_KEY")
+        return Embedder(option="models.far", model=model, settings=None)
+
+    with http_endpoint(lambda number, body: Reply()) as endpoint:
+        embedder(endpoint.url).check()
+    with pytest.raises(PreflightError, match=r"models.far.url=.*: cannot connect"):
+        embedder(endpoint.url).check()
+    with (
+        http_endpoint(lambda number, body: Reply(), models=Reply(401)) as endpoint,
+        pytest.raises(
+            PreflightError, match=r"models.far.key_variable='MY_KEY': .* none is set; set the variable"
+        ),
+    ):
+        embedder(endpoint.url).check()

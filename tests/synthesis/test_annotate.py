@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 
 from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA
-from gve_ray.stage import REJECT_SCHEMA, BrokenWorker, Reject
+from gve_ray.stage import REJECT_SCHEMA, BrokenWorker, Reject, Undone
 from gve_ray.store import AssetReader, Store
 from gve_ray.synthesis.annotate import Annotator, settle_parts
-from gve_ray.synthesis.captioner import Completion
+from gve_ray.synthesis.captioner import Completion, Stopped
 from gve_ray.synthesis.config import CaptionerConfig, EnrichConfig, ExtendConfig
 from tests.synthesis.scripted import CAPTIONS, CLIP_QUERY, IMAGE_QUERY, Scripted, asset_row, good
 
@@ -107,6 +107,25 @@ def test_a_broken_engine_breaks_the_worker(tmp_path):
     worker, _ = annotator(tmp_path, [asset_row("v")], broken)
     with pytest.raises(BrokenWorker):
         call(worker, "v")
+
+
+def test_videos_with_open_questions_are_undone_when_no_question_can_be_answered_any_more(tmp_path):
+    """The second video has its captions only; nothing is asked about the third, or about a later batch."""
+    asked = []
+
+    def answer(question, sampling):
+        asked.append((question.ref.video_id, question.prompt_id))
+        if question.ref.video_id == "v2" and question.prompt_id != "video_captions":
+            raise Stopped("max_cost is reached")
+        return good(question, sampling)
+
+    worker, _ = annotator(tmp_path, [asset_row(f"v{i}") for i in (1, 2, 3)], answer)
+    first, second = call(worker, "v1", "v2")
+    assert first["video_id"] == "v1"
+    assert len(first["composed_clip"]) == 1
+    assert second == Undone("max_cost is reached")
+    assert call(worker, "v3") == [Undone("max_cost is reached")]
+    assert ("v3", "video_captions") not in asked
 
 
 def test_all_videos_of_a_batch_are_asked_at_once(tmp_path):

@@ -1,26 +1,18 @@
 """The engine openai: an OpenAI-compatible `/embeddings` endpoint, such as vLLM's or `gve serve`."""
 
-import base64
-import json
-import os
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from gve_ray.config import ModelConfig
+from gve_ray.config import ModelConfig, VideoAs
 from gve_ray.embedder.backends.backend import Backend, instruction_of
 from gve_ray.embedder.embeddings import Embeddings, Finished, ignore
 from gve_ray.embedder.settings import EmbedderSettings
-from gve_ray.media import encode_jpeg
-from gve_ray.media.video_metadata import video_metadata
+from gve_ray.endpoint import Endpoint, image_part, jpegs_of, video_options, video_part
 from gve_ray.schema import Frames, Item
 
-VideoAs = Literal["video", "images"]
-_TIMEOUT_SECONDS = 300.0
 # The format that public instruction-following text embedders are trained with.
 _WITH_INSTRUCTION = "Instruct: {instruction}\nQuery: {text}"
 
@@ -35,13 +27,12 @@ class EndpointBackend(Backend):
 
     def __init__(self, config: ModelConfig, settings: EmbedderSettings) -> None:
         self._name = config.model
-        self._url = f"{str(config.url).rstrip('/')}/embeddings"
-        self._key = os.environ.get(config.key_variable, "")
+        self._endpoint = Endpoint(str(config.url), config.key_variable)
         self._default, self._ended = settings.default_instruction, config.end_instructions
         self._video_as: VideoAs = config.video_as
 
     def embed(self, items: Sequence[Item], finished: Finished = ignore) -> Embeddings:
-        """See `Backend.embed`. Raises OSError with the endpoint's response if it refuses a request."""
+        """See `Backend.embed`. Raises EndpointError with the endpoint's response if it refuses a request."""
         vectors: list[Any] = [None] * len(items)
         if self._ended:
             items = [replace(i, instruction=instruction_of(i, None, ended=True)) for i in items]
@@ -58,44 +49,29 @@ class EndpointBackend(Backend):
 
     def _request(self, inputs: Mapping[str, Any]) -> list[Any]:
         """Send one request and return the embeddings in the order of the inputs."""
-        body = json.dumps({"model": self._name, "encoding_format": "float", **inputs}).encode()
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(self._url, data=body, headers=headers)
-        try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
-                data = json.load(response)["data"]
-        except urllib.error.HTTPError as error:
-            message = error.read(300).decode(errors="replace")
-            raise OSError(f"{self._url}: HTTP {error.code}: {message}") from error
-        return [row["embedding"] for row in sorted(data, key=lambda row: row["index"])]
+        body = {"model": self._name, "encoding_format": "float", **inputs}
+        return self._endpoint.post("embeddings", body, _embeddings)
 
 
 def chat_request(item: Item, default_instruction: str | None, video_as: VideoAs) -> dict[str, Any]:
     """Return the fields of a request that embeds one item with media, in vLLM's chat form.
 
     The user's turn has the video, then the image, then the text. Without an instruction there is no
-    system turn, so that the endpoint's template decides. video_as: "video" sends the frames of a
-    video as the data URL `data:video/jpeg;base64,FRAME,FRAME,...`, with their numbers and frame rate
-    in `media_io_kwargs`, so that the endpoint neither decodes nor samples; "images" sends each frame
-    as an image, which gives the frames other positions in the model than those of a video.
+    system turn, so that the endpoint's template decides. video_as: "video" sends a video as
+    `endpoint.video_part`, with the times of its frames; "images" sends each frame as an image, which gives
+    the frames other positions in the model than those of a video.
     """
     content: list[dict[str, Any]] = []
     more: dict[str, Any] = {}
     if isinstance(item.video, Frames):
-        frames = [_base64(pixels) for pixels in item.video.pixels]
+        jpegs = jpegs_of(item.video)
         if video_as == "video":
-            content.append(_part("video_url", f"data:video/jpeg;base64,{','.join(frames)}"))
-            metadata = video_metadata(item.video)
-            names = ("fps", "duration", "total_num_frames", "frames_indices", "do_sample_frames")
-            more["media_io_kwargs"] = {
-                "video": {"num_frames": -1, **{name: metadata[name] for name in names}}
-            }
+            content.append(video_part(jpegs))
+            more = video_options(item.video)
         else:
-            content += [_part("image_url", f"data:image/jpeg;base64,{frame}") for frame in frames]
+            content += map(image_part, jpegs)
     if isinstance(item.image, Frames):
-        content.append(_part("image_url", f"data:image/jpeg;base64,{_base64(item.image.pixels[0])}"))
+        content += map(image_part, jpegs_of(item.image))
     if item.text:
         content.append({"type": "text", "text": item.text})
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
@@ -104,13 +80,8 @@ def chat_request(item: Item, default_instruction: str | None, video_as: VideoAs)
     return {"messages": messages, **more}
 
 
-def _part(kind: str, url: str) -> dict[str, Any]:
-    return {"type": kind, kind: {"url": url}}
-
-
-def _base64(pixels: np.ndarray) -> str:
-    """Return a picture, uint8 [H, W, 3], as JPEG in base64."""
-    return base64.b64encode(encode_jpeg(pixels)).decode()
+def _embeddings(reply: Any) -> list[Any]:
+    return [row["embedding"] for row in sorted(reply["data"], key=lambda row: row["index"])]
 
 
 def _with_instruction(item: Item) -> str:
