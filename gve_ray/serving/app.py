@@ -24,7 +24,7 @@ from gve_ray.serving.files import MEDIA_TYPES, file_response
 from gve_ray.serving.gateway import Entry, Gateway
 from gve_ray.serving.guard import COOKIE, DEADLINE, Guard, session_of
 from gve_ray.serving.metrics import agents, collect
-from gve_ray.serving.openapi import Api, Operation, document, json_of
+from gve_ray.serving.openapi import Api, Operation, Schema, document, json_of
 from gve_ray.serving.requests import (
     EmbeddingRequest,
     M,
@@ -102,7 +102,7 @@ class _Routes:
     @property
     def _operations(self) -> list[Operation]:
         text = {"text/plain": {"schema": {"type": "string"}}}
-        video = {kind: {} for kind in MEDIA_TYPES}
+        video: dict[str, Schema] = {kind: {} for kind in MEDIA_TYPES}
         both = ("GET", "HEAD")
         return [
             Operation(

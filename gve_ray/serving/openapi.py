@@ -278,7 +278,7 @@ def _search_requests(api: Api, text: Schema) -> dict[str, Schema]:
         "model": _names(api.searched),
         "instruction": text,
         "top_k": {"type": "integer", "minimum": 1, "maximum": api.limits.max_top_k, "default": 10},
-        "filter": {"anyOf": [_filter(index) for index in api.indexes] or [{"type": "object"}]},
+        "filter": _ref("Filter"),
         "overlapping": {"type": "boolean", "default": False},
     }
     in_json = {name: _nullable(schema) for name, schema in fields.items()}
@@ -294,6 +294,10 @@ def _search_requests(api: Api, text: Schema) -> dict[str, Schema]:
         _object({"like": like, **fields}, "like", extra=False),
     ]
     return {
+        "Filter": {
+            "description": "Conditions on the metadata of segments, all of which must hold.",
+            "anyOf": [_filter(index) for index in api.indexes] or [{"type": "object"}],
+        },
         "SearchRequest": {
             "description": "`content`, as in a chat message, or `like`, the ID of a segment.",
             "anyOf": [_ref("SearchByContent"), _ref("SearchByLike")],
@@ -404,12 +408,13 @@ def _filter(fields: Mapping[str, FieldType]) -> Schema:
 
 
 def _condition(kind: FieldType) -> Schema:
-    value: Schema = {
+    values_of: dict[str, Schema] = {
         "string": {"type": "string"},
         "bool": {"type": "boolean"},
         "int": {"type": "integer", **_INT64},
         "float": {"type": "number", **_INT64},
-    }[kind]
+    }
+    value = values_of[kind]
     signs = SIGNS if kind in ("int", "float") else ("eq", "ne")
     comparisons = _object(dict.fromkeys(signs, value), extra=False) | {"minProperties": 1}
     values = {"type": "array", "items": value, "minItems": 1, "maxItems": MAX_VALUES}
@@ -444,7 +449,11 @@ def _described(schema: Schema, model: type[BaseModel]) -> Schema:
 
 
 def _list_of(item: Schema, **more: Schema) -> Schema:
-    properties = {"object": {"const": "list"}, "data": {"type": "array", "items": item}, **more}
+    properties: dict[str, Schema] = {
+        "object": {"const": "list"},
+        "data": {"type": "array", "items": item},
+        **more,
+    }
     return _object(properties, *properties, extra=False)
 
 
