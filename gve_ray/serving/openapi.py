@@ -287,11 +287,13 @@ def _search_requests(api: Api, text: Schema) -> dict[str, Schema]:
         name: {"type": "string", "format": "binary", "minLength": 1, "description": f"The file of {what}."}
         for name, what in (("image", "an image"), ("video", "a clip"))
     }
-    in_form = {"text": text, **media, **fields}
-    forms = [
-        _object(in_form | {"text": text | {"minLength": 1}}, "text", extra=False),
-        *(_object(in_form, name, extra=False) for name in media),
-        _object({"like": like, **fields}, "like", extra=False),
+    form = _described(_object({"text": text, **media, "like": like, **fields}, extra=False), SearchRequest)
+    like_alone = {"required": ["like"], "properties": dict.fromkeys(("text", *media), False)}
+    # Clients look for the fields in `properties` of the form itself.
+    form["anyOf"] = [
+        {"required": ["text"], "properties": {"text": {"minLength": 1}, "like": False}},
+        *({"required": [name], "properties": {"like": False}} for name in media),
+        like_alone,
     ]
     return {
         "Filter": {
@@ -308,10 +310,7 @@ def _search_requests(api: Api, text: Schema) -> dict[str, Schema]:
         "SearchByLike": _described(
             _object({"like": like, "content": _NULL, **in_json}, "like"), SearchRequest
         ),
-        "SearchForm": {
-            "description": "`text`, `image`, `video` or a mix of them, or else `like`.",
-            "anyOf": [_described(form, SearchRequest) for form in forms],
-        },
+        "SearchForm": {"description": "`text`, `image`, `video` or a mix of them, or else `like`.", **form},
     }
 
 

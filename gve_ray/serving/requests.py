@@ -116,6 +116,8 @@ def _as_part(value: Any) -> Any:
     if kind is None:
         kind = next((name for name in _PARTS if value.get(name) is not None), None)
         return {**value, "type": kind}
+    if not isinstance(kind, str):
+        raise ValueError(f"type={shown(kind)}: give text, image_url or video_url")
     if kind in _SPELLINGS:
         name, key = _SPELLINGS[kind]
         rest = {field: content for field, content in value.items() if field not in ("type", key)}
