@@ -1,12 +1,13 @@
 """Describe the HTTP interface of one service as an OpenAPI document.
 
-    document(api, operations)    # the JSON of GET /openapi.json
+document(api, operations)    # the JSON of GET /openapi.json
 
 The document states the limits of this service: the names of its models, the fields of their
-indexes, and the sizes of its config. A request that fits the schemas is accepted, with four
-exceptions that JSON Schema cannot express, which get the documented error statuses: an unknown
-segment, a text with too many tokens, a file that is not the image or the video it should be, and a
-host that is not allowed.
+indexes, and the sizes of its config. The service accepts a request that fits the schemas, except for
+what JSON Schema cannot express: a text with too many tokens, a file or a `data:` URL that is no
+readable image or video, frames that do not fit `media_io_kwargs`, a URL of another host, and an unknown
+segment. Such a request gets one of the documented errors. The service also reads some `data:` URLs
+(percent-encoded) and empty texts between other parts, which the document leaves out.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -48,8 +49,8 @@ class Operation:
     """One path with its endpoint.
 
     tag: group of the operation. success: status -> content types of the reply, with their schemas.
-    errors: statuses besides `COMMON_ERRORS`. body: content type -> description of the request body.
-    is_public: whether it needs no key.
+    errors: statuses besides `COMMON_ERRORS`. body: name of the schema of the request body. is_public:
+    whether it needs no key.
     """
 
     path: str
