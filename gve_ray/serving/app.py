@@ -107,11 +107,11 @@ class _Routes:
         return [
             Operation(
                 path="/v1/embeddings", endpoint=self.embeddings, tag="api", methods=("POST",), body="EmbeddingRequest",
-                success={200: json_of("Embeddings")}, errors=(403, 404, 415, 422, 429, 502),
+                success={200: json_of("Embeddings")}, errors=(403, 404, 409, 415, 422, 429, 502),
             ),
             Operation(
                 path="/v1/search", endpoint=self.search, tag="api", methods=("POST",), body="SearchRequest",
-                success={200: json_of("Hits")}, errors=(403, 404, 415, 422, 429, 502),
+                success={200: json_of("Hits")}, errors=(403, 404, 409, 415, 422, 429, 502),
             ),
             Operation(path="/v1/models", endpoint=self.models, tag="api", success={200: json_of("Models")}),
             Operation(

@@ -75,6 +75,7 @@ _MEANINGS = {
     "an image or a clip has a host that is not allowed.",
     404: "The model, the segment or the file is unknown.",
     408: "The body did not arrive in time.",
+    409: "The model was replaced during the request; try again.",
     410: "The file was changed or deleted after it was indexed.",
     413: "The body, the image, the clip or the work for the model is above a limit.",
     415: "The image or the clip has a format that is not read.",

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -11,6 +12,9 @@ import pytest
 from jsonschema import Draft202012Validator
 from PIL import Image
 
+from gve_ray.serving.config import RequestLimits
+from gve_ray.serving.openapi import Api, Operation
+from gve_ray.serving.openapi import document as document_of
 from gve_ray.serving.requests import EmbeddingRequest, SearchRequest
 from tests.serving.conftest import Service
 
@@ -96,6 +100,36 @@ def check_reply(document: Mapping[str, Any], path: str, answer: httpx.Response) 
     assert kind in content if content else not answer.content, (method, path, kind)
     if kind == "application/json" and method != "HEAD":
         assert is_valid(document, content[kind]["schema"], answer.json()), answer.text
+
+
+def test_the_document_of_a_service_with_a_key_and_two_indexes() -> None:
+    """A service without a key has neither the security schemes nor the status 401."""
+
+    async def endpoint() -> None:
+        """Do something."""
+
+    operations = [
+        Operation(path="/private", endpoint=endpoint, tag="api", success={204: {}}),
+        Operation(path="/public", endpoint=endpoint, tag="api", success={204: {}}, is_public=True),
+    ]
+    api = Api(models=["a", "b", "c"], searched=["a", "b"], dimensions=[8], indexes=[{"x": "int"}, {"y": "string"}],
+              limits=RequestLimits(), has_key=True)  # fmt: skip
+    answer = document_of(api, operations)
+    paths = answer["paths"]
+    assert paths["/private"]["get"]["security"] == [{"key": []}, {"session": []}]
+    assert "401" in paths["/private"]["get"]["responses"]
+    assert paths["/public"]["get"]["security"] == []
+    assert not {"401", "403"} & set(paths["/public"]["get"]["responses"])
+    for filter, expected in (
+        ({"x": 1}, True),
+        ({"y": "z"}, True),
+        ({"x": "z"}, False),
+        ({"x": 1, "y": "z"}, False),
+    ):
+        assert is_valid(answer, {"$ref": "#/components/schemas/Filter"}, filter) is expected
+    open_service = document_of(replace(api, has_key=False), operations)
+    assert "securitySchemes" not in open_service["components"]
+    assert not {"401"} & set(open_service["paths"]["/private"]["get"]["responses"])
 
 
 def test_the_document_itself(document: dict[str, Any]) -> None:
