@@ -413,7 +413,7 @@ def _condition(kind: FieldType) -> Schema:
         "string": {"type": "string"},
         "bool": {"type": "boolean"},
         "int": {"type": "integer", **_INT64},
-        "float": {"type": "number", **_INT64},
+        "float": {"type": "number"},
     }
     value = values_of[kind]
     signs = SIGNS if kind in ("int", "float") else ("eq", "ne")

@@ -34,6 +34,7 @@ ALLOWED: list[tuple[str, dict[str, Any]]] = [
     ("/v1/search", {"content": ["a"], "filter": {"segment": INT64 - 1}}),
     ("/v1/search", {"content": [{"text": "a"}], "filter": {"segment": {"gte": -INT64}}}),
     ("/v1/search", {"content": [{"type": "input_text", "text": "a"}], "filter": {"segment": [0] * 1000}}),
+    ("/v1/search", {"content": "a", "filter": {"duration": {"lt": 2**64, "gt": -1e308}}}),
     ("/v1/search", {"content": "a", "filter": {"duration": {"lt": 1, "ne": 0.5}, "caption": None}}),
 ]
 FORBIDDEN: list[tuple[str, dict[str, Any], int]] = [
