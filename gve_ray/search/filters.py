@@ -10,6 +10,7 @@ All conditions must hold. A row without a value in a field passes only a conditi
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +76,8 @@ def _value(name: str, value: Any, spec: IndexSpec) -> Value:
     kind = spec.fields[name]
     if kind == "int" and isinstance(value, float) and value.is_integer():
         value = int(value)
+    if kind == "float" and type(value) is int and abs(value) <= sys.float_info.max:
+        value = float(value)
     if value is None or not fits(value, kind):
         raise SearchError(f"filter {shown(name)}: {shown(value)}; the field is {kind}, give {FITTING[kind]}")
     return float(value) if kind == "float" else value

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import math
-from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
@@ -21,10 +20,11 @@ from gve_ray.errors import shortened
 from gve_ray.search import Hit
 from gve_ray.serving.batcher import Caller
 from gve_ray.serving.errors import ApiError
-from gve_ray.serving.files import file_response
+from gve_ray.serving.files import MEDIA_TYPES, file_response
 from gve_ray.serving.gateway import Entry, Gateway
 from gve_ray.serving.guard import COOKIE, DEADLINE, Guard, session_of
 from gve_ray.serving.metrics import agents, collect
+from gve_ray.serving.openapi import Api, Operation, Schema, document, json_of
 from gve_ray.serving.requests import (
     EmbeddingRequest,
     M,
@@ -46,7 +46,7 @@ _PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-_FORM_FILES, _FORM_FIELDS = 2, 6
+_FORM_FILES, _FORM_FIELDS = 2, 7
 _JPEG_HEADERS = {
     "Cache-Control": "private, max-age=3600",
     "X-Content-Type-Options": "nosniff",
@@ -67,9 +67,7 @@ def build_app(gateway: Gateway) -> FastAPI:
     app = FastAPI(
         title="gve_ray",
         version=__version__,
-        description="Finds moments of videos by text, picture, clip, or a mix of them.",
-        docs_url=None,  # its page would load scripts from another host
-        redoc_url=None,
+        openapi_url=None,  # `_Routes.openapi` describes the service
         exception_handlers={ApiError: _refused, HTTPException: _http_refused},
     )
     _Routes(gateway).add_to(app)
@@ -91,22 +89,66 @@ class _Routes:
         }
 
     def add_to(self, app: FastAPI) -> None:
-        """Add every route.
+        """Add every route."""
+        for operation in self._operations:
+            app.add_api_route(operation.path, operation.endpoint, methods=list(operation.methods))
+        for path, endpoint in (
+            ("/openapi.json", self.openapi),
+            ("/", self.page),
+            ("/page/{name}", self.page),
+        ):
+            app.add_api_route(path, endpoint, methods=["GET"])
 
-        The schemas of the bodies are added by hand, because FastAPI does not parse the bodies.
-        """
-        app.post("/v1/embeddings", openapi_extra=_body_of(EmbeddingRequest), tags=["api"])(self.embeddings)
-        form = {"multipart/form-data": {"schema": _FORM_SCHEMA}}
-        app.post("/v1/search", openapi_extra=_body_of(SearchRequest, form), tags=["api"])(self.search)
-        app.get("/v1/models", tags=["api"])(self.models)
-        app.post("/v1/session", tags=["page"], status_code=204)(self.session)
-        app.api_route("/media/{model}/{segment}", methods=["GET", "HEAD"], tags=["api"])(self.media)
-        app.get("/previews/{model}/{segment}/{picture}.jpg", tags=["api"])(self.preview)
-        for path, endpoint in (("/healthz", self.healthz), ("/readyz", self.readyz)):
-            app.api_route(path, methods=["GET", "HEAD"], tags=["operation"])(endpoint)
-        app.get("/metrics", tags=["operation"])(self.metrics)
-        app.get("/", include_in_schema=False)(self.page)
-        app.get("/page/{name}", include_in_schema=False)(self.page)
+    @property
+    def _operations(self) -> list[Operation]:
+        text = {"text/plain": {"schema": {"type": "string"}}}
+        video: dict[str, Schema] = {kind: {} for kind in MEDIA_TYPES}
+        both = ("GET", "HEAD")
+        return [
+            Operation(
+                path="/v1/embeddings", endpoint=self.embeddings, tag="api", methods=("POST",), body="EmbeddingRequest",
+                success={200: json_of("Embeddings")}, errors=(403, 404, 409, 415, 422, 429, 502),
+            ),
+            Operation(
+                path="/v1/search", endpoint=self.search, tag="api", methods=("POST",), body="SearchRequest",
+                success={200: json_of("Hits")}, errors=(403, 404, 409, 415, 422, 429, 502),
+            ),
+            Operation(path="/v1/models", endpoint=self.models, tag="api", success={200: json_of("Models")}),
+            Operation(
+                path="/v1/session", endpoint=self.session, tag="page", methods=("POST",), success={204: {}}
+            ),
+            Operation(
+                path="/media/{model}/{segment}", endpoint=self.media, tag="api", methods=both,
+                success={200: video, 206: video}, errors=(404, 410, 416),
+            ),
+            Operation(
+                path="/previews/{model}/{segment}/{picture}.jpg", endpoint=self.preview, tag="api",
+                success={200: {"image/jpeg": {}}}, errors=(404,),
+            ),
+            Operation(
+                path="/healthz", endpoint=self.healthz, tag="operation", methods=both, success={200: text},
+                is_public=True,
+            ),
+            Operation(
+                path="/readyz", endpoint=self.readyz, tag="operation", methods=both, success={200: text},
+                is_public=True,
+            ),
+            Operation(path="/metrics", endpoint=self.metrics, tag="operation", success={200: text}),
+        ]  # fmt: skip
+
+    async def openapi(self) -> Response:
+        """Describe the interface of this service."""
+        gateway = self._gateway
+        described = await self._described()
+        api = Api(
+            models=list(gateway.entries),
+            searched=[entry.name for entry in gateway.entries.values() if entry.has_index],
+            dimensions=sorted({size for entry in gateway.entries.values() for size in entry.dimensions}),
+            indexes=[info.index.fields for _, info in described if info.index is not None],
+            limits=gateway.config.limits,
+            has_key=gateway.key_digest is not None,
+        )
+        return JSONResponse(document(api, self._operations))
 
     async def embeddings(self, request: Request) -> Response:
         """Embed texts (OpenAI format), or chat messages with images and clips (vLLM format)."""
@@ -175,13 +217,6 @@ class _Routes:
 
         A model whose index cannot be read, or that has no index and has not replied yet, is left out.
         """
-        entries = list(self._gateway.entries.values())
-        results = await asyncio.gather(
-            *(self._gateway.describe(entry) for entry in entries), return_exceptions=True
-        )
-        available = [
-            (entry, info) for entry, info in zip(entries, results, strict=True) if isinstance(info, ModelInfo)
-        ]
         data = [
             {
                 "id": entry.name,
@@ -193,9 +228,19 @@ class _Routes:
                 "max_model_len": info.settings.max_tokens,
                 "index": None if info.index is None else asdict(info.index),
             }
-            for entry, info in available
+            for entry, info in await self._described()
         ]
         return JSONResponse({"object": "list", "data": data})
+
+    async def _described(self) -> list[tuple[Entry, ModelInfo]]:
+        """Return the models that can be described at the moment."""
+        entries = list(self._gateway.entries.values())
+        results = await asyncio.gather(
+            *(self._gateway.describe(entry) for entry in entries), return_exceptions=True
+        )
+        return [
+            (entry, info) for entry, info in zip(entries, results, strict=True) if isinstance(info, ModelInfo)
+        ]
 
     async def session(self, request: Request) -> Response:
         """Give the browser a session cookie, because its requests for images and videos cannot send
@@ -335,34 +380,3 @@ async def _http_refused(request: Request, error: Exception) -> Response:
 
 def _suffix(name: str) -> str:
     return name.rpartition(".")[2]
-
-
-def _body_of(kind: type[Any], more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the OpenAPI description of a request body, with definitions inlined, because FastAPI
-    does not know them.
-    """
-    schema = kind.model_json_schema(ref_template="#/paths/~1/{model}")
-    definitions = schema.pop("$defs", {})
-    content = {"application/json": {"schema": _inlined(schema, definitions)}, **(more or {})}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
-    if isinstance(schema, dict):
-        if "$ref" in schema:
-            return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
-        return {
-            name: _inlined(value, definitions) for name, value in schema.items() if name != "discriminator"
-        }
-    return [_inlined(item, definitions) for item in schema] if isinstance(schema, list) else schema
-
-
-_FORM_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        **{name: {"type": "string"} for name in ("text", "instruction", "model", "like", "filter")},
-        "top_k": {"type": "integer", "minimum": 1},
-        "overlapping": {"type": "boolean"},
-        **{name: {"type": "string", "format": "binary"} for name in ("image", "video")},
-    },
-}

@@ -46,6 +46,7 @@ _TYPES = {
         "image/png": rb"\x89PNG\r\n\x1a\n",
     }.items()
 }
+MEDIA_TYPES = (*_TYPES, _OTHER_TYPE)  # of all replies with a file
 
 
 def file_response(uri: str, *, size: int, etag: str, method: str = "GET", headers: Headers) -> Response:

@@ -53,6 +53,17 @@ class _Model(BaseModel):
         return values
 
 
+def _whole(value: Any) -> Any:
+    """Return a number without a fraction as int, as JSON Schema counts it; a text is no number."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+Integer = Annotated[int, Field(strict=True), BeforeValidator(_whole)]
+Boolean = Annotated[bool, Field(strict=True)]
+
+
 class MediaUrl(_Model):
     """A `data:` URL, or a URL of an allowed host."""
 
@@ -105,6 +116,8 @@ def _as_part(value: Any) -> Any:
     if kind is None:
         kind = next((name for name in _PARTS if value.get(name) is not None), None)
         return {**value, "type": kind}
+    if not isinstance(kind, str):
+        raise ValueError(f"type={shown(kind)}: give text, image_url or video_url")
     if kind in _SPELLINGS:
         name, key = _SPELLINGS[kind]
         rest = {field: content for field, content in value.items() if field not in ("type", key)}
@@ -171,7 +184,9 @@ class EmbeddingRequest(_Model):
         None, description="The retrieval task, for queries; leave it out for a corpus."
     )
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(None, description="Only for models trained with Matryoshka dimensions.")
+    dimensions: Integer | None = Field(
+        None, description="Only for models trained with Matryoshka dimensions."
+    )
     truncate_prompt_tokens: Literal[-1] | None = Field(
         None, description="-1 cuts texts above the model's limit; otherwise they are refused."
     )
@@ -181,9 +196,9 @@ class EmbeddingRequest(_Model):
         "as data:video/jpeg;base64,FRAME,FRAME,...; nothing else is used.",
     )
     user: str | None = Field(None, description="Accepted for compatibility; not used.")
-    add_generation_prompt: bool | None = Field(None, description="Accepted for compatibility; not used.")
-    continue_final_message: bool | None = Field(None, description="Accepted for compatibility; not used.")
-    add_special_tokens: bool | None = Field(None, description="Accepted for compatibility; not used.")
+    add_generation_prompt: Boolean | None = Field(None, description="Accepted for compatibility; not used.")
+    continue_final_message: Boolean | None = Field(None, description="Accepted for compatibility; not used.")
+    add_special_tokens: Boolean | None = Field(None, description="Accepted for compatibility; not used.")
 
     def queries(self) -> list[Query]:
         """Return the items to embed, in order. Raises ApiError."""
@@ -210,12 +225,12 @@ class SearchRequest(_Model):
     like: str | None = Field(
         None, description="The ID of a segment; the result is the segments most similar to it."
     )
-    top_k: int = Field(10, ge=1)
+    top_k: Integer = Field(10, ge=1)
     filter: dict[str, Any] | None = Field(
         None, description='Conditions on metadata, e.g. {"start": {"gte": 10}, "year": [2023, 2024]}.'
     )
     instruction: str | None = None
-    overlapping: bool = Field(False, description="Also return segments that overlap a better one in time.")
+    overlapping: Boolean = Field(False, description="Also return segments that overlap a better one in time.")
 
     def query(self) -> Query | None:
         """Return the query; None for a search by `like`. Raises ApiError."""
@@ -271,7 +286,7 @@ def parse_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[S
     """Return the body and the query of a multipart search; the query is None for a search by
     `like`.
 
-    fields: text, like, top_k, filter (JSON), instruction, model, overlapping. files: image, video. Raises
+    fields: text, like, instruction, model, and, in JSON, top_k, filter and overlapping. files: image, video. Raises
     ApiError.
     """
     allowed = {"text", "like", "top_k", "filter", "instruction", "model", "overlapping"}
@@ -284,8 +299,10 @@ def parse_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[S
             param=unknown[0],
         )
     values: dict[str, Any] = {name: value for name, value in fields.items() if value and name != "text"}
-    if "filter" in values:
-        values["filter"] = parse_json(values["filter"].encode(), "filter")
+    for name in {"top_k", "filter", "overlapping"} & set(values):
+        # Python writes True.
+        value = values[name].lower() if name == "overlapping" else values[name]
+        values[name] = parse_json(value.encode(), name)
     text, like = fields.get("text"), values.get("like")
     has_content = bool(text) or bool(files)
     # `content` only satisfies the check of the body; the query is made of the text and the files.

@@ -136,6 +136,8 @@ def test_searches() -> None:
         ({"messages": [CHAT, CHAT]}, r"messages\[0\]: a list; send one conversation a request"),
         ({"messages": [{"role": "user", "content": [{"type": "image_embeds", "image_embeds": "AA=="}]}]},
          r"content\[0\]: parts of type 'image_embeds' are not read; send text, image_url or video_url"),
+        ({"messages": [{"role": "user", "content": [{"type": {}, "image": "data:,a"}]}]},
+         r"content\[0\]: type=.*give text, image_url or video_url"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "image": "data:,a", "max_pixels": 9}]}]},
          "max_pixels: not a field here; leave it out"),
         ({"messages": [{"role": "system", "content": [PICTURE]}, {"role": "user", "content": "a"}]}, "give only text"),

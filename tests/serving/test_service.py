@@ -301,11 +301,6 @@ def test_no_path_leads_outside_the_page(server: Service, path: str) -> None:
 def test_health_and_readiness(http: httpx.Client) -> None:
     assert http.get("/healthz").text == "ok\n"
     assert http.get("/readyz").text == "ready\n"
-    schema = http.get("/openapi.json").json()
-    assert {"/v1/embeddings", "/v1/search", "/v1/models", "/media/{model}/{segment}"} <= set(schema["paths"])
-    body = schema["paths"]["/v1/search"]["post"]["requestBody"]["content"]
-    assert set(body) == {"application/json", "multipart/form-data"}
-    assert "$ref" not in json.dumps(body)
     page = http.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
