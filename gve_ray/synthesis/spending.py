@@ -1,6 +1,6 @@
 """Count the tokens of a captioner behind an endpoint, over all actors and all runs of an output folder.
 
-    ledger = start_ledger(config)     # in the driver
+    ledger = start_ledger(output)     # in the driver
     ledger.add(1200, 300)             # in any actor, after each answer
     ledger.usage().prompt_tokens
 
