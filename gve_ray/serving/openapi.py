@@ -284,12 +284,14 @@ def _search_requests(api: Api, text: Schema) -> dict[str, Schema]:
         "overlapping": {"type": "boolean", "default": False},
     }
     in_json = {name: _nullable(schema) for name, schema in fields.items()}
+    # A form has these as JSON, so null is possible; model and instruction are texts as they are.
+    in_form = fields | {name: in_json[name] for name in ("top_k", "filter", "overlapping")}
     like: Schema = {"type": "string", "minLength": 1}
     media: dict[str, Schema] = {
         name: {"type": "string", "format": "binary", "minLength": 1, "description": f"The file of {what}."}
         for name, what in (("image", "an image"), ("video", "a clip"))
     }
-    form = _described(_object({"text": text, **media, "like": like, **fields}, extra=False), SearchRequest)
+    form = _described(_object({"text": text, **media, "like": like, **in_form}, extra=False), SearchRequest)
     like_alone = {"required": ["like"], "properties": dict.fromkeys(("text", *media), False)}
     # Clients look for the fields in `properties` of the form itself.
     form["anyOf"] = [

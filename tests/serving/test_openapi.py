@@ -214,6 +214,9 @@ def test_a_form_with_all_fields(document: dict[str, Any], http: httpx.Client) ->
     }
     answer = http.post("/v1/search", files=parts)
     assert answer.status_code == 200, answer.text
+    for name in ("top_k", "filter", "overlapping"):
+        assert is_valid(document, {"$ref": "#/components/schemas/SearchForm"}, {**fields, name: None})
+        assert http.post("/v1/search", files={**parts, name: (None, "null")}).status_code == 200
     for name, value in (("top_k", 1001), ("top_k", "x"), ("overlapping", 2), ("filter", []), ("like", "b")):
         assert not is_valid(document, {"$ref": "#/components/schemas/SearchForm"}, {**fields, name: value})
         answer = http.post("/v1/search", files={**parts, name: (None, json.dumps(value))})
