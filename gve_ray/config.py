@@ -85,16 +85,17 @@ def check_url(where: str, engine: str, url: str | None) -> None:
 
     where: the config section. The URL is stored with results, so it must not contain a password.
     """
+    harmless = without_password(url)
+    option = f"{where}.url={harmless!r}"
     check(
         (url is not None) == (engine == "openai"),
-        f"{where}.url={without_password(url)!r}, engine={engine}: openai needs a url, others none",
+        f"{option}, engine={engine}: openai needs a url, others none",
     )
     if url is not None:
-        shown = f"{where}.url={without_password(url)!r}"
-        check(url.startswith(("http://", "https://")), f"{shown}: use http:// or https://")
+        check(url.startswith(("http://", "https://")), f"{option}: use http:// or https://")
         check(
-            shown == f"{where}.url={url!r}" and not set("?#") & set(url),
-            f"{shown}: leave out user, password and what follows a ? or #, because the url is stored with the "
+            url == harmless and not set("?#") & set(url),
+            f"{option}: leave out user, password and what follows a ? or #, because the url is stored with the "
             f"results; the key is read from the environment variable of {where}.key_variable",
         )
 

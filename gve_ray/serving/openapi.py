@@ -13,7 +13,7 @@ segment. Such a request gets one of the documented errors. The service also read
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import getdoc
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -49,7 +49,7 @@ class Operation:
     """One path with its endpoint.
 
     tag: group of the operation. success: status -> content types of the reply, with their schemas.
-    errors: statuses besides `COMMON_ERRORS`. body: name of the schema of the request body. is_public:
+    errors: statuses in addition to `COMMON_ERRORS`. body: name of the schema of the request body. is_public:
     whether it needs no key.
     """
 
@@ -514,7 +514,7 @@ _REPLIES: dict[str, Schema] = {
                     segments=_COUNT,
                     fields={
                         "type": "object",
-                        "additionalProperties": {"enum": ["string", "int", "float", "bool"]},
+                        "additionalProperties": {"enum": list(get_args(FieldType))},
                     },
                     strip_frames=_COUNT,
                 )

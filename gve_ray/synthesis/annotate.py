@@ -1,7 +1,7 @@
 """Stages 2 and 3 of V-SynFlow: read assets.lance, caption each video, and write annotations.lance.
 
-Each actor holds one engine, or asks an endpoint, and sends it all four prompts of a video: prompt 1 first and, if its
-captions pass the checks, the other three. A video without valid captions is rejected and not
+Each actor holds one engine, or asks an endpoint, and sends it all four prompts of a video: prompt 1
+first and, if its captions pass the checks, the other three. A video without valid captions is rejected and not
 processed further. A frame or query without a valid answer gets its own reject row, and its list in
 the video's row stays empty.
 

@@ -98,7 +98,7 @@ class SharedLedger:
         return usage
 
     def _get(self, reference: Any) -> Any:
-        """Return a result of the actor. Raises Stopped without one: nothing is asked that nobody counts."""
+        """Return a result of the actor. Raises Stopped without one: no answer must stay uncounted."""
         import ray
 
         try:
@@ -122,7 +122,7 @@ def start_ledger(output: str) -> SharedLedger:
     """
     import ray
 
-    read_usage(output)  # here, because an error in an actor's constructor would reach nobody
+    read_usage(output)  # here, because an error in an actor's constructor would not be seen
     actor = ray.remote(FileLedger).options(
         num_cpus=0, max_restarts=_MAX_RESTARTS, max_task_retries=_MAX_RESTARTS, **on_this_node()
     )

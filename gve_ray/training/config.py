@@ -232,7 +232,7 @@ class LoraConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HelperModel(EmbedderModel):
-    """An embedder that training uses beside the model that it trains.
+    """An embedder that training uses in addition to the model that it trains.
 
     model: None: none is used. engine: all but vllm, which would need the GPU that holds the model in
     training. dtype: None selects that of the training.

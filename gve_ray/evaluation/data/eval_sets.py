@@ -29,8 +29,7 @@ DEFAULT_METRIC = "hit@1"
 class EvalSet:
     """A data set ready for evaluation: queries with their prompt, and fingerprints of all items.
 
-    is_classification: the corpus consists of labels or answers, and each query has exactly one.
-    folder_fps: pictures a second of videos that are folders of frames.
+    is_classification: `data.has_labels`. folder_fps: pictures a second of videos that are folders of frames.
     """
 
     data: RetrievalSet
@@ -111,8 +110,7 @@ def open_eval_sets(configs: Sequence[DataConfig], index: ItemIndex) -> list[Eval
                 query_keys=index.keys(queries, config.folder_fps),
                 corpus_keys=index.keys(data.corpus, config.folder_fps),
                 folder_fps=config.folder_fps,
-                is_classification=config.format == "classes"
-                or (config.format == "mmeb" and MMEB[config.name].has_labels),
+                is_classification=data.has_labels,
             )
         )
     sizes = sum(len(each.queries) for each in opened), sum(len(each.data.corpus) for each in opened)

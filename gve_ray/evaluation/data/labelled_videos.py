@@ -67,6 +67,7 @@ def load_classes(source: str | Path, *, name: str, template: str = "{label}") ->
         positives={video: frozenset({label}) for video, (_, label) in videos.items()},
         candidates=None,
         skipped=errors.all(),
+        has_labels=True,
     )
 
 

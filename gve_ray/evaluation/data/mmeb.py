@@ -3,7 +3,7 @@
     load_mmeb("MMEB-V2", name="MMEB-HMDB51")        # RetrievalSet; MMEB lists the names
 
 The frames are in one repository of the Hugging Face hub, TIGER-Lab/MMEB-V2, as archives that are
-unpacked where they lie; the rows of each data set are in a repository of its own, whose files belong
+unpacked where they lie; the rows of each data set are in a separate repository, whose files belong
 into a folder of that name:
 
     video-tasks/frames/video_cls/HMDB51/<video>/*.jpg
@@ -71,6 +71,14 @@ _QUESTION = (
 )
 
 
+def _named(*words: str) -> Callable[[str], bool]:
+    """Choose files by words in their paths, such as "MC" and "test" for MC/test-00000-of-00001.parquet."""
+    return lambda file: {word.lower() for word in words} <= set(re.split(r"[/._-]", file.lower()))
+
+
+_TEST = _named("test")
+
+
 @dataclass(frozen=True, kw_only=True)
 class MmebSet:
     """One video data set of MMEB-V2.
@@ -85,7 +93,7 @@ class MmebSet:
 
     read: Reader
     repository: str
-    files: Callable[[str], bool]
+    files: Callable[[str], bool] = _TEST
     frames: str
     prompt: str | None
     own_candidates: bool = False
@@ -128,7 +136,7 @@ def load_mmeb(folder: str | Path, *, name: str) -> RetrievalSet:
         builder.add_positives(key, query.positives, place)
         if spec.own_candidates:
             builder.add_candidates(key, list(query.candidates), place)
-    return builder.build()
+    return replace(builder.build(), has_labels=spec.has_labels)
 
 
 def find_mmeb(root: str) -> list[str]:
@@ -177,19 +185,10 @@ def _tables(folder: DatasetFolder, parent: str = "") -> Iterator[str]:
             yield name
 
 
-def _named(*words: str) -> Callable[[str], bool]:
-    """Choose files by words in their paths, such as "MC" and "test" for MC/test-00000-of-00001.parquet."""
-    return lambda file: {word.lower() for word in words} <= set(re.split(r"[/._-]", file.lower()))
-
-
-_TEST = _named("test")
-
-
 def _class_set(name: str, prompt: str, *, frames: str | None = None) -> MmebSet:
     return MmebSet(
         read=classified,
         repository=f"VLM2Vec/{name}",
-        files=_TEST,
         frames=f"video_cls/{frames or name}",
         prompt=prompt,
         has_labels=True,
@@ -214,7 +213,6 @@ def _moment_set(name: str, read: Reader, prompt: str | None, *, frames: str | No
     return MmebSet(
         read=read,
         repository=f"VLM2Vec/{name}",
-        files=_TEST,
         frames=f"video_mret/{frames or name}",
         prompt=prompt,
         own_candidates=True,
@@ -238,7 +236,6 @@ MMEB: Mapping[str, MmebSet] = {
     "MMEB-SmthSmthV2": MmebSet(
         read=multiple_choice,
         repository="VLM2Vec/SmthSmthV2",
-        files=_TEST,
         frames="video_cls/SSv2",
         prompt="What actions or object interactions are being performed by the person in the video?",
         own_candidates=True,

@@ -116,11 +116,13 @@ def _asked(video: str, question: str, options: Sequence[str], right: int) -> Que
 
 
 def classified(row: Row) -> Query:
+    """A video and its class."""
     label = row.text("pos_text")
     return Query(Item(video=row.media(row.id("video_id"))), _texts([label]), [label])
 
 
 def multiple_choice(row: Row) -> Query:
+    """A video, its class, and the wrong classes of its row."""
     label = row.text("pos_text")
     options = _texts([label, *row.texts("neg_text")])
     return Query(Item(video=row.media(row.id("video_id"))), options, [label])
@@ -181,6 +183,7 @@ def moment_seeker(row: Row) -> Query:
 
 
 def video_mme(row: Row) -> Query:
+    """A question of Video-MME, whose options have letters, and whose answer is one."""
     options, letter = row.texts("options"), row.text("answer")
     right = _chosen("answer", options, str(ord(letter) - ord("A")) if len(letter) == 1 else letter)
     question = "\n".join([row.text("question"), *options])
@@ -188,6 +191,7 @@ def video_mme(row: Row) -> Query:
 
 
 def next_qa(row: Row) -> Query:
+    """A question of NExTQA, with five options."""
     options = [row.text(f"a{i}") for i in range(5)]
     question = "\n".join([row.text("question"), "Options:", *_lettered(options)])
     right = _chosen("answer", options, row.id("answer"))
@@ -195,6 +199,7 @@ def next_qa(row: Row) -> Query:
 
 
 def ego_schema(row: Row) -> Query:
+    """A question of EgoSchema, whose options have letters."""
     options = row.texts("option")
     # The benchmark has no space between the question and the first option.
     question = row.text("question") + " ".join(options)
@@ -203,6 +208,7 @@ def ego_schema(row: Row) -> Query:
 
 
 def mv_bench(row: Row) -> Query:
+    """A question of one of the parts of MVBench."""
     options, answer = row.texts("candidates"), row.text("answer")
     if answer not in options:
         raise BadRowError(f"answer={shown(answer)}: not one of the candidates")
@@ -213,6 +219,7 @@ def mv_bench(row: Row) -> Query:
 
 
 def activity_net_qa(row: Row) -> Query:
+    """A question of ActivityNetQA that is answered by yes or no."""
     options, answer = ["yes", "no"], row.text("answer")
     if answer not in options:
         raise BadRowError(f"answer={shown(answer)}: neither yes nor no")
@@ -235,4 +242,5 @@ def _names_in(file: str) -> list[str]:
 
 
 def is_mv_bench(file: str) -> bool:
+    """Return whether a file has rows of a part of MVBench."""
     return not _MV_BENCH.isdisjoint(_names_in(file))

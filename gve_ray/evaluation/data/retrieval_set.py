@@ -17,6 +17,7 @@ class RetrievalSet:
     more relevant corpus ids for each query. candidates: the corpus ids that each query ranks,
     positives included, in corpus order (so that ties do not favour the positive); None if every
     query ranks the whole corpus. skipped: the errors found in the data, whose lines were left out.
+    has_labels: the corpus consists of labels or answers, and each query has exactly one.
     """
 
     name: str
@@ -27,6 +28,7 @@ class RetrievalSet:
     positives: dict[str, frozenset[str]]
     candidates: dict[str, tuple[str, ...]] | None
     skipped: list[DataError]
+    has_labels: bool = False
 
 
 class RetrievalSetBuilder:

@@ -22,8 +22,8 @@ def shared_content(dataset: EvalSet, digest: Callable[[str], str]) -> list[set[s
     """What each query may share with other queries: its media and its positives, by content.
 
     digest: of a medium, by its path (`ItemIndex.digest`). A positive without media is identified by
-    its text. The labels of a classification (and answers) are left out: they are the fixed classes of the task,
-    and not a sample, so two videos of one class are independent.
+    its text. The labels of a classification and the answers to questions are left out: they are
+    fixed by the task, and not a sample, so two videos of one class are independent.
     """
     positions = {name: position for position, name in enumerate(dataset.data.corpus_ids)}
     contents = []
