@@ -32,9 +32,14 @@ def main(owner_pid: int) -> None:
     while not ended.wait(_POLL_SECONDS):
         try:
             # psutil knows a process by its start time too, so that a pid used again is not killed.
-            seen = [child for child in owner.children(recursive=True) if child.pid != me]
+            children = [child for child in owner.children(recursive=True) if child.pid != me]
         except psutil.NoSuchProcess:
             break
+        # The death of the owner gives all its children another parent, this process among them. The pipe may
+        # close later, so a list that was read meanwhile can lack them.
+        if os.getppid() != owner_pid:
+            break
+        seen = children
     for child in seen:
         try:
             child.kill()

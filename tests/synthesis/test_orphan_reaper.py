@@ -7,6 +7,7 @@ import sys
 import time
 
 import psutil
+import pytest
 
 OWNER = """
 import subprocess, sys, time
@@ -20,12 +21,21 @@ time.sleep(600)
 """
 
 
-def test_descendants_of_a_killed_process_end():
-    owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True)
+# Another process holds the pipe, too, so that the reaper does not see it close.
+HELD_OPEN = OWNER.replace(
+    "stdout=subprocess.PIPE, text=True)",
+    "stdout=subprocess.PIPE, text=True, pass_fds=[pipe.stdin.fileno()])",
+    1,
+)
+
+
+@pytest.mark.parametrize("program", [OWNER, HELD_OPEN], ids=["", "the pipe is still open"])
+def test_descendants_of_a_killed_process_end(program):
+    owner = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
     reaper, *descendants = [psutil.Process(int(pid)) for pid in owner.stdout.readline().split()]
     try:
-        time.sleep(3)  # the reaper checks once a second
+        wait_for_a_look(reaper)
         assert all(process.is_running() for process in descendants)
         owner.send_signal(signal.SIGKILL)
         # An orphan that is not reaped becomes a zombie, which counts as ended.
@@ -38,6 +48,18 @@ def test_descendants_of_a_killed_process_end():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         owner.wait()
+
+
+def wait_for_a_look(reaper: psutil.Process) -> None:
+    """Wait until the reaper has looked for descendants: it sleeps before and after each look.
+
+    It gives up the processor once or twice more when its second thread starts.
+    """
+    while reaper.num_threads() < 2:
+        time.sleep(0.1)
+    looks = reaper.num_ctx_switches().voluntary + 5
+    while reaper.num_ctx_switches().voluntary < looks:
+        time.sleep(0.1)
 
 
 def alive(process: psutil.Process) -> bool:
