@@ -5,8 +5,8 @@ visible by one atomic commit (`Store.commit`). A job that is started again proce
 input that are not in `Store.keys()`. If a process is killed between the two steps, no incomplete
 rows are visible, only orphan files are left, which `Store.clean` deletes.
 
-Trade-off: a store has only one writer (driver) at a time. In local folders a file lock refuses a
-second one (`RunFolder`); in object stores the version check of `commit` detects it.
+Trade-off: a store has only one writer (driver) at a time. A lock of its folder refuses a second one
+(`RunFolder`), and the version check of `commit` detects one in spite of it.
 """
 
 import bisect

@@ -1,8 +1,9 @@
 """Manage the output folder of a job: its config and history in run.json, and a lock.
 
 A job claims a folder by writing run.json first. A run with another config is refused, because the
-folder would contain rows that were made in different ways. On local disks, a file lock prevents two
-drivers from using the folder; the operating system releases it when the process ends.
+folder would contain rows that were made in different ways. A lock prevents two drivers from using the
+folder: on disks a file lock, which the operating system releases when the process ends; in object stores
+a lease (lease.py).
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from pyarrow import fs
 
 from gve_ray.console import log_to
 from gve_ray.logs import extend_log_context, new_run
+from gve_ray.store.lease import LEASE_FILE, LEASE_SCHEMES, Lease, LeaseError
 
 RUN_FILE = "run.json"
 _LOCK_FILE = ".lock"
@@ -111,8 +113,11 @@ class RunFolder:
     ) -> None:
         ended = {"ended": time.time(), "error": f"{kind.__name__}: {error}" if kind else None}
         self._record["runs"][-1].update(ended)
-        self._save()
-        self._lock.__exit__()
+        try:
+            self._lock.check()
+            self._save()
+        finally:
+            self._lock.__exit__()
 
     def finished(self) -> bool:
         """Return whether an earlier run has recorded `finished`; do not claim the folder.
@@ -126,7 +131,11 @@ class RunFolder:
         return True
 
     def record(self, **facts: Any) -> None:
-        """Add values (counts, timings, revisions) to run.json in one atomic write. Thread-safe."""
+        """Add values (counts, timings, revisions) to run.json in one atomic write. Thread-safe.
+
+        Raises RunFolderError if another run has taken the folder (see `FolderLock`).
+        """
+        self._lock.check()
         with self._recording:
             self._record.update(plain(facts))
             self._save()
@@ -168,7 +177,7 @@ class RunFolder:
 
     def _files_of_others(self) -> list[str]:
         files = self._files.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
-        return sorted(file.base_name for file in files if file.base_name != _LOCK_FILE)
+        return sorted(file.base_name for file in files if file.base_name not in (_LOCK_FILE, LEASE_FILE))
 
     def _read(self) -> dict[str, Any] | None:
         path = f"{self._root}/{RUN_FILE}"
@@ -192,15 +201,16 @@ class RunFolder:
 class FolderLock:
     """A context manager that prevents two drivers from using one folder.
 
-    It works on local disks only: object stores have no locks, so there `Store.commit` detects a
-    second driver. Entering creates the folder; it raises RunFolderError if that fails or another
-    process has the lock.
+    On disks it is a file lock, in object stores a lease. Other kinds of storage have neither: there,
+    `Store.commit` detects a second driver. Entering creates the folder; it raises RunFolderError if that
+    fails or another process has the lock. Where the holder of a lease was killed, that takes half a minute.
     """
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._files, self._root = filesystem(uri)
         self._file: IO[str] | None = None
+        self._lease: Lease | None = None
 
     def __enter__(self) -> "FolderLock":
         try:
@@ -211,16 +221,43 @@ class FolderLock:
             ) from error
         if isinstance(self._files, fs.LocalFileSystem):
             self._file = self._take()
+        elif self._uri.partition("://")[0].lower() in LEASE_SCHEMES:
+            lease = Lease(self._uri)
+            try:
+                lease.take()
+            except LeaseError as error:
+                raise self._in_use(error) from None
+            self._lease = lease
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+    def check(self) -> None:
+        """Raise RunFolderError if another driver has taken the folder, because this one did not answer for long."""
+        if self._lease is None:
+            return
+        try:
+            self._lease.check()
+        except LeaseError as error:
+            raise RunFolderError(
+                f"{self._uri}: taken over by process {error}, because this one has not written to it for half a "
+                "minute; what it had committed is kept"
+            ) from None
 
     def release(self) -> None:
         """Let others use the folder, before the block ends."""
         if self._file is not None:
             self._file.close()
             self._file = None
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
+
+    def _in_use(self, holder: object) -> RunFolderError:
+        return RunFolderError(
+            f"{self._uri}: in use by process {holder}; wait for it or stop it, or name another folder"
+        )
 
     def _take(self) -> IO[str]:
         file = open(f"{self._root}/{_LOCK_FILE}", "a+")  # noqa: SIM115 - stays open during the run
@@ -230,9 +267,7 @@ class FolderLock:
             file.seek(0)
             holder = file.read().strip()
             file.close()
-            raise RunFolderError(
-                f"{self._uri}: in use by process {holder}; wait for it or stop it, or name another folder"
-            ) from None
+            raise self._in_use(holder) from None
         file.truncate(0)
         file.write(f"{os.getpid()} on {platform.node()}")
         file.flush()
