@@ -26,6 +26,7 @@ USAGE = """From a folder of raw videos to video search.
 
 usage: gve VERB [--config FILE] [--verbose] [--section.option VALUE ...]
        gve demo [--config FILE] [--verbose] [--folder FOLDER]
+       gve synthesize --config FILE --output RUN --thresholds [--json]
        gve evaluate --config FILE --check
        gve train --config FILE --plan [--json]
        gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--filter JSON] [--url URL]
@@ -37,7 +38,8 @@ usage: gve VERB [--config FILE] [--verbose] [--section.option VALUE ...]
 
 verbs:
   demo         run all jobs in miniature on rendered videos, and score the results
-  synthesize   make assets, annotations and training pairs from raw videos with noisy captions
+  synthesize   make assets, annotations and training pairs from raw videos with noisy captions;
+               --thresholds only shows what other thresholds would keep of the videos of a run
   train        train a LoRA adapter that makes a base model an embedder; --plan only shows the
                steps, passes and learning rate that each task would get
   evaluate     score models on retrieval data sets; --check only checks the data sets,

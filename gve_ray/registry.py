@@ -68,6 +68,8 @@ JOBS = {
             config="gve_ray.synthesis.config:SynthesisConfig",
             needs="gve_ray.synthesis.needs:needs_of",
             run="gve_ray.synthesis.job:synthesize",
+            alone={"--thresholds": "gve_ray.synthesis.thresholds:judge_thresholds"},
+            as_json=("--thresholds",),
         ),
         Job(
             name="train",

@@ -192,6 +192,7 @@ def open_assets(run: SynthesisRun, stage: Stage) -> StageRunner:
 
 def _open_into(run: SynthesisRun, stage: Stage, out: Store, **worker_args: Any) -> StageRunner:
     """Return the runner of a stage that writes to the work folder, which may hold results of other runs."""
+    run.shared.score_stores[stage.name] = out
     return StageRunner(
         stage.name,
         worker=stage.worker,

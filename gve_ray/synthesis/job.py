@@ -25,6 +25,7 @@ from gve_ray.synthesis.estimate import Estimate, estimate, size_of
 from gve_ray.synthesis.needs import needs_of
 from gve_ray.synthesis.pipeline import stages_of
 from gve_ray.synthesis.report import write_report
+from gve_ray.synthesis.scores import write_scores
 from gve_ray.synthesis.stages import SharedState, Stage, SynthesisRun, work_folder
 from gve_ray.synthesis.stream import Stream, split
 
@@ -191,7 +192,7 @@ def with_fewer_cpus(config: SynthesisConfig) -> SynthesisConfig:
 
 
 class _Parts:
-    """Records each finished part in run.json, and writes the report again if that takes a small share of the time."""
+    """Records each finished part in run.json, and writes scores and report again if that takes little of the time."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
@@ -205,6 +206,7 @@ class _Parts:
         begun = time.monotonic()
         if not is_last and (begun - self._written) * _REPORT_SHARE < self._took:
             return
+        write_scores(run)
         write_report(run, self._folder.facts)
         self._written = time.monotonic()
         self._took = self._written - begun

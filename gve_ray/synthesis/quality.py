@@ -80,7 +80,11 @@ def duplicates(
     """Return a reject for each video but the best of each group of copies; see `dedup.find_duplicates`."""
     log.info("duplicates: looking for copies among %d videos", videos.num_rows)
     return {
-        item.video_id: Reject(f"{item.kind}_duplicate", f"copy of {item.kept}", {"distance": item.distance})
+        item.video_id: Reject(
+            f"{item.kind}_duplicate",
+            f"copy of {item.kept}",
+            {"copy_of": item.kept, "distance": item.distance},
+        )
         for item in find_duplicates(videos, signatures, threshold=threshold, earlier=earlier)
     }
 

@@ -18,11 +18,13 @@ import pyarrow.compute as pc
 
 from gve_ray import report
 from gve_ray.report import picture
+from gve_ray.schema import ASSET_SCHEMA
 from gve_ray.store.runfolder import filesystem, write_atomically
 from gve_ray.synthesis import charts
 from gve_ray.synthesis.config import SynthesisConfig
-from gve_ray.synthesis.consistency import Separation, threshold_of
+from gve_ray.synthesis.consistency import Separation
 from gve_ray.synthesis.prompts import PROFILES, VIDEO_STYLES
+from gve_ray.synthesis.scores import SCORES, cut_of
 from gve_ray.synthesis.stages import SynthesisRun
 from gve_ray.synthesis.validate import words
 
@@ -33,11 +35,8 @@ TEXT_COLUMNS = {
     "composed_clip": "query with clip",
 }
 _COUNTED = 5_000  # videos, about, whose captions' words are counted
-# score -> the stage that cuts by it, title, note; rejects.lance holds the scores of rejected videos
-SCORES = {
-    "motion": ("dynamics", "Motion", "videos below the cut are static"),
-    "consistency": ("consistency", "Caption and video", "cosine; pairs below the cut are rejected"),
-}
+# The scores that assets.lance has; rejects.lance has those of rejected videos.
+DRAWN = {name: score for name, score in SCORES.items() if name in ASSET_SCHEMA.names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +115,7 @@ def funnel(stages: Sequence[Mapping[str, Any]], reasons: Mapping[str, Mapping[st
 
 def score_charts(
     scores: Mapping[str, Sequence[float]],
-    cuts: Mapping[str, float],
+    cuts: Mapping[str, float | None],
     *,
     mismatched: Sequence[float] = (),
     separation: Separation | None = None,
@@ -126,8 +125,8 @@ def score_charts(
     mismatched: cosines of videos with captions of others, a line over those with their own captions.
     """
     drawn = []
-    for name, (_, title, note) in SCORES.items():
-        values = scores.get(name, ())
+    for name, score in DRAWN.items():
+        values, title, note = scores.get(name, ()), score.title, score.note
         if values:
             others = mismatched if name == "consistency" else ()
             if others:
@@ -159,8 +158,8 @@ def word_charts(annotations: Iterable[Mapping[str, Any]]) -> list[Chart]:
 def collect(run: SynthesisRun, facts: Mapping[str, Any]) -> Page:
     """Read the stores of a run into a page. facts: those of run.json, with `stages` and `pairs`."""
     config, annotations = run.config, run.annotations
-    kept = run.assets.table(list(SCORES))
-    scores = {name: array("d", kept[name].drop_null().to_numpy()) for name in SCORES}
+    kept = run.assets.table(list(DRAWN))
+    scores = {name: array("d", kept[name].drop_null().to_numpy()) for name in DRAWN}
     refused = _Refused(config, scores)
     for batch in run.rejects.batches():
         refused.add(batch)
@@ -172,9 +171,7 @@ def collect(run: SynthesisRun, facts: Mapping[str, Any]) -> Page:
         some = pa.array(range(0, batch.num_rows, every), pa.int64())
         captioned += batch.select(["captions"]).take(some).to_pylist()
     pairs = facts["pairs"]
-    cuts = {"motion": config.quality.motion_threshold}
-    if scores["consistency"]:
-        cuts["consistency"] = threshold_of(config.quality.consistency, scores["consistency"])
+    cuts = {name: cut_of(name, config, values) for name, values in scores.items()}
     drawn = score_charts(scores, cuts, mismatched=run.shared.mismatched, separation=run.shared.separation())
     drawn += word_charts(captioned)
     if pairs:
@@ -236,8 +233,8 @@ class _Refused:
             self.reasons.setdefault(row["stage"], Counter())[row["reason"]] += 1
             self._rows.setdefault((row["stage"], row["reason"]), {})[row["video_id"]] = row
             measured = json.loads(row["scores"] or "{}")
-            for name, (stage, _, _) in SCORES.items():
-                if row["stage"] == stage and measured.get(name) is not None:
+            for name, score in DRAWN.items():
+                if row["stage"] == score.stage and measured.get(name) is not None:
                     self._scores[name].append(measured[name])
         for reason, rows in self._rows.items():
             ids = _draw(self._config, rows, self._config.report.rejects)

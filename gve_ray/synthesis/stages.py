@@ -75,6 +75,8 @@ class SharedState:
         self.rejects = Store(f"{config.output}/rejects.lance", REJECT_SCHEMA)
         self.annotations = Store(f"{config.output}/annotations.lance", ANNOTATION_SCHEMA)
         self.decoded = decoded_store(config)
+        # By stage, the stores of the work folder; numbers in them are scores of videos.
+        self.score_stores: dict[str, Store] = {"integrity": self.decoded}
         self.ledger: SharedLedger | None = None  # of a captioner behind an endpoint
         self._runners: dict[str, StageRunner | None] = {}
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -184,6 +185,12 @@ def test_a_run_leaves_counts_pairs_and_a_report(
     assert facts["versions"]["python"]
     assert result.pairs == facts["pairs"]
     assert Path(config.output, "funnel.png").read_bytes()[:4] == b"\x89PNG"
+    scores = pq.read_table(Path(config.output, "scores.parquet")).to_pylist()
+    assert {row["video_id"]: (row["stage"], row["motion"]) for row in scores} == {
+        **dict.fromkeys(("v1", "v2", "v3"), (None, None)),  # these fakes decode only one video
+        "v4": ("dynamics", 0.5),
+        "v5": ("integrity", None),
+    }
 
 
 def test_every_reference_in_the_pairs_resolves(

@@ -47,7 +47,7 @@ def test_copies_are_rejected_and_name_the_one_that_stays() -> None:
         }
     )
     assert duplicates(videos, threshold=0.1) == {
-        "c": Reject("exact_duplicate", "copy of a", {"distance": 0.0})
+        "c": Reject("exact_duplicate", "copy of a", {"copy_of": "a", "distance": 0.0})
     }
 
 

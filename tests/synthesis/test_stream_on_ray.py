@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from gve_ray.inputs.manifest import read_manifest
@@ -92,6 +94,11 @@ def test_the_counts_add_up_over_parts(folder: Path, undisturbed: SynthesisResult
     assert counts["captions"] == (42, 36, 6)  # q
     assert all(stage["in"] == stage["out"] + stage["rejected"] for stage in undisturbed.stages)
     assert undisturbed.pairs["T2V"] == 36 * 3  # captions_per_video of the recipe
+    scores = pq.read_table(Path(undisturbed.output, "scores.parquet")).to_pylist()
+    verdicts = Counter((row["kept"], row["stage"]) for row in scores)
+    rejected = {(False, name): counts[name][2] for name in ("integrity", "duplicates", "captions")}
+    assert verdicts == {(True, None): 36, **rejected}
+    assert {row["copy_of"] for row in scores if row["stage"] != "duplicates"} == {None}
 
 
 @pytest.mark.slow
