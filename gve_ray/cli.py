@@ -30,6 +30,7 @@ usage: gve VERB [--config FILE] [--verbose] [--section.option VALUE ...]
        gve evaluate --config FILE --check
        gve train --config FILE --plan [--json]
        gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--filter JSON] [--url URL]
+       gve export RUN --form webdataset|datasets --output FOLDER [--tasks T2V,V2V] [--shard_pairs N]
        gve diagnose [results.csv ...] [--models a,b] [--baselines] [--json]
        gve leaderboard RUN [RUN ...] [--baselines] --output FILE.html|FILE.csv|FILE.json
        gve uvrb prepare FOLDER [--json]
@@ -47,6 +48,8 @@ verbs:
   index        index the moments of a folder of videos; run again, it processes only what has changed
   serve        serve models and indexes over HTTP, with a search page
   search       query a running service; set GVE_API_KEY if the service has a key
+  export       write the pairs of a synthesis run with their frames, as WebDataset archives or as
+               Parquet files for Hugging Face's datasets
   uvrb         prepare: unpack a downloaded UVRB, count it, and show what is missing
   diagnose     compare result tables: abilities, their correlations, which of the paper's findings hold
   leaderboard  put the results of several evaluations side by side, the best model first
@@ -76,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         **{name: partial(run, name) for name in JOBS},
         "demo": demo,
         "search": search,
+        "export": export,
         "diagnose": diagnose,
         "leaderboard": leaderboard,
         "uvrb": uvrb,
@@ -167,6 +171,47 @@ def search(args: Sequence[str]) -> int:
     if opens and hits:
         webbrowser.open(url.rstrip("/") + hits[0]["links"]["video"])
     return 0
+
+
+def export(args: Sequence[str]) -> int:
+    """Write the pairs of a synthesis run, with their frames, as files for other programs."""
+    import argparse
+
+    from gve_ray.config import expand_home
+    from gve_ray.job import run_job
+    from gve_ray.schema import UVRD_TASKS
+
+    parser = argparse.ArgumentParser(
+        prog="gve export",
+        description="Write the pairs of `gve synthesize` with their frames. Started again, it continues.",
+    )
+    parser.add_argument("run", metavar="RUN", help="the output folder of `gve synthesize`")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="path or URI of a new folder")
+    parser.add_argument(
+        "--form",
+        choices=("webdataset", "datasets"),
+        required=True,
+        help="webdataset: tar archives; datasets: Parquet files for Hugging Face's datasets",
+    )
+    parser.add_argument(
+        "--tasks", help=f"with commas between them, of {', '.join(UVRD_TASKS)} (default: all)"
+    )
+    parser.add_argument("--shard_pairs", type=int, default=1000, help="pairs per file (default %(default)s)")
+    _add_verbose(parser)
+    options = parser.parse_args(args)
+    work = resolve_name("gve_ray.synthesis.export:export")
+    tasks = [name.strip() for name in options.tasks.split(",")] if options.tasks else []
+    return run_job(
+        "export",
+        lambda: work(
+            expand_home(options.run),
+            expand_home(options.output),
+            form=options.form,
+            tasks=tasks,
+            shard_pairs=options.shard_pairs,
+        ),
+        verbose=options.verbose,
+    )
 
 
 def diagnose(args: Sequence[str]) -> int:
