@@ -1,8 +1,9 @@
 """The entry points of the package: decode a file, bytes, a folder of frames or a URI to checked frames.
 
 `decode` with `strict=True` (the default, used at ingest) decodes the whole stream once: one pass
-both checks the file and yields the sampled frames. `read_frames` (serving, evaluation) reads only
-the frames it needs. Both give the same pixels.
+both checks the file and yields the sampled frames. With `sampled=True` it decodes only what the
+frames need, unless the container or a packet shows damage. `read_frames` (serving, evaluation)
+reads only the frames it needs. All give the same pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,6 +62,7 @@ class _Job:
     min_pixels: int
     limits: Limits
     strict: bool
+    sampled: bool
     deadline: Deadline
     scenes: float | None
 
@@ -81,6 +83,7 @@ def decode(
     min_pixels: int = MIN_PIXELS,
     limits: Limits = DEFAULT_LIMITS,
     strict: bool = True,
+    sampled: bool = False,
     scenes: float | None = None,
 ) -> Decoded:
     """Check one video and take all frames the plan asks for, in one decode.
@@ -88,22 +91,25 @@ def decode(
     source: local path, pyarrow/fsspec URI, bytes, or a folder of frames. plan: requests, or a
     function of the probed facts that returns them. max_pixels, min_pixels: area of a returned frame
     (see `fit_pixels`). strict: decode every frame and refuse damage anywhere; without it only what
-    the requested frames need is decoded, and damage elsewhere is not noticed. Frames are RGB, as
-    displayed (upright, square pixels, transparency on white), from the best video stream. All
-    seconds are on the file's own clock (`VideoInfo`).
+    the requested frames need is decoded, and damage elsewhere is not noticed. sampled: the strict
+    pass decodes only what the requested frames need, and checks the other pictures by the structure
+    of the container and of their packets; where that shows damage, everything is decoded. Frames
+    are RGB, as displayed (upright, square pixels, transparency on white), from the best video
+    stream. All seconds are on the file's own clock (`VideoInfo`).
 
-    scenes: find cuts whose score is above it (`scenes.SceneCuts`); needs the strict pass.
+    scenes: find cuts whose score is above it (`scenes.SceneCuts`); needs the full strict pass.
 
     Raises MediaError with one of `Reason`; ValueError for a request that is invalid for this video.
     """
-    if scenes is not None and not strict:
-        raise ValueError("scenes: cuts are found by decoding everything; leave strict=True")
+    if scenes is not None and (sampled or not strict):
+        raise ValueError("scenes: cuts are found by decoding everything; leave strict=True and sampled=False")
     job = _Job(
         plan=plan,
         max_pixels=max_pixels,
         min_pixels=min_pixels,
         limits=limits,
         strict=strict,
+        sampled=sampled,
         deadline=Deadline(limits.wall_clock_s),
         scenes=scenes,
     )
@@ -226,7 +232,7 @@ def _decode_or_repair(blob: Blob, job: _Job) -> tuple[_Result, bool]:
     decoded as a whole: whether the repair was right shows only there.
     """
     blob = without_trailer(blob)
-    checked = replace(job, strict=True)
+    checked = replace(job, strict=True, sampled=False)
     try:
         scanned = scan(blob, job.limits)
     except MediaError as error:
@@ -264,7 +270,7 @@ def _decode_frames(scanned: Scan, job: _Job) -> _Result:
     timeline, finish = scanned.timeline, job.finish(scanned.info)
     if timeline is not None and timeline.pts is not None:
         selection = _Selection(job, scanned.info, timeline)
-        if not job.strict:
+        if not job.strict or (job.sampled and not scanned.packets.may_be_damaged):
             frames = read_sparse(scanned, timeline, selection.numbers, finish, job.deadline)
             if frames is not None:
                 return selection.result(frames)

@@ -54,6 +54,7 @@ class DecodeProcess:
         max_pixels: int = MAX_PIXELS,
         min_pixels: int = MIN_PIXELS,
         strict: bool = True,
+        sampled: bool = False,
         scenes: float | None = None,
     ) -> Decoded:
         """Call `gve_ray.media.decode` in the child, under this object's limits.
@@ -64,7 +65,14 @@ class DecodeProcess:
         """
         _check_importable(plan)
         decoded: Decoded = self._call(
-            decode, source, plan, max_pixels=max_pixels, min_pixels=min_pixels, strict=strict, scenes=scenes
+            decode,
+            source,
+            plan,
+            max_pixels=max_pixels,
+            min_pixels=min_pixels,
+            strict=strict,
+            sampled=sampled,
+            scenes=scenes,
         )
         return decoded
 

@@ -29,10 +29,12 @@ from gve_ray.synthesis import motion
 class MediaConfig(VideoSettings):
     """What is decoded once from each video, and from each of its clips, and stored in assets.lance.
 
-    clips: number of clips, which are the reference clips of composed queries. clip_seconds: shortest
-    and longest clip. jpeg_quality: of the stored frames.
+    check: full decodes every picture of a file, sampled only those that the stored frames need; it checks
+    the others by the structure of the file. clips: number of clips, which are the reference clips of
+    composed queries. clip_seconds: shortest and longest clip. jpeg_quality: of the stored frames.
     """
 
+    check: Literal["full", "sampled"] = "full"
     reference_frames: int = number(2, at_least=0)  # at other times than the uniformly sampled frames
     clips: int = number(2, at_least=0)
     clip_seconds: tuple[float, float] = (2.0, 10.0)
@@ -47,6 +49,11 @@ class MediaConfig(VideoSettings):
             0 < shortest <= longest,
             f"media.clip_seconds={[shortest, longest]}: give [shortest, longest] in seconds, e.g. [2, 10]",
         )
+
+    def identity(self) -> dict[str, Any]:
+        """The options that determine what is stored; with a full check, those that it had before there was another."""
+        left_out = {"check"} if self.check == "full" else set()
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,7 +356,7 @@ class SynthesisConfig:
         on a larger cluster. videos: number of videos of the input; the size of parts matters only if there
         are several.
         """
-        parts = asdict(self) | {"captioner": self.captioner.identity()}
+        parts = asdict(self) | {"captioner": self.captioner.identity(), "media": self.media.identity()}
         for name in _NO_IDENTITY:
             del parts[name]
         if self.parts(videos) == 1:

@@ -37,7 +37,7 @@ _LONGEST_SHARE = 0.75  # of a video: a clip is not the video itself
 
 def ingest_fingerprint(media: MediaConfig, seed: int) -> str:
     """Return a hash of the settings that determine the rows; it names the ingest store."""
-    return fingerprint({"format": _FORMAT, "media": media, "seed": seed})
+    return fingerprint({"format": _FORMAT, "media": media.identity(), "seed": seed})
 
 
 def seeded(seed: int, video_id: str, purpose: str) -> random.Random:
@@ -124,7 +124,11 @@ class IngestWorker:
         plan = partial(sampling_plan, video_id=video_id, media=self._media, seed=self._seed)
         try:
             decoded = self._process.decode(
-                uri, plan, max_pixels=self._media.max_pixels, min_pixels=self._media.min_pixels
+                uri,
+                plan,
+                max_pixels=self._media.max_pixels,
+                min_pixels=self._media.min_pixels,
+                sampled=self._media.check == "sampled",
             )
         except MediaError as error:
             return Reject(str(error.reason), error.detail)

@@ -117,17 +117,35 @@ def test_a_hole_of_zeros_is_found_even_in_large_pictures(make, codec, options, c
         assert "" not in reasons, f"{length} zeros: {reasons}"
 
 
-def test_damage_outside_the_sampled_frames_is_found_too(make):
-    data = make(frames=60, options={"g": "10", "bf": "0"})
+def flip_bits(data: bytes, *, number: int, skip: int) -> bytes:
+    """The file with other bytes in packet `number`, except for its first `skip` bytes."""
     with av.open(io.BytesIO(data)) as container:
-        packet = next(p for i, p in enumerate(container.demux(video=0)) if i == 30)
-        at, size = packet.pos, packet.size
-    broken = data[: at + 8] + bytes(b ^ 0x5A for b in data[at + 8 : at + size]) + data[at + size :]
+        packet = next(p for i, p in enumerate(container.demux(video=0)) if i == number)
+        start, end = packet.pos + skip, packet.pos + packet.size
+    return data[:start] + bytes(b ^ 0x5A for b in data[start:end]) + data[end:]
+
+
+def test_damage_outside_the_sampled_frames_is_found_too(make):
+    broken = flip_bits(make(frames=60, options={"g": "10", "bf": "0"}), number=30, skip=8)
     plan = [FrameRequest(at=(0.0, 0.5))]  # frames 0 and 5, five GOPs before the damage
     with pytest.raises(MediaError) as caught:
         decode(broken, plan)
     assert caught.value.reason == "corrupt"
     assert decode(broken, plan, strict=False).samples[0].indices.tolist() == [0, 5]
+
+
+def test_a_sampled_check_finds_damage_in_what_it_decodes_and_in_the_structure(make):
+    data = make(frames=60, options={"g": "10", "keyint_min": "10", "bf": "0", "sc_threshold": "0"})
+    in_slice, in_structure = (flip_bits(data, number=30, skip=skip) for skip in (8, 0))
+    elsewhere, there = ([FrameRequest(at=moments)] for moments in ((0.0, 0.5), (0.0, 3.4)))
+    assert decode(in_slice, elsewhere, sampled=True).samples[0].indices.tolist() == [0, 5]
+    for broken, plan in ((in_slice, there), (in_structure, elsewhere)):
+        refusals = []
+        for sampled in (False, True):
+            with pytest.raises(MediaError) as caught:
+                decode(broken, plan, sampled=sampled)
+            refusals.append((caught.value.reason, caught.value.detail))
+        assert refusals[0] == refusals[1]
 
 
 def test_things_that_are_no_video_have_reasons(make):

@@ -1,25 +1,32 @@
 """What is taken from each video: where, how long, always the same; and what a bad file becomes."""
 
+import sys
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from gve_ray.demo.render import encode_mp4
-from gve_ray.media import VideoInfo, decode_jpeg, read_frames, uniform_indices
+from gve_ray.media import VideoInfo, decode, decode_jpeg, read_frames, uniform_indices
+from gve_ray.media.video.sparse import read_sparse
 from gve_ray.stage import Reject
-from gve_ray.synthesis.config import MediaConfig
+from gve_ray.synthesis.config import CaptionerConfig, MediaConfig, SynthesisConfig
 from gve_ray.synthesis.ingest import (
     INGEST_SCHEMA,
     IngestWorker,
+    asset_row,
     clip_spans,
     ingest_fingerprint,
     reference_moments,
     sampling_plan,
     seeded,
 )
+from tests.media.videos import Clip, media_files, render
 
 MEDIA = MediaConfig(max_pixels=112 * 112, min_pixels=4 * 28 * 28)
 
@@ -87,6 +94,22 @@ def test_the_store_is_named_by_what_decides_its_rows() -> None:
     )
     assert ingest_fingerprint(MEDIA, 1) != ingest_fingerprint(MEDIA, 2)
     assert ingest_fingerprint(MEDIA, 1) != ingest_fingerprint(MediaConfig(), 1)
+    assert ingest_fingerprint(MEDIA, 1) != ingest_fingerprint(replace(MEDIA, check="sampled"), 1)
+
+
+def test_a_full_check_keeps_the_identity_that_runs_had_before_there_was_another() -> None:
+    assert ingest_fingerprint(MEDIA, 1) == "a2103f1b306622bfec0b138a895a63b5839dba3b721974a1fd7433cd3254a2ba"
+    runs = {
+        check: SynthesisConfig(
+            input="in",
+            output="out",
+            captioner=CaptionerConfig(model="m"),
+            media=replace(MEDIA, check=check),
+        ).identity()
+        for check in ("full", "sampled")
+    }
+    assert "check" not in runs["full"]["media"]
+    assert runs["sampled"]["media"] == runs["full"]["media"] | {"check": "sampled"}
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +160,53 @@ def test_bad_files_become_rejects_and_the_good_ones_beside_them_rows(mp4: Path, 
     reasons = [result.reason for result in bad if isinstance(result, Reject)]
     assert (reasons[0], reasons[1], reasons[3]) == ("empty", "not_a_video", "unreadable")
     assert reasons[2] in ("truncated", "corrupt", "not_a_video")
+
+
+X265 = {"x265-params": "log-level=none:pools=none:frame-threads=1:keyint=20:bframes=4"}
+FORMATS = {
+    "h264": Clip(frames=90, options={"g": "20"}),
+    "h264, one group": Clip(frames=90, options={"bf": "5", "x264-params": "b-pyramid=normal"}),
+    "h264, open groups": Clip(frames=90, options={"x264-params": "open-gop=1:keyint=8:min-keyint=4"}),
+    "h264, Matroska": Clip(frames=90, container="matroska", options={"g": "20"}),
+    "h265": Clip(frames=90, codec="libx265", options=X265),
+    "vp9": Clip(frames=90, codec="libvpx-vp9", container="webm", options={"cpu-used": "8", "g": "20"}),
+    "vp8": Clip(frames=90, codec="libvpx", container="webm", options={"cpu-used": "8", "g": "20"}),
+    "av1": Clip(frames=90, codec="libsvtav1", options={"preset": "12", "g": "20"}),
+    "mpeg4": Clip(frames=90, codec="mpeg4", options={"bf": "2", "g": "20"}),
+    "transport stream": Clip(frames=90, container="mpegts"),
+    "gif": Clip(frames=90, codec="gif", container="gif", pix_fmt="rgb8"),
+}
+NOT_INDEXED = {"transport stream", "gif"}
+
+
+def rows_by_check(source: str | bytes) -> list[dict[str, object]]:
+    """The row of a video with a full and with a sampled check."""
+    rows = []
+    for sampled in (False, True):
+        plan = partial(sampling_plan, video_id="v", media=MEDIA, seed=3)
+        decoded = decode(source, plan, sampled=sampled, max_pixels=MEDIA.max_pixels)
+        rows.append(asset_row("v", "uri", decoded, media=MEDIA, seed=3))
+    return rows
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_both_checks_store_the_same_row(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sparse: list[bool] = []
+
+    def recorded(*arguments: Any) -> object:
+        frames = read_sparse(*arguments)
+        sparse.append(frames is not None)
+        return frames
+
+    # The package's attribute of that name is the function.
+    monkeypatch.setattr(sys.modules["gve_ray.media.decode"], "read_sparse", recorded)
+    full, sampled = rows_by_check(render(FORMATS[name]))
+    assert full == sampled
+    assert len(full["clips"]) == 2
+    assert sparse == [name not in NOT_INDEXED]
+
+
+@pytest.mark.parametrize("path", media_files(), ids=lambda path: path.name)
+def test_both_checks_store_the_same_row_of_a_real_file(path: Path) -> None:
+    full, sampled = rows_by_check(str(path))
+    assert full == sampled

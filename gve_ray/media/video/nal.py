@@ -8,8 +8,22 @@ file; `sequential.check_doubtful_bytes` finds out whether the decoder needs them
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 _PADDING = 64  # zeros at the end of a unit; hardware encoders pad to a multiple of 16 or 32 bytes
+
+
+class PacketContent(NamedTuple):
+    """What the NAL units of one packet hold.
+
+    has_picture: False for a packet that has only parameter sets, messages or an end of sequence.
+    fits: whether the units fill the packet exactly and have valid headers. doubtful: byte ranges
+    that no coded picture can hold (see `inspect`).
+    """
+
+    has_picture: bool
+    fits: bool
+    doubtful: list[slice]
 
 
 def length_size(codec: str, extradata: bytes | None) -> int:
@@ -23,28 +37,29 @@ def length_size(codec: str, extradata: bytes | None) -> int:
     return 0
 
 
-def inspect(packet: bytes, codec: str, size: int) -> tuple[bool, list[slice]]:
-    """Return (whether a packet can hold a picture, ranges of doubtful bytes).
+def inspect(packet: bytes, codec: str, size: int) -> PacketContent:
+    """Return what a packet holds according to the headers of its NAL units.
 
-    size: bytes of a length field. A packet that has only parameter sets, messages or an end of
-    sequence holds no picture. Doubtful bytes are in a slice of a picture, after its end according
-    to the syntax, except up to 64 zeros at the end of a unit and units in byte-stream form (a start
-    code and a valid header). Bytes outside slices do not count, since the decoder does not need
-    them.
+    size: bytes of a length field. Doubtful bytes are in a slice of a picture, after its end
+    according to the syntax, except up to 64 zeros at the end of a unit and units in byte-stream
+    form (a start code and a valid header). Bytes outside slices do not count, since the decoder
+    does not need them. Lengths that do not fit are left to the decoder: the packet may hold a
+    picture.
     """
     ranges: list[slice] = []
-    has_slice = False
+    has_slice, fits = False, True
     at = 0
     while at + size < len(packet):
         start = at + size
         at = start + int.from_bytes(packet[at:start], "big")
-        if at > len(packet):  # the decoder reports lengths that do not fit
-            return True, ranges
+        if at > len(packet):
+            return PacketContent(True, False, ranges)
+        fits &= start < at and packet[start] < 0x80  # forbidden_zero_bit
         for unit, doubtful in _units(packet, codec, start, at):
             if _is_slice(packet, codec, unit):
                 has_slice = True
                 ranges += [doubtful] if doubtful else []
-    return has_slice or at == 0, ranges
+    return PacketContent(has_slice or at == 0, fits and at == len(packet), ranges)
 
 
 def _units(packet: bytes, codec: str, start: int, end: int) -> Iterator[tuple[int, slice | None]]:

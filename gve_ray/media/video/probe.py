@@ -91,8 +91,10 @@ class Packets:
 
     pts, dts: int64 [n] in ticks of `time_base`, with `has_pts`/`has_dts` False where missing.
     keyframe, shown: bool [n]; shown is False for packets that an edit list removes or that hold no
-    picture. damage: a description of what the demuxer reports, or "". doubtful: packet number ->
-    byte ranges that cannot belong to a coded picture by its syntax (see `nal.inspect`).
+    picture. damage: a description of what the demuxer reports, or "". fits: whether the syntax
+    elements around the coded pictures of every packet fit together, as far as they are known.
+    doubtful: packet number -> byte ranges that cannot belong to a coded picture by its syntax (see
+    `nal.inspect`).
     """
 
     pts: np.ndarray
@@ -104,10 +106,16 @@ class Packets:
     has_pts: bool
     has_dts: bool
     damage: str
+    fits: bool
     doubtful: dict[int, list[slice]]
 
     def __len__(self) -> int:
         return len(self.pts)
+
+    @property
+    def may_be_damaged(self) -> bool:
+        """Whether the file looks damaged before any picture is decoded."""
+        return bool(self.damage or self.doubtful) or not self.fits
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -228,7 +236,7 @@ def mean_fps(stated: float, total: int, duration: float) -> float:
 
 def _read_packets(video: OpenVideo, limits: Limits) -> tuple[Packets, VideoFrame | None]:
     rows: list[tuple[int, int, int, bool, bool]] = []
-    has_pts = has_dts = True
+    has_pts = has_dts = fits = True
     damage = ""
     doubtful: dict[int, list[slice]] = {}
     first: VideoFrame | None = None
@@ -252,9 +260,11 @@ def _read_packets(video: OpenVideo, limits: Limits) -> tuple[Packets, VideoFrame
                 damage = damage or f"packet {len(rows)}: the demuxer marks it as corrupt"
             has_picture = True
             if nal_length:
-                has_picture, ranges = inspect(bytes(packet), codec, nal_length)
-                if ranges:
-                    doubtful[len(rows)] = ranges
+                content = inspect(bytes(packet), codec, nal_length)
+                has_picture = content.has_picture
+                fits &= content.fits
+                if content.doubtful:
+                    doubtful[len(rows)] = content.doubtful
             rows.append(
                 (
                     packet.pts or 0,
@@ -284,6 +294,7 @@ def _read_packets(video: OpenVideo, limits: Limits) -> tuple[Packets, VideoFrame
         has_pts=has_pts,
         has_dts=has_dts,
         damage=damage,
+        fits=fits,
         doubtful=doubtful,
     )
     return packets, first

@@ -13,7 +13,7 @@ HEVC_SLICE = b"\x02\x01\xd0\x29\x4b"
 
 
 def doubtful(packet: bytes, codec: str, size: int) -> list[slice]:
-    return inspect(packet, codec, size)[1]
+    return inspect(packet, codec, size).doubtful
 
 
 def unit(content: bytes) -> bytes:
@@ -81,10 +81,20 @@ def test_length_fields_are_read_from_the_decoder_configuration():
     assert length_size("h264", None) == 0
 
 
-def test_a_packet_without_a_slice_holds_no_picture():
-    assert inspect(unit(SEI) + unit(b"\x0a"), "h264", 4) == (False, [])
-    assert inspect(unit(b"\x09\x10"), "h264", 4) == (False, [])
-    assert inspect(unit(b"\x4a\x01"), "hevc", 4) == (False, [])
-    assert inspect(unit(SEI) + unit(SLICE), "h264", 4) == (True, [])
-    assert inspect(unit(SEI + b"\0\0\1" + IDR), "h264", 4) == (True, [])
-    assert inspect(struct.pack(">I", 900) + SEI, "h264", 4) == (True, [])
+@pytest.mark.parametrize(
+    "packet, codec, has_picture, fits",
+    [
+        (unit(SEI) + unit(b"\x0a"), "h264", False, True),
+        (unit(b"\x09\x10"), "h264", False, True),
+        (unit(b"\x4a\x01"), "hevc", False, True),
+        (unit(SEI) + unit(SLICE), "h264", True, True),
+        (unit(SEI + b"\0\0\1" + IDR), "h264", True, True),
+        (struct.pack(">I", 900) + SEI, "h264", True, False),  # longer than the packet
+        (unit(SLICE) + b"\0\0\0", "h264", True, False),  # too short for another length
+        (unit(SLICE) + unit(b""), "h264", True, False),
+        (unit(SLICE) + unit(b"\x86\x05"), "h264", True, False),  # forbidden_zero_bit is set
+    ],
+)
+def test_the_headers_of_units_show_what_a_packet_holds(packet, codec, has_picture, fits):
+    content = inspect(packet, codec, 4)
+    assert (content.has_picture, content.fits, content.doubtful) == (has_picture, fits, [])

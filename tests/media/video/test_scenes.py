@@ -47,6 +47,7 @@ def test_cuts_come_out_of_the_decoding_process(tmp_path: Path) -> None:
         assert process.decode(str(path), [FrameRequest(k=2)], scenes=10.0).cuts == pytest.approx([2.0, 2.7])
 
 
-def test_cuts_need_every_frame() -> None:
-    with pytest.raises(ValueError, match="leave strict=True"):
-        decode(scenes_video((4,)), [FrameRequest(k=2)], strict=False, scenes=10.0)
+@pytest.mark.parametrize("settings", [{"strict": False}, {"sampled": True}])
+def test_cuts_need_every_frame(settings: dict[str, bool]) -> None:
+    with pytest.raises(ValueError, match="leave strict=True and sampled=False"):
+        decode(scenes_video((4,)), [FrameRequest(k=2)], **settings, scenes=10.0)
