@@ -3,6 +3,7 @@
 sys.exit(run_job("train", lambda: train(config)))
 """
 
+import ctypes
 import logging
 import os
 import sys
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 VERBOSE = "--verbose"
+_M_ARENA_MAX = -8  # in malloc.h of glibc
 
 
 class PreflightError(RuntimeError):
@@ -46,6 +48,7 @@ def run_job(name: str, work: Callable[[], object], *, verbose: bool = False) -> 
     0: done, 1: the job failed, 2: it could not start as configured, 130: it was interrupted.
     """
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it logs every build of itself that it tries
+    limit_malloc_arenas()
     with output_of(name, verbose=verbose) as console:
         try:
             return _run(work, console)
@@ -53,6 +56,17 @@ def run_job(name: str, work: Callable[[], object], *, verbose: bool = False) -> 
             if console is not None:
                 console.print(_last_lines(console))
             raise
+
+
+def limit_malloc_arenas() -> None:
+    """Let glibc's malloc make no more arenas for the threads of this process.
+
+    Otherwise it makes up to eight per core, and what a thread frees in one is not used by the threads of others,
+    so a driver that works for hours grows (docs/LOG.md). To be called before most threads start.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # other C libraries have none
+        libc.mallopt(_M_ARENA_MAX, 1)
 
 
 def connect_to_ray(connect: Callable[[], object]) -> None:
