@@ -6,29 +6,34 @@ folder a new threshold or a longer manifest decodes no video again. What the fil
 recomputed from these stores on every run.
 """
 
-import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts, StageError, StageRunner
 from gve_ray.store import Store, StoreError, fingerprint
-from gve_ray.synthesis.config import ConsistencyConfig
+from gve_ray.synthesis.config import ConsistencyConfig, MediaConfig
 from gve_ray.synthesis.consistency import (
     CONSISTENCY_SCHEMA,
     Separation,
     caption_hash,
     mismatched_captions,
     scores_fingerprint,
+    scores_schema,
     separation,
-    threshold_of,
 )
+from gve_ray.synthesis.content.crop import cropped
+from gve_ray.synthesis.cut import threshold_of
 from gve_ray.synthesis.ingest import INGEST_SCHEMA
 from gve_ray.synthesis.quality import duplicates, inconsistent_pairs, rectify_captions, static_videos
-from gve_ray.synthesis.stages import Stage, SynthesisRun, load_class, work_folder
+from gve_ray.synthesis.semantic import semantic_duplicates
+from gve_ray.synthesis.stages import Stage, SynthesisRun, load_class
+from gve_ray.synthesis.work import open_into, rows_of, run_into, store_name, work_store
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +50,7 @@ def rectify(run: SynthesisRun, stage: Stage) -> StageCounts:
 def decode(run: SynthesisRun, stage: Stage) -> StageCounts:
     """Decode each video of the manifest once; `run.videos` then are those that could be decoded."""
     pending = run.manifest.select(["video_id", "uri"])
-    rejects = _run_rows(run, stage, run.decoded, pending)
+    rejects = run_into(run, stage, run.decoded, pending)
     run.videos = _decoded_videos(run.manifest, run.decoded)
     return run.record(stage, pending.num_rows, rejects)
 
@@ -66,27 +71,30 @@ def drop_static(run: SynthesisRun, stage: Stage) -> StageCounts:
 def drop_inconsistent(run: SynthesisRun, stage: Stage) -> StageCounts:
     """Drop the videos whose caption does not belong to them; those without a caption pass."""
     config = run.config.quality.consistency
-    ids = [video_id for video_id in run.videos["video_id"].to_pylist() if video_id in run.captions]
-    if config.model is None or not ids:
+    ids = run.videos["video_id"].to_pylist()
+    captions = {video_id: run.captions[video_id] for video_id in ids if video_id in run.captions}
+    embedded = ids if run.config.quality.has_vectors else list(captions)
+    if config.model is None or not embedded:
         return run.reject(stage, {})
-    captions = {video_id: run.captions[video_id] for video_id in ids}
-    out = _scores_store(run, stage)
+    out = _scores_store(run, stage.name)
     others = mismatched_captions(captions)  # consecutive rows share captions, so their order is kept
+    order = [*others, *(video_id for video_id in embedded if video_id not in others)]
     pending = pa.table(
         {
-            "video_id": list(others),
-            "caption": [captions[video_id] for video_id in others],
-            "other": pa.array(others.values(), pa.string()),
+            "video_id": order,
+            "caption": pa.array([captions.get(video_id) for video_id in order], pa.string()),
+            "other": pa.array([others.get(video_id) for video_id in order], pa.string()),
         }
     )
-    rejects = _run_rows(run, stage, out, pending)
+    rejects = run_into(run, stage, out, pending)
     mismatched = []
-    for row in _rows(out, pending["video_id"]):
-        if row["caption_hash"] != caption_hash(captions[row["video_id"]]):
+    for row in rows_of(out, pending["video_id"], CONSISTENCY_SCHEMA.names):
+        if row["caption_hash"] != caption_hash(captions.get(row["video_id"])):
             raise StoreError(
                 f"{out.uri}: {row['video_id']!r} was scored with another caption; use a new work folder"
             )
-        run.consistency[row["video_id"]] = row["consistency"]
+        if row["consistency"] is not None:
+            run.consistency[row["video_id"]] = row["consistency"]
         if row["mismatched"] is not None:
             mismatched.append(row["mismatched"])
     given = list(run.consistency.values())
@@ -95,6 +103,21 @@ def drop_inconsistent(run: SynthesisRun, stage: Stage) -> StageCounts:
     if run.part == 0:
         _warn_of_chance(config, separation(given, mismatched, threshold))
     return run.reject(stage, rejects | inconsistent_pairs(run.consistency, threshold=threshold))
+
+
+def drop_semantic_duplicates(run: SynthesisRun, stage: Stage) -> StageCounts:
+    """Keep the earliest of the videos that show the same; those of earlier parts are earlier."""
+    stored = _scores_store(run, "consistency")
+
+    def read(ids: Sequence[str]) -> NDArray[np.float32]:
+        return np.array(stored.take(ids, ["vector"])["vector"].to_pylist(), dtype=np.float32)
+
+    threshold = run.config.quality.semantic_duplicate_threshold
+    assert threshold is not None, "without a threshold there is no stage"
+    kept = run.shared.kept_vectors
+    rejects, nearest = semantic_duplicates(run.videos, read, threshold=threshold, kept=kept)
+    run.shared.content.setdefault(stage.name, {})[run.part] = nearest
+    return run.reject(stage, rejects)
 
 
 def _warn_of_chance(config: ConsistencyConfig, separation: Separation | None) -> None:
@@ -110,7 +133,7 @@ def _warn_of_chance(config: ConsistencyConfig, separation: Separation | None) ->
 def apply_filter(run: SynthesisRun, stage: Stage) -> StageCounts:
     """Apply a filter of the user's own (`FilterWorker`) to the stored rows of the videos."""
     out = _passed_store(run, stage)
-    return run.reject(stage, _run_rows(run, stage, out, run.videos.select(["video_id"])))
+    return run.reject(stage, run_into(run, stage, out, run.videos.select(["video_id"])))
 
 
 class FilterWorker:
@@ -132,27 +155,15 @@ class FilterWorker:
         ]
 
 
-def _store_name(store: Store) -> str:
-    return store.uri.rsplit("/", 1)[-1]
-
-
-def _work_store(run: SynthesisRun, name: str, schema: pa.Schema) -> Store:
-    return Store(f"{work_folder(run.config)}/{name}.lance", schema)
-
-
-def _scores_store(run: SynthesisRun, stage: Stage) -> Store:
-    name = scores_fingerprint(run.config.quality.consistency, _store_name(run.decoded))
-    return _work_store(run, f"{stage.name}-{name[:16]}", CONSISTENCY_SCHEMA)
+def _scores_store(run: SynthesisRun, stage: str) -> Store:
+    quality, vectors = run.config.quality, run.config.quality.has_vectors
+    name = scores_fingerprint(quality.consistency, store_name(run.decoded), vectors=vectors)
+    return work_store(run, f"{stage}-{name[:16]}", scores_schema(vectors=vectors))
 
 
 def _passed_store(run: SynthesisRun, stage: Stage) -> Store:
-    identity = {"filter": stage.worker_args, "ingest": _store_name(run.decoded)}
-    return _work_store(run, f"{stage.name}-{fingerprint(identity)[:16]}", _PASSED_SCHEMA)
-
-
-def _rejects_of(run: SynthesisRun, out: Store) -> Store:
-    """Return the rejects of a stage that writes to the work folder."""
-    return _work_store(run, _store_name(out).removesuffix(".lance") + "-rejects", REJECT_SCHEMA)
+    identity = {"filter": stage.worker_args, "ingest": store_name(run.decoded)}
+    return work_store(run, f"{stage.name}-{fingerprint(identity)[:16]}", _PASSED_SCHEMA)
 
 
 # ---- The actors of the stages
@@ -160,7 +171,7 @@ def _rejects_of(run: SynthesisRun, out: Store) -> Store:
 
 def open_decoding(run: SynthesisRun, stage: Stage) -> StageRunner:
     """Return the runner of the actors that decode videos."""
-    return _open_into(run, stage, run.decoded, media=run.config.media, seed=run.config.seed)
+    return open_into(run, stage, run.decoded, media=run.config.media, seed=run.config.seed)
 
 
 def open_consistency(run: SynthesisRun, stage: Stage) -> StageRunner | None:
@@ -168,12 +179,14 @@ def open_consistency(run: SynthesisRun, stage: Stage) -> StageRunner | None:
     config = run.config.quality.consistency
     if config.model is None:
         return None
-    return _open_into(run, stage, _scores_store(run, stage), config=config, ingest=run.decoded)
+    vectors = run.config.quality.has_vectors
+    out = _scores_store(run, stage.name)
+    return open_into(run, stage, out, config=config, ingest=run.decoded, vectors=vectors)
 
 
 def open_filter(run: SynthesisRun, stage: Stage) -> StageRunner:
     """Return the runner of the actors of a filter of the user's own."""
-    return _open_into(run, stage, _passed_store(run, stage), decoded=run.decoded)
+    return open_into(run, stage, _passed_store(run, stage), decoded=run.decoded)
 
 
 def open_assets(run: SynthesisRun, stage: Stage) -> StageRunner:
@@ -181,51 +194,13 @@ def open_assets(run: SynthesisRun, stage: Stage) -> StageRunner:
     return StageRunner(
         stage.name,
         worker=stage.worker,
-        worker_args={"ingest": run.decoded},
+        worker_args={"ingest": run.decoded, "media": run.config.media},
         out=run.assets,
         rejects=run.rejects,
         resources=run.pool(stage),
         commit_seconds=float("inf"),
         is_open=run.shared.at_once,
     )
-
-
-def _open_into(run: SynthesisRun, stage: Stage, out: Store, **worker_args: Any) -> StageRunner:
-    """Return the runner of a stage that writes to the work folder, which may hold results of other runs."""
-    run.shared.score_stores[stage.name] = out
-    return StageRunner(
-        stage.name,
-        worker=stage.worker,
-        worker_args={**stage.worker_args, **worker_args},
-        out=out,
-        rejects=_rejects_of(run, out),
-        resources=run.pool(stage),
-        commit_seconds=run.config.commit_seconds,
-        is_open=run.shared.at_once,
-    )
-
-
-# ----
-
-
-def _run_rows(run: SynthesisRun, stage: Stage, out: Store, pending: pa.Table) -> dict[str, Reject]:
-    """Run a stage's worker on rows, with results in `out` in the work folder.
-
-    Returns the rejects among `pending` by video id; all its other videos are in `out` afterwards.
-    """
-    run.run_rows(stage, pending)
-    return {
-        row["video_id"]: Reject(row["reason"], row["detail"], json.loads(row["scores"]), row["attempts"])
-        for row in _rows(_rejects_of(run, out), pending["video_id"])
-    }
-
-
-def _rows(
-    store: Store, ids: pa.ChunkedArray, columns: Sequence[str] | None = None
-) -> Iterator[dict[str, Any]]:
-    """Yield the rows of those videos that are in a store."""
-    for batch in store.select(ids, columns):
-        yield from batch.to_pylist()
 
 
 def _decoded_videos(manifest: pa.Table, ingest: Store) -> pa.Table:
@@ -264,6 +239,7 @@ def write_assets(run: SynthesisRun, stage: Stage) -> None:
             "video_id": pa.array(ids, pa.string()),
             "caption": pa.array([run.captions.get(video_id) for video_id in ids], pa.string()),
             "consistency": pa.array([run.consistency.get(video_id) for video_id in ids], pa.float64()),
+            "box": pa.array([run.boxes.get(video_id) for video_id in ids], pa.list_(pa.int32())),
         }
     )
     counts = run.run_rows(stage, pending)
@@ -295,11 +271,18 @@ def _refuse_changed(store: Store, strangers: set[str], what: str) -> None:
 
 
 class AssetWriter:
-    """Worker that completes ingest rows with caption and consistency -> rows of `schema.ASSET_SCHEMA`."""
+    """Worker that completes ingest rows with caption and consistency -> rows of `schema.ASSET_SCHEMA`.
 
-    def __init__(self, ingest: Store) -> None:
-        self._ingest = ingest
+    A row with a box gets its frames cropped to it.
+    """
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | Reject]:
+    def __init__(self, ingest: Store, media: MediaConfig) -> None:
+        self._ingest, self._media = ingest, media
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any] | Reject]:
         stored = self._ingest.take([row["video_id"] for row in rows], INGEST_SCHEMA.names).to_pylist()
-        return [{**kept, **row} for kept, row in zip(stored, rows, strict=True)]
+        boxes = [row.pop("box") for row in rows]
+        return [
+            {**(cropped(kept, box, self._media) if box else kept), **row}
+            for kept, row, box in zip(stored, rows, boxes, strict=True)
+        ]

@@ -19,12 +19,13 @@ def histogram(
     *,
     label: str,
     threshold: float | None = None,
+    above: bool = False,
     others: Sequence[float] = (),
     bins: int = 40,
 ) -> str:
     """Counts of values in equal bins; the threshold is a dashed line, and what lies below it is coloured.
 
-    others: values of another kind, drawn as a line over the bars.
+    above: colour what lies above the threshold. others: values of another kind, drawn as a line over the bars.
     Raises ValueError on no values: a chart of nothing would look like a result.
     """
     if not len(values):
@@ -48,9 +49,9 @@ def histogram(
         if not count:
             continue
         bar = max(1.5, (floor - TOP) * count / highest)  # a single video stays visible
-        below = threshold is not None and (left + right) / 2 < threshold
+        is_cut = threshold is not None and ((left + right) / 2 < threshold) != above
         parts.append(
-            f'<rect class="{"cut" if below else "bar"}" x="{x_of(left):.1f}" y="{floor - bar:.1f}" '
+            f'<rect class="{"cut" if is_cut else "bar"}" x="{x_of(left):.1f}" y="{floor - bar:.1f}" '
             f'width="{max(1.0, x_of(right) - x_of(left) - 0.8):.1f}" height="{bar:.1f}">'
             f"<title>{left:.3g} to {right:.3g}: {count}</title></rect>"
         )

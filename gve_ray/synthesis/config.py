@@ -23,6 +23,8 @@ from gve_ray.config import (
 from gve_ray.media import FACTOR, Limits, signature
 from gve_ray.schema import UVRD_PAIRS
 from gve_ray.synthesis import motion
+from gve_ray.synthesis.content import borders, exposure, slideshow, text
+from gve_ray.synthesis.cut import CutConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ class MediaConfig(VideoSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConsistencyConfig(EmbedderModel):
+class ConsistencyConfig(EmbedderModel, CutConfig):
     """The embedder of the cross-modal filter, and its threshold, given as a cosine or as a percentile.
 
     Without a model there is no consistency filter. threshold: pairs with a lower cosine are
@@ -65,18 +67,12 @@ class ConsistencyConfig(EmbedderModel):
     """
 
     threshold: float | None = number(None, at_least=-1, at_most=1, hint="a cosine")
-    percentile: float | None = number(None, at_least=0, below=100)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.model is None:
             return
-        check(
-            (self.threshold is None) != (self.percentile is None),
-            f"quality.consistency.threshold={self.threshold}, percentile={self.percentile}: "
-            "give exactly one of them",
-        )
-        check_numbers(self, "quality.consistency")
+        self.check_cut("quality.consistency")
         self.check_engine("quality.consistency")
 
     @property
@@ -85,13 +81,111 @@ class ConsistencyConfig(EmbedderModel):
         return self.named("consistency")
 
 
+CONTENT_THRESHOLDS = {
+    "text_overlay": text.THRESHOLD,
+    "borders": borders.THRESHOLD,
+    "blur": exposure.BLUR_THRESHOLD,
+    "darkness": exposure.DARKNESS_THRESHOLD,
+    "slideshow": slideshow.THRESHOLD,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContentFilterConfig:
+    """Where a filter on the content of videos cuts. Without both options it is off.
+
+    threshold: videos with a higher score are rejected; default: the threshold in the documentation. percentile:
+    this percentage of the videos is rejected.
+    """
+
+    threshold: float | Literal["default"] | None = None
+    percentile: float | None = number(None, at_least=0, below=100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BordersConfig(ContentFilterConfig):
+    """Where the filter on borders cuts, and what it does with videos above the threshold.
+
+    threshold: videos with a higher score have borders; default: the threshold in the documentation. percentile:
+    this percentage of the videos has borders. action: reject the videos, or crop the borders off all frames that
+    are stored of them.
+    """
+
+    action: Literal["reject", "crop"] = "reject"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(ModelReference, CutConfig):
+    """An image classifier, or a regression model with one output, and where its filter cuts. Off without a model.
+
+    model: a folder in the Hugging Face layout with safetensors, a URI or a hub id; transformers must have its
+    architecture, since no code of the model is run. label: the one whose probability is the score; not needed for a
+    model with one output. threshold: of the score. percentile: this percentage of the videos is rejected.
+    """
+
+    label: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContentConfig:
+    """Filters on what the pictures of a video show. Each is off unless it has a threshold or a percentile, and
+    those with a model also need its name.
+
+    text_overlay: the share of the picture that burnt-in text covers. borders: the share that bars of one color
+    cover. blur: of the sharpest edges, in pixels of the stored frames. darkness: of the brightest parts, 0 to 1.
+    slideshow: the share of frames in shots without motion. nsfw: by a model, of the worst frame; videos above the
+    threshold are rejected. aesthetic: by a model, the mean of the frames; videos below the threshold are rejected.
+    """
+
+    text_overlay: ContentFilterConfig = field(default_factory=ContentFilterConfig)
+    borders: BordersConfig = field(default_factory=BordersConfig)
+    blur: ContentFilterConfig = field(default_factory=ContentFilterConfig)
+    darkness: ContentFilterConfig = field(default_factory=ContentFilterConfig)
+    slideshow: ContentFilterConfig = field(default_factory=ContentFilterConfig)
+    nsfw: ClassifierConfig = field(default_factory=ClassifierConfig)
+    aesthetic: ClassifierConfig = field(default_factory=ClassifierConfig)
+
+    def __post_init__(self) -> None:
+        for name, cut in self.cuts.items():
+            cut.check_cut(f"quality.content.{name}")
+        check(
+            self.borders.action == "reject" or "borders" in self.cuts,
+            f"quality.content.borders.action={self.borders.action}: give a threshold or a percentile as well",
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """The options of the filters in use, as plain values."""
+        parts = {name: asdict(cut) for name, cut in self.cuts.items()}
+        if self.borders.action == "crop":
+            parts["borders"]["action"] = "crop"
+        return parts
+
+    @property
+    def cuts(self) -> dict[str, CutConfig]:
+        """Where the filters in use cut, by name, in the order in which they are applied."""
+        cuts: dict[str, CutConfig] = {}
+        for name, default in CONTENT_THRESHOLDS.items():
+            given: ContentFilterConfig = getattr(self, name)
+            if given.threshold is not None or given.percentile is not None:
+                threshold = default if given.threshold == "default" else given.threshold
+                cuts[name] = CutConfig(threshold=threshold, percentile=given.percentile)
+        return cuts | self.classifiers
+
+    @property
+    def classifiers(self) -> dict[str, ClassifierConfig]:
+        """The models of the filters in use that have one, by the filter's name."""
+        both = {"nsfw": self.nsfw, "aesthetic": self.aesthetic}
+        return {name: config for name, config in both.items() if config.model is not None}
+
+
 @dataclass(frozen=True, kw_only=True)
 class QualityConfig:
     """Stage 1 of V-SynFlow (arXiv:2510.27571, section 3.1): the filters and their thresholds.
 
     rectify: drop raw captions that describe nothing. motion_threshold: videos with a lower motion
     score are static. near_duplicate_threshold: videos with closer signatures are duplicates; 0:
-    only exact copies are.
+    only exact copies are. semantic_duplicate_threshold: of videos whose vectors have a higher cosine only
+    the earliest stays; needs consistency.model, which embeds them; None: the filter is off.
     """
 
     rectify: bool = True
@@ -99,10 +193,22 @@ class QualityConfig:
     near_duplicate_threshold: float = number(
         signature.THRESHOLD, at_least=0, hint="0 switches the filter off"
     )
+    semantic_duplicate_threshold: float | None = number(None, above=-1, at_most=1, hint="a cosine")
+    content: ContentConfig = field(default_factory=ContentConfig)
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
 
     def __post_init__(self) -> None:
         check_numbers(self, "quality")
+        check(
+            not self.has_vectors or self.consistency.model is not None,
+            f"quality.semantic_duplicate_threshold={self.semantic_duplicate_threshold}: vectors are those of "
+            "quality.consistency.model; name an embedder there (with threshold -1 it rejects no caption)",
+        )
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether the vectors of the videos are stored, because semantic duplicates are compared by them."""
+        return self.semantic_duplicate_threshold is not None
 
 
 _VLLM_OPTIONS = ("revision", "tensor_parallel_size", "engine_args")
@@ -250,6 +356,8 @@ class SynthesisResources:
     """Resources by stage."""
 
     media: StageResources = field(default_factory=StageResources)
+    content: StageResources = field(default_factory=StageResources)
+    classifiers: ModelResources = field(default_factory=ModelResources)
     consistency: ModelResources = field(default_factory=ModelResources)
     captioner: ModelResources = field(default_factory=ModelResources)
 
@@ -363,6 +471,13 @@ class SynthesisConfig:
             del parts["part_videos"]
         for stage in parts["stages"]:
             del stage["resources"]
-        if not parts["stages"]:  # runs without filters keep the identity that they had before filters existed
+        # Runs without these filters keep the identity that they had before the filters existed.
+        if not parts["stages"]:
             del parts["stages"]
+        quality = parts["quality"]
+        quality["content"] = self.quality.content.identity()
+        if not quality["content"]:
+            del quality["content"]
+        if not self.quality.has_vectors:
+            del quality["semantic_duplicate_threshold"]
         return parts

@@ -34,7 +34,16 @@ _VIDEOS_FOR_AN_INTERVAL = 20
 _COLUMNS = ["video_id", "frames", "timestamps", "indices", "fps", "duration", "total_frames"]
 
 
-def scores_fingerprint(config: ConsistencyConfig, ingest: str) -> str:
+def scores_schema(*, vectors: bool) -> pa.Schema:
+    """Return the schema of the scores. vectors: also with the vectors of the videos, for `semantic`."""
+    return (
+        CONSISTENCY_SCHEMA.append(pa.field("vector", pa.list_(pa.float32())))
+        if vectors
+        else CONSISTENCY_SCHEMA
+    )
+
+
+def scores_fingerprint(config: ConsistencyConfig, ingest: str, *, vectors: bool = False) -> str:
     """Return a hash of the settings that affect scores; the threshold is not part of it."""
     model = {name: getattr(config, name) for name in ("model", "adapter", "revision", "engine", "dtype")}
     # The other options only where they are set, so that a new option leaves earlier scores valid.
@@ -42,32 +51,12 @@ def scores_fingerprint(config: ConsistencyConfig, ingest: str) -> str:
         value = getattr(config, option.name)
         if option.name not in model and value not in (option.default, {}):
             model[option.name] = value
-    return fingerprint({"embedder": model, "ingest": ingest, "columns": CONSISTENCY_SCHEMA.names})
+    return fingerprint({"embedder": model, "ingest": ingest, "columns": scores_schema(vectors=vectors).names})
 
 
-def caption_hash(caption: str) -> str:
+def caption_hash(caption: str | None) -> str | None:
     """Return 16 hex digits of the caption's sha256, which link a stored score to its caption."""
-    return hashlib.sha256(caption.encode()).hexdigest()[:16]
-
-
-def calibrate(scores: Sequence[float], percentile: float) -> float:
-    """The threshold below which `percentile` % of the scores lie; -1, which rejects nothing, without scores.
-
-    It is one of the scores, so the share rejected does not depend on the scale of the cosines.
-    """
-    if not 0 <= percentile < 100:
-        raise ValueError(f"percentile={percentile}: use 0 to below 100")
-    if not len(scores):
-        return -1.0
-    return float(np.percentile(np.asarray(scores, dtype=np.float64), percentile, method="higher"))
-
-
-def threshold_of(config: ConsistencyConfig, scores: Sequence[float]) -> float:
-    """The configured threshold, or the one its percentile gives on these scores."""
-    if config.threshold is not None:
-        return config.threshold
-    assert config.percentile is not None, "the config demands one of the two"
-    return calibrate(scores, config.percentile)
+    return None if caption is None else hashlib.sha256(caption.encode()).hexdigest()[:16]
 
 
 def mismatched_captions(captions: Mapping[str, str]) -> dict[str, str | None]:
@@ -160,19 +149,20 @@ def separation(given: Sequence[float], mismatched: Sequence[float], threshold: f
 
 
 class ConsistencyWorker:
-    """Worker of the consistency stage: rows of video_id, caption, other -> rows of `CONSISTENCY_SCHEMA`.
+    """Worker of the consistency stage: rows of video_id, caption, other -> rows of `scores_schema`.
 
-    other: a caption that does not match, or None. Frames are read from the ingest store. Both sides are
+    caption: None where there is none. other: a caption that does not match, or None. vectors: whether the rows
+    have the vectors of the videos. Frames are read from the ingest store. Both sides are
     embedded as documents, without an instruction: the filter asks whether a caption belongs to its
     video, not which video a query wants.
     """
 
-    def __init__(self, config: ConsistencyConfig, ingest: Store) -> None:
+    def __init__(self, config: ConsistencyConfig, ingest: Store, *, vectors: bool = False) -> None:
         assert config.model is not None, "without a model there is no consistency stage"
         report_status(f"loading {config.model}")
         from gve_ray.embedder.backends import open_as_saved
 
-        self._ingest = ingest
+        self._ingest, self._keeps_vectors = ingest, vectors
         self._model, _ = open_as_saved(config.embedder)
         for item in (Item(text="a caption"), Item(video="a video")):
             if why := self._model.refuses(item):
@@ -184,13 +174,12 @@ class ConsistencyWorker:
         videos = [Item(video=frames_of_row(row, AssetRef(row["video_id"]))) for row in stored]
         # A caption is often the other one of the next row; it is embedded once.
         texts = {text: n for n, text in enumerate(dict.fromkeys(_texts_of(rows)))}
-        captions = self._model.embed(
-            [Item(text=text) for text in texts]
-        ).vectors  # float32 [t, d], unit length
+        # float32 [t, d], unit length
+        captions = self._model.embed([Item(text=text) for text in texts]).vectors if texts else None
         vectors = self._model.embed(videos, row_finished).vectors  # float32 [n, d]
 
         def cosine(caption: str | None, vector: NDArray[np.float32]) -> float | None:
-            return None if caption is None else float(captions[texts[caption]] @ vector)
+            return None if caption is None or captions is None else float(captions[texts[caption]] @ vector)
 
         return [
             {
@@ -198,6 +187,7 @@ class ConsistencyWorker:
                 "caption_hash": caption_hash(row["caption"]),
                 "consistency": cosine(row["caption"], vector),
                 "mismatched": cosine(row["other"], vector),
+                **({"vector": vector.tolist()} if self._keeps_vectors else {}),
             }
             for row, vector in zip(rows, vectors, strict=True)
         ]

@@ -186,9 +186,13 @@ def with_fewer_cpus(config: SynthesisConfig) -> SynthesisConfig:
     """Return the config with half a CPU for each actor that decodes or scores, where the config does not say."""
     pools, whole = config.resources, StageResources.num_cpus
     media = replace(pools.media, num_cpus=0.5) if pools.media.num_cpus == whole else pools.media
-    scoring = pools.consistency
-    scoring = replace(scoring, num_cpus=0.5) if scoring.num_cpus == AUTO else scoring
-    return replace(config, resources=replace(pools, media=media, consistency=scoring))
+    content = replace(pools.content, num_cpus=0.5) if pools.content.num_cpus == whole else pools.content
+    scoring, classifiers = (
+        replace(pool, num_cpus=0.5) if pool.num_cpus == AUTO else pool
+        for pool in (pools.consistency, pools.classifiers)
+    )
+    smaller = replace(pools, media=media, content=content, consistency=scoring, classifiers=classifiers)
+    return replace(config, resources=smaller)
 
 
 class _Parts:

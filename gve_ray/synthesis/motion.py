@@ -20,6 +20,7 @@ _CLIPPED_LOW, _CLIPPED_HIGH = 3.0, 252.0
 _ROUNDS = 4  # of the robust gain and offset fit
 _STRIDE = 3  # every third pixel either way is enough for a fit and for the noise
 _PEAK_SIGMAS = 4.5  # the largest of some ten thousand window means of pure noise
+_CHANGED = 16.0  # gray levels
 _NOISE_CAP = 10.0  # grey levels: real motion of fine textures must not pass for noise
 
 
@@ -30,13 +31,28 @@ def motion_score(pixels: np.ndarray) -> float:
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
         raise ValueError(f"pixels: {pixels.dtype} {pixels.shape}; frames are uint8 [T, H, W, 3]")
-    planes, inside = zip(*(_planes(frame) for frame in pixels), strict=True) if len(pixels) else ((), ())
-    last = len(planes) - 1
+    motion, last = Motion(pixels), len(pixels) - 1
     # Neighbours for what comes and goes, the ends for what drifts: of 8 frames 18 pairs instead of 28.
     pairs = {(i, i + 1) for i in range(last)} | {(0, i) for i in range(1, last + 1)}
     pairs |= {(i, last) for i in range(last)}
-    changes = (_change(planes[a], planes[b], inside[a] & inside[b]) for a, b in sorted(pairs))
-    return max(changes, default=0.0)
+    return max((motion.between(a, b) for a, b in sorted(pairs)), default=0.0)
+
+
+class Motion:
+    """The motion between any two of some frames. pixels: uint8 [T, H, W, 3]."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self._planes = [_planes(frame) for frame in pixels]
+
+    def between(self, a: int, b: int) -> float:
+        """Return the largest local change between two frames, 0 to 1."""
+        (first, inside), (second, inside_second) = self._planes[a], self._planes[b]
+        return _change(first, second, inside & inside_second)
+
+    def changed_area(self, a: int, b: int) -> float:
+        """Return the share of the picture in which the brightness differs between two frames, 0 to 1."""
+        difference = np.abs(self._planes[a][0][0] - self._planes[b][0][0])
+        return float((difference > _CHANGED).mean())
 
 
 def _planes(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

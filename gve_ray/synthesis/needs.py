@@ -59,6 +59,24 @@ def _workers(config: SynthesisConfig) -> list[Workers]:
         embedder = Embedder(option="quality.consistency", model=consistency.embedder, settings=None)
         resources = config.resources.consistency
         workers.append(model_workers("resources.consistency", resources, [embedder], share=_SCORING_SHARE))
+    content = config.quality.content
+    if len(content.cuts) > len(content.classifiers):
+        workers.append(workers_of("resources.content", config.resources.content, grows="cluster"))
+    if content.classifiers:
+        loads = [
+            weights
+            for name, model in content.classifiers.items()
+            for weights in weights_of(f"quality.content.{name}", model, dtype="float32")
+        ]
+        workers.append(
+            workers_of(
+                "resources.classifiers",
+                config.resources.classifiers,
+                loads,
+                grows="cluster",
+                share=_SCORING_SHARE,
+            )
+        )
     workers += [
         workers_of(f"stages.{stage.name}.resources", stage.resources, grows="cluster")
         for stage in config.stages

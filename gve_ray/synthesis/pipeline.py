@@ -18,6 +18,7 @@ from gve_ray.synthesis.assets import (
     decode,
     drop_duplicates,
     drop_inconsistent,
+    drop_semantic_duplicates,
     drop_static,
     open_assets,
     open_consistency,
@@ -28,6 +29,7 @@ from gve_ray.synthesis.assets import (
 )
 from gve_ray.synthesis.config import CustomStageConfig, SynthesisConfig
 from gve_ray.synthesis.consistency import ConsistencyWorker
+from gve_ray.synthesis.content.stages import content_stages
 from gve_ray.synthesis.ingest import IngestWorker
 from gve_ray.synthesis.stages import Stage, load_class
 
@@ -118,14 +120,28 @@ STAGES = (
     ),
 )
 
+SEMANTIC_DUPLICATES = Stage(
+    name="semantic_duplicates",
+    unit="videos",
+    reads=("cosines", "videos"),
+    writes=("videos",),
+    run=drop_semantic_duplicates,
+    in_order=True,
+)
+
 
 def stages_of(config: SynthesisConfig) -> tuple[Stage, ...]:
-    """Return the stages of a config: `STAGES`, and the filters that `config.stages` adds to them.
+    """Return the stages of a config: `STAGES`, the content filters in use, and those of `config.stages`.
 
     Raises PreflightError where a filter has the name of another stage, follows a stage that it
     cannot follow, cannot be imported, or does not take its options.
     """
     stages = list(STAGES)
+    at = [stage.name for stage in stages].index("dynamics") + 1
+    stages[at:at] = content_stages(config.quality.content)
+    if config.quality.has_vectors:
+        at = [stage.name for stage in stages].index("consistency") + 1
+        stages.insert(at, SEMANTIC_DUPLICATES)
     for custom in config.stages:
         names = [stage.name for stage in stages]
         where = f"stages.{custom.name}"

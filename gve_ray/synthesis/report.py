@@ -125,13 +125,14 @@ def score_charts(
     mismatched: cosines of videos with captions of others, a line over those with their own captions.
     """
     drawn = []
-    for name, score in DRAWN.items():
+    for name, score in SCORES.items():
         values, title, note = scores.get(name, ()), score.title, score.note
         if values:
             others = mismatched if name == "consistency" else ()
             if others:
                 note = f"{note}; line: with the caption of another video; {separation}"
-            svg = charts.histogram(values, label=title, threshold=cuts.get(name), others=others)
+            above = score.rejects == "above"
+            svg = charts.histogram(values, label=title, threshold=cuts.get(name), above=above, others=others)
             drawn.append(Chart(title=title, svg=svg, note=f"{len(values):,} videos; {note}"))
     return drawn
 
@@ -171,6 +172,7 @@ def collect(run: SynthesisRun, facts: Mapping[str, Any]) -> Page:
         some = pa.array(range(0, batch.num_rows, every), pa.int64())
         captioned += batch.select(["captions"]).take(some).to_pylist()
     pairs = facts["pairs"]
+    scores |= {name: array("d", run.shared.content_scores(name)) for name in run.shared.content}
     cuts = {name: cut_of(name, config, values) for name, values in scores.items()}
     drawn = score_charts(scores, cuts, mismatched=run.shared.mismatched, separation=run.shared.separation())
     drawn += word_charts(captioned)

@@ -22,7 +22,7 @@ from gve_ray.store import Store
 from gve_ray.store.runfolder import filesystem, write_atomically
 from gve_ray.synthesis.annotate import PARTS
 from gve_ray.synthesis.config import SynthesisConfig
-from gve_ray.synthesis.consistency import threshold_of
+from gve_ray.synthesis.cut import threshold_of
 from gve_ray.synthesis.stages import SharedState, SynthesisRun
 
 SCORES_FILE = "scores.parquet"
@@ -66,6 +66,15 @@ class Score:
         return other < threshold if self.rejects == "above" else other > threshold
 
 
+_CONTENT: Sequence[tuple[str, Literal["below", "above"], str, str]] = (
+    ("text_overlay", "above", "Text overlay", "share of the picture"),
+    ("borders", "above", "Borders", "share of the picture"),
+    ("blur", "above", "Blur", "of the sharpest edges, in pixels"),
+    ("darkness", "above", "Darkness", "of the brightest parts"),
+    ("slideshow", "above", "Slideshow", "share of stills with cuts"),
+    ("nsfw", "above", "Not safe for work", "score of the worst frame"),
+    ("aesthetic", "below", "Aesthetic score", "mean of the frames"),
+)
 # By the name of the score in stores and in rejects.
 SCORES: Mapping[str, Score] = {
     "distance": Score(
@@ -83,12 +92,30 @@ SCORES: Mapping[str, Score] = {
         title="Motion",
         note="videos below the cut are static",
     ),
+    **{
+        name: Score(
+            stage=name,
+            option=f"quality.content.{name}.threshold",
+            rejects=rejects,
+            title=title,
+            note=f"{note}; videos {rejects} the cut are rejected",
+        )
+        for name, rejects, title, note in _CONTENT
+    },
     "consistency": Score(
         stage="consistency",
         option="quality.consistency.threshold",
         rejects="below",
         title="Caption and video",
         note="cosine; pairs below the cut are rejected",
+    ),
+    "semantic_duplicates": Score(
+        stage="semantic_duplicates",
+        option="quality.semantic_duplicate_threshold",
+        rejects="above",
+        title="Semantic duplicates",
+        note="highest cosine with an earlier video; videos above the cut are rejected",
+        only_rejected=True,
     ),
 }
 
@@ -101,6 +128,9 @@ def cut_of(name: str, config: SynthesisConfig, values: Sequence[float]) -> float
     if name == "consistency":
         consistency = config.quality.consistency
         return None if consistency.model is None else threshold_of(consistency, values)
+    if SCORES[name].option.startswith("quality.content."):
+        cut = config.quality.content.cuts.get(name)
+        return None if cut is None else threshold_of(cut, values, above=SCORES[name].rejects == "above")
     return cast(float | None, reduce(getattr, SCORES[name].option.split("."), cast(Any, config)))
 
 

@@ -21,9 +21,11 @@ from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA
 from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts, StageError, StagePace, StageRunner
 from gve_ray.store import Store
 from gve_ray.synthesis.config import SynthesisConfig
-from gve_ray.synthesis.consistency import Separation, separation, threshold_of
+from gve_ray.synthesis.consistency import Separation, separation
+from gve_ray.synthesis.cut import threshold_of
 from gve_ray.synthesis.dedup import KeptVideos
 from gve_ray.synthesis.ingest import INGEST_SCHEMA, ingest_fingerprint
+from gve_ray.synthesis.semantic import KeptVectors
 from gve_ray.synthesis.spending import SharedLedger
 
 
@@ -65,11 +67,12 @@ class SharedState:
 
     def __init__(self, config: SynthesisConfig, manifest: pa.Table, *, at_once: bool = False) -> None:
         self.config, self.manifest, self.at_once = config, manifest, at_once
-        self.kept_videos = KeptVideos()
+        self.kept_videos, self.kept_vectors = KeptVideos(), KeptVectors()
         self.assembled: list[Any] = []  # `assemble.Assembled` of each early set, or of the whole
         self.pairs: dict[str, int] = {}  # by task
         # By part: the cosines of videos with their own captions, and with those of others.
         self.cosines: dict[int, tuple[Sequence[float], Sequence[float]]] = {}
+        self.content: dict[str, dict[int, Sequence[float]]] = {}  # scores by filter and part
         self.paces: dict[str, StagePace] = {}
         self.assets = Store(f"{config.output}/assets.lance", ASSET_SCHEMA)
         self.rejects = Store(f"{config.output}/rejects.lance", REJECT_SCHEMA)
@@ -111,6 +114,10 @@ class SharedState:
             return None
         return separation(given, self.mismatched, threshold_of(self.config.quality.consistency, given))
 
+    def content_scores(self, name: str) -> list[float]:
+        """Return the scores of all videos so far that a content filter has judged."""
+        return [score for scores in list(self.content.get(name, {}).values()) for score in scores]
+
     def read_earlier(self) -> None:
         """Read what earlier runs have left; to be called before this run commits anything."""
         _ = self.earlier_assets, self.earlier_rejects
@@ -149,9 +156,10 @@ class SynthesisRun:
 
     manifest: columns video_id (unique), uri, caption (null where there is none). part: its number,
     from 0, of `parts`. captions: cleaned raw captions by video id. videos: the videos that have passed
-    so far, sorted by id, with the columns that filters use. consistency: cosines by video id. rejected:
-    rows of `REJECT_SCHEMA` by stage, until they are committed. answered: counts of the composed prompts
-    by stage.
+    so far, sorted by id, with the columns that filters use. consistency: cosines by video id. content:
+    scores of content filters, by filter and video id. boxes: of the videos whose borders are cropped.
+    rejected: rows of `REJECT_SCHEMA` by stage, until they are committed. answered: counts of the
+    composed prompts by stage.
     """
 
     config: SynthesisConfig
@@ -162,6 +170,8 @@ class SynthesisRun:
     captions: dict[str, str] = field(default_factory=dict)
     videos: pa.Table = field(default_factory=lambda: pa.table({"video_id": pa.array([], pa.string())}))
     consistency: dict[str, float] = field(default_factory=dict)
+    content: dict[str, dict[str, float]] = field(default_factory=dict)
+    boxes: dict[str, Sequence[int]] = field(default_factory=dict)
     rejected: dict[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     answered: dict[str, StageCounts] = field(default_factory=dict)
 

@@ -22,7 +22,7 @@ from gve_ray.config import config_of
 from gve_ray.job import PreflightError
 from gve_ray.store.runfolder import RUN_FILE, filesystem
 from gve_ray.synthesis.annotate import PARTS
-from gve_ray.synthesis.config import SynthesisConfig
+from gve_ray.synthesis.config import CONTENT_THRESHOLDS, SynthesisConfig
 from gve_ray.synthesis.scores import SCORES, SCORES_FILE, VERDICT_SCHEMA, Score, cut_of
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90)
@@ -131,6 +131,7 @@ def judge_thresholds(config: SynthesisConfig) -> Thresholds:
     order = [
         entry["name"] for entry in facts["stages"] if entry["unit"] == "videos" and entry["name"] not in PARTS
     ]
+    order = _with_unused_filters(order, scores.column_names)
     decided = scores.filter(pc.is_valid(scores["kept"]))
     videos = _Videos(decided, order)
     n_kept = int(videos.is_kept.sum())
@@ -179,7 +180,9 @@ class _Videos:
         at = pc.index_in(rows["stage"], value_set=pa.array(order, pa.string()))
         self.at = at.fill_null(len(order)).to_numpy()
         self.scores = {
-            name: rows[name].cast(pa.float64()).to_numpy() for name in SCORES if name in rows.column_names
+            name: rows[name].cast(pa.float64()).to_numpy()
+            for name, score in SCORES.items()
+            if name in rows.column_names and score.stage in order
         }  # NaN where there is none
 
     def reached(self, stage: str) -> np.ndarray:
@@ -191,6 +194,16 @@ class _Videos:
         """Return a config's threshold of a score, for the videos that reached its stage."""
         values = self.scores[name][self.reached(SCORES[name].stage)]
         return cut_of(name, config, values[~np.isnan(values)])
+
+
+def _with_unused_filters(order: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """Return the stages with those content filters that the run did not use, although it has their scores."""
+    order, at = list(order), list(order).index("content") + 1 if "content" in order else 0
+    for name in CONTENT_THRESHOLDS if at else ():
+        if name not in order and name in columns:
+            order.insert(at, name)
+        at = order.index(name) + 1 if name in order else at
+    return order
 
 
 def _filter_cuts(videos: _Videos, name: str, score: Score, of_run: SynthesisConfig) -> FilterCuts:

@@ -21,6 +21,8 @@ from gve_ray.synthesis import quality
 from gve_ray.synthesis.config import (
     CaptionerConfig,
     ConsistencyConfig,
+    ContentConfig,
+    ContentFilterConfig,
     CustomStageConfig,
     MediaConfig,
     QualityConfig,
@@ -35,6 +37,7 @@ from tests.endpoint import embeddings_endpoint
 MEDIA = MediaConfig(max_pixels=56 * 56, min_pixels=4 * 28 * 28, clips=1, reference_frames=1)
 RESOURCES = SynthesisResources(
     media=StageResources(actors=1, num_cpus=0.5, batch_size=4),
+    content=StageResources(actors=1, num_cpus=0.5, batch_size=2),
     consistency=ModelResources(actors=1, num_cpus=0.5, num_gpus=0),
 )
 
@@ -334,3 +337,61 @@ def test_a_filter_of_the_user_s_own_rejects_videos_with_text_burnt_in(cluster: s
         (c.n_in, c.n_out) for c in counts
     ]
     assert lance.dataset(str(passed)).version == version
+
+
+@pytest.mark.slow  # Starts five pools of actors.
+def test_content_filters_and_semantic_duplicates(cluster: str, tmp_path: Path) -> None:
+    texts = {"again": ".", "plain": "", "subtitled": "Subscribe to my channel now"}
+    for name, text in texts.items():
+        write_with_text(tmp_path / f"{name}.mp4", text=text)
+    manifest = pa.table(
+        {
+            "video_id": list(texts),
+            "uri": [str(tmp_path / f"{name}.mp4") for name in texts],
+            "caption": pa.array(["runs at 0", None, None], pa.string()),
+        }
+    )
+
+    def run(output: str, url: str, threshold: float) -> list[tuple[str, int, int]]:
+        embedder = ConsistencyConfig(
+            model="directions", engine="openai", url=url, video_as="images", threshold=-1.0
+        )
+        counts = build(
+            tmp_path / output,
+            manifest,
+            work=tmp_path / "work",
+            media=MediaConfig(max_pixels=224 * 224, clips=1, reference_frames=0),
+            near_duplicate_threshold=0.0,
+            content=ContentConfig(text_overlay=ContentFilterConfig(threshold=threshold)),
+            consistency=embedder,
+            semantic_duplicate_threshold=0.99,
+        )
+        return [(c.name, c.n_in, c.n_rejected) for c in counts[4:]]
+
+    with embeddings_endpoint(direction) as url:
+        strict = run("strict", url, 0.01)
+        (scores,) = (tmp_path / "work").glob("content-*[0-9a-f].lance")
+        version = lance.dataset(str(scores)).version
+        lenient = run("lenient", url, 0.5)
+    assert strict == [
+        ("content", 3, 0),
+        ("text_overlay", 3, 1),
+        ("consistency", 2, 0),
+        ("semantic_duplicates", 2, 1),  # the disc runs the same way in all of them
+    ]
+    assets, rejects = stores(tmp_path / "strict")
+    assert {row["video_id"]: row["consistency"] for row in assets.table().to_pylist()} == {
+        "again": pytest.approx(1.0, abs=0.05)
+    }
+    assert {row["video_id"]: row["reason"] for row in rejects.table().to_pylist()} == {
+        "plain": "semantic_duplicate",
+        "subtitled": "text_overlay",
+    }
+    # Another threshold computes no scores.
+    assert lenient == [
+        ("content", 3, 0),
+        ("text_overlay", 3, 0),
+        ("consistency", 3, 0),
+        ("semantic_duplicates", 3, 2),
+    ]
+    assert lance.dataset(str(scores)).version == version

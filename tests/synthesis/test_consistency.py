@@ -18,14 +18,13 @@ from gve_ray.synthesis.config import ConsistencyConfig
 from gve_ray.synthesis.consistency import (
     CONSISTENCY_SCHEMA,
     ConsistencyWorker,
-    calibrate,
     caption_hash,
     mismatched_captions,
     roc_auc,
     scores_fingerprint,
     separation,
-    threshold_of,
 )
+from gve_ray.synthesis.cut import calibrate, threshold_of
 from gve_ray.synthesis.ingest import INGEST_SCHEMA
 
 

@@ -27,7 +27,8 @@ from gve_ray.stage import Reject, StageCounts, StageError
 from gve_ray.store import AssetReader
 from gve_ray.synthesis import job
 from gve_ray.synthesis.config import CaptionerConfig, ConsistencyConfig, QualityConfig, SynthesisConfig
-from gve_ray.synthesis.consistency import separation, threshold_of
+from gve_ray.synthesis.consistency import separation
+from gve_ray.synthesis.cut import threshold_of
 from gve_ray.synthesis.ingest import INGEST_SCHEMA
 from gve_ray.synthesis.job import manifest_fingerprint
 from gve_ray.synthesis.needs import needs_of

@@ -10,7 +10,14 @@ import pytest
 
 from gve_ray.job import PreflightError
 from gve_ray.registry import JOBS
-from gve_ray.synthesis.config import CaptionerConfig, ConsistencyConfig, QualityConfig, SynthesisConfig
+from gve_ray.synthesis.config import (
+    CaptionerConfig,
+    ConsistencyConfig,
+    ContentConfig,
+    ContentFilterConfig,
+    QualityConfig,
+    SynthesisConfig,
+)
 from gve_ray.synthesis.scores import VERDICT_SCHEMA
 from gve_ray.synthesis.thresholds import Thresholds, judge_thresholds
 
@@ -184,3 +191,26 @@ def test_a_run_without_an_embedder_has_no_cosines(output: Path) -> None:
         0,
         3,
     )  # the embedder would have to score them first
+
+
+def test_content_filters_that_the_run_did_not_use_are_judged_from_its_scores(tmp_path: Path) -> None:
+    # The run rejected "soft" by its blur; the scores of all content filters come from one stage.
+    videos = {"soft": ("blur", 3.0, 0.2), "dim": (None, 0.5, 0.95), "fine": (None, 0.5, 0.1)}
+    rows = [
+        {"video_id": name, "kept": stage is None, "stage": stage, "blur": blur, "darkness": darkness}
+        for name, (stage, blur, darkness) in videos.items()
+    ]
+    schema = pa.schema([*VERDICT_SCHEMA, ("blur", pa.float64()), ("darkness", pa.float64())])
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "scores.parquet")
+    blur = ContentFilterConfig(threshold=1.6)
+
+    def given(**content: ContentFilterConfig) -> SynthesisConfig:
+        return config(tmp_path, content=ContentConfig(blur=blur, **content))
+
+    stages = [{"name": name, "unit": "videos"} for name in ("integrity", "content", "blur", "captions")]
+    facts = {"config": given().identity(), "stages": stages}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    trial = judge_thresholds(given(darkness=ContentFilterConfig(threshold=0.9))).trial
+    assert trial is not None
+    assert (trial.kept_before, trial.kept, trial.open_videos) == (2, 1, 0)
+    assert trial.after == {"integrity": 0, "content": 0, "blur": 1, "darkness": 1}

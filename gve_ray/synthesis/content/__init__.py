@@ -1,0 +1,1 @@
+"""Filters on what the pictures of a video show: text, bars, blur, darkness, stills."""
