@@ -213,4 +213,4 @@ def test_content_filters_that_the_run_did_not_use_are_judged_from_its_scores(tmp
     trial = judge_thresholds(given(darkness=ContentFilterConfig(threshold=0.9))).trial
     assert trial is not None
     assert (trial.kept_before, trial.kept, trial.open_videos) == (2, 1, 0)
-    assert trial.after == {"integrity": 0, "content": 0, "blur": 1, "darkness": 1}
+    assert trial.after == {"integrity": 0, "content": 0, "blur": 1, "darkness": 1, "captions": 0}
