@@ -163,6 +163,17 @@ CLIP_TYPE = pa.struct(
     ]
 )
 
+SHOT_TYPE = pa.struct(
+    [
+        ("parent_id", pa.string()),  # the long video in the manifest
+        ("start", pa.float64()),  # seconds on the file's clock
+        ("end", pa.float64()),
+    ]
+)
+
+PARENT_TYPE = pa.struct([("duration", pa.float64()), ("signature", pa.binary())])
+
+# A version that needs more columns adds them at the end: stores of earlier versions get them, see `Store.create`.
 ASSET_SCHEMA = pa.schema(
     [
         ("video_id", pa.string()),
@@ -176,7 +187,7 @@ ASSET_SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("fps", pa.float64()),
         ("duration", pa.float64()),  # seconds
-        ("total_frames", pa.int64()),
+        ("total_frames", pa.int64()),  # of a shot: those within its span
         ("frames", pa.list_(pa.binary())),  # JPEG: k uniform frames within the pixel budget
         ("timestamps", pa.list_(pa.float64())),
         ("indices", pa.list_(pa.int64())),
@@ -186,6 +197,8 @@ ASSET_SCHEMA = pa.schema(
         ("signature", pa.binary()),  # perceptual hash used by near-duplicate removal
         ("motion", pa.float64()),
         ("consistency", pa.float64()),  # cosine of caption and video; null without a caption
+        ("shot", SHOT_TYPE),  # the part of a long video that this one is; null for a whole video
+        ("parent", PARENT_TYPE),  # of the long video; null for a whole video
     ]
 )
 
@@ -236,5 +249,6 @@ ANNOTATION_SCHEMA = pa.schema(
         ("composed_image", pa.list_(TEXT_TYPE)),  # prompt 2: `ref` is the frame in the query
         ("composed_clip", pa.list_(TEXT_TYPE)),  # prompt 3: `ref` is the clip in the query
         ("generations", pa.list_(GENERATION_TYPE)),  # one per question, in the order of the prompts
+        ("shot", SHOT_TYPE),  # copied from assets.lance
     ]
 )

@@ -3,7 +3,8 @@
 python stream_workers.py FOLDER OUTPUT PAUSE [--option VALUE ...]     runs the job on the cluster of RAY_ADDRESS
 
 A video's id says what it is: `v017` a video of its own, `c017` an exact copy of `v017`, `x017` a broken
-file, `q017` a video for which the captioner has no valid answer.
+file, `q017` a video for which the captioner has no valid answer. With `--shots.longer_than`, the videos are
+files, which the real decoder reads.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ from gve_ray.stage import REJECT_SCHEMA, Reject
 from gve_ray.store import AssetReader, Store
 from gve_ray.synthesis.config import MediaConfig, SynthesisConfig
 from gve_ray.synthesis.job import synthesize
-from gve_ray.synthesis.pipeline import STAGES
+from gve_ray.synthesis.pipeline import stages_of
 from gve_ray.synthesis.stages import Stage
 
 SECONDS = 600.0  # for which a worker waits for what a test wants
@@ -135,17 +136,19 @@ def wait_for(pattern: str) -> None:
         time.sleep(0.05)
 
 
-def stages(*, hold: Path | None = None, pause: float = 0.0) -> list[Stage]:
-    """Return the stages with the stand-ins."""
+def stages(config: SynthesisConfig, *, hold: Path | None = None, pause: float = 0.0) -> list[Stage]:
+    """Return the stages of a config with the stand-ins."""
     workers: dict[str, tuple[type, Row]] = {
         "integrity": (Ingest, {"hold": str(hold) if hold else ""}),
         "captions": (Captions, {"pause": pause}),
     }
+    if config.shots.is_on:
+        del workers["integrity"]
     return [
         replace(stage, worker=workers[stage.name][0], worker_args=workers[stage.name][1])
         if stage.name in workers
         else stage
-        for stage in STAGES
+        for stage in stages_of(config)
     ]
 
 
@@ -164,7 +167,15 @@ def config_of(folder: Path, output: str, *options: str) -> SynthesisConfig:
                 str(folder / output),
             ),
             *("--quality.consistency.model", "null", "--commit_seconds", "0.2"),
-            *("--resources.media", small, "--resources.captioner", small, *options),
+            *(
+                "--resources.media",
+                small,
+                "--resources.shots",
+                small,
+                "--resources.captioner",
+                small,
+                *options,
+            ),
         ],
     )
 
@@ -175,7 +186,8 @@ def main(folder: Path, output: str, pause: float, options: Sequence[str]) -> Non
     # Ray's processes must import the stand-ins, and this copy of the package.
     path = {"PYTHONPATH": os.environ["PYTHONPATH"]}
     ray.init(logging_level="ERROR", runtime_env={"env_vars": path})
-    synthesize(config_of(folder, output, *options), stages=stages(pause=pause))
+    config = config_of(folder, output, *options)
+    synthesize(config, stages=stages(config, pause=pause))
 
 
 if __name__ == "__main__":

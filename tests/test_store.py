@@ -87,6 +87,22 @@ def test_the_error_for_another_schema_lists_the_differences(store: Store) -> Non
         store.write(rows("a").append_column("extra", pa.array([1])))
 
 
+def test_a_store_of_an_earlier_version_gets_the_columns_that_it_lacks_at_the_end(store: Store) -> None:
+    store.append(rows("a"))
+    shot = pa.struct([("parent_id", pa.string()), ("start", pa.float64())])
+    newer = Store(store.uri, pa.schema([*SCHEMA, ("shot", shot)]))
+    newer.create()
+    assert newer.columns() == ["video_id", "n", "blobs", "shot"]
+    row = {"video_id": "b", "n": 1, "blobs": [], "shot": {"parent_id": "a", "start": 0.5}}
+    newer.append(pa.Table.from_pylist([row], schema=newer.schema))
+    assert newer.table(["video_id", "shot"]).to_pylist() == [
+        {"video_id": "a", "shot": None},
+        {"video_id": "b", "shot": row["shot"]},
+    ]
+    with pytest.raises(StoreError, match="unexpected"):
+        Store(store.uri, SCHEMA).create()
+
+
 def test_a_key_must_be_a_column() -> None:
     with pytest.raises(ValueError, match="pair_id"):
         Store("x.lance", SCHEMA, key="pair_id")

@@ -4,7 +4,8 @@
         for table in source.tables(index, signatures_of): ...     # video_id, uri, content_hash, signature, duration
 
 A source is an assets.lance, which has fingerprints, or a listing of videos as `gve synthesize` and
-`gve index` take it (a manifest, a folder, a glob, one video), whose fingerprints are made here.
+`gve index` take it (a manifest, a folder, a glob, one video), whose fingerprints are made here. A long video
+is a training video if one of its shots is.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from gve_ray.schema import ASSET_SCHEMA
 from gve_ray.store import Store
 
 COLUMNS = ("video_id", "uri", "content_hash", "signature", "duration")
+_PARENT_COLUMNS = ("shot", "parent")
 ROWS = 8192  # videos in memory at once
 _FRAMES = 8  # in a signature, as in the paper, where the source has none
 # (signature, duration) by digest, of videos given as paths by digest.
@@ -70,9 +72,24 @@ class Assets:
         return _FRAMES
 
     def tables(self, index: ItemIndex, signatures_of: SignaturesOf | None) -> Iterator[pa.Table]:
-        """Yield the rows of the store."""
-        for batch in self.store.batches(list(COLUMNS), rows=ROWS):
-            yield pa.Table.from_batches([batch])
+        """Yield the rows of the store, and one more for each long video of which there are shots."""
+        columns = [*COLUMNS, *_PARENT_COLUMNS]
+        if not set(columns) <= set(self.store.columns()):  # written by a version without shots
+            columns = list(COLUMNS)
+        for batch in self.store.batches(columns, rows=ROWS):
+            yield pa.Table.from_batches([batch]).select(COLUMNS)
+            if "shot" in columns and batch["shot"].null_count < batch.num_rows:
+                yield _parents(batch)
+
+
+def _parents(batch: pa.RecordBatch) -> pa.Table:
+    """Return the long videos of which there are shots among some rows of assets.lance, as a table of `COLUMNS`."""
+    shots = batch.filter(pc.is_valid(batch["shot"]))
+    ids = pc.struct_field(shots["shot"], "parent_id")
+    signatures, durations = (pc.struct_field(shots["parent"], name) for name in ("signature", "duration"))
+    values = [ids, shots["uri"], shots["content_hash"], signatures, durations]
+    _, first = np.unique(ids.to_numpy(zero_copy_only=False), return_index=True)
+    return pa.table(values, names=COLUMNS).take(first)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from gve_ray.indexing.config import SegmentsConfig
-
-Span = tuple[float, float]  # start and end, seconds
+from gve_ray.media.video.scenes import Span, scene_spans
 
 PENDING_SEGMENTS = pa.schema(
     [
@@ -31,7 +30,7 @@ def spans_of(config: SegmentsConfig, duration: float, cuts: Sequence[float]) -> 
     if config.mode == "windows":
         return windows(duration, config.seconds, config.overlap, config.shortest)
     if config.mode == "scenes":
-        return scenes(duration, cuts, config.shortest, config.longest)
+        return scene_spans(duration, cuts, shortest=config.shortest, longest=config.longest)
     return [(0.0, duration)]
 
 
@@ -45,24 +44,6 @@ def windows(duration: float, seconds: float, overlap: float, shortest: float) ->
     spans = [(i * step, min(i * step + seconds, duration)) for i in range(count)]
     if count > 1 and spans[-1][1] - spans[-1][0] < shortest:
         spans[-2:] = [(spans[-2][0], duration)]
-    return spans
-
-
-def scenes(duration: float, cuts: Sequence[float], shortest: float, longest: float) -> list[Span]:
-    """Return the spans between cuts.
-
-    A span shorter than `shortest` is merged into a neighbour; one longer than `longest` is divided
-    into equal parts.
-    """
-    starts = [0.0]
-    for cut in sorted(cuts):
-        if cut - starts[-1] >= shortest and duration - cut >= shortest:
-            starts.append(cut)
-    spans: list[Span] = []
-    for start, end in zip(starts, [*starts[1:], duration], strict=True):
-        parts = max(1, math.ceil((end - start) / longest - 1e-9))
-        edges = [start + (end - start) * i / parts for i in range(parts)]
-        spans += zip(edges, [*edges[1:], end], strict=True)
     return spans
 
 

@@ -84,7 +84,8 @@ class Store:
     def create(self) -> "Store":
         """Create the empty data set by an atomic commit if it does not exist; return self.
 
-        Raises StoreError if a data set with another schema exists.
+        A data set without the last columns of the schema, from an earlier version, gets them, with null in
+        its rows. Raises StoreError if a data set with another schema exists.
         """
         import lance
 
@@ -102,6 +103,10 @@ class Store:
                 # Another process has created it first; its schema is checked below.
             dataset = self._open()
             assert dataset is not None
+        n_there = len(dataset.schema)
+        if n_there < len(self.schema) and dataset.schema.equals(pa.schema(list(self.schema)[:n_there])):
+            dataset.add_columns(pa.schema(list(self.schema)[n_there:]))
+            dataset = self._existing()
         if not dataset.schema.equals(self.schema):
             raise StoreError(
                 f"{self.uri}: {_schema_difference(dataset.schema, self.schema)}; it was written by another "
@@ -245,6 +250,10 @@ class Store:
         if not self.exists():
             return set()
         return {key for batch in self.batches([self.key], filter) for key in batch.column(0).to_pylist()}
+
+    def columns(self) -> list[str]:
+        """Return the columns of the data set; one of an earlier version may lack the last of the schema."""
+        return list(self._existing().schema.names)
 
     def count(self, filter: str | None = None) -> int:
         """Return the number of committed rows; 0 if the data set does not exist yet."""

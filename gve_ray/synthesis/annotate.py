@@ -33,7 +33,7 @@ from gve_ray.synthesis.vllm_captioner import VllmGenerator
 PARTS = {"frame_captions": "caption", "composed_image": "query", "composed_clip": "query"}
 _COLUMNS = [
     "video_id", "caption", "content_hash", "fps", "duration", "total_frames", "frames", "timestamps",
-    "indices", "reference_frames", "reference_timestamps", "clips",
+    "indices", "reference_frames", "reference_timestamps", "clips", "shot",
 ]  # fmt: skip
 
 
@@ -122,6 +122,7 @@ class Annotator:
             "captions": texts_of(captions),
             **{column: [] for column in PARTS},
             "generations": [self._asker.record(answer) for answer in (captions, *others)],
+            "shot": row["shot"],
         }
         for answer in others:
             out[answer.question.prompt_id] += texts_of(answer)

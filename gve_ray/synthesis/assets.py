@@ -32,12 +32,13 @@ from gve_ray.synthesis.cut import threshold_of
 from gve_ray.synthesis.ingest import INGEST_SCHEMA
 from gve_ray.synthesis.quality import duplicates, inconsistent_pairs, rectify_captions, static_videos
 from gve_ray.synthesis.semantic import semantic_duplicates
+from gve_ray.synthesis.shots import with_shots
 from gve_ray.synthesis.stages import Stage, SynthesisRun, load_class
 from gve_ray.synthesis.work import open_into, rows_of, run_into, store_name, work_store
 
 log = logging.getLogger(__name__)
 
-_SCORE_COLUMNS = ["video_id", "uri", "content_hash", "width", "height", "duration", "motion"]
+_SCORE_COLUMNS = ["video_id", "uri", "content_hash", "width", "height", "duration", "motion", "shot"]
 _PASSED_SCHEMA = pa.schema([("video_id", pa.string())])
 
 
@@ -47,11 +48,20 @@ def rectify(run: SynthesisRun, stage: Stage) -> StageCounts:
     return run.record(stage, len(run.captions) + len(rejects), rejects)
 
 
+def split_videos(run: SynthesisRun, stage: Stage) -> StageCounts:
+    """Find the shots of long videos; `run.listed` then has them in place of these videos."""
+    parents = run.shared.parents
+    rejects = run_into(run, stage, parents, run.manifest.select(["video_id", "uri"]))
+    run.listed = with_shots(run.manifest, parents)
+    run.shared.shots[run.part] = run.listed.filter(pc.is_valid(run.listed["parent_id"]))
+    return run.record(stage, run.manifest.num_rows, rejects)
+
+
 def decode(run: SynthesisRun, stage: Stage) -> StageCounts:
-    """Decode each video of the manifest once; `run.videos` then are those that could be decoded."""
-    pending = run.manifest.select(["video_id", "uri"])
+    """Decode each video once; `run.videos` then are those that could be decoded."""
+    pending = run.listed.select([name for name in run.listed.column_names if name != "caption"])
     rejects = run_into(run, stage, run.decoded, pending)
-    run.videos = _decoded_videos(run.manifest, run.decoded)
+    run.videos = decoded_videos(run.listed, run.decoded)
     return run.record(stage, pending.num_rows, rejects)
 
 
@@ -169,9 +179,15 @@ def _passed_store(run: SynthesisRun, stage: Stage) -> Store:
 # ---- The actors of the stages
 
 
+def open_shots(run: SynthesisRun, stage: Stage) -> StageRunner:
+    """Return the runner of the actors that find the shots of long videos."""
+    return open_into(run, stage, run.shared.parents, shots=run.config.shots, media=run.config.media)
+
+
 def open_decoding(run: SynthesisRun, stage: Stage) -> StageRunner:
     """Return the runner of the actors that decode videos."""
-    return open_into(run, stage, run.decoded, media=run.config.media, seed=run.config.seed)
+    parents = {"parents": run.shared.parents} if run.config.shots.is_on else {}
+    return open_into(run, stage, run.decoded, media=run.config.media, seed=run.config.seed, **parents)
 
 
 def open_consistency(run: SynthesisRun, stage: Stage) -> StageRunner | None:
@@ -203,24 +219,33 @@ def open_assets(run: SynthesisRun, stage: Stage) -> StageRunner:
     )
 
 
-def _decoded_videos(manifest: pa.Table, ingest: Store) -> pa.Table:
-    """Return the score columns of the manifest's decodable videos, sorted by id.
+def decoded_videos(listed: pa.Table, ingest: Store) -> pa.Table:
+    """Return the score columns of the decodable videos, sorted by id.
 
     Raises StoreError if an id now names another file.
     """
-    uri = manifest["uri"].combine_chunks()
+    uri = listed["uri"].combine_chunks()
     schema = pa.schema([INGEST_SCHEMA.field(name) for name in _SCORE_COLUMNS])
-    videos = pa.Table.from_batches(ingest.select(manifest["video_id"], _SCORE_COLUMNS), schema)
-    at = pc.index_in(videos["video_id"], value_set=manifest["video_id"].combine_chunks())
-    videos = videos.append_column("manifest_uri", uri.take(at.combine_chunks())).filter(pc.is_valid(at))
+    videos = pa.Table.from_batches(ingest.select(listed["video_id"], _SCORE_COLUMNS), schema)
+    at = pc.index_in(videos["video_id"], value_set=listed["video_id"].combine_chunks())
+    videos = videos.append_column("listed_uri", uri.take(at.combine_chunks())).filter(pc.is_valid(at))
     videos = videos.sort_by("video_id")
-    other = videos.filter(pc.not_equal(videos["uri"], videos["manifest_uri"])).slice(0, 1).to_pylist()
+    other = videos.filter(pc.not_equal(videos["uri"], videos["listed_uri"])).slice(0, 1).to_pylist()
     if other:
         raise StoreError(
             f"{ingest.uri}: {other[0]['video_id']!r} was decoded from {other[0]['uri']}, the manifest now says "
-            f"{other[0]['manifest_uri']}; give it another video_id, or use a new work folder"
+            f"{other[0]['listed_uri']}; give it another video_id, or use a new work folder"
         )
-    return videos.drop_columns(["manifest_uri"])
+    return _with_spans(videos.drop_columns(["listed_uri"]))
+
+
+def _with_spans(videos: pa.Table) -> pa.Table:
+    """Add the span of each shot to its content hash: exact copies are equal spans of equal files."""
+    start, end = (pc.struct_field(videos["shot"], name).cast(pa.string()) for name in ("start", "end"))
+    of_shots = pc.binary_join_element_wise(videos["content_hash"], start, end, " ")
+    hashes = pc.coalesce(of_shots, videos["content_hash"])
+    at = videos.column_names.index("content_hash")
+    return videos.set_column(at, "content_hash", hashes).drop_columns(["shot"])
 
 
 def write_assets(run: SynthesisRun, stage: Stage) -> None:

@@ -42,11 +42,12 @@ class Media:
         return jpegs_of_row(self.row, self.ref)
 
     def fingerprint(self, frames: Frames) -> str:
-        """Names exactly these pixels: content hash of the file, part, frame numbers, size."""
+        """Names exactly these pixels: content hash of the file, start of the shot, part, frame numbers, size."""
         height, width = frames.pixels.shape[1:3]
         indices = ",".join(str(i) for i in frames.indices)
         tail = f"{self.ref.part}/{self.ref.index}:{indices}:{height}x{width}"
-        return f"{self.row['content_hash']}:{tail}"
+        shot = f"@{self.row['shot']['start']}" if self.row["shot"] else ""
+        return f"{self.row['content_hash']}{shot}:{tail}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,35 @@ class MediaConfig(VideoSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShotsConfig:
+    """Splitting of long videos at cuts: each shot then is a video of its own in all later stages.
+
+    longer_than: videos of more seconds are split; null: none is. threshold: minimum score of a cut, 0 to
+    100 (see gve_ray.media.video.scenes). shortest: a shorter shot is merged with a neighbour. longest: a
+    longer shot is divided into equal parts. wall_clock_s: seconds that the pass over a long video may take,
+    in place of `media.limits.wall_clock_s`.
+    """
+
+    longer_than: float | None = number(None, above=0)
+    threshold: float = number(10.0, above=0, below=100)
+    shortest: float = number(3.0, at_least=0)  # seconds; three quarters of it hold a clip of 2 s
+    longest: float = number(60.0, above=0)
+    wall_clock_s: float = number(1500.0, above=0)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "shots")
+        check(
+            self.shortest <= self.longest / 2,
+            f"shots.shortest={self.shortest}, longest={self.longest}: use at most half of longest",
+        )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any video is split."""
+        return self.longer_than is not None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConsistencyConfig(EmbedderModel, CutConfig):
     """The embedder of the cross-modal filter, and its threshold, given as a cosine or as a percentile.
 
@@ -353,8 +382,9 @@ class AssembleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesisResources:
-    """Resources by stage."""
+    """Resources by stage. shots: its rows are long videos, so its batches are small."""
 
+    shots: StageResources = field(default_factory=lambda: StageResources(batch_size=1))
     media: StageResources = field(default_factory=StageResources)
     content: StageResources = field(default_factory=StageResources)
     classifiers: ModelResources = field(default_factory=ModelResources)
@@ -423,6 +453,7 @@ class SynthesisConfig:
     work: str | None = None
     seed: int = 42
     media: MediaConfig = field(default_factory=MediaConfig)
+    shots: ShotsConfig = field(default_factory=ShotsConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     enrich: EnrichConfig = field(default_factory=EnrichConfig)
     extend: ExtendConfig = field(default_factory=ExtendConfig)
@@ -469,6 +500,8 @@ class SynthesisConfig:
             del parts[name]
         if self.parts(videos) == 1:
             del parts["part_videos"]
+        if not self.shots.is_on:  # as it was before there were shots
+            del parts["shots"]
         for stage in parts["stages"]:
             del stage["resources"]
         # Runs without these filters keep the identity that they had before the filters existed.

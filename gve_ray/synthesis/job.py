@@ -26,6 +26,7 @@ from gve_ray.synthesis.needs import needs_of
 from gve_ray.synthesis.pipeline import stages_of
 from gve_ray.synthesis.report import write_report
 from gve_ray.synthesis.scores import write_scores
+from gve_ray.synthesis.shots import check_ids
 from gve_ray.synthesis.stages import SharedState, Stage, SynthesisRun, work_folder
 from gve_ray.synthesis.stream import Stream, split
 
@@ -39,7 +40,8 @@ class SynthesisResult:
     """The result of a run. stages: run.json's entries, in order (name, unit, in, out, rejected, seconds).
 
     separation: of true and mismatched captions by the consistency stage's embedder; None without scores.
-    spending: answers, tokens and cost of a captioner behind an endpoint, in all runs of the folder.
+    spending: answers, tokens and cost of a captioner behind an endpoint, in all runs of the folder. shots:
+    number of long videos, and of the shots that they were split into; None if none is split.
     """
 
     output: str
@@ -50,6 +52,7 @@ class SynthesisResult:
     estimate: Estimate | None = None  # of the whole input, after a trial run
     separation: Separation | None = None
     spending: Mapping[str, Any] | None = None
+    shots: Mapping[str, int] | None = None
 
     def __str__(self) -> str:
         """Return the summary table that is printed when the job ends."""
@@ -60,6 +63,8 @@ class SynthesisResult:
         ]
         pairs = ", ".join(f"{count} {task}" for task, count in self.pairs.items())
         table = [head, *rows, "", f"pairs   {pairs or 'none'}", f"report  {self.report}"]
+        if self.shots:
+            table.insert(-2, f"shots   {self.shots['shots']:,} of {self.shots['videos']:,} long videos")
         if self.separation:
             table.insert(-2, f"filter  {self.separation}")
         if spent := self.spending:
@@ -90,6 +95,8 @@ def synthesize(
     stages_of(config)  # raises an error if a filter cannot be used
     config = replace(config, output=config.output.rstrip("/") or "/")
     whole = read_manifest(config.input)
+    if config.shots.is_on:
+        check_ids(whole["video_id"])
     parts = split(whole, config)
     manifest = parts[0] if len(parts) == 1 else pa.concat_tables(parts).sort_by("video_id")
     identity = config.identity(whole.num_rows)
@@ -126,6 +133,7 @@ def synthesize(
             folder.record(estimate=trial.to_dict())
         report, separation = f"{config.output}/report.html", shared.separation()
         folder.record(
+            shots=shared.split_counts(),
             separation=separation and separation.to_dict(),
             report=report,
             finished=manifest_fingerprint(manifest),
@@ -138,6 +146,7 @@ def synthesize(
         estimate=trial,
         separation=separation,
         spending=folder.facts.get("spending"),
+        shots=shared.split_counts(),
     )
 
 
@@ -185,13 +194,17 @@ def fit_stages(config: SynthesisConfig, needs: Needs, *, parts: int) -> tuple[Sy
 def with_fewer_cpus(config: SynthesisConfig) -> SynthesisConfig:
     """Return the config with half a CPU for each actor that decodes or scores, where the config does not say."""
     pools, whole = config.resources, StageResources.num_cpus
-    media = replace(pools.media, num_cpus=0.5) if pools.media.num_cpus == whole else pools.media
-    content = replace(pools.content, num_cpus=0.5) if pools.content.num_cpus == whole else pools.content
+    media, shots, content = (
+        replace(pool, num_cpus=0.5) if pool.num_cpus == whole else pool
+        for pool in (pools.media, pools.shots, pools.content)
+    )
     scoring, classifiers = (
         replace(pool, num_cpus=0.5) if pool.num_cpus == AUTO else pool
         for pool in (pools.consistency, pools.classifiers)
     )
-    smaller = replace(pools, media=media, content=content, consistency=scoring, classifiers=classifiers)
+    smaller = replace(
+        pools, media=media, shots=shots, content=content, consistency=scoring, classifiers=classifiers
+    )
     return replace(config, resources=smaller)
 
 
@@ -269,5 +282,6 @@ def finished_before(output: str, identity: Mapping[str, Any], manifest: pa.Table
         report=facts["report"],
         separation=Separation(**facts["separation"]) if facts.get("separation") else None,
         spending=facts.get("spending"),
+        shots=facts.get("shots"),
         was_finished=True,
     )

@@ -55,6 +55,8 @@ def _workers(config: SynthesisConfig) -> list[Workers]:
             share=share,
         )
     workers = [workers_of("resources.media", config.resources.media, grows="cluster"), captions]
+    if config.shots.is_on:
+        workers.append(workers_of("resources.shots", config.resources.shots, grows="cluster"))
     if consistency.model is not None:
         embedder = Embedder(option="quality.consistency", model=consistency.embedder, settings=None)
         resources = config.resources.consistency

@@ -24,13 +24,16 @@ from gve_ray.synthesis.assets import (
     open_consistency,
     open_decoding,
     open_filter,
+    open_shots,
     rectify,
+    split_videos,
     write_assets,
 )
 from gve_ray.synthesis.config import CustomStageConfig, SynthesisConfig
 from gve_ray.synthesis.consistency import ConsistencyWorker
 from gve_ray.synthesis.content.stages import content_stages
 from gve_ray.synthesis.ingest import IngestWorker
+from gve_ray.synthesis.shots import ShotsWorker
 from gve_ray.synthesis.stages import Stage, load_class
 
 STAGES = (
@@ -129,14 +132,28 @@ SEMANTIC_DUPLICATES = Stage(
     in_order=True,
 )
 
+# Comes before "integrity", if long videos are split.
+SHOTS = Stage(
+    name="shots",
+    unit="videos",
+    reads=("manifest",),
+    writes=("shots",),
+    run=split_videos,
+    worker=ShotsWorker,
+    resources="shots",
+    open=open_shots,
+)
+
 
 def stages_of(config: SynthesisConfig) -> tuple[Stage, ...]:
-    """Return the stages of a config: `STAGES`, the content filters in use, and those of `config.stages`.
+    """Return the stages of a config: `STAGES`, `SHOTS` if it is on, the content filters in use, and `config.stages`.
 
     Raises PreflightError where a filter has the name of another stage, follows a stage that it
     cannot follow, cannot be imported, or does not take its options.
     """
     stages = list(STAGES)
+    if config.shots.is_on:
+        stages.insert([stage.name for stage in stages].index("integrity"), SHOTS)
     at = [stage.name for stage in stages].index("dynamics") + 1
     stages[at:at] = content_stages(config.quality.content)
     if config.quality.has_vectors:

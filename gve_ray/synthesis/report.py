@@ -187,7 +187,7 @@ def collect(run: SynthesisRun, facts: Mapping[str, Any]) -> Page:
         charts=drawn,
         samples=_sample_cards(run),
         rejects=_reject_cards(run, refused.chosen()),
-        facts=_facts(config, facts),
+        facts=_facts(config, facts, run.shared.split_counts()),
     )
 
 
@@ -266,16 +266,21 @@ def _sample_cards(run: SynthesisRun) -> list[Card]:
     texts = run.annotations.take(ids, ["video_id", *TEXT_COLUMNS]).to_pylist() if ids else []
     by_id = {row["video_id"]: row for row in texts}
     facts = ["width", "height", "fps", "duration", "motion", "consistency"]
-    columns = ["video_id", "uri", "caption", "frames", *facts]
+    columns = ["video_id", "uri", "caption", "frames", "shot", *facts]
     return [
         Card(
-            name=row["uri"],
+            name=_name(row),
             facts=_asset_facts(row),
             pictures=[picture(jpeg) for jpeg in row["frames"]],
             texts=[("web caption", row["caption"] or "none"), *_texts(by_id[row["video_id"]])],
         )
         for row in (run.assets.take(ids, columns).to_pylist() if ids else [])
     ]
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    shot = row["shot"]
+    return f"{row['uri']}, {shot['start']:.1f} to {shot['end']:.1f} s" if shot else str(row["uri"])
 
 
 def _asset_facts(row: Mapping[str, Any]) -> str:
@@ -311,7 +316,9 @@ def _reject_cards(run: SynthesisRun, chosen: Sequence[Mapping[str, Any]]) -> lis
     ]
 
 
-def _facts(config: SynthesisConfig, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(
+    config: SynthesisConfig, facts: Mapping[str, Any], split: Mapping[str, int] | None
+) -> list[tuple[str, str]]:
     embedder = config.quality.consistency
     parts = facts.get("parts", {"all": 1})
     shown = {
@@ -319,6 +326,7 @@ def _facts(config: SynthesisConfig, facts: Mapping[str, Any]) -> list[tuple[str,
         "input": config.input,
         "output": config.output,
         "seed": config.seed,
+        "long videos": split and f"{split['videos']:,}, split into {split['shots']:,} shots",
         "captioner": f"{config.captioner.model} ({config.captioner.revision or 'no pinned revision'})",
         "consistency embedder": embedder.model or "none",
         "frames": f"{config.media.frames} of at most {config.media.max_pixels} pixels",

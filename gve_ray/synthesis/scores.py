@@ -2,7 +2,8 @@
 
     write_scores(run)       # in the driver, after each part
 
-The file has a row for each video of the manifest, so kept and rejected videos together are the input.
+The file has a row for each video of the manifest, so kept and rejected videos together are the input; the
+shots of a long video have its place.
 Scores come from the stores of the work folder, which also have those of rejected videos, and from the
 rejects. A video has no score of a stage that it did not reach.
 """
@@ -143,8 +144,9 @@ def write_scores(run: SynthesisRun) -> None:
 
 
 def score_table(shared: SharedState) -> pa.Table:
-    """Return one row per video of the manifest, in its order: `VERDICT_SCHEMA`, then a column for each score."""
-    ids = shared.ids
+    """Return one row per video, sorted by id: `VERDICT_SCHEMA`, then a column for each score."""
+    videos = shared.videos().combine_chunks()
+    ids = videos["video_id"].combine_chunks()
     rejects = _rejected_videos(shared.rejects)
     at = pc.index_in(ids, value_set=rejects["video_id"].combine_chunks())
     annotated = shared.annotations.table(["video_id"])["video_id"].combine_chunks()
@@ -152,7 +154,7 @@ def score_table(shared: SharedState) -> pa.Table:
     kept = pc.if_else(pc.is_in(ids, value_set=annotated), True, undecided)
     columns: dict[str, pa.Array] = {
         "video_id": ids,
-        "uri": shared.manifest["uri"].combine_chunks(),
+        "uri": videos["uri"].combine_chunks(),
         "kept": pc.if_else(pc.is_valid(at), False, kept),
         "stage": rejects["stage"].combine_chunks().take(at),
         "reason": rejects["reason"].combine_chunks().take(at),

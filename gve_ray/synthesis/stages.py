@@ -26,6 +26,7 @@ from gve_ray.synthesis.cut import threshold_of
 from gve_ray.synthesis.dedup import KeptVideos
 from gve_ray.synthesis.ingest import INGEST_SCHEMA, ingest_fingerprint
 from gve_ray.synthesis.semantic import KeptVectors
+from gve_ray.synthesis.shots import LISTED_SCHEMA, PARENT_SCHEMA, parents_fingerprint, parents_of
 from gve_ray.synthesis.spending import SharedLedger
 
 
@@ -80,12 +81,14 @@ class SharedState:
         self.decoded = decoded_store(config)
         # By stage, the stores of the work folder; numbers in them are scores of videos.
         self.score_stores: dict[str, Store] = {"integrity": self.decoded}
+        self.parents = parents_store(config)
+        self.shots: dict[int, pa.Table] = {}  # by part: rows of `shots.LISTED_SCHEMA`
         self.ledger: SharedLedger | None = None  # of a captioner behind an endpoint
         self._runners: dict[str, StageRunner | None] = {}
 
     @cached_property
     def ids(self) -> pa.Array:
-        """The ids of the videos of all parts."""
+        """The ids of the videos of all parts, in the manifest."""
         return self.manifest["video_id"].combine_chunks()
 
     @cached_property
@@ -106,6 +109,21 @@ class SharedState:
     def mismatched(self) -> list[float]:
         """The cosines of all videos so far with captions of others."""
         return [cosine for _, others in list(self.cosines.values()) for cosine in others]
+
+    def videos(self) -> pa.Table:
+        """Return video_id and uri of all videos, sorted by id; shots are in the place of the long ones split so far."""
+        columns = ["video_id", "uri"]
+        shots = pa.concat_tables(list(self.shots.values())) if self.shots else LISTED_SCHEMA.empty_table()
+        is_split = pc.is_in(self.manifest["video_id"], value_set=pc.unique(shots["parent_id"]))
+        whole = self.manifest.filter(pc.invert(is_split))
+        return pa.concat_tables([whole.select(columns), shots.select(columns)]).sort_by("video_id")
+
+    def split_counts(self) -> dict[str, int] | None:
+        """Return the number of long videos so far, and of their shots; None if long videos are not split."""
+        if not self.config.shots.is_on:
+            return None
+        videos = sum(pc.count_distinct(shots["parent_id"]).as_py() for shots in list(self.shots.values()))
+        return {"videos": videos, "shots": sum(shots.num_rows for shots in list(self.shots.values()))}
 
     def separation(self) -> Separation | None:
         """Return how far the cosines of all videos so far are from those with captions of others."""
@@ -148,22 +166,25 @@ class SharedState:
 
 
 _ALONE: Any = object()  # marks a run without other parts
+_NOT_SPLIT: Any = object()  # marks one whose videos are those of the manifest
 
 
 @dataclass(kw_only=True)
 class SynthesisRun:
     """The state of one part of a run.
 
-    manifest: columns video_id (unique), uri, caption (null where there is none). part: its number,
-    from 0, of `parts`. captions: cleaned raw captions by video id. videos: the videos that have passed
-    so far, sorted by id, with the columns that filters use. consistency: cosines by video id. content:
-    scores of content filters, by filter and video id. boxes: of the videos whose borders are cropped.
-    rejected: rows of `REJECT_SCHEMA` by stage, until they are committed. answered: counts of the
+    manifest: columns video_id (unique), uri, caption (null where there is none). listed: the videos to
+    decode; those of the manifest, until the long ones are replaced by their shots (`shots.LISTED_SCHEMA`).
+    part: its number, from 0, of `parts`. captions: cleaned raw captions by video id. videos: the videos
+    that have passed so far, sorted by id, with the columns that filters use. consistency: cosines by video
+    id. content: scores of content filters, by filter and video id. boxes: of the videos whose borders are
+    cropped. rejected: rows of `REJECT_SCHEMA` by stage, until they are committed. answered: counts of the
     composed prompts by stage.
     """
 
     config: SynthesisConfig
     manifest: pa.Table
+    listed: pa.Table = field(default_factory=lambda: _NOT_SPLIT)
     part: int = 0
     parts: int = 1
     shared: SharedState = field(default_factory=lambda: _ALONE)
@@ -176,6 +197,8 @@ class SynthesisRun:
     answered: dict[str, StageCounts] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.listed is _NOT_SPLIT:
+            self.listed = self.manifest
         if self.shared is _ALONE:
             self.shared = SharedState(self.config, self.manifest)
 
@@ -197,8 +220,8 @@ class SynthesisRun:
 
     @property
     def ids(self) -> pa.Array:
-        """The ids of the part's videos."""
-        return self.manifest["video_id"].combine_chunks()
+        """The ids of the part's videos, among them those of shots."""
+        return self.listed["video_id"].combine_chunks()
 
     def pool(self, stage: Stage) -> StageResources:
         """Return the pool of actors of a stage that has one.
@@ -224,10 +247,11 @@ class SynthesisRun:
         return counts
 
     def of_part(self, keys: pa.Array) -> set[str]:
-        """Return those keys that are videos of this part; for the first part, also those of no part."""
-        mine = pc.is_in(keys, value_set=self.ids)
+        """Return those keys that are videos of this part or shots of one; for the first part, also those of none."""
+        parents = parents_of(keys, self.shared.ids)
+        mine = pc.is_in(parents, value_set=self.manifest["video_id"].combine_chunks())
         if self.part == 0:
-            mine = pc.or_(mine, pc.invert(pc.is_in(keys, value_set=self.shared.ids)))
+            mine = pc.or_(mine, pc.invert(pc.is_in(parents, value_set=self.shared.ids)))
         return set(keys.filter(mine).to_pylist())
 
     def reject(self, stage: Stage, rejects: Mapping[str, Reject]) -> StageCounts:
@@ -255,8 +279,14 @@ def work_folder(config: SynthesisConfig) -> str:
 
 def decoded_store(config: SynthesisConfig) -> Store:
     """Return the store of decoded videos (`INGEST_SCHEMA`), which still has those that filters reject."""
-    name = f"ingest-{ingest_fingerprint(config.media, config.seed)[:16]}"
+    name = f"ingest-{ingest_fingerprint(config.media, config.seed, config.shots)[:16]}"
     return Store(f"{work_folder(config)}/{name}.lance", INGEST_SCHEMA)
+
+
+def parents_store(config: SynthesisConfig) -> Store:
+    """Return the store of the spans of each video (`PARENT_SCHEMA`)."""
+    name = f"shots-{parents_fingerprint(config.shots, config.media)[:16]}"
+    return Store(f"{work_folder(config)}/{name}.lance", PARENT_SCHEMA)
 
 
 def load_class(name: str) -> type:

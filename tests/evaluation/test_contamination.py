@@ -154,3 +154,31 @@ def test_fingerprints_equal_those_stored_by_synthesis(folder, assets):
     stored = assets.table(["content_hash", "signature", "duration"]).to_pylist()[0]
     video = str(folder / "t0.mp4")
     assert vars(fingerprints([video], frames=8)[video]) == stored
+
+
+def test_a_long_video_is_a_training_video_if_one_of_its_shots_is(folder, assets, tmp_path):
+    """By its path, its bytes and its frames, all of which a shot has from its parent."""
+    write_mp4(folder / "film again.mp4", SCENES[2], crf=30)
+    videos = [str(folder / name) for name in ("t2.mp4", "film copy.mp4", "film again.mp4")]
+    copied(folder, "t2.mp4", "film copy.mp4")
+    (row,) = assets.table(filter="video_id = 'id2'").to_pylist()
+    (other,) = assets.table(filter="video_id = 'id0'").to_pylist()  # the frames of the shot
+    shot = {
+        **other, "video_id": "film#0001", "uri": row["uri"], "content_hash": row["content_hash"], "duration": 1.0,
+        "shot": {"parent_id": "film", "start": 1.0, "end": 2.0},
+        "parent": {"duration": row["duration"], "signature": row["signature"]},
+    }  # fmt: skip
+    training = store_of(tmp_path, {**shot, "video_id": "film#0000"}, shot, other)
+    matches = matches_in(training, *videos)
+    assert [(match.video_id, match.kind) for match in matches] == [
+        ("film", "uri"),
+        ("film", "exact"),
+        ("film", "near"),
+    ]
+
+
+def test_assets_of_a_version_without_shots_are_read(folder, assets, tmp_path):
+    old = pa.schema([field for field in ASSET_SCHEMA if field.name not in ("shot", "parent")])
+    Store(str(tmp_path / "assets.lance"), old).create().append(assets.table(old.names))
+    training = Store(str(tmp_path / "assets.lance"), ASSET_SCHEMA)
+    assert [match.video_id for match in matches_in(training, str(folder / "t0.mp4"))] == ["id0"]

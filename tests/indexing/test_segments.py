@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from gve_ray.indexing.config import SegmentsConfig
-from gve_ray.indexing.segments import scenes, spans_of, windows
+from gve_ray.indexing.segments import spans_of, windows
 
 
 @pytest.mark.parametrize(
@@ -26,26 +26,6 @@ def test_windows(
     spans = windows(duration, seconds, overlap, shortest)
     assert [time for span in spans for time in span] == pytest.approx(
         [time for span in expected for time in span]
-    )
-
-
-@pytest.mark.parametrize(
-    "duration,cuts,shortest,longest,expected",
-    [
-        (9.0, [], 1, 30, [(0, 9)]),
-        (9.0, [2.0, 7.0], 1, 30, [(0, 2), (2, 7), (7, 9)]),
-        (9.0, [7.0, 2.0], 1, 30, [(0, 2), (2, 7), (7, 9)]),
-        (9.0, [0.5, 4.0, 4.3, 8.9], 1, 30, [(0, 4), (4, 9)]),  # flashes do not count as scenes
-        (9.0, [2.0], 1, 3, [(0, 2), (2, 4.333333), (4.333333, 6.666667), (6.666667, 9)]),
-        (6.0, [], 1, 3, [(0, 3), (3, 6)]),
-    ],
-)
-def test_scenes(
-    duration: float, cuts: list[float], shortest: float, longest: float, expected: list[tuple[float, float]]
-) -> None:
-    spans = scenes(duration, cuts, shortest, longest)
-    assert [time for span in spans for time in span] == pytest.approx(
-        [time for span in expected for time in span], abs=1e-5
     )
 
 

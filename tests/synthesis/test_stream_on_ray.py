@@ -43,7 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, output: str, *options: str, **stages: Any) -> SynthesisResult:
-    return synthesize(workers.config_of(folder, output, *options), stages=workers.stages(**stages))
+    config = workers.config_of(folder, output, *options)
+    return synthesize(config, stages=workers.stages(config, **stages))
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,13 @@
-"""Detect scene changes by FFmpeg's scene filter on small copies of the frames."""
+"""Detect scene changes by FFmpeg's scene filter on small copies of the frames, and divide a video at them."""
 
+import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import av
 from av.video.frame import VideoFrame
+
+Span = tuple[float, float]  # start and end, seconds
 
 _TICK = Fraction(1, 25)  # arbitrary, since only the numbers of frames are used
 _SIDE = 64  # pixels; a cut changes the whole picture, so a small copy shows it
@@ -35,3 +39,21 @@ class SceneCuts:
         if _MARK in self._graph.pull().metadata:
             self.numbers.append(self._seen)
         self._seen += 1
+
+
+def scene_spans(duration: float, cuts: Sequence[float], *, shortest: float, longest: float) -> list[Span]:
+    """Return the spans between cuts, in order; together they cover the video.
+
+    A span shorter than `shortest` is merged into a neighbour; one longer than `longest` is divided
+    into equal parts. All times are seconds; cuts and spans count from the first frame.
+    """
+    starts = [0.0]
+    for cut in sorted(cuts):
+        if cut - starts[-1] >= shortest and duration - cut >= shortest:
+            starts.append(cut)
+    spans: list[Span] = []
+    for start, end in zip(starts, [*starts[1:], duration], strict=True):
+        parts = max(1, math.ceil((end - start) / longest - 1e-9))
+        edges = [start + (end - start) * i / parts for i in range(parts)]
+        spans += zip(edges, [*edges[1:], end], strict=True)
+    return spans

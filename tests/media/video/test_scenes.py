@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gve_ray.media import DecodeProcess, FrameRequest, Limits, decode
+from gve_ray.media.video.scenes import scene_spans
 
 FPS = 10
 LENGTHS = (20, 7, 31)  # frames of each scene
@@ -51,3 +52,23 @@ def test_cuts_come_out_of_the_decoding_process(tmp_path: Path) -> None:
 def test_cuts_need_every_frame(settings: dict[str, bool]) -> None:
     with pytest.raises(ValueError, match="leave strict=True and sampled=False"):
         decode(scenes_video((4,)), [FrameRequest(k=2)], **settings, scenes=10.0)
+
+
+@pytest.mark.parametrize(
+    "duration,cuts,shortest,longest,expected",
+    [
+        (9.0, [], 1, 30, [(0, 9)]),
+        (9.0, [2.0, 7.0], 1, 30, [(0, 2), (2, 7), (7, 9)]),
+        (9.0, [7.0, 2.0], 1, 30, [(0, 2), (2, 7), (7, 9)]),
+        (9.0, [0.5, 4.0, 4.3, 8.9], 1, 30, [(0, 4), (4, 9)]),  # flashes do not count as scenes
+        (9.0, [2.0], 1, 3, [(0, 2), (2, 4.333333), (4.333333, 6.666667), (6.666667, 9)]),
+        (6.0, [], 1, 3, [(0, 3), (3, 6)]),
+    ],
+)
+def test_spans_between_cuts(
+    duration: float, cuts: list[float], shortest: float, longest: float, expected: list[tuple[float, float]]
+) -> None:
+    spans = scene_spans(duration, cuts, shortest=shortest, longest=longest)
+    assert [time for span in spans for time in span] == pytest.approx(
+        [time for span in expected for time in span], abs=1e-5
+    )
