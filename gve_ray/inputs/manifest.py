@@ -1,5 +1,7 @@
 """Read the input of a job (a manifest, a folder, a glob or one video) into a table of video_id, uri and caption.
 
+The input may also be WebDataset archives or Parquet tables of Hugging Face's `datasets` (gve_ray.inputs.shards).
+
 A manifest is a table (gve_ray.inputs.table) with a column `uri` and optional columns `video_id` and
 `caption`. A `uri` is a path, absolute or relative to the manifest's folder, or any pyarrow/fsspec
 URI. A folder is searched with its subfolders for files whose names end like a video's; their
@@ -11,7 +13,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -20,8 +22,15 @@ from pyarrow import fs
 
 from gve_ray.config import expand_home
 from gve_ray.inputs.cells import name, texts
-from gve_ray.inputs.listing import find_videos, local_uri
-from gve_ray.inputs.table import FORMS, Row, RowError, TableError, is_table, open_table
+from gve_ray.inputs.listing import find_files, find_videos, local_uri
+from gve_ray.inputs.shards import (
+    PackedVideo,
+    is_archive,
+    video_column,
+    videos_in_archive,
+    videos_in_table,
+)
+from gve_ray.inputs.table import FORMS, Row, RowError, TableError, form_of, is_table, kind_of, open_table
 from gve_ray.job import PreflightError
 from gve_ray.media.source import local_path
 from gve_ray.store.runfolder import filesystem
@@ -76,6 +85,9 @@ _Entry = Mapping[str, str | None]  # keys are the columns of _SCHEMA
 
 def _entries(source: str, place: str, *, metadata: bool) -> Iterator[tuple[str, _Entry]]:
     """Yield (location, entry) of each video. place: the source with the home folder expanded."""
+    if shards := _shards(place):
+        yield from _packed_entries(source, shards, metadata=metadata)
+        return
     if not is_table(place):
         for uri in find_videos(place):
             yield uri, {"video_id": video_id_of(uri), "uri": uri, "caption": None, "metadata": "{}"}
@@ -92,8 +104,67 @@ def _entries(source: str, place: str, *, metadata: bool) -> Iterator[tuple[str, 
             raise RowError(f"{row.place} has {error}") from error
         several += captions > 1
         yield row.place, entry
+    _warn_of_several(source, several)
+
+
+def _shards(place: str) -> list[str]:
+    """Return the archives or tables of `datasets` that a path, URI or glob names; empty for another input."""
+    if not is_archive(place) and form_of(place) != ".parquet":
+        return []
+    if is_table(place):
+        is_one = kind_of(place) == fs.FileType.File and video_column(place) is not None
+        return [place] if is_one else []
+    kind = kind_of(place)
+    if kind == fs.FileType.Directory:
+        return []
+    return [place] if kind == fs.FileType.File else find_files(place)
+
+
+def _packed_entries(source: str, shards: Sequence[str], *, metadata: bool) -> Iterator[tuple[str, _Entry]]:
+    """Yield (location, entry) of each video inside WebDataset archives or tables of `datasets`."""
+    empty = several = 0
+    for shard in shards:
+        place = shard if "://" in shard else local_uri(os.path.abspath(shard))
+        if is_archive(shard):
+            videos: Iterator[PackedVideo | None] = videos_in_archive(place)
+        elif column := video_column(shard):
+            videos = videos_in_table(place, column, _Anchor(shard).absolute)
+        else:
+            raise TableError(
+                f"{shard}: a Parquet table without a column of videos; name a manifest alone, without * in its name"
+            )
+        for video in videos:
+            if video is None:
+                empty += 1
+                continue
+            several += len(video.captions) > 1
+            yield (
+                video.place,
+                {
+                    "video_id": video.video_id or video_id_of(video.name),
+                    "uri": video.uri,
+                    "caption": video.captions[0] if video.captions else None,
+                    "metadata": _metadata(video.metadata) if metadata else "{}",
+                },
+            )
+    if empty:
+        log.warning("input=%r: %d samples have no video", source, empty)
+    _warn_of_several(source, several)
+
+
+def _warn_of_several(source: str, several: int) -> None:
     if several:
         log.warning("input=%r: %d rows have several captions; the first of each is used", source, several)
+
+
+def _metadata(cells: Mapping[str, Any]) -> str:
+    """Return cells as a JSON object. Raises ValueError for text that is not Unicode."""
+    words = json.dumps(cells, ensure_ascii=False, sort_keys=True, default=str) if cells else "{}"
+    if words != words.encode("utf-8", "replace").decode():
+        raise ValueError(
+            f"half of a surrogate pair in {words!r}, which is no character; write the file as UTF-8"
+        )
+    return words
 
 
 def _entry(row: Row, anchor: "_Anchor") -> tuple[_Entry, int]:
@@ -104,16 +175,11 @@ def _entry(row: Row, anchor: "_Anchor") -> tuple[_Entry, int]:
     uri = anchor.absolute(cells["uri"])
     captions = _read("caption", texts, row)
     more = {column: cell for column, cell in row.cells.items() if column not in _COLUMNS}
-    words = json.dumps(more, ensure_ascii=False, sort_keys=True, default=str) if more else "{}"
-    if words != words.encode("utf-8", "replace").decode():
-        raise ValueError(
-            f"half of a surrogate pair in {words!r}, which is no character; write the file as UTF-8"
-        )
     return {
         "video_id": cells["video_id"] or video_id_of(uri),
         "uri": uri,
         "caption": captions[0] if captions else None,
-        "metadata": words,
+        "metadata": _metadata(more),
     }, len(captions)
 
 

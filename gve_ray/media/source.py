@@ -1,4 +1,4 @@
-"""Read bytes from a local path, any pyarrow or fsspec URI, or a folder of frames.
+"""Read bytes from a local path, any pyarrow or fsspec URI, a file inside another one, or a folder of frames.
 
 A URI of a remote file system is a folder of frames if it ends in a slash, so no request is needed
 to find out.
@@ -16,11 +16,13 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from gve_ray.media.limits import Limits, MediaError, Reason
+from gve_ray.media.packed import Slice, parse_packed
 from gve_ray.schema import ASSET_SCHEME
 
 Source = str | Path | bytes
 
 _CHUNK = 1 << 20
+_BUFFER = 1 << 16  # bytes per request to a file with other files inside
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 _HEIC_SUFFIXES = {".heic", ".heif"} if find_spec("pillow_heif") else set()
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".avif"} | _HEIC_SUFFIXES)
@@ -131,6 +133,9 @@ def file_facts(source: str) -> tuple[int, int]:
     if path is not None:
         facts = path.stat()
         return facts.st_size, facts.st_mtime_ns
+    if packed := parse_packed(source):
+        _, changed = file_facts(packed.source)
+        return packed.size if isinstance(packed, Slice) else -1, changed
     files, name = _filesystem(source)
     info = files.get_file_info(name)
     if info.type.name == "NotFound":
@@ -150,6 +155,8 @@ def open_remote(uri: str) -> BinaryIO:
 
     Raises OSError if it does not exist, and ValueError or ImportError for an unsupported scheme.
     """
+    if packed := parse_packed(uri):
+        return packed.open(lambda source: cast(BinaryIO, open_binary(source, _BUFFER)))
     files, name = _filesystem(uri)
     opened: BinaryIO = files.open_input_file(name)
     return opened
@@ -174,13 +181,18 @@ def _filesystem(uri: str) -> tuple[Any, str]:
 
 def _fetch(uri: str, limits: Limits) -> bytes:
     try:
-        files, path = _filesystem(uri)
-        with files.open_input_stream(path) as stream:
+        with open_remote(uri) if parse_packed(uri) else _stream(uri) as stream:
             data = _read_at_most(stream, limits.max_bytes + 1)
     except (OSError, ValueError, ImportError) as error:
         raise MediaError(Reason.UNREADABLE, f"{uri}: {error}") from error
     limits.check_bytes(len(data))
     return data
+
+
+def _stream(uri: str) -> BinaryIO:
+    files, path = _filesystem(uri)
+    stream: BinaryIO = files.open_input_stream(path)
+    return stream
 
 
 def _read_at_most(stream: BinaryIO, most: int) -> bytes:
