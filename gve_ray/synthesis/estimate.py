@@ -1,17 +1,19 @@
 """What the whole input would take, estimated from a trial run on a few of its videos.
 
 A stage takes the time of its start once, and then the same time for each row. Its share of rows is
-taken from the trial: if half of the videos reach the captioner there, half of all will.
+taken from the trial: if half of the videos reach the captioner there, half of all will. So are the answers of an
+endpoint and their tokens.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pyarrow import fs
 
 from gve_ray.stage import StagePace
 from gve_ray.store.runfolder import filesystem
+from gve_ray.synthesis.spending import spending_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,16 @@ class StageEstimate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EndpointEstimate:
+    """What a captioner behind an endpoint takes for the whole input. cost: of the tokens; None without prices."""
+
+    answers: int
+    prompt_tokens: int
+    output_tokens: int
+    cost: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """What the whole input takes on the cluster of the trial.
 
@@ -32,6 +44,7 @@ class Estimate:
     cost: of the GPU hours, in the unit of the given price; None without a price. too_small: stages of
     which the trial had one batch only, so that the time of their start counts for every row. at_once: the
     stages run at the same time, on parts of the input; the actors of each hold their GPUs all the time.
+    endpoint: of a captioner behind an endpoint.
     """
 
     videos: int
@@ -41,6 +54,15 @@ class Estimate:
     cost: float | None
     too_small: Sequence[str] = ()
     at_once: bool = False
+    endpoint: EndpointEstimate | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Estimate":
+        """Return the estimate that `to_dict` has written."""
+        given = {option.name: values[option.name] for option in fields(cls) if option.name in values}
+        endpoint = given.get("endpoint")
+        given["stages"] = [StageEstimate(**stage) for stage in given["stages"]]
+        return cls(**given | {"endpoint": endpoint and EndpointEstimate(**endpoint)})
 
     @property
     def hours(self) -> float:
@@ -64,6 +86,10 @@ class Estimate:
         if self.gpu_hours:
             text += f", {self.gpu_hours:,.1f} GPU hours"
             text += "" if self.cost is None else f" for {self.cost:,.2f}"
+        if self.endpoint:
+            text += f", {spending_text(asdict(self.endpoint))}"
+        if self.gpu_hours and self.cost is not None and self.endpoint and self.endpoint.cost is not None:
+            text += f", together {self.cost + self.endpoint.cost:,.2f}"
         text += f"; measured on {self.trial:,} of them"
         if self.too_small:
             text += f", too few for {', '.join(self.too_small)}: raise the limit, or that is far too much"
@@ -79,11 +105,13 @@ def estimate(
     size: int,
     price: float | None,
     at_once: bool = False,
+    spending: Mapping[str, Any] | None = None,
 ) -> Estimate | None:
     """Estimate the whole of `videos` from a trial on some of them; None if the trial has run no stage now.
 
     paces: of each stage that has run rows in this run. gpus: of all actors of a stage. size: bytes
-    that the trial has written. price: of a GPU hour. at_once: see `Estimate`.
+    that the trial has written. price: of a GPU hour. at_once: see `Estimate`. spending: of the trial, as in
+    run.json, if its captioner is behind an endpoint.
     """
     if not paces or not trial:
         return None
@@ -106,7 +134,13 @@ def estimate(
         cost=None if price is None else gpu_hours * price,
         too_small=[name for name, pace in paces.items() if pace.start_seconds is None],
         at_once=at_once,
+        endpoint=None if spending is None else _whole(spending, factor),
     )
+
+
+def _whole(spending: Mapping[str, Any], factor: float) -> EndpointEstimate:
+    counts = {name: round(spending[name] * factor) for name in ("answers", "prompt_tokens", "output_tokens")}
+    return EndpointEstimate(**counts, cost=None if spending["cost"] is None else spending["cost"] * factor)
 
 
 def size_of(folders: Sequence[str]) -> int:

@@ -19,6 +19,7 @@ from gve_ray.job import PreflightError
 from gve_ray.preflight import Needs, check_cluster, check_models, check_paths, fit_to_cluster, live_nodes
 from gve_ray.store import FolderLock, RunFolder, fingerprint
 from gve_ray.store.runfolder import RUN_FILE, filesystem
+from gve_ray.synthesis.captioner import Stopped
 from gve_ray.synthesis.config import SynthesisConfig
 from gve_ray.synthesis.consistency import Separation
 from gve_ray.synthesis.estimate import Estimate, estimate, size_of
@@ -27,6 +28,7 @@ from gve_ray.synthesis.pipeline import stages_of
 from gve_ray.synthesis.report import write_report
 from gve_ray.synthesis.scores import write_scores
 from gve_ray.synthesis.shots import check_ids
+from gve_ray.synthesis.spending import spending_text
 from gve_ray.synthesis.stages import SharedState, Stage, SynthesisRun, work_folder
 from gve_ray.synthesis.stream import Stream, split
 
@@ -67,10 +69,8 @@ class SynthesisResult:
             table.insert(-2, f"shots   {self.shots['shots']:,} of {self.shots['videos']:,} long videos")
         if self.separation:
             table.insert(-2, f"filter  {self.separation}")
-        if spent := self.spending:
-            cost = "" if spent["cost"] is None else f", cost {spent['cost']:,.2f}"
-            tokens = f"{spent['prompt_tokens']:,} and {spent['output_tokens']:,} tokens"
-            table.insert(-2, f"endpoint  {spent['answers']:,} answers, {tokens} of prompts and output{cost}")
+        if self.spending:
+            table.insert(-2, f"endpoint  {spending_text(self.spending)}")
         if self.estimate:
             table.append(f"whole   {self.estimate}")
         if self.was_finished:
@@ -113,7 +113,7 @@ def synthesize(
         if len(parts) > 1:
             log.info("synthesize: %d parts of about %d videos", len(parts), parts[0].num_rows)
         shared = SharedState(config, manifest, at_once=at_once)
-        progress = _Parts(folder)
+        progress = _Parts(folder, lambda: _estimate(shared, stages, whole.num_rows, folder.facts))
         with FolderLock(work_folder(config)) as work:
             stream = Stream(
                 shared,
@@ -127,10 +127,7 @@ def synthesize(
             try:
                 facts = stream.run()
             finally:
-                record_spending(shared, folder)
-        trial = None if config.limit is None else _estimate(shared, stages, whole.num_rows)
-        if trial is not None:
-            folder.record(estimate=trial.to_dict())
+                record_spending(shared, folder, is_last=True)
         report, separation = f"{config.output}/report.html", shared.separation()
         folder.record(
             shots=shared.split_counts(),
@@ -143,22 +140,22 @@ def synthesize(
         stages=facts,
         pairs=shared.pairs,
         report=report,
-        estimate=trial,
+        estimate=progress.trial,
         separation=separation,
         spending=folder.facts.get("spending"),
         shots=shared.split_counts(),
     )
 
 
-def record_spending(shared: SharedState, folder: RunFolder) -> None:
-    """Write to run.json what the answers of an endpoint took, if there is one, and end their ledger."""
+def record_spending(shared: SharedState, folder: RunFolder, *, is_last: bool = False) -> None:
+    """Write to run.json what the answers of an endpoint took, if there is one. is_last: end their ledger."""
     if shared.ledger is None:
         return
     import ray
 
     try:
-        usage = shared.ledger.close()
-    except ray.exceptions.RayError as error:  # must not hide the error that ends the job
+        usage = shared.ledger.close() if is_last else shared.ledger.usage()
+    except (ray.exceptions.RayError, Stopped) as error:  # must not hide the error that ends the job
         log.warning("what the endpoint's answers took is not in run.json but in spending.json (%s)", error)
         return
     cost = shared.config.captioner.cost(usage.prompt_tokens, usage.output_tokens)
@@ -211,8 +208,9 @@ def with_fewer_cpus(config: SynthesisConfig) -> SynthesisConfig:
 class _Parts:
     """Records each finished part in run.json, and writes scores and report again if that takes little of the time."""
 
-    def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
+    def __init__(self, folder: RunFolder, estimate: Callable[[], Estimate | None]) -> None:
+        self._folder, self._estimate = folder, estimate
+        self.trial: Estimate | None = None  # of the whole input, after a trial run
         self._written, self._took = time.monotonic(), 0.0
 
     def finished(self, run: SynthesisRun, entries: Sequence[Mapping[str, Any]]) -> None:
@@ -220,6 +218,10 @@ class _Parts:
         self._folder.record(
             stages=entries, pairs=run.shared.pairs, parts={"finished": run.part + 1, "all": run.parts}
         )
+        record_spending(run.shared, self._folder)
+        if is_last and run.config.limit is not None and (trial := self._estimate()):
+            self.trial = trial
+            self._folder.record(estimate=trial.to_dict())
         begun = time.monotonic()
         if not is_last and (begun - self._written) * _REPORT_SHARE < self._took:
             return
@@ -229,8 +231,10 @@ class _Parts:
         self._took = self._written - begun
 
 
-def _estimate(shared: SharedState, stages: Sequence[Stage], videos: int) -> Estimate | None:
-    """Estimate the whole input from a run on part of it."""
+def _estimate(
+    shared: SharedState, stages: Sequence[Stage], videos: int, facts: Mapping[str, Any]
+) -> Estimate | None:
+    """Estimate the whole input from a run on part of it. facts: those of run.json."""
     run = SynthesisRun(config=shared.config, manifest=shared.manifest, shared=shared)
     pools = {stage.name: run.pool(stage) for stage in stages if stage.resources is not None}
     gpus = {name: pool.demands.get("GPU", 0.0) * (pool.count or 0) for name, pool in pools.items()}
@@ -244,6 +248,7 @@ def _estimate(shared: SharedState, stages: Sequence[Stage], videos: int) -> Esti
         size=size_of([config.output] if inside else [config.output, work_folder(config)]),
         price=config.gpu_hour_price,
         at_once=shared.at_once,
+        spending=facts.get("spending"),
     )
 
 

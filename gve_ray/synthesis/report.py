@@ -23,8 +23,10 @@ from gve_ray.store.runfolder import filesystem, write_atomically
 from gve_ray.synthesis import charts
 from gve_ray.synthesis.config import SynthesisConfig
 from gve_ray.synthesis.consistency import Separation
+from gve_ray.synthesis.estimate import Estimate
 from gve_ray.synthesis.prompts import PROFILES, VIDEO_STYLES
 from gve_ray.synthesis.scores import SCORES, cut_of
+from gve_ray.synthesis.spending import spending_text
 from gve_ray.synthesis.stages import SynthesisRun
 from gve_ray.synthesis.validate import words
 
@@ -182,7 +184,7 @@ def collect(run: SynthesisRun, facts: Mapping[str, Any]) -> Page:
     steps = funnel(facts["stages"], refused.reasons)
     return Page(
         title=f"{config.input}",
-        headline=_headline(steps, annotated, written, pairs, _seconds(facts)),
+        headline=_headline(steps, annotated, written, facts),
         funnel=steps,
         charts=drawn,
         samples=_sample_cards(run),
@@ -203,16 +205,18 @@ def write_report(run: SynthesisRun, facts: Mapping[str, Any]) -> str:
 
 
 def _headline(
-    steps: Sequence[Step], annotated: int, written: int, pairs: Mapping[str, int], seconds: float
+    steps: Sequence[Step], annotated: int, written: int, facts: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
     videos = [step for step in steps if step.unit == "videos"]
-    return [
+    numbers = [
         ("videos given", f"{videos[0].n_in:,}" if videos else "0"),
         ("videos annotated", f"{annotated:,}"),
         ("texts written", f"{written:,}"),
-        ("training pairs", f"{sum(pairs.values()):,}"),
-        ("minutes", f"{seconds / 60:.1f}"),
+        ("training pairs", f"{sum(facts['pairs'].values()):,}"),
+        ("minutes", f"{_seconds(facts) / 60:.1f}"),
     ]
+    cost = facts.get("spending", {}).get("cost")
+    return numbers if cost is None else [*numbers, ("cost of the endpoint", f"{cost:,.2f}")]
 
 
 def _seconds(facts: Mapping[str, Any]) -> float:
@@ -321,6 +325,7 @@ def _facts(
 ) -> list[tuple[str, str]]:
     embedder = config.quality.consistency
     parts = facts.get("parts", {"all": 1})
+    is_trial = config.limit is not None and facts.get("estimate")
     shown = {
         "finished": f"{parts['finished']} of {parts['all']} parts" if parts["all"] > 1 else None,
         "input": config.input,
@@ -329,6 +334,8 @@ def _facts(
         "long videos": split and f"{split['videos']:,}, split into {split['shots']:,} shots",
         "captioner": f"{config.captioner.model} ({config.captioner.revision or 'no pinned revision'})",
         "consistency embedder": embedder.model or "none",
+        "captioner's endpoint": spending_text(facts["spending"]) if facts.get("spending") else None,
+        "whole input": Estimate.from_dict(facts["estimate"]) if is_trial else None,
         "frames": f"{config.media.frames} of at most {config.media.max_pixels} pixels",
         "config": facts.get("config_hash"),
         "git revision": facts.get("git"),

@@ -12,6 +12,7 @@ answers of the last seconds are not counted.
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -113,6 +114,13 @@ class SharedLedger:
         usage: Usage = ray.get(self._actor.save.remote())
         ray.kill(self._actor)
         return usage
+
+
+def spending_text(spending: Mapping[str, Any]) -> str:
+    """Return what run.json has under `spending` as text: answers, tokens, and the cost if it is known."""
+    cost = "" if spending["cost"] is None else f", cost {spending['cost']:,.2f}"
+    tokens = f"{spending['prompt_tokens']:,} and {spending['output_tokens']:,} tokens"
+    return f"{spending['answers']:,} answers, {tokens} of prompts and output{cost}"
 
 
 def start_ledger(output: str) -> SharedLedger:

@@ -84,3 +84,7 @@ def test_a_job_ends_at_its_cost_and_goes_on_with_a_higher_one(cluster: str, tmp_
     assert result.spending is not None
     assert result.spending["answers"] == answered
     assert f"endpoint  {answered} answers" in str(result)
+    cost = f"{110 * answered:,.2f}"
+    page = Path(result.report).read_text()
+    assert f"<b>{cost}</b>" in page
+    assert f"tokens of prompts and output, cost {cost}" in page

@@ -1,7 +1,9 @@
+import json
+
 import pytest
 
 from gve_ray.stage import StagePace
-from gve_ray.synthesis.estimate import estimate, size_of
+from gve_ray.synthesis.estimate import Estimate, estimate, size_of
 
 
 def test_a_pace_separates_the_start_from_the_rows() -> None:
@@ -30,6 +32,26 @@ def test_the_whole_is_the_start_once_and_the_rows_in_proportion() -> None:
         "all 20,000 videos would take 6.1 h here (captions 5.6 h, integrity 34 min), 300.0 GB, "
         "22.3 GPU hours for 33.43; measured on 200 of them"
     )
+
+
+def test_an_endpoint_costs_in_proportion_and_is_read_again_from_run_json() -> None:
+    paces = {"captions": StagePace(rows=50, start_seconds=0.0, row_seconds=7.2)}
+    spending = {"answers": 200, "prompt_tokens": 300_000, "output_tokens": 50_001, "cost": 0.8}
+    trial = {"videos": 1000, "trial": 50, "paces": paces, "size": 10**9}
+    result = estimate(**trial, gpus={}, price=2.5, spending=spending)
+    assert result is not None
+    assert result.endpoint is not None
+    assert (result.endpoint.answers, result.endpoint.output_tokens) == (4000, 1_000_020)
+    assert str(result) == (
+        "all 1,000 videos would take 2.0 h here (captions 2.0 h), 20.0 GB, 4,000 answers, "
+        "6,000,000 and 1,000,020 tokens of prompts and output, cost 16.00; measured on 50 of them"
+    )
+    assert Estimate.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+    scored = estimate(**trial, gpus={"captions": 2.0}, price=2.5, spending=spending)
+    assert ", 4.0 GPU hours for 10.00, 4,000 answers" in str(scored)
+    assert "cost 16.00, together 26.00; measured" in str(scored)
+    unpriced = estimate(**trial, gpus={"captions": 2.0}, price=2.5, spending={**spending, "cost": None})
+    assert "of prompts and output; measured" in str(unpriced)
 
 
 def test_a_trial_of_one_batch_is_called_too_small() -> None:

@@ -23,7 +23,7 @@ from gve_ray.inputs.manifest import MANIFEST_SCHEMA
 from gve_ray.job import run_job
 from gve_ray.preflight import fit
 from gve_ray.schema import AssetRef
-from gve_ray.stage import Reject, StageCounts, StageError
+from gve_ray.stage import Reject, StageCounts, StageError, StagePace
 from gve_ray.store import AssetReader
 from gve_ray.synthesis import job
 from gve_ray.synthesis.config import CaptionerConfig, ConsistencyConfig, QualityConfig, SynthesisConfig
@@ -33,6 +33,7 @@ from gve_ray.synthesis.ingest import INGEST_SCHEMA
 from gve_ray.synthesis.job import manifest_fingerprint
 from gve_ray.synthesis.needs import needs_of
 from gve_ray.synthesis.pipeline import STAGES
+from gve_ray.synthesis.spending import Usage
 from gve_ray.synthesis.stages import Stage, SynthesisRun
 
 VIDEOS = ("v1", "v2", "v3", "v4", "v5")  # v4 is refused as static, v5 as broken
@@ -260,6 +261,38 @@ def test_what_the_filter_can_tell_apart_is_kept_for_a_later_call(
     again = job.synthesize(config, stages=[])
     assert again.was_finished
     assert again.separation == expected
+
+
+def test_a_trial_says_in_the_report_what_the_whole_takes(
+    fake: FakeStages, make: Callable[..., SynthesisConfig]
+) -> None:
+    class Ledger:
+        def usage(self) -> Usage:
+            return Usage(answers=12, prompt_tokens=3000, output_tokens=600)
+
+        close = usage
+
+    def annotate(run: SynthesisRun) -> StageCounts:
+        run.shared.ledger = Ledger()  # type: ignore[assignment]
+        run.shared.paces["captions"] = StagePace(rows=3, start_seconds=0.0, row_seconds=720.0)
+        return fake.annotate(run)
+
+    stages = [
+        dataclasses.replace(stage, run=lambda run, _: annotate(run)) if stage.name == "captions" else stage
+        for stage in fake.stages
+    ]
+    config = make(limit=3)
+    result = job.synthesize(config, stages=stages)
+    whole = (
+        "20 answers, 5,000 and 1,000 tokens of prompts and output; measured on 3 of them"  # of five videos
+    )
+    assert result.estimate is not None
+    assert whole in str(result)
+    assert run_facts(config)["estimate"]["endpoint"]["prompt_tokens"] == 5000
+    page = Path(result.report).read_text()
+    assert whole in page
+    assert "12 answers, 3,000 and 600 tokens of prompts and output<" in page
+    assert "20 answers" not in Path(job.synthesize(make(), stages=fake.stages).report).read_text()
 
 
 def test_a_finished_run_is_left_as_it_is(
