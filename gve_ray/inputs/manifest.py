@@ -14,6 +14,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
@@ -33,6 +34,7 @@ from gve_ray.inputs.shards import (
 from gve_ray.inputs.table import FORMS, Row, RowError, TableError, form_of, is_table, kind_of, open_table
 from gve_ray.job import PreflightError
 from gve_ray.media.source import local_path
+from gve_ray.progress import Progress
 from gve_ray.store.runfolder import filesystem
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ _COLUMNS = frozenset(MANIFEST_SCHEMA.names)
 _SCHEMA = MANIFEST_SCHEMA.append(pa.field("metadata", pa.string()))
 _LOOKS = "a manifest has a column uri, and video_id and caption if there are any"
 _ROWS = 8192  # rows per Arrow batch
+_SHARDS_AT_ONCE = 16  # in an object store, each header is a request
 # The characters to quote in a URI; existing %XX escapes are kept.
 _UNQUOTED = re.compile(r"%(?![0-9A-Fa-f]{2})|[^\w.~/%-]", re.ASCII)
 
@@ -123,33 +126,44 @@ def _shards(place: str) -> list[str]:
 def _packed_entries(source: str, shards: Sequence[str], *, metadata: bool) -> Iterator[tuple[str, _Entry]]:
     """Yield (location, entry) of each video inside WebDataset archives or tables of `datasets`."""
     empty = several = 0
-    for shard in shards:
-        place = shard if "://" in shard else local_uri(os.path.abspath(shard))
-        if is_archive(shard):
-            videos: Iterator[PackedVideo | None] = videos_in_archive(place)
-        elif column := video_column(shard):
-            videos = videos_in_table(place, column, _Anchor(shard).absolute)
-        else:
-            raise TableError(
-                f"{shard}: a Parquet table without a column of videos; name a manifest alone, without * in its name"
-            )
-        for video in videos:
-            if video is None:
-                empty += 1
-                continue
-            several += len(video.captions) > 1
-            yield (
-                video.place,
-                {
-                    "video_id": video.video_id or video_id_of(video.name),
-                    "uri": video.uri,
-                    "caption": video.captions[0] if video.captions else None,
-                    "metadata": _metadata(video.metadata) if metadata else "{}",
-                },
-            )
+    progress = Progress("input", len(shards), unit="archives")
+    pool = ThreadPoolExecutor(_SHARDS_AT_ONCE)
+    try:
+        for number, videos in enumerate(pool.map(_videos_of, shards)):
+            progress.reach(number + 1)
+            for video in videos:
+                if video is None:
+                    empty += 1
+                    continue
+                several += len(video.captions) > 1
+                yield (
+                    video.place,
+                    {
+                        "video_id": video.video_id or video_id_of(video.name),
+                        "uri": video.uri,
+                        "caption": video.captions[0] if video.captions else None,
+                        "metadata": _metadata(video.metadata) if metadata else "{}",
+                    },
+                )
+    finally:
+        pool.shutdown(cancel_futures=True)
+        progress.close()
     if empty:
         log.warning("input=%r: %d samples have no video", source, empty)
     _warn_of_several(source, several)
+
+
+def _videos_of(shard: str) -> list[PackedVideo | None]:
+    """Return the videos of an archive or a table, and None for each sample without one."""
+    place = shard if "://" in shard else local_uri(os.path.abspath(shard))
+    if is_archive(shard):
+        return list(videos_in_archive(place))
+    column = video_column(shard)
+    if column is None:
+        raise TableError(
+            f"{shard}: a Parquet table without a column of videos; name a manifest alone, without * in its name"
+        )
+    return list(videos_in_table(place, column, _Anchor(shard).absolute))
 
 
 def _warn_of_several(source: str, several: int) -> None:
