@@ -196,6 +196,12 @@ def export(args: Sequence[str]) -> int:
     parser.add_argument(
         "--tasks", help=f"with commas between them, of {', '.join(UVRD_TASKS)} (default: all)"
     )
+    parser.add_argument(
+        "--videos",
+        choices=("frames", "files"),
+        default="frames",
+        help="the stored frames, or the source files (default %(default)s)",
+    )
     parser.add_argument("--shard_pairs", type=int, default=1000, help="pairs per file (default %(default)s)")
     _add_verbose(parser)
     options = parser.parse_args(args)
@@ -207,6 +213,7 @@ def export(args: Sequence[str]) -> int:
             expand_home(options.run),
             expand_home(options.output),
             form=options.form,
+            videos=options.videos,
             tasks=tasks,
             shard_pairs=options.shard_pairs,
         ),

@@ -3,7 +3,8 @@
     export("runs/mine", "shards", form="webdataset")     # shards/T2V/00000.tar, ...
     export("runs/mine", "parquet", form="datasets")      # for datasets.load_dataset("parquet", ...)
 
-Media are the JPEG frames in assets.lance, as training uses them. The pairs of a task are written in the order
+Media are the JPEG frames in assets.lance, as training uses them, or for videos their source files, which are
+read again (videos="files"). The pairs of a task are written in the order
 of the files of pairs, `shard_pairs` to a file, so the same run gives the same bytes. A file gets its name when
 it is complete; an export that is started again leaves complete files as they are. Memory use is that of
 a few pairs.
@@ -24,6 +25,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from gve_ray.job import PreflightError
+from gve_ray.media import Limits, MediaError
+from gve_ray.media.source import VIDEO_SUFFIXES, open_source
 from gve_ray.progress import Progress
 from gve_ray.schema import ASSET_SCHEMA, PAIR_SCHEMA, AssetRef
 from gve_ray.store import RunFolder, Store, StoreError
@@ -31,11 +34,13 @@ from gve_ray.store.assets import jpegs_of_row
 from gve_ray.store.runfolder import filesystem
 
 Form = Literal["webdataset", "datasets"]
+Videos = Literal["frames", "files"]
 SHARD_PAIRS = 1000
 _ROWS = 64  # pairs whose frames are in memory at the same time
 _SIDES = ("query", "target")
 _FACTS = ("pair_id", "task", "instruction", "domain", "style")
 _TIMES = ("fps", "duration")
+_BYTES = 256 << 20  # of a row group at which it is written
 _ASSET_COLUMNS = [
     "video_id", "uri", *_TIMES, "frames", "timestamps", "reference_frames", "reference_timestamps", "clips",
 ]  # fmt: skip
@@ -46,7 +51,8 @@ class Side:
     """The query or the target of a pair: a text, a picture, the frames of a video, or a mix of them.
 
     image, frames: JPEG files. timestamps: of the frames, seconds on the clock of the file `uri`. fps, duration
-    (seconds): of that file. ref: asset reference of the picture or video.
+    (seconds): of that file. ref: asset reference of the picture or video. video: the source file in place of
+    frames. start, end: of a clip in it.
     """
 
     text: str | None = None
@@ -57,6 +63,14 @@ class Side:
     duration: float | None = None
     ref: str | None = None
     uri: str | None = None
+    video: bytes | None = None
+    start: float | None = None
+    end: float | None = None
+
+    @property
+    def size(self) -> int:
+        """The bytes of the media."""
+        return sum(map(len, (self.image or b"", self.video or b"", *self.frames)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +97,20 @@ class Exported:
 
 
 def export(
-    source: str, output: str, *, form: Form, tasks: Sequence[str] = (), shard_pairs: int = SHARD_PAIRS
+    source: str,
+    output: str,
+    *,
+    form: Form,
+    videos: Videos = "frames",
+    tasks: Sequence[str] = (),
+    shard_pairs: int = SHARD_PAIRS,
 ) -> Exported:
     """Write the pairs of a run as files for other programs, one folder for each task.
 
-    source: output folder of `gve synthesize`. tasks: those to export; by default all. shard_pairs: pairs per file.
+    source: output folder of `gve synthesize`. videos: as stored frames, or as their source files. tasks: those
+    to export; by default all. shard_pairs: pairs per file.
     Raises PreflightError if there are no pairs, RunFolderError if the output folder has another export, and
-    StoreError if assets.lance lacks a video.
+    StoreError if assets.lance lacks a video, or its source file cannot be read.
     """
     source, output = source.rstrip("/"), output.rstrip("/")
     if shard_pairs < 1:
@@ -97,6 +118,7 @@ def export(
     files = _files_of_pairs(source, tasks)
     identity = {
         "form": form,
+        "videos": videos,
         "shard_pairs": shard_pairs,
         "pairs": {task: [part.sha256() for part in parts] for task, parts in files.items()},
     }
@@ -110,7 +132,7 @@ def export(
             for number, start in enumerate(range(0, counts[task], shard_pairs)):
                 rows = min(shard_pairs, counts[task] - start)
                 if not shelf.has(number):
-                    pairs = _full_pairs(islice(_pairs(parts, start), rows), assets)
+                    pairs = _full_pairs(islice(_pairs(parts, start), rows), assets, videos)
                     shelf.write(number, _counted(pairs, progress, done))
                 done += rows
                 shards[task] += 1
@@ -178,7 +200,7 @@ def _pairs(parts: Sequence[_File], start: int) -> Iterator[Mapping[str, Any]]:
                 start = max(0, start - batch.num_rows)
 
 
-def _full_pairs(pairs: Iterator[Mapping[str, Any]], assets: Store) -> Iterator[FullPair]:
+def _full_pairs(pairs: Iterator[Mapping[str, Any]], assets: Store, videos: Videos) -> Iterator[FullPair]:
     """Yield each pair with its media."""
     while some := list(islice(pairs, _ROWS)):
         refs = [ref for pair in some for side in _SIDES if (ref := _ref(pair[side]))]
@@ -190,7 +212,7 @@ def _full_pairs(pairs: Iterator[Mapping[str, Any]], assets: Store) -> Iterator[F
         except KeyError as error:
             raise StoreError(f"{error.args[0]}; pairs and assets.lance are not of the same run") from error
         for pair in some:
-            query, target = (_side(pair[side], rows) for side in _SIDES)
+            query, target = (_side(pair[side], rows, videos) for side in _SIDES)
             yield FullPair(facts={name: pair[name] for name in _FACTS}, query=query, target=target)
 
 
@@ -198,7 +220,7 @@ def _ref(item: Mapping[str, str | None]) -> str | None:
     return item["video"] or item["image"]
 
 
-def _side(item: Mapping[str, str | None], rows: Mapping[str, Mapping[str, Any]]) -> Side:
+def _side(item: Mapping[str, str | None], rows: Mapping[str, Mapping[str, Any]], videos: Videos) -> Side:
     name = _ref(item)
     if name is None:
         return Side(text=item["text"])
@@ -208,8 +230,21 @@ def _side(item: Mapping[str, str | None], rows: Mapping[str, Mapping[str, Any]])
     facts = {"text": item["text"], "ref": name, "uri": row["uri"], **{key: row[key] for key in _TIMES}}
     if ref.part == "frame":
         return Side(image=jpegs[0], timestamps=[row["reference_timestamps"][ref.index]], **facts)
+    if videos == "files":
+        clip = row["clips"][ref.index] if ref.part == "clip" else {}
+        return Side(video=_file(row), start=clip.get("start"), end=clip.get("end"), **facts)
     times = row["timestamps"] if ref.part == "video" else row["clips"][ref.index]["timestamps"]
     return Side(frames=jpegs, timestamps=times, **facts)
+
+
+def _file(row: Mapping[str, Any]) -> bytes:
+    """Return the source file of a video."""
+    try:
+        return open_source(row["uri"], Limits()).read()
+    except (MediaError, OSError) as error:
+        raise StoreError(
+            f"{row['video_id']}: its file {row['uri']} cannot be read ({error}); restore it, or export frames"
+        ) from error
 
 
 # ---- Files
@@ -269,8 +304,12 @@ class _TarWriter:
                 yield f"{name}.jpg", side.image
             for number, frame in enumerate(side.frames):
                 yield f"{name}.{number:03d}.jpg", frame
+            if side.video is not None:
+                suffix = PurePosixPath(str(side.uri)).suffix.lower()
+                yield f"{name}{suffix if suffix in VIDEO_SUFFIXES else '.mp4'}", side.video
             if side.ref is not None:
-                facts[name] = {key: getattr(side, key) for key in ("ref", "uri", "timestamps", *_TIMES)}
+                times = ("timestamps",) if side.video is None else ("start", "end")
+                facts[name] = {key: getattr(side, key) for key in ("ref", "uri", *times, *_TIMES)}
         yield "json", json.dumps(facts, ensure_ascii=False, sort_keys=True).encode()
 
 
@@ -281,8 +320,20 @@ class _ParquetWriter:
 
     def __call__(self, stream: Any, pairs: Iterator[FullPair]) -> None:
         with pq.ParquetWriter(stream, PARQUET_SCHEMA, compression="zstd") as writer:
-            while some := list(islice(pairs, _ROWS)):
+            for some in self._groups(pairs):
                 writer.write_table(pa.Table.from_pylist([self._row(pair) for pair in some], PARQUET_SCHEMA))
+
+    def _groups(self, pairs: Iterator[FullPair]) -> Iterator[list[FullPair]]:
+        """Yield the pairs of each row group."""
+        some, size = list[FullPair](), 0
+        for pair in pairs:
+            some.append(pair)
+            size += pair.query.size + pair.target.size
+            if len(some) == _ROWS or size >= _BYTES:
+                yield some
+                some, size = [], 0
+        if some:
+            yield some
 
     def _row(self, pair: FullPair) -> dict[str, Any]:
         row: dict[str, Any] = dict(pair.facts)
@@ -290,16 +341,19 @@ class _ParquetWriter:
             values = vars(side) | {
                 "image": None if side.image is None else {"bytes": side.image, "path": None},
                 "frames": [{"bytes": frame, "path": None} for frame in side.frames],
+                "video": None if side.video is None else {"bytes": side.video, "path": side.uri},
             }
             row |= {f"{name}_{key}": values[key] for key in _SIDE_TYPES}
         return row
 
 
-_PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # how `datasets` stores an Image
+_MEDIUM = pa.struct(
+    [("bytes", pa.binary()), ("path", pa.string())]
+)  # how `datasets` stores an Image or a Video
 _SIDE_TYPES: Mapping[str, tuple[pa.DataType, Mapping[str, Any]]] = {
     "text": (pa.string(), {"dtype": "string", "_type": "Value"}),
-    "image": (_PICTURE, {"_type": "Image"}),
-    "frames": (pa.list_(_PICTURE), {"feature": {"_type": "Image"}, "_type": "Sequence"}),
+    "image": (_MEDIUM, {"_type": "Image"}),
+    "frames": (pa.list_(_MEDIUM), {"feature": {"_type": "Image"}, "_type": "Sequence"}),
     "timestamps": (
         pa.list_(pa.float64()),
         {"feature": {"dtype": "float64", "_type": "Value"}, "_type": "Sequence"},
@@ -308,6 +362,9 @@ _SIDE_TYPES: Mapping[str, tuple[pa.DataType, Mapping[str, Any]]] = {
     "duration": (pa.float64(), {"dtype": "float64", "_type": "Value"}),
     "ref": (pa.string(), {"dtype": "string", "_type": "Value"}),
     "uri": (pa.string(), {"dtype": "string", "_type": "Value"}),
+    "video": (_MEDIUM, {"_type": "Video"}),
+    "start": (pa.float64(), {"dtype": "float64", "_type": "Value"}),
+    "end": (pa.float64(), {"dtype": "float64", "_type": "Value"}),
 }
 
 

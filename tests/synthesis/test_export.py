@@ -147,6 +147,7 @@ def test_parquet_has_the_features_of_datasets(run: Path, tmp_path: Path) -> None
         "parquet", data_files=files, cache_dir=str(tmp_path / "cache"), split="train"
     )
     assert loaded.features["query_image"] == datasets.Image()
+    assert loaded.features["query_video"] == datasets.Video()
     assert loaded.features["target_frames"] == datasets.Sequence(datasets.Image())
     rows = {row["pair_id"]: row for row in loaded}
     assert len(rows) == len(loaded) == 8
@@ -157,6 +158,26 @@ def test_parquet_has_the_features_of_datasets(run: Path, tmp_path: Path) -> None
     assert rows["t2t0"]["target_frames"] == []
     assert rows["t2t0"]["target_image"] is None
     assert rows["tv2v0"]["query_timestamps"] == [0.5]
+
+
+def test_videos_may_be_their_source_files(run: Path, tmp_path: Path) -> None:
+    source = tmp_path / "d.mkv"
+    source.write_bytes(b"the file of d")
+    store = Store(f"{run}/assets.lance", ASSET_SCHEMA).create()
+    store.delete(["d"])
+    store.append(pa.Table.from_pylist([asset("d") | {"uri": str(source)}], schema=ASSET_SCHEMA))
+    for form in FORMS:
+        export(str(run), str(tmp_path / form), form=form, videos="files", tasks=["TV2V"])
+    files = members(files_of(tmp_path / "webdataset")["TV2V/00000.tar"])
+    assert list(files) == [f"tv2v0.{name}" for name in ("query.txt", "query.mkv", "target.mkv", "json")]
+    assert files["tv2v0.query.mkv"] == b"the file of d"
+    facts = json.loads(files["tv2v0.json"])
+    assert (facts["query"]["start"], facts["query"]["end"], facts["target"]["start"]) == (0.5, 1.5, None)
+    (row,) = pq.read_table(next((tmp_path / "datasets").rglob("0*.parquet"))).to_pylist()
+    assert row["target_video"] == {"bytes": b"the file of d", "path": str(source)}
+    assert (row["query_start"], row["query_end"], row["query_frames"]) == (0.5, 1.5, [])
+    with pytest.raises(StoreError, match=r"a: its file /videos/a.mp4 cannot be read"):
+        export(str(run), str(tmp_path / "lost"), form="webdataset", videos="files", tasks=["T2V"])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -171,12 +192,12 @@ def test_an_export_that_is_killed_goes_on_to_the_same_bytes(
 
     full_pairs, calls = module._full_pairs, []
 
-    def killed(pairs: Any, assets: Store) -> Any:
+    def killed(pairs: Any, *more: Any) -> Any:
         calls.append(form)
         if len(calls) == 4:  # in the middle of a file
-            yield next(full_pairs(pairs, assets))
+            yield next(full_pairs(pairs, *more))
             raise Killed
-        yield from full_pairs(pairs, assets)
+        yield from full_pairs(pairs, *more)
 
     monkeypatch.setattr(module, "_full_pairs", killed)
     with pytest.raises(Killed):
