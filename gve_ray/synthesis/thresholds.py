@@ -212,7 +212,9 @@ def _filter_cuts(videos: _Videos, name: str, score: Score, of_run: SynthesisConf
     known = values[~np.isnan(values)]
     present = videos.cut(name, of_run)
     percentiles = np.percentile(known, PERCENTILES, method="higher").tolist() if len(known) else []
-    thresholds: list[tuple[int | None, float]] = list(zip(PERCENTILES, percentiles, strict=bool(percentiles)))
+    # Of percentiles with the same threshold, the last is shown.
+    by_threshold = dict(zip(percentiles, PERCENTILES, strict=False))
+    thresholds: list[tuple[int | None, float]] = [(at, value) for value, at in by_threshold.items()]
     if present is not None:
         if score.only_rejected:  # what a stricter threshold would reject has no score
             thresholds = [(at, value) for at, value in thresholds if not score.is_stricter(present, value)]
