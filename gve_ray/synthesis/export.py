@@ -52,7 +52,7 @@ class Side:
 
     image, frames: JPEG files. timestamps: of the frames, seconds on the clock of the file `uri`. fps, duration
     (seconds): of that file. ref: asset reference of the picture or video. video: the source file in place of
-    frames. start, end: of a clip in it.
+    frames. start, end: of a clip or a shot in it.
     """
 
     text: str | None = None
@@ -202,13 +202,13 @@ def _pairs(parts: Sequence[_File], start: int) -> Iterator[Mapping[str, Any]]:
 
 def _full_pairs(pairs: Iterator[Mapping[str, Any]], assets: Store, videos: Videos) -> Iterator[FullPair]:
     """Yield each pair with its media."""
+    # Stores of versions without shots lack that column.
+    columns = [*_ASSET_COLUMNS, "shot"] if videos == "files" else _ASSET_COLUMNS
     while some := list(islice(pairs, _ROWS)):
         refs = [ref for pair in some for side in _SIDES if (ref := _ref(pair[side]))]
         ids = sorted({AssetRef.parse(ref).video_id for ref in refs})
         try:
-            rows = (
-                {row["video_id"]: row for row in assets.take(ids, _ASSET_COLUMNS).to_pylist()} if ids else {}
-            )
+            rows = {row["video_id"]: row for row in assets.take(ids, columns).to_pylist()} if ids else {}
         except KeyError as error:
             raise StoreError(f"{error.args[0]}; pairs and assets.lance are not of the same run") from error
         for pair in some:
@@ -231,8 +231,8 @@ def _side(item: Mapping[str, str | None], rows: Mapping[str, Mapping[str, Any]],
     if ref.part == "frame":
         return Side(image=jpegs[0], timestamps=[row["reference_timestamps"][ref.index]], **facts)
     if videos == "files":
-        clip = row["clips"][ref.index] if ref.part == "clip" else {}
-        return Side(video=_file(row), start=clip.get("start"), end=clip.get("end"), **facts)
+        span = row["clips"][ref.index] if ref.part == "clip" else row["shot"] or {}
+        return Side(video=_file(row), start=span.get("start"), end=span.get("end"), **facts)
     times = row["timestamps"] if ref.part == "video" else row["clips"][ref.index]["timestamps"]
     return Side(frames=jpegs, timestamps=times, **facts)
 

@@ -165,14 +165,18 @@ def test_videos_may_be_their_source_files(run: Path, tmp_path: Path) -> None:
     source.write_bytes(b"the file of d")
     store = Store(f"{run}/assets.lance", ASSET_SCHEMA).create()
     store.delete(["d"])
-    store.append(pa.Table.from_pylist([asset("d") | {"uri": str(source)}], schema=ASSET_SCHEMA))
+    shot = {"parent_id": "film", "start": 4.0, "end": 6.0}
+    store.append(pa.Table.from_pylist([asset("d") | {"uri": str(source), "shot": shot}], schema=ASSET_SCHEMA))
     for form in FORMS:
         export(str(run), str(tmp_path / form), form=form, videos="files", tasks=["TV2V"])
     files = members(files_of(tmp_path / "webdataset")["TV2V/00000.tar"])
     assert list(files) == [f"tv2v0.{name}" for name in ("query.txt", "query.mkv", "target.mkv", "json")]
     assert files["tv2v0.query.mkv"] == b"the file of d"
     facts = json.loads(files["tv2v0.json"])
-    assert (facts["query"]["start"], facts["query"]["end"], facts["target"]["start"]) == (0.5, 1.5, None)
+    assert [(facts[side]["start"], facts[side]["end"]) for side in ("query", "target")] == [
+        (0.5, 1.5),
+        (4.0, 6.0),
+    ]
     (row,) = pq.read_table(next((tmp_path / "datasets").rglob("0*.parquet"))).to_pylist()
     assert row["target_video"] == {"bytes": b"the file of d", "path": str(source)}
     assert (row["query_start"], row["query_end"], row["query_frames"]) == (0.5, 1.5, [])
