@@ -22,7 +22,7 @@ from gve_ray.config import StageResources
 from gve_ray.stage import Reject, Result, StageCounts, StageRunner, Undone, row_finished
 from gve_ray.store import AssetReader, Store
 from gve_ray.synthesis.captioner import Answer, Asker, Generator, Stopped
-from gve_ray.synthesis.config import CaptionerConfig, EnrichConfig, ExtendConfig
+from gve_ray.synthesis.config import AuditConfig, CaptionerConfig, EnrichConfig, ExtendConfig
 from gve_ray.synthesis.endpoint_captioner import EndpointGenerator
 from gve_ray.synthesis.questions import caption_question, frame_questions, query_questions, texts_of
 from gve_ray.synthesis.spending import start_ledger
@@ -51,6 +51,7 @@ class Annotator:
         enrich: EnrichConfig,
         extend: ExtendConfig,
         seed: int,
+        audit: AuditConfig | None = None,
         threads: int = 1,
         make_generator: Callable[..., Generator] = VllmGenerator,
     ) -> None:
@@ -58,7 +59,7 @@ class Annotator:
         self._enrich, self._extend, self._seed = enrich, extend, seed
         generator = make_generator(captioner, threads=threads, seed=seed)
         self._stopped = ""  # why no question can be answered any more
-        self._asker = Asker(generator=generator, config=captioner, seed=seed)
+        self._asker = Asker(generator=generator, config=captioner, seed=seed, audit=audit or AuditConfig())
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[Result]:
         """Annotate a batch of videos, all of them at once.
@@ -143,6 +144,7 @@ def open_captions(run: SynthesisRun, stage: Stage) -> StageRunner:
             "enrich": config.enrich,
             "extend": config.extend,
             "seed": config.seed,
+            "audit": config.audit,
             "threads": max(1, round(resources.demands.get("CPU", 0))),
         },
         out=run.annotations,

@@ -13,17 +13,19 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from gve_ray.schema import AssetRef, Frames
 from gve_ray.stage import Reject
 from gve_ray.store import frames_of_row, jpegs_of_row
-from gve_ray.synthesis.config import CaptionerConfig
+from gve_ray.synthesis.audit import ScoredToken, spell, support
+from gve_ray.synthesis.config import AuditConfig, CaptionerConfig
 from gve_ray.synthesis.prompts import load_prompt
 from gve_ray.synthesis.validate import AnswerError, Problem, parse_answer
 
 Check = Callable[[Mapping[str, str]], list[Problem]]
+AUDITED = ("video_captions",)  # the prompts whose answers are audited
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,10 @@ class Stopped(Exception):  # noqa: N818 - the name describes the state, not an e
     """No question can be answered any more, for a reason that has nothing to do with the questions."""
 
 
+class Refused(Exception):  # noqa: N818 - the name describes what happened, as in `Completion.finish`
+    """The engine rejects a prompt whose answer was to be scored."""
+
+
 class Generator(Protocol):
     """The interface to a model that answers many questions at a time."""
 
@@ -109,6 +115,14 @@ class Generator(Protocol):
 
         The future raises BrokenWorker if the engine has failed for good, and Stopped if no question can be
         answered any more.
+        """
+        ...
+
+    def score(self, question: Question, answer: str) -> "Future[list[ScoredToken]]":
+        """Start reading an answer to a question; the result is the tokens of the answer.
+
+        A question without media is put without them. The future raises Refused for a prompt that the engine
+        rejects, and otherwise as that of `submit`.
         """
         ...
 
@@ -124,13 +138,18 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The final answer to a question: texts by key, or None if every attempt failed, with its history."""
+    """The final answer to a question: texts by key, or None if every attempt failed, with its history.
+
+    support: of all texts by key, if they were audited; those under the threshold are not in `texts` but in
+    `rejected`, one by one.
+    """
 
     question: Question
     texts: Mapping[str, str] | None
     seed: int  # of the last attempt
     attempts: int
     rejected: tuple[Attempt, ...] = ()
+    support: Mapping[str, float] | None = None
 
     def reject(self) -> Reject:
         """The row of rejects.lance for a question that no attempt answered."""
@@ -167,6 +186,7 @@ class Asker:
     generator: Generator
     config: CaptionerConfig
     seed: int
+    audit: AuditConfig = field(default_factory=AuditConfig)
 
     def ask(self, question: Question) -> "Future[Answer]":
         """Ask until an answer is valid or `config.max_attempts` are used up.
@@ -215,15 +235,38 @@ class Asker:
             if attempt < self.config.max_attempts and completion.finish != "refused":
                 self._try(question, attempt + 1, rejected, outer)
                 return
-        outer.set_result(
-            Answer(
-                question=question,
-                texts=None if problems else texts,
-                seed=seed,
-                attempts=attempt,
-                rejected=rejected,
-            )
+        answer = Answer(
+            question=question,
+            texts=None if problems else texts,
+            seed=seed,
+            attempts=attempt,
+            rejected=rejected,
         )
+        if answer.texts is None or self.audit.threshold is None or question.prompt_id not in AUDITED:
+            outer.set_result(answer)
+        else:
+            self._audit(answer, answer.texts, self.audit.threshold, outer)
+
+    def _audit(
+        self, answer: Answer, texts: Mapping[str, str], threshold: float, outer: "Future[Answer]"
+    ) -> None:
+        """Score the texts of an answer, and pass it on with those that reach the threshold."""
+        text, spans = spell(texts)
+        shown = self.generator.score(answer.question, text)
+        hidden = self.generator.score(replace(answer.question, media=()), text)
+
+        def done(_: "Future[list[ScoredToken]]") -> None:
+            try:
+                scores = support(shown.result(), hidden.result(), spans)
+                outer.set_result(audited(answer, texts, scores, threshold))
+            except Refused as error:
+                refused = Attempt(answer.seed, (Problem("refused", f"audit: {error}"),), text)
+                outer.set_result(replace(answer, texts=None, rejected=(*answer.rejected, refused)))
+            except Exception as error:  # noqa: BLE001 - as in `_try`
+                outer.set_exception(error)
+
+        # One after the other, so that no thread waits for either of them.
+        shown.add_done_callback(lambda _: hidden.add_done_callback(done))
 
     def record(self, answer: Answer) -> dict[str, Any]:
         """Return the provenance of an answer as a `schema.GENERATION_TYPE` record."""
@@ -237,12 +280,40 @@ class Asker:
             "slots": json.dumps(dict(question.slots), sort_keys=True, ensure_ascii=False),
             "model": info.name,
             "revision": info.revision,
-            "sampling": json.dumps({name: getattr(self.config, name) for name in names}, sort_keys=True),
+            "sampling": json.dumps(
+                {name: getattr(self.config, name) for name in names} | _audit_record(answer), sort_keys=True
+            ),
             "seed": answer.seed,
             "attempts": answer.attempts,
             "reason": None if answer.texts is not None else answer.rejected[-1].problems[0].code,
             "rejected": [rejected_record(rejection) for rejection in answer.rejected],
         }
+
+
+def _audit_record(answer: Answer) -> dict[str, Any]:
+    if answer.support is None:
+        return {}
+    return {"audit": {key: round(score, 4) for key, score in answer.support.items()}}
+
+
+def audited(
+    answer: Answer, texts: Mapping[str, str], scores: Mapping[str, float], threshold: float
+) -> Answer:
+    """Return an answer without the texts whose support is below the threshold.
+
+    They are in its `rejected`, with the reason `unsupported`; without any other text there is no answer.
+    """
+    dropped = tuple(
+        Attempt(
+            answer.seed,
+            (Problem("unsupported", f"caption {key}: support {scores[key]:.3f}, below {threshold:g}"),),
+            text,
+        )
+        for key, text in texts.items()
+        if scores[key] < threshold
+    )
+    kept = {key: text for key, text in texts.items() if scores[key] >= threshold}
+    return replace(answer, texts=kept or None, rejected=(*answer.rejected, *dropped), support=scores)
 
 
 def _read(question: Question, completion: Completion) -> tuple[dict[str, str], list[Problem]]:

@@ -336,6 +336,19 @@ def _is_default(config: CaptionerConfig, option: "Field[Any]") -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AuditConfig:
+    """A second look of the captioner at the video, to find captions that say what it does not show.
+
+    threshold: captions of videos with less support, from 0 to 1, are dropped; None: no second look.
+    """
+
+    threshold: float | None = number(None, at_least=0, at_most=1)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "audit")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EnrichConfig:
     """Stage 2 of V-SynFlow: every video is captioned (prompt 1), and some reference frames (prompt 4)."""
 
@@ -455,6 +468,7 @@ class SynthesisConfig:
     media: MediaConfig = field(default_factory=MediaConfig)
     shots: ShotsConfig = field(default_factory=ShotsConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
     enrich: EnrichConfig = field(default_factory=EnrichConfig)
     extend: ExtendConfig = field(default_factory=ExtendConfig)
     assemble: AssembleConfig = field(default_factory=AssembleConfig)
@@ -504,7 +518,9 @@ class SynthesisConfig:
             del parts["shots"]
         for stage in parts["stages"]:
             del stage["resources"]
-        # Runs without these filters keep the identity that they had before the filters existed.
+        # Runs without these options keep the identity that they had before the options existed.
+        if self.audit.threshold is None:
+            del parts["audit"]
         if not parts["stages"]:
             del parts["stages"]
         quality = parts["quality"]

@@ -13,22 +13,25 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 from gve_ray.endpoint import ATTEMPTS, Endpoint, EndpointError, image_part, video_options, video_part
-from gve_ray.synthesis.captioner import Completion, Media, ModelInfo, Question, Sampling, Stopped
+from gve_ray.synthesis.audit import ScoredToken, last_tokens
+from gve_ray.synthesis.captioner import Completion, Media, ModelInfo, Question, Refused, Sampling, Stopped
 from gve_ray.synthesis.config import CaptionerConfig
 from gve_ray.synthesis.prompts import load_prompt, messages
 from gve_ray.synthesis.spending import Ledger, Usage
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 _REFUSALS = 8  # if so many questions are refused before the first answer, it is not because of the questions
-_Reply = tuple[Completion, Usage | None]
+_READING = Sampling(seed=0, temperature=0.0, top_p=1.0, max_tokens=1)  # of a request that only reads
 
 
 @dataclass(frozen=True, order=True)
@@ -36,8 +39,9 @@ class _Job:
     is_first: bool  # of its video
     number: int
     question: Question = field(compare=False)
-    sampling: Sampling = field(compare=False)
-    future: "Future[Completion]" = field(compare=False)
+    sampling: Sampling | None = field(compare=False)  # None: score the answer
+    future: "Future[Any]" = field(compare=False)
+    answer: str = field(compare=False, default="")
 
 
 class EndpointGenerator:
@@ -76,28 +80,63 @@ class EndpointGenerator:
 
     def submit(self, question: Question, sampling: Sampling) -> "Future[Completion]":
         """Queue one generation; see `captioner.Generator`."""
-        future: Future[Completion] = Future()
+        return self._queue(question, sampling)
+
+    def score(self, question: Question, answer: str) -> "Future[list[ScoredToken]]":
+        """Queue one reading of an answer; see `captioner.Generator`."""
+        return self._queue(question, None, answer)
+
+    def _queue(self, question: Question, sampling: Sampling | None, answer: str = "") -> "Future[Any]":
+        future: Future[Any] = Future()
         # The questions about a video that has captions come first: if the job has to end, few videos are
         # half done.
-        is_first = question.prompt_id == "video_captions"
-        self._waiting.put(_Job(is_first, next(self._numbers), question, sampling, future))
+        is_first = question.prompt_id == "video_captions" and sampling is not None
+        self._waiting.put(_Job(is_first, next(self._numbers), question, sampling, future, answer))
         return future
 
     def _work(self) -> None:
         while True:
             job = self._waiting.get()
             try:
-                job.future.set_result(self._ask(job.question, job.sampling))
+                if job.sampling is None:
+                    job.future.set_result(self._read(job.question, job.answer))
+                else:
+                    job.future.set_result(self._ask(job.question, job.sampling))
             except Exception as error:  # noqa: BLE001 - any error is raised in the waiting caller
                 job.future.set_exception(error)
 
     def _ask(self, question: Question, sampling: Sampling) -> Completion:
+        """Answer a question."""
         self._check_cost()
         begun = time.monotonic()
         try:
             completion, usage = self._request(request(self._config, question, sampling), question)
         except EndpointError as error:
             return self._failed(error, begun)
+        self._count(usage)
+        return completion
+
+    def _read(self, question: Question, answer: str) -> list[ScoredToken]:
+        """Score an answer. Raises Refused or Stopped."""
+        self._check_cost()
+        begun = time.monotonic()
+        body = request(self._config, question, _READING)
+        body["messages"].append({"role": "assistant", "content": answer})
+        body |= {"add_generation_prompt": False, "continue_final_message": True, "prompt_logprobs": 0}
+        try:
+            tokens, usage = self._post(body, read_tokens)
+        except EndpointError as error:
+            raise Refused(self._failed(error, begun).text) from error
+        self._count(usage)
+        if tokens is None:
+            raise self._stop(
+                f"audit.threshold: the responses of captioner.url={self._config.url!r} have no `prompt_logprobs`, "
+                "as those of vLLM's server have; leave audit.threshold out"
+            )
+        return last_tokens(tokens, len(answer))
+
+    def _count(self, usage: Usage | None) -> None:
+        """Count the tokens of a response."""
         with self._lock:
             self._answered = time.monotonic()
         if usage is not None:
@@ -107,13 +146,12 @@ class EndpointGenerator:
                 f"captioner.url={self._config.url!r}: its responses have no `usage`, so their cost is unknown; "
                 "leave out captioner.max_cost and the prices"
             )
-        return completion
 
-    def _request(self, body: dict[str, Any], question: Question) -> _Reply:
+    def _request(self, body: dict[str, Any], question: Question) -> tuple[Completion, Usage | None]:
         """Send a question, with its schema unless the endpoint has refused that."""
         if self._has_schema:
             try:
-                return self._post(body | {"response_format": _response_format(question)})
+                return self._post(body | {"response_format": _response_format(question)}, read_reply)
             except EndpointError as error:
                 if error.kind != "refused" or "response_format" not in str(error):
                     raise
@@ -121,12 +159,10 @@ class EndpointGenerator:
                     if self._has_schema:
                         log.warning("captioner: asking without response_format from now on (%s)", error)
                     self._has_schema = False
-        return self._post(body)
+        return self._post(body, read_reply)
 
-    def _post(self, body: Mapping[str, Any]) -> _Reply:
-        return self._endpoint.post(
-            "chat/completions", body, read_reply, before=self._before, wait=self._ended.wait
-        )
+    def _post(self, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
+        return self._endpoint.post("chat/completions", body, read, before=self._before, wait=self._ended.wait)
 
     def _before(self) -> None:
         """Wait until a request may be sent. Raises Stopped if none may be any more."""
@@ -214,7 +250,7 @@ def request(config: CaptionerConfig, question: Question, sampling: Sampling) -> 
     times if it has as many frames, else as images; as images, a model takes it for pictures of things that
     do not move (docs/LOG.md). Raises OSError for bytes that are no JPEG.
     """
-    system, user = messages(question.prompt_id, **question.slots)
+    system, user = messages(question.prompt_id, with_media=bool(question.media), **question.slots)
     media = iter(question.media)
     content: list[Any] = []
     more: dict[str, Any] = {}
@@ -243,7 +279,7 @@ def request(config: CaptionerConfig, question: Question, sampling: Sampling) -> 
     }
 
 
-def read_reply(reply: Any) -> _Reply:
+def read_reply(reply: Any) -> tuple[Completion, Usage | None]:
     """Return the answer in a chat completion, and its tokens if the endpoint counts them.
 
     Raises AttributeError, KeyError, IndexError, TypeError or ValueError for any other JSON.
@@ -257,10 +293,28 @@ def read_reply(reply: Any) -> _Reply:
         completion = Completion(str(refusal or "content_filter"), "refused")
     else:
         completion = Completion(text or "", "length" if finish == "length" else "stop")
+    return completion, _usage(reply)
+
+
+def read_tokens(reply: Any) -> tuple[list[ScoredToken] | None, Usage | None]:
+    """Return the tokens of the prompt of a chat completion, and what they took.
+
+    None: the endpoint does not give them. Raises as `read_reply`.
+    """
+    positions = reply.get("prompt_logprobs")
+    if positions is None:
+        return None, _usage(reply)
+    tokens = [
+        ScoredToken(str(token["decoded_token"]), float(token["logprob"]))
+        for position in positions[1:]  # the first token has no probability
+        for token in position.values()
+    ]
+    return tokens, _usage(reply)
+
+
+def _usage(reply: Any) -> Usage | None:
     usage = reply.get("usage")
-    if usage is None:
-        return completion, None
-    return completion, Usage(1, int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+    return usage and Usage(1, int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
 
 
 def _response_format(question: Question) -> dict[str, Any]:

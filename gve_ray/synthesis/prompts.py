@@ -142,14 +142,18 @@ def as_words(text: str, special_tokens: Iterable[str] = ()) -> str:
     return text
 
 
-def messages(prompt_id: str, *, special_tokens: Iterable[str] = (), **slots: str) -> list[dict[str, object]]:
+def messages(
+    prompt_id: str, *, special_tokens: Iterable[str] = (), with_media: bool = True, **slots: str
+) -> list[dict[str, object]]:
     """The whole conversation for a chat template: system turn, then the user turn with media placeholders.
 
     special_tokens: of the captioner's tokenizer. What fills the slots is words only, whoever wrote it: see `as_words`.
+    with_media: False leaves the placeholders out.
     """
     prompt = load_prompt(prompt_id)
     words = {name: as_words(value, special_tokens) for name, value in slots.items()}
+    media = _MEDIA[prompt_id] if with_media else ()
     return [
         {"role": "system", "content": prompt.system},
-        {"role": "user", "content": [*_MEDIA[prompt_id], {"type": "text", "text": prompt.fill(**words)}]},
+        {"role": "user", "content": [*media, {"type": "text", "text": prompt.fill(**words)}]},
     ]

@@ -111,4 +111,5 @@ def texts_of(answer: Answer) -> list[dict[str, Any]]:
             "text": answer.texts[key],
         }
         for key in answer.question.keys
+        if key in answer.texts
     ]

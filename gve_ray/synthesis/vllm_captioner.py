@@ -26,7 +26,8 @@ from gve_ray.config import resolve_model
 from gve_ray.media.video_metadata import video_metadata
 from gve_ray.stage import BrokenWorker, report_status
 from gve_ray.store.weights import sampled_folder_digest
-from gve_ray.synthesis.captioner import Completion, ModelInfo, Question, Sampling
+from gve_ray.synthesis.audit import ScoredToken, last_tokens
+from gve_ray.synthesis.captioner import Completion, ModelInfo, Question, Refused, Sampling
 from gve_ray.synthesis.config import CaptionerConfig
 from gve_ray.synthesis.orphan_reaper import start_orphan_reaper
 from gve_ray.synthesis.prompts import load_prompt, messages
@@ -56,9 +57,11 @@ def json_regex(json_schema: str) -> str:
 
 
 def multi_modal(question: Question) -> dict[str, Any]:
-    """Return a question's media in vLLM's format, with ids derived from their content."""
+    """Return a question's media in vLLM's format, with ids derived from their content; nothing without media."""
     from PIL import Image
 
+    if not question.media:
+        return {}
     data: dict[str, list[Any]] = {}
     uuids: dict[str, list[str]] = {}
     for media in question.media:
@@ -82,9 +85,12 @@ def model_revision(folder_or_id: str, loaded_commit: str | None) -> str:
 
 @dataclass
 class _Job:
+    """A question to answer, or, without sampling, whose answer to score."""
+
     question: Question
-    sampling: Sampling
-    future: "Future[Completion]"
+    sampling: Sampling | None
+    future: "Future[Any]"
+    answer: str = ""
     prompt: "Future[dict[str, Any]] | None" = None
 
 
@@ -109,7 +115,13 @@ class VllmGenerator:
 
     def submit(self, question: Question, sampling: Sampling) -> "Future[Completion]":
         """Queue one generation; see `captioner.Generator`."""
-        job = _Job(question, sampling, Future())
+        return self._queue(_Job(question, sampling, Future()))
+
+    def score(self, question: Question, answer: str) -> "Future[list[ScoredToken]]":
+        """Queue one reading of an answer; see `captioner.Generator`."""
+        return self._queue(_Job(question, None, Future(), answer))
+
+    def _queue(self, job: _Job) -> "Future[Any]":
         if self._broken is not None:
             job.future.set_exception(self._broken)
         else:
@@ -189,14 +201,19 @@ class VllmGenerator:
             except queue.Empty:
                 return
             block = False
-            job.prompt = self._pool.submit(self._prompt, job.question)
+            job.prompt = self._pool.submit(self._prompt, job.question, job.answer)
             self._outstanding.append(job)
 
-    def _prompt(self, question: Question) -> dict[str, Any]:
+    def _prompt(self, question: Question, answer: str) -> dict[str, Any]:
         text = self._template(
-            messages(question.prompt_id, special_tokens=self._special_tokens, **question.slots)
+            messages(
+                question.prompt_id,
+                special_tokens=self._special_tokens,
+                with_media=bool(question.media),
+                **question.slots,
+            )
         )
-        return {"prompt": text, **multi_modal(question)}
+        return {"prompt": text + answer, **multi_modal(question)}
 
     def _start(self, job: _Job) -> None:
         from vllm.exceptions import VLLMClientError
@@ -213,7 +230,10 @@ class VllmGenerator:
             (rendered,) = self._engine.renderer.render_cmpl([prompt])
             self._engine.add_request(request, rendered, _sampling_params(job))
         except (VLLMClientError, ValueError) as error:  # e.g. a prompt longer than the model's context
-            job.future.set_result(Completion(str(error), "refused"))
+            if job.sampling is None:
+                job.future.set_exception(Refused(str(error)))
+            else:
+                job.future.set_result(Completion(str(error), "refused"))
             return
         self._running[request] = job
 
@@ -222,7 +242,15 @@ class VllmGenerator:
         (completion,) = output.outputs
         if completion.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"request ended with finish_reason={completion.finish_reason!r}")
-        job.future.set_result(Completion(completion.text, completion.finish_reason))
+        if job.sampling is None:
+            tokens = [  # the first token of a prompt has no probability
+                ScoredToken(token.decoded_token or "", token.logprob)
+                for position in output.prompt_logprobs[1:]
+                for token in position.values()
+            ]
+            job.future.set_result(last_tokens(tokens, len(job.answer)))
+        else:
+            job.future.set_result(Completion(completion.text, completion.finish_reason))
 
     def _fail(self, broken: BrokenWorker, cause: Exception) -> None:
         broken.__cause__ = cause
@@ -303,6 +331,10 @@ def _sampling_params(job: _Job) -> Any:
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     sampling = job.sampling
+    if sampling is None:
+        return SamplingParams(
+            temperature=0.0, max_tokens=1, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY
+        )
     return SamplingParams(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
