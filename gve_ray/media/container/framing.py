@@ -5,6 +5,7 @@ long its parts are and where each sample lies.
 """
 
 import struct
+from contextlib import suppress
 from typing import BinaryIO
 
 from gve_ray.media.container import transport
@@ -112,8 +113,9 @@ def gif_end(file: BinaryIO) -> tuple[int, bool]:
             after = at + 11 + _colour_table(data[at + 9 : at + 10])
         else:  # garbage instead of a trailer
             return at, False
-        while after < len(data) and data[after]:
-            after += 1 + data[after]
+        with suppress(IndexError):  # sub-blocks that continue after the end of the file
+            while length := data[after]:
+                after += 1 + length
         at = after + 1
     return at, False
 

@@ -18,12 +18,15 @@ class PacketContent(NamedTuple):
 
     has_picture: False for a packet that has only parameter sets, messages or an end of sequence.
     fits: whether the units fill the packet exactly and have valid headers. doubtful: byte ranges
-    that no coded picture can hold (see `inspect`).
+    that no coded picture can hold (see `inspect`). layer: the temporal layer (TemporalId) of the
+    picture; 0 in H.264. disposable: whether no picture of this layer or a lower one refers to it.
     """
 
     has_picture: bool
     fits: bool
     doubtful: list[slice]
+    layer: int = 0
+    disposable: bool = False
 
 
 def length_size(codec: str, extradata: bytes | None) -> int:
@@ -47,7 +50,7 @@ def inspect(packet: bytes, codec: str, size: int) -> PacketContent:
     picture.
     """
     ranges: list[slice] = []
-    has_slice, fits = False, True
+    has_slice, fits, disposable, layer = False, True, True, 0
     at = 0
     while at + size < len(packet):
         start = at + size
@@ -58,8 +61,16 @@ def inspect(packet: bytes, codec: str, size: int) -> PacketContent:
         for unit, doubtful in _units(packet, codec, start, at):
             if _is_slice(packet, codec, unit):
                 has_slice = True
+                disposable &= _is_disposable(packet, codec, unit)
+                layer = max(layer, _layer(packet, codec, unit))
                 ranges += [doubtful] if doubtful else []
-    return PacketContent(has_slice or at == 0, fits and at == len(packet), ranges)
+    return PacketContent(
+        has_picture=has_slice or at == 0,
+        fits=fits and at == len(packet),
+        doubtful=ranges,
+        layer=layer,
+        disposable=has_slice and disposable,
+    )
 
 
 def _units(packet: bytes, codec: str, start: int, end: int) -> Iterator[tuple[int, slice | None]]:
@@ -117,3 +128,19 @@ def _is_header(head: bytes, codec: str) -> bool:
 
 def _is_slice(packet: bytes, codec: str, at: int) -> bool:
     return 1 <= packet[at] & 0x1F <= 5 if codec == "h264" else packet[at] >> 1 & 0x3F < 32
+
+
+def _is_disposable(packet: bytes, codec: str, at: int) -> bool:
+    """Return whether a slice is of a picture that none of its layer refers to.
+
+    That is nal_ref_idc 0 in H.264 (section 7.4.1), and one of the sub-layer non-reference pictures
+    in H.265 (Table 7-1).
+    """
+    if codec == "h264":
+        return packet[at] & 0x60 == 0
+    kind = packet[at] >> 1 & 0x3F
+    return kind < 16 and kind % 2 == 0
+
+
+def _layer(packet: bytes, codec: str, at: int) -> int:
+    return 0 if codec == "h264" or at + 1 >= len(packet) else max(0, (packet[at + 1] & 7) - 1)

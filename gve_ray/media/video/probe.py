@@ -91,10 +91,10 @@ class Packets:
 
     pts, dts: int64 [n] in ticks of `time_base`, with `has_pts`/`has_dts` False where missing.
     keyframe, shown: bool [n]; shown is False for packets that an edit list removes or that hold no
-    picture. damage: a description of what the demuxer reports, or "". fits: whether the syntax
-    elements around the coded pictures of every packet fit together, as far as they are known.
-    doubtful: packet number -> byte ranges that cannot belong to a coded picture by its syntax (see
-    `nal.inspect`).
+    picture. disposable: bool [n], True only for pictures that no other one refers to. damage: a
+    description of what the demuxer reports, or "". fits: whether the syntax elements around the
+    coded pictures of every packet fit together, as far as they are known. doubtful: packet number
+    -> byte ranges that cannot belong to a coded picture by its syntax (see `nal.inspect`).
     """
 
     pts: np.ndarray
@@ -102,6 +102,7 @@ class Packets:
     duration: np.ndarray
     keyframe: np.ndarray
     shown: np.ndarray
+    disposable: np.ndarray
     time_base: Fraction
     has_pts: bool
     has_dts: bool
@@ -236,6 +237,7 @@ def mean_fps(stated: float, total: int, duration: float) -> float:
 
 def _read_packets(video: OpenVideo, limits: Limits) -> tuple[Packets, VideoFrame | None]:
     rows: list[tuple[int, int, int, bool, bool]] = []
+    layers: list[tuple[int, bool]] = []
     has_pts = has_dts = fits = True
     damage = ""
     doubtful: dict[int, list[slice]] = {}
@@ -262,6 +264,7 @@ def _read_packets(video: OpenVideo, limits: Limits) -> tuple[Packets, VideoFrame
             if nal_length:
                 content = inspect(bytes(packet), codec, nal_length)
                 has_picture = content.has_picture
+                layers.append((content.layer, content.disposable))
                 fits &= content.fits
                 if content.doubtful:
                     doubtful[len(rows)] = content.doubtful
@@ -290,6 +293,7 @@ def _read_packets(video: OpenVideo, limits: Limits) -> tuple[Packets, VideoFrame
         duration=table[:, 2],
         keyframe=table[:, 3].astype(bool),
         shown=table[:, 4].astype(bool),
+        disposable=_disposable(layers, len(rows)),
         time_base=stream.time_base or Fraction(1, 1000),
         has_pts=has_pts,
         has_dts=has_dts,
@@ -298,6 +302,17 @@ def _read_packets(video: OpenVideo, limits: Limits) -> tuple[Packets, VideoFrame
         doubtful=doubtful,
     )
     return packets, first
+
+
+def _disposable(layers: list[tuple[int, bool]], packets: int) -> np.ndarray:
+    """Return bool [packets] from (temporal layer, whether no picture of the layer refers to it).
+
+    Pictures of a higher layer may still refer to it. The list is empty for codecs without NAL units.
+    """
+    if not layers:
+        return np.zeros(packets, dtype=bool)
+    layer, disposable = np.array(layers, dtype=np.int64).T
+    return disposable.astype(bool) & (layer == layer.max())
 
 
 def _first_frame(video: OpenVideo, packet: "av.Packet[VideoStream]") -> VideoFrame | None:

@@ -46,9 +46,10 @@ def _on_white(rgba: np.ndarray) -> np.ndarray:
     A picture whose alpha is zero everywhere counts as opaque, since encoders of 32-bit RGB often
     leave the fourth byte unused.
     """
-    alpha = rgba[..., 3:].astype(np.uint16)
-    if not alpha.any():
+    alpha = rgba[..., 3:]
+    if alpha.min() == 255 or not alpha.any():
         return rgba[..., :3]
+    alpha = alpha.astype(np.uint16)
     blended = rgba[..., :3] * alpha + 255 * (255 - alpha)
     return ((blended + 127) // 255).astype(np.uint8)
 

@@ -11,6 +11,7 @@ frames differs from the stream (open GOPs, incomplete sync tables, edit lists); 
 compares the speed.
 """
 
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
 
 import av
@@ -41,6 +42,7 @@ def read_sparse(
         return None
     convert = RgbConverter(scan.info.orientation)
     number_of = {int(timeline.pts[i]): i for i in numbers}
+    unneeded = set(scan.packets.pts[scan.packets.disposable].tolist()) - number_of.keys()
     frames: dict[int, np.ndarray] = {}
     with scan.open() as video:
         for key, targets in _runs(scan.packets, sorted(number_of)).items():
@@ -49,7 +51,7 @@ def read_sparse(
                 first = _seek(video, scan.packets, key)
                 if first is None:
                     return None
-                for frame in strict_frames(video, chain([first], video.packets())):
+                for frame in strict_frames(video, _needed(video, chain([first], video.packets()), unneeded)):
                     deadline.check()
                     if frame.pts == first.pts and frame.pict_type in _PREDICTED:
                         return None  # flagged as a key picture, but it needs what came before
@@ -103,6 +105,19 @@ def _seek(video: OpenVideo, packets: Packets, key: int) -> "av.Packet[VideoStrea
         ):
             return first
     return None
+
+
+def _needed(
+    video: OpenVideo, packets: "Iterable[av.Packet[VideoStream]]", unneeded: Collection[int]
+) -> "Iterator[av.Packet[VideoStream]]":
+    """Yield all packets, and let the decoder skip the pictures with the pts in `unneeded`.
+
+    It still reads the parameter sets in their packets. Nothing refers to these pictures, so the
+    others are decoded as if nothing were skipped.
+    """
+    for packet in packets:
+        video.decoder.skip_frame = "NONREF" if packet.pts in unneeded else "DEFAULT"
+        yield packet
 
 
 def _runs(packets: Packets, targets: list[int]) -> dict[int, list[int]]:

@@ -10,6 +10,7 @@ SLICE = b"\x41\x9a\x24\x6c\x41\xff"  # H.264: a slice of a non-key picture
 IDR = b"\x65\x88\x84\x21"
 SEI = b"\x06\x05\x04abcd\x80"
 HEVC_SLICE = b"\x02\x01\xd0\x29\x4b"
+UNREFERENCED = b"\x01" + SLICE[1:]  # nal_ref_idc is 0
 
 
 def doubtful(packet: bytes, codec: str, size: int) -> list[slice]:
@@ -98,3 +99,21 @@ def test_length_fields_are_read_from_the_decoder_configuration():
 def test_the_headers_of_units_show_what_a_packet_holds(packet, codec, has_picture, fits):
     content = inspect(packet, codec, 4)
     assert (content.has_picture, content.fits, content.doubtful) == (has_picture, fits, [])
+
+
+@pytest.mark.parametrize(
+    "packet, codec, layer, disposable",
+    [
+        (unit(SLICE), "h264", 0, False),
+        (unit(SEI) + unit(UNREFERENCED), "h264", 0, True),
+        (unit(UNREFERENCED) + unit(SLICE), "h264", 0, False),  # only one of two slices
+        (unit(SEI), "h264", 0, False),  # no picture
+        (unit(HEVC_SLICE), "hevc", 0, False),  # TRAIL_R
+        (unit(b"\x00\x01\xd0"), "hevc", 0, True),  # TRAIL_N
+        (unit(b"\x00\x03\xd0"), "hevc", 2, True),
+        (unit(b"\x26\x01\xaf"), "hevc", 0, False),  # IDR_W_RADL
+    ],
+)
+def test_pictures_that_none_of_their_layer_refers_to(packet, codec, layer, disposable):
+    content = inspect(packet, codec, 4)
+    assert (content.layer, content.disposable) == (layer, disposable)

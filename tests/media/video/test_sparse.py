@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from gve_ray.media import FrameRequest, Limits, decode, read_frames
+from gve_ray.media import FrameRequest, Limits, MediaError, decode, read_frames
 from gve_ray.media.source import open_source
 from gve_ray.media.video.probe import scan
 from gve_ray.media.video.sequential import Deadline
@@ -98,3 +98,66 @@ def test_a_picture_that_does_not_decode_is_left_to_the_full_pass(make):
     broken = data[: packet.pos] + b"\x7f\xff" + data[packet.pos + 2 :]  # the length of its first NAL unit
     assert sparse(broken, [3, 9, 22]) == {3: 3, 9: 9, 22: 22}
     assert sparse(broken, [16]) is None
+
+
+def disposable_packets(data: bytes) -> np.ndarray:
+    """The numbers of the packets, in decoding order, whose pictures no other one refers to."""
+    return np.flatnonzero(scan(open_source(data, LIMITS), LIMITS).packets.disposable)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_pictures_that_no_requested_one_needs_are_not_decoded(make, codec):
+    data = make(
+        frames=30,
+        noise=12.0,
+        codec=codec,
+        options={"x264-params": "bframes=3"} if codec == "libx264" else {"x265-params": f"{X265}:bframes=3"},
+    )
+    with av.open(io.BytesIO(data)) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+        packet = packets[int(disposable_packets(data)[1])]
+        number = round(packet.pts * packet.time_base * 10)
+        middle = packet.pos + packet.size // 2
+    broken = data[:middle] + bytes(b ^ 0x5A for b in data[middle : middle + 40]) + data[middle + 40 :]
+    others = [i for i in range(30) if i != number]
+    assert not np.array_equal(pixels_of(broken, [number]), pixels_of(data, [number]))
+    assert np.array_equal(pixels_of(broken, others), pixels_of(data, others))
+    assert sparse(broken, others) == {i: i for i in others}
+
+
+def pixels_of(data: bytes, numbers: list[int]) -> np.ndarray:
+    """uint8 [T, H, W, 3] of frames at 10 frames a second, or an empty array if they are refused."""
+    try:
+        return decode(data, [FrameRequest(at=tuple(i / 10 for i in numbers))], strict=False).samples[0].pixels
+    except MediaError:
+        return np.empty(0)
+
+
+def in_temporal_layers(data: bytes) -> bytes:
+    """Declare the unreferenced pictures of an H.265 MP4 a layer of their own: TRAIL_N with TemporalId 1.
+
+    The B pictures that only these refer to then are TRAIL_N of layer 0. The coded pictures stay.
+    """
+    out, last = bytearray(data), -1
+    with av.open(io.BytesIO(data)) as container:
+        for packet in (p for p in container.demux(video=0) if p.size):
+            at = packet.pos
+            while (out[at + 4] >> 1 & 0x3F) >= 32:  # parameter sets and messages
+                at += 4 + int.from_bytes(out[at : at + 4], "big")
+            kind = out[at + 4] >> 1 & 0x3F
+            if kind == 0:
+                out[at + 5] += 1  # nuh_temporal_id_plus1
+            elif kind == 1 and packet.pts < last:
+                out[at + 4] = 0  # TRAIL_N
+            last = max(last, packet.pts)
+    return bytes(out)
+
+
+def test_a_lower_temporal_layer_is_needed_by_the_higher_ones(make):
+    options = {"x265-params": f"{X265}:keyint=60:bframes=7:b-pyramid=1"}
+    data = make(frames=60, noise=6.0, codec="libx265", options=options)
+    layered = in_temporal_layers(data)
+    assert disposable_packets(layered).tolist() == disposable_packets(data).tolist()
+    numbers = [3, 25, 41, 58]
+    assert np.array_equal(pixels_of(layered, numbers), pixels_of(data, numbers))
+    assert sparse(layered, numbers) == {i: i for i in numbers}
