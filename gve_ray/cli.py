@@ -30,6 +30,7 @@ usage: gve VERB [--config FILE] [--verbose] [--section.option VALUE ...]
        gve evaluate --config FILE --check
        gve train --config FILE --plan [--json]
        gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--filter JSON] [--url URL]
+       gve mcp [--url URL]
        gve export RUN --form webdataset|datasets --output FOLDER [--tasks T2V,V2V] [--shard_pairs N]
        gve diagnose [results.csv ...] [--models a,b] [--baselines] [--json]
        gve leaderboard RUN [RUN ...] [--baselines] --output FILE.html|FILE.csv|FILE.json
@@ -48,6 +49,7 @@ verbs:
   index        index the moments of a folder of videos; run again, it processes only what has changed
   serve        serve models and indexes over HTTP, with a search page
   search       query a running service; set GVE_API_KEY if the service has a key
+  mcp          offer a running service to assistants, as tools of the Model Context Protocol
   export       write the pairs of a synthesis run with their frames, as WebDataset archives or as
                Parquet files for Hugging Face's datasets
   uvrb         prepare: unpack a downloaded UVRB, count it, and show what is missing
@@ -79,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         **{name: partial(run, name) for name in JOBS},
         "demo": demo,
         "search": search,
+        "mcp": mcp,
         "export": export,
         "diagnose": diagnose,
         "leaderboard": leaderboard,
@@ -170,6 +173,27 @@ def search(args: Sequence[str]) -> int:
     print(json.dumps(hits, indent=1) if to_json else write(hits))
     if opens and hits:
         webbrowser.open(url.rstrip("/") + hits[0]["links"]["video"])
+    return 0
+
+
+def mcp(args: Sequence[str]) -> int:
+    """Offer a running service to the assistant that has started this program, until it ends."""
+    import argparse
+    from importlib.util import find_spec
+
+    from gve_ray.serving.client import URL, Client
+    from gve_ray.serving.mcp import run as run_server
+
+    parser = argparse.ArgumentParser(
+        prog="gve mcp",
+        description="Serve tools that search videos, by the Model Context Protocol on standard input and output.",
+    )
+    parser.add_argument("--url", default=URL, help=f"address of the service (default {URL})")
+    url = parser.parse_args(args).url
+    if find_spec("mcp") is None:
+        print("error: the package mcp is not installed; run pip install 'gve-ray[mcp]'", file=sys.stderr)
+        return 2
+    run_server(Client(url, key=os.environ.get("GVE_API_KEY")))
     return 0
 
 

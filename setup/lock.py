@@ -54,7 +54,7 @@ def resolve(extras: str, constraints: list[str]) -> dict[str, str]:
 
 def cpu_profile() -> None:
     """Write cpu.lock, without the packages in `LEFT_OUT`."""
-    versions = resolve("cpu,dev,docs,milvus,mteb", [])
+    versions = resolve("cpu,dev,docs,mcp,milvus,mteb", [])
     cuda = {name for name in versions if name.startswith(("nvidia-", "cuda-"))}
     if cuda:
         raise SystemExit(

@@ -58,19 +58,41 @@ class Client:
             if path is not None:
                 kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
                 parts.append((name, (path.name, path.read_bytes(), kind)))
-        hits: list[dict[str, Any]] = self._post("/v1/search", parts)["data"]
+        hits: list[dict[str, Any]] = self._request("POST", "/v1/search", files=parts).json()["data"]
         return hits
 
-    def _post(self, path: str, parts: Sequence[tuple[str, Any]]) -> Any:
+    def embed(self, texts: Sequence[str], *, model: str | None = None) -> list[list[float]]:
+        """Return the unit vector of each text. Raises ServiceError."""
+        model = model or self.models()[0]["id"]
+        body = {"model": model, "input": list(texts), "encoding_format": "float"}
+        rows = self._request("POST", "/v1/embeddings", json=body).json()["data"]
+        return [row["embedding"] for row in rows]
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return the models of the service with their indexes, as it sends them. Raises ServiceError."""
+        models: list[dict[str, Any]] = self._request("GET", "/v1/models").json()["data"]
+        return models
+
+    def picture(self, path: str) -> bytes:
+        """Return the JPEG at a hit's link `poster` or `strip`. Raises ServiceError."""
+        if not path.startswith("/previews/"):
+            raise ServiceError(f"{path}: not a picture of a hit; give its link, /previews/...")
+        return self._request("GET", path).content
+
+    def absolute(self, link: str) -> str:
+        """Return a link of a hit as a URL."""
+        return str(self._http.base_url).rstrip("/") + link
+
+    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
-            response = self._http.post(path, files=parts)
+            response = self._http.request(method, path, **options)
         except httpx.HTTPError as error:
             raise ServiceError(
                 f"{self._http.base_url}: no reply ({type(error).__name__}: {error}); is `gve serve` running "
                 "there, and has it printed `serving`?"
             ) from error
         if response.is_success:
-            return response.json()
+            return response
         try:
             message = response.json()["error"]["message"]
         except (ValueError, KeyError, TypeError):
