@@ -17,6 +17,7 @@ from gve_ray.inputs.manifest import read_manifest
 from gve_ray.job import PreflightError
 from gve_ray.media import DecodeProcess, FrameRequest, Limits, MediaError, Reason, decode
 from gve_ray.media.source import file_facts, open_remote
+from gve_ray.store.runfolder import filesystem
 
 FEATURES = {"video": {"_type": "Video"}, "caption": {"dtype": "string", "_type": "Value"}}
 VIDEO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -163,6 +164,19 @@ def test_tables_of_datasets_have_videos_as_bytes(
         True
     ] * 3
     assert listed(f"{tmp_path}/train-0.parquet") == found[:2]
+
+
+@pytest.mark.slow  # starts an S3 server, which takes 3 s
+def test_archives_and_tables_in_a_bucket(tmp_path: Path, videos: list[bytes], s3: str) -> None:
+    write_tar(tmp_path / "a.tar", [("1.mp4", videos[0]), ("1.txt", b"dark")])
+    row = {"video": {"bytes": videos[1], "path": "2.mp4"}, "caption": "grey"}
+    write_parquet(tmp_path / "a.parquet", [row], FEATURES)
+    files, root = filesystem(s3)
+    for name in ("a.tar", "a.parquet"):
+        with files.open_output_stream(f"{root}/{name}") as stream:
+            stream.write((tmp_path / name).read_bytes())
+    assert [caption for caption, _ in listed(f"{s3}/*.tar")] == ["dark"]
+    assert [caption for caption, _ in listed(f"{s3}/*.parquet")] == ["grey"]
 
 
 def test_tables_of_datasets_have_videos_as_paths(tmp_path: Path, videos: list[bytes]) -> None:

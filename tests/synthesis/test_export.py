@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pyarrow import fs
 
 from gve_ray import cli
 from gve_ray.job import PreflightError
 from gve_ray.schema import ASSET_SCHEMA, PAIR_SCHEMA
 from gve_ray.store import RunFolderError, Store, StoreError
+from gve_ray.store.runfolder import filesystem
 from gve_ray.synthesis import export as module
 from gve_ray.synthesis.export import Form, export
 
@@ -215,6 +217,20 @@ def test_an_export_that_is_killed_goes_on_to_the_same_bytes(
         path: path.stat().st_mtime_ns for path in before
     } == before  # complete files are not written again
     assert not list(resumed.rglob("*.partial"))
+
+
+@pytest.mark.slow  # starts an S3 server, which takes 3 s
+def test_an_export_into_a_bucket(run: Path, tmp_path: Path, s3: str) -> None:
+    export(str(run), f"{s3}/out", form="webdataset", shard_pairs=2)
+    export(str(run), str(tmp_path / "out"), form="webdataset", shard_pairs=2)
+    files, root = filesystem(f"{s3}/out")
+    listed = files.get_file_info(fs.FileSelector(root, recursive=True))
+    names = {info.path.removeprefix(f"{root}/") for info in listed if info.type == fs.FileType.File}
+    assert names >= set(files_of(tmp_path / "out"))
+    assert not {name for name in names if name.endswith(".partial")}
+    for name, data in files_of(tmp_path / "out").items():
+        with files.open_input_stream(f"{root}/{name}") as stream:
+            assert stream.read() == data
 
 
 def test_an_output_folder_has_one_export(run: Path, tmp_path: Path) -> None:
