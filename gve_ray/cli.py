@@ -26,7 +26,7 @@ USAGE = """From a folder of raw videos to video search.
 
 usage: gve VERB [--config FILE] [--verbose] [--section.option VALUE ...]
        gve demo [--config FILE] [--verbose] [--folder FOLDER]
-       gve synthesize --config FILE --output RUN --thresholds [--json]
+       gve synthesize --output RUN --thresholds [--json] [--section.option VALUE ...]
        gve evaluate --config FILE --check
        gve train --config FILE --plan [--json]
        gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--filter JSON] [--url URL]

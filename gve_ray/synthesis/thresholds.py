@@ -1,6 +1,6 @@
 """Show what other thresholds of the filters would keep, from the scores of a run, without Ray.
 
-    print(judge_thresholds(config))       # `gve synthesize --config ... --output RUN --thresholds`
+    print(judge_thresholds(config))       # `gve synthesize --output RUN --thresholds`
 
 The config is that of the run, with the thresholds to try. Nothing is decoded, embedded or captioned. A video
 has no score of a stage that it did not reach, so the result says for how many videos that stage would still

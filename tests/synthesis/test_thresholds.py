@@ -153,19 +153,24 @@ def test_all_filters_together(output: Path) -> None:
 
 def test_the_command_prints_text_and_json(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def call(*more: str) -> int:
-        args = ["--thresholds", "--input", "in", "--output", str(output), "--captioner.model", "m", *more]
-        args += ["--quality.consistency.model", "m", "--quality.consistency.threshold", "0.2"]
+        args = ["--thresholds", "--output", str(output), *more]
         return JOBS["synthesize"].main(
             args, prog="gve synthesize", connect=lambda: pytest.fail("needs no Ray")
         )
 
-    assert call("--quality.motion_threshold", "0.02", "--quality.near_duplicate_threshold", "0.05") == 0
+    assert call("--quality.motion_threshold", "0.02") == 0
     text = capsys.readouterr().out
     assert "with quality.motion_threshold 0.02 instead of 0.07" in text
     assert "1 not decided yet" in text
     assert "consistency 1, captions 1" in text
-    assert call("--json", "--quality.motion_threshold", "0.07") == 0
-    assert json.loads(capsys.readouterr().out)["kept"] == 3
+    assert call("--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["kept"], shown["trial"]) == (3, None)
+    (output / "run.json").unlink()
+    with pytest.raises(SystemExit) as ended:
+        call()
+    assert ended.value.code == 2
+    assert f"output='{output}': no run.json in it" in capsys.readouterr().err
 
 
 def test_a_folder_without_scores_is_named(tmp_path: Path) -> None:
