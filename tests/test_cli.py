@@ -54,7 +54,7 @@ def test_no_arguments_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["synthesise", "--config", "demo.yaml"]) == 2
     verbs = (
-        "synthesize, train, evaluate, index, serve, demo, search, export, diagnose, leaderboard, uvrb, models, "
+        "synthesize, train, evaluate, index, serve, demo, search, mcp, export, diagnose, leaderboard, uvrb, models, "
         "doctor"
     )
     assert f"verb 'synthesise': unknown; use {verbs}" in capsys.readouterr().err
