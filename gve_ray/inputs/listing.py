@@ -64,7 +64,7 @@ def find_videos(source: str) -> list[str]:
     if not videos:
         raise PreflightError(
             f"input={source!r}: no video in it ({left_out or 'and no other files'}); files must end in one of "
-            f"{_ENDINGS}, or be named by a manifest"
+            f"{_ENDINGS}, or be named by a manifest; for videos inside archives give a glob such as '*.tar'"
         )
     if left_out:
         log.warning("input=%r: %d videos; left out: %s", source, len(videos), left_out)

@@ -10,7 +10,8 @@ have to decide.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import reduce
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -134,6 +135,7 @@ def judge_thresholds(config: SynthesisConfig) -> Thresholds:
     order = _with_unused_filters(order, scores.column_names)
     decided = scores.filter(pc.is_valid(scores["kept"]))
     videos = _Videos(decided, order)
+    parts = facts.get("parts", {"all": 1})["all"]
     n_kept = int(videos.is_kept.sum())
     return Thresholds(
         output=output,
@@ -142,7 +144,7 @@ def judge_thresholds(config: SynthesisConfig) -> Thresholds:
         rejected=decided.num_rows - n_kept,
         undecided=scores.num_rows - decided.num_rows,
         filters=[
-            _filter_cuts(videos, name, score, of_run)
+            _filter_cuts(videos, name, score, of_run, parts)
             for name, score in SCORES.items()
             if name in videos.scores and score.stage in order
         ],
@@ -206,7 +208,7 @@ def _with_unused_filters(order: Sequence[str], columns: Sequence[str]) -> list[s
     return order
 
 
-def _filter_cuts(videos: _Videos, name: str, score: Score, of_run: SynthesisConfig) -> FilterCuts:
+def _filter_cuts(videos: _Videos, name: str, score: Score, of_run: SynthesisConfig, parts: int) -> FilterCuts:
     reached = videos.reached(score.stage)
     values = videos.scores[name][reached]
     known = values[~np.isnan(values)]
@@ -233,10 +235,18 @@ def _filter_cuts(videos: _Videos, name: str, score: Score, of_run: SynthesisConf
         reached=len(values),
         scored=len(known),
         cuts=cuts,
-        note="only rejected videos have this score: what a stricter threshold would reject is not known"
-        if score.only_rejected
-        else "",
+        note=_note(score, of_run, parts),
     )
+
+
+def _note(score: Score, of_run: SynthesisConfig, parts: int) -> str:
+    """Return what the counts cannot say. parts: of the run."""
+    if score.only_rejected:
+        return "only rejected videos have this score: what a stricter threshold would reject is not known"
+    section = reduce(getattr, score.option.split(".")[:-1], cast(Any, of_run))
+    if parts > 1 and getattr(section, "percentile", None) is not None:
+        return f"the run took the percentile of each of its {parts} parts; that of all videos is shown"
+    return ""
 
 
 def _trial(videos: _Videos, of_run: SynthesisConfig, config: SynthesisConfig) -> Trial | None:

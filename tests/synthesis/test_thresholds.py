@@ -118,6 +118,16 @@ def test_percentiles_are_of_the_videos_that_reached_the_stage(output: Path) -> N
     assert (half.threshold, half.kept, half.rejected) == (0.3, 4, 3)
 
 
+def test_a_percentile_of_parts_is_not_one_threshold(output: Path) -> None:
+    facts = json.loads((output / "run.json").read_text())
+    facts["config"]["quality"]["consistency"] |= {"threshold": None, "percentile": 20}
+    facts["parts"] = {"finished": 3, "all": 3}
+    (output / "run.json").write_text(json.dumps(facts))
+    notes = {item.score: item.note for item in judge_thresholds(config(output)).filters}
+    assert "each of its 3 parts" in notes["consistency"]
+    assert notes["motion"] == ""
+
+
 def test_a_looser_threshold_leaves_the_later_stages_open(output: Path) -> None:
     after, kept, n_open, open_at = trial(output, motion_threshold=0.02)
     assert after == {"integrity": 1, "duplicates": 3, "dynamics": 1, "consistency": 1, "captions": 1}
