@@ -202,7 +202,7 @@ class QuestionWriter:
             rng.choice(prompts.EDUCATION),
             rng.choices(list(prompts.PROFILES), weights=list(prompts.PROFILES.values()))[0],
         )
-        slots = {"readability": writer.readability, "education": writer.education}
+        slots: dict[str, Any] = {"readability": writer.readability, "education": writer.education}
         media = [frames_of(example.frames, scene.duration)]
         if prompt_id.endswith("_captions"):
             captioned = rng.choice((None, None, scene, rng.choice(others).scene))
