@@ -31,18 +31,18 @@ SEED = 42  # of clips and reference frames
 
 
 def score(video_id: str, uri: str) -> tuple[dict[str, float], dict[str, float]]:
-    """Decode a video; return its scores, and the milliseconds that each of them and reading the frames took."""
+    """Decode a video; return its scores, and the milliseconds of CPU time of each and of decoding the stored frames."""
     plan = partial(sampling_plan, video_id=video_id, media=MEDIA, seed=SEED)
     decoded = decode(uri, plan, max_pixels=MEDIA.max_pixels, min_pixels=MEDIA.min_pixels)
     row = asset_row(video_id, uri, decoded, media=MEDIA, seed=SEED)
-    started = time.perf_counter()
+    started = time.process_time()
     pictures = Pictures.of_row(row)
-    spent = {"frames": time.perf_counter() - started}
+    spent = {"frames": time.process_time() - started}
     scores = {}
     for name, measure in MEASURES.items():
-        started = time.perf_counter()
+        started = time.process_time()
         scores[name] = measure(pictures)
-        spent[name] = time.perf_counter() - started
+        spent[name] = time.process_time() - started
     return scores, {name: 1000 * seconds for name, seconds in spent.items()}
 
 
@@ -101,7 +101,7 @@ def main() -> None:
                 }
                 for name in DEFECTS
             } | {"videos": len(uris)}
-    result["milliseconds_per_video"] = {
+    result["cpu_milliseconds_per_video"] = {
         name: round(mean(spent[name] for spent in costs), 1) for name in ("frames", *DEFECTS)
     }
     print(json.dumps(result, indent=1))

@@ -21,8 +21,8 @@ from gve_ray.demo.render import encode_mp4, frames
 from gve_ray.demo.scenes import Scene, draw_scene
 from gve_ray.synthesis.motion import THRESHOLD, motion_score
 
-SIZES_PX = ((320, 240), (426, 240), (480, 480), (640, 360), (360, 640), (720, 480), (854, 480))
-FPS = 8.0
+SIZES_PX = ((320, 240), (426, 240), (360, 360), (480, 360), (640, 360), (360, 640))
+FPS = 6.0
 DEFECTS = ("text_overlay", "borders", "blur", "darkness", "slideshow")
 LOOKALIKES = (
     "plain",
@@ -105,7 +105,7 @@ def _pictures(
     scene: Scene, rng: random.Random, *, seconds: float | None = None, span: tuple[float, float] = (0.0, 1.0)
 ) -> Pictures:
     """Render some seconds of a scene. span: from and to, in [0, 1] of the scene."""
-    count = round((seconds or rng.uniform(3.0, 6.0)) * FPS)
+    count = round((seconds or rng.uniform(3.0, 5.0)) * FPS)
     times = np.linspace(*span, count).tolist()
     return list(frames(scene, times, scene.width, scene.height))
 
@@ -141,7 +141,7 @@ def _slow(rng: random.Random) -> Pictures:
 
 def _chapters(rng: random.Random) -> Pictures:
     """Several moving shots with cuts between them."""
-    return _pictures(_scene(rng, long=True), rng, seconds=rng.uniform(6, 10))
+    return _pictures(_scene(rng, long=True), rng, seconds=rng.uniform(6, 9))
 
 
 def _dark_edges(rng: random.Random) -> Pictures:
@@ -201,7 +201,7 @@ def _white_ground(rng: random.Random) -> Pictures:
     still = replace(scene.chapters[0], camera="still")
     scene = replace(scene, chapters=(still,))
     empty = replace(scene, chapters=(replace(still, things=()),))
-    count = round(rng.uniform(3, 6) * FPS)
+    count = round(rng.uniform(3, 5) * FPS)
     backdrop = next(frames(empty, [0.0], scene.width, scene.height)).astype(np.int16)
     out = []
     for picture in frames(scene, np.linspace(0, 1, count).tolist(), scene.width, scene.height):
@@ -292,9 +292,9 @@ def _borders(rng: random.Random) -> Pictures:
 
 
 def _slideshow(rng: random.Random) -> Pictures:
-    """Three to eight stills that are held for a while, with hard cuts or short fades, and codec noise only."""
-    count = rng.randint(3, 8)
-    hold, fade = rng.uniform(1.0, 3.5), rng.choice((0, 0, 3))
+    """Three to six stills that are held for a while, with hard cuts or short fades, and codec noise only."""
+    count = rng.randint(3, 6)
+    hold, fade = rng.uniform(1.0, 3.0), rng.choice((0, 0, 3))
     size = rng.choice(SIZES_PX)
     stills = []
     for _ in range(count):
@@ -324,7 +324,7 @@ def _text_overlay(rng: random.Random) -> Pictures:
     }[style]
     side = max(12, round(rng.uniform(*share) * height))
     lines = {"subtitles": (1, 2), "title": (1, 2), "list": (3, 6), "ticker": (1, 1)}[style]
-    hold = len(pictures) if style in ("title", "list") else rng.randint(8, 20)
+    hold = len(pictures) if style in ("title", "list") else rng.randint(6, 15)
     # A new seed for each layer would change the style of the text within a video.
     look, layers = rng.getrandbits(32), []
     for _ in range(0, len(pictures), hold):

@@ -13,6 +13,7 @@ THRESHOLD = 0.02  # of the area
 _TOLERANCE = 5.0  # gray levels: what compression does to a bar
 _UNIFORM = 0.04  # largest share of other pixels in a line of a bar, such as ringing beside the picture
 _BEGINS = 0.6  # smallest share of other pixels in the first lines of the picture
+_BEGINS_ALONE = 0.8  # if the opposite side has no bar
 _LINES = 4  # within so many lines the bar ends; compression and scaling smear its edge
 _LEAST = 0.4  # of the height and of the width is a picture between bars
 _MOST = 0.45  # of the height or width is the widest bar
@@ -44,9 +45,13 @@ def content_box(luma: np.ndarray) -> Box:
     rows, columns = slice(top, height - bottom), slice(left, width - right)
     if height - bottom - top < _LEAST * height or width - right - left < _LEAST * width:
         return Box(0, height, 0, width)  # something small before a ground of one color
+    spans = columns, columns, rows, rows
+    begins = [
+        side.begins_within(span) if side.uniform else 0.0 for side, span in zip(sides, spans, strict=True)
+    ]
     top, bottom, left, right = (
-        side.uniform if side.begins_within(span) else 0
-        for side, span in zip(sides, (columns, columns, rows, rows), strict=True)
+        side.uniform if begins[i] >= (_BEGINS if begins[i ^ 1] >= _BEGINS else _BEGINS_ALONE) else 0
+        for i, side in enumerate(sides)
     )
     return Box(top, height - bottom, left, width - right)
 
@@ -69,7 +74,7 @@ class _Side:
         uniform = self._differs.mean(axis=(0, 2)) <= _UNIFORM
         self.uniform = len(uniform) - _LINES if uniform.all() else int(np.argmin(uniform))
 
-    def begins_within(self, span: slice) -> bool:
-        """Whether a picture begins where the uniform rows end, over most of its width. span: of the width."""
+    def begins_within(self, span: slice) -> float:
+        """Return over which share of its width a picture begins where the uniform rows end. span: of the width."""
         first = self._differs[:, self.uniform : self.uniform + _LINES, span]
-        return bool(first.size and first.mean(axis=(0, 2)).max() >= _BEGINS)
+        return float(first.mean(axis=(0, 2)).max()) if first.size else 0.0

@@ -14,6 +14,7 @@ from gve_ray.synthesis.motion import Motion
 THRESHOLD = 0.3
 
 _CUT_AREA = 0.15  # of the picture changes at a cut, at least
+_CUT_CHANGE = 2 * STATIC  # at the place that changes most
 
 
 def slideshow(pixels: np.ndarray) -> float:
@@ -24,15 +25,17 @@ def slideshow(pixels: np.ndarray) -> float:
     A video without a cut scores 0: if it is still as a whole, the motion score says so.
     """
     motion, pairs = Motion(pixels), range(1, len(pixels))
-    is_cut = {n: motion.changed_area(n - 1, n) >= _CUT_AREA for n in pairs}
-    if not any(is_cut.values()):
+    may_be_cuts = {n for n in pairs if motion.changed_area(n - 1, n) >= _CUT_AREA}
+    if not may_be_cuts:
         return 0.0
-    changes = [n for n in pairs if motion.between(n - 1, n) >= STATIC]
-    cuts = sum(is_cut[n] for n in changes)
+    changes = {n: change for n in pairs if (change := motion.between(n - 1, n)) >= STATIC}
+    cuts = sum(n in may_be_cuts and change >= _CUT_CHANGE for n, change in changes.items())
     if not cuts:
         return 0.0
     still = sum(
-        last + 1 - first for first, last in _shots(changes, len(pixels)) if _is_still(motion, first, last)
+        last + 1 - first
+        for first, last in _shots(list(changes), len(pixels))
+        if _is_still(motion, first, last)
     )
     return still / len(pixels) * cuts / len(changes)
 

@@ -9,7 +9,7 @@ signs that pass by do not.
 import numpy as np
 from PIL import Image
 
-THRESHOLD = 0.012  # of the area
+THRESHOLD = 0.01  # of the area
 
 _STROKE = 7  # pixels; a stroke is narrower
 _CONTRAST = 44  # gray levels by which a stroke differs from what is beside it
@@ -17,9 +17,10 @@ _WINDOW = 49  # pixels of a row in which strokes are counted
 _STROKES = 4  # of each kind in a window, at least
 _NARROWEST = 32  # pixels; the width of a line, more than that of a window
 _FEW = 2  # of each kind: rows above and below a line have fewer
-_SHORTEST, _TALLEST = 6, 24  # pixels; the height of a line
+_GAP = 4  # pixels, at least, between lines; less is between the tiles of a chessboard
+_SHORTEST, _TALLEST = 5, 24  # pixels; the height of a line
 _SCALES = (1, 2, 4)  # for letters of up to 24, 48 and 96 pixels
-_CELL = 8  # pixels; the resolution of the result
+_CELL = 4  # pixels; the resolution of the result
 
 
 def text_share(luma: np.ndarray) -> float:
@@ -54,7 +55,8 @@ def _lines(frame: np.ndarray) -> np.ndarray:
         return np.zeros(frame.shape, dtype=bool)
     count = np.ascontiguousarray(count.T)  # windows slide along the last axis
     dense = _opened(count >= _STROKES, _SHORTEST)
-    tall = _opened(count >= _FEW, _TALLEST + 1)  # no rows with few strokes above and below
+    busy = ~_opened(count < _FEW, _GAP)  # rows with few strokes lie above and below a line
+    tall = _opened(busy, _TALLEST + 1)
     return _opened((dense & ~tall).T, _NARROWEST)
 
 
