@@ -14,7 +14,8 @@ from gve_ray.synthesis.motion import Motion
 THRESHOLD = 0.3
 
 _CUT_AREA = 0.15  # of the picture changes at a cut, at least
-_CUT_CHANGE = 2 * STATIC  # at the place that changes most
+_STILL_AREA = 0.1  # of a still changes, at most; a fine texture that moves changes more
+_CUT_CHANGE = 2 * STATIC  # at the place that changes most, at one cut at least; fades change less
 
 
 def slideshow(pixels: np.ndarray) -> float:
@@ -29,9 +30,9 @@ def slideshow(pixels: np.ndarray) -> float:
     if not may_be_cuts:
         return 0.0
     changes = {n: change for n in pairs if (change := motion.between(n - 1, n)) >= STATIC}
-    cuts = sum(n in may_be_cuts and change >= _CUT_CHANGE for n, change in changes.items())
-    if not cuts:
+    if not any(n in may_be_cuts and change >= _CUT_CHANGE for n, change in changes.items()):
         return 0.0
+    cuts = len(may_be_cuts & changes.keys())
     still = sum(
         last + 1 - first
         for first, last in _shots(list(changes), len(pixels))
@@ -49,5 +50,8 @@ def _shots(changes: list[int], count: int) -> Iterator[tuple[int, int]]:
 
 
 def _is_still(motion: Motion, first: int, last: int) -> bool:
-    middle = (first + last) // 2
-    return last > first and max(motion.between(first, middle), motion.between(first, last)) < STATIC
+    others = (first + last) // 2, last
+    return last > first and all(
+        motion.between(first, other) < STATIC and motion.changed_area(first, other) < _STILL_AREA
+        for other in others
+    )
