@@ -14,7 +14,7 @@ from gve_ray.synthesis.motion import Motion
 THRESHOLD = 0.3
 
 _CUT_AREA = 0.15  # of the picture changes at a cut, at least
-_STILL_AREA = 0.1  # of a still changes, at most; a fine texture that moves changes more
+_STILL_AREA = 0.01  # of a still changes, at most; slow motion and a fine texture that moves change more
 _CUT_CHANGE = 2 * STATIC  # at the place that changes most, at one cut at least; fades change less
 
 
@@ -26,19 +26,18 @@ def slideshow(pixels: np.ndarray) -> float:
     A video without a cut scores 0: if it is still as a whole, the motion score says so.
     """
     motion, pairs = Motion(pixels), range(1, len(pixels))
-    may_be_cuts = {n for n in pairs if motion.changed_area(n - 1, n) >= _CUT_AREA}
+    areas = {n: motion.changed_area(n - 1, n) for n in pairs}
+    may_be_cuts = {n for n, area in areas.items() if area >= _CUT_AREA}
     if not may_be_cuts:
         return 0.0
-    changes = {n: change for n in pairs if (change := motion.between(n - 1, n)) >= STATIC}
-    if not any(n in may_be_cuts and change >= _CUT_CHANGE for n, change in changes.items()):
+    peaks = {n: motion.between(n - 1, n) for n in pairs}
+    if not any(peaks[n] >= _CUT_CHANGE for n in may_be_cuts):
         return 0.0
-    cuts = len(may_be_cuts & changes.keys())
+    changes = [n for n in pairs if peaks[n] >= STATIC or areas[n] >= _STILL_AREA]
     still = sum(
-        last + 1 - first
-        for first, last in _shots(list(changes), len(pixels))
-        if _is_still(motion, first, last)
+        last + 1 - first for first, last in _shots(changes, len(pixels)) if _is_still(motion, first, last)
     )
-    return still / len(pixels) * cuts / len(changes)
+    return still / len(pixels) * len(may_be_cuts) / len(changes)
 
 
 def _shots(changes: list[int], count: int) -> Iterator[tuple[int, int]]:
