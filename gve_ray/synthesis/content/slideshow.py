@@ -11,7 +11,7 @@ import numpy as np
 from gve_ray.synthesis.motion import THRESHOLD as STATIC
 from gve_ray.synthesis.motion import Motion
 
-THRESHOLD = 0.3
+THRESHOLD = 0.25
 
 _CUT_AREA = 0.15  # of the picture changes at a cut, at least
 _STILL_AREA = 0.01  # of a still changes, at most; slow motion and a fine texture that moves change more
