@@ -155,29 +155,10 @@ def stages(config: SynthesisConfig, *, hold: Path | None = None, pause: float = 
 def config_of(folder: Path, output: str, *options: str) -> SynthesisConfig:
     """Return the config of a job on the manifest in a folder, with actors that fit beside each other on two CPUs."""
     small = '{"actors": 1, "num_cpus": 0.25, "num_gpus": 0, "memory": 0, "batch_size": 4}'
-    return load_config(
-        SynthesisConfig,
-        [
-            *(
-                "--config",
-                "demo.yaml",
-                "--input",
-                str(folder / "manifest.parquet"),
-                "--output",
-                str(folder / output),
-            ),
-            *("--quality.consistency.model", "null", "--commit_seconds", "0.2"),
-            *(
-                "--resources.media",
-                small,
-                "--resources.shots",
-                small,
-                "--resources.captioner",
-                small,
-                *options,
-            ),
-        ],
-    )
+    pools = [part for name in ("media", "shots", "captioner") for part in (f"--resources.{name}", small)]
+    paths = ("--input", str(folder / "manifest.parquet"), "--output", str(folder / output))
+    settings = ("--quality.consistency.model", "null", "--commit_seconds", "0.2")
+    return load_config(SynthesisConfig, ["--config", "demo.yaml", *paths, *settings, *pools, *options])
 
 
 def main(folder: Path, output: str, pause: float, options: Sequence[str]) -> None:

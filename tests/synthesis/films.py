@@ -11,6 +11,17 @@ from gve_ray.demo.render import encode_mp4, frames
 from gve_ray.demo.scenes import draw_scene
 
 
+def seeds_with_cuts(count: int, first: int) -> list[int]:
+    """Return seeds of scenes of which each has another background than the one before, so that a cut is seen."""
+    seeds: list[int] = []
+    background = ""
+    for seed in range(first, first + 10 * count):
+        own = draw_scene(seed, "corpus", long=False).chapters[0].background
+        if own != background and len(seeds) < count:
+            seeds, background = [*seeds, seed], own
+    return seeds
+
+
 def write_film(
     path: Path,
     seeds: Sequence[int],

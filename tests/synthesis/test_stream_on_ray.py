@@ -6,21 +6,24 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from gve_ray.inputs.manifest import read_manifest
-from gve_ray.schema import ANNOTATION_SCHEMA
+from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA
 from gve_ray.stage import REJECT_SCHEMA
 from gve_ray.store import Store
 from gve_ray.synthesis.job import SynthesisResult, synthesize
+from gve_ray.synthesis.stages import decoded_store, parents_store
 from gve_ray.synthesis.stream import split
+from tests.synthesis.films import seeds_with_cuts, write_film
 
 HERE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(HERE))
@@ -134,12 +137,12 @@ def test_a_trial_goes_on_with_the_rest(folder: Path, undisturbed: SynthesisResul
 
 @contextmanager
 def driver(
-    cluster: str, folder: Path, output: str, *, commit_seconds: float = 0.2
+    cluster: str, folder: Path, output: str, *options: str, commit_seconds: float = 0.2
 ) -> "Iterator[subprocess.Popen[bytes]]":
     """Run the job in a process of its own, with a captioner that takes a fifth of a second for four videos."""
     command = [
         *(sys.executable, str(HERE / "stream_workers.py"), str(folder), output, "0.2"),
-        *(*IN_PARTS, "--commit_seconds", str(commit_seconds)),
+        *(*(options or IN_PARTS), "--commit_seconds", str(commit_seconds)),
     ]
     path = os.pathsep.join([str(HERE), str(HERE.parent)])
     with open(folder / f"{output}.log", "a") as log:
@@ -201,3 +204,103 @@ def test_a_stream_that_is_killed_goes_on_to_the_same_result(
     with driver(cluster, folder, "killed") as process:
         assert process.wait(SECONDS) == 0, (folder / "killed.log").read_text()[-3000:]
     assert workers.contents(folder / "killed") == workers.contents(Path(undisturbed.output))
+
+
+# ---- Films
+
+SHOTS = 40
+IN_SHOTS = ("--part_videos", "2", "--shots.longer_than", "20", "--shots.shortest", "1")
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A film of 40 shots and a copy of it, another film, a short video and a broken film."""
+    folder = tmp_path_factory.mktemp("films")
+    write_film(folder / "film.mp4", seeds_with_cuts(SHOTS, 0))
+    write_film(folder / "other.mp4", seeds_with_cuts(10, 1000), seconds=(2.5, 4.0))
+    write_film(folder / "short.mp4", [2000])
+    content = (folder / "film.mp4").read_bytes()
+    (folder / "copy.mp4").write_bytes(content)
+    (folder / "broken.mp4").write_bytes(content[: len(content) // 2])
+    names = ["broken", "copy", "film", "other", "short"]
+    uris = [str(folder / f"{name}.mp4") for name in names]
+    table = pa.table({"video_id": names, "uri": uris, "caption": ["a thing moves before a wall"] * 5})
+    pq.write_table(table, folder / "manifest.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed_films(cluster: str, films: Path) -> SynthesisResult:
+    return run(films, "undisturbed", *IN_SHOTS)
+
+
+def shots_of(ids: Iterable[str], film: str) -> int:
+    return sum(video_id.startswith(f"{film}#") for video_id in ids)
+
+
+@pytest.mark.slow
+def test_counts_are_of_films_until_they_are_split_and_then_of_shots(
+    films: Path, undisturbed_films: SynthesisResult
+) -> None:
+    result = undisturbed_films
+    counts = {stage["name"]: (stage["in"], stage["out"], stage["rejected"]) for stage in result.stages}
+    assert counts["rectify"] == (5, 5, 0)
+    assert counts["shots"] == (5, 4, 1)  # broken
+    assert counts["integrity"] == (2 * SHOTS + 10 + 1, 2 * SHOTS + 10 + 1, 0)
+    assert counts["duplicates"][2] >= SHOTS
+    assert all(stage["in"] == stage["out"] + stage["rejected"] for stage in result.stages)
+    assert result.shots == json.loads((films / "undisturbed" / "run.json").read_text())["shots"]
+    assert result.shots == {"videos": 3, "shots": 2 * SHOTS + 10}
+    assert "shots   90 of 3 long videos" in str(result)
+    rejects = Store(f"{result.output}/rejects.lance", REJECT_SCHEMA).table().to_pylist()
+    (broken,) = [row for row in rejects if row["stage"] == "shots"]
+    assert (broken["video_id"], broken["unit"]) == ("broken", "video")
+    dropped = {row["video_id"].partition("#")[0] for row in rejects if row["reason"] == "exact_duplicate"}
+    assert len(dropped) == 1  # all of one film, that of the later part if they are in two
+    assert dropped < {"film", "copy"}
+    assets = Store(f"{result.output}/assets.lance", ASSET_SCHEMA).table(["video_id", "caption", "shot"])
+    rows = {row["video_id"]: row for row in assets.to_pylist()}
+    assert rows["short"]["caption"] == "a thing moves before a wall"
+    assert {row["caption"] for row in rows.values() if row["shot"]} == {None}
+    scores = pq.read_table(films / "undisturbed" / "scores.parquet").to_pylist()
+    assert len(scores) == 2 * SHOTS + 10 + 2
+    assert {row["video_id"] for row in scores if row["kept"]} == set(rows)
+
+
+@pytest.mark.slow
+def test_films_that_are_split_by_killed_runs_are_split_the_same(
+    cluster: str, films: Path, undisturbed_films: SynthesisResult
+) -> None:
+    """Kills: the driver before the shots are committed; all actors while shots are read; the driver meanwhile."""
+    config = workers.config_of(films, "killed", *IN_SHOTS)
+    parents, decoded = parents_store(config), decoded_store(config)
+    assets = Store(f"{config.output}/assets.lance", ASSET_SCHEMA)
+
+    def check() -> None:
+        """All shots of a film are visible or none, before they are read and after the filters."""
+        for row in parents.table(["video_id", "starts"]).to_pylist() if parents.exists() else []:
+            assert (
+                len(row["starts"]) == {"film": SHOTS, "copy": SHOTS, "other": 10, "short": 1}[row["video_id"]]
+            )
+        expected = Store(f"{undisturbed_films.output}/assets.lance", ASSET_SCHEMA).keys()
+        for film in ("film", "copy", "other"):
+            assert shots_of(assets.keys(), film) in (0, shots_of(expected, film))
+
+    with driver(cluster, films, "killed", *IN_SHOTS, commit_seconds=3600.0) as process:
+        wait(lambda: list(Path(parents.uri, "data").glob("*.lance")), process)
+    assert parents.count() == 0
+    with driver(cluster, films, "killed", *IN_SHOTS) as process:
+        wait(lambda: decoded.count() > 0, process)
+        check()
+        for actor in actors("StageActor"):
+            actor.kill()
+        before = decoded.count()
+        wait(lambda: decoded.count() > before, process)
+    check()
+    assert decoded.count() < 2 * SHOTS + 10 + 1
+    with driver(cluster, films, "killed", *IN_SHOTS) as process:
+        wait(lambda: captioned(films, "killed") >= 4, process)
+    check()
+    with driver(cluster, films, "killed", *IN_SHOTS) as process:
+        assert process.wait(SECONDS) == 0, (films / "killed.log").read_text()[-3000:]
+    assert workers.contents(films / "killed") == workers.contents(Path(undisturbed_films.output))
