@@ -9,6 +9,7 @@ reads only the frames it needs. All give the same pixels.
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import av
 import numpy as np
@@ -19,7 +20,7 @@ from gve_ray.media.picture.animated_webp import animated_webp_frames, is_animate
 from gve_ray.media.picture.folder import scan_folder
 from gve_ray.media.picture.still import read_picture
 from gve_ray.media.sampling import FrameRequest
-from gve_ray.media.source import Blob, Source, is_folder, open_source
+from gve_ray.media.source import Blob, Source, file_facts, is_folder, open_source
 from gve_ray.media.video.open_video import media_error
 from gve_ray.media.video.probe import Scan, Timeline, VideoInfo, mean_fps, scan
 from gve_ray.media.video.repair import cut_leading_rubbish, has_broken_timestamps, remux, without_trailer
@@ -85,6 +86,7 @@ def decode(
     strict: bool = True,
     sampled: bool = False,
     scenes: float | None = None,
+    keep_open: bool = False,
 ) -> Decoded:
     """Check one video and take all frames the plan asks for, in one decode.
 
@@ -98,6 +100,8 @@ def decode(
     stream. All seconds are on the file's own clock (`VideoInfo`).
 
     scenes: find cuts whose score is above it (`scenes.SceneCuts`); needs the full strict pass.
+    keep_open: keep the packets and the hash of the file, and the bytes of a remote one, until this process
+    keeps another file; the next call for it only decodes.
 
     Raises MediaError with one of `Reason`; ValueError for a request that is invalid for this video.
     """
@@ -115,19 +119,20 @@ def decode(
     )
     if is_folder(source):
         return _decode_folder(source, job)
-    blob = open_source(source, limits)
+    file = _kept_file(str(source), limits) if keep_open else _File(source, limits)
+    blob = file.blob
     try:
         if is_animated_webp(blob):
             result, repaired = _decode_animated_webp(blob, job), False
         else:
-            result, repaired = _decode_or_repair(blob, job)
+            result, repaired = _decode_or_repair(file, job)
     except MemoryError as error:
         raise MediaError(Reason.OUT_OF_MEMORY, f"{blob.name}: {error}") from error
     except av.error.FFmpegError as error:  # from a call that does not expect one
         raise media_error(error, blob.name) from error
     return Decoded(
         info=result.info,
-        content_hash=blob.sha256(),
+        content_hash=file.content_hash,
         size=blob.size,
         repaired=repaired,
         samples=result.samples,
@@ -192,6 +197,36 @@ class _Result:
     cuts: tuple[float, ...] = ()
 
 
+class _File:
+    """The bytes of one file; its packets and its hash are read when they are first needed."""
+
+    def __init__(self, source: Source, limits: Limits) -> None:
+        self.blob, self._limits = open_source(source, limits), limits
+
+    @cached_property
+    def scanned(self) -> Scan:
+        return scan(without_trailer(self.blob), self._limits)
+
+    @cached_property
+    def content_hash(self) -> str:
+        return self.blob.sha256()
+
+
+_kept: dict[tuple[str, tuple[int, int], Limits], _File] = {}  # one file at most
+
+
+def _kept_file(source: str, limits: Limits) -> _File:
+    """Return the file that is kept open, if it is this one and has not changed; otherwise keep this one."""
+    try:
+        key = source, file_facts(source), limits
+    except OSError:
+        return _File(source, limits)  # says what is wrong
+    if key not in _kept:
+        _kept.clear()  # before another file is in memory, too
+        _kept[key] = _File(source, limits)
+    return _kept[key]
+
+
 class _Selection:
     """The frames that a job requests from one video.
 
@@ -225,18 +260,19 @@ class _Selection:
         )
 
 
-def _decode_or_repair(blob: Blob, job: _Job) -> tuple[_Result, bool]:
+def _decode_or_repair(file: _File, job: _Job) -> tuple[_Result, bool]:
     """Return the result and whether the file was repaired.
 
     A file that is still broken after the repair keeps its first reason. A repaired file is always
     decoded as a whole: whether the repair was right shows only there.
     """
-    blob = without_trailer(blob)
     checked = replace(job, strict=True, sampled=False)
     try:
-        scanned = scan(blob, job.limits)
+        scanned = file.scanned
     except MediaError as error:
-        repaired = cut_leading_rubbish(blob) if error.reason == Reason.NOT_A_VIDEO else None
+        repaired = (
+            cut_leading_rubbish(without_trailer(file.blob)) if error.reason == Reason.NOT_A_VIDEO else None
+        )
         if repaired is None:
             raise
         try:

@@ -56,6 +56,7 @@ class DecodeProcess:
         strict: bool = True,
         sampled: bool = False,
         scenes: float | None = None,
+        keep_open: bool = False,
     ) -> Decoded:
         """Call `gve_ray.media.decode` in the child, under this object's limits.
 
@@ -73,6 +74,7 @@ class DecodeProcess:
             strict=strict,
             sampled=sampled,
             scenes=scenes,
+            keep_open=keep_open,
         )
         return decoded
 

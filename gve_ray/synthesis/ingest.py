@@ -197,6 +197,7 @@ class IngestWorker:
                 max_pixels=self._media.max_pixels,
                 min_pixels=self._media.min_pixels,
                 strict=False,
+                keep_open=True,
             )
         except MediaError as error:
             if len(rows) == 1 or error.reason == Reason.TIMEOUT:

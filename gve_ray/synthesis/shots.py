@@ -101,9 +101,11 @@ class ShotsWorker:
         config, frames = self._shots, self._media.frames
         assert config.longer_than is not None
         try:
-            decoded = self._process.decode(uri, [FrameRequest(k=1)], strict=False)
+            decoded = self._process.decode(uri, [FrameRequest(k=1)], strict=False, keep_open=True)
             if is_long := decoded.info.duration > config.longer_than:
-                decoded = self._process.decode(uri, [FrameRequest(k=frames)], scenes=config.threshold)
+                decoded = self._process.decode(
+                    uri, [FrameRequest(k=frames)], scenes=config.threshold, keep_open=True
+                )
         except MediaError as error:
             return Reject(str(error.reason), error.detail)
         info = decoded.info

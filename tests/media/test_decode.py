@@ -1,7 +1,9 @@
 """Both ways of decoding return the right frames, according to the numbers painted into them."""
 
+import hashlib
 import io
 import struct
+import sys
 
 import av
 import numpy as np
@@ -285,3 +287,29 @@ def tagged_clip(colour: np.ndarray, matrix: str, full_range: bool, pix_fmt: str)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return out.getvalue()
+
+
+def test_a_file_that_is_kept_open_is_read_once_until_it_changes(make, tmp_path, monkeypatch):
+    reads = []
+    module = sys.modules["gve_ray.media.decode"]  # its name in the package is that of the function
+    scan = module.scan
+    monkeypatch.setattr(module, "scan", lambda blob, limits: reads.append(blob.name) or scan(blob, limits))
+    one, two = tmp_path / "one.mp4", tmp_path / "two.mp4"
+    one.write_bytes(make(frames=12))
+    two.write_bytes(make(frames=20))
+
+    def frames_of(path, **settings):
+        decoded = decode(path, [FrameRequest(k=2, start=0.0)], strict=False, **settings)
+        assert decoded.content_hash == hashlib.sha256(path.read_bytes()).hexdigest()
+        return decoded.info.total_frames
+
+    assert [frames_of(one, keep_open=True) for _ in range(3)] == [12, 12, 12]
+    assert reads == [str(one)]
+    assert [frames_of(path, keep_open=True) for path in (two, two, one)] == [20, 20, 12]
+    assert reads == [str(one), str(two), str(one)]
+    one.write_bytes(two.read_bytes())
+    assert frames_of(one, keep_open=True) == 20
+    assert [frames_of(two), frames_of(two)] == [20, 20]
+    assert len(reads) == 6
+    with pytest.raises(MediaError, match="unreadable"):
+        decode(tmp_path / "gone.mp4", [FrameRequest(k=1)], keep_open=True)
