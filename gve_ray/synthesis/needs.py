@@ -12,6 +12,8 @@ from gve_ray.synthesis.vllm_captioner import CPU_KV_CACHE_BYTES
 # Of the GPUs, while scoring and captioning run at the same time: a score takes a twelfth of the time of the
 # captions of a video (docs/cluster.md).
 _SCORING_SHARE = 0.1
+# Of the CPUs, while all stages run at the same time: about half of those that the models leave for decoding.
+_SPLITTING_SHARE = 0.15
 
 
 def needs_of(config: SynthesisConfig, videos: Callable[[], Sequence[str]] | None = None) -> Needs:
@@ -56,7 +58,8 @@ def _workers(config: SynthesisConfig) -> list[Workers]:
         )
     workers = [workers_of("resources.media", config.resources.media, grows="cluster"), captions]
     if config.shots.is_on:
-        workers.append(workers_of("resources.shots", config.resources.shots, grows="cluster"))
+        shots = config.resources.shots
+        workers.append(workers_of("resources.shots", shots, grows="cluster", share=_SPLITTING_SHARE))
     if consistency.model is not None:
         embedder = Embedder(option="quality.consistency", model=consistency.embedder, settings=None)
         resources = config.resources.consistency

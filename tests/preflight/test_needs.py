@@ -34,6 +34,7 @@ def test_synthesis() -> None:
     )
     assert pools(needs) == {
         "resources.media": (None, {"CPU": 1}, []),
+        "resources.shots": (None, {"CPU": 1}, []),
         "resources.captioner": (None, {"accelerator_type:H100": 0.001}, ["captioner.model"]),
         "resources.consistency": (None, {}, ["quality.consistency.model"]),
     }

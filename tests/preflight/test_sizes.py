@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,10 +152,15 @@ def test_synthesis_with_7b(model_of: Callable[..., str]) -> None:
     # The captioner stays in bfloat16, 15.5 GiB, and needs 2 GiB more for the process and 2 for its cache.
     assert sizes(needs, [node(8, 24)]) == {
         "resources.media": (8, {"CPU": 1, "memory": 1}),
+        "resources.shots": (8, {"CPU": 1, "memory": 1}),
         "resources.captioner": (1, {"CPU": 8, "memory": 19.5}),
         "resources.consistency": (2, {"CPU": 4, "memory": 10.2}),
     }
     assert sizes(needs, GPU_BOX)["resources.captioner"] == (8, {"CPU": 8, "GPU": 1, "memory": 4})
+    # If all stages run at the same time, both pools that decode get a part of the CPUs that the models leave.
+    together = sizes(replace(needs, together=True), GPU_BOX)
+    assert together["resources.captioner"] == (7, {"CPU": 8, "GPU": 1, "memory": 4})
+    assert [together[f"resources.{name}"][0] for name in ("media", "shots")] == [18, 14]
     with pytest.raises(
         PreflightError, match=r"resources\.captioner: .*captioner\.model in bfloat16 15\.5 GiB"
     ):
