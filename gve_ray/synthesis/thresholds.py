@@ -275,6 +275,12 @@ def _trial(videos: _Videos, of_run: SynthesisConfig, config: SynthesisConfig) ->
     )
 
 
+def _is_off(stage: str, config: SynthesisConfig) -> bool:
+    """Return whether a stage judges by a score for which the config has no threshold."""
+    names = [name for name, score in SCORES.items() if score.stage == stage]
+    return bool(names) and all(cut_of(name, config, []) is None for name in names)
+
+
 def _judge(
     videos: _Videos,
     number: int,
@@ -289,6 +295,8 @@ def _judge(
     passed, here, never = videos.at > number, videos.at == number, videos.at < number
     names = [name for name in videos.scores if SCORES[name].stage == stage]
     changed = [name for name in names if name in cuts]
+    if not changed and _is_off(stage, config):
+        return here, np.zeros_like(never)
     if not names:
         return here, never
     known = {name: ~np.isnan(videos.scores[name]) for name in names}

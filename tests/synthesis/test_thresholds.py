@@ -1,6 +1,7 @@
 """What other thresholds would keep, judged from scores.parquet and run.json alone."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,10 +203,12 @@ def test_a_run_without_an_embedder_has_no_cosines(output: Path) -> None:
     (cosines,) = (item for item in shown.filters if item.score == "consistency")
     assert (cosines.scored, list(cosines.cuts)) == (0, [])
     assert shown.trial is not None
-    assert (shown.trial.kept, shown.trial.open_videos) == (
-        0,
-        3,
-    )  # the embedder would have to score them first
+    # The embedder would have to score them first.
+    assert (shown.trial.kept, shown.trial.open_videos) == (0, 3)
+    without = replace(config(output).quality, consistency=ConsistencyConfig(), motion_threshold=0.02)
+    trial = judge_thresholds(replace(config(output), quality=without)).trial
+    assert trial is not None
+    assert trial.open_at == {"captions": 1}  # without an embedder, all pass its stage
 
 
 def test_content_filters_that_the_run_did_not_use_are_judged_from_its_scores(tmp_path: Path) -> None:
