@@ -49,7 +49,7 @@ class Slice:
             raise OSError(
                 f"has {end} bytes, {self.offset + self.size} are needed: it has changed since it was listed"
             )
-        return io.BufferedReader(_Window(file, self.offset, self.size))
+        return io.BufferedReader(_SliceReader(file, self.offset, self.size))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def parse_packed(uri: str) -> Slice | Cell | None:
     return None
 
 
-class _Window(io.RawIOBase):
+class _SliceReader(io.RawIOBase):
     """Bytes of an open file as a file of their own."""
 
     def __init__(self, file: BinaryIO, offset: int, size: int) -> None:

@@ -15,7 +15,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, Literal, Protocol
@@ -88,7 +88,7 @@ class Exported:
 
     output: str
     pairs: Mapping[str, int]
-    files: Mapping[str, int] = field(default_factory=dict)
+    files: Mapping[str, int]
 
     def __str__(self) -> str:
         rows = [f"{'task':<8}{'pairs':>12}{'files':>8}"]
@@ -128,12 +128,12 @@ def export(
         progress = Progress("export", sum(counts.values()), unit="pairs")
         done, shards = 0, dict.fromkeys(files, 0)
         for task, parts in files.items():
-            shelf = _Shelf(f"{output}/{task}", _WRITERS[form])
+            folder_of_task = _TaskFolder(f"{output}/{task}", _WRITERS[form])
             for number, start in enumerate(range(0, counts[task], shard_pairs)):
                 rows = min(shard_pairs, counts[task] - start)
-                if not shelf.has(number):
+                if not folder_of_task.has(number):
                     pairs = _full_pairs(islice(_pairs(parts, start), rows), assets, videos)
-                    shelf.write(number, _counted(pairs, progress, done))
+                    folder_of_task.write(number, _counted(pairs, progress, done))
                 done += rows
                 shards[task] += 1
                 progress.reach(done)  # also for a file that was there
@@ -258,7 +258,7 @@ class _Writer(Protocol):
         ...
 
 
-class _Shelf:
+class _TaskFolder:
     """The files of one task in the order of their numbers."""
 
     def __init__(self, folder: str, writer: _Writer) -> None:

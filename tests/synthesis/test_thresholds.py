@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gve_ray.config import config_of
 from gve_ray.job import PreflightError
 from gve_ray.registry import JOBS
+from gve_ray.synthesis import thresholds
 from gve_ray.synthesis.config import (
     CaptionerConfig,
     ConsistencyConfig,
@@ -63,6 +65,22 @@ def config(output: Path, *, consistency: float = 0.2, **quality: Any) -> Synthes
             **{"motion_threshold": 0.07, "near_duplicate_threshold": 0.05} | quality, consistency=model
         ),
     )
+
+
+_PARSED: dict[str, SynthesisConfig] = {}
+
+
+@pytest.fixture(autouse=True)
+def parse_each_config_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parsing takes half a second, and the runs of these tests have few configs."""
+
+    def parse(kind: type[SynthesisConfig], values: dict[str, Any]) -> SynthesisConfig:
+        key = json.dumps(values | {"output": ""}, sort_keys=True)
+        if key not in _PARSED:
+            _PARSED[key] = config_of(kind, values)
+        return _PARSED[key]
+
+    monkeypatch.setattr(thresholds, "config_of", parse)
 
 
 @pytest.fixture
