@@ -77,8 +77,8 @@ def examples(*, seed: int, of_each: int = 20) -> list[Example]:
     """Return examples of every defect and lookalike; the same seed gives the same videos."""
     return [
         Example(name=f"{kind.replace(' ', '-')}-{i:03d}", kind=kind, seed=seed)
-        for kind in (*DEFECTS, *LOOKALIKES)
         for i in range(of_each)
+        for kind in (*DEFECTS, *LOOKALIKES)
     ]
 
 

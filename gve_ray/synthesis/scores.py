@@ -130,8 +130,14 @@ def cut_of(name: str, config: SynthesisConfig, values: Sequence[float]) -> float
         consistency = config.quality.consistency
         return None if consistency.model is None else threshold_of(consistency, values)
     if SCORES[name].option.startswith("quality.content."):
-        cut = config.quality.content.cuts.get(name)
-        return None if cut is None else threshold_of(cut, values, above=SCORES[name].rejects == "above")
+        content = config.quality.content
+        cut = content.cuts.get(name)
+        is_cropped = name == "borders" and content.borders.action == "crop"
+        return (
+            None
+            if cut is None or is_cropped
+            else threshold_of(cut, values, above=SCORES[name].rejects == "above")
+        )
     return cast(float | None, reduce(getattr, SCORES[name].option.split("."), cast(Any, config)))
 
 

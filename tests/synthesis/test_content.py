@@ -35,6 +35,7 @@ from gve_ray.synthesis.content.text import text_share
 from gve_ray.synthesis.ingest import INGEST_SCHEMA
 from gve_ray.synthesis.needs import needs_of
 from gve_ray.synthesis.pipeline import STAGES, stages_of
+from gve_ray.synthesis.scores import cut_of
 from gve_ray.synthesis.stages import SynthesisRun
 
 HEIGHT, WIDTH = 240, 320
@@ -267,6 +268,7 @@ def test_videos_with_borders_may_be_cropped_instead_of_rejected(tmp_path: Path) 
     store.append(pa.Table.from_pylist(scores, schema=CONTENT_SCHEMA))
     counts = cut_content(run, cutting)
     assert (counts.n_in, counts.n_rejected, run.boxes) == (2, 0, {"a": [10, 90, 0, 100]})
+    assert cut_of("borders", given, [0.2, 0.0]) is None  # it rejects nothing
     with pytest.raises(ValueError, match=r"quality.content.borders.action=crop: give a threshold"):
         ContentConfig(borders=BordersConfig(action="crop"))
 
