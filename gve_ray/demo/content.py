@@ -36,7 +36,7 @@ LOOKALIKES = (
     "soft",
     "small text",
 )
-# Seen pixels: blur is stated in pixels of the frames that are stored, which are at most about this long.
+# Blur is in pixels of the frames that are stored, which have at most so many.
 _STORED_PIXELS = 200 * 28 * 28
 _SEEN_MOTION = 2 * THRESHOLD  # of the first and the last frame of a shot of slow motion
 
@@ -263,7 +263,7 @@ def _darkness(rng: random.Random) -> Pictures:
 
 
 def _borders(rng: random.Random) -> Pictures:
-    """Bars of one colour at two or four sides, or at one; some beside dark scenes, some with a line of noise."""
+    """Bars of one colour at two or four sides, or at one; some beside dark scenes."""
     kind = rng.choice(("plain", "plain", "night", "chapters"))
     pictures = _RENDER[kind](rng)
     height, width = pictures[0].shape[:2]
