@@ -1,11 +1,12 @@
 """What reading a video costs, compared with plain PyAV and decord, and how much damage is found.
 
-    python benchmarks/media.py [FOLDER_OR_FILE ...] [--repeats 9] [--measure cost corpus noise]
+    python benchmarks/media.py [FOLDER_OR_FILE ...] [--repeats 9] [--measure rendered named corpus noise]
 
-Prints JSON. Files are rendered; those named on the command line are measured as well. All runs have
-one thread, and rounds are interleaved, so that other load affects all equally.
+Prints JSON. All runs have one thread, and rounds are interleaved, so that other load affects all
+equally.
 
-`cost` has medians of CPU milliseconds for each file. `pyav` does what a short script would do: it
+`rendered` and `named` are the cost of rendered files and of those on the command line, as medians of
+CPU milliseconds. `pyav` does what a short script would do: it
 decodes all frames in order, converts and resizes the eight sampled ones with Pillow, and checks
 nothing. `decord` reads the same eight frames by random access; it checks nothing and identifies
 frames by counting. `full`, `sampled` and `needed` are our decoder: with a full check, with a sampled
@@ -62,7 +63,7 @@ FILES: dict[str, dict] = {
 }
 PLAN = [FrameRequest(k=8)]
 CHECKS = ("full", "sampled")
-MEASURES = ("cost", "corpus", "noise")
+MEASURES = ("rendered", "named", "corpus", "noise")
 KINDS = CorpusShares(
     static=0.0, near_duplicate=0.0, exact_duplicate=0.0, junk_caption=0.0, mismatched_caption=0.0,
     no_caption=0.0, truncated=0.2, corrupt=0.2, empty=0.02, zero_frame=0.02, one_frame=0.02,
@@ -253,23 +254,26 @@ def main() -> None:
     parser.add_argument("--measure", nargs="+", choices=MEASURES, default=MEASURES)
     parser.add_argument("--files", type=int, default=160, help="size of the corpus (default: %(default)s)")
     arguments = parser.parse_args()
-    measure = {"cost": measure_cost, "corpus": measure_corpus, "noise": measure_noise}
+    measure = {
+        "rendered": measure_rendered,
+        "named": lambda settings: {
+            path.name: cost(named_files(path), settings.repeats) for path in settings.paths
+        },
+        "corpus": measure_corpus,
+        "noise": measure_noise,
+    }
     report = {name: measure[name](arguments) for name in arguments.measure}
     print(json.dumps(report, indent=2))
 
 
-def measure_cost(arguments: argparse.Namespace) -> dict[str, object]:
-    """Return `cost` of the rendered files, and of each named folder or file."""
+def measure_rendered(arguments: argparse.Namespace) -> dict[str, object]:
+    """Render `FILES` and return their `cost`."""
     with tempfile.TemporaryDirectory() as folder:
-        rendered = {}
+        files = {}
         for number, (name, settings) in enumerate(FILES.items()):
-            rendered[name] = Path(folder) / f"{number}.mp4"
-            rendered[name].write_bytes(render(**settings))
-        report: dict[str, object] = {"repeats": arguments.repeats}
-        report["rendered"] = cost(rendered, arguments.repeats)
-        for path in arguments.paths:
-            report[path.name] = cost(named_files(path), arguments.repeats)
-    return report
+            files[name] = Path(folder) / f"{number}.mp4"
+            files[name].write_bytes(render(**settings))
+        return cost(files, arguments.repeats)
 
 
 def measure_corpus(arguments: argparse.Namespace) -> dict[str, object]:

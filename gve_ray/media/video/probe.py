@@ -125,7 +125,8 @@ class Scan:
 
     timeline: None if timestamps are missing or repeat. zero: ticks at which the file's clock reads
     0. reordered: whether the decoder outputs pictures in another order than that of the packets.
-    protected: whether the container declares that some or all pictures are encrypted.
+    intra_only: whether no picture of this codec refers to another one. protected: whether the
+    container declares that some or all pictures are encrypted.
     """
 
     blob: Blob
@@ -135,6 +136,7 @@ class Scan:
     timeline: Timeline | None
     zero: int
     reordered: bool
+    intra_only: bool
     protected: bool
 
     def open(self) -> AbstractContextManager[OpenVideo]:
@@ -162,7 +164,7 @@ def scan(blob: Blob, limits: Limits, *, start: float | None = None) -> Scan:
         aspect = Fraction(stream.sample_aspect_ratio or 1) if container not in _SQUARE_PIXELS else Fraction(1)
         stated_fps = float(stream.average_rate or stream.guessed_rate or 0)
         zero = _clock_zero(video, packets, start)
-        reordered = bool(context.has_b_frames)
+        reordered, intra_only = bool(context.has_b_frames), context.codec.intra_only
     orientation = Orientation() if first is None else Orientation.of_frame(first)
     width = max(1, round(width * aspect)) if aspect > 0 else width
     total = int(packets.shown.sum())
@@ -192,6 +194,7 @@ def scan(blob: Blob, limits: Limits, *, start: float | None = None) -> Scan:
         timeline=timeline,
         zero=zero,
         reordered=reordered,
+        intra_only=intra_only,
         protected=is_protected(blob),
     )
 

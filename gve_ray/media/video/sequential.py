@@ -26,7 +26,7 @@ from gve_ray.media.video.scenes import SceneCuts
 
 # Every coded picture of these is shown, so a packet without a frame is damage. Other codecs have
 # packets that show nothing by design (VP8's alternate references, MPEG-4's "not coded" pictures).
-_ALWAYS_SHOWN = frozenset({"h264", "hevc", "av1", "vp9", "mjpeg"})
+ALWAYS_SHOWN = frozenset({"h264", "hevc", "av1", "vp9", "mjpeg"})
 
 # Replaces doubtful bytes. It has no zeros, so it cannot form a start code.
 _FILLER = b"\xb5\x6b\xd3\x9a"
@@ -175,7 +175,7 @@ def lost_frames(seen: Pass, scan: Scan, timeline: Timeline) -> int:
     Frames before the first key frame are not counted if the stream does not start with a key frame,
     and neither are those of interlaced streams, which may have one field per packet.
     """
-    if timeline.pts is None or seen.interlaced or scan.info.codec not in _ALWAYS_SHOWN:
+    if timeline.pts is None or seen.interlaced or scan.info.codec not in ALWAYS_SHOWN:
         return 0
     decoded = {p for p in seen.pts if p is not None}
     if not decoded:

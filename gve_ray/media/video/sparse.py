@@ -1,7 +1,8 @@
 """The sparse engine: seek to the key frame before each requested frame and decode from there.
 
 Only containers with an exact index (MP4, Matroska) are read sparsely. The others guess byte
-positions in a seek or have no presentation times (AVI), so they are decoded from the start.
+positions in a seek or have no presentation times (AVI), so they are decoded from the start. So are
+files in which a packet may show no picture: there, only decoding shows how many frames there are.
 
 Every frame is identified by the presentation timestamp of the decoded picture, never by counting
 from a position in the index: an index may leave out key pictures, and a seek may end a group too
@@ -23,7 +24,7 @@ from gve_ray.media.limits import MediaError, Reason
 from gve_ray.media.video.open_video import OpenVideo
 from gve_ray.media.video.probe import Packets, Scan, Timeline
 from gve_ray.media.video.rgb import RgbConverter
-from gve_ray.media.video.sequential import Deadline, Finish, strict_frames
+from gve_ray.media.video.sequential import ALWAYS_SHOWN, Deadline, Finish, strict_frames
 
 _INDEXED = frozenset({"mp4", "matroska"})
 _PREDICTED = frozenset({PictureType.P, PictureType.B, PictureType.S})
@@ -34,11 +35,12 @@ def read_sparse(
 ) -> dict[int, np.ndarray] | None:
     """Return number -> `finish(rgb)` of the requested frames, and decode only what they need.
 
-    Returns None if a full pass is needed: the container has no index, a seek fails, or a frame or
-    its timestamp does not come out. Raises MediaError("timeout").
+    Returns None if a full pass is needed: the container has no index, the packets do not tell which
+    frames there are, a seek fails, or a frame or its timestamp does not come out. Raises
+    MediaError("timeout").
     """
     deadline.check()
-    if timeline.pts is None or not _can_seek(scan):
+    if timeline.pts is None or not _can_seek(scan) or not _packets_are_frames(scan, timeline):
         return None
     convert = RgbConverter(scan.info.orientation)
     number_of = {int(timeline.pts[i]): i for i in numbers}
@@ -55,6 +57,8 @@ def read_sparse(
                     deadline.check()
                     if frame.pts == first.pts and frame.pict_type in _PREDICTED:
                         return None  # flagged as a key picture, but it needs what came before
+                    if frame.interlaced_frame:
+                        return None  # a packet may hold one of its fields only
                     if frame.pts in left:
                         left.remove(frame.pts)
                         frames[number_of[frame.pts]] = finish(convert(frame))
@@ -85,6 +89,17 @@ def _can_seek(scan: Scan) -> bool:
     return (
         scan.info.container in _INDEXED and not scrambled and bool(packets.keyframe[0]) and not scan.protected
     )
+
+
+def _packets_are_frames(scan: Scan, timeline: Timeline) -> bool:
+    """Return whether each shown packet gives one frame, unless the file is damaged.
+
+    Packets of MPEG-4 and VP8 may show nothing. Leading pictures of the first key picture do not
+    decode if what they refer to has been cut away.
+    """
+    assert timeline.pts is not None
+    begins_with_key = int(scan.packets.pts[0]) <= int(timeline.pts[0])
+    return begins_with_key and (scan.info.codec in ALWAYS_SHOWN or scan.intra_only)
 
 
 def _seek(video: OpenVideo, packets: Packets, key: int) -> "av.Packet[VideoStream] | None":

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from collections.abc import Callable
 
 import av
 import numpy as np
@@ -161,3 +162,53 @@ def test_a_lower_temporal_layer_is_needed_by_the_higher_ones(make):
     numbers = [3, 25, 41, 58]
     assert np.array_equal(pixels_of(layered, numbers), pixels_of(data, numbers))
     assert sparse(layered, numbers) == {i: i for i in numbers}
+
+
+def remuxed(data: bytes, change: Callable[[int, bytes], bytes], container: str) -> bytes:
+    """Copy the packets of a video as `change(number, packet)`; those that become empty are left out."""
+    out = io.BytesIO()
+    with av.open(io.BytesIO(data)) as source, av.open(out, "w", format=container) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(p for p in source.demux(video=0) if p.size):
+            if content := change(number, bytes(packet)):
+                copy = av.Packet(content)
+                copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
+                copy.time_base, copy.is_keyframe, copy.stream = packet.time_base, packet.is_keyframe, stream
+                target.mux(copy)
+    return out.getvalue()
+
+
+def not_coded(packet: bytes) -> bytes:
+    """An MPEG-4 P picture at 10 frames a second, up to its vop_coded, as 0 (ISO/IEC 14496-2, 6.2.5)."""
+    header = packet.index(b"\0\0\1\xb6") + 4
+    bits = "".join(f"{byte:08b}" for byte in packet[header : header + 4])
+    coded = bits.index("0", 2) + 1 + 1 + 4 + 1  # after seconds, marker, increment, marker
+    bits = bits[:coded] + "00"
+    bits += "1" * (-len(bits) % 8)
+    return packet[:header] + int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+def test_packets_that_show_nothing_are_no_frames(make, container):
+    data = make(frames=40, codec="mpeg4", options={"g": "10", "bf": "0"})
+    broken = remuxed(data, lambda i, packet: not_coded(packet) if i in (13, 14, 25) else packet, container)
+    for settings in ({}, {"sampled": True}, {"strict": False}):
+        result = decode(broken, [FrameRequest(k=2)], **settings)
+        assert (result.info.total_frames, result.info.duration) == (37, pytest.approx(4.0))
+        assert result.samples[0].indices.tolist() == [0, 36]
+
+
+def test_leading_pictures_without_their_references_are_no_frames(make):
+    data = make(frames=60, noise=6.0, **GROUPS["h265, open"])
+    keys = np.flatnonzero(scan(open_source(data, LIMITS), LIMITS).packets.keyframe)
+    later = remuxed(data, lambda i, packet: packet if i >= keys[2] else b"", "matroska")
+    first, last = (read_number(p) for p in decode(later, [FrameRequest(k=2)]).samples[0].pixels)
+    for settings in ({}, {"sampled": True}, {"strict": False}):
+        result = decode(later, lambda info: [FrameRequest(at=(info.end,))], **settings)
+        assert result.info.total_frames == last - first + 1
+        assert result.samples[0].indices.tolist() == [last - first]
+
+
+def test_interlaced_pictures_are_left_to_the_full_pass(make):
+    data = make(frames=20, options={"x264-params": "tff=1:keyint=5"})
+    assert sparse(data, [3, 12]) is None
