@@ -13,8 +13,9 @@ import json
 import logging
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
@@ -126,31 +127,37 @@ def _shards(place: str) -> list[str]:
 def _packed_entries(source: str, shards: Sequence[str], *, metadata: bool) -> Iterator[tuple[str, _Entry]]:
     """Yield (location, entry) of each video inside WebDataset archives or tables of `datasets`."""
     empty = several = 0
-    progress = Progress("input", len(shards), unit="archives")
-    pool = ThreadPoolExecutor(_SHARDS_AT_ONCE)
-    try:
-        for number, videos in enumerate(pool.map(_videos_of, shards)):
-            progress.reach(number + 1)
-            for video in videos:
-                if video is None:
-                    empty += 1
-                    continue
-                several += len(video.captions) > 1
-                yield (
-                    video.place,
-                    {
-                        "video_id": video.video_id or video_id_of(video.name),
-                        "uri": video.uri,
-                        "caption": video.captions[0] if video.captions else None,
-                        "metadata": _metadata(video.metadata) if metadata else "{}",
-                    },
-                )
-    finally:
-        pool.shutdown(cancel_futures=True)
-        progress.close()
+    for video in _packed_videos(shards):
+        if video is None:
+            empty += 1
+            continue
+        several += len(video.captions) > 1
+        entry = {
+            "video_id": video.video_id or video_id_of(video.name),
+            "uri": video.uri,
+            "caption": video.captions[0] if video.captions else None,
+            "metadata": _metadata(video.metadata) if metadata else "{}",
+        }
+        yield video.place, entry
     if empty:
         log.warning("input=%r: %d samples have no video", source, empty)
     _warn_of_several(source, several)
+
+
+def _packed_videos(shards: Sequence[str]) -> Iterator[PackedVideo | None]:
+    """Yield what `_videos_of` returns for each shard, in order, while the next ones are read."""
+    progress = Progress("input", len(shards), unit="archives")
+    pool = ThreadPoolExecutor(_SHARDS_AT_ONCE)
+    rest, running = iter(shards), deque[Future[list[PackedVideo | None]]]()
+    try:
+        for number in range(len(shards)):
+            while len(running) < _SHARDS_AT_ONCE and (shard := next(rest, None)) is not None:
+                running.append(pool.submit(_videos_of, shard))
+            yield from running.popleft().result()
+            progress.reach(number + 1)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        progress.close()
 
 
 def _videos_of(shard: str) -> list[PackedVideo | None]:
