@@ -14,7 +14,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
@@ -31,7 +31,7 @@ from gve_ray.progress import Progress
 from gve_ray.schema import ASSET_SCHEMA, PAIR_SCHEMA, AssetRef
 from gve_ray.store import RunFolder, Store, StoreError
 from gve_ray.store.assets import jpegs_of_row
-from gve_ray.store.runfolder import filesystem
+from gve_ray.store.runfolder import filesystem, write_atomically
 
 Form = Literal["webdataset", "datasets"]
 Videos = Literal["frames", "files"]
@@ -138,8 +138,17 @@ def export(
                 shards[task] += 1
                 progress.reach(done)  # also for a file that was there
         progress.close()
+        if form == "datasets":
+            card, path = filesystem(f"{output}/README.md")
+            write_atomically(card, path, _card(files).encode())
         folder.record(finished=True, pairs=counts, files=shards)
     return Exported(output=output, pairs=counts, files=shards)
+
+
+def _card(tasks: Iterable[str]) -> str:
+    """Return a dataset card for a hub, from which `datasets` takes a configuration for each task."""
+    lines = [f"- config_name: {task}\n  data_files: {task}/*.parquet" for task in tasks]
+    return "\n".join(["---", "configs:", *lines, "---", "", "Training pairs made by gve_ray.", ""])
 
 
 def _counted(pairs: Iterator[FullPair], progress: Progress, done: int) -> Iterator[FullPair]:

@@ -160,6 +160,10 @@ def test_parquet_has_the_features_of_datasets(run: Path, tmp_path: Path) -> None
     assert rows["t2t0"]["target_frames"] == []
     assert rows["t2t0"]["target_image"] is None
     assert rows["tv2v0"]["query_timestamps"] == [0.5]
+    by_card = datasets.load_dataset(
+        str(tmp_path / "out"), "T2V", cache_dir=str(tmp_path / "cache"), split="train"
+    )
+    assert by_card["pair_id"][:] == [f"t2v{n}" for n in range(5)]
 
 
 def test_videos_may_be_their_source_files(run: Path, tmp_path: Path) -> None:
