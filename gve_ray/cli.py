@@ -29,7 +29,7 @@ usage: gve VERB [--config FILE] [--verbose] [--section.option VALUE ...]
        gve synthesize --output RUN --thresholds [--json] [--section.option VALUE ...]
        gve evaluate --config FILE --check
        gve train --config FILE --plan [--json]
-       gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--filter JSON] [--url URL]
+       gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--filter JSON] [--group_by video] [--url URL]
        gve mcp [--url URL]
        gve export RUN --form webdataset|datasets --output FOLDER [--tasks T2V,V2V] [--shard_pairs N]
        gve diagnose [results.csv ...] [--models a,b] [--baselines] [--json]
@@ -132,7 +132,7 @@ def search(args: Sequence[str]) -> int:
     import webbrowser
 
     from gve_ray.serving.client import URL, Client, ServiceError
-    from gve_ray.serving.hits import as_csv, as_edl, as_text
+    from gve_ray.serving.hits import MIN_CONFIDENCE, as_csv, as_edl, as_text
 
     parser = argparse.ArgumentParser(
         prog="gve search", description="Find moments of the indexed videos, best first."
@@ -146,6 +146,18 @@ def search(args: Sequence[str]) -> int:
     parser.add_argument("--model", help="name of a served model; the default is the first one with an index")
     parser.add_argument(
         "--overlapping", action="store_true", help="also find moments that overlap better ones of the video"
+    )
+    parser.add_argument(
+        "--group_by",
+        "--group-by",
+        choices=("video",),
+        help="video: show each video once, with its best moment",
+    )
+    parser.add_argument(
+        "--min_confidence",
+        "--min-confidence",
+        type=float,
+        help=f"leave out hits with less confidence, from 0 to 1 (default {MIN_CONFIDENCE}; 0 shows all)",
     )
     parser.add_argument("--url", default=URL, help=f"address of the service (default {URL})")
     forms = parser.add_mutually_exclusive_group()
@@ -169,8 +181,15 @@ def search(args: Sequence[str]) -> int:
     except (ServiceError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if not to_json:
+        weak = [hit for hit in hits if hit.get("confident") is False]
+        hits = [hit for hit in hits if hit not in weak]
+        if weak:
+            none = "" if hits else "no confident match; "
+            print(f"{none}weak hits left out: {len(weak)}; --min_confidence 0 shows them", file=sys.stderr)
     write = as_csv if to_csv else as_edl if to_edl else as_text
-    print(json.dumps(hits, indent=1) if to_json else write(hits))
+    if output := json.dumps(hits, indent=1) if to_json else write(hits):
+        print(output)
     if opens and hits:
         webbrowser.open(url.rstrip("/") + hits[0]["links"]["video"])
     return 0

@@ -4,6 +4,7 @@ output/videos.lance      one row per file: its properties and its segments (prob
 output/segments.lance    one row per segment: vector, poster, strip (library.SEGMENT_SCHEMA)
 output/rejects.lance     one row per file or segment that could not be used, with the reason
 output/index-<hash>/     the searchable index: vectors and metadata (gve_ray.search)
+output/background.npz    what scores of queries are compared with (gve_ray.search.confidence)
 output/catalog.parquet   one row per video of the last finished run (catalog.CATALOG_SCHEMA)
 output/library.json      the entry point for readers (gve_ray.search.library)
 
@@ -14,6 +15,7 @@ deleted, except for the index that library.json named before.
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
 import shlex
@@ -49,9 +51,10 @@ from gve_ray.job import JobError
 from gve_ray.media.digest import media_stamp
 from gve_ray.preflight import absolute, check_cluster, check_request, fit_to_cluster, live_nodes
 from gve_ray.search import IndexFileError, IndexSpec, SearchError, VectorIndex, create_index, open_index
+from gve_ray.search.confidence import SAMPLE, background_of
 from gve_ray.search.folder import FILE as INDEX_FILE
 from gve_ray.search.index import FieldType, Value, matrix_of
-from gve_ray.search.library import FIELDS, LibraryFacts, read_library, segment_store
+from gve_ray.search.library import BACKGROUND, FIELDS, LibraryFacts, read_library, segment_store
 from gve_ray.search.library import FILE as LIBRARY_FILE
 from gve_ray.stage import REJECT_SCHEMA, StageCounts, run_stage
 from gve_ray.store import RunFolder, SharedFolder, Store, fingerprint
@@ -175,6 +178,7 @@ class _Run:
         states = Counter(compare(read_catalog(self._output), catalog).values())
         entries = self._entries(files, videos, segments)
         name, seconds = self._fill(entries)
+        self._write_background(entries)
         previous = self._publish(name)
         write_catalog(self._output, catalog)
         self._delete_unused(files, entries, pending, {name, previous})
@@ -349,6 +353,19 @@ class _Run:
     def _vectors(self, keys: Sequence[str]) -> np.ndarray:
         column = self._segments.take(keys, ["vector"]).column("vector")
         return matrix_of(column, len(column[0]))
+
+    def _write_background(self, entries: Mapping[str, dict[str, Value]]) -> None:
+        """Write what the scores of queries are compared with, from a sample of the segments.
+
+        It is written before library.json, so that an index is never published without it.
+        """
+        keys = sorted(entries, key=lambda key: hashlib.sha256(key.encode()).digest())[:SAMPLE]
+        background = background_of(self._vectors(keys), [str(entries[key]["fingerprint"]) for key in keys])
+        if background is None:
+            self._folder.remove(BACKGROUND)  # of an earlier run
+            return
+        files, path = filesystem(f"{self._output}/{BACKGROUND}")
+        write_atomically(files, path, background.to_bytes())
 
     def _publish(self, name: str) -> str | None:
         """Write library.json so that readers use this index; return the name of the index before."""

@@ -1,5 +1,6 @@
 """Search for nearest neighbours: exactly in arrays, or in an index with metadata and filters."""
 
+from gve_ray.search.confidence import Background
 from gve_ray.search.exact import NONE, exact, within
 from gve_ray.search.folder import create_index, open_index
 from gve_ray.search.index import (
@@ -14,10 +15,11 @@ from gve_ray.search.index import (
     VectorIndex,
 )
 from gve_ray.search.library import Library, LibraryFacts, Pictures, open_library, read_library
-from gve_ray.search.moments import search_moments
+from gve_ray.search.moments import Moment, search_moments
 
 __all__ = [
     "NONE",
+    "Background",
     "ExclusiveIndexError",
     "Filter",
     "Hit",
@@ -26,6 +28,7 @@ __all__ = [
     "IndexSpec",
     "Library",
     "LibraryFacts",
+    "Moment",
     "Pictures",
     "SearchError",
     "UnknownIdError",

@@ -12,17 +12,20 @@ import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
 from gve_ray.config import ModelConfig
+from gve_ray.search.confidence import Background
 from gve_ray.search.folder import PathOrUri, open_index
 from gve_ray.search.index import FieldType, IndexFileError, Value, VectorIndex
 from gve_ray.store import Store
 from gve_ray.store.runfolder import filesystem
 
 FILE = "library.json"
+BACKGROUND = "background.npz"
 SEGMENTS = "segments.lance"
 FORMAT = 2
 
@@ -113,6 +116,19 @@ class Library:
                 if self._segments is store:
                     self._segments = segment_store(self.folder)
             return _pictures(self._segments, segment)
+
+    @cached_property
+    def background(self) -> Background | None:
+        """What the scores of a query are compared with.
+
+        None if the index has too few films, or was made by a version that did not keep it.
+        """
+        files, path = filesystem(_inside(self.folder, BACKGROUND))
+        try:
+            with files.open_input_stream(path) as stream:
+                return Background.from_bytes(stream.read())
+        except FileNotFoundError:
+            return None
 
     def is_current(self) -> bool:
         """Return False if an index job has finished since this library was opened."""

@@ -1,17 +1,42 @@
-"""Search for moments of videos: of segments that overlap in time, only the best one counts.
+"""Search for moments of videos, each of which is found once.
 
 Windows of a film overlap, so that a scene is found wherever it begins; without this, the first hits
-would all show the same scene. Files with the same content count as one.
+would all show the same scene. Of windows that overlap, the best counts, together with the chain of
+overlapping windows around it that match about as well. Files with the same content count as one:
+those with the same bytes, and copies in another encoding, which have the same duration and nearly
+the same vectors.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from gve_ray.search.confidence import Background
 from gve_ray.search.index import Filter, Hit, Value, VectorIndex
 
 _DEEPEST = 16_384  # rows; no more are searched for moments apart from each other. Milvus has this limit.
+_COMPARED = 1_000  # hits, of which the vectors are compared to find copies
+_FURTHER = 9  # further moments of a film
+_ABOUT = 0.5  # of the standard deviation of a query's scores: by less, two scores are about equal
+_COPY_COSINE = 0.98  # of one span in two encodings, at least
+_COPY_SECONDS = 0.1  # by which durations and spans of copies may differ
+Span = tuple[float, float]  # start and end, seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment(Hit):
+    """A hit with what is known about it.
+
+    extent: start and end, in seconds, of the overlapping windows around it that match about as well.
+    confidence: see `Background.judge`; None without a background. further: other moments of the same
+    film, best first, if the hits are grouped by film.
+    """
+
+    extent: Span
+    confidence: float | None = None
+    further: tuple["Moment", ...] = ()
 
 
 def search_moments(
@@ -21,46 +46,137 @@ def search_moments(
     *,
     filter: Filter | None = None,
     overlapping: bool = False,
-    excluded: Iterable[Mapping[str, Value]] = (),
-) -> list[Hit]:
+    excluded: Sequence[Hit] = (),
+    by_video: bool = False,
+    background: Background | None = None,
+) -> list[Moment]:
     """Return the `top_k` segments that match a query best, best first, apart from each other in time.
 
     index: of segments (`gve_ray.search.library.FIELDS`). vector: float32 [1, d]. overlapping: also
-    return segments that overlap a better one. excluded: metadata of segments that the hits must not
-    overlap either. There are fewer hits if the index has no more, or if the best 16,384 rows have no
-    more. Raises SearchError.
+    return segments that overlap a better one, and copies. excluded: segments that are not returned,
+    and that the hits must not overlap either. by_video: return each film once, with up to 9 further
+    moments. background: what the scores of a query are compared with. There are fewer hits if the
+    index has no more, or if the best 16,384 rows have no more. Raises SearchError.
     """
-    others = list(excluded)
-    depth = top_k if overlapping else 4 * top_k + len(others)
+    about = 0.0 if background is None else _ABOUT * background.spread(vector[0])
+    depth = len(excluded) + (top_k if overlapping and not by_video else 4 * top_k)
     while True:
         depth = min(depth, max(_DEEPEST, top_k))
         (hits,) = index.search(vector, depth, filter=filter)
+        contents = _contents(index, [] if overlapping else [*excluded, *hits])
         if overlapping:
-            return hits
-        apart = distinct(hits, excluded=others)[:top_k]
-        if len(apart) == top_k or len(hits) < depth or depth >= _DEEPEST:
-            return apart
+            excluded_ids = {hit.id for hit in excluded}
+            moments = [_moment(hit, _span(hit)) for hit in hits if hit.id not in excluded_ids]
+        else:
+            moments = distinct(hits, contents, excluded=excluded, about=about)
+        found = (_by_film(moments, contents) if by_video else moments)[:top_k]
+        if len(found) == top_k or len(hits) < depth or depth >= _DEEPEST:
+            return found if background is None else _judged(found, background, vector[0], index, filter)
         depth *= 4
 
 
-def distinct(hits: Iterable[Hit], *, excluded: Iterable[Mapping[str, Value]] = ()) -> list[Hit]:
-    """Return the hits without those that overlap an earlier one of a file with the same content."""
-    taken: defaultdict[Value, list[tuple[float, float]]] = defaultdict(list)
-    for metadata in excluded:
-        taken[metadata["fingerprint"]].append(_span(metadata))
+def distinct(
+    hits: Sequence[Hit], contents: Mapping[Value, Value], *, excluded: Sequence[Hit] = (), about: float = 0.0
+) -> list[Moment]:
+    """Return the hits without those that overlap the extent of an earlier one of a file with the
+    same content.
+
+    contents: fingerprint -> content, if it has another name. about: by how much less the windows of
+    an extent may score.
+    """
+    taken: defaultdict[Value, list[Span]] = defaultdict(list)
+    of_content: defaultdict[Value, list[Hit]] = defaultdict(list)
+    for hit in excluded:
+        taken[_content(hit, contents)].append(_span(hit))
+    for hit in hits:
+        of_content[_content(hit, contents)].append(hit)
     kept = []
     for hit in hits:
-        start, end = _span(hit.metadata)
-        spans = taken[hit.metadata["fingerprint"]]
-        if not any(start < other_end and other_start < end for other_start, other_end in spans):
-            spans.append((start, end))
-            kept.append(hit)
+        content = _content(hit, contents)
+        if not _overlaps(_span(hit), taken[content]):
+            free = [other for other in of_content[content] if not _overlaps(_span(other), taken[content])]
+            extent = _extent(hit, free, about)
+            taken[content].append(extent)
+            kept.append(_moment(hit, extent))
     return kept
 
 
-def _span(metadata: Mapping[str, Value]) -> tuple[float, float]:
+def _extent(hit: Hit, others: Sequence[Hit], about: float) -> Span:
+    """Return the span of the chain of overlapping windows around a hit that score at most `about` less."""
+    start, end = _span(hit)
+    spans = {_span(other) for other in others if 0 <= hit.score - other.score <= about}
+    while near := {span for span in spans if _overlaps(span, [(start, end)])}:
+        start, end = min(start, *(s for s, _ in near)), max(end, *(e for _, e in near))
+        spans -= near
+    return start, end
+
+
+def _contents(index: VectorIndex, hits: Sequence[Hit]) -> dict[Value, Value]:
+    """Return fingerprint -> content of the files of which there are copies among the best hits.
+
+    Two files have the same content if they have the same duration, and nearly the same vector for a
+    span.
+    """
+    hits = hits[:_COMPARED]
+    contents: dict[Value, Value] = {}
+    if not hits:
+        return contents
+    files = np.array([hit.metadata["fingerprint"] for hit in hits])
+    times = np.array([(hit.metadata["duration"], *_span(hit)) for hit in hits])  # [n, 3]
+    near = (np.abs(times[:, None] - times) <= _COPY_SECONDS).all(axis=2) & (files[:, None] != files)
+    rows = np.flatnonzero(near.any(axis=1))
+    if not len(rows):
+        return contents
+    vectors, _ = index.get([hits[row].id for row in rows])
+    same = near[np.ix_(rows, rows)] & (vectors @ vectors.T >= _COPY_COSINE)
+    for later, earlier in zip(*np.nonzero(np.tril(same)), strict=True):
+        old, new = (contents.setdefault(file, file) for file in files[rows[[later, earlier]]].tolist())
+        contents = {file: new if content == old else content for file, content in contents.items()}
+    return contents
+
+
+def _by_film(moments: Sequence[Moment], contents: Mapping[Value, Value]) -> list[Moment]:
+    """Return the best moment of each film, with its further moments."""
+    films: defaultdict[Value, list[Moment]] = defaultdict(list)
+    for moment in moments:
+        films[_content(moment, contents)].append(moment)
+    return [replace(best, further=tuple(others[:_FURTHER])) for best, *others in films.values()]
+
+
+def _judged(
+    moments: Sequence[Moment],
+    background: Background,
+    query: np.ndarray,
+    index: VectorIndex,
+    filter: Filter | None,
+) -> list[Moment]:
+    """Return the moments with their confidence."""
+    judge = background.judge(query, index.count(filter=filter))
+
+    def judged(moment: Moment) -> Moment:
+        return replace(
+            moment, confidence=judge(moment.score), further=tuple(judged(other) for other in moment.further)
+        )
+
+    return [judged(moment) for moment in moments]
+
+
+def _moment(hit: Hit, extent: Span) -> Moment:
+    return Moment(id=hit.id, score=hit.score, metadata=hit.metadata, extent=extent)
+
+
+def _content(hit: Hit, contents: Mapping[Value, Value]) -> Value:
+    fingerprint = hit.metadata["fingerprint"]
+    return contents.get(fingerprint, fingerprint)
+
+
+def _overlaps(span: Span, others: Sequence[Span]) -> bool:
+    return any(span[0] < end and start < span[1] for start, end in others)
+
+
+def _span(hit: Hit) -> Span:
     """Return start and end, in seconds."""
-    start, end = metadata["start"], metadata["end"]
+    start, end = hit.metadata["start"], hit.metadata["end"]
     assert isinstance(start, float)
     assert isinstance(end, float)
     return start, end

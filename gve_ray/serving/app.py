@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from gve_ray import __version__
 from gve_ray.embedder.embeddings import truncated
 from gve_ray.errors import shortened
-from gve_ray.search import Hit
+from gve_ray.search import Moment
 from gve_ray.serving.batcher import Caller
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.files import MEDIA_TYPES, file_response
@@ -26,6 +26,7 @@ from gve_ray.serving.guard import COOKIE, DEADLINE, Guard, session_of
 from gve_ray.serving.metrics import agents, collect
 from gve_ray.serving.openapi import Api, Operation, Schema, document, json_of
 from gve_ray.serving.requests import (
+    FORM_FIELDS,
     EmbeddingRequest,
     M,
     Query,
@@ -46,7 +47,7 @@ _PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-_FORM_FILES, _FORM_FIELDS = 2, 7
+_FORM_FILES = 2
 _JPEG_HEADERS = {
     "Cache-Control": "private, max-age=3600",
     "X-Content-Type-Options": "nosniff",
@@ -198,7 +199,12 @@ class _Routes:
         if query is None:
             assert body.like is not None
             hits = await self._gateway.similar(
-                entry, body.like, body.top_k, body.filter, overlapping=body.overlapping
+                entry,
+                body.like,
+                body.top_k,
+                body.filter,
+                overlapping=body.overlapping,
+                by_video=body.group_by == "video",
             )
         else:
             hits = await self._gateway.search(
@@ -207,9 +213,10 @@ class _Routes:
                 body.top_k,
                 body.filter,
                 overlapping=body.overlapping,
+                by_video=body.group_by == "video",
                 caller=_caller(request),
             )
-        data = [_hit(entry, hit) for hit in hits]
+        data = [_hit(entry, hit, body) for hit in hits]
         return JSONResponse({"object": "list", "model": entry.name, "data": data})
 
     async def models(self) -> Response:
@@ -307,7 +314,7 @@ class _Routes:
 async def _search_body(request: Request) -> tuple[SearchRequest, Query | None]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        async with request.form(max_files=_FORM_FILES, max_fields=_FORM_FIELDS) as form:
+        async with request.form(max_files=_FORM_FILES, max_fields=len(FORM_FIELDS)) as form:
             fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
             uploads = {name: value for name, value in form.multi_items() if isinstance(value, UploadFile)}
             if len(fields) + len(uploads) < len(form.multi_items()):
@@ -328,17 +335,20 @@ def _read(kind: type[M], data: bytes) -> M:
     return validate(kind, parse_json(data))
 
 
-def _hit(entry: Entry, hit: Hit) -> dict[str, Any]:
+def _hit(entry: Entry, hit: Moment, body: SearchRequest) -> dict[str, Any]:
     metadata = dict(hit.metadata)
     uri, start, end = (metadata.pop(name) for name in ("uri", "start", "end"))
     name, segment = quote(entry.name, safe=""), quote(hit.id, safe="")
     previews = f"/previews/{name}/{segment}"
-    return {
+    shown = {
         "id": hit.id,
         "score": hit.score,
+        "confidence": hit.confidence,
+        "confident": None if hit.confidence is None else hit.confidence >= body.min_confidence,
         "uri": _shown(str(uri)),
         "start": start,
         "end": end,
+        "extent": dict(zip(("start", "end"), hit.extent, strict=True)),
         "metadata": metadata,
         "links": {
             "video": f"/media/{name}/{segment}#t={start:.3f},{end:.3f}",
@@ -346,6 +356,9 @@ def _hit(entry: Entry, hit: Hit) -> dict[str, Any]:
             "strip": f"{previews}/strip.jpg",
         },
     }
+    if body.group_by is not None:
+        shown["moments"] = [_hit(entry, other, body) for other in hit.further]
+    return shown
 
 
 def _shown(uri: str) -> str:

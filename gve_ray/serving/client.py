@@ -34,11 +34,14 @@ class Client:
         instruction: str | None = None,
         model: str | None = None,
         overlapping: bool = False,
+        group_by: str | None = None,
+        min_confidence: float | None = None,
     ) -> list[dict[str, Any]]:
         """Return hits, best first, as the service sends them.
 
-        overlapping: also those that overlap a better one of the same video. Raises ServiceError, or
-        OSError if a file cannot be read.
+        overlapping: also those that overlap a better one of the same video. group_by: "video" for each
+        video once. min_confidence: of hits that are `confident`; None for the service's default. Raises
+        ServiceError, or OSError if a file cannot be read.
         """
         fields: dict[str, Any] = {
             "text": text,
@@ -46,6 +49,8 @@ class Client:
             "instruction": instruction,
             "model": model,
             "overlapping": "true" if overlapping else None,
+            "group_by": group_by,
+            "min_confidence": None if min_confidence is None else str(min_confidence),
         }
         if filter is not None:
             fields["filter"] = json.dumps(filter)

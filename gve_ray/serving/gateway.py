@@ -17,7 +17,7 @@ from gve_ray.errors import shown
 from gve_ray.logs import set_up_worker
 from gve_ray.media import Limits, MediaError
 from gve_ray.schema import Frames, Item
-from gve_ray.search import ExclusiveIndexError, Filter, Hit, Library, Pictures
+from gve_ray.search import ExclusiveIndexError, Filter, Library, Moment, Pictures
 from gve_ray.serving.batcher import Caller
 from gve_ray.serving.config import RequestLimits, ServeConfig
 from gve_ray.serving.errors import ApiError
@@ -159,24 +159,38 @@ class Gateway:
         filter: Filter | None,
         *,
         overlapping: bool,
+        by_video: bool,
         caller: Caller,
-    ) -> list[Hit]:
+    ) -> list[Moment]:
         """Return the segments that match a query best, as `search_moments` does. Raises ApiError."""
-        hits: list[Hit] = await self._with_items(
+        hits: list[Moment] = await self._with_items(
             entry,
             [query],
             lambda items, settings: entry.retriever.search.remote(
-                items[0], top_k, filter, settings, overlapping=overlapping, caller=caller
+                items[0],
+                top_k,
+                filter,
+                settings,
+                overlapping=overlapping,
+                by_video=by_video,
+                caller=caller,
             ),
         )
         return hits
 
     async def similar(
-        self, entry: Entry, segment: str, top_k: int, filter: Filter | None, *, overlapping: bool
-    ) -> list[Hit]:
+        self,
+        entry: Entry,
+        segment: str,
+        top_k: int,
+        filter: Filter | None,
+        *,
+        overlapping: bool,
+        by_video: bool,
+    ) -> list[Moment]:
         """Return the segments most similar to a segment. Raises ApiError."""
-        hits: list[Hit] = await result_of(
-            entry.retriever.similar.remote(segment, top_k, filter, overlapping=overlapping)
+        hits: list[Moment] = await result_of(
+            entry.retriever.similar.remote(segment, top_k, filter, overlapping=overlapping, by_video=by_video)
         )
         return hits
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+MIN_CONFIDENCE = 0.9  # a hit with less is weak, unless the request says otherwise
 EDL_FPS = 25  # frames per second of the timecodes
 
 

@@ -61,7 +61,9 @@ class LiveLibrary:
     def _open(self) -> Library:
         library = open_library(self._folder, shared=not self._searched)
         if self._searched:
-            # The first search reads the vectors, so it is made before any request arrives.
+            # The first search reads the vectors and the background, so they are read before any request
+            # arrives.
+            _ = library.background
             library.index.search(np.zeros((1, library.index.spec.dimension), np.float32), 1)
         return library
 

@@ -22,6 +22,7 @@ from gve_ray.search.filters import MAX_VALUES, SIGNS
 from gve_ray.search.index import FieldType
 from gve_ray.serving.config import RequestLimits
 from gve_ray.serving.guard import COOKIE
+from gve_ray.serving.hits import MIN_CONFIDENCE
 from gve_ray.serving.requests import EmbeddingRequest, SearchRequest
 
 Schema = dict[str, Any]
@@ -282,10 +283,12 @@ def _search_requests(api: Api, text: Schema) -> dict[str, Schema]:
         "top_k": {"type": "integer", "minimum": 1, "maximum": api.limits.max_top_k, "default": 10},
         "filter": _ref("Filter"),
         "overlapping": {"type": "boolean", "default": False},
+        "group_by": {"type": "string", "enum": ["video"]},
+        "min_confidence": {"type": "number", "minimum": 0, "maximum": 1, "default": MIN_CONFIDENCE},
     }
     in_json = {name: _nullable(schema) for name, schema in fields.items()}
-    # A form has these as JSON, so null is possible; model and instruction are texts as they are.
-    in_form = fields | {name: in_json[name] for name in ("top_k", "filter", "overlapping")}
+    # A form has these as JSON, so null is possible; the others are texts as they are.
+    in_form = fields | {name: in_json[name] for name in ("top_k", "filter", "overlapping", "min_confidence")}
     like: Schema = {"type": "string", "minLength": 1}
     media: dict[str, Schema] = {
         name: {"type": "string", "format": "binary", "minLength": 1, "description": f"The file of {what}."}
@@ -467,6 +470,28 @@ def _all_of(**properties: Schema) -> Schema:
 _STRING: Schema = {"type": "string"}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 _SECONDS: Schema = {"type": "number", "description": "Seconds from the start of the video."}
+_HIT: dict[str, Schema] = {
+    "id": {"type": "string", "description": "The ID of the segment."},
+    "score": {"type": "number", "description": "Cosine similarity."},
+    "confidence": {
+        "type": ["number", "null"],
+        "description": "Probability that nothing would match as well if the index had no answer; null if the "
+        "index was made by an earlier version.",
+    },
+    "confident": {
+        "type": ["boolean", "null"],
+        "description": "Whether the confidence reaches `min_confidence`; null if there is none.",
+    },
+    "uri": _STRING,
+    "start": _SECONDS,
+    "end": _SECONDS,
+    "extent": {
+        "description": "Of the overlapping segments around it that match about as well.",
+        **_all_of(start=_SECONDS, end=_SECONDS),
+    },
+    "metadata": {"type": "object"},
+    "links": _all_of(video=_STRING, poster=_STRING, strip=_STRING),
+}
 _REPLIES: dict[str, Schema] = {
     "Error": _all_of(
         error=_all_of(
@@ -488,18 +513,12 @@ _REPLIES: dict[str, Schema] = {
         model=_STRING,
         usage=_all_of(prompt_tokens=_COUNT, total_tokens=_COUNT),
     ),
-    "Hits": _list_of(
-        _all_of(
-            id={"type": "string", "description": "The ID of the segment."},
-            score={"type": "number", "description": "Cosine similarity."},
-            uri=_STRING,
-            start=_SECONDS,
-            end=_SECONDS,
-            metadata={"type": "object"},
-            links=_all_of(video=_STRING, poster=_STRING, strip=_STRING),
-        ),
-        model=_STRING,
+    "Hit": _object(
+        _HIT | {"moments": {"type": "array", "items": _ref("Hit"), "description": "With `group_by`."}},
+        *_HIT,
+        extra=False,
     ),
+    "Hits": _list_of(_ref("Hit"), model=_STRING),
     "Models": _list_of(
         _all_of(
             id=_STRING,

@@ -17,6 +17,7 @@ from gve_ray.embedder.conversation import VISION_TOKENS
 from gve_ray.errors import shortened, shown
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.frame_sequence import PREFIX, FrameSequence, parse_frames
+from gve_ray.serving.hits import MIN_CONFIDENCE
 
 VISION_START, VISION_END, IMAGE_TOKEN, VIDEO_TOKEN = VISION_TOKENS
 MAX_PARTS = 1_000_000  # commas and brackets of a body; a parsed value takes far more memory than its JSON
@@ -62,6 +63,7 @@ def _whole(value: Any) -> Any:
 
 Integer = Annotated[int, Field(strict=True), BeforeValidator(_whole)]
 Boolean = Annotated[bool, Field(strict=True)]
+Number = Annotated[float, Field(strict=True)]
 
 
 class MediaUrl(_Model):
@@ -231,12 +233,25 @@ class SearchRequest(_Model):
     )
     instruction: str | None = None
     overlapping: Boolean = Field(False, description="Also return segments that overlap a better one in time.")
+    group_by: Literal["video"] | None = Field(
+        None,
+        description="`video`: each video once, with its best moment and, in `moments`, its further ones.",
+    )
+    min_confidence: Number = Field(
+        MIN_CONFIDENCE,
+        ge=0,
+        le=1,
+        description="Hits with less confidence have `confident: false`; with 0, no hit has.",
+    )
 
     def query(self) -> Query | None:
         """Return the query; None for a search by `like`. Raises ApiError."""
         if (self.content is None) == (self.like is None):
             raise ApiError(400, "give either content or like", param="content")
         return None if self.content is None else _query_of_content(self.content, self.instruction)
+
+
+FORM_FIELDS = SearchRequest.model_fields.keys() - {"content"} | {"text"}
 
 
 def validate(kind: type[M], values: Any) -> M:
@@ -286,20 +301,19 @@ def parse_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[S
     """Return the body and the query of a multipart search; the query is None for a search by
     `like`.
 
-    fields: text, like, instruction, model, and, in JSON, top_k, filter and overlapping. files: image, video. Raises
-    ApiError.
+    fields: those of `FORM_FIELDS`; top_k, filter, overlapping and min_confidence in JSON. files: image, video.
+    Raises ApiError.
     """
-    allowed = {"text", "like", "top_k", "filter", "instruction", "model", "overlapping"}
-    unknown = sorted(set(fields) - allowed) + sorted(set(files) - {"image", "video"})
+    unknown = sorted(set(fields) - FORM_FIELDS) + sorted(set(files) - {"image", "video"})
     if unknown:
         raise ApiError(
             400,
-            f"{shortened(unknown[0])}: unknown field; fields are {', '.join(sorted(allowed))}, "
+            f"{shortened(unknown[0])}: unknown field; fields are {', '.join(sorted(FORM_FIELDS))}, "
             "files are image and video",
             param=unknown[0],
         )
     values: dict[str, Any] = {name: value for name, value in fields.items() if value and name != "text"}
-    for name in {"top_k", "filter", "overlapping"} & set(values):
+    for name in {"top_k", "filter", "overlapping", "min_confidence"} & set(values):
         # Python writes True.
         value = values[name].lower() if name == "overlapping" else values[name]
         values[name] = parse_json(value.encode(), name)

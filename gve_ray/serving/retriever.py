@@ -19,7 +19,7 @@ from gve_ray.embedder.backends import NOT_FINITE, identify, open_model, saved_se
 from gve_ray.embedder.checkpoint import resolve_settings
 from gve_ray.logs import set_up_worker
 from gve_ray.schema import Item
-from gve_ray.search import Filter, Hit, IndexFileError, Library, read_library, search_moments
+from gve_ray.search import Filter, Hit, IndexFileError, Library, Moment, read_library, search_moments
 from gve_ray.search.index import FieldType
 from gve_ray.serving.batcher import ANYONE, Caller, TokenBatcher
 from gve_ray.serving.config import ServedModel
@@ -212,21 +212,28 @@ class Retriever:
         settings: EmbedderSettings | None = None,
         *,
         overlapping: bool = False,
+        by_video: bool = False,
         caller: Caller = ANYONE,
-    ) -> list[Hit]:
+    ) -> list[Moment]:
         """Return the segments that match a query best, as `search_moments` does."""
         vectors = (await self._embed([item], settings, caller=caller)).vectors
-        return await self._use_library(_search, vectors, top_k, filter, overlapping)
+        return await self._use_library(_search, vectors, top_k, filter, overlapping, by_video)
 
     @_returns_refusals
     async def similar(
-        self, segment: str, top_k: int, filter: Filter | None, *, overlapping: bool = False
-    ) -> list[Hit]:
+        self,
+        segment: str,
+        top_k: int,
+        filter: Filter | None,
+        *,
+        overlapping: bool = False,
+        by_video: bool = False,
+    ) -> list[Moment]:
         """Return the segments most similar to a segment, without itself and what it overlaps.
 
         An unknown segment is refused (404 unknown_segment).
         """
-        return await self._use_library(_similar, segment, top_k, filter, overlapping)
+        return await self._use_library(_similar, segment, top_k, filter, overlapping, by_video)
 
     @_returns_refusals
     async def use_library(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -243,19 +250,34 @@ class Retriever:
 
 
 def _search(
-    library: Library, vector: np.ndarray, top_k: int, filter: Filter | None, overlapping: bool
-) -> list[Hit]:
-    return search_moments(library.index, vector, top_k, filter=filter, overlapping=overlapping)
+    library: Library, vector: np.ndarray, top_k: int, filter: Filter | None, overlapping: bool, by_video: bool
+) -> list[Moment]:
+    return search_moments(
+        library.index,
+        vector,
+        top_k,
+        filter=filter,
+        overlapping=overlapping,
+        by_video=by_video,
+        background=library.background,
+    )
 
 
 def _similar(
-    library: Library, segment: str, top_k: int, filter: Filter | None, overlapping: bool
-) -> list[Hit]:
-    vector, metadata = library.index.get([segment])
-    if not overlapping:
-        return search_moments(library.index, vector, top_k, filter=filter, excluded=metadata)
-    hits = search_moments(library.index, vector, top_k + 1, filter=filter, overlapping=True)
-    return [hit for hit in hits if hit.id != segment][:top_k]
+    library: Library, segment: str, top_k: int, filter: Filter | None, overlapping: bool, by_video: bool
+) -> list[Moment]:
+    vector, (metadata,) = library.index.get([segment])
+    itself = Hit(id=segment, score=1.0, metadata=metadata)
+    return search_moments(
+        library.index,
+        vector,
+        top_k,
+        filter=filter,
+        overlapping=overlapping,
+        excluded=[itself],
+        by_video=by_video,
+        background=library.background,
+    )
 
 
 def settings_of(served: ServedModel) -> EmbedderSettings:

@@ -117,6 +117,24 @@ def test_the_index_of_the_run_before_stays_for_its_readers(output: Path) -> None
     assert metadata_of(output, first) == entries()
 
 
+def test_a_library_has_the_background_of_the_last_run(tmp_path: Path) -> None:
+    """None while there are fewer than 8 films."""
+    run = run_over(tmp_path)
+    run._segments.create()
+    vectors = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
+    rows = [
+        {"segment": f"s{i}", "vector": vectors[i].tolist(), "poster": b"", "strip": b""} for i in range(9)
+    ]
+    run._segments.append(pa.Table.from_pylist(rows, schema=SEGMENT_SCHEMA))
+    films = {f"s{i}": {**entries()["s0"], "fingerprint": f"f{i}"} for i in range(9)}
+    name, _ = run._fill(films)
+    for kept, count in ((films, 9), (dict(list(films.items())[:7]), 0), (films, 9)):
+        run._write_background(kept)
+        run._publish(name)
+        background = open_library(tmp_path).background
+        assert (0 if background is None else len(background.vectors)) == count
+
+
 def test_a_published_run_succeeds_even_if_an_old_index_cannot_be_deleted(
     output: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -151,6 +169,7 @@ def test_an_index_in_an_object_store_can_be_updated_and_replaced(s3: str, kind: 
     assert dict(now.index.metadata()) == entries()
     assert now.index.search(np.eye(N, dtype=np.float32)[2:3], 1)[0][0].id == "s2"
     assert now.pictures("s2") == Pictures(poster=b"p", strip=b"s")
+    assert now.background is None
     assert dict(reader.index.metadata())["s2"]["year"] == 1999
 
     other = run_over(uri, kind="lance" if kind == "faiss" else "faiss")

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import webbrowser
 from typing import Any
 
@@ -73,3 +74,22 @@ def test_the_best_hit_opens_in_the_browser(
         cli.main(["search", "a ball", "--open"])
     assert "does not send the key" in capsys.readouterr().err
     assert len(opened) == 1
+
+
+def test_weak_hits_are_left_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As JSON they are printed; hits of an earlier service do not say whether they are weak."""
+    monkeypatch.delenv("GVE_API_KEY", raising=False)
+    first, second = HITS
+    for confident, printed, said in (
+        ((True, False), 1, "weak hits left out: 1"),
+        ((False, False), 0, "no confident match; weak hits left out: 2"),
+        ((True, True), 2, ""),
+        ((None, None), 2, ""),
+    ):
+        hits = [{**hit, "confident": value} for hit, value in zip((first, second), confident, strict=True)]
+        monkeypatch.setattr(Client, "search", lambda *_, _hits=hits, **__: _hits)
+        assert cli.main(["search", "a ball"]) == 0
+        out, err = capsys.readouterr()
+        assert (len(out.splitlines()), said in err, bool(err)) == (printed, True, bool(said))
+        assert cli.main(["search", "a ball", "--json"]) == 0
+        assert len(json.loads(capsys.readouterr().out)) == 2

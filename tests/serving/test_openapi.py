@@ -32,6 +32,7 @@ ALLOWED: list[tuple[str, dict[str, Any]]] = [
     ("/v1/search", {"content": "a", "top_k": 1}),
     ("/v1/search", {"content": "a", "top_k": 1000.0, "overlapping": True}),
     ("/v1/search", {"content": ["a"], "filter": {"segment": INT64 - 1}}),
+    ("/v1/search", {"content": "a", "group_by": "video", "min_confidence": 0}),
     ("/v1/search", {"content": [{"text": "a"}], "filter": {"segment": {"gte": -INT64}}}),
     ("/v1/search", {"content": [{"type": "input_text", "text": "a"}], "filter": {"segment": [0] * 1000}}),
     ("/v1/search", {"content": "a", "filter": {"duration": {"lt": 2**64, "gt": -1e308}}}),
@@ -55,6 +56,8 @@ FORBIDDEN: list[tuple[str, dict[str, Any], int]] = [
     ("/v1/search", {"content": "a", "top_k": "5"}, 400),
     ("/v1/search", {"content": "a", "top_k": True}, 400),
     ("/v1/search", {"content": "a", "overlapping": 1}, 400),
+    ("/v1/search", {"content": "a", "group_by": "film"}, 400),
+    ("/v1/search", {"content": "a", "min_confidence": 1.1}, 400),
     ("/v1/search", {"content": ["a", "b"]}, 400),
     ("/v1/search", {"content": [{"image_url": "data:image/png;base64,A"}]}, 400),
     ("/v1/search", {"content": [{"image_url": "ftp://example.org/a.png"}]}, 400),
@@ -207,17 +210,25 @@ def test_images(document: dict[str, Any], http: httpx.Client) -> None:
 
 def test_a_form_with_all_fields(document: dict[str, Any], http: httpx.Client) -> None:
     fields = {"text": "a", "top_k": 1000, "filter": {"segment": 0}, "instruction": "Find it.", "model": "demo",
-              "overlapping": True}  # fmt: skip
+              "overlapping": True, "group_by": "video", "min_confidence": 0.5}  # fmt: skip
     assert is_valid(document, {"$ref": "#/components/schemas/SearchForm"}, fields)
     parts = {
         name: (None, value if isinstance(value, str) else json.dumps(value)) for name, value in fields.items()
     }
     answer = http.post("/v1/search", files=parts)
     assert answer.status_code == 200, answer.text
-    for name in ("top_k", "filter", "overlapping"):
+    for name in ("top_k", "filter", "overlapping", "min_confidence"):
         assert is_valid(document, {"$ref": "#/components/schemas/SearchForm"}, {**fields, name: None})
         assert http.post("/v1/search", files={**parts, name: (None, "null")}).status_code == 200
-    for name, value in (("top_k", 1001), ("top_k", "x"), ("overlapping", 2), ("filter", []), ("like", "b")):
+    for name, value in (
+        ("top_k", 1001),
+        ("top_k", "x"),
+        ("overlapping", 2),
+        ("group_by", 1),
+        ("min_confidence", -1),
+        ("filter", []),
+        ("like", "b"),
+    ):
         assert not is_valid(document, {"$ref": "#/components/schemas/SearchForm"}, {**fields, name: value})
         answer = http.post("/v1/search", files={**parts, name: (None, json.dumps(value))})
         assert answer.status_code == 400, answer.text

@@ -400,6 +400,57 @@ def test_only_the_moment_plays(visitor: Visitor, target: dict[str, Any]) -> None
         page.get_by_role("button", name="Play again").click()
 
 
+def test_weak_matches_are_behind_a_click(visitor: Visitor, target: dict[str, Any]) -> None:
+    """With the keyboard alone; how sure a match is is said in words."""
+    likely = 2
+
+    def judge(body: dict[str, Any]) -> None:
+        for hit, confidence in zip(body["data"], (0.999, 0.95, 0.6, *[0.1] * VIDEOS), strict=False):
+            hit |= {"confidence": confidence, "confident": confidence > 0.9 and likely > 0}
+
+    page = visitor.open()
+    page.route("**/v1/search", answering(judge))
+    search(page, target["text"])
+    expect(page.get_by_role("status")).to_have_text(re.compile("^2 moments in "))
+    shown = page.locator(".card:visible .likelihood")
+    expect(shown).to_have_text(["Very likely", "Likely"])
+    expect(page.get_by_role("heading", name="No confident match")).to_be_hidden()
+    page.keyboard.press("ArrowDown")
+    for _ in range(VIDEOS):  # the hidden cards are skipped
+        page.keyboard.press("ArrowRight")
+    expect(page.locator(".card .open").nth(1)).to_be_focused()
+    page.get_by_role("button", name=f"Show {VIDEOS - 2} weaker matches").focus()
+    page.keyboard.press("Enter")
+    expect(shown).to_have_text(["Very likely", "Likely", "Uncertain", *["Unlikely"] * (VIDEOS - 3)])
+    expect(page.locator(".card .open").nth(2)).to_be_focused()
+    likely = 0
+    search(page, "something else")
+    expect(page.get_by_role("heading", name="No confident match")).to_be_visible()
+    expect(shown).to_have_count(0)
+    page.get_by_role("button", name=f"Show {VIDEOS} weaker matches").click()
+    expect(shown).to_have_count(VIDEOS)
+
+
+def test_each_video_once_with_its_further_moments(visitor: Visitor, target: dict[str, Any]) -> None:
+    def add_moments(body: dict[str, Any]) -> None:
+        hit = body["data"][0]
+        hit["moments"] = [hit | {"start": 2.0, "end": 3.0, "moments": []}]
+
+    page = visitor.open()
+    search(page, target["text"])
+    expect(page.locator(".further:visible")).to_have_count(0)
+    page.route("**/v1/search", answering(add_moments))
+    with page.expect_request("**/v1/search") as sent:
+        page.get_by_label("List").select_option("each video once")
+    assert 'name="group_by"\r\n\r\nvideo\r\n' in (sent.value.post_data or "")
+    answered(page)
+    assert query_of(page) == {"text": target["text"], "group_by": "video"}
+    expect(page.locator(".further:visible")).to_have_count(1)
+    page.get_by_role("button", name=f"{target['name']}, 0:02 to 0:03").click()
+    dialog = page.get_by_role("dialog", name=target["name"])
+    expect(dialog.locator("dt", has_text="Moment").locator("+ dd")).to_have_text("0:02–0:03 (1.0 s)")
+
+
 PLAYED = {
     "h264.mp4": Clip(audio=True),
     "av1.mp4": Clip(codec="libsvtav1"),

@@ -3,7 +3,7 @@
 // is shown as an image; of any other file the dialog shows the poster and offers a download.
 
 import { Refused, fetchFile, typeOf } from "./server.js";
-import { bytes, clock, fileName, span } from "./words.js";
+import { bytes, clock, fileName, likelihood, span } from "./words.js";
 
 const HOVER_MS = 140; // a shorter hover loads nothing
 
@@ -27,18 +27,32 @@ export function makeCard(hit, frames, moreLike) {
   part("file").textContent = name;
   part("file").title = hit.uri;
   part("caption").textContent = hit.metadata.caption ?? "";
+  part("likelihood").textContent = likelihood(hit);
   part("score").textContent = hit.score.toFixed(2);
   part("more").setAttribute("aria-label", `More like this: ${name}, ${clock(hit.start)} to ${clock(hit.end)}`);
   part("more").onclick = () => moreLike(hit);
   const open = part("open");
-  open.setAttribute("aria-label", `${name}, ${clock(hit.start)} to ${clock(hit.end)}, score ${hit.score.toFixed(2)}`);
+  const label = [name, `${clock(hit.start)} to ${clock(hit.end)}`, likelihood(hit), `score ${hit.score.toFixed(2)}`];
+  open.setAttribute("aria-label", label.filter(Boolean).join(", "));
   open.onclick = () => openMoment(hit, moreLike);
   open.onfocus = () => open.matches(":focus-visible") && startPreview(card, 0);
   open.onblur = stopPreview;
   open.onpointerenter = ({ pointerType }) => pointerType !== "touch" && startPreview(card, HOVER_MS);
   open.onpointerleave = stopPreview;
   scrub(card, hit.links.strip, frames);
+  part("further").hidden = !hit.moments?.length;
+  part("further").append(...(hit.moments ?? []).map((other) => furtherMoment(other, moreLike)));
   return card;
+}
+
+/** A button that opens a further moment of the film of a card. */
+function furtherMoment(hit, moreLike) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = span(hit);
+  button.setAttribute("aria-label", `${fileName(hit.uri)}, ${clock(hit.start)} to ${clock(hit.end)}`);
+  button.onclick = () => openMoment(hit, moreLike);
+  return button;
 }
 
 /** Return the hit in the dialog, or else the hit of the card that contains an element; undefined if neither. */
@@ -273,6 +287,8 @@ function facts(hit) {
   const { caption, width, height, duration, size, ...others } = hit.metadata;
   const rows = [
     ["Moment", `${span(hit)} (${(hit.end - hit.start).toFixed(1)} s)`],
+    ["Matches from", hit.extent.start < hit.start || hit.extent.end > hit.end ? span(hit.extent) : null],
+    ["Likelihood", likelihood(hit) ? `${likelihood(hit)} (${(100 * hit.confidence).toFixed(1)} %)` : null],
     ["Score", hit.score.toFixed(4)],
     ["File", hit.uri],
     ["Length", duration && `${clock(duration)} (${duration.toFixed(1)} s)`],

@@ -7,11 +7,12 @@ import { Refused, ask } from "./server.js";
 import { bytes, count, fileName, span } from "./words.js";
 
 const LARGEST = 64 * 2 ** 20; // bytes of the files of a search; the server has this limit too, but checks it only after the upload
-const DEFAULTS = { text: "", like: "", instruction: "", top_k: "12", filter: "", model: "" };
+const DEFAULTS = { text: "", like: "", instruction: "", top_k: "12", group_by: "", filter: "", model: "" };
 const CLIPS = /\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|m?ts|m2ts|wmv|flv|ogv|3gp)$/i; // some systems report no media type for these
 
 const byId = (id) => document.getElementById(id);
-const form = Object.fromEntries(["text", "instruction", "top_k", "filter", "model"].map((id) => [id, byId(id)]));
+const FIELDS = ["text", "instruction", "top_k", "group_by", "filter", "model"];
+const form = Object.fromEntries(FIELDS.map((id) => [id, byId(id)]));
 const results = byId("results");
 
 let models = []; // those with an index, the default first
@@ -41,12 +42,13 @@ function describeModel() {
 // ---- What is searched: the form, the address, the files -------------------------------------------------------
 
 function readForm() {
-  const { text, instruction, top_k, filter, model } = form;
+  const { text, instruction, top_k, group_by, filter, model } = form;
   return {
     text: like ? "" : text.value.trim(),
     like: like?.id ?? "",
     instruction: instruction.value,
     top_k: top_k.value,
+    group_by: group_by.value,
     filter: filter.value.trim(),
     model: model.selectedIndex > 0 ? model.value : "", // the first model is the default of the server
   };
@@ -210,8 +212,8 @@ async function search({ focus = false } = {}) {
     const answer = await ask("/v1/search", { method: "POST", body: formData(), signal: mine.signal });
     if (mine !== running) return;
     showHits(answer, filter);
-    say(`${count(answer.data.length, "moment")} in ${((performance.now() - began) / 1000).toFixed(2)} s`);
-    if (focus) results.querySelector(".open")?.focus({ preventScroll: true });
+    say(`${count(answer.data.filter(isLikely).length, "moment")} in ${((performance.now() - began) / 1000).toFixed(2)} s`);
+    if (focus) results.querySelector(".card:not([hidden]) .open")?.focus({ preventScroll: true });
   } catch (error) {
     if (mine !== running) return;
     results.replaceChildren();
@@ -243,9 +245,23 @@ function start(message = "") {
   say(message);
 }
 
+/** Whether a hit is shown at once; false only if the server says that it is weak. */
+const isLikely = (hit) => hit.confident !== false;
+
 function showHits({ model, data }, filter) {
   const frames = models.find(({ id }) => id === model)?.index.strip_frames ?? 1;
-  results.replaceChildren(...data.map((hit) => makeCard(hit, frames, moreLike)));
+  const cards = data.map((hit) => makeCard(hit, frames, moreLike));
+  const weak = cards.filter((_, i) => !isLikely(data[i]));
+  for (const card of weak) card.hidden = true;
+  results.replaceChildren(...cards);
+  byId("doubt").hidden = !weak.length || weak.length < cards.length;
+  byId("weak").hidden = !weak.length;
+  byId("weak").textContent = `Show ${count(weak.length, "weaker match", "weaker matches")}`;
+  byId("weak").onclick = () => {
+    for (const card of weak) card.hidden = false;
+    byId("weak").hidden = true;
+    weak[0].querySelector(".open").focus();
+  };
   if (data.length) return;
   show("nothing");
   byId("unfilter").hidden = !filter;
@@ -284,6 +300,7 @@ function showFilter(shown) {
 
 function show(part) {
   for (const id of ["welcome", "nothing", "results"]) byId(id).hidden = id !== part;
+  for (const id of ["doubt", "weak"]) byId(id).hidden = true;
 }
 
 // ---- Hands ----------------------------------------------------------------------------------------------------
@@ -292,7 +309,7 @@ byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
   submit();
 });
-for (const field of [form.instruction, form.top_k, form.model]) field.addEventListener("change", resubmit);
+for (const field of [form.instruction, form.top_k, form.group_by, form.model]) field.addEventListener("change", resubmit);
 form.model.addEventListener("change", describeModel);
 byId("filter-toggle").onclick = () => {
   showFilter(byId("filter-line").hidden);
@@ -332,7 +349,7 @@ document.addEventListener("keydown", (event) => {
   const { key, target } = event;
   if (event.ctrlKey || event.metaKey || event.altKey || byId("key").open) return;
   const typing = target.matches("input, select");
-  const cards = [...results.children];
+  const cards = [...results.children].filter((card) => !card.hidden);
   const at = cards.indexOf(target.closest(".card"));
   if (key === "/" && !typing && !isOpen()) {
     event.preventDefault();
