@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 SAMPLE = 1024  # segments
-_FEWEST_FILMS = 8  # with fewer, nothing can be said
+_FEWEST_FILMS = 16  # with fewer, the quartiles are too uncertain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ def background_of(vectors: np.ndarray, films: Sequence[str]) -> Background | Non
     """Return what is known about the scores of unrelated pairs, from a sample of an index.
 
     vectors: float32 [m, d], unit length. films: the film of each, m names. Returns None if there are
-    fewer than 8 films, or if the vectors of all films are the same.
+    fewer than 16 films, or if the vectors of all films are the same.
     """
     names = np.asarray(films)
     if len(set(films)) < _FEWEST_FILMS:

@@ -30,10 +30,14 @@ _MOST_HITS = 100
 
 
 class Moment(BaseModel):
-    """A moment of a video. start, end: seconds. score: cosine similarity. link: plays it. frames: for `look_at`."""
+    """A moment of a video. start, end: seconds. score: cosine similarity. confidence: that it is no coincidence, 0
+    to 1. confident: whether that is enough; null if unknown. link: plays it. frames: for `look_at`.
+    """
 
     id: str
     score: float
+    confidence: float | None = None
+    confident: bool | None = None
     uri: str
     start: float
     end: float

@@ -118,17 +118,17 @@ def test_the_index_of_the_run_before_stays_for_its_readers(output: Path) -> None
 
 
 def test_a_library_has_the_background_of_the_last_run(tmp_path: Path) -> None:
-    """None while there are fewer than 8 films."""
+    """None while there are fewer than 16 films."""
     run = run_over(tmp_path)
     run._segments.create()
-    vectors = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
+    vectors = np.random.default_rng(0).standard_normal((17, 4)).astype(np.float32)
     rows = [
-        {"segment": f"s{i}", "vector": vectors[i].tolist(), "poster": b"", "strip": b""} for i in range(9)
+        {"segment": f"s{i}", "vector": vectors[i].tolist(), "poster": b"", "strip": b""} for i in range(17)
     ]
     run._segments.append(pa.Table.from_pylist(rows, schema=SEGMENT_SCHEMA))
-    films = {f"s{i}": {**entries()["s0"], "fingerprint": f"f{i}"} for i in range(9)}
+    films = {f"s{i}": {**entries()["s0"], "fingerprint": f"f{i}"} for i in range(17)}
     name, _ = run._fill(films)
-    for kept, count in ((films, 9), (dict(list(films.items())[:7]), 0), (films, 9)):
+    for kept, count in ((films, 17), (dict(list(films.items())[:15]), 0), (films, 17)):
         run._write_background(kept)
         run._publish(name)
         background = open_library(tmp_path).background

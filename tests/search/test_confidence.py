@@ -47,9 +47,9 @@ def test_copies_in_the_index_do_not_hide_answers() -> None:
 
 def test_it_survives_a_file_and_needs_enough_films() -> None:
     vectors = unit(np.random.default_rng(2), 32)
-    assert background_of(vectors, [str(i % 7) for i in range(32)]) is None
+    assert background_of(vectors, [str(i % 15) for i in range(32)]) is None
     assert background_of(np.repeat(vectors[:1], 32, axis=0), [str(i) for i in range(32)]) is None
-    background = background_of(vectors, [str(i % 8) for i in range(32)])
+    background = background_of(vectors, [str(i % 16) for i in range(32)])
     assert background is not None
     read = Background.from_bytes(background.to_bytes())
     assert (read.location, read.scale) == (background.location, background.scale)
