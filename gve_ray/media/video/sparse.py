@@ -92,14 +92,17 @@ def _can_seek(scan: Scan) -> bool:
 
 
 def _packets_are_frames(scan: Scan, timeline: Timeline) -> bool:
-    """Return whether each shown packet gives one frame, unless the file is damaged.
+    """Return whether each shown packet gives one frame, in the order of their times, unless the file is damaged.
 
     Packets of MPEG-4 and VP8 may show nothing. Leading pictures of the first key picture do not
-    decode if what they refer to has been cut away.
+    decode if what they refer to has been cut away. A decoder that does not reorder pictures gives
+    them in the order of the packets, whatever times these have.
     """
     assert timeline.pts is not None
-    begins_with_key = int(scan.packets.pts[0]) <= int(timeline.pts[0])
-    return begins_with_key and (scan.info.codec in ALWAYS_SHOWN or scan.intra_only)
+    pts = scan.packets.pts
+    begins_with_key = int(pts[0]) <= int(timeline.pts[0])
+    in_order = scan.reordered or bool(np.all(np.diff(pts) > 0))
+    return begins_with_key and in_order and (scan.info.codec in ALWAYS_SHOWN or scan.intra_only)
 
 
 def _seek(video: OpenVideo, packets: Packets, key: int) -> "av.Packet[VideoStream] | None":

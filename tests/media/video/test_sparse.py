@@ -212,3 +212,12 @@ def test_leading_pictures_without_their_references_are_no_frames(make):
 def test_interlaced_pictures_are_left_to_the_full_pass(make):
     data = make(frames=20, options={"x264-params": "tff=1:keyint=5"})
     assert sparse(data, [3, 12]) is None
+
+
+def test_times_that_run_backwards_do_not_reorder_pictures(make):
+    data = make(frames=12, codec="libvpx-vp9", container="webm", options={"cpu-used": "8"})
+    block = data.index(b"\x00\x64\x00")  # the time of frame 1, 100 ms, and its flags
+    for settings in ({}, {"sampled": True}, {"strict": False}):
+        broken = data[:block] + b"\x03\x85" + data[block + 2 :]  # 901 ms
+        frames = decode(broken, [FrameRequest(k=12)], **settings).samples[0]
+        assert [read_number(p) for p in frames.pixels] == list(range(12))
