@@ -72,7 +72,7 @@ class ShotsConfig:
     threshold: float = number(10.0, above=0, below=100)
     shortest: float = number(3.0, at_least=0)  # seconds; three quarters of it hold a clip of 2 s
     longest: float = number(60.0, above=0)
-    wall_clock_s: float = number(1500.0, above=0)
+    wall_clock_s: float = number(7200.0, above=0)
 
     def __post_init__(self) -> None:
         check_numbers(self, "shots")
@@ -395,9 +395,9 @@ class AssembleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesisResources:
-    """Resources by stage. shots: its rows are long videos, so its batches are small."""
+    """Resources by stage. shots: a batch is one video, which may take as long as `shots.wall_clock_s`."""
 
-    shots: StageResources = field(default_factory=lambda: StageResources(batch_size=1))
+    shots: StageResources = field(default_factory=lambda: StageResources(batch_size=1, stall_seconds=7500.0))
     media: StageResources = field(default_factory=StageResources)
     content: StageResources = field(default_factory=StageResources)
     classifiers: ModelResources = field(default_factory=ModelResources)
@@ -491,6 +491,12 @@ class SynthesisConfig:
         check(
             self.captioner.engine == "vllm" or actor_gpus in (AUTO, 0),
             f"resources.captioner.num_gpus={actor_gpus}: an actor that asks an endpoint needs none; leave it out",
+        )
+        film_seconds, stall_seconds = self.shots.wall_clock_s, self.resources.shots.stall_seconds
+        check(
+            not self.shots.is_on or stall_seconds == -1 or film_seconds < stall_seconds,
+            f"shots.wall_clock_s={film_seconds:g}, resources.shots.stall_seconds={stall_seconds:g}: a film may take "
+            "longer than the stage waits for one; raise stall_seconds",
         )
         check(
             actor_gpus in (AUTO, 0, engine_gpus) or (engine_gpus == 1 and float(actor_gpus) < 1),

@@ -239,6 +239,10 @@ def test_without_long_videos_nothing_changes() -> None:
     assert ingest_fingerprint(MEDIA, 1, off.shots) == same != ingest_fingerprint(MEDIA, 1, on.shots)
     with pytest.raises(ValueError, match=r"shots.shortest=20.0, longest=30.0: use at most half"):
         config(longer_than=60, shortest=20.0, longest=30.0)
+    with pytest.raises(
+        ValueError, match=r"shots.wall_clock_s=9000, resources.shots.stall_seconds=7500: a film"
+    ):
+        config(longer_than=60, wall_clock_s=9000)
 
 
 def test_the_keys_of_a_part_are_those_of_its_videos_and_their_shots() -> None:
