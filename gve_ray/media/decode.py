@@ -219,8 +219,8 @@ def _kept_file(source: str, limits: Limits) -> _File:
     """Return the file that is kept open, if it is this one and has not changed; otherwise keep this one."""
     try:
         key = source, file_facts(source), limits
-    except OSError:
-        return _File(source, limits)  # says what is wrong
+    except (OSError, ValueError, ImportError):
+        return _File(source, limits)  # which says what is wrong
     if key not in _kept:
         _kept.clear()  # before another file is in memory, too
         _kept[key] = _File(source, limits)

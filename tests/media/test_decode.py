@@ -311,5 +311,6 @@ def test_a_file_that_is_kept_open_is_read_once_until_it_changes(make, tmp_path, 
     assert frames_of(one, keep_open=True) == 20
     assert [frames_of(two), frames_of(two)] == [20, 20]
     assert len(reads) == 6
-    with pytest.raises(MediaError, match="unreadable"):
-        decode(tmp_path / "gone.mp4", [FrameRequest(k=1)], keep_open=True)
+    for unreadable in (tmp_path / "gone.mp4", "nowhere://gone.mp4", "a\0b"):
+        with pytest.raises(MediaError, match="unreadable"):
+            decode(unreadable, [FrameRequest(k=1)], keep_open=True)
