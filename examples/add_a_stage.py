@@ -14,7 +14,8 @@ To use it in the job, put this file where the job is started (the current folder
 The measure: letters are rows of narrow strokes, so a line of text is a band of the picture in which
 the brightness often jumps from one pixel to its neighbour. `text_share` is the share of such jumps in
 the band that has most of them. Fences, foliage and other dense textures score high as well; look at
-the rejects in report.html before you trust a threshold.
+the rejects in report.html before you trust a threshold. The package has a better filter of this kind
+(`quality.content.text_overlay`); this one shows how to write your own.
 """
 
 import argparse

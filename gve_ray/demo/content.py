@@ -225,7 +225,7 @@ def _small_text(rng: random.Random) -> Pictures:
     height, width = pictures[0].shape[:2]
     text = rng.choice(("LIVE", "12:47", "ch. 5", "2021"))
     side = max(9, round(0.035 * min(height, width)))
-    layer = _text_layer([text], "latin", side, width, rng)
+    layer = _text_layer([text], "latin", side, width, rng, is_bright=pictures[0].mean() > 128)
     return [_pasted(picture, layer, (width - layer.width - side // 2, side // 2)) for picture in pictures]
 
 
@@ -327,12 +327,13 @@ def _text_overlay(rng: random.Random) -> Pictures:
     hold = len(pictures) if style in ("title", "list") else rng.randint(6, 15)
     # A new seed for each layer would change the style of the text within a video.
     look, layers = rng.getrandbits(32), []
+    is_bright = float(np.median([picture.mean() for picture in pictures])) > 128
     for _ in range(0, len(pictures), hold):
         texts = [_phrase(rng, script) for _ in range(rng.randint(*lines))]
         if style == "ticker":
             texts = ["   ".join(_phrase(rng, script) for _ in range(4))]
         room = 10**6 if style == "ticker" else round(width * 0.94)
-        layers.append(_text_layer(texts, script, side, room, random.Random(look)))
+        layers.append(_text_layer(texts, script, side, room, random.Random(look), is_bright=is_bright))
     place, across = rng.choice(("top", "middle", "bottom", "bottom")), rng.uniform(0, 1)
     out = []
     for i, picture in enumerate(pictures):
@@ -354,11 +355,17 @@ def _phrase(rng: random.Random, script: str) -> str:
     return rng.choice(_SCRIPTS[script])
 
 
-def _text_layer(texts: Sequence[str], script: str, side: int, room: int, rng: random.Random) -> Image.Image:
-    """Return lines of text as RGBA. side: height of a line in pixels. room: largest width; text is cut there."""
-    colour = rng.choice(((255, 255, 255), (255, 255, 255), (255, 235, 60), (10, 10, 10), (80, 220, 255)))
-    is_dark = sum(colour) < 120  # legible on a ground of its own only
-    backing = rng.choice(("outline", "outline", "box", "solid box", "shadow", "none")[: 4 if is_dark else 6])
+def _text_layer(
+    texts: Sequence[str], script: str, side: int, room: int, rng: random.Random, *, is_bright: bool
+) -> Image.Image:
+    """Return lines of text as RGBA, which can be read before the picture.
+
+    side: height of a line in pixels. room: largest width; text is cut there. is_bright: whether the picture is.
+    """
+    backing = rng.choice(("outline", "outline", "box", "solid box", "shadow", "none"))
+    bright = rng.choice(((255, 255, 255), (255, 255, 255), (255, 235, 60), (80, 220, 255)))
+    is_dark = is_bright if backing in ("shadow", "none") else rng.random() < 0.2
+    colour = (10, 10, 10) if is_dark else bright
     other = (245, 245, 245) if is_dark else (0, 0, 0)
     font = _font(rng.choice(_FONTS), round(side * 0.8))
     pad = max(2, side // 4)

@@ -58,9 +58,9 @@ class SynthesisResult:
 
     def __str__(self) -> str:
         """Return the summary table that is printed when the job ends."""
-        head = f"{'stage':<16}{'of':<10}{'in':>10}{'out':>10}{'rejected':>10}{'seconds':>10}"
+        head = f"{'stage':<20}{'of':<10}{'in':>10}{'out':>10}{'rejected':>10}{'seconds':>10}"
         rows = [
-            f"{s['name']:<16}{s['unit']:<10}{s['in']:>10}{s['out']:>10}{s['rejected']:>10}{s['seconds']:>10.1f}"
+            f"{s['name']:<20}{s['unit']:<10}{s['in']:>10}{s['out']:>10}{s['rejected']:>10}{s['seconds']:>10.1f}"
             for s in self.stages
         ]
         pairs = ", ".join(f"{count} {task}" for task, count in self.pairs.items())

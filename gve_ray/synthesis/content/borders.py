@@ -11,10 +11,10 @@ import numpy as np
 THRESHOLD = 0.02  # of the area
 
 _TOLERANCE = 5.0  # gray levels: what compression does to a bar
-_UNIFORM = 0.04  # largest share of other pixels in a line of a bar, such as ringing beside the picture
+_UNIFORM = 0.01  # largest share of other pixels in a line of a bar
 _BEGINS = 0.6  # smallest share of other pixels in the first lines of the picture
 _BEGINS_ALONE = 0.8  # if the opposite side has no bar
-_LINES = 4  # within so many lines the bar ends; compression and scaling smear its edge
+_LINES = 9  # after so many lines a picture has begun; compression smears its edge over a block of 8
 _LEAST = 0.4  # of the height and of the width is a picture between bars
 _MOST = 0.45  # of the height or width is the widest bar
 
@@ -46,12 +46,10 @@ def content_box(luma: np.ndarray) -> Box:
     if height - bottom - top < _LEAST * height or width - right - left < _LEAST * width:
         return Box(0, height, 0, width)  # something small before a ground of one color
     spans = columns, columns, rows, rows
-    begins = [
-        side.begins_within(span) if side.uniform else 0.0 for side, span in zip(sides, spans, strict=True)
-    ]
+    has_bar = [side.bar(span, _BEGINS) > 0 for side, span in zip(sides, spans, strict=True)]
     top, bottom, left, right = (
-        side.uniform if begins[i] >= (_BEGINS if begins[i ^ 1] >= _BEGINS else _BEGINS_ALONE) else 0
-        for i, side in enumerate(sides)
+        side.bar(span, _BEGINS if has_bar[i ^ 1] else _BEGINS_ALONE)
+        for i, (side, span) in enumerate(zip(sides, spans, strict=True))
     )
     return Box(top, height - bottom, left, width - right)
 
@@ -74,7 +72,13 @@ class _Side:
         uniform = self._differs.mean(axis=(0, 2)) <= _UNIFORM
         self.uniform = len(uniform) - _LINES if uniform.all() else int(np.argmin(uniform))
 
-    def begins_within(self, span: slice) -> float:
-        """Return over which share of its width a picture begins where the uniform rows end. span: of the width."""
-        first = self._differs[:, self.uniform : self.uniform + _LINES, span]
-        return float(first.mean(axis=(0, 2)).max()) if first.size else 0.0
+    def bar(self, span: slice, share: float) -> int:
+        """Return the number of rows of the bar, 0 if there is none.
+
+        A bar ends where a picture begins over at least this share of its width. span: the picture, of the width.
+        """
+        if not self.uniform:
+            return 0
+        first = self._differs[:, self.uniform : self.uniform + _LINES, span].mean(axis=(0, 2))
+        begins = np.flatnonzero(first >= share)
+        return self.uniform + int(begins[0]) if len(begins) else 0

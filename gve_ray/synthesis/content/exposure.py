@@ -2,8 +2,8 @@
 
 import numpy as np
 
-BLUR_THRESHOLD = 1.6  # pixels
-DARKNESS_THRESHOLD = 0.9  # the brightest parts have a tenth of white
+BLUR_THRESHOLD = 1.2  # pixels
+DARKNESS_THRESHOLD = 0.88  # the brightest parts have an eighth of white
 
 _BLOCK = 24  # pixels; each block votes with its strongest edge
 _STRONGEST = 0.04  # of the blocks: a sharp subject before a blurred ground is sharp

@@ -13,9 +13,9 @@ THRESHOLD = 0.01  # of the area
 
 _STROKE = 7  # pixels; a stroke is narrower
 _CONTRAST = 44  # gray levels by which a stroke differs from what is beside it
-_WINDOW = 49  # pixels of a row in which strokes are counted
-_STROKES = 4  # of each kind in a window, at least
-_NARROWEST = 32  # pixels; the width of a line, more than that of a window
+_WINDOW = 81  # pixels of a row in which strokes are counted
+_STROKES = 5  # of each kind in a window, at least
+_NARROWEST = 32  # pixels; for so long a line has enough strokes around
 _FEW = 2  # of each kind: rows above and below a line have fewer
 _GAP = 4  # pixels, at least, between lines; less is between the tiles of a chessboard
 _SHORTEST, _TALLEST = 5, 24  # pixels; the height of a line
