@@ -86,10 +86,10 @@ class Trial:
 
     def __str__(self) -> str:
         lines = [f"with {name} {new} instead of {old}" for name, (old, new) in self.options.items()]
-        lines.append(f"  {'rejected by':<16}{'run':>10}{'then':>10}")
-        lines += [f"  {name:<16}{count:>10,}{self.after[name]:>10,}" for name, count in self.before.items()]
+        lines.append(f"  {'rejected by':<20}{'run':>10}{'then':>10}")
+        lines += [f"  {name:<20}{count:>10,}{self.after[name]:>10,}" for name, count in self.before.items()]
         most = f" to {self.kept + self.open_videos:,}" if self.open_videos else ""
-        lines.append(f"  {'kept':<16}{self.kept_before:>10,}{self.kept:>10,}{most}")
+        lines.append(f"  {'kept':<20}{self.kept_before:>10,}{self.kept:>10,}{most}")
         if self.open_videos:
             stages = ", ".join(f"{name} {count:,}" for name, count in self.open_at.items())
             lines.append(
