@@ -4,8 +4,9 @@
 
 For each seed, renders videos with each defect and videos that only resemble one
 (gve_ray/demo/content.py), decodes them as `gve synthesize` does, and applies each filter with its default
-threshold to all of them. The thresholds were chosen on seeds 1 and 123. --folder: also counts the videos of a folder that
-each filter rejects. Scores are appended to --results, so a run that was interrupted goes on. Prints one JSON object.
+threshold to all of them. The thresholds were chosen on seeds 1 and 123. --folder: also counts the videos
+of a folder that each filter rejects. Scores are appended to --results, so a run that was interrupted goes
+on. Prints one JSON object.
 """
 
 import argparse
