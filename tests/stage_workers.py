@@ -24,6 +24,7 @@ from gve_ray.stage import (
     StageResources,
     Undone,
     report_status,
+    report_tokens,
     row_finished,
     run_stage,
 )
@@ -146,9 +147,10 @@ class KillsTheReader(Squares):
 
 
 class Logging(Squares):
-    """Logs each batch; row 7 raises."""
+    """Logs each batch, and reports a token of output and two of a prompt per row; row 7 raises."""
 
     def __call__(self, rows: Sequence[Row]) -> list[Row | Reject]:
+        report_tokens(prompt=2 * len(rows), output=len(rows), busy_seconds=0.01)
         log.info("%d rows from %s", len(rows), rows[0]["video_id"])
         return super().__call__(rows)
 

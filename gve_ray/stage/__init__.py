@@ -15,7 +15,7 @@ A worker that cannot start, or that raises on every row, fails the job. A worker
 reason outside of its rows returns them `Undone`: the others are committed, and then the stage fails.
 
 A worker whose batches or start take long calls `row_finished` and `report_status`, so that the
-progress of the stage shows more than its finished batches.
+progress of the stage shows more than its finished batches; one with a language model calls `report_tokens`.
 
 Trade-off: exactly-once processing costs two actor calls and one Lance fragment per batch (see
 benchmarks/stage.py), so a batch should take longer than that.
@@ -24,6 +24,7 @@ benchmarks/stage.py), so a batch should take longer than that.
 from gve_ray.config import StageResources
 from gve_ray.stage.reporter import report_status, row_finished
 from gve_ray.stage.run import StageCounts, StagePace, StageRunner, run_stage
+from gve_ray.stage.tokens import report_tokens
 from gve_ray.stage.worker import REJECT_SCHEMA, BrokenWorker, Reject, Result, StageError, Undone
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "StageRunner",
     "Undone",
     "report_status",
+    "report_tokens",
     "row_finished",
     "run_stage",
 ]

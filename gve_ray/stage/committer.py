@@ -10,6 +10,7 @@ from gve_ray.logs import extra_log_context, log_context
 from gve_ray.progress import Progress
 from gve_ray.stage.in_flight import Activity
 from gve_ray.stage.metrics import StageMetrics
+from gve_ray.stage.tokens import TokenCounts, tokens_text
 from gve_ray.stage.worker import StageError
 from gve_ray.store import Store
 
@@ -82,7 +83,7 @@ class Committer:
         if self._error is None and (kind is None or not math.isinf(self._commit_seconds)):
             self._commit()  # after a failure too, so that finished rows are kept
         self._report_metrics()
-        self._progress.reach(self._done, self._rejected_text())
+        self._progress.reach(self._done, self._detail())
         self._progress.close()
 
     @property
@@ -163,12 +164,16 @@ class Committer:
             # The last row counts when its batch has arrived.
             self._shown = max(self._shown, min(self._done + in_work, self._total - 1), self._done)
         if activity.workers or self._shown > self._done_before:
-            self._progress.reach(self._shown, self._rejected_text())
+            self._progress.reach(self._shown, self._detail(activity.tokens))
         else:
             self._progress.wait_for(activity.status or "starting the workers")
 
-    def _rejected_text(self) -> str:
-        return f"{self.rejected} rejected" if self.rejected else ""
+    def _detail(self, tokens: TokenCounts | None = None) -> str:
+        """Return what follows the number of rows in the progress."""
+        parts = [f"{self.rejected} rejected"] if self.rejected else []
+        if tokens is not None and tokens.workers:
+            parts.append(tokens_text(tokens.to_dict()))
+        return ", ".join(parts)
 
     def _report_metrics(self) -> None:
         self._reported = time.monotonic()

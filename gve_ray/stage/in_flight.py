@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gve_ray.stage.tokens import TokenCounts
+
 _MAX_RESTARTS = 3
 
 
@@ -26,11 +28,13 @@ class Activity:
 
     workers: number of workers that are ready. status: what the last one that reported it does
     before its first batch. finished: finished rows of each batch in work, by the batch's first key.
+    tokens: of all workers until now.
     """
 
     workers: int = 0
     status: str = ""
     finished: Mapping[str, int] = field(default_factory=dict)
+    tokens: TokenCounts = field(default_factory=TokenCounts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,7 @@ class InFlightRows:
         self._ready: set[str] = set()
         self._status = ""
         self._finished: dict[str, int] = {}
+        self._tokens: dict[str, TokenCounts] = {}
         self._failure = Failure()
         self._in_flight: set[str] = set()
         self._batch_starts: dict[str, int] = {}
@@ -80,9 +85,18 @@ class InFlightRows:
         """Record how many rows of a batch in work are finished."""
         self._finished[first_key] = rows
 
+    def tokens(self, process: str, counts: TokenCounts) -> None:
+        """Record all tokens of one process of a worker until now."""
+        self._tokens[process] = counts
+
     def activity(self) -> Activity:
         """Return what the workers do now."""
-        return Activity(workers=len(self._ready), status=self._status, finished=dict(self._finished))
+        return Activity(
+            workers=len(self._ready),
+            status=self._status,
+            finished=dict(self._finished),
+            tokens=sum(self._tokens.values(), TokenCounts()),
+        )
 
     def fail(self, reason: str, lines: Sequence[str] = ()) -> None:
         """Record why a worker ends the job, and the last lines of its log; only the first call counts."""

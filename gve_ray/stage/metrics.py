@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from gve_ray.logs import metric_tags
+from gve_ray.stage.tokens import TokenCounts
 
 # The tag is `gve_job`, not `job`, because Prometheus adds its own `job` label to every metric.
 TAGS = ("gve_job", "run", "stage")
@@ -94,6 +95,19 @@ class WorkerMetrics:
         self._retries = _metric(
             stage, Counter, "retries", "Batches that were started again because their worker or its node died"
         )
+
+        self._tokens = _metric(
+            stage, Counter, "tokens", "Tokens that engines have processed, of prompts and output", "kind"
+        )
+        self._busy = _metric(stage, Counter, "busy_seconds", "Time in which the worker's engine worked")
+
+    def tokens(self, new: TokenCounts) -> None:
+        """Count more tokens, and time of the engine."""
+        for kind, count in (("prompt", new.prompt), ("output", new.output)):
+            if count:
+                self._tokens.inc(count, tags={"kind": kind})
+        if new.busy_seconds > 0:
+            self._busy.inc(new.busy_seconds)
 
     def batch(self, seconds: float) -> None:
         """Record the duration of a batch that has finished."""

@@ -17,6 +17,7 @@ from gve_ray.stage.committer import Committer
 from gve_ray.stage.in_flight import Activity, start_in_flight_actor
 from gve_ray.stage.metrics import StageMetrics
 from gve_ray.stage.pool import ActorPool
+from gve_ray.stage.tokens import TokenCounts
 from gve_ray.stage.worker import StageError, StageJob
 from gve_ray.store import Store
 
@@ -54,7 +55,8 @@ class StagePace:
 class StageCounts:
     """The row counts of a stage over all its runs: n_in = n_out + n_rejected.
 
-    seconds: wall-clock time of this run only. pace: of this run; None if nothing was left to do.
+    seconds: wall-clock time of this run only. pace: of this run; None if nothing was left to do. tokens: of the
+    stage's workers in this run until now, in all parts; None if they report none.
     """
 
     name: str
@@ -63,6 +65,7 @@ class StageCounts:
     n_rejected: int
     seconds: float
     pace: StagePace | None = None
+    tokens: TokenCounts | None = None
 
     def __post_init__(self) -> None:
         if self.n_in != self.n_out + self.n_rejected:
@@ -142,6 +145,7 @@ class StageRunner:
         self._lock = threading.Lock()  # of the three above
         self._error: StageError | None = None
         self._new_rows = 0
+        self._tokens = TokenCounts()  # of actors that have ended
 
     def __enter__(self) -> "StageRunner":
         self._out.create().clean()
@@ -177,7 +181,7 @@ class StageRunner:
         done, rejected = (pc.is_in(keys, value_set=committed) for committed in self._committed)
         n_done, n_rejected = _count_true(done), _count_true(rejected)
         todo = pending.filter(pc.invert(pc.or_(done, rejected)))
-        pace = None
+        pace, tokens = None, TokenCounts()
         if todo.num_rows:
             job, pool = self._started()
             first_keys = todo.column(self._out.key).to_pylist()[:: self._resources.batch_size]
@@ -213,8 +217,10 @@ class StageRunner:
                 first_seconds=arrived - begun,
             )
             n_done, n_rejected = committer.done - committer.rejected, committer.rejected
+            now = _activity(job.in_flight).tokens
             with self._lock:
                 self._new_rows += todo.num_rows
+                tokens = self._tokens + now
         return StageCounts(
             name=self._name,
             n_in=pending.num_rows,
@@ -222,6 +228,7 @@ class StageRunner:
             n_rejected=n_rejected,
             seconds=time.monotonic() - started,
             pace=pace,
+            tokens=tokens if tokens.workers else None,
         )
 
     def _started(self) -> tuple[StageJob, ActorPool]:
@@ -252,6 +259,7 @@ class StageRunner:
             job, pool, self._job, self._pool = self._job, self._pool, None, None
         if job is not None and pool is not None:
             pool.close()
+            self._tokens += _activity(job.in_flight).tokens
             _kill(job.in_flight)
 
     def fail(self, error: StageError) -> None:
@@ -304,6 +312,8 @@ def _activity(in_flight: Any) -> Activity:
     """Return what the workers do now; nothing if the tracker does not answer, as when its process restarts."""
     import ray
 
+    if not ray.is_initialized():
+        return Activity()
     try:
         activity: Activity = ray.get(in_flight.activity.remote(), timeout=10)
     except ray.exceptions.RayError:

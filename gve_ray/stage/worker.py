@@ -21,6 +21,7 @@ from gve_ray.logs import LogContext, extend_log_context, last_lines, set_up_work
 from gve_ray.stage.in_flight import History
 from gve_ray.stage.metrics import WorkerMetrics
 from gve_ray.stage.reporter import counted, send_status_with
+from gve_ray.stage.tokens import TokenCounts, send_tokens_with
 from gve_ray.store import Store
 
 log = logging.getLogger(__name__)
@@ -140,9 +141,10 @@ class StageActor:
         send_status_with(job.in_flight.status.remote)
         self._job = job
         self._metrics = WorkerMetrics(job.name)
+        self._tokens = send_tokens_with(self._send_tokens)
         self._lock = _IsolationLock()
-        actor = ray.get_runtime_context().get_actor_id()
-        failed, log_before = self._tell("starting", actor, worker_log())
+        self._actor = ray.get_runtime_context().get_actor_id()
+        failed, log_before = self._tell("starting", self._actor, worker_log())
         try:
             if failed >= _MAX_FAILED_STARTS:
                 raise StageError(
@@ -153,7 +155,12 @@ class StageActor:
         except Exception as error:
             self._fail(f"its worker cannot start: {_sentence(error)}", error)
             raise
-        self._tell("started", actor)
+        self._tell("started", self._actor)
+
+    def _send_tokens(self, total: TokenCounts, new: TokenCounts) -> None:
+        # A restarted actor keeps its id, so its process is named, too.
+        self._job.in_flight.tokens.remote(f"{self._actor}/{os.getpid()}", total)
+        self._metrics.tokens(new)
 
     def _tell(self, event: str, *details: Any) -> Any:
         """Call a method of the stage's `InFlightRows` actor."""
@@ -195,6 +202,7 @@ class StageActor:
             with self._lock.alone():
                 records = self._isolated(rows, history)
         errors = sum(record["errors"] for record in records)
+        self._tokens.flush()
         consecutive = self._tell("end", keys, errors)
         if consecutive >= self._job.max_errors_in_a_row:
             raise StageError(

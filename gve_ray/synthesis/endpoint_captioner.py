@@ -20,6 +20,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 from gve_ray.endpoint import ATTEMPTS, Endpoint, EndpointError, image_part, video_options, video_part
+from gve_ray.stage import report_tokens
 from gve_ray.synthesis.audit import ScoredToken, last_tokens
 from gve_ray.synthesis.captioner import Completion, Media, ModelInfo, Question, Refused, Sampling, Stopped
 from gve_ray.synthesis.config import CaptionerConfig
@@ -113,7 +114,7 @@ class EndpointGenerator:
             completion, usage = self._request(request(self._config, question, sampling), question)
         except EndpointError as error:
             return self._failed(error, begun)
-        self._count(usage)
+        self._count(usage, begun)
         return completion
 
     def _read(self, question: Question, answer: str) -> list[ScoredToken]:
@@ -127,7 +128,7 @@ class EndpointGenerator:
             tokens, usage = self._post(body, read_tokens)
         except EndpointError as error:
             raise Refused(self._failed(error, begun).text) from error
-        self._count(usage)
+        self._count(usage, begun)
         if tokens is None:
             raise self._stop(
                 f"audit.threshold: the responses of captioner.url={self._config.url!r} have no `prompt_logprobs`, "
@@ -135,10 +136,15 @@ class EndpointGenerator:
             )
         return last_tokens(tokens, len(answer))
 
-    def _count(self, usage: Usage | None) -> None:
-        """Count the tokens of a response."""
+    def _count(self, usage: Usage | None, begun: float) -> None:
+        """Count the tokens of a response, and the share of the connections that it kept busy."""
         with self._lock:
             self._answered = time.monotonic()
+        report_tokens(
+            prompt=usage.prompt_tokens if usage else 0,
+            output=usage.output_tokens if usage else 0,
+            busy_seconds=(time.monotonic() - begun) / self._config.concurrency,
+        )
         if usage is not None:
             self._ledger.add(usage.prompt_tokens, usage.output_tokens)
         elif self._config.has_prices:

@@ -17,6 +17,7 @@ from gve_ray.config import AUTO, StageResources
 from gve_ray.inputs.manifest import read_manifest
 from gve_ray.job import PreflightError
 from gve_ray.preflight import Needs, check_cluster, check_models, check_paths, fit_to_cluster, live_nodes
+from gve_ray.stage.tokens import tokens_text
 from gve_ray.store import FolderLock, RunFolder, fingerprint
 from gve_ray.store.runfolder import RUN_FILE, filesystem
 from gve_ray.synthesis.captioner import Stopped
@@ -69,6 +70,9 @@ class SynthesisResult:
             table.insert(-2, f"shots   {self.shots['shots']:,} of {self.shots['videos']:,} long videos")
         if self.separation:
             table.insert(-2, f"filter  {self.separation}")
+        for entry in self.stages:
+            if tokens := entry.get("tokens"):
+                table.insert(-2, f"engine  {entry['name']}: {tokens_text(tokens)}")
         if self.spending:
             table.insert(-2, f"endpoint  {spending_text(self.spending)}")
         if self.estimate:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from gve_ray import report
 from gve_ray.report import picture
 from gve_ray.schema import ASSET_SCHEMA
+from gve_ray.stage.tokens import tokens_text
 from gve_ray.store.runfolder import filesystem, write_atomically
 from gve_ray.synthesis import charts
 from gve_ray.synthesis.config import SynthesisConfig
@@ -334,6 +335,9 @@ def _facts(
         "long videos": split and f"{split['videos']:,}, split into {split['shots']:,} shots",
         "captioner": f"{config.captioner.model} ({config.captioner.revision or 'no pinned revision'})",
         "consistency embedder": embedder.model or "none",
+        "captioner's engine": next(
+            (tokens_text(stage["tokens"]) for stage in facts["stages"] if stage.get("tokens")), None
+        ),
         "captioner's endpoint": spending_text(facts["spending"]) if facts.get("spending") else None,
         "whole input": Estimate.from_dict(facts["estimate"]) if is_trial else None,
         "frames": f"{config.media.frames} of at most {config.media.max_pixels} pixels",

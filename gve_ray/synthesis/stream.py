@@ -24,6 +24,7 @@ from typing import Any
 import pyarrow as pa
 
 from gve_ray.stage import StageCounts, StageError
+from gve_ray.stage.tokens import TokenCounts
 from gve_ray.synthesis.config import SynthesisConfig
 from gve_ray.synthesis.stages import SharedState, Stage, SynthesisRun
 
@@ -198,6 +199,7 @@ class _Tally:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._counts: tuple[int, int, int] | None = None  # in, out, rejected
+        self._tokens: TokenCounts | None = None
         self._lock = threading.Lock()
         self._inside, self._since, self._seconds = 0, 0.0, 0.0
 
@@ -218,9 +220,10 @@ class _Tally:
         if self._counts is not None and not self._stage.is_cumulative:
             new = tuple(map(sum, zip(self._counts, new, strict=True)))  # type: ignore[assignment]
         self._counts = new
+        self._tokens = counts.tokens or self._tokens
 
     def entry(self) -> Entry | None:
-        """Return the entry of run.json. Its seconds are of the run that wrote it."""
+        """Return the entry of run.json. Its seconds and tokens are of the run that wrote it."""
         if self._counts is None:
             return None
         with self._lock:
@@ -233,4 +236,5 @@ class _Tally:
             "out": n_out,
             "rejected": n_rejected,
             "seconds": round(seconds, 3),
+            **({} if self._tokens is None else {"tokens": self._tokens.to_dict()}),
         }

@@ -13,6 +13,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ import numpy as np
 
 from gve_ray.config import resolve_model
 from gve_ray.media.video_metadata import video_metadata
-from gve_ray.stage import BrokenWorker, report_status
+from gve_ray.stage import BrokenWorker, report_status, report_tokens
 from gve_ray.store.weights import sampled_folder_digest
 from gve_ray.synthesis.audit import ScoredToken, last_tokens
 from gve_ray.synthesis.captioner import Completion, ModelInfo, Question, Refused, Sampling
@@ -189,7 +190,10 @@ class VllmGenerator:
                     break
                 self._start(self._outstanding.popleft())
             if self._running:
-                for output in self._engine.step():
+                begun = time.monotonic()
+                outputs = self._engine.step()
+                report_tokens(busy_seconds=time.monotonic() - begun)
+                for output in outputs:
                     if output.finished:
                         self._finish(output)
 
@@ -240,6 +244,7 @@ class VllmGenerator:
     def _finish(self, output: Any) -> None:
         job = self._running.pop(output.request_id)
         (completion,) = output.outputs
+        report_tokens(prompt=len(output.prompt_token_ids), output=len(completion.token_ids))
         if completion.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"request ended with finish_reason={completion.finish_reason!r}")
         if job.sampling is None:

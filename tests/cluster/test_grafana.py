@@ -131,6 +131,10 @@ def test_metrics_of_a_stage_are_its_counts(scraped: tuple[str, Series]) -> None:
     assert total(series, "ray_gve_stage_commit_seconds_count", **tags) >= 1
     # There are 5 batches; samples that a killed worker had not sent yet are lost.
     assert 1 <= total(series, "ray_gve_stage_batch_seconds_count", **tags) <= 5
+    output = total(series, "ray_gve_stage_tokens_total", kind="output", **tags)
+    assert output >= 8
+    assert total(series, "ray_gve_stage_tokens_total", kind="prompt", **tags) == 2 * output
+    assert total(series, "ray_gve_stage_busy_seconds_total", **tags) > 0
 
 
 def test_metrics_of_a_training_step(scraped: tuple[str, Series]) -> None:
