@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 _REFUSALS = 8  # if so many questions are refused before the first answer, it is not because of the questions
 _READING = Sampling(seed=0, temperature=0.0, top_p=1.0, max_tokens=1)  # of a request that only reads
+# They are vLLM's: the answer belongs to the prompt, whose tokens are given with their log-probabilities.
+_READING_OPTIONS = {"add_generation_prompt": False, "continue_final_message": True, "prompt_logprobs": 0}
 
 
 @dataclass(frozen=True, order=True)
@@ -75,6 +77,10 @@ class EndpointGenerator:
         self._lock = threading.Lock()  # of the three above
         self._end: Stopped | None = None
         self._ended = threading.Event()
+        self._no_audit = (
+            f"audit.threshold: captioner.url={config.url!r} does not give the `prompt_logprobs` of vLLM's server; "
+            "leave audit.threshold out"
+        )
         self.info = ModelInfo(name=config.model, revision=self._endpoint.host)
         for i in range(config.concurrency):
             threading.Thread(target=self._work, name=f"captioner-{i}", daemon=True).start()
@@ -123,17 +129,16 @@ class EndpointGenerator:
         begun = time.monotonic()
         body = request(self._config, question, _READING)
         body["messages"].append({"role": "assistant", "content": answer})
-        body |= {"add_generation_prompt": False, "continue_final_message": True, "prompt_logprobs": 0}
+        body |= _READING_OPTIONS
         try:
             tokens, usage = self._post(body, read_tokens)
         except EndpointError as error:
+            if error.kind == "refused" and any(name in str(error) for name in _READING_OPTIONS):
+                raise self._stop(f"{self._no_audit} ({error})") from error
             raise Refused(self._failed(error, begun).text) from error
         self._count(usage, begun)
         if tokens is None:
-            raise self._stop(
-                f"audit.threshold: the responses of captioner.url={self._config.url!r} have no `prompt_logprobs`, "
-                "as those of vLLM's server have; leave audit.threshold out"
-            )
+            raise self._stop(self._no_audit)
         return last_tokens(tokens, len(answer))
 
     def _count(self, usage: Usage | None, begun: float) -> None:

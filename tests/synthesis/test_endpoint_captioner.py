@@ -15,6 +15,7 @@ from gve_ray.preflight.fit import size_pools
 from gve_ray.stage import StageError
 from gve_ray.synthesis.captioner import Asker, Completion, Sampling, Stopped
 from gve_ray.synthesis.config import (
+    AuditConfig,
     CaptionerConfig,
     EnrichConfig,
     ExtendConfig,
@@ -145,6 +146,49 @@ class TestAnswers:
             asked = generator(endpoint.url, tmp_path)
             assert [ask(asked).finish for _ in range(3)] == ["stop"] * 3
         assert ["response_format" in sent for sent in endpoint.requests] == [True, False, False, False]
+
+
+class TestAudit:
+    """The answers are those of vLLM's server: each position of the prompt has the log-probability of its token."""
+
+    def reading(self, answer: str, logprob: float) -> Reply:
+        words = ["user", *answer.replace(" ", " \0").split("\0")]
+        positions = [None, *({"7": {"decoded_token": word, "logprob": logprob, "rank": 1}} for word in words)]
+        reply = json.loads(GOOD.body) | {"prompt_logprobs": positions}
+        return Reply(body=json.dumps(reply).encode())
+
+    def test_captions_are_read_with_the_video_and_without(self, tmp_path):
+        def answer(number, body):
+            if "prompt_logprobs" not in body:
+                return GOOD
+            shown = any(part["type"] == "video_url" for part in body["messages"][1]["content"])
+            return self.reading(body["messages"][-1]["content"], -0.1 if shown else -5.0)
+
+        with http_endpoint(answer) as endpoint:
+            asked = generator(endpoint.url, tmp_path)
+            audit = AuditConfig(threshold=0.3)
+            asker = Asker(generator=asked, config=CaptionerConfig(model="m"), seed=1, audit=audit)
+            done = asker.ask(question()).result(timeout=30)
+        texts = [body for body in endpoint.requests if "prompt_logprobs" in body]
+        assert len(texts) == 2
+        for body in texts:
+            assert (body["continue_final_message"], body["add_generation_prompt"], body["max_tokens"]) == (
+                True, False, 1,
+            )  # fmt: skip
+            assert json.loads(body["messages"][-1]["content"]) == CAPTIONS
+        assert "1" in done.texts  # its 10 words cost 10 * 0.1 * (0.90 - 0.01)
+        assert "2" not in done.texts  # 101 words
+        assert asked._ledger.usage().answers == 3
+
+    @pytest.mark.parametrize(
+        "reply", [GOOD, Reply(status=400, body=b'{"error": "unknown field prompt_logprobs"}')]
+    )
+    def test_an_endpoint_without_probabilities_ends_the_job(self, reply, tmp_path):
+        with (
+            http_endpoint(lambda number, body: reply) as endpoint,
+            pytest.raises(Stopped, match=r"audit\.threshold"),
+        ):
+            generator(endpoint.url, tmp_path).score(question(), json.dumps(CAPTIONS)).result(timeout=30)
 
 
 class TestFailures:
