@@ -5,7 +5,7 @@
 Renders scenes whose facts are known, lets the tiny captioner caption and audit them with its real engine, and
 prints JSON. A caption is true if all facts in it are true of its scene. The ROC-AUC of the support is the
 probability that a true caption has more of it than one that is not; within styles, the mean over the five
-styles, because longer captions state more facts. The threshold is the smallest at which the share of
+styles, because longer captions state more facts. The threshold is the smallest from which on the share of
 false facts is halved on the videos of the first seed; what it does is measured on those of the second.
 """
 
@@ -35,6 +35,7 @@ from gve_ray.synthesis.vllm_captioner import VllmGenerator
 MEDIA = MediaConfig(frames=8, max_pixels=12544, min_pixels=3136, reference_frames=2, clips=2)
 ENGINE = {"enforce_eager": True, "dtype": "float32", "max_model_len": 2048}
 SEED = 42
+THRESHOLDS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True)
@@ -96,30 +97,53 @@ def auc(captions: Sequence[Caption]) -> float | None:
 
 
 def halving_threshold(captions: Sequence[Caption]) -> float:
-    """Return the smallest support at which the captions that reach it have half the share of false facts."""
+    """Return the smallest threshold from which on the captions that reach it have half the share of false facts.
+
+    It is the end of the last stretch above the half, not the first point below it, which chance decides.
+    """
     target = false_share(captions) / 2
-    supports = sorted({caption.support for caption in captions})
-    return next(s for s in supports if false_share([c for c in captions if c.support >= s]) <= target)
+    threshold = 1.0
+    for support in sorted({caption.support for caption in captions}, reverse=True):
+        if false_share([caption for caption in captions if caption.support >= support]) > target:
+            break
+        threshold = support
+    return threshold
+
+
+def effect(captions: Sequence[Caption], threshold: float) -> dict[str, float]:
+    """Return the share of false facts that a threshold leaves, and what it costs."""
+    kept = [caption for caption in captions if caption.support >= threshold]
+    videos = {caption.video for caption in captions}
+    true = sum(caption.true for caption in captions)
+    return {
+        "false_facts": false_share(kept),
+        "captions_lost": 1 - len(kept) / len(captions),
+        "videos_lost": 1 - len({caption.video for caption in kept}) / len(videos),
+        "true_facts_lost": 1 - sum(caption.true for caption in kept) / true,
+    }
 
 
 def describe(captions: Sequence[Caption], threshold: float) -> dict[str, Any]:
-    """Return how good the support is, and what the threshold does."""
-    kept = [caption for caption in captions if caption.support >= threshold]
-    by_style = {style.name: [c for c in captions if c.style == style.name] for style in VIDEO_STYLES.values()}
-    within = [value for group in by_style.values() if (value := auc(group)) is not None]
-    facts, videos = (sum(c.true for c in some) for some in (captions, kept)), {c.video for c in captions}
-    before, after = facts
+    """Return how good the support is, and what thresholds do."""
+    by_style = {
+        style.name: [caption for caption in captions if caption.style == style.name]
+        for style in VIDEO_STYLES.values()
+    }
+    within = {name: auc(group) for name, group in by_style.items()}
+    known = [value for value in within.values() if value is not None]
     return {
         "captions": len(captions),
-        "true_captions": round(sum(c.true == c.stated for c in captions) / len(captions), 3),
+        "true_captions": sum(caption.true == caption.stated for caption in captions) / len(captions),
         "auc": auc(captions),
-        "auc_within_styles": statistics.mean(within) if within else None,
-        "false_facts": {"before": false_share(captions), "after": false_share(kept)},
-        "captions_lost": 1 - len(kept) / len(captions),
-        "videos_lost": 1 - len({c.video for c in kept}) / len(videos),
-        "true_facts_lost": 1 - after / before,
+        "auc_within_styles": statistics.mean(known) if known else None,
+        "auc_by_style": within,
+        "false_facts": false_share(captions),
+        "with_threshold": effect(captions, threshold),
+        "with_other_thresholds": {str(other): effect(captions, other) for other in THRESHOLDS},
         "kept_by_style": {
-            name: sum(c.support >= threshold for c in group) / len(group) for name, group in by_style.items()
+            name: sum(caption.support >= threshold for caption in group) / len(group)
+            for name, group in by_style.items()
+            if group
         },
     }
 
