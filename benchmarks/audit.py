@@ -11,6 +11,7 @@ false facts is halved on the videos of the first seed; what it does is measured 
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -156,6 +157,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--temperature", type=float, default=0.0)
     args = parser.parse_args()
+    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"  # it logs to the output
     with tempfile.TemporaryDirectory() as folder:
         choose, test = (asset_rows(seed, args.videos, Path(folder)) for seed in args.seeds)
     config = CaptionerConfig(model=str(MODEL), engine_args=ENGINE, temperature=args.temperature)
@@ -164,7 +166,7 @@ def main() -> None:
     auditing = Asker(generator=generator, config=config, seed=SEED, audit=AuditConfig(threshold=0.0))
     ask(plain, choose[:4])  # warms up
     chosen = captions_of(choose, ask(auditing, choose)[0])
-    without = ask(plain, test)[1]
+    first, again = ask(plain, test)[1], ask(plain, test)[1]  # the engine has the prompts in its cache now
     answers, seconds = ask(auditing, test)
     threshold = halving_threshold(chosen)
     result = {
@@ -173,7 +175,7 @@ def main() -> None:
         "threshold": threshold,
         "chosen_on": describe(chosen, threshold),
         "measured_on": describe(captions_of(test, answers), threshold),
-        "seconds": {"captions": without, "captions_and_audit": seconds},
+        "seconds": {"captions": first, "audit": seconds - again},
     }
     print(json.dumps(result, indent=1, default=float))
 

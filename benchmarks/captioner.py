@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=16, help="requests to the server at the same time")
     parser.add_argument("--server", action="store_true")
     args = parser.parse_args()
+    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"  # it logs to the output
     with tempfile.TemporaryDirectory() as folder:
         rows = asset_rows(1, args.videos, Path(folder))
     questions = [caption_question(row, SEED) for _, row in rows]
