@@ -37,12 +37,20 @@ Row = dict[str, Any]
 
 
 def write_manifest(path: Path, n: int) -> pa.Table:
-    """Write a manifest of n videos: of each ten, one is broken, one has no captions, and two are copies of others."""
+    """Write a manifest of n videos: of each ten, one is broken, one has no captions, and two are copies of others.
+
+    Their files are there, for the checks before the job, but have no content.
+    """
+    folder = path.parent / "files"
+    folder.mkdir()
     ids = []
     for i in range(n):
         kind = "vvvvvvcxqc"[i % 10]
         ids.append(f"{kind}{i // 10 * 10 + (i % 10) // 3 if kind == 'c' else i:03d}")
-    table = pa.table({"video_id": ids, "uri": [f"/videos/{v}.mp4" for v in ids], "caption": ["a video"] * n})
+    files = [folder / f"{video_id}.mp4" for video_id in ids]
+    for file in files:
+        file.touch()
+    table = pa.table({"video_id": ids, "uri": [str(file) for file in files], "caption": ["a video"] * n})
     pq.write_table(table, path)
     return table
 
