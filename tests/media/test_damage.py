@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gve_ray.media import FrameRequest, MediaError, decode, encode_jpeg
-from tests.media.videos import picture
+from tests.media.videos import flip_bits, picture
 
 X265 = {"x265-params": "log-level=none:pools=none:frame-threads=1"}
 CONTAINERS = {
@@ -115,14 +115,6 @@ def test_a_hole_of_zeros_is_found_even_in_large_pictures(make, codec, options, c
     for length in (64, 512, 4096):
         reasons = [refusal(overwrite(data, length, seed, zeros=True)) for seed in range(4)]
         assert "" not in reasons, f"{length} zeros: {reasons}"
-
-
-def flip_bits(data: bytes, *, number: int, skip: int) -> bytes:
-    """The file with other bytes in packet `number`, except for its first `skip` bytes."""
-    with av.open(io.BytesIO(data)) as container:
-        packet = next(p for i, p in enumerate(container.demux(video=0)) if i == number)
-        start, end = packet.pos + skip, packet.pos + packet.size
-    return data[:start] + bytes(b ^ 0x5A for b in data[start:end]) + data[end:]
 
 
 def test_damage_outside_the_sampled_frames_is_found_too(make):

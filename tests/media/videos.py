@@ -98,6 +98,14 @@ def render(clip: Clip) -> bytes:
     return out.getvalue()
 
 
+def flip_bits(data: bytes, *, number: int, skip: int) -> bytes:
+    """The file with other bytes in packet `number`, except for its first `skip` bytes."""
+    with av.open(io.BytesIO(data)) as container:
+        packet = next(p for i, p in enumerate(container.demux(video=0)) if i == number)
+        start, end = packet.pos + skip, packet.pos + packet.size
+    return data[:start] + bytes(b ^ 0x5A for b in data[start:end]) + data[end:]
+
+
 def sequential(data: bytes) -> list[np.ndarray]:
     """Every frame of the best video stream as RGB, decoded in order: the truth all engines are held to."""
     with av.open(io.BytesIO(data)) as container:

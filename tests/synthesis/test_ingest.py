@@ -26,7 +26,7 @@ from gve_ray.synthesis.ingest import (
     sampling_plan,
     seeded,
 )
-from tests.media.videos import Clip, media_files, render
+from tests.media.videos import Clip, flip_bits, media_files, render
 
 MEDIA = MediaConfig(max_pixels=112 * 112, min_pixels=4 * 28 * 28)
 
@@ -210,3 +210,17 @@ def test_both_checks_store_the_same_row(name: str, monkeypatch: pytest.MonkeyPat
 def test_both_checks_store_the_same_row_of_a_real_file(path: Path) -> None:
     full, sampled = rows_by_check(str(path))
     assert full == sampled
+
+
+def test_a_sampled_check_accepts_damage_where_nothing_is_stored(tmp_path: Path) -> None:
+    groups = {"g": "10", "keyint_min": "10", "bf": "0", "sc_threshold": "0"}
+    path = tmp_path / "v.mp4"
+    path.write_bytes(flip_bits(render(Clip(frames=60, options=groups)), number=30, skip=8))
+    media = MediaConfig(frames=2, reference_frames=0, clips=0)
+    results = {}
+    for check in ("full", "sampled"):
+        worker = IngestWorker(replace(media, check=check), seed=1)
+        (results[check],) = worker([{"video_id": "v", "uri": str(path)}])
+    assert isinstance(results["full"], Reject)
+    assert results["full"].reason == "corrupt"
+    assert results["sampled"]["indices"] == [0, 59]
