@@ -80,7 +80,7 @@ def semantic_duplicates(
             rejects[name] = Reject(
                 "semantic_duplicate",
                 f"cosine {cosine:.4f} with {others[i]}, above {threshold:g}",
-                {"semantic_duplicates": cosine, "threshold": threshold},
+                {"copy_of": others[i], "semantic_duplicates": cosine, "threshold": threshold},
             )
         kept.add([names[i] for i in stay], vectors[stay])
     return rejects, nearest
