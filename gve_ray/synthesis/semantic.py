@@ -21,8 +21,8 @@ _CHUNK = 1024  # videos; a chunk is compared with what stays of all before it
 class KeptVectors:
     """The vectors of the videos that have stayed so far, in the order in which they were added.
 
-    Search is exact: n videos take n^2 * d operations, and n * d * 4 bytes of memory (1.55 M videos of 2,048
-    dimensions: 13 GB, and about an hour on 32 cores).
+    Search is exact, so the time grows with the square of their number: 6,000 vectors of 2,048 dimensions take
+    4 s on one core, which makes 80 core hours of 1.55 M. They take 4 bytes times the dimension of memory each.
     """
 
     def __init__(self) -> None:
