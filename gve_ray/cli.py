@@ -148,6 +148,11 @@ def search(args: Sequence[str]) -> int:
         "--overlapping", action="store_true", help="also find moments that overlap better ones of the video"
     )
     parser.add_argument(
+        "--by",
+        choices=("both", "picture", "words"),
+        help="what is searched: pictures, words, or both (default)",
+    )
+    parser.add_argument(
         "--group_by",
         "--group-by",
         choices=("video",),

@@ -22,6 +22,7 @@ CATALOG_SCHEMA = pa.schema(
         ("video_id", pa.string()),
         ("uri", pa.string()),
         ("version", pa.string()),
+        ("subtitles", pa.string()),  # stamps of the subtitle files next to it; null if they are not read
         ("fingerprint", pa.string()),  # sha256 of the file; null if it could not be read
         ("metadata", pa.string()),  # JSON: caption, and the user's columns of the manifest
         ("segments", pa.int64()),  # number of segments in the index
@@ -43,7 +44,8 @@ def compare(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]
     """Return the state of each video by its id, including removed videos.
 
     before, now: catalogs, as rows of `CATALOG_SCHEMA`. A video that was rejected before and is not
-    rejected now counts as added.
+    rejected now counts as added. Subtitles that were not read before do not make a video count as
+    changed.
     """
     earlier = {row["video_id"]: row for row in before}
     state: dict[str, State] = {}
@@ -53,7 +55,7 @@ def compare(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]
             state[video_id] = "rejected"
         elif old is None or old["reason"] is not None:
             state[video_id] = "added"
-        elif any(old[name] != row[name] for name in ("metadata", "uri", "fingerprint", "segments")):
+        elif _differs(old, row):
             state[video_id] = "changed"
         else:
             state[video_id] = "unchanged"
@@ -61,6 +63,13 @@ def compare(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]
         if row["video_id"] not in state and row["reason"] is None:
             state[row["video_id"]] = "removed"
     return state
+
+
+def _differs(old: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    stamps = old.get("subtitles"), row.get("subtitles")
+    return any(old[name] != row[name] for name in ("metadata", "uri", "fingerprint", "segments")) or (
+        None not in stamps and stamps[0] != stamps[1]
+    )
 
 
 def read_catalog(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:

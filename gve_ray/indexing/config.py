@@ -81,10 +81,24 @@ class ReadingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WordsConfig:
+    """Which words can be searched, besides what the pictures show.
+
+    subtitles: text tracks in the files, and .srt and .vtt files next to them. names: words of the files'
+    names. captions: the columns `caption` and `transcript` of a manifest.
+    """
+
+    subtitles: bool = True
+    names: bool = True
+    captions: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class IndexResources:
-    """Resources of the stages: probing the files, and embedding their segments."""
+    """Resources of the stages: probing the files, reading subtitles, and embedding the segments."""
 
     probe: StageResources = field(default_factory=lambda: StageResources(batch_size=4))
+    subtitles: StageResources = field(default_factory=lambda: StageResources(batch_size=16))
     embed: ModelResources = field(default_factory=lambda: ModelResources(batch_size=16))
 
 
@@ -98,7 +112,7 @@ class IndexConfig(SequenceSettings):
     embedder. commit_seconds: how often finished rows are committed.
 
     If the model, its settings, `segments`, `pictures` or `media` change, another folder is needed.
-    If `search` changes, the index is rebuilt in the same folder.
+    If `search` or `words` changes, what depends on it is rebuilt in the same folder.
     """
 
     job: ClassVar[str] = "index"
@@ -109,6 +123,7 @@ class IndexConfig(SequenceSettings):
     pictures: PicturesConfig = field(default_factory=PicturesConfig)
     media: ReadingConfig = field(default_factory=ReadingConfig)
     search: IndexOptions = field(default_factory=IndexOptions)
+    words: WordsConfig = field(default_factory=WordsConfig)
     resources: IndexResources = field(default_factory=IndexResources)
     commit_seconds: float = number(10.0, above=0)
 

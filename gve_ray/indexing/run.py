@@ -2,14 +2,16 @@
 
 output/videos.lance      one row per file: its properties and its segments (probe.VIDEO_SCHEMA)
 output/segments.lance    one row per segment: vector, poster, strip (library.SEGMENT_SCHEMA)
+output/subtitles.lance   one row per file: the cues of its subtitles (subtitles.SUBTITLE_SCHEMA)
 output/rejects.lance     one row per file or segment that could not be used, with the reason
 output/index-<hash>/     the searchable index: vectors and metadata (gve_ray.search)
+output/words-<hash>/     the index of words (gve_ray.search.words)
 output/background.npz    what scores of queries are compared with (gve_ray.search.confidence)
 output/catalog.parquet   one row per video of the last finished run (catalog.CATALOG_SCHEMA)
 output/library.json      the entry point for readers (gve_ray.search.library)
 
 Rows are keyed by the content or the modification time of the files, so a job that was killed
-continues where it stopped. When the stages have finished, the index is changed to match the stores,
+continues where it stopped. When the stages have finished, the indexes are changed to match the stores,
 then library.json and the catalog are replaced. At the end, data that is no longer needed is
 deleted, except for the index that library.json named before.
 """
@@ -46,6 +48,8 @@ from gve_ray.indexing.embed import SegmentWorker
 from gve_ray.indexing.needs import needs_of
 from gve_ray.indexing.probe import PENDING_VIDEOS, VIDEO_SCHEMA, ProbeWorker
 from gve_ray.indexing.segments import PENDING_SEGMENTS, pending_segments, segment_id
+from gve_ray.indexing.subtitles import subtitle_files, words_version
+from gve_ray.indexing.words import TRANSCRIPT, Words
 from gve_ray.inputs.manifest import read_manifest
 from gve_ray.job import JobError
 from gve_ray.media.digest import media_stamp
@@ -119,7 +123,7 @@ def index(config: IndexConfig, *, connect: Callable[[], object] = lambda: None) 
     settings = EmbedderSettings(**config.sequence_settings)
     output = absolute(config.output)
     manifest = read_manifest(config.input, metadata=True).to_pylist()
-    fields = user_fields(config.input, (json.loads(row["metadata"]) for row in manifest))
+    fields = user_fields(config.input, (_filtered_by(json.loads(row["metadata"])) for row in manifest))
     connect()
     config = fit_to_cluster(config, needs_of(config).workers)
     model_identity = identify(config.model, settings, on_gpu="GPU" in config.resources.embed.demands)
@@ -148,6 +152,7 @@ class _Run:
         self._videos = Store(f"{output}/videos.lance", VIDEO_SCHEMA, key="version")
         self._segments = segment_store(output)
         self._rejects = Store(f"{output}/rejects.lance", REJECT_SCHEMA)
+        self._words = Words(config, output, {**FIELDS, **fields}, self._rejects)
 
     def update(self, manifest: Sequence[Mapping[str, Any]]) -> IndexResult:
         """Do all steps, in an order in which the process may be killed at any point."""
@@ -157,10 +162,16 @@ class _Run:
             {**row, "version": version_of(row["video_id"], row["uri"], stamp)}
             for row, stamp in zip(manifest, stamps, strict=True)
         ]
+        with_subtitles = self._config.words.subtitles
+        subtitles = subtitle_files([row["uri"] for row in files]) if with_subtitles else {}
+        for file in files:
+            file["subtitle_files"] = found = subtitles.get(file["uri"], [])
+            file["words"] = words_version(file["version"], found) if with_subtitles else None
         reasons = ", ".join(f"'{reason}'" for reason in _TRANSIENT)
         self._rejects.delete(self._rejects.keys(f"reason in ({reasons})"))
         probed = self._probe(files)
         videos = {row["version"]: row for row in self._videos.table().to_pylist()}
+        read = self._words.read(files, videos)
         pending = [
             row
             for file in files
@@ -179,9 +190,13 @@ class _Run:
         entries = self._entries(files, videos, segments)
         name, seconds = self._fill(entries)
         self._write_background(entries)
-        previous = self._publish(name)
+        before = self._published()
+        words = self._words.fill(files, entries, before)
+        previous = self._publish(name, words)
         write_catalog(self._output, catalog)
         self._delete_unused(files, entries, pending, {name, previous})
+        kept = [facts["index"] for facts in (words, before and before.words) if facts]
+        self._words.delete_unused(files, kept)
         return IndexResult(
             output=self._output,
             model=self._config.model.model,
@@ -196,6 +211,7 @@ class _Run:
             kind=self._config.search.kind,
             seconds={
                 "probe": round(probed.seconds, 2),
+                **({} if read is None else {"subtitles": round(read.seconds, 2)}),
                 "embed": round(embedded.seconds, 2),
                 "index": round(seconds, 2),
             },
@@ -245,6 +261,7 @@ class _Run:
         rejects: Mapping[str, tuple[str, str]],
     ) -> dict[str, Any]:
         row = {name: file[name] for name in ("video_id", "uri", "version")}
+        row["subtitles"] = None if file["words"] is None else json.dumps(file["subtitle_files"])
         row["metadata"] = json.dumps([file["caption"], json.loads(file["metadata"])], sort_keys=True)
         row |= {"fingerprint": None, "segments": 0, "lost": 0, "reason": None, "detail": None}
         if video is None:
@@ -367,9 +384,16 @@ class _Run:
         files, path = filesystem(f"{self._output}/{BACKGROUND}")
         write_atomically(files, path, background.to_bytes())
 
-    def _publish(self, name: str) -> str | None:
-        """Write library.json so that readers use this index; return the name of the index before."""
-        previous = read_library(self._output) if self._folder.exists(LIBRARY_FILE) else None
+    def _published(self) -> LibraryFacts | None:
+        """Return library.json as the run before has left it."""
+        return read_library(self._output) if self._folder.exists(LIBRARY_FILE) else None
+
+    def _publish(self, name: str, words: Mapping[str, Any] | None = None) -> str | None:
+        """Write library.json so that readers use this index; return the name of the index before.
+
+        words: `LibraryFacts.words`.
+        """
+        previous = self._published()
         facts = LibraryFacts(
             generation=1 if previous is None else previous.generation + 1,
             index=name,
@@ -377,6 +401,7 @@ class _Run:
             settings=asdict(self._settings),
             identity=dict(self._model_identity),
             strip_frames=self._config.pictures.strip_frames,
+            words=words,
         )
         files, path = filesystem(f"{self._output}/{LIBRARY_FILE}")
         write_atomically(files, path, (json.dumps(asdict(facts), indent=2) + "\n").encode())
@@ -397,7 +422,8 @@ class _Run:
         versions = {file["version"] for file in files}
         self._videos.delete(self._videos.keys() - versions)
         self._segments.delete(self._segments.keys() - set(entries))
-        self._rejects.delete(self._rejects.keys() - versions - {row["segment"] for row in pending})
+        words = {file["words"] for file in files}
+        self._rejects.delete(self._rejects.keys() - versions - words - {row["segment"] for row in pending})
         for name in self._folder.names():
             if name.startswith("index-") and name not in kept:
                 try:
@@ -408,6 +434,11 @@ class _Run:
                 except Exception as error:  # noqa: BLE001
                     log.warning("%s: its data outside the folder could not be deleted: %s", name, error)
                 self._folder.remove(name)
+
+
+def _filtered_by(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of a manifest to filter by: all but the transcript, which is searched."""
+    return {name: value for name, value in metadata.items() if name != TRANSCRIPT}
 
 
 def _with_absolute_paths(model: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from gve_ray.media.limits import Limits, MediaError, Reason
 from gve_ray.media.reply import MalformedReplyError, decode_reply
 from gve_ray.media.sandbox import environment
 from gve_ray.media.source import Source
+from gve_ray.media.subtitles import Cue, read_subtitle_tracks
 from gve_ray.schema import Frames
 
 _START_SECONDS = 120.0  # for imports on a loaded machine; not counted against any video
@@ -87,6 +88,13 @@ class DecodeProcess:
         """
         frames: Frames = self._call(read_image, source, max_pixels=max_pixels, min_pixels=min_pixels)
         return frames
+
+    def read_subtitles(self, source: Source) -> list[Cue]:
+        """Call `gve_ray.media.subtitles.read_subtitle_tracks` in the child; return the cues by time.
+
+        Raises what that raises, plus MediaError "timeout", "crashed" and "out_of_memory".
+        """
+        return [Cue(start, end, text) for start, end, text in self._call(read_subtitle_tracks, source)]
 
     def _call(self, function: Callable[..., Any], source: Source, *arguments: Any, **settings: Any) -> Any:
         """Call `function(source, *arguments, limits=..., **settings)` in the child; return or raise the same."""

@@ -3,6 +3,7 @@
 from gve_ray.search.confidence import Background
 from gve_ray.search.exact import NONE, exact, within
 from gve_ray.search.folder import create_index, open_index
+from gve_ray.search.fusion import By, Ranking
 from gve_ray.search.index import (
     ExclusiveIndexError,
     Filter,
@@ -10,6 +11,7 @@ from gve_ray.search.index import (
     IndexFileError,
     IndexOptions,
     IndexSpec,
+    Quote,
     SearchError,
     UnknownIdError,
     VectorIndex,
@@ -20,6 +22,7 @@ from gve_ray.search.moments import Moment, search_moments
 __all__ = [
     "NONE",
     "Background",
+    "By",
     "ExclusiveIndexError",
     "Filter",
     "Hit",
@@ -30,6 +33,8 @@ __all__ = [
     "LibraryFacts",
     "Moment",
     "Pictures",
+    "Quote",
+    "Ranking",
     "SearchError",
     "UnknownIdError",
     "VectorIndex",

@@ -134,6 +134,8 @@ def _expression(condition: Condition, name: str, null: str, equal: str, among: s
 def _sql_value(value: Value) -> str:
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"
+    if value == -(2**63) and isinstance(value, int):
+        return f"({-(2**63) + 1} - 1)"  # Lance reads the digits before the sign, and they are too large
     return _number(value)
 
 

@@ -23,6 +23,7 @@ from gve_ray.search.exact import within
 
 FieldType = Literal["string", "int", "float", "bool"]
 Value = str | int | float | bool | None
+Source = Literal["subtitles", "speech", "caption", "transcript", "name"]  # where words come from
 Filter = Mapping[str, Any]  # field -> condition; see gve_ray.search.filters
 
 ARROW_TYPES = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
@@ -119,15 +120,31 @@ class IndexOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quote:
+    """The words of a hit that match a query.
+
+    source: where they come from. text: a part of that text. marks: start and end of each word that
+    matches, in characters (Unicode code points) of `text`.
+    """
+
+    source: Source
+    text: str
+    marks: Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Hit:
     """One row of a result.
 
-    score: inner product with the query. metadata: the value of each field, which may be None.
+    score: inner product with the query. metadata: the value of each field, which may be None. matched:
+    what a search by picture and by words has matched. words: those that have, if any.
     """
 
     id: str
     score: float
     metadata: Mapping[str, Value]
+    matched: Sequence[Literal["picture", "words"]] = ("picture",)
+    words: Quote | None = None
 
 
 class VectorIndex(Protocol):

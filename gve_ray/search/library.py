@@ -21,6 +21,7 @@ from gve_ray.config import ModelConfig
 from gve_ray.search.confidence import Background
 from gve_ray.search.folder import PathOrUri, open_index
 from gve_ray.search.index import FieldType, IndexFileError, Value, VectorIndex
+from gve_ray.search.words import WordIndex
 from gve_ray.store import Store
 from gve_ray.store.runfolder import filesystem
 
@@ -60,7 +61,8 @@ class LibraryFacts:
 
     index: name of the index's folder. model, settings, identity: the `ModelConfig`, the
     `EmbedderSettings` and the result of `identify` for the model that has embedded the segments and
-    must embed the queries, as plain values. strip_frames: number of frames in each strip.
+    must embed the queries, as plain values. strip_frames: number of frames in each strip. words: name of the
+    folder and version of the index of words (`gve_ray.search.words`); None if there is none.
     """
 
     generation: int
@@ -69,6 +71,7 @@ class LibraryFacts:
     settings: Mapping[str, Any]
     identity: Mapping[str, Any]
     strip_frames: int
+    words: Mapping[str, Any] | None = None
     format: int = FORMAT
 
     @property
@@ -89,12 +92,18 @@ class Pictures:
 
 
 class Library:
-    """An index of segments, and their pictures. Create one with `open_library`."""
+    """An index of segments, their words if there are any, and their pictures.
 
-    def __init__(self, folder: PathOrUri, facts: LibraryFacts, index: VectorIndex) -> None:
+    Create one with `open_library`.
+    """
+
+    def __init__(
+        self, folder: PathOrUri, facts: LibraryFacts, index: VectorIndex, words: WordIndex | None = None
+    ) -> None:
         self.folder = folder
         self.facts = facts
         self.index = index
+        self.words = words
         self._segments = segment_store(folder)
         self._reopening = threading.Lock()
 
@@ -152,7 +161,18 @@ def open_library(folder: PathOrUri, *, shared: bool = False) -> Library:
     shared: another process has its index open. Raises what `open_index` raises.
     """
     facts = read_library(folder)
-    return Library(folder, facts, open_index(_inside(folder, facts.index), shared=shared))
+    index = open_index(_inside(folder, facts.index), shared=shared)
+    return Library(folder, facts, index, open_words(folder, facts, index.spec.fields))
+
+
+def open_words(folder: PathOrUri, facts: LibraryFacts, fields: Mapping[str, FieldType]) -> WordIndex | None:
+    """Open the words that library.json names; None if it names none. Raises IndexFileError.
+
+    fields: of the index.
+    """
+    if facts.words is None:
+        return None
+    return WordIndex.open(_inside(folder, facts.words["index"]), fields, facts.words["version"])
 
 
 def read_library(folder: PathOrUri) -> LibraryFacts:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gve_ray.search.confidence import Background
+from gve_ray.search.fusion import Ranking
 from gve_ray.search.index import Filter, Hit, Value, VectorIndex
 
 _DEEPEST = 16_384  # rows; no more are searched for moments apart from each other. Milvus has this limit.
@@ -30,7 +31,8 @@ class Moment(Hit):
     """A hit with what is known about it.
 
     extent: start and end, in seconds, of the overlapping windows around it that match about as well.
-    confidence: see `Background.judge`; None without a background. further: other moments of the same
+    confidence: see `Background.judge`; None without a background, and if words match, because it is about
+    pictures only. further: other moments of the same
     film, best first, if the hits are grouped by film.
     """
 
@@ -49,13 +51,15 @@ def search_moments(
     excluded: Sequence[Hit] = (),
     by_video: bool = False,
     background: Background | None = None,
+    ranking: Ranking | None = None,
 ) -> list[Moment]:
     """Return the `top_k` segments that match a query best, best first, apart from each other in time.
 
     index: of segments (`gve_ray.search.library.FIELDS`). vector: float32 [1, d]. overlapping: also
     return segments that overlap a better one, and copies. excluded: segments that are not returned,
     and that the hits must not overlap either. by_video: return each film once, with up to 9 further
-    moments. background: what the scores of a query are compared with. There are fewer hits if the
+    moments. background: what the scores of a query are compared with. ranking: ranks by the
+    words of the query, too. There are fewer hits if the
     index has no more, or if the best 16,384 rows have no more. Raises SearchError.
     """
     about = 0.0 if background is None else _ABOUT * background.spread(vector[0])
@@ -63,6 +67,10 @@ def search_moments(
     while True:
         depth = min(depth, max(_DEEPEST, top_k))
         (hits,) = index.search(vector, depth, filter=filter)
+        is_last = len(hits) < depth or depth >= _DEEPEST
+        if ranking is not None:
+            hits, has_more = ranking.rank(index, vector, filter, hits, depth, top_k)
+            is_last = is_last or not has_more
         contents = _contents(index, [] if overlapping else [*excluded, *hits])
         if overlapping:
             excluded_ids = {hit.id for hit in excluded}
@@ -70,7 +78,8 @@ def search_moments(
         else:
             moments = distinct(hits, contents, excluded=excluded, about=about)
         found = (_by_film(moments, contents) if by_video else moments)[:top_k]
-        if len(found) == top_k or len(hits) < depth or depth >= _DEEPEST:
+        if len(found) == top_k or is_last:
+            found = found if ranking is None else [_quoted(moment, ranking) for moment in found]
             return found if background is None else _judged(found, background, vector[0], index, filter)
         depth *= 4
 
@@ -155,14 +164,22 @@ def _judged(
 
     def judged(moment: Moment) -> Moment:
         return replace(
-            moment, confidence=judge(moment.score), further=tuple(judged(other) for other in moment.further)
+            moment,
+            confidence=None if moment.words else judge(moment.score),
+            further=tuple(judged(other) for other in moment.further),
         )
 
     return [judged(moment) for moment in moments]
 
 
+def _quoted(moment: Moment, ranking: Ranking) -> Moment:
+    """Return the moment with the words that match."""
+    further = tuple(_quoted(other, ranking) for other in moment.further)
+    return replace(moment, words=ranking.quote(moment.id), further=further)
+
+
 def _moment(hit: Hit, extent: Span) -> Moment:
-    return Moment(id=hit.id, score=hit.score, metadata=hit.metadata, extent=extent)
+    return Moment(id=hit.id, score=hit.score, metadata=hit.metadata, matched=hit.matched, extent=extent)
 
 
 def _content(hit: Hit, contents: Mapping[Value, Value]) -> Value:

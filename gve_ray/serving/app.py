@@ -214,6 +214,7 @@ class _Routes:
                 body.filter,
                 overlapping=body.overlapping,
                 by_video=body.group_by == "video",
+                by=body.by,
                 caller=_caller(request),
             )
         data = [_hit(entry, hit, body) for hit in hits]
@@ -350,6 +351,8 @@ def _hit(entry: Entry, hit: Moment, body: SearchRequest) -> dict[str, Any]:
         "end": end,
         "extent": dict(zip(("start", "end"), hit.extent, strict=True)),
         "metadata": metadata,
+        "matched": list(hit.matched),
+        "words": None if hit.words is None else asdict(hit.words),
         "links": {
             "video": f"/media/{name}/{segment}#t={start:.3f},{end:.3f}",
             "poster": f"{previews}/poster.jpg",

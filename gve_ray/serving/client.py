@@ -4,9 +4,12 @@ import json
 import mimetypes
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
+
+if TYPE_CHECKING:
+    from gve_ray.search import By
 
 URL = "http://127.0.0.1:8000"
 SECONDS = 120.0
@@ -34,12 +37,14 @@ class Client:
         instruction: str | None = None,
         model: str | None = None,
         overlapping: bool = False,
+        by: "By | None" = None,
         group_by: str | None = None,
         min_confidence: float | None = None,
     ) -> list[dict[str, Any]]:
         """Return hits, best first, as the service sends them.
 
-        overlapping: also those that overlap a better one of the same video. group_by: "video" for each
+        overlapping: also those that overlap a better one of the same video. by: what is searched; None for
+        the service's default. group_by: "video" for each
         video once. min_confidence: of hits that are `confident`; None for the service's default. Raises
         ServiceError, or OSError if a file cannot be read.
         """
@@ -49,6 +54,7 @@ class Client:
             "instruction": instruction,
             "model": model,
             "overlapping": "true" if overlapping else None,
+            "by": by,
             "group_by": group_by,
             "min_confidence": None if min_confidence is None else str(min_confidence),
         }

@@ -17,7 +17,7 @@ from gve_ray.errors import shown
 from gve_ray.logs import set_up_worker
 from gve_ray.media import Limits, MediaError
 from gve_ray.schema import Frames, Item
-from gve_ray.search import ExclusiveIndexError, Filter, Library, Moment, Pictures
+from gve_ray.search import By, ExclusiveIndexError, Filter, Library, Moment, Pictures
 from gve_ray.serving.batcher import Caller
 from gve_ray.serving.config import RequestLimits, ServeConfig
 from gve_ray.serving.errors import ApiError
@@ -160,9 +160,10 @@ class Gateway:
         *,
         overlapping: bool,
         by_video: bool,
+        by: By,
         caller: Caller,
     ) -> list[Moment]:
-        """Return the segments that match a query best, as `search_moments` does. Raises ApiError."""
+        """Return the segments that match a query best, as `Retriever.search` does. Raises ApiError."""
         hits: list[Moment] = await self._with_items(
             entry,
             [query],
@@ -173,6 +174,7 @@ class Gateway:
                 settings,
                 overlapping=overlapping,
                 by_video=by_video,
+                by=by,
                 caller=caller,
             ),
         )

@@ -14,11 +14,17 @@ EDL_FPS = 25  # frames per second of the timecodes
 
 
 def as_text(hits: Sequence[Mapping[str, Any]]) -> str:
-    """Return one line for each hit, best first: rank, score, times (h:mm:ss.s) and URI."""
-    return "\n".join(
-        f"{rank:3d}  {hit['score']:6.3f}  {_clock(hit['start'])} - {_clock(hit['end'])}  {hit['uri']}"
-        for rank, hit in enumerate(hits, 1)
-    )
+    """Return one line for each hit, best first: rank, score, times (h:mm:ss.s) and URI.
+
+    If words match, a second line has them, with the matching ones in square brackets.
+    """
+    lines = []
+    for rank, hit in enumerate(hits, 1):
+        times = f"{_clock(hit['start'])} - {_clock(hit['end'])}"
+        lines.append(f"{rank:3d}  {hit['score']:6.3f}  {times}  {hit['uri']}")
+        if words := hit.get("words"):
+            lines.append(f"{'':13}{words['source']}: {_marked(words['text'], words['marks'])}")
+    return "\n".join(lines)
 
 
 def as_csv(hits: Sequence[Mapping[str, Any]]) -> str:
@@ -53,6 +59,16 @@ def as_edl(hits: Sequence[Mapping[str, Any]]) -> str:
         ]
         done += frames
     return "\n".join(lines)
+
+
+def _marked(text: str, marks: Sequence[Sequence[int]]) -> str:
+    """Return a text with square brackets around the marked parts, without characters that steer a terminal."""
+    parts, done = [], 0
+    for start, end in marks:
+        parts += [text[done:start], "[", text[start:end], "]"]
+        done = end
+    marked = "".join([*parts, text[done:]])
+    return "".join(character if character.isprintable() else " " for character in marked)
 
 
 def _clock(seconds: float) -> str:

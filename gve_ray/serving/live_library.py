@@ -112,7 +112,7 @@ class LiveLibrary:
 def _api_error(error: Exception) -> Exception:
     """Return the reply to a client for an error of its query, and any other error unchanged."""
     if isinstance(error, SearchError):
-        field = "filter" if str(error).startswith("filter") else None
+        field = next((name for name in ("filter", "by") if str(error).startswith(name)), None)
         return ApiError(400, str(error), field, "invalid_search")
     if isinstance(error, (UnknownIdError, KeyError)):
         return ApiError(404, f"unknown segment: {shortened(str(error))}", "id", "unknown_segment")

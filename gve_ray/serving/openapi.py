@@ -19,7 +19,8 @@ from pydantic import BaseModel
 
 from gve_ray import __version__
 from gve_ray.search.filters import MAX_VALUES, SIGNS
-from gve_ray.search.index import FieldType
+from gve_ray.search.fusion import By
+from gve_ray.search.index import FieldType, Source
 from gve_ray.serving.config import RequestLimits
 from gve_ray.serving.guard import COOKIE
 from gve_ray.serving.hits import MIN_CONFIDENCE
@@ -283,6 +284,7 @@ def _search_requests(api: Api, text: Schema) -> dict[str, Schema]:
         "top_k": {"type": "integer", "minimum": 1, "maximum": api.limits.max_top_k, "default": 10},
         "filter": _ref("Filter"),
         "overlapping": {"type": "boolean", "default": False},
+        "by": {"type": "string", "enum": list(get_args(By)), "default": "both"},
         "group_by": {"type": "string", "enum": ["video"]},
         "min_confidence": {"type": "number", "minimum": 0, "maximum": 1, "default": MIN_CONFIDENCE},
     }
@@ -476,7 +478,7 @@ _HIT: dict[str, Schema] = {
     "confidence": {
         "type": ["number", "null"],
         "description": "Probability that nothing would match as well if the index had no answer; null if the "
-        "index was made by an earlier version.",
+        "index was made by an earlier version, and if words match, because it is about pictures only.",
     },
     "confident": {
         "type": ["boolean", "null"],
@@ -490,6 +492,22 @@ _HIT: dict[str, Schema] = {
         **_all_of(start=_SECONDS, end=_SECONDS),
     },
     "metadata": {"type": "object"},
+    "matched": {
+        "type": "array",
+        "items": {"enum": ["picture", "words"]},
+        "description": "What has matched the query.",
+    },
+    "words": _nullable(
+        _all_of(
+            source={"enum": list(get_args(Source))},
+            text={"type": "string", "description": "A part of the words of the moment or the video."},
+            marks={
+                "type": "array",
+                "items": {"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2},
+                "description": "Start and end of each word that matches, in Unicode characters of the text.",
+            },
+        )
+    ),
     "links": _all_of(video=_STRING, poster=_STRING, strip=_STRING),
 }
 _REPLIES: dict[str, Schema] = {

@@ -15,6 +15,7 @@ from pydantic_core import from_json
 
 from gve_ray.embedder.conversation import VISION_TOKENS
 from gve_ray.errors import shortened, shown
+from gve_ray.search import By
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.frame_sequence import PREFIX, FrameSequence, parse_frames
 from gve_ray.serving.hits import MIN_CONFIDENCE
@@ -233,6 +234,11 @@ class SearchRequest(_Model):
     )
     instruction: str | None = None
     overlapping: Boolean = Field(False, description="Also return segments that overlap a better one in time.")
+    by: By = Field(
+        "both",
+        description="What is searched: pictures, words (subtitles, captions, names), or both. Only a query with a "
+        "text can be searched by words.",
+    )
     group_by: Literal["video"] | None = Field(
         None,
         description="`video`: each video once, with its best moment and, in `moments`, its further ones.",
@@ -248,7 +254,17 @@ class SearchRequest(_Model):
         """Return the query; None for a search by `like`. Raises ApiError."""
         if (self.content is None) == (self.like is None):
             raise ApiError(400, "give either content or like", param="content")
-        return None if self.content is None else _query_of_content(self.content, self.instruction)
+        if self.content is None:
+            self.check_like()
+            return None
+        return _query_of_content(self.content, self.instruction)
+
+    def check_like(self) -> None:
+        """Raise ApiError if a search by `like` is to be by words, of which it has none."""
+        if self.by == "words":
+            raise ApiError(
+                400, "by='words': a search by like has no text; give content, or leave out by", "by"
+            )
 
 
 FORM_FIELDS = SearchRequest.model_fields.keys() - {"content"} | {"text"}
@@ -324,6 +340,7 @@ def parse_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[S
     if has_content == bool(like):
         raise ApiError(400, f"content: {NO_CONTENT}; or give like, alone", param="content")
     if like:
+        body.check_like()
         return body, None
     return body, Query(
         text=text or None,

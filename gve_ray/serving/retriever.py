@@ -19,7 +19,17 @@ from gve_ray.embedder.backends import NOT_FINITE, identify, open_model, saved_se
 from gve_ray.embedder.checkpoint import resolve_settings
 from gve_ray.logs import set_up_worker
 from gve_ray.schema import Item
-from gve_ray.search import Filter, Hit, IndexFileError, Library, Moment, read_library, search_moments
+from gve_ray.search import (
+    By,
+    Filter,
+    Hit,
+    IndexFileError,
+    Library,
+    Moment,
+    Ranking,
+    read_library,
+    search_moments,
+)
 from gve_ray.search.index import FieldType
 from gve_ray.serving.batcher import ANYONE, Caller, TokenBatcher
 from gve_ray.serving.config import ServedModel
@@ -213,11 +223,12 @@ class Retriever:
         *,
         overlapping: bool = False,
         by_video: bool = False,
+        by: By = "both",
         caller: Caller = ANYONE,
     ) -> list[Moment]:
-        """Return the segments that match a query best, as `search_moments` does."""
+        """Return the segments that match a query best, as `search_moments` does. by: see `Ranking.of`."""
         vectors = (await self._embed([item], settings, caller=caller)).vectors
-        return await self._use_library(_search, vectors, top_k, filter, overlapping, by_video)
+        return await self._use_library(_search, vectors, item.text, top_k, filter, overlapping, by_video, by)
 
     @_returns_refusals
     async def similar(
@@ -250,7 +261,14 @@ class Retriever:
 
 
 def _search(
-    library: Library, vector: np.ndarray, top_k: int, filter: Filter | None, overlapping: bool, by_video: bool
+    library: Library,
+    vector: np.ndarray,
+    text: str | None,
+    top_k: int,
+    filter: Filter | None,
+    overlapping: bool,
+    by_video: bool,
+    by: By,
 ) -> list[Moment]:
     return search_moments(
         library.index,
@@ -260,6 +278,7 @@ def _search(
         overlapping=overlapping,
         by_video=by_video,
         background=library.background,
+        ranking=Ranking.of(library.words, text, by),
     )
 
 

@@ -29,7 +29,7 @@ from gve_ray.media.source import Blob
 
 # Containers of self-contained video. Playlists (HLS, DASH, concat) would make FFmpeg open other
 # files, and FFmpeg reads text as ANSI art ("tty") and any JPEG as a one-frame video.
-_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,live_flv,asf,ogg,mxf,nut,gif,apng,ivf,rm,dv,wtv"
+DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,live_flv,asf,ogg,mxf,nut,gif,apng,ivf,rm,dv,wtv"
 _UNSUPPORTED = (
     av.error.DecoderNotFoundError,
     av.error.ExperimentalError,
@@ -74,7 +74,7 @@ def open_video(blob: Blob, limits: Limits, *, examine: bool = False) -> Iterator
     encrypted, too_many_pixels.
     """
     target = f"file:{blob.path.absolute()}" if blob.path is not None else io.BytesIO(blob.read())
-    options = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"}
+    options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
     try:
         container = av.open(target, container_options=options, metadata_errors="replace")
     except MemoryError:

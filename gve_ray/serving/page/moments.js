@@ -27,6 +27,7 @@ export function makeCard(hit, frames, moreLike) {
   part("file").textContent = name;
   part("file").title = hit.uri;
   part("caption").textContent = hit.metadata.caption ?? "";
+  showQuote(part("quote"), hit.words);
   part("likelihood").textContent = likelihood(hit);
   part("score").textContent = hit.score.toFixed(2);
   part("more").setAttribute("aria-label", `More like this: ${name}, ${clock(hit.start)} to ${clock(hit.end)}`);
@@ -220,6 +221,7 @@ function openMoment(hit, moreLike) {
   video.poster = hit.links.poster;
   byId("moment-file").textContent = fileName(hit.uri);
   byId("moment-caption").textContent = hit.metadata.caption ?? "";
+  showQuote(byId("moment-quote"), hit.words);
   byId("moment-more").onclick = () => moreLike(hit);
   byId("replay").onclick = () => playFrom(video, hit.start);
   byId("facts").replaceChildren(...facts(hit).flatMap(([name, value]) => [line("dt", name), line("dd", value)]));
@@ -232,6 +234,20 @@ function openMoment(hit, moreLike) {
   note("");
   dialog.showModal();
   play(video);
+}
+
+/** Show the words of a hit that match, marked. words: as the server sends them, or null. */
+function showQuote(element, words) {
+  element.hidden = !words;
+  if (!words) return element.replaceChildren();
+  const characters = [...words.text]; // the marks count Unicode characters, and a JavaScript text has UTF-16 units
+  const parts = [];
+  let done = 0;
+  for (const [start, end] of words.marks) {
+    parts.push(characters.slice(done, start).join(""), line("mark", characters.slice(start, end).join("")));
+    done = end;
+  }
+  element.replaceChildren(line("small", words.source), ...parts, characters.slice(done).join(""));
 }
 
 function showInstead(hit, { image, problem, isFile }) {

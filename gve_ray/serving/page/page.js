@@ -7,11 +7,11 @@ import { Refused, ask } from "./server.js";
 import { bytes, count, fileName, span } from "./words.js";
 
 const LARGEST = 64 * 2 ** 20; // bytes of the files of a search; the server has this limit too, but checks it only after the upload
-const DEFAULTS = { text: "", like: "", instruction: "", top_k: "12", group_by: "", filter: "", model: "" };
+const DEFAULTS = { text: "", like: "", instruction: "", top_k: "12", by: "", group_by: "", filter: "", model: "" };
 const CLIPS = /\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|m?ts|m2ts|wmv|flv|ogv|3gp)$/i; // some systems report no media type for these
 
 const byId = (id) => document.getElementById(id);
-const FIELDS = ["text", "instruction", "top_k", "group_by", "filter", "model"];
+const FIELDS = ["text", "instruction", "top_k", "by", "group_by", "filter", "model"];
 const form = Object.fromEntries(FIELDS.map((id) => [id, byId(id)]));
 const results = byId("results");
 
@@ -42,12 +42,13 @@ function describeModel() {
 // ---- What is searched: the form, the address, the files -------------------------------------------------------
 
 function readForm() {
-  const { text, instruction, top_k, group_by, filter, model } = form;
+  const { text, instruction, top_k, by, group_by, filter, model } = form;
   return {
     text: like ? "" : text.value.trim(),
     like: like?.id ?? "",
     instruction: instruction.value,
     top_k: top_k.value,
+    by: like ? "" : by.value, // a moment has no text to search by words
     group_by: group_by.value,
     filter: filter.value.trim(),
     model: model.selectedIndex > 0 ? model.value : "", // the first model is the default of the server
@@ -309,7 +310,7 @@ byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
   submit();
 });
-for (const field of [form.instruction, form.top_k, form.group_by, form.model]) field.addEventListener("change", resubmit);
+for (const field of [form.instruction, form.top_k, form.by, form.group_by, form.model]) field.addEventListener("change", resubmit);
 form.model.addEventListener("change", describeModel);
 byId("filter-toggle").onclick = () => {
   showFilter(byId("filter-line").hidden);

@@ -1,0 +1,148 @@
+"""Rank the hits of a search by their pictures and by the words of the query together.
+
+    ranking = Ranking.of(library.words, "the treasure map", "both")
+    search_moments(library.index, vector, 10, ranking=ranking)
+
+Both rankings are joined by reciprocal rank fusion (Cormack, Clarke and Buettcher, 2009): a hit at rank r
+counts 1 / (60 + r), so no scores of different kinds are compared. A text with only a share of the words of
+the query counts only this share: a picture is not outranked by a film that happens to mention one word of
+its description. Nor does a picture far down the ranking add to what the words say, because in a small index
+each text would have one.
+
+A text about a whole video (caption, file name, transcript) finds one moment of it, the one whose picture
+matches best, so that a long film does not fill the result.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from gve_ray.search.index import Filter, Hit, Quote, SearchError, UnknownIdError, VectorIndex
+from gve_ray.search.terms import query_terms, snippet
+from gve_ray.search.words import WordIndex, WordMatch
+
+By = Literal["both", "picture", "words"]
+
+_RANKS = 60  # the constant of reciprocal rank fusion
+_FEWEST = 100  # texts that are ranked at least
+_LEAST_SHARE = 0.5  # of the words of a query; texts with less do not count
+
+
+class Ranking:
+    """Ranks hits by the words of one query, too. Create one with `of`."""
+
+    def __init__(self, words: WordIndex, text: str, *, with_pictures: bool) -> None:
+        self._words, self._text, self._with_pictures = words, text, with_pictures
+        self._terms = set(query_terms(text))
+        self._matches: dict[str, WordMatch] = {}  # by segment, best first
+
+    @classmethod
+    def of(cls, words: WordIndex | None, text: str | None, by: By) -> "Ranking | None":
+        """Return the ranking for the text of a query; None if only pictures are to be searched.
+
+        words: of the index, None if it has none. text: None if the query has none. by: "both" is the
+        same as "picture" if there are no words. Raises SearchError if only words are to be searched and
+        there are none.
+        """
+        if by == "words" and not text:
+            raise SearchError("by='words': the query has no text; give one, or search by picture")
+        if by == "words" and words is None:
+            raise SearchError("by='words': this index has no words; run gve index with words")
+        if by == "picture" or not text or words is None:
+            return None
+        return cls(words, text, with_pictures=by == "both")
+
+    def rank(
+        self,
+        index: VectorIndex,
+        vector: np.ndarray,
+        filter: Filter | None,
+        pictures: Sequence[Hit],
+        depth: int,
+        top_k: int,
+    ) -> tuple[list[Hit], bool]:
+        """Return hits, best first, and whether a larger depth may give more.
+
+        pictures: the best hits by picture, of the query `vector`, float32 [1, d]. depth: number of texts
+        to rank. The first `top_k` hits have matched by picture. Raises SearchError.
+        """
+        depth = max(depth, _FEWEST)
+        found = self._words.search(self._text, depth, filter=filter)
+        self._matches = _by_segment(index, vector, filter, pictures, found, 2 * top_k)
+        hits = {hit.id: hit for hit in pictures}
+        hits |= _scored(index, vector, [segment for segment in self._matches if segment not in hits])
+        matched: dict[str, tuple[Literal["picture", "words"], ...]] = {}
+        values: dict[str, float] = {}
+        for rank, (segment, match) in enumerate(self._matches.items(), 1):
+            values[segment], matched[segment] = match.share / (_RANKS + rank), ("words",)
+        for rank, hit in enumerate(pictures if self._with_pictures else (), 1):
+            value = 1 / (_RANKS + rank)
+            if hit.id not in values:
+                values[hit.id], matched[hit.id] = value, ("picture",)
+            elif rank <= top_k:
+                values[hit.id], matched[hit.id] = values[hit.id] + value, ("picture", "words")
+            else:
+                values[hit.id] = max(values[hit.id], value)
+        ranked = [replace(hits[segment], matched=matched[segment]) for segment in values if segment in hits]
+        ranked.sort(key=lambda hit: (-values[hit.id], -hit.score, hit.id))
+        return ranked, self._with_pictures or len(found) == depth
+
+    def quote(self, segment: str) -> Quote | None:
+        """Return the words of a ranked segment that match, or None."""
+        match = self._matches.get(segment)
+        if match is None:
+            return None
+        part = snippet(match.text, self._terms)
+        return Quote(source=match.source, text=part.text, marks=part.marks)
+
+
+def _by_segment(
+    index: VectorIndex,
+    vector: np.ndarray,
+    filter: Filter | None,
+    pictures: Sequence[Hit],
+    found: Sequence[WordMatch],
+    most_videos: int,
+) -> dict[str, WordMatch]:
+    """Return the best text about each segment, by its id, best first.
+
+    A text about a whole video counts for its best moment by picture. Of the videos without a moment in
+    `pictures`, only the first `most_videos` count, because each needs a search.
+    """
+    moments: dict[str, str | None] = {}
+    for hit in pictures:
+        moments.setdefault(str(hit.metadata["video_id"]), hit.id)
+    searches = 0
+    matches: dict[str, WordMatch] = {}
+    for match in found:
+        if match.share < _LEAST_SHARE:
+            continue
+        segment = match.segment
+        if segment is None and match.video_id not in moments and searches < most_videos:
+            (best,) = index.search(vector, 1, filter={**(filter or {}), "video_id": match.video_id})
+            moments[match.video_id] = best[0].id if best else None
+            searches += 1
+        if segment := segment or moments.get(match.video_id):
+            matches.setdefault(segment, match)
+    return matches
+
+
+def _scored(index: VectorIndex, vector: np.ndarray, segments: Sequence[str]) -> dict[str, Hit]:
+    """Return segments as hits, by id.
+
+    One that is not in the index is left out: an index job may have changed the index, but not published
+    its words yet.
+    """
+    try:
+        vectors, metadata = index.get(segments)
+    except UnknownIdError:
+        known = index.ids()
+        segments = [segment for segment in segments if segment in known]
+        vectors, metadata = index.get(segments)
+    scores = (vectors.astype(np.float64) @ vector[0].astype(np.float64)).tolist()
+    return {
+        segment: Hit(id=segment, score=score, metadata=row)
+        for segment, score, row in zip(segments, scores, metadata, strict=True)
+    }
