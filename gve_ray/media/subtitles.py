@@ -80,7 +80,8 @@ def parse_subtitles(text: str) -> list[Cue]:
     is_vtt = lines[0].lstrip("\ufeff").startswith("WEBVTT")
     timings = [(at, match) for at, line in enumerate(lines) if (match := _TIMING.match(line))]
     cues = []
-    for (at, match), after in zip(timings, [*(at for at, _ in timings[1:]), len(lines)], strict=True):
+    ends = [*(at for at, _ in timings), len(lines)][1:]
+    for (at, match), after in zip(timings, ends, strict=False):
         body = lines[at + 1 : after]
         if after < len(lines):
             body = _without_name(body, is_vtt=is_vtt)

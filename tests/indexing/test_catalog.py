@@ -12,8 +12,8 @@ from gve_ray.job import PreflightError
 
 def row(video_id: str, **more: Any) -> dict[str, Any]:
     return {
-        "video_id": video_id, "uri": f"/{video_id}", "version": "1", "fingerprint": "f", "metadata": "{}",
-        "segments": 1, "lost": 0, "reason": None, "detail": None, **more,
+        "video_id": video_id, "uri": f"/{video_id}", "version": "1", "subtitles": "[]", "fingerprint": "f",
+        "metadata": "{}", "segments": 1, "lost": 0, "reason": None, "detail": None, **more,
     }  # fmt: skip
 
 
@@ -21,15 +21,16 @@ def test_every_video_has_one_state() -> None:
     broken = {"fingerprint": None, "segments": 0, "reason": "empty"}
     before = [row("same"), row("touched"), row("new bytes"), row("new words"), row("moved"), row("breaks"),
               row("gone"), row("mended", **broken), row("still broken", **broken), row("broken, gone", **broken),
-              row("partly")]  # fmt: skip
+              row("partly"), row("retold"), row("unread", subtitles=None)]  # fmt: skip
     now = [row("same"), row("touched", version="2"), row("new bytes", fingerprint="g", version="2"),
            row("new words", metadata='{"a": 1}'), row("moved", uri="/other"), row("breaks", **broken),
            row("mended"), row("still broken", **broken), row("partly", segments=2), row("added"),
-           row("added broken", **broken)]  # fmt: skip
+           row("added broken", **broken), row("retold", subtitles="[1]"), row("unread")]  # fmt: skip
     assert compare(before, now) == {
         "same": "unchanged", "touched": "unchanged", "new bytes": "changed", "new words": "changed",
         "moved": "changed", "breaks": "rejected", "mended": "added", "still broken": "rejected",
         "partly": "changed", "added": "added", "added broken": "rejected", "gone": "removed",
+        "retold": "changed", "unread": "unchanged",
     }  # fmt: skip
 
 
