@@ -201,10 +201,12 @@ class Cluster:
 
 
 def is_busy(process: psutil.Process) -> bool:
+    """Return whether a process does a part of a job; those of Ray itself end in Agent."""
     try:
-        return process.name().startswith("ray::") and not process.name().startswith("ray::IDLE")
+        name = process.name()
     except psutil.NoSuchProcess:
         return False
+    return name.startswith("ray::") and not name.startswith("ray::IDLE") and not name.endswith("Agent")
 
 
 def disturbed(cluster: Cluster, job: Job, output: Path, kind: str, delay: float, rng: random.Random) -> Any:
