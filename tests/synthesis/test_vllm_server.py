@@ -1,5 +1,6 @@
 """The captioner on a real server of vLLM gives the texts that the engine vllm gives in the actor."""
 
+import json
 import os
 import signal
 import socket
@@ -76,6 +77,7 @@ def annotations(folder: Path, name: str, captioner: dict) -> list[dict]:
         "media": {"max_pixels": 112 * 112, "min_pixels": 56 * 56},
         "quality": {"near_duplicate_threshold": 0.0, "motion_threshold": 0.0},
         "captioner": {"temperature": 0.0, "max_tokens": 640, **captioner},
+        "audit": {"threshold": 0.0},
         "resources": {"captioner": {"actors": 1}},
     }
     path = folder / f"{name}.yaml"
@@ -90,6 +92,19 @@ def annotations(folder: Path, name: str, captioner: dict) -> list[dict]:
     return rows
 
 
+def support_of(row: dict) -> dict[str, float]:
+    """Return the support of the captions of a row."""
+    support: dict[str, float] = json.loads(row["generations"][0]["sampling"])["audit"]
+    return support
+
+
+def tokens_of(output: Path) -> dict[str, float]:
+    """Return the tokens of the captioner in run.json."""
+    stages = json.loads((output / "run.json").read_text())["stages"]
+    (tokens,) = (stage["tokens"] for stage in stages if "tokens" in stage)
+    return tokens
+
+
 def test_a_server_gives_the_texts_of_the_engine_in_the_actor(url: str, tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     for seed in range(VIDEOS):
@@ -102,5 +117,11 @@ def test_a_server_gives_the_texts_of_the_engine_in_the_actor(url: str, tmp_path:
     # The model of the server gets the reference clip with the times of the target video (`request`), so
     # it may see another pace and write another query.
     assert all(len(row["composed_clip"]) == 1 for row in there)
+    assert [support_of(row) for row in there] == [pytest.approx(support_of(row), abs=0.02) for row in here]
+    assert all(set(support_of(row)) == set("12345") for row in here)
+    counted = [tokens_of(tmp_path / name) for name in ("server", "actor")]
+    # Both counted the same answers, and one token for each of the two readings of the audit.
+    assert counted[0]["output"] == pytest.approx(counted[1]["output"], rel=0.05)
+    assert all(tokens["prompt"] > tokens["output"] and 0 < tokens["busy"] <= 1 for tokens in counted)
     models = {(item["model"], item["revision"]) for row in there for item in row["generations"]}
     assert models == {("tiny", url.removeprefix("http://").removesuffix("/v1"))}
