@@ -16,7 +16,8 @@ EDL_FPS = 25  # frames per second of the timecodes
 def as_text(hits: Sequence[Mapping[str, Any]]) -> str:
     """Return one line for each hit, best first: rank, score, times (h:mm:ss.s) and URI.
 
-    If words match, a second line has them, with the matching ones in square brackets.
+    If words match, another line has them, with the matching ones in square brackets. If the hits are
+    grouped by video, another line has the starts of the further moments.
     """
     lines = []
     for rank, hit in enumerate(hits, 1):
@@ -24,6 +25,8 @@ def as_text(hits: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"{rank:3d}  {hit['score']:6.3f}  {times}  {hit['uri']}")
         if words := hit.get("words"):
             lines.append(f"{'':13}{words['source']}: {_marked(words['text'], words['marks'])}")
+        if further := ", ".join(_clock(other["start"]) for other in hit.get("moments", ())):
+            lines.append(f"{'':13}also at {further}")
     return "\n".join(lines)
 
 

@@ -38,6 +38,8 @@ def test_times_are_those_of_a_clock() -> None:
         "  2   0.500  0:00:00.0 - 0:00:00.0  /films/b, c.mp4",
     ]
     assert as_text([]) == ""
+    grouped = {**HITS[1], "moments": [HITS[0], HITS[1]]}
+    assert as_text([grouped]).splitlines()[1:] == ["             also at 1:02:06.0, 0:00:00.0"]
 
 
 def test_a_table_can_be_read_back() -> None:
