@@ -33,7 +33,7 @@ TOOLS = {
     "vllm",
     ".",
 }
-OTHER_VERBS = ("search", "diagnose", "leaderboard", "models", "uvrb", "--help")
+OTHER_VERBS = ("search", "export", "mcp", "diagnose", "leaderboard", "models", "uvrb", "--help")
 OUR_FOLDERS = ("cluster", "setup", "jobs", "examples", "benchmarks", "tools", "docs", "tests", ".ci")
 SHELL = examples("sh")
 
