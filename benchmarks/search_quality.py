@@ -18,31 +18,52 @@ moments apart from each other of files with other bytes; and each film once, wit
 copies_in_top10_before, copies_in_top10_after: of the queries about a film that is there twice, the
 share with both files among the ten best.
 copy_cosine: lowest and median cosine of a window with its copy.
+
+For words, each film of windows gets cues of 2 s, half of the films as a track and half as an .srt file next to it. A
+cue is a sentence of speech or, one of four, a description of another film, so that words mislead.
+
+words_top5, vectors_only_top5: of the queries about a sentence of speech, the share with its moment among
+the five best, with words and without; chance is `chance_top5`.
+words_by_words_top5: the same, when only words are searched.
+pictures_top5_before, pictures_top5_after: of the queries that describe a film, the share with it among
+the five best, without words and with.
+pictures_first_before, pictures_first_after: the same for the first hit.
 """
 
 import argparse
+import itertools
 import json
+import random
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from gve_ray.config import ModelConfig
+from gve_ray.demo.language import Writer
 from gve_ray.demo.render import frames, write_mp4
 from gve_ray.demo.retrieval import queries_of
 from gve_ray.demo.scenes import Scene, draw_scene
 from gve_ray.embedder import Embedder
+from gve_ray.indexing.config import IndexConfig
 from gve_ray.indexing.segments import Span, windows
-from gve_ray.media import read_frames
+from gve_ray.indexing.subtitles import SUBTITLE_SCHEMA, SubtitleWorker, subtitle_files
+from gve_ray.indexing.words import Words
+from gve_ray.media import Limits, read_frames
+from gve_ray.media.subtitles import Cue
 from gve_ray.schema import Frames, Item
 from gve_ray.search import (
     Background,
+    By,
     IndexOptions,
     IndexSpec,
     Moment,
+    Ranking,
     VectorIndex,
     create_index,
     search_moments,
@@ -50,14 +71,29 @@ from gve_ray.search import (
 from gve_ray.search.confidence import background_of
 from gve_ray.search.library import FIELDS
 from gve_ray.search.moments import distinct
+from gve_ray.search.words import WordIndex
 from gve_ray.serving.hits import MIN_CONFIDENCE
+from gve_ray.stage import REJECT_SCHEMA
+from gve_ray.store import Store
 
 FRAMES = 8
 WINDOW, OVERLAP, SHORTEST = 4.0, 2.0, 1.0  # seconds
-TOP = 10
+TOP, TOP_WORDS = 10, 5
 KINDS = ("fine", "clip")
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 AT_ONCE = 64
+CUE = 2.0  # seconds
+# Words of speech, and questions about it. None of them describes a rendered film.
+SUBJECTS = "grandmother,captain,professor,neighbor,baker,senator,nurse,violinist,tailor,gardener".split(",")
+VERBS = "borrowed,forgot,inherited,painted,repaired,sold,stole,buried,mailed,recognized".split(",")
+OBJECTS = "ladder,passport,trumpet,umbrella,manuscript,teapot,compass,lantern,saddle,telescope".split(",")
+PLACES = "Lisbon,harbor,attic,library,museum,monastery,cinema,vineyard,lighthouse,bakery".split(",")
+QUESTIONS = (
+    "the {0} who {1} the {2}",
+    "where do they say that the {0} {1} a {2} near the {3}?",
+    "{2} {3} {0}",
+    "a {2} was {1} at the {3}",
+)
 
 
 class Corpus:
@@ -100,6 +136,134 @@ class Corpus:
         background = background_of(vectors, [row["fingerprint"] for row in self.metadata])
         assert background is not None
         return index, background
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What is said in the films. cues: by film. queries: a text, and the film and the span that it is about."""
+
+    cues: list[list[Cue]]
+    queries: list[tuple[str, int, Cue]]
+
+
+def speech_of(scenes: Sequence[Scene]) -> Speech:
+    """Draw the cues of each film, and a query about one sentence of each."""
+    rng = random.Random(f"words {scenes[0].seed}")
+    sentences = rng.sample(list(itertools.product(SUBJECTS, VERBS, OBJECTS, PLACES)), 9_000)
+    speech = Speech([], [])
+    for film, scene in enumerate(scenes):
+        cues, said = [], []
+        for number in range(max(1, int(scene.duration / CUE))):
+            start = CUE * number
+            span = start, min(start + CUE, scene.duration)
+            if number % 4 == 3:
+                other = rng.choice([scenes[i] for i in range(len(scenes)) if i != film])
+                cues.append(Cue(*span, Writer().captions(other)["1"]))
+            else:
+                words = sentences.pop()
+                cues.append(Cue(*span, "My {} {} the <i>{}</i>\nin the {}.".format(*words)))
+                said.append((words, cues[-1]))
+        words, cue = rng.choice(said)
+        speech.queries.append((rng.choice(QUESTIONS).format(*words), film, cue))
+        speech.cues.append(cues)
+    return speech
+
+
+def words_of(folder: Path, scenes: Sequence[Scene], speech: Speech, corpus: Corpus) -> WordIndex:
+    """Write the films with their subtitles, read them as the index job does, and index the words."""
+    worker = SubtitleWorker(Limits())
+    config = IndexConfig(input="films", output=str(folder), model=ModelConfig(name="m", model="m"))
+    rejects = Store(f"{folder}/rejects.lance", REJECT_SCHEMA)
+    words = Words(config, str(folder), FIELDS, rejects)
+    files, rows = [], []
+    for film, (scene, cues) in enumerate(zip(scenes, speech.cues, strict=True)):
+        path = folder / f"film{film}.mp4"
+        still = replace(scene, width=32, height=32)
+        write_mp4(path, still, crf=40, subtitles=cues if film % 2 else ())
+        if film % 2 == 0:
+            path.with_suffix(".srt").write_text(as_srt(cues), encoding=("utf-8", "utf-16")[film // 2 % 2])
+        file = {"video_id": f"film{film}", "uri": str(path), "words": f"film{film}", "caption": None}
+        files.append({**file, "version": "1", "metadata": "{}"})
+        found = [uri for uri, _ in subtitle_files([str(path)])[str(path)]]
+        rows.append({"words": f"film{film}", "uri": str(path), "start": 0.0, "files": found})
+    store = Store(f"{folder}/subtitles.lance", SUBTITLE_SCHEMA, key="words").create()
+    store.append(pa.Table.from_pylist(worker(rows), schema=SUBTITLE_SCHEMA))
+    entries = {
+        key: dict.fromkeys(FIELDS) | row
+        for key, row in zip(corpus.ids, corpus.metadata, strict=True)
+        if key.startswith("film")
+    }
+    facts = words.fill(files, entries, None)
+    assert facts is not None
+    return WordIndex.open(f"{folder}/{facts['index']}", FIELDS, facts["version"])
+
+
+def as_srt(cues: Sequence[Cue]) -> str:
+    def clock(seconds: float) -> str:
+        whole, thousandths = divmod(round(seconds * 1000), 1000)
+        return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d},{thousandths:03d}"
+
+    return "".join(
+        f"{number}\n{clock(cue.start)} --> {clock(cue.end)}\n{cue.text}\n\n"
+        for number, cue in enumerate(cues, 1)
+    )
+
+
+def measure_words(
+    folder: Path, index: VectorIndex, corpus: Corpus, scenes: Sequence[Scene], embedder: Embedder
+) -> dict[str, Any]:
+    """Return the measurements of words. index, corpus: the windows of the scenes, and of copies of some."""
+    speech = speech_of(scenes)
+    words = words_of(folder, scenes, speech, corpus)
+
+    def hits_of(texts: Sequence[str], by: By) -> list[list[Moment]]:
+        vectors = embedder.embed([Item(text=text) for text in texts])
+        return [
+            search_moments(index, vector[None], TOP_WORDS, ranking=Ranking.of(words, text, by))
+            for vector, text in zip(vectors, texts, strict=True)
+        ]
+
+    said = [text for text, _, _ in speech.queries]
+    described = [Writer().captions(scene)["1"] for scene in scenes]
+
+    def moment_found(by: By) -> float:
+        return share(
+            [
+                any(shows(hit, film, cue) for hit in hits)
+                for hits, (_, film, cue) in zip(hits_of(said, by), speech.queries, strict=True)
+            ]
+        )
+
+    pictures = {by: hits_of(described, by) for by in ("picture", "both")}
+    segments = [row for _, row in index.metadata()]
+    right = sum(
+        row["start"] < cue.end
+        and cue.start < row["end"]
+        and row["video_id"] in (f"film{film}", f"copy{film}")
+        for _, film, cue in speech.queries
+        for row in segments
+    )
+    return {
+        "words_top5": moment_found("both"),
+        "words_by_words_top5": moment_found("words"),
+        "vectors_only_top5": moment_found("picture"),
+        "chance_top5": round(TOP_WORDS * right / len(segments) / len(scenes), 4),
+        **{
+            f"pictures_{name}_{when}": share(
+                [any(number_of(hit) == film for hit in hits[:k]) for film, hits in enumerate(pictures[by])]
+            )
+            for name, k in (("first", 1), ("top5", TOP_WORDS))
+            for when, by in (("before", "picture"), ("after", "both"))
+        },
+    }
+
+
+def shows(hit: Moment, film: int, cue: Cue) -> bool:
+    """Return whether a hit is of the film, or its copy, at the time of a cue."""
+    start, end = hit.metadata["start"], hit.metadata["end"]
+    assert isinstance(start, float)
+    assert isinstance(end, float)
+    return number_of(hit) == film and start < cue.end and cue.start < end
 
 
 def drawn(scene: Scene, start: float, end: float) -> Frames:
@@ -171,6 +335,7 @@ def measure_films(
         "copies_in_top10_before": share([is_twice(hits, i) for i, hits in enumerate(before[:copies])]),
         "copies_in_top10_after": share([is_twice(hits, i) for i, hits in enumerate(after[:copies])]),
         "copy_cosine": [round(float(np.quantile(cosines, q)), 4) for q in (0, 0.5)],
+        **measure_words(folder, index, corpus, scenes, embedder),
     }
 
 

@@ -6,7 +6,7 @@ frame as the camera moves.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,8 @@ import av
 import numpy as np
 
 from gve_ray.demo.scenes import SHAPES, Chapter, Scene
+from gve_ray.demo.subtitles import add_track
+from gve_ray.media.subtitles import Cue
 
 RGB = {
     "red": (222, 38, 38),
@@ -200,10 +202,17 @@ def frames(scene: Scene, times: Iterable[float], width: int, height: int) -> Ite
 
 
 def encode_mp4(
-    path: Path, pictures: Iterable[np.ndarray], *, fps: float, width: int, height: int, crf: int = 20
+    path: Path,
+    pictures: Iterable[np.ndarray],
+    *,
+    fps: float,
+    width: int,
+    height: int,
+    crf: int = 20,
+    subtitles: Sequence[Cue] = (),
 ) -> None:
     """Write pictures (uint8 [height, width, 3]) as an H.264 mp4 file. With an odd width or height,
-    it has 4:4:4 chroma.
+    it has 4:4:4 chroma. subtitles: of a text track, which it has only if there are some.
     """
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
@@ -212,16 +221,18 @@ def encode_mp4(
         # x264's macroblock tree reads uninitialised memory, so with it the same pictures give
         # different files.
         stream.options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
+        if subtitles:
+            add_track(container, subtitles)
         for picture in pictures:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
 
 
-def write_mp4(path: Path, scene: Scene, *, crf: int = 20) -> None:
+def write_mp4(path: Path, scene: Scene, *, crf: int = 20, subtitles: Sequence[Cue] = ()) -> None:
     """Render a scene to an H.264 mp4 file. The same scene and encoder version give the same bytes."""
     last = scene.total_frames - 1
     times = (i / last for i in range(scene.total_frames))
     encode_mp4(
         path, frames(scene, times, scene.width, scene.height),
-        fps=scene.fps, width=scene.width, height=scene.height, crf=crf,
+        fps=scene.fps, width=scene.width, height=scene.height, crf=crf, subtitles=subtitles,
     )  # fmt: skip

@@ -1,53 +1,30 @@
 """Tests the reading of subtitle tracks and subtitle files."""
 
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 import pytest
-from av.subtitles.subtitle import SubtitleSet
+from av.video.stream import VideoStream
 
+from gve_ray.demo.subtitles import add_track
 from gve_ray.media import DecodeProcess, MediaError
 from gve_ray.media.subtitles import Cue, decode_text, joined, parse_subtitles
 
-HEADER = b"""[Script Info]
-ScriptType: v4.00+
 
-[V4+ Styles]
-Format: Name, Fontname, Fontsize, PrimaryColour, SecondaryColour, OutlineColour, BackColour, Bold, Italic, \
-Underline, StrikeOut, ScaleX, ScaleY, Spacing, Angle, BorderStyle, Outline, Shadow, Alignment, MarginL, MarginR, \
-MarginV, Encoding
-Style: Default,Arial,16,&Hffffff,&Hffffff,&H0,&H0,0,0,0,0,100,100,0,0,1,1,0,2,10,10,10,0
-
-[Events]
-Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
-"""
-
-
-def write_subtitled(
-    path: Path, codec: str, cues: list[tuple[int, int, str]], *, encoder: str = "libx264"
-) -> str:
-    """Write four grey seconds with a track of cues: start and end in ms, and a text of ASS. Return the path."""
+def write_subtitled(path: Path, codec: str, cues: list[Cue], *, encoder: str = "libx264") -> str:
+    """Write four grey seconds with a track of cues, whose texts may have tags of ASS. Return the path."""
     with av.open(str(path), "w") as container:
-        video = container.add_stream(encoder, rate=4)
-        video.width = video.height = 64  # type: ignore[attr-defined]
-        video.pix_fmt = "yuv420p"  # type: ignore[attr-defined]
-        track = container.add_stream(codec)
-        track.codec_context.subtitle_header = HEADER  # type: ignore[attr-defined]
-        track.codec_context.time_base = track.time_base = Fraction(1, 1000)
-        for number, (start, end, text) in enumerate(cues):
-            words = SubtitleSet.create(f"{number},0,Default,,0,0,0,,{text}".encode(), 0, end - start)
-            packet = track.codec_context.encode_subtitle(words)  # type: ignore[attr-defined]
-            packet.stream, packet.time_base = track, Fraction(1, 1000)
-            packet.pts = packet.dts = start
-            packet.duration = end - start
-            container.mux(packet)
+        video = cast(VideoStream, container.add_stream(encoder, rate=4))
+        video.width = video.height = 64
+        video.pix_fmt = "yuv420p"
+        add_track(container, cues, codec=codec)
         for _ in range(16):
             picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 99, np.uint8), format="rgb24")
-            container.mux(video.encode(picture))  # type: ignore[attr-defined]
-        container.mux(video.encode())  # type: ignore[attr-defined]
+            container.mux(video.encode(picture))
+        container.mux(video.encode())
     return str(path)
 
 
@@ -69,7 +46,7 @@ def process() -> Iterator[DecodeProcess]:
 def test_text_tracks_of_all_kinds_are_read(
     process: DecodeProcess, tmp_path: Path, name: str, codec: str, encoder: str
 ) -> None:
-    cues = [(500, 1500, r"The {\i1}red{\i0} ball,\Nit rolls"), (2000, 3500, "caf\u00e9 \u6c49\u5b57")]
+    cues = [Cue(0.5, 1.5, "The {\\i1}red{\\i0} ball,\nit rolls"), Cue(2.0, 3.5, "caf\u00e9 \u6c49\u5b57")]
     path = write_subtitled(tmp_path / name, codec, cues, encoder=encoder)
     assert process.read_subtitles(path) == [
         Cue(0.5, 1.5, "The red ball,\nit rolls"),
