@@ -114,7 +114,7 @@ def _write_file(path: Path, entry: Entry, seed: int) -> dict[str, Any]:
     scene, variant = entry.scene, entry.variant
     rng = random.Random(f"gve_ray file {FORMAT}/{seed}/{entry.video_id}")
     noise = np.random.default_rng(rng.getrandbits(64))
-    size = {"width": scene.width, "height": scene.height}
+    size: dict[str, Any] = {"width": scene.width, "height": scene.height}
     match entry.kind:
         case "empty":
             path.touch()

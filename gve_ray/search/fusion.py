@@ -4,10 +4,10 @@
     search_moments(library.index, vector, 10, ranking=ranking)
 
 Both rankings are joined by reciprocal rank fusion (Cormack, Clarke and Buettcher, 2009): a hit at rank r
-counts 1 / (60 + r), so no scores of different kinds are compared. A text with only a share of the words of
-the query counts only this share: a picture is not outranked by a film that happens to mention one word of
-its description. Nor does a picture far down the ranking add to what the words say, because in a small index
-each text would have one.
+counts 1 / (60 + r), so no scores of different kinds are compared. A text with less than three quarters of
+the words of the query counts only this share, and none below a half: a picture is not outranked by a film
+that happens to mention a word of its description. Nor does a picture far down the ranking add to what the
+words say, because in a small index each text would have one.
 
 A text about a whole video (caption, file name, transcript) finds one moment of it, the one whose picture
 matches best, so that a long film does not fill the result.
@@ -27,7 +27,8 @@ By = Literal["both", "picture", "words"]
 
 _RANKS = 60  # the constant of reciprocal rank fusion
 _FEWEST = 100  # texts that are ranked at least
-_LEAST_SHARE = 0.5  # of the words of a query; texts with less do not count
+_FULL_SHARE = 0.75  # of the words of a query; texts with as many count in full
+_LEAST_SHARE = 0.5  # texts with less do not count
 
 
 class Ranking:
@@ -76,7 +77,8 @@ class Ranking:
         matched: dict[str, tuple[Literal["picture", "words"], ...]] = {}
         values: dict[str, float] = {}
         for rank, (segment, match) in enumerate(self._matches.items(), 1):
-            values[segment], matched[segment] = match.share / (_RANKS + rank), ("words",)
+            weight = 1.0 if match.share >= _FULL_SHARE else match.share
+            values[segment], matched[segment] = weight / (_RANKS + rank), ("words",)
         for rank, hit in enumerate(pictures if self._with_pictures else (), 1):
             value = 1 / (_RANKS + rank)
             if hit.id not in values:

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 MAX_TERMS = 64  # of a query
 SNIPPET = 160  # characters
 _LONGEST = 64  # characters of a term; the rest of a longer one is ignored
-# Words that say nothing about what is searched. A query of only such words is searched with all of them.
+# Words that say nothing about what is searched, and those that ask for speech or pictures. A query of only such
+# words is searched with all of them.
 _COMMON = frozenset(
     "a about an and any are as at be been being but by can could d did do does for from had has have he her "
     "his how i if in into is it its ll m me my no not of on or our re s she should so some t than that the "
     "their them then there they this those to up ve was we were what when where which who whose why will with "
-    "would you your".split()
+    "would you your say said talk talking tell mention speak show see video film clip scene".split()
 )
 # Scripts that are written without spaces: Thai to Khmer, and Chinese and Japanese.
 _UNSPACED = (
@@ -139,7 +140,7 @@ def _folded(word: str) -> str:
 
 def _singular(term: str) -> str:
     """Return an English word without its plural ending (the S stemmer of Harman, 1991)."""
-    if len(term) < 4 or not term.endswith("s"):
+    if len(term) < 4 or not term.endswith("s") or term in _COMMON:
         return term
     if term.endswith("ies") and term[-4] not in "ae":
         return term[:-3] + "y"

@@ -838,11 +838,15 @@ def test_text_from_the_server_is_never_markup(visitor: Visitor) -> None:
     def soil(body: dict[str, Any]) -> None:
         body["data"][0]["uri"] = f"videos/{markup}".replace("/b", "b")
         body["data"][0]["metadata"] |= {"caption": markup, "note": markup, f"{markup}": 1}
+        marks = [[2, 2 + len(markup)]]  # after a character of two UTF-16 units
+        body["data"][0]["words"] = {"source": "subtitles", "text": f"\U0001f600 {markup} end", "marks": marks}
 
     page = visitor.open()
     page.route("**/v1/search", answering(soil))
     search(page, "a red ball")
     expect(page.locator(".card .caption").first).to_have_text(markup)
+    expect(page.locator(".card .quote").first).to_have_text(f"subtitles\U0001f600 {markup} end")
+    expect(page.locator(".card mark")).to_have_text([markup])
     page.locator(".card .open").first.click()
     expect(page.locator("#facts dt", has_text=markup)).to_have_count(1)
     expect(page.locator("#facts dd", has_text=markup)).to_have_count(1)
