@@ -6,8 +6,8 @@
 Both rankings are joined by reciprocal rank fusion (Cormack, Clarke and Buettcher, 2009): a hit at rank r
 counts 1 / (60 + r), so no scores of different kinds are compared. A text with less than three quarters of
 the words of the query counts only this share, and none below a half: a picture is not outranked by a film
-that happens to mention a word of its description. Nor does a picture far down the ranking add to what the
-words say, because in a small index each text would have one.
+that happens to mention a word of its description. Both counts are added only if the text has all the words
+and the picture is among the first; otherwise the larger one counts.
 
 A text about a whole video (caption, file name, transcript) finds one moment of it, the one whose picture
 matches best, so that a long film does not fill the result.
@@ -83,10 +83,13 @@ class Ranking:
             value = 1 / (_RANKS + rank)
             if hit.id not in values:
                 values[hit.id], matched[hit.id] = value, ("picture",)
-            elif rank <= top_k:
-                values[hit.id], matched[hit.id] = values[hit.id] + value, ("picture", "words")
-            else:
-                values[hit.id] = max(values[hit.id], value)
+                continue
+            # Part of the words of a description is often in a text about something similar, so only a text with
+            # all the words adds to a picture.
+            adds = rank <= top_k and self._matches[hit.id].share == 1
+            values[hit.id] = values[hit.id] + value if adds else max(values[hit.id], value)
+            if rank <= top_k:
+                matched[hit.id] = ("picture", "words")
         ranked = [replace(hits[segment], matched=matched[segment]) for segment in values if segment in hits]
         ranked.sort(key=lambda hit: (-values[hit.id], -hit.score, hit.id))
         return ranked, self._with_pictures or len(found) == depth
