@@ -20,11 +20,14 @@ from gve_ray.indexing.subtitles import (
 )
 from gve_ray.indexing.words import Words, words_of_name
 from gve_ray.media import Limits
+from gve_ray.media.subtitles import Cue
 from gve_ray.search import LibraryFacts
 from gve_ray.search.library import FIELDS
 from gve_ray.search.words import WordIndex
 from gve_ray.stage import REJECT_SCHEMA
 from gve_ray.store import Store
+from gve_ray.store.runfolder import filesystem
+from tests.media.test_subtitles import write_subtitled
 
 SRT = "1\n00:00:00,500 --> 00:00:01,500\nthe treasure map\n\n2\n00:00:02,500 --> 00:00:03,000\nis gone\n"
 
@@ -71,6 +74,20 @@ def test_a_file_that_cannot_be_read_is_a_fault_and_the_others_count(tmp_path: Pa
     ] * 3
     assert len(result["faults"]) == 3
     pa.Table.from_pylist([result], SUBTITLE_SCHEMA)
+
+
+def test_subtitles_in_an_object_store(s3: str, tmp_path: Path) -> None:
+    path = write_subtitled(tmp_path / "a.mp4", "mov_text", [Cue(0.5, 1.5, "in the file")])
+    files, folder = filesystem(f"{s3}/videos")
+    for name, data in (("a b.mp4", Path(path).read_bytes()), ("a b.en.srt", SRT.encode())):
+        with files.open_output_stream(f"{folder}/{name}") as stream:
+            stream.write(data)
+    uri = f"{s3}/videos/a%20b.mp4"
+    found = [file for file, _ in subtitle_files([uri])[uri]]
+    assert found == [f"{s3}/videos/a%20b.en.srt"]
+    (result,) = SubtitleWorker(Limits())([{"words": "w", "uri": uri, "start": 0.0, "files": found}])
+    assert isinstance(result, dict)
+    assert (result["texts"], result["faults"]) == (["in the file", "the treasure map", "is gone"], [])
 
 
 class Folder:

@@ -47,7 +47,7 @@ def row(video: int, segment: int | None, text: str, source: Source = "subtitles"
     )
 
 
-def words_of(folder: Path, *rows: WordRow) -> WordIndex:
+def words_of(folder: Path | str, *rows: WordRow) -> WordIndex:
     index = WordIndex.create(str(folder), FIELDS)
     index.update([], rows)
     return index
@@ -94,9 +94,12 @@ def test_the_best_text_comes_first_and_says_how_much_of_the_query_it_has(tmp_pat
     assert index.search("zeppelin", 5) == index.search("", 5) == index.search("?!", 5) == []
 
 
-def test_changes_are_seen_only_in_the_new_version(tmp_path: Path) -> None:
-    uri = str(tmp_path / "words")
-    index = words_of(tmp_path / "words", row(0, 0, "an old word"), row(1, 0, "a red kite"))
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_changes_are_seen_only_in_the_new_version(
+    tmp_path: Path, place: str, request: pytest.FixtureRequest
+) -> None:
+    uri = f"{tmp_path if place == 'disk' else request.getfixturevalue('s3')}/words"
+    index = words_of(uri, row(0, 0, "an old word"), row(1, 0, "a red kite"))
     published = index.version
     before = index.digests()
     edited = row(0, 0, "a new word")
