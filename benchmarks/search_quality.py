@@ -5,8 +5,8 @@
 Renders scenes of the held-out split and embeds them with the packaged tiny model. Each scene has one
 query, by turns its complete description and a clip of it. For the cut-off, half of the scenes are in
 the index as whole films, as in the demo's recipe, so half of the queries have no answer. For the
-films, the first 60 are in the index in windows of 4 s that overlap by 2 s, and 20 of them a second
-time, in half the size and strongly compressed. Prints one JSON object:
+films, the files of the first 60 are in the index in windows of 4 s that overlap by 2 s, and 20 of them
+a second time, strongly compressed. Prints one JSON object:
 
 cutoff_precision: of the queries with a confident hit, the share with an answer in the index.
 cutoff_recall: of the queries with an answer, the share with a confident hit.
@@ -106,13 +106,13 @@ class Corpus:
         self._vectors: list[np.ndarray] = []
         self._waiting: list[Item] = []
 
-    def add(self, film: str, scene: Scene, spans: Sequence[Span], copy: Path | None = None) -> None:
-        """Add a film, rendered from its scene or read from the file `copy`."""
+    def add(self, film: str, scene: Scene, spans: Sequence[Span], file: Path | None = None) -> None:
+        """Add a film, read from its file, or rendered from its scene without one."""
         for number, (start, end) in enumerate(spans):
-            if copy is None:
+            if file is None:
                 seen = drawn(scene, start, end)
             else:
-                seen = read_frames(str(copy), k=FRAMES, start=start, end=end, max_pixels=10**6, min_pixels=1)
+                seen = read_frames(str(file), k=FRAMES, start=start, end=end, max_pixels=10**6, min_pixels=1)
             self.ids.append(f"{film}/{number}")
             facts = {"video_id": film, "uri": film, "segment": number, "fingerprint": film}
             self.metadata.append({**facts, "start": start, "end": end, "duration": scene.duration})
@@ -314,12 +314,10 @@ def measure_films(
     corpus = Corpus(embedder)
     for i, scene in enumerate(scenes):
         spans = windows(scene.duration, WINDOW, OVERLAP, SHORTEST)
-        corpus.add(f"film{i}", scene, spans)
-        if i < copies:
-            file = folder / f"copy{i}.mp4"
-            half = replace(scene, width=scene.width // 4 * 2, height=scene.height // 4 * 2)
-            write_mp4(file, half, crf=35)
-            corpus.add(f"copy{i}", scene, spans, file)
+        for name, crf in (("film", 20), ("copy", 35))[: 1 + (i < copies)]:
+            file = folder / f"{name}{i}.mp4"
+            write_mp4(file, scene, crf=crf)
+            corpus.add(f"{name}{i}", scene, spans, file)
     index, background = corpus.index(folder / "windows")
     before = [plain(index, query) for query in queries]
     after = [
