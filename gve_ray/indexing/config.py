@@ -95,10 +95,9 @@ class WordsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexResources:
-    """Resources of the stages: probing the files, reading subtitles, and embedding the segments."""
+    """Resources of the stages. probe: of those that read files, for their segments and their subtitles."""
 
     probe: StageResources = field(default_factory=lambda: StageResources(batch_size=4))
-    subtitles: StageResources = field(default_factory=lambda: StageResources(batch_size=16))
     embed: ModelResources = field(default_factory=lambda: ModelResources(batch_size=16))
 
 

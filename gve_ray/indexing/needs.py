@@ -18,11 +18,6 @@ def needs_of(config: IndexConfig, videos: Callable[[], Sequence[str]] | None = N
         job=config.job,
         workers=[
             workers_of("resources.probe", resources.probe, grows="cluster"),
-            *(
-                [workers_of("resources.subtitles", resources.subtitles, grows="cluster")]
-                if config.words.subtitles
-                else []
-            ),
             model_workers("resources.embed", resources.embed, [embedder]),
         ],
         paths={"input": config.input, "output": config.output},

@@ -80,7 +80,7 @@ class Words:
             worker_args={"limits": self._config.media.limits},
             out=self._subtitles,
             rejects=self._rejects,
-            resources=self._config.resources.subtitles,
+            resources=self._config.resources.probe,
             commit_seconds=self._config.commit_seconds,
         )
 
