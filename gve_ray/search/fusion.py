@@ -70,8 +70,8 @@ class Ranking:
         to rank. The first `top_k` hits have matched by picture. Raises SearchError.
         """
         depth = max(depth, _FEWEST)
-        found = self._words.search(self._text, depth, filter=filter)
-        self._matches = _by_segment(index, vector, filter, pictures, found, 2 * top_k)
+        texts = self._words.search(self._text, depth, filter=filter)
+        self._matches = _by_segment(index, vector, filter, pictures, texts, 2 * top_k)
         hits = {hit.id: hit for hit in pictures}
         hits |= _scored(index, vector, [segment for segment in self._matches if segment not in hits])
         matched: dict[str, tuple[Literal["picture", "words"], ...]] = {}
@@ -92,7 +92,7 @@ class Ranking:
                 matched[hit.id] = ("picture", "words")
         ranked = [replace(hits[segment], matched=matched[segment]) for segment in values if segment in hits]
         ranked.sort(key=lambda hit: (-values[hit.id], -hit.score, hit.id))
-        return ranked, self._with_pictures or len(found) == depth
+        return ranked, self._with_pictures or len(texts) == depth
 
     def quote(self, segment: str) -> Quote | None:
         """Return the words of a ranked segment that match, or None."""
@@ -108,7 +108,7 @@ def _by_segment(
     vector: np.ndarray,
     filter: Filter | None,
     pictures: Sequence[Hit],
-    found: Sequence[WordMatch],
+    texts: Sequence[WordMatch],
     most_videos: int,
 ) -> dict[str, WordMatch]:
     """Return the best text about each segment, by its id, best first.
@@ -121,7 +121,7 @@ def _by_segment(
         moments.setdefault(str(hit.metadata["video_id"]), hit.id)
     searches = 0
     matches: dict[str, WordMatch] = {}
-    for match in found:
+    for match in texts:
         if match.share < _LEAST_SHARE:
             continue
         segment = match.segment

@@ -77,10 +77,10 @@ def search_moments(
             moments = [_moment(hit, _span(hit)) for hit in hits if hit.id not in excluded_ids]
         else:
             moments = distinct(hits, contents, excluded=excluded, about=about)
-        found = (_by_film(moments, contents) if by_video else moments)[:top_k]
-        if len(found) == top_k or is_last:
-            found = found if ranking is None else [_quoted(moment, ranking) for moment in found]
-            return found if background is None else _judged(found, background, vector[0], index, filter)
+        best = (_by_film(moments, contents) if by_video else moments)[:top_k]
+        if len(best) == top_k or is_last:
+            best = best if ranking is None else [_quoted(moment, ranking) for moment in best]
+            return best if background is None else _judged(best, background, vector[0], index, filter)
         depth *= 4
 
 

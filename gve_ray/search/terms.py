@@ -75,11 +75,13 @@ def snippet(text: str, wanted: Collection[str], *, longest: int = SNIPPET) -> Sn
 
     Line breaks become spaces, and a part that is cut off becomes an ellipsis.
     """
-    found = [term for term in terms_of(text) if term.text in wanted]
+    matches = [term for term in terms_of(text) if term.text in wanted]
     start, end = 0, min(len(text), longest)
-    if found and len(text) > longest:
-        best = max(range(len(found)), key=lambda i: (len(_near(found, i, longest)), -i))
-        near = [term for term in found[best:] if term.end <= found[best].start + longest] or [found[best]]
+    if matches and len(text) > longest:
+        first = max(range(len(matches)), key=lambda i: (len(_near(matches, i, longest)), -i))
+        near = [term for term in matches[first:] if term.end <= matches[first].start + longest] or [
+            matches[first]
+        ]
         spare = max(0, longest - (near[-1].end - near[0].start))
         start = max(0, near[0].start - spare // 2)
         end = min(len(text), max(start + longest, near[-1].end))
@@ -87,7 +89,7 @@ def snippet(text: str, wanted: Collection[str], *, longest: int = SNIPPET) -> Sn
     start, end = _at_spaces(text, start, end)
     before, after = "…" * (start > 0), "…" * (end < len(text))
     marks: list[tuple[int, int]] = []
-    for term in found:
+    for term in matches:
         if term.start < start or term.end > end:
             continue
         first, last = (at - start + len(before) for at in (term.start, term.end))
@@ -99,10 +101,10 @@ def snippet(text: str, wanted: Collection[str], *, longest: int = SNIPPET) -> Sn
     return Snippet(text=f"{before}{shown}{after}", marks=marks)
 
 
-def _near(found: list[Term], first: int, longest: int) -> set[str]:
+def _near(matches: list[Term], first: int, longest: int) -> set[str]:
     """Return the different terms from number `first` on within `longest` characters."""
-    limit, near = found[first].start + longest, set()
-    for term in found[first:]:
+    limit, near = matches[first].start + longest, set()
+    for term in matches[first:]:
         if term.end > limit:
             break
         near.add(term.text)

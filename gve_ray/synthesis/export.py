@@ -182,19 +182,19 @@ def _files_of_pairs(source: str, tasks: Sequence[str]) -> dict[str, list[_File]]
     """Return the files of pairs by task, both in the order of their names. Raises PreflightError without any."""
     files, root = filesystem(f"{source}/uvrd")
     listed = files.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
-    found: dict[str, list[_File]] = {}
+    by_task: dict[str, list[_File]] = {}
     for info in sorted(listed, key=lambda info: info.path):
         path = PurePosixPath(info.path)
         task = path.parent.name.removeprefix("task=")
         if path.suffix == ".parquet" and not path.name.startswith(".") and task != path.parent.name:
             with files.open_input_file(info.path) as file:
                 rows = pq.ParquetFile(file).metadata.num_rows
-            found.setdefault(task, []).append(_File(files=files, path=info.path, rows=rows))
-    if not found:
+            by_task.setdefault(task, []).append(_File(files=files, path=info.path, rows=rows))
+    if not by_task:
         raise PreflightError(f"{source!r}: has no pairs in uvrd/; name the output folder of `gve synthesize`")
-    if unknown := sorted(set(tasks) - set(found)):
-        raise PreflightError(f"tasks={unknown}: the run has no pairs of them; use {', '.join(found)}")
-    return {task: parts for task, parts in found.items() if not tasks or task in tasks}
+    if unknown := sorted(set(tasks) - set(by_task)):
+        raise PreflightError(f"tasks={unknown}: the run has no pairs of them; use {', '.join(by_task)}")
+    return {task: parts for task, parts in by_task.items() if not tasks or task in tasks}
 
 
 def _pairs(parts: Sequence[_File], start: int) -> Iterator[Mapping[str, Any]]:
