@@ -90,7 +90,7 @@ class Words:
         entries: Mapping[str, Mapping[str, Value]],
         previous: LibraryFacts | None,
     ) -> dict[str, Any] | None:
-        """Change the index so that it has exactly the words of the videos; None if there is to be none.
+        """Change the index so that it has exactly the words of the videos; None if the config asks for none.
 
         entries: the metadata, by segment, of the index of segments, video by video. previous: what
         readers have open. Returns `LibraryFacts.words`.

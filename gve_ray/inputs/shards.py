@@ -220,7 +220,7 @@ def _id(place: str, value: Any) -> str | None:
 
 
 def _has_bytes(table: pq.ParquetFile, group: int, column: str) -> bool:
-    """Return whether any cell of a row group has bytes; the paths beside them are only names then."""
+    """Return whether any cell of a row group has bytes; their paths are only names then."""
     facts = table.metadata.row_group(group)
     for i in range(facts.num_columns):
         chunk = facts.column(i)

@@ -23,21 +23,24 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _INSTRUCTIONS = (
-    "Finds moments in a collection of videos by what they show. Describe the scene in a sentence; an image or a clip "
-    "works as well, alone or with a text that changes it. Look at a hit before you rely on it."
+    "Finds moments in a collection of videos by what they show and what is said in them. Describe the scene in a "
+    "sentence; an image or a clip works as well, alone or with a text that changes it. Look at a hit before you "
+    "rely on it."
 )
 _MOST_HITS = 100
 
 
 class Moment(BaseModel):
     """A moment of a video. start, end: seconds. score: cosine similarity. confidence: that it is no coincidence, 0
-    to 1. confident: whether that is enough; null if unknown. link: plays it. frames: for `look_at`.
+    to 1. confident: whether that is enough; null if unknown. words: what is said or written there, if it matches.
+    link: plays it. frames: for `look_at`.
     """
 
     id: str
     score: float
     confidence: float | None = None
     confident: bool | None = None
+    words: dict[str, Any] | None = None
     uri: str
     start: float
     end: float
