@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from pyarrow import fs
 from gve_ray.inputs.listing import local_uri
 from gve_ray.media import DecodeProcess, Limits, MediaError
 from gve_ray.media.source import is_folder, local_path, open_binary
-from gve_ray.media.subtitles import MAX_BYTES, SUFFIXES, Cue, decode_text, parse_subtitles
+from gve_ray.media.subtitles import MAX_BYTES, SUFFIXES, Cue, decode_text, parse_subtitles, video_stems
 from gve_ray.stage import Reject, row_finished
 from gve_ray.store.runfolder import filesystem, in_uri
 
@@ -48,8 +47,6 @@ _READER = 1  # changes when the same files give other cues
 _BUFFER = 1 << 20  # bytes per request
 _FOLDER_THREADS = 16
 _UNLISTED = ("http", "https")
-# What may be between the name of the video and .srt: a language, and for whom the subtitles are.
-_KIND = re.compile(r"(?:\.[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})?)?(?:\.(?:forced|sdh|cc|hi|default))?$")
 
 
 class SubtitleWorker:
@@ -116,9 +113,7 @@ def subtitle_files(uris: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
     for folder, videos in by_folder.items():
         of_stem: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
         for name, uri, stamp in listed[folder]:
-            stem = os.path.splitext(name)[0]
-            kind = _KIND.search(stem)
-            for video_stem in {stem, stem[: kind.start()] if kind else stem}:
+            for video_stem in video_stems(name):
                 of_stem[video_stem].append((uri, stamp))
         for uri in videos:
             files[uri] = sorted(of_stem.get(os.path.splitext(_split(uri)[1])[0], []))

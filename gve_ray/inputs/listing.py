@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from pyarrow import fs
 from gve_ray.inputs.table import FORMS, kind_of
 from gve_ray.job import PreflightError
 from gve_ray.media.source import VIDEO_SUFFIXES, local_path
+from gve_ray.media.subtitles import SUFFIXES, video_stems
 from gve_ray.store.runfolder import filesystem, in_uri
 
 log = logging.getLogger(__name__)
@@ -197,11 +198,15 @@ def _mode(entry: "os.DirEntry[str]") -> int:
 
 
 def _left_out(listing: _Listing, is_glob: bool) -> str:
-    """Describe the skipped files in the folder or of the glob; return "" if there are none."""
+    """Describe the skipped files in the folder or of the glob; return "" if there are none.
+
+    Subtitle files of the videos are not skipped: `gve index` reads them.
+    """
+    stems = {os.path.splitext(name)[0] for name in listing.names if _is_video(name)}
     hidden = [] if is_glob else [name for name in listing.names if _is_hidden(name)]
     endings: dict[str, list[str]] = {}
     for name in sorted({*listing.names} - {*hidden}):
-        if not _is_video(name):
+        if not _is_video(name) and not _is_subtitle_of(name, stems):
             ending = os.path.splitext(name)[1].lower() or "without one"
             endings.setdefault(ending, []).append(repr(name))
     unreadable = [f"{name!r}: {why}" for name, why in sorted(listing.lost.items())]
@@ -221,6 +226,11 @@ def _counted(names: Sequence[str], kind: str = "") -> str:
 
 def _is_video(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+
+
+def _is_subtitle_of(name: str, stems: Set[str]) -> bool:
+    """Whether a file has the subtitles of one of the videos with these paths, given without their endings."""
+    return name.lower().endswith(SUFFIXES) and not video_stems(name).isdisjoint(stems)
 
 
 def _is_hidden(path: str) -> bool:

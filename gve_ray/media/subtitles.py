@@ -9,6 +9,7 @@ subtitles) are not read.
 import codecs
 import html
 import io
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8-sig"),
 )
+# What may be between the name of the video and .srt: a language, and for whom the subtitles are.
+_KIND = re.compile(r"(?:\.[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})?)?(?:\.(?:forced|sdh|cc|hi|default))?$")
 _TIME = r"(?:(\d{1,3}):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,6}))?"
 _TIMING = re.compile(rf"^\s*{_TIME}\s*--?>\s*{_TIME}(?:\s.*)?$")
 _NUMBER = re.compile(r"^\s*\d+\s*$")
@@ -50,6 +53,16 @@ class Cue:
     start: float
     end: float
     text: str
+
+
+def video_stems(name: str) -> set[str]:
+    """Return the names, without their endings, of the videos to which a subtitle file of this name may belong.
+
+    `film.en.srt` belongs to `film.mp4` or to `film.en.mp4`.
+    """
+    stem = os.path.splitext(name)[0]
+    kind = _KIND.search(stem)
+    return {stem, stem[: kind.start()] if kind else stem}
 
 
 def decode_text(data: bytes) -> str:

@@ -118,6 +118,7 @@ def test_what_is_left_out_is_reported(tmp_path: Path, caplog: pytest.LogCaptureF
     touch(
         tmp_path,
         "a.mp4",
+        "a.srt",
         *(f"{i}.srt" for i in range(9)),
         "b.dat",
         "README",
@@ -145,9 +146,11 @@ def test_what_is_left_out_is_reported(tmp_path: Path, caplog: pytest.LogCaptureF
     assert ".srt" not in record.getMessage()
 
 
-def test_a_folder_of_videos_alone_is_quiet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_of_videos_and_their_subtitles_is_quiet(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO):
-        find_videos(str(touch(tmp_path, "a.mp4", "deep/b.MOV")))
+        find_videos(str(touch(tmp_path, "a.mp4", "deep/b.MOV", "a.srt", "deep/b.en.vtt")))
     assert not caplog.records
 
 
