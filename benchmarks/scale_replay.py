@@ -268,7 +268,8 @@ class ReplayedConsistency:
     change.
     """
 
-    def __init__(self, config: ConsistencyConfig, ingest: Store) -> None:
+    def __init__(self, config: ConsistencyConfig, ingest: Store, *, vectors: bool = False) -> None:
+        assert not vectors, "the recording has no vectors"
         self._scores = _recording()["scores"]
         self._ingest = ingest
 
