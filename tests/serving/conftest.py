@@ -1,7 +1,8 @@
 """Fixtures of a real service, started once per test worker by `gve index` and `gve serve` as
-subprocesses.
+subprocesses, and of a browser for its page.
 """
 
+import io
 import os
 import subprocess
 import sys
@@ -10,14 +11,21 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
+from PIL import Image
+from playwright.sync_api import Browser, expect, sync_playwright
 
+from gve_ray.demo.render import encode_mp4
 from gve_ray.demo.retrieval import Benchmark, write_heldout
+from gve_ray.media import read_frames
+from tests.serving.pages import BROWSER, Visitor
 
 VIDEOS = 12
+TARGET = 3  # index of the video that the searches of the page should find
 START_SECONDS = 240.0
 INDEX = ["--frames", "8", "--max_pixels", "12544", "--min_pixels", "3136", "--segments.mode", "whole"]
 INDEX += ["--model.name", "tiny", "--model.model", "package://demo/tiny_vl/model"]
@@ -126,3 +134,45 @@ def wait_for_url(process: "subprocess.Popen[bytes]", log: Path) -> str:
                 return line.split()[1]
         time.sleep(0.2)
     raise AssertionError(f"gve serve: {process.poll()}\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    args = ["--no-sandbox"] if os.geteuid() == 0 else []
+    expect.set_options(timeout=30_000)  # the service shares the machine with other tests
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=args)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visitor(browser: Browser, server: Service) -> Iterator[Visitor]:
+    """Check after each test: no console message, no uncaught error, no request to another host."""
+    visitor = Visitor(browser, server.url)
+    yield visitor
+    for context in browser.contexts:
+        context.close()
+    assert visitor.troubles == []
+
+
+@pytest.fixture(scope="module")
+def target(server: Service, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return name, text, image and clip of the video that the searches should find."""
+    video = server.heldout.videos[TARGET]
+    frames = read_frames(video, k=16, max_pixels=10**6)
+    picture, clip = io.BytesIO(), tmp_path_factory.mktemp("clip") / "clip.mp4"
+    Image.fromarray(frames.pixels[7]).save(picture, "PNG")
+    height, width = frames.pixels.shape[1:3]
+    encode_mp4(clip, frames.pixels, fps=8, width=width, height=height)
+    text = server.heldout.queries["fine"][TARGET].text
+    return {"name": Path(video).name, "uri": video, "text": text, "picture": picture.getvalue(), "clip": clip}
+
+
+@pytest.fixture(scope="module")
+def moments(server: Service) -> list[dict[str, Any]]:
+    """Return all indexed moments, as the service lists them."""
+    body = {"content": "anything", "top_k": 100}
+    answer = httpx.post(f"{server.url}/v1/search", json=body, timeout=60, trust_env=False)
+    hits: list[dict[str, Any]] = answer.json()["data"]
+    return hits

@@ -6,211 +6,46 @@ import base64
 import contextlib
 import io
 import json
-import os
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import (
     Browser,
-    ConsoleMessage,
     Locator,
     Page,
-    Request,
     Route,
     expect,
-    sync_playwright,
 )
 from starlette.datastructures import Headers
 
-from gve_ray.demo.render import encode_mp4
-from gve_ray.media import read_frames
 from gve_ray.serving.files import PART, file_response
 from tests.media.videos import Clip, read_number, render
-from tests.serving.conftest import VIDEOS, Service
+from tests.serving.conftest import VIDEOS
+from tests.serving.pages import (
+    CONTRAST,
+    PHONE,
+    WIDE,
+    Visitor,
+    answered,
+    answering,
+    hand_over,
+    names,
+    number,
+    page_test,
+    query_of,
+    refusing,
+    search,
+    until,
+)
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-WIDE = {"viewport": {"width": 1280, "height": 900}}
-PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
-TARGET = 3  # index of the video that the searches should find
-
-pytestmark = [
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        BROWSER is None,
-        reason=f"no {', '.join(BROWSERS)} on the PATH; install one that plays H.264, such as Debian's",
-    ),
-]
-
-# Hands a real File to the page as a drop or a paste. [event, name, type, base64]
-HAND_OVER = """([event, name, type, data]) => {
-  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
-  const dataTransfer = new DataTransfer();
-  dataTransfer.items.add(new File([bytes], name, { type }));
-  const options = { bubbles: true, cancelable: true };
-  if (event === "paste") {
-    document.body.dispatchEvent(new ClipboardEvent("paste", { ...options, clipboardData: dataTransfer }));
-  } else {
-    for (const kind of ["dragenter", "dragover", "drop"]) {
-      document.body.dispatchEvent(new DragEvent(kind, { ...options, dataTransfer }));
-    }
-  }
-}"""
-
-# WCAG 2.2, 1.4.3: contrast of an element's text with what is behind it.
-CONTRAST = """(element) => {
-  const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const light = (rgb) => rgb.slice(0, 3)
-    .map((part) => part / 255)
-    .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, part, i) => sum + part * [0.2126, 0.7152, 0.0722][i], 0);
-  let behind = element;
-  while (parts(getComputedStyle(behind).backgroundColor)[3] === 0) behind = behind.parentElement ?? document.body;
-  const [a, b] = [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor].map(parts).map(light);
-  return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-}"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    args = ["--no-sandbox"] if os.geteuid() == 0 else []
-    expect.set_options(timeout=30_000)  # the service shares the machine with other tests
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=args)
-        yield browser
-        browser.close()
-
-
-class Visitor:
-    """Opens pages and records their errors. refused: paths of requests that may fail."""
-
-    def __init__(self, browser: Browser, url: str) -> None:
-        self.browser, self.url = browser, url
-        self.refused: set[str] = set()
-        self.troubles: list[str] = []
-
-    def open(self, address: str = "/", *, context: dict[str, Any] | None = None) -> Page:
-        """Open the page in a new browser profile and wait until its models are loaded."""
-        page = self.browser.new_context(**(context or WIDE)).new_page()
-        self.watch(page)
-        page.goto(self.url + address)
-        expect(page.locator("#holdings")).not_to_be_empty()
-        return page
-
-    def watch(self, page: Page) -> None:
-        page.on("console", self._heard)
-        page.on("pageerror", lambda error: self.troubles.append(f"error: {error}"))
-        page.on("request", self._record_request)
-
-    def _heard(self, message: ConsoleMessage) -> None:
-        path = urlsplit(message.location["url"]).path
-        if message.text.startswith("Failed to load resource") and path in self.refused:
-            return
-        if message.type in ("error", "warning"):
-            self.troubles.append(f"console: {message.text} ({message.location['url']})")
-
-    def _record_request(self, request: Request) -> None:
-        if not request.url.startswith((f"{self.url}/", f"blob:{self.url}/", "data:")):
-            self.troubles.append(f"request: {request.url}")
-
-
-@pytest.fixture
-def visitor(browser: Browser, server: Service) -> Iterator[Visitor]:
-    """Check after each test: no console message, no uncaught error, no request to another host."""
-    visitor = Visitor(browser, server.url)
-    yield visitor
-    for context in browser.contexts:
-        context.close()
-    assert visitor.troubles == []
-
-
-@pytest.fixture(scope="module")
-def target(server: Service, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return name, text, image and clip of the video that the searches should find."""
-    video = server.heldout.videos[TARGET]
-    frames = read_frames(video, k=16, max_pixels=10**6)
-    picture, clip = io.BytesIO(), tmp_path_factory.mktemp("clip") / "clip.mp4"
-    Image.fromarray(frames.pixels[7]).save(picture, "PNG")
-    height, width = frames.pixels.shape[1:3]
-    encode_mp4(clip, frames.pixels, fps=8, width=width, height=height)
-    text = server.heldout.queries["fine"][TARGET].text
-    return {"name": Path(video).name, "uri": video, "text": text, "picture": picture.getvalue(), "clip": clip}
-
-
-@pytest.fixture(scope="module")
-def moments(server: Service) -> list[dict[str, Any]]:
-    """Return all indexed moments, as the service lists them."""
-    body = {"content": "anything", "top_k": 100}
-    answer = httpx.post(f"{server.url}/v1/search", json=body, timeout=60, trust_env=False)
-    hits: list[dict[str, Any]] = answer.json()["data"]
-    return hits
-
-
-def search(page: Page, text: str) -> None:
-    """Type a text, press Enter and wait for the results."""
-    page.get_by_label("What to find").fill(text)
-    page.keyboard.press("Enter")
-    answered(page)
-
-
-def answered(page: Page) -> None:
-    expect(page.get_by_role("status")).to_have_text(re.compile(r"^\d+ moments? in \d+\.\d\d s$"))
-
-
-def names(page: Page) -> list[str]:
-    return page.locator(".card .file").all_text_contents()
-
-
-def hand_over(page: Page, event: str, name: str, kind: str, data: bytes) -> None:
-    page.evaluate(HAND_OVER, [event, name, kind, base64.b64encode(data).decode()])
-
-
-def query_of(page: Page) -> dict[str, str]:
-    return {name: value for name, (value,) in parse_qs(urlsplit(page.url).query).items()}
-
-
-def number(page: Page, script: str) -> float:
-    return float(page.evaluate(script))
-
-
-def until(page: Page, script: str, seconds: float = 30.0) -> None:
-    """Wait until a script is true.
-
-    Playwright's wait_for_function uses eval, which the Content-Security-Policy of the page forbids.
-    """
-    deadline = time.monotonic() + seconds
-    while not page.evaluate(script):
-        assert time.monotonic() < deadline, script
-        page.wait_for_timeout(20)
-
-
-def answering(change: Callable[[dict[str, Any]], None]) -> Callable[[Route], None]:
-    """Return a route handler that changes the replies of the service."""
-
-    def handle(route: Route) -> None:
-        answer = route.fetch()
-        body = answer.json()
-        change(body)
-        route.fulfill(response=answer, json=body)
-
-    return handle
-
-
-def refusing(status: int, message: str, headers: dict[str, str] | None = None) -> Callable[[Route], None]:
-    def handle(route: Route) -> None:
-        body = {"error": {"message": message, "type": "server_error", "param": None, "code": None}}
-        route.fulfill(status=status, json=body, headers=headers or {})
-
-    return handle
+pytestmark = page_test
 
 
 def test_words_find_the_right_video(

@@ -2,8 +2,9 @@
 // controls. Every file is first tried as a video. If the browser refuses it, an animated image (GIF, WebP, PNG)
 // is shown as an image; of any other file the dialog shows the poster and offers a download.
 
+import { number, t } from "./language.js";
 import { Refused, fetchFile, typeOf } from "./server.js";
-import { bytes, clock, fileName, likelihood, span } from "./words.js";
+import { bytes, clock, fileName, likelihood, span, spokenSpan } from "./words.js";
 
 const HOVER_MS = 140; // a shorter hover loads nothing
 
@@ -29,11 +30,11 @@ export function makeCard(hit, frames, moreLike) {
   part("caption").textContent = hit.metadata.caption ?? "";
   showQuote(part("quote"), hit.words);
   part("likelihood").textContent = likelihood(hit);
-  part("score").textContent = hit.score.toFixed(2);
-  part("more").setAttribute("aria-label", `More like this: ${name}, ${clock(hit.start)} to ${clock(hit.end)}`);
+  part("score").textContent = number(hit.score, 2);
+  part("more").setAttribute("aria-label", t("More like this: {name}", { name: `${name}, ${spokenSpan(hit)}` }));
   part("more").onclick = () => moreLike(hit);
   const open = part("open");
-  const label = [name, `${clock(hit.start)} to ${clock(hit.end)}`, likelihood(hit), `score ${hit.score.toFixed(2)}`];
+  const label = [name, spokenSpan(hit), likelihood(hit), t("score {score}", { score: number(hit.score, 2) })];
   open.setAttribute("aria-label", label.filter(Boolean).join(", "));
   open.onclick = () => openMoment(hit, moreLike);
   open.onfocus = () => open.matches(":focus-visible") && startPreview(card, 0);
@@ -51,7 +52,7 @@ function furtherMoment(hit, moreLike) {
   const button = document.createElement("button");
   button.type = "button";
   button.textContent = span(hit);
-  button.setAttribute("aria-label", `${fileName(hit.uri)}, ${clock(hit.start)} to ${clock(hit.end)}`);
+  button.setAttribute("aria-label", `${fileName(hit.uri)}, ${spokenSpan(hit)}`);
   button.onclick = () => openMoment(hit, moreLike);
   return button;
 }
@@ -113,7 +114,7 @@ async function insteadOfVideo(hit) {
   try {
     const type = await typeOf(fileOf(hit));
     const image = type.startsWith("image/") && (await loaded(fileOf(hit)));
-    return image ? { image } : { problem: `This browser cannot play this file (${type}).`, isFile: true };
+    return image ? { image } : { problem: t("This browser cannot play this file ({type}).", { type }), isFile: true };
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
     return { problem: error.message, isFile: false };
@@ -247,16 +248,16 @@ function showQuote(element, words) {
     parts.push(characters.slice(done, start).join(""), line("mark", characters.slice(start, end).join("")));
     done = end;
   }
-  element.replaceChildren(line("small", words.source), ...parts, characters.slice(done).join(""));
+  element.replaceChildren(line("small", t(words.source)), ...parts, characters.slice(done).join(""));
 }
 
 function showInstead(hit, { image, problem, isFile }) {
   const picture = image ?? new Image();
   if (!image) picture.src = hit.links.poster;
-  picture.alt = `Picture of ${fileName(hit.uri)}`;
+  picture.alt = t("Picture of {name}", { name: fileName(hit.uri) });
   show(picture);
-  if (image) note(`This is an animated image, which plays only as a whole. The moment is ${span(hit)} of it.`);
-  else note(problem, isFile);
+  if (!image) return note(problem, isFile);
+  note(t("This is an animated image, which plays only as a whole. The moment is {span} of it.", { span: span(hit) }));
 }
 
 /** Show a media element in the dialog. */
@@ -279,13 +280,14 @@ async function download(mine) {
   const { hit } = mine;
   const say = (...words) => opened === mine && note(...words);
   try {
-    const file = await fetchFile(fileOf(hit), (got, size) => say(`Downloading: ${bytes(got)} of ${bytes(size)}.`));
+    const progress = (got, size) => say(t("Downloading: {part} of {size}.", { part: bytes(got), size: bytes(size) }));
+    const file = await fetchFile(fileOf(hit), progress);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(file);
     link.download = fileName(hit.uri);
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // the browser may still be reading it
-    say("Downloaded.", true);
+    say(t("Downloaded."), true);
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
     say(error.message, true);
@@ -301,15 +303,17 @@ function line(tag, content) {
 /** What is known of a moment, as rows of name and value. */
 function facts(hit) {
   const { caption, width, height, duration, size, ...others } = hit.metadata;
+  const seconds = (value) => `${number(value, 1)} s`;
+  const percent = (value) => number(value, 1, { style: "percent" });
   const rows = [
-    ["Moment", `${span(hit)} (${(hit.end - hit.start).toFixed(1)} s)`],
-    ["Matches from", hit.extent.start < hit.start || hit.extent.end > hit.end ? span(hit.extent) : null],
-    ["Likelihood", likelihood(hit) ? `${likelihood(hit)} (${(100 * hit.confidence).toFixed(1)} %)` : null],
-    ["Score", hit.score.toFixed(4)],
-    ["File", hit.uri],
-    ["Length", duration && `${clock(duration)} (${duration.toFixed(1)} s)`],
-    ["Picture", width && height && `${width} × ${height}`],
-    ["Size", size && bytes(size)],
+    [t("Moment"), `${span(hit)} (${seconds(hit.end - hit.start)})`],
+    [t("Matches from"), hit.extent.start < hit.start || hit.extent.end > hit.end ? span(hit.extent) : null],
+    [t("Likelihood"), likelihood(hit) ? `${likelihood(hit)} (${percent(hit.confidence)})` : null],
+    [t("Score"), number(hit.score, 4)],
+    [t("File"), hit.uri],
+    [t("Length"), duration && `${clock(duration)} (${seconds(duration)})`],
+    [t("Picture"), width && height && `${width} × ${height}`],
+    [t("Size"), size && bytes(size)],
     ...Object.entries(others).map(([name, value]) => [name.replaceAll("_", " "), value]),
     ["id", hit.id],
   ];

@@ -2,9 +2,10 @@
 // /v1/search of its own host. Text from the server is set as text or attribute, never as markup. The search is part
 // of the address, so that it can be linked and Back works; its files are kept only while the page is open.
 
+import { number, plural, t } from "./language.js";
 import { isOpen, makeCard, momentAt, stopAll } from "./moments.js";
 import { Refused, ask } from "./server.js";
-import { bytes, count, fileName, span } from "./words.js";
+import { bytes, fileName, span } from "./words.js";
 
 const LARGEST = 64 * 2 ** 20; // bytes of the files of a search; the server has this limit too, but checks it only after the upload
 const DEFAULTS = { text: "", like: "", instruction: "", top_k: "12", by: "", group_by: "", filter: "", model: "" };
@@ -27,16 +28,17 @@ async function loadModels() {
   form.model.replaceChildren(...models.map((model) => new Option(model.id, model.id)));
   byId("models").hidden = models.length < 2;
   describeModel();
-  if (!models.length) throw new Refused("This server has no index to search. Make one with gve index, and serve it.");
+  if (!models.length) throw new Refused(t("This server has no index to search. Make one with gve index, and serve it."));
 }
 
 function describeModel() {
   const index = models.find((model) => model.id === form.model.value)?.index;
   if (!index) return;
   const fields = Object.entries(index.fields).sort();
-  form.filter.placeholder = `{"field": value} with ${fields.map(([name]) => name).join(", ")}`;
-  byId("fields").textContent = `Fields: ${fields.map(([name, kind]) => `${name} (${kind})`).join(", ")}.`;
-  byId("holdings").textContent = `${count(index.segments, "moment")} can be found here.`;
+  const names = fields.map(([name]) => name).join(", ");
+  form.filter.placeholder = t('{"field": value} with {names}', { names });
+  byId("fields").textContent = t("Fields: {fields}.", { fields: fields.map(([name, kind]) => `${name} (${kind})`).join(", ") });
+  byId("holdings").textContent = plural(index.segments, "{n} moment can be found here.", "{n} moments can be found here.");
 }
 
 // ---- What is searched: the form, the address, the files -------------------------------------------------------
@@ -69,13 +71,13 @@ function restore(trouble) {
     field.value = query[name];
     if (field.selectedIndex < 0) field.selectedIndex = 0; // an option that does not exist
   }
-  like = query.like ? (history.state?.like ?? { id: query.like, name: "one moment" }) : null;
+  like = query.like ? (history.state?.like ?? { id: query.like, name: t("one moment") }) : null;
   setFiles(filesOf.get(kept) ?? {});
   showFilter(Boolean(query.filter));
   describeModel();
   stopAll();
   if (kept && !filesOf.has(kept)) {
-    start("The file of this search was not kept. Add it again, then search.");
+    start(t("The file of this search was not kept. Add it again, then search."));
   } else if (query.text || like || kept) {
     search();
   } else {
@@ -89,7 +91,7 @@ function submit({ focus = false } = {}) {
   if (form.text.value.trim() || attached.image || attached.video) setLike(null);
   const query = readForm();
   if (!query.text && !like && !attached.image && !attached.video) {
-    start("Describe what to find, or add an image or a clip.");
+    start(t("Describe what to find, or add an image or a clip."));
     form.text.focus();
     return;
   }
@@ -133,21 +135,22 @@ function attach(files) {
   const added = new Set();
   for (const file of files) {
     const kind = kindOf(file);
-    const name = file.name || "This file";
-    if (!kind) return say(`${name} is neither an image nor a video. Choose one of these.`, true);
-    if (!file.size) return say(`${name} is empty. Choose another file.`, true);
-    if (added.has(kind)) return say("A search takes one image and one clip. Choose which.", true);
+    const name = file.name || t("This file");
+    if (!kind) return say(t("{name} is neither an image nor a video. Choose one of these.", { name }), true);
+    if (!file.size) return say(t("{name} is empty. Choose another file.", { name }), true);
+    if (added.has(kind)) return say(t("A search takes one image and one clip. Choose which."), true);
     added.add(kind);
     taken[kind] = file;
     const total = (taken.image?.size ?? 0) + (taken.video?.size ?? 0);
     if (total > LARGEST) {
-      return say(`${name} makes it ${bytes(total)}; a search takes ${bytes(LARGEST)}. Cut or shrink it first.`, true);
+      const sizes = { name, total: bytes(total), limit: bytes(LARGEST) };
+      return say(t("{name} makes it {total}; a search takes {limit}. Cut or shrink it first.", sizes), true);
     }
   }
   if (!added.size) return;
   like = null;
   setFiles(taken);
-  say(`${added.has("image") ? "Image" : "Clip"} added. Search, or add words to it.`);
+  say(t(added.has("image") ? "Image added. Search, or add words to it." : "Clip added. Search, or add words to it."));
   form.text.focus();
 }
 
@@ -158,19 +161,19 @@ function kindOf({ type, name }) {
 
 function showChips() {
   const chips = [];
-  if (like) chips.push(chip(`Like ${like.name}`, like.poster && picture("img", like.poster), () => setLike(null)));
+  if (like) chips.push(chip(t("Like {name}", { name: like.name }), like.poster && picture("img", like.poster), () => setLike(null)));
   for (const [kind, tag] of [["image", "img"], ["video", "video"]]) {
     const attachment = attached[kind];
     if (attachment) {
       const others = { image: attached.image?.file, video: attached.video?.file, [kind]: null };
-      chips.push(chip(attachment.file.name || "Pasted image", picture(tag, attachment.url), () => setFiles(others)));
+      chips.push(chip(attachment.file.name || t("Pasted image"), picture(tag, attachment.url), () => setFiles(others)));
     }
   }
   byId("chips").replaceChildren(...chips);
   byId("chips").hidden = !chips.length;
   form.instruction.disabled = Boolean(like); // an instruction applies to text and files only
   const besideFiles = chips.length ? "Add words, or just search" : "Describe what happens in it";
-  form.text.placeholder = like ? "Or describe another" : besideFiles;
+  form.text.placeholder = t(like ? "Or describe another" : besideFiles);
 }
 
 function picture(tag, url) {
@@ -188,7 +191,7 @@ function chip(name, media, remove) {
   part("name").textContent = name;
   if (media) part("thumb").append(media);
   else part("thumb").remove();
-  part("remove").setAttribute("aria-label", `Remove ${name}`);
+  part("remove").setAttribute("aria-label", t("Remove {name}", { name }));
   part("remove").onclick = () => {
     remove();
     form.text.focus();
@@ -203,17 +206,18 @@ async function search({ focus = false } = {}) {
   const mine = (running = new AbortController());
   const { text, filter } = readForm();
   document.body.classList.remove("start");
-  document.title = [text || like?.name, "Find a moment"].filter(Boolean).join(" · ");
+  document.title = [text || like?.name, t("Find a moment")].filter(Boolean).join(" · ");
   show("results");
   results.setAttribute("aria-busy", "true");
   complainOfFilter("");
-  say("Searching…");
+  say(t("Searching…"));
   const began = performance.now();
   try {
     const answer = await ask("/v1/search", { method: "POST", body: formData(), signal: mine.signal });
     if (mine !== running) return;
     showHits(answer, filter);
-    say(`${count(answer.data.filter(isLikely).length, "moment")} in ${((performance.now() - began) / 1000).toFixed(2)} s`);
+    const count = plural(answer.data.filter(isLikely).length, "{n} moment", "{n} moments");
+    say(t("{count} in {seconds} s", { count, seconds: number((performance.now() - began) / 1000, 2) }));
     if (focus) results.querySelector(".card:not([hidden]) .open")?.focus({ preventScroll: true });
   } catch (error) {
     if (mine !== running) return;
@@ -240,7 +244,7 @@ function start(message = "") {
   running?.abort();
   running = null;
   document.body.classList.add("start");
-  document.title = "Find a moment";
+  document.title = t("Find a moment");
   results.replaceChildren();
   show("welcome");
   say(message);
@@ -257,7 +261,7 @@ function showHits({ model, data }, filter) {
   results.replaceChildren(...cards);
   byId("doubt").hidden = !weak.length || weak.length < cards.length;
   byId("weak").hidden = !weak.length;
-  byId("weak").textContent = `Show ${count(weak.length, "weaker match", "weaker matches")}`;
+  byId("weak").textContent = plural(weak.length, "Show {n} weaker match", "Show {n} weaker matches");
   byId("weak").onclick = () => {
     for (const card of weak) card.hidden = false;
     byId("weak").hidden = true;
@@ -267,8 +271,8 @@ function showHits({ model, data }, filter) {
   show("nothing");
   byId("unfilter").hidden = !filter;
   byId("advice").textContent = filter
-    ? "The filter leaves nothing to search in. Loosen it, or search without it."
-    : "The index holds nothing to compare with. Index some videos, or choose another model.";
+    ? t("The filter leaves nothing to search in. Loosen it, or search without it.")
+    : t("The index holds nothing to compare with. Index some videos, or choose another model.");
 }
 
 // ---- Words ----------------------------------------------------------------------------------------------------
@@ -281,7 +285,7 @@ function say(message, wrong = false) {
 function complain(error) {
   if (!(error instanceof Refused)) throw error;
   const ofFilter = /^filter\b/.test(error.param);
-  say(ofFilter ? "The filter cannot be used. The message next to it says what to change." : error.message, true);
+  say(ofFilter ? t("The filter cannot be used. The message next to it says what to change.") : error.message, true);
   if (!ofFilter) return;
   complainOfFilter(error.message);
   form.filter.focus();

@@ -1,5 +1,7 @@
 // Requests to the host of the page: JSON replies, error messages, and the API key if the server needs one.
 
+import { t } from "./language.js";
+
 /** An error with a message for the user. param: the field of the request that is wrong, or null. */
 export class Refused extends Error {
   constructor(message, param = null) {
@@ -49,7 +51,7 @@ async function unbroken(promise) {
     return await promise;
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refused("The server cannot be reached, or broke off. Is it still running?");
+    throw new Refused(t("The server cannot be reached, or broke off. Is it still running?"));
   }
 }
 
@@ -58,9 +60,10 @@ async function refusal(answer) {
   const { message, param } = (isJson && (await unbroken(answer.json())).error) || {};
   if (answer.status === 503) {
     const wait = Number(answer.headers.get("Retry-After")) || 1;
-    return new Refused(`The server is busy. Try again in ${wait} s.`);
+    return new Refused(t("The server is busy. Try again in {wait} s.", { wait }));
   }
-  return new Refused(message ?? `The server answered ${answer.status} ${answer.statusText}.`, param);
+  const status = `${answer.status} ${answer.statusText}`;
+  return new Refused(message ?? t("The server answered {status}.", { status }), param);
 }
 
 let signingIn = null; // a promise, shared by all requests that need the key at the same time
@@ -80,7 +83,7 @@ function askForKey() {
     tell("");
     try {
       const answer = await unbroken(fetch("/v1/session", { method: "POST", headers }));
-      if (answer.status === 401) throw new Refused("This is not the server's key. Check it and try again.");
+      if (answer.status === 401) throw new Refused(t("This is not the server's key. Check it and try again."));
       if (!answer.ok) throw await refusal(answer);
       opened = true;
       dialog.close();
@@ -96,7 +99,7 @@ function askForKey() {
     dialog.onclose = () => {
       field.value = "";
       if (opened) resolve();
-      else reject(new Refused("This server answers only with a key. Search again to give one."));
+      else reject(new Refused(t("This server answers only with a key. Search again to give one.")));
     };
   });
 }

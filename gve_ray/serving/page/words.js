@@ -1,18 +1,21 @@
-// Formats of numbers, times and names.
+// Formats of sizes, times and names.
 
-export const count = (n, noun, plural = `${noun}s`) => `${n.toLocaleString("en")} ${n === 1 ? noun : plural}`;
+import { number, t } from "./language.js";
+
 export const fileName = (uri) => uri.split("/").pop() || uri;
 export const span = (hit) => `${clock(hit.start)}–${clock(hit.end)}`;
+export const spokenSpan = (hit) => t("{start} to {end}", { start: clock(hit.start), end: clock(hit.end) });
 
 /** How likely a hit is what was asked for, in a word; nothing if the index does not say. */
 export function likelihood({ confidence, confident }) {
   if (confidence === null) return "";
-  if (confident) return confidence >= 0.99 ? "Very likely" : "Likely";
-  return confidence >= 0.5 ? "Uncertain" : "Unlikely";
+  if (confident) return t(confidence >= 0.99 ? "Very likely" : "Likely");
+  return t(confidence >= 0.5 ? "Uncertain" : "Unlikely");
 }
 
 export function bytes(n) {
-  return n < 99_500 ? `${(n / 2 ** 10).toFixed(1)} kB` : `${(n / 2 ** 20).toFixed(1)} MB`;
+  const [size, unit] = n < 99_500 ? [n / 2 ** 10, "kilobyte"] : [n / 2 ** 20, "megabyte"];
+  return number(size, 1, { style: "unit", unit });
 }
 
 /** Seconds as m:ss, or h:mm:ss. */
