@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from gve_ray.media.budget import MAX_PIXELS, MIN_PIXELS
@@ -28,6 +29,7 @@ from gve_ray.media.reply import MalformedReplyError, decode_reply
 from gve_ray.media.sandbox import environment
 from gve_ray.media.source import Source
 from gve_ray.media.subtitles import Cue, read_subtitle_tracks
+from gve_ray.media.video.cut import Cut, cut
 from gve_ray.schema import Frames
 
 _START_SECONDS = 120.0  # for imports on a loaded machine; not counted against any video
@@ -95,6 +97,14 @@ class DecodeProcess:
         Raises what that raises, plus MediaError "timeout", "crashed" and "out_of_memory".
         """
         return [Cue(start, end, text) for start, end, text in self._call(read_subtitle_tracks, source)]
+
+    def cut(self, source: Source, target: Path, start: float, end: float, *, most: int) -> Cut:
+        """Call `gve_ray.media.video.cut.cut` in the child, which writes the file `target`.
+
+        Raises what that raises, plus MediaError "timeout", "crashed" and "out_of_memory".
+        """
+        result: Cut = self._call(cut, source, str(target), start, end, most)
+        return result
 
     def _call(self, function: Callable[..., Any], source: Source, *arguments: Any, **settings: Any) -> Any:
         """Call `function(source, *arguments, limits=..., **settings)` in the child; return or raise the same."""

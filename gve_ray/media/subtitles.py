@@ -8,7 +8,6 @@ subtitles) are not read.
 
 import codecs
 import html
-import io
 import os
 import re
 from collections.abc import Iterable
@@ -18,13 +17,12 @@ import av
 from av.subtitles.stream import SubtitleStream
 
 from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.source import Source, local_path, open_binary
-from gve_ray.media.video.open_video import DEMUXERS
+from gve_ray.media.source import Source
+from gve_ray.media.video.open_video import open_container
 
 SUFFIXES = (".srt", ".vtt")
 MAX_BYTES = 16 * 2**20  # of a subtitle file, and of the text of all tracks of a video
 _CODECS = frozenset({"mov_text", "srt", "subrip", "webvtt", "ass", "ssa", "text"})
-_REQUEST = 1 << 20  # bytes, of a file behind a URI
 _DEFAULT_SECONDS = 3.0  # how long a cue without a usable end is shown
 
 _MARKS = (
@@ -111,12 +109,9 @@ def read_subtitle_tracks(source: Source, *, limits: Limits) -> list[list[float |
     Of a file without such tracks, little more than the header is read. Raises MediaError if the file
     cannot be opened, or if a track is damaged.
     """
-    path = local_path(source)
-    target = f"file:{path.absolute()}" if path is not None else _opened(source)
-    options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
     cues: list[Cue | None] = []
     try:
-        with av.open(target, container_options=options, metadata_errors="replace") as container:
+        with open_container(source) as container:
             tracks = [stream for stream in container.streams if _has_text(stream)]
             size = 0
             for packet in container.demux(*tracks) if tracks else ():
@@ -145,10 +140,6 @@ def joined(cues: Iterable[Cue]) -> str:
     for cue in cues:
         lines += [line for line in cue.text.split("\n") if line not in lines[-2:]]
     return "\n".join(lines)
-
-
-def _opened(source: Source) -> io.BufferedReader | io.BytesIO:
-    return io.BytesIO(source) if isinstance(source, bytes) else open_binary(str(source), _REQUEST)
 
 
 def _has_text(stream: object) -> bool:

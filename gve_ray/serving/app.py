@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
@@ -121,6 +123,11 @@ class _Routes:
             Operation(
                 path="/media/{model}/{segment}", endpoint=self.media, tag="api", methods=both,
                 success={200: video, 206: video}, errors=(404, 410, 416),
+            ),
+            Operation(
+                path="/moments/{model}/{segment}.mp4", endpoint=self.moment, tag="api", methods=both,
+                success={200: {"video/mp4": {}}, 206: {"video/mp4": {}}},
+                errors=(404, 410, 413, 415, 416, 422),
             ),
             Operation(
                 path="/previews/{model}/{segment}/{picture}.jpg", endpoint=self.preview, tag="api",
@@ -268,7 +275,7 @@ class _Routes:
     async def media(self, request: Request, model: str, segment: str) -> Response:
         """Return the video of a segment; a large one only in parts, by Range."""
         record = await self._gateway.record(self._gateway.entry(model), segment)
-        try:
+        with _gone(segment):
             return await asyncio.to_thread(
                 file_response,
                 record["uri"],
@@ -277,10 +284,28 @@ class _Routes:
                 method=request.method,
                 headers=request.headers,
             )
-        except FileNotFoundError as error:
-            raise ApiError(
-                410, f"{segment}: its file was deleted after it was indexed; run gve index", code="gone"
-            ) from error
+
+    async def moment(self, request: Request, model: str, segment: str) -> Response:
+        """Return a segment as an mp4 of its own, with its sound; a large one only in parts, by Range.
+
+        Pictures and sound are copied. The headers `X-Moment-Start` and `X-Moment-End` say in seconds
+        which part of the video it is: it begins with the picture that is on screen at the start of the
+        segment. Sound that an mp4 cannot hold is left out, as `X-Moment-Sound` says.
+        """
+        with _gone(segment):
+            made = await self._gateway.moment(self._gateway.entry(model), segment)
+            response = await asyncio.to_thread(
+                file_response,
+                str(made.path),
+                size=made.size,
+                etag=made.tag,
+                method=request.method,
+                headers=request.headers,
+            )
+        response.headers["X-Moment-Start"] = f"{made.cut.start:.3f}"
+        response.headers["X-Moment-End"] = f"{made.cut.end:.3f}"
+        response.headers["X-Moment-Sound"] = made.cut.sound
+        return response
 
     async def preview(self, model: str, segment: str, picture: str) -> Response:
         """Return poster.jpg of a segment, or strip.jpg: frames of the segment next to each other."""
@@ -325,6 +350,17 @@ async def _search_body(request: Request) -> tuple[SearchRequest, Query | None]:
     return body, body.query()
 
 
+@contextmanager
+def _gone(segment: str) -> Iterator[None]:
+    """Say what to do if the file of a segment does not exist any more."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ApiError(
+            410, f"{segment}: its file was deleted after it was indexed; run gve index", code="gone"
+        ) from error
+
+
 def _caller(request: Request) -> Caller:
     """Return the sender of a request. All clients behind one reverse proxy have the same address."""
     client = request.client.host if request.client else ""
@@ -355,6 +391,7 @@ def _hit(entry: Entry, hit: Moment, body: SearchRequest) -> dict[str, Any]:
         "words": None if hit.words is None else asdict(hit.words),
         "links": {
             "video": f"/media/{name}/{segment}#t={start:.3f},{end:.3f}",
+            "moment": f"/moments/{name}/{segment}.mp4",
             "poster": f"{previews}/poster.jpg",
             "strip": f"{previews}/strip.jpg",
         },

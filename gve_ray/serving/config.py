@@ -33,7 +33,8 @@ class RequestLimits:
     process. decode_memory: bytes, for the same. receive_seconds: time to receive the body.
     fetch_seconds: time to fetch a URL. request_seconds: time for the whole request, from its
     arrival. max_bodies_bytes: of the bodies of all requests in progress, in each proxy and each
-    replica of the gateway.
+    replica of the gateway. max_moment_seconds: of a moment that is sent as an mp4. max_moments_bytes:
+    of the last mp4s of moments, which each replica of the gateway keeps on its disk; and of the largest.
     """
 
     max_body_bytes: int = number(64 * MIB, above=0)
@@ -49,6 +50,8 @@ class RequestLimits:
     fetch_seconds: float = number(15.0, above=0)
     request_seconds: float = number(60.0, above=0)
     max_bodies_bytes: int = number(512 * MIB, above=0)
+    max_moment_seconds: float = number(600.0, above=0)
+    max_moments_bytes: int = number(GIB, above=0)
 
     def __post_init__(self) -> None:
         check_numbers(self, "limits")

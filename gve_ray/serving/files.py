@@ -60,18 +60,7 @@ def file_response(uri: str, *, size: int, etag: str, method: str = "GET", header
     Raises FileNotFoundError, and ApiError: 410 if the file was changed after it was indexed, 404
     for a folder of frames, 400 for a file above `WHOLE` bytes without a range.
     """
-    path = local_path(uri)
-    plain = uri.partition("?")[0] if path is None else path  # pyarrow accepts options after a "?"
-    name = PurePosixPath(plain).name
-    if path is not None and not stat.S_ISREG(path.stat().st_mode):
-        raise ApiError(
-            404, f"{name}: a folder of frames has no file to play; show its pictures", code="no_file"
-        )
-    current_size, _ = file_facts(uri)
-    if current_size >= 0 and current_size != size:  # -1: the file system does not know
-        raise ApiError(
-            410, f"{name}: {current_size} bytes, {size} when it was indexed; run gve index again", code="gone"
-        )
+    name = check_file(uri, size)
     reply_headers = {
         "Accept-Ranges": "bytes",
         "Content-Disposition": f"inline; filename*=UTF-8''{quote(name, safe='', errors='replace')}",
@@ -102,6 +91,26 @@ def file_response(uri: str, *, size: int, etag: str, method: str = "GET", header
     reply_headers["Content-Length"] = str(end - start)
     data = b"" if method == "HEAD" else _read(uri, start, end)
     return Response(data, 206 if requested else 200, headers=reply_headers, media_type=_type_of(uri, etag))
+
+
+def check_file(uri: str, size: int) -> str:
+    """Return the name of an indexed file, after a check that it is as it was. size: bytes, as indexed.
+
+    Raises FileNotFoundError, and ApiError: 410 if the file was changed, 404 for a folder of frames.
+    """
+    path = local_path(uri)
+    plain = uri.partition("?")[0] if path is None else path  # pyarrow accepts options after a "?"
+    name = PurePosixPath(plain).name
+    if path is not None and not stat.S_ISREG(path.stat().st_mode):
+        raise ApiError(
+            404, f"{name}: a folder of frames has no file to play; show its pictures", code="no_file"
+        )
+    current_size, _ = file_facts(uri)
+    if current_size >= 0 and current_size != size:  # -1: the file system does not know
+        raise ApiError(
+            410, f"{name}: {current_size} bytes, {size} when it was indexed; run gve index again", code="gone"
+        )
+    return name
 
 
 @lru_cache(maxsize=4096)

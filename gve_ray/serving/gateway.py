@@ -20,8 +20,10 @@ from gve_ray.schema import Frames, Item
 from gve_ray.search import By, ExclusiveIndexError, Filter, Library, Moment, Pictures
 from gve_ray.serving.batcher import Caller
 from gve_ray.serving.config import RequestLimits, ServeConfig
+from gve_ray.serving.cutter import CutFile, Cutter
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.fetch import Fetcher, FetchError
+from gve_ray.serving.files import check_file
 from gve_ray.serving.frame_sequence import FrameSequence
 from gve_ray.serving.live_library import LiveLibrary
 from gve_ray.serving.metrics import Metrics
@@ -81,12 +83,18 @@ class Gateway:
             config.url_hosts, max_bytes=limits.max_body_bytes, seconds=limits.fetch_seconds
         )
         self._reader = MediaReader(config.gateway.readers, media_limits(limits))
+        self._cutter = Cutter(
+            media_limits(limits),
+            max_seconds=limits.max_moment_seconds,
+            max_bytes=limits.max_moments_bytes,
+        )
         self.metrics = Metrics()
 
     def __del__(self) -> None:
         """Stop the decoding processes; Ray Serve calls this when it stops a replica."""
-        if hasattr(self, "_reader"):
+        if hasattr(self, "_cutter"):
             self._reader.close()
+            self._cutter.close()
 
     def entry(self, name: str | None, *, searched: bool = False) -> Entry:
         """Return the model of a request.
@@ -203,6 +211,15 @@ class Gateway:
     async def pictures(self, entry: Entry, segment: str) -> Pictures:
         """Return the poster and the strip of a segment. Raises ApiError."""
         return await self._use_library(entry, Library.pictures, segment)
+
+    async def moment(self, entry: Entry, segment: str) -> CutFile:
+        """Return an mp4 of a segment. Raises ApiError, and FileNotFoundError if its video is gone."""
+        record = await self.record(entry, segment)
+        uri = record["uri"]
+        name = await asyncio.to_thread(check_file, uri, record["size"])
+        return await self._cutter.cut(
+            uri, record["start"], record["end"], fingerprint=record["fingerprint"], name=name
+        )
 
     async def _use_library(
         self, entry: Entry, work: Callable[Concatenate[Library, P], T], *args: P.args, **kwargs: P.kwargs

@@ -31,8 +31,8 @@ def as_text(hits: Sequence[Mapping[str, Any]]) -> str:
 
 
 def as_csv(hits: Sequence[Mapping[str, Any]]) -> str:
-    """Return a table with a header: rank, score, start and end (seconds), uri, id, and the metadata."""
-    first = ("score", "start", "end", "uri", "id")
+    """Return a table with a header: rank, score, confidence, start and end (seconds), uri, id, and the metadata."""
+    first = ("score", "confidence", "start", "end", "uri", "id")
     metadata = sorted({name for hit in hits for name in hit["metadata"]})
     out = io.StringIO()
     table = csv.writer(out)

@@ -508,7 +508,7 @@ _HIT: dict[str, Schema] = {
             },
         )
     ),
-    "links": _all_of(video=_STRING, poster=_STRING, strip=_STRING),
+    "links": _all_of(video=_STRING, moment=_STRING, poster=_STRING, strip=_STRING),
 }
 _REPLIES: dict[str, Schema] = {
     "Error": _all_of(

@@ -11,7 +11,7 @@ import pytest
 
 from gve_ray.media import FrameRequest, Limits, MediaError, decode, read_frames, uniform_indices
 from gve_ray.media.budget import resize
-from tests.media.videos import media_files, picture, read_number, sequential
+from tests.media.videos import media_files, picture, read_number, sequential, turn
 
 X265 = "log-level=none:pools=none:frame-threads=1"
 
@@ -245,15 +245,6 @@ def test_limits_have_reasons(make, limits, reason):
 def sequential_pictures(data: bytes, k: int) -> list[np.ndarray]:
     pictures = sequential(data)
     return [pictures[i] for i in np.round(np.linspace(0, len(pictures) - 1, k)).astype(int)]
-
-
-def turn(data: bytes, degrees: int) -> bytes:
-    """Write a rotation into an MP4's track header (ISO/IEC 14496-12 section 8.3.2: matrix a b u c d v x y w)."""
-    a, b = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
-    at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix starts 40 bytes into the box's content
-    block = 1 << 16
-    matrix = struct.pack(">9i", a * block, b * block, 0, -b * block, a * block, 0, 0, 0, 1 << 30)
-    return data[:at] + matrix + data[at + 36 :]
 
 
 def tagged_clip(colour: np.ndarray, matrix: str, full_range: bool, pix_fmt: str) -> bytes:

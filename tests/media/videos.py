@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -104,6 +105,15 @@ def flip_bits(data: bytes, *, number: int, skip: int) -> bytes:
         packet = next(p for i, p in enumerate(container.demux(video=0)) if i == number)
         start, end = packet.pos + skip, packet.pos + packet.size
     return data[:start] + bytes(b ^ 0x5A for b in data[start:end]) + data[end:]
+
+
+def turn(data: bytes, degrees: int) -> bytes:
+    """Write a rotation into an MP4's track header (ISO/IEC 14496-12 section 8.3.2: matrix a b u c d v x y w)."""
+    a, b = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix starts 40 bytes into the box's content
+    block = 1 << 16
+    matrix = struct.pack(">9i", a * block, b * block, 0, -b * block, a * block, 0, 0, 0, 1 << 30)
+    return data[:at] + matrix + data[at + 36 :]
 
 
 def sequential(data: bytes) -> list[np.ndarray]:

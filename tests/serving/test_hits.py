@@ -18,6 +18,7 @@ def hit(uri: str, start: float, end: float, **metadata: Any) -> dict[str, Any]:
     return {
         "id": "ab",
         "score": 0.5,
+        "confidence": 0.97 if start else None,
         "uri": uri,
         "start": start,
         "end": end,
@@ -45,10 +46,10 @@ def test_times_are_those_of_a_clock() -> None:
 def test_a_table_can_be_read_back() -> None:
     first, second = csv.DictReader(io.StringIO(as_csv(HITS), newline=""))
     assert first == {
-        "rank": "1", "score": "0.5", "start": "3725.96", "end": "3730.0", "uri": "/films/a.mp4", "id": "ab",
-        "caption": 'a "red" ball,\nrolling',
+        "rank": "1", "score": "0.5", "confidence": "0.97", "start": "3725.96", "end": "3730.0",
+        "uri": "/films/a.mp4", "id": "ab", "caption": 'a "red" ball,\nrolling',
     }  # fmt: skip
-    assert (second["uri"], second["caption"]) == ("/films/b, c.mp4", "")
+    assert (second["uri"], second["caption"], second["confidence"]) == ("/films/b, c.mp4", "", "")
 
 
 def test_an_edit_decision_list_has_the_moments_one_after_another() -> None:

@@ -215,6 +215,15 @@ def test_videos_and_previews_of_indexed_segments(http: httpx.Client) -> None:
     assert (answer.status_code, answer.content) == (206, whole[100:200])
     assert answer.headers["content-range"] == f"bytes 100-199/{len(whole)}"
     assert http.get(link, headers={"Range": f"bytes={len(whole)}-"}).status_code == 416
+    moment = http.get(hit["links"]["moment"])
+    assert (moment.status_code, moment.headers["content-type"]) == (200, "video/mp4")
+    times = [float(moment.headers[f"x-moment-{name}"]) for name in ("start", "end")]
+    assert times == pytest.approx([hit["start"], hit["end"]], abs=0.001)  # the whole film
+    shown = read_frames(moment.content, k=4)
+    assert (shown.pixels == read_frames(hit["uri"], k=4).pixels).all()
+    part = http.get(hit["links"]["moment"], headers={"Range": "bytes=5-9"})
+    assert (part.status_code, part.content) == (206, moment.content[5:10])
+    assert http.get("/moments/demo/none.mp4").status_code == 404
     poster, strip = (decode_jpeg(http.get(hit["links"][name]).content) for name in ("poster", "strip"))
     frames = http.get("/v1/models").json()["data"][0]["index"]["strip_frames"]
     shape = read_frames(hit["uri"], k=2, max_pixels=12544, min_pixels=3136).pixels.shape[1:3]
@@ -266,6 +275,7 @@ def test_posters_and_metadata_are_served_while_the_model_is_busy(http: httpx.Cli
         "/media/demo/%2fetc%2fpasswd",
         "/media/demo/file:%2f%2f%2fetc%2fpasswd",
         "/media/demo/",
+        "/moments/demo/..%2f..%2fetc%2fpasswd.mp4",
         "/page/../app.py",
         "/page/..%2fapp.py",
         "/page/%2e%2e/app.py",

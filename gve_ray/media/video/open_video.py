@@ -25,11 +25,13 @@ from gve_ray.media.container.framing import (
     why_not_opened,
 )
 from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.source import Blob
+from gve_ray.media.source import Blob, Source, local_path, open_binary
 
 # Containers of self-contained video. Playlists (HLS, DASH, concat) would make FFmpeg open other
 # files, and FFmpeg reads text as ANSI art ("tty") and any JPEG as a one-frame video.
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,live_flv,asf,ogg,mxf,nut,gif,apng,ivf,rm,dv,wtv"
+_SHORT_NAMES = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
+_REQUEST = 1 << 20  # bytes, of a file behind a URI
 _UNSUPPORTED = (
     av.error.DecoderNotFoundError,
     av.error.ExperimentalError,
@@ -73,10 +75,8 @@ def open_video(blob: Blob, limits: Limits, *, examine: bool = False) -> Iterator
     Raises MediaError: not_a_video, truncated, corrupt, no_video_stream, unsupported_codec,
     encrypted, too_many_pixels.
     """
-    target = f"file:{blob.path.absolute()}" if blob.path is not None else io.BytesIO(blob.read())
-    options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
     try:
-        container = av.open(target, container_options=options, metadata_errors="replace")
+        container = open_container(blob.path if blob.path is not None else blob.read())
     except MemoryError:
         raise
     except (av.error.FFmpegError, ValueError) as error:
@@ -85,16 +85,39 @@ def open_video(blob: Blob, limits: Limits, *, examine: bool = False) -> Iterator
     with container:
         if examine:
             _check_complete(blob, container)
-        stream = _best_stream(container)
-        context = stream.codec_context
-        if context.width and context.height:  # 0 if the first picture is too far into the file
-            limits.check_picture(context.width, context.height)
-        decoder = context
-        if stream.metadata.get("alpha_mode") == "1" and context.name in _ALPHA_DECODERS:
-            decoder = cast(VideoCodecContext, av.CodecContext.create(_ALPHA_DECODERS[context.name], "r"))
-        decoder.thread_count = 1  # many processes with one thread each are faster than many threads
-        decoder.options = {"max_pixels": str(limits.max_side_pixels)} | _strictness(context.name)
-        yield OpenVideo(container=container, stream=stream, decoder=decoder)
+        stream = best_stream(container)
+        yield OpenVideo(container=container, stream=stream, decoder=decoder_of(stream, limits))
+
+
+def decoder_of(stream: VideoStream, limits: Limits) -> VideoCodecContext:
+    """Return a decoder with one thread that refuses damage. Raises MediaError("too_many_pixels")."""
+    decoder = context = stream.codec_context
+    if context.width and context.height:  # 0 if the first picture is too far into the file
+        limits.check_picture(context.width, context.height)
+    if stream.metadata.get("alpha_mode") == "1" and context.name in _ALPHA_DECODERS:
+        decoder = cast(VideoCodecContext, av.CodecContext.create(_ALPHA_DECODERS[context.name], "r"))
+    decoder.thread_count = 1  # many processes with one thread each are faster than many threads
+    decoder.options = {"max_pixels": str(limits.max_side_pixels)} | _strictness(context.name)
+    return decoder
+
+
+def open_container(source: Source) -> InputContainer:
+    """Open a file for its demuxer only, which reads what it needs of a file on disk or behind a URI.
+
+    Raises FFmpegError, OSError, ValueError, and ImportError for an unsupported scheme.
+    """
+    path = local_path(source)
+    if path is not None:
+        target: str | io.BufferedReader | io.BytesIO = f"file:{path.absolute()}"
+    else:
+        target = io.BytesIO(source) if isinstance(source, bytes) else open_binary(str(source), _REQUEST)
+    options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
+    return av.open(target, container_options=options, metadata_errors="replace")
+
+
+def container_name(container: InputContainer) -> str:
+    """Return the name of the format of a file: "mp4", "matroska", or FFmpeg's for others."""
+    return _SHORT_NAMES.get(container.format.name, container.format.name)
 
 
 def media_error(error: av.error.FFmpegError, where: str) -> MediaError:
@@ -121,7 +144,11 @@ def _strictness(codec: str) -> dict[str, str]:
     return {} if codec in ("mpeg4", "mpeg2video", "mpeg1video") else {"err_detect": "crccheck+explode"}
 
 
-def _best_stream(container: InputContainer) -> VideoStream:
+def best_stream(container: InputContainer) -> VideoStream:
+    """Return the video stream of a file (av_find_best_stream), cover art aside.
+
+    Raises MediaError: no_video_stream, unsupported_codec, encrypted.
+    """
     pictures = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not pictures:
         kinds = sorted({s.type for s in container.streams})

@@ -4,7 +4,7 @@ The timeline makes sampling exact: frame i is the packet with the i-th smallest 
 timestamp, and the decoder must return the frame with that timestamp.
 
 All seconds are on the file's presentation clock, as a player shows it: a picture that starts 3 s
-after the sound starts at 3.0 (`VideoInfo.start`). `_clock_zero` determines where that clock starts.
+after the sound starts at 3.0 (`VideoInfo.start`). `clock_zero` determines where that clock starts.
 """
 
 from contextlib import AbstractContextManager
@@ -13,6 +13,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -20,16 +21,15 @@ from gve_ray.media.container.framing import is_protected
 from gve_ray.media.limits import MIN_FRAMES, Limits, MediaError, Reason
 from gve_ray.media.source import Blob
 from gve_ray.media.video.nal import inspect, length_size
-from gve_ray.media.video.open_video import OpenVideo, media_error, open_video
+from gve_ray.media.video.open_video import OpenVideo, container_name, media_error, open_video
 from gve_ray.media.video.orientation import Orientation
 
-_OWN_TIMELINE = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "ogg"})
+_OWN_TIMELINE = frozenset({"mp4", "matroska", "ogg"})
 _MAX_SPAN = 1e9  # seconds; timestamps further apart are damage
-_SHORT_NAMES = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
 _CODEC_NAMES = {"libdav1d": "av1", "libvpx": "vp8", "libvpx-vp9": "vp9"}  # decoder name -> codec name
 # Their pixel aspect ratio does not affect the display: encoders write any number, and browsers
 # ignore it.
-_SQUARE_PIXELS = frozenset({"gif", "apng"})
+SQUARE_PIXELS = frozenset({"gif", "apng"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,13 +157,15 @@ def scan(blob: Blob, limits: Limits, *, start: float | None = None) -> Scan:
     with open_video(blob, limits, examine=True) as video:
         packets, first = _read_packets(video, limits)
         stream, context = video.stream, video.stream.codec_context
-        container = _SHORT_NAMES.get(video.container.format.name, video.container.format.name)
+        container = container_name(video.container)
         codec = _CODEC_NAMES.get(context.name, context.name)
         width, height = (first.width, first.height) if first else (context.width, context.height)
         limits.check_picture(width, height)
-        aspect = Fraction(stream.sample_aspect_ratio or 1) if container not in _SQUARE_PIXELS else Fraction(1)
+        aspect = Fraction(stream.sample_aspect_ratio or 1) if container not in SQUARE_PIXELS else Fraction(1)
         stated_fps = float(stream.average_rate or stream.guessed_rate or 0)
-        zero = _clock_zero(video, packets, start)
+        zero = 0
+        if packets.has_pts and packets.shown.any():
+            zero = clock_zero(video.container, stream, int(packets.pts[packets.shown].min()), start)
         reordered, intra_only = bool(context.has_b_frames), context.codec.intra_only
     orientation = Orientation() if first is None else Orientation.of_frame(first)
     width = max(1, round(width * aspect)) if aspect > 0 else width
@@ -199,31 +201,33 @@ def scan(blob: Blob, limits: Limits, *, start: float | None = None) -> Scan:
     )
 
 
-def _clock_zero(video: OpenVideo, packets: Packets, start: float | None) -> int:
-    """Return the ticks at which the file's clock reads 0.
+def clock_zero(container: InputContainer, stream: VideoStream, first: int, start: float | None = None) -> int:
+    """Return the ticks of a stream at which the file's clock reads 0.
+
+    first: ticks of the first picture that is shown. start: seconds on that clock at which it is shown;
+    None: take them from the container.
 
     MP4, Matroska and Ogg have a timeline whose start is tick 0, and browsers show exactly that. The
     ticks of other containers (a transport stream, a live recording) start anywhere; their clock
     starts with the earliest sound or picture. The clock never shows less than 0.
     """
-    if not packets.has_pts or not packets.shown.any():
-        return 0
-    first = int(packets.pts[packets.shown].min())
+    base = stream.time_base
+    assert base is not None
     if start is None:
-        if video.container.format.name in _OWN_TIMELINE:
+        if container_name(container) in _OWN_TIMELINE:
             return min(0, first)
         # FFmpeg only guesses the start of this stream if its first picture is far into the file.
-        own = float(first * packets.time_base)
+        own = float(first * base)
         others = (
             float(s.start_time * s.time_base)
-            for s in video.container.streams
-            if s is not video.stream
+            for s in container.streams
+            if s is not stream
             and s.type in ("audio", "video")
             and s.start_time is not None
             and s.time_base is not None
         )
         start = own - min([own, *others])
-    return first - round(start / packets.time_base)
+    return first - round(start / base)
 
 
 def mean_fps(stated: float, total: int, duration: float) -> float:

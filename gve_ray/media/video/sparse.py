@@ -26,7 +26,7 @@ from gve_ray.media.video.probe import Packets, Scan, Timeline
 from gve_ray.media.video.rgb import RgbConverter
 from gve_ray.media.video.sequential import ALWAYS_SHOWN, Deadline, Finish, strict_frames
 
-_INDEXED = frozenset({"mp4", "matroska"})
+INDEXED = frozenset({"mp4", "matroska"})  # containers with an exact index
 _PREDICTED = frozenset({PictureType.P, PictureType.B, PictureType.S})
 
 
@@ -87,7 +87,7 @@ def _can_seek(scan: Scan) -> bool:
     packets = scan.packets
     scrambled = scan.reordered and packets.has_dts and np.array_equal(packets.pts, packets.dts)
     return (
-        scan.info.container in _INDEXED and not scrambled and bool(packets.keyframe[0]) and not scan.protected
+        scan.info.container in INDEXED and not scrambled and bool(packets.keyframe[0]) and not scan.protected
     )
 
 
