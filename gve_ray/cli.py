@@ -164,6 +164,9 @@ def search(args: Sequence[str]) -> int:
         type=float,
         help=f"leave out hits with less confidence, from 0 to 1 (default {MIN_CONFIDENCE}; 0 shows all)",
     )
+    parser.add_argument(
+        "--no_rerank", "--no-rerank", dest="rerank", action="store_false", help="do not rerank the best hits"
+    )
     parser.add_argument("--url", default=URL, help=f"address of the service (default {URL})")
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument("--json", action="store_true", help="print everything as JSON")

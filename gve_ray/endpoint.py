@@ -3,8 +3,8 @@
     endpoint = Endpoint("http://127.0.0.1:8000/v1")
     text = endpoint.post("chat/completions", body, lambda reply: reply["choices"][0]["message"]["content"])
 
-The engine openai of embedders (`embedder.backends`) and that of the captioner (`synthesis`) use it. The
-key is read from the environment, and is in no log and no error message.
+The engine openai of embedders (`embedder.backends`), that of the captioner (`synthesis`) and the reranker
+(`serving`) use it. The key is read from the environment, and is in no log and no error message.
 """
 
 import base64
@@ -90,6 +90,7 @@ class Endpoint:
         body: Mapping[str, Any],
         read: Callable[[Any], T],
         *,
+        attempts: int = ATTEMPTS,
         before: Callable[[], object] = lambda: None,
         wait: Callable[[float], object] = time.sleep,
     ) -> T:
@@ -97,7 +98,7 @@ class Endpoint:
 
         A request without a usable response (HTTP 408, 409, 425, 429 and 5xx, a broken connection, no JSON,
         or a form from which `read` raises AttributeError, KeyError, IndexError, TypeError or ValueError) is sent
-        again, up to `ATTEMPTS` times, after the pause that the endpoint asks for, or else after one that doubles. path:
+        again, up to `attempts` times, after the pause that the endpoint asks for, or else after one that doubles. path:
         relative to the URL. before: called before each attempt; what it raises ends the request. wait:
         called with the seconds of each pause. Raises EndpointError.
         """
@@ -109,7 +110,7 @@ class Endpoint:
                 return self._try(path, data, read)
             except EndpointError as error:
                 asked = error.pause
-                if error.kind != "unavailable" or attempt == ATTEMPTS or (asked or 0) > LONGEST_PAUSE:
+                if error.kind != "unavailable" or attempt == attempts or (asked or 0) > LONGEST_PAUSE:
                     raise
             # Not all at the same moment: the requests of many workers may have failed together.
             wait(pause * random.uniform(0.5, 1.0) if asked is None else asked)

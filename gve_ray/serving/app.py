@@ -3,12 +3,10 @@
 import asyncio
 import base64
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.resources import files
-from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 from fastapi import FastAPI, Request
@@ -37,7 +35,9 @@ from gve_ray.serving.requests import (
     parse_json,
     validate,
 )
+from gve_ray.serving.rerank import Reranking
 from gve_ray.serving.retriever import ModelInfo
+from gve_ray.serving.search_reply import search_reply
 
 _PAGE_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _PAGE_HEADERS = {
@@ -203,6 +203,8 @@ class _Routes:
         limit = self._gateway.config.limits.max_top_k
         if body.top_k > limit:
             raise ApiError(400, f"top_k={body.top_k}: the limit is {limit}", "top_k")
+        reranking: Reranking | None = None
+        hits: Sequence[Moment]
         if query is None:
             assert body.like is not None
             hits = await self._gateway.similar(
@@ -214,18 +216,21 @@ class _Routes:
                 by_video=body.group_by == "video",
             )
         else:
+            candidates = self._gateway.candidates(query) if body.rerank else 0
             hits = await self._gateway.search(
                 entry,
                 query,
-                body.top_k,
+                max(body.top_k, candidates),
                 body.filter,
                 overlapping=body.overlapping,
                 by_video=body.group_by == "video",
                 by=body.by,
                 caller=_caller(request),
             )
-        data = [_hit(entry, hit, body) for hit in hits]
-        return JSONResponse({"object": "list", "model": entry.name, "data": data})
+            if candidates:
+                reranking = await self._gateway.rerank(entry, query, hits, _caller(request))
+                hits = reranking.hits[: body.top_k]
+        return JSONResponse(search_reply(entry.name, hits, body, reranking))
 
     async def models(self) -> Response:
         """List the served models.
@@ -370,46 +375,6 @@ def _caller(request: Request) -> Caller:
 def _read(kind: type[M], data: bytes) -> M:
     """Parse and validate a body. A large body takes long, so call this in a thread."""
     return validate(kind, parse_json(data))
-
-
-def _hit(entry: Entry, hit: Moment, body: SearchRequest) -> dict[str, Any]:
-    metadata = dict(hit.metadata)
-    uri, start, end = (metadata.pop(name) for name in ("uri", "start", "end"))
-    name, segment = quote(entry.name, safe=""), quote(hit.id, safe="")
-    previews = f"/previews/{name}/{segment}"
-    shown = {
-        "id": hit.id,
-        "score": hit.score,
-        "confidence": hit.confidence,
-        "confident": None if hit.confidence is None else hit.confidence >= body.min_confidence,
-        "uri": _shown(str(uri)),
-        "start": start,
-        "end": end,
-        "extent": dict(zip(("start", "end"), hit.extent, strict=True)),
-        "metadata": metadata,
-        "matched": list(hit.matched),
-        "words": None if hit.words is None else asdict(hit.words),
-        "links": {
-            "video": f"/media/{name}/{segment}#t={start:.3f},{end:.3f}",
-            "moment": f"/moments/{name}/{segment}.mp4",
-            "poster": f"{previews}/poster.jpg",
-            "strip": f"{previews}/strip.jpg",
-        },
-    }
-    if body.group_by is not None:
-        shown["moments"] = [_hit(entry, other, body) for other in hit.further]
-    return shown
-
-
-def _shown(uri: str) -> str:
-    """Return a URI without credentials and query, which may contain keys; a path is returned
-    unchanged.
-    """
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
-        return uri
-    authority, slash, path = rest.partition("?")[0].partition("/")
-    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
 
 
 def _base64(vector: np.ndarray) -> str:

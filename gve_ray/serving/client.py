@@ -40,13 +40,14 @@ class Client:
         by: "By | None" = None,
         group_by: str | None = None,
         min_confidence: float | None = None,
+        rerank: bool = True,
     ) -> list[dict[str, Any]]:
         """Return hits, best first, as the service sends them.
 
         overlapping: also those that overlap a better one of the same video. by: what is searched; None for
-        the service's default. group_by: "video" for each
-        video once. min_confidence: of hits that are `confident`; None for the service's default. Raises
-        ServiceError, or OSError if a file cannot be read.
+        the service's default. group_by: "video" for each video once. min_confidence: of hits that are
+        `confident`; None for the service's default. rerank: whether the best hits of a text are reranked, if
+        the service has a reranker. Raises ServiceError, or OSError if a file cannot be read.
         """
         fields: dict[str, Any] = {
             "text": text,
@@ -57,6 +58,7 @@ class Client:
             "by": by,
             "group_by": group_by,
             "min_confidence": None if min_confidence is None else str(min_confidence),
+            "rerank": None if rerank else "false",
         }
         if filter is not None:
             fields["filter"] = json.dumps(filter)

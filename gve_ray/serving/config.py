@@ -3,7 +3,7 @@
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from gve_ray.config import (
     AUTO,
@@ -16,6 +16,7 @@ from gve_ray.config import (
     check,
     check_name,
     check_numbers,
+    check_url,
     expand_paths,
     number,
 )
@@ -176,6 +177,33 @@ class GatewayConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RerankConfig:
+    """A model that looks at the pictures of the best hits of a text, and sorts them anew.
+
+    url: of its endpoint, ending in /v1; None: no reranking. model: its name there. api: chat asks a
+    vision-language model at /chat/completions whether a hit is what is searched for; rerank asks a
+    reranker at /rerank, in the form of vLLM. key_variable: the environment variable with the key of the
+    endpoint, on the nodes of the gateway. candidates: number of the best hits that are judged. concurrency:
+    requests of a replica of the gateway at the same time. seconds: for all requests of a search; hits that
+    are not judged by then keep their places.
+    """
+
+    url: str | None = None
+    model: str = ""
+    api: Literal["chat", "rerank"] = "chat"
+    key_variable: str = "OPENAI_API_KEY"
+    candidates: int = number(50, at_least=1, at_most=1000)
+    concurrency: int = number(16, at_least=1, at_most=256)
+    seconds: float = number(5.0, above=0)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "rerank")
+        if self.url is not None:
+            check_url("rerank", "openai", self.url)
+            check(bool(self.model), "rerank.model='': name the model of the endpoint")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServeConfig:
     """Configuration of jobs/serve.py, which serves models and indexes over HTTP.
 
@@ -183,7 +211,7 @@ class ServeConfig:
     one model named `videos` with this index. host, port: the address to listen on. Any
     address other than the loopback needs an API key. key_variable: the environment variable with
     the API key. url_hosts: the hosts from which images and clips may be fetched, as `example.org`,
-    `*.example.org` or `host:port`.
+    `*.example.org` or `host:port`. rerank: see its section.
     """
 
     job: ClassVar[str] = "serve"
@@ -196,6 +224,7 @@ class ServeConfig:
     limits: RequestLimits = field(default_factory=RequestLimits)
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
+    rerank: RerankConfig = field(default_factory=RerankConfig)
 
     def __post_init__(self) -> None:
         if self.index is not None:

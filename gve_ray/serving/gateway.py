@@ -6,6 +6,7 @@ the replicas that hold the models only embed and search. The HTTP routes are in
 """
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ from gve_ray.serving.live_library import LiveLibrary
 from gve_ray.serving.metrics import Metrics
 from gve_ray.serving.reader import MediaReader, http_status
 from gve_ray.serving.requests import Query
+from gve_ray.serving.rerank import Reranker, Reranking
 from gve_ray.serving.retriever import ModelInfo, indexed_model
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0  # Retry-After when all replicas are busy
 READY_SECONDS = 5.0  # within which a retriever must reply to be ready
 READY_EVERY = 1.0  # seconds between checks of the retrievers
+REPLY_SECONDS = 1.0  # of a request that are left for the reply when reranking ends
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -82,6 +85,7 @@ class Gateway:
         self._fetcher = Fetcher(
             config.url_hosts, max_bytes=limits.max_body_bytes, seconds=limits.fetch_seconds
         )
+        self._reranker = None if config.rerank.url is None else Reranker(config.rerank)
         self._reader = MediaReader(config.gateway.readers, media_limits(limits))
         self._cutter = Cutter(
             media_limits(limits),
@@ -91,10 +95,12 @@ class Gateway:
         self.metrics = Metrics()
 
     def __del__(self) -> None:
-        """Stop the decoding processes; Ray Serve calls this when it stops a replica."""
+        """Stop the decoding processes and threads; Ray Serve calls this when it stops a replica."""
         if hasattr(self, "_cutter"):
             self._reader.close()
             self._cutter.close()
+            if self._reranker is not None:
+                self._reranker.close()
 
     def entry(self, name: str | None, *, searched: bool = False) -> Entry:
         """Return the model of a request.
@@ -203,6 +209,24 @@ class Gateway:
             entry.retriever.similar.remote(segment, top_k, filter, overlapping=overlapping, by_video=by_video)
         )
         return hits
+
+    def candidates(self, query: Query) -> int:
+        """Return how many hits `rerank` needs; 0 if a query is not reranked, because it is not only text."""
+        if self._reranker is None or query.text is None or query.is_visual:
+            return 0
+        return self.config.rerank.candidates
+
+    async def rerank(self, entry: Entry, query: Query, hits: Sequence[Moment], caller: Caller) -> Reranking:
+        """Return the hits in the order of the reranker, which the config must name."""
+        assert self._reranker is not None
+        reranking = await self._reranker.rerank(
+            query,
+            hits,
+            functools.partial(self.pictures, entry),
+            seconds=caller.deadline - time.time() - REPLY_SECONDS,
+        )
+        self.metrics.reranked(len(reranking.scores), reranking.candidates)
+        return reranking
 
     async def record(self, entry: Entry, segment: str) -> Mapping[str, Any]:
         """Return the metadata of a segment. Raises ApiError."""

@@ -17,7 +17,8 @@ def as_text(hits: Sequence[Mapping[str, Any]]) -> str:
     """Return one line for each hit, best first: rank, score, times (h:mm:ss.s) and URI.
 
     If words match, another line has them, with the matching ones in square brackets. If the hits are
-    grouped by video, another line has the starts of the further moments.
+    grouped by video, another line has the starts of the further moments. If reranking has moved a hit,
+    another line has its rank before.
     """
     lines = []
     for rank, hit in enumerate(hits, 1):
@@ -27,6 +28,8 @@ def as_text(hits: Sequence[Mapping[str, Any]]) -> str:
             lines.append(f"{'':13}{words['source']}: {_marked(words['text'], words['marks'])}")
         if further := ", ".join(_clock(other["start"]) for other in hit.get("moments", ())):
             lines.append(f"{'':13}also at {further}")
+        if hit.get("rank_before") not in (None, rank):
+            lines.append(f"{'':13}was at rank {hit['rank_before']} before reranking")
     return "\n".join(lines)
 
 

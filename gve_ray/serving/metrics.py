@@ -20,7 +20,7 @@ _ROUTES = ("/v1/embeddings", "/v1/search", "/v1/models", "/v1/session", "/media"
 
 
 class Metrics:
-    """Metrics of a gateway: requests by route and status, and their duration."""
+    """Metrics of a gateway: requests by route and status, their duration, and how far searches were reranked."""
 
     def __init__(self) -> None:
         from ray.serve.metrics import Counter, Histogram
@@ -28,6 +28,9 @@ class Metrics:
         self._requests = Counter("gve_requests", "HTTP requests", tag_keys=("route", "status"))
         self._seconds = Histogram(
             "gve_request_seconds", "Time of an HTTP request", boundaries=_SECONDS, tag_keys=("route",)
+        )
+        self._reranks = Counter(
+            "gve_reranks", "Searches that were to be reranked, by the hits judged", tag_keys=("judged",)
         )
 
     def observe(self, path: str, status: int, seconds: float) -> None:
@@ -38,6 +41,11 @@ class Metrics:
         route = next((known for known in _ROUTES if path == known or path.startswith(f"{known}/")), "other")
         self._requests.inc(tags={"route": route, "status": str(status)})
         self._seconds.observe(seconds, tags={"route": route})
+
+    def reranked(self, judged: int, candidates: int) -> None:
+        """Count one search, as `all`, `some` or `none` of its candidates were judged."""
+        share = "all" if judged == candidates else "some" if judged else "none"
+        self._reranks.inc(tags={"judged": share})
 
 
 class ModelMetrics:

@@ -24,7 +24,7 @@ from gve_ray.search.index import FieldType, Source
 from gve_ray.serving.config import RequestLimits
 from gve_ray.serving.guard import COOKIE
 from gve_ray.serving.hits import MIN_CONFIDENCE
-from gve_ray.serving.requests import EmbeddingRequest, SearchRequest
+from gve_ray.serving.requests import JSON_FIELDS, EmbeddingRequest, SearchRequest
 
 Schema = dict[str, Any]
 
@@ -287,10 +287,11 @@ def _search_requests(api: Api, text: Schema) -> dict[str, Schema]:
         "by": {"type": "string", "enum": list(get_args(By)), "default": "both"},
         "group_by": {"type": "string", "enum": ["video"]},
         "min_confidence": {"type": "number", "minimum": 0, "maximum": 1, "default": MIN_CONFIDENCE},
+        "rerank": {"type": "boolean", "default": True},
     }
     in_json = {name: _nullable(schema) for name, schema in fields.items()}
     # A form has these as JSON, so null is possible; the others are texts as they are.
-    in_form = fields | {name: in_json[name] for name in ("top_k", "filter", "overlapping", "min_confidence")}
+    in_form = fields | {name: in_json[name] for name in JSON_FIELDS}
     like: Schema = {"type": "string", "minLength": 1}
     media: dict[str, Schema] = {
         name: {"type": "string", "format": "binary", "minLength": 1, "description": f"The file of {what}."}
@@ -482,7 +483,19 @@ _HIT: dict[str, Schema] = {
     },
     "confident": {
         "type": ["boolean", "null"],
-        "description": "Whether the confidence reaches `min_confidence`; null if there is none.",
+        "description": "Whether the confidence reaches `min_confidence`, or the reranker says yes; null if there "
+        "is no confidence.",
+    },
+    "rank_before": {
+        "type": ["integer", "null"],
+        "minimum": 1,
+        "description": "The rank before reranking; null if the search was not to be reranked.",
+    },
+    "rerank_score": {
+        "type": ["number", "null"],
+        "minimum": 0,
+        "maximum": 1,
+        "description": "How sure the reranker is that this is what was searched for; null if it was not judged.",
     },
     "uri": _STRING,
     "start": _SECONDS,
@@ -536,7 +549,15 @@ _REPLIES: dict[str, Schema] = {
         *_HIT,
         extra=False,
     ),
-    "Hits": _list_of(_ref("Hit"), model=_STRING),
+    "Hits": _list_of(
+        _ref("Hit"),
+        model=_STRING,
+        rerank={
+            "description": "How many of the best hits were to be judged by the reranker, how many were, and why not "
+            "all; null if the search was not to be reranked.",
+            **_nullable(_all_of(candidates=_COUNT, judged=_COUNT, problem={"type": ["string", "null"]})),
+        },
+    ),
     "Models": _list_of(
         _all_of(
             id=_STRING,

@@ -250,6 +250,11 @@ class SearchRequest(_Model):
         description="Hits with less confidence have `confident: false`; with 0, no hit has.",
     )
 
+    rerank: Boolean = Field(
+        True,
+        description="Whether the best hits of a text are reranked, if the service has a reranker.",
+    )
+
     def query(self) -> Query | None:
         """Return the query; None for a search by `like`. Raises ApiError."""
         if (self.content is None) == (self.like is None):
@@ -267,6 +272,7 @@ class SearchRequest(_Model):
             )
 
 
+JSON_FIELDS = {"top_k", "filter", "overlapping", "min_confidence", "rerank"}  # of a form
 FORM_FIELDS = SearchRequest.model_fields.keys() - {"content"} | {"text"}
 
 
@@ -317,7 +323,7 @@ def parse_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[S
     """Return the body and the query of a multipart search; the query is None for a search by
     `like`.
 
-    fields: those of `FORM_FIELDS`; top_k, filter, overlapping and min_confidence in JSON. files: image, video.
+    fields: those of `FORM_FIELDS`; those of `JSON_FIELDS` in JSON. files: image, video.
     Raises ApiError.
     """
     unknown = sorted(set(fields) - FORM_FIELDS) + sorted(set(files) - {"image", "video"})
@@ -329,9 +335,9 @@ def parse_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[S
             param=unknown[0],
         )
     values: dict[str, Any] = {name: value for name, value in fields.items() if value and name != "text"}
-    for name in {"top_k", "filter", "overlapping", "min_confidence"} & set(values):
+    for name in JSON_FIELDS & set(values):
         # Python writes True.
-        value = values[name].lower() if name == "overlapping" else values[name]
+        value = values[name].lower() if name in ("overlapping", "rerank") else values[name]
         values[name] = parse_json(value.encode(), name)
     text, like = fields.get("text"), values.get("like")
     has_content = bool(text) or bool(files)

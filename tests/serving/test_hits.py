@@ -39,6 +39,11 @@ def test_times_are_those_of_a_clock() -> None:
         "  2   0.500  0:00:00.0 - 0:00:00.0  /films/b, c.mp4",
     ]
     assert as_text([]) == ""
+    moved = [HITS[0] | {"rank_before": 1}, HITS[1] | {"rank_before": 7}]
+    assert as_text(moved).splitlines()[1:] == [
+        *as_text(HITS).splitlines()[1:],
+        "             was at rank 7 before reranking",
+    ]
     grouped = {**HITS[1], "moments": [HITS[0], HITS[1]]}
     assert as_text([grouped]).splitlines()[1:] == ["             also at 1:02:06.0, 0:00:00.0"]
 

@@ -32,7 +32,7 @@ ALLOWED: list[tuple[str, dict[str, Any]]] = [
     ("/v1/search", {"content": "a", "top_k": 1}),
     ("/v1/search", {"content": "a", "top_k": 1000.0, "overlapping": True}),
     ("/v1/search", {"content": ["a"], "filter": {"segment": INT64 - 1}}),
-    ("/v1/search", {"content": "a", "group_by": "video", "min_confidence": 0}),
+    ("/v1/search", {"content": "a", "group_by": "video", "min_confidence": 0, "rerank": False}),
     ("/v1/search", {"content": [{"text": "a"}], "filter": {"segment": {"gte": -INT64}}}),
     ("/v1/search", {"content": [{"type": "input_text", "text": "a"}], "filter": {"segment": [0] * 1000}}),
     ("/v1/search", {"content": "a", "filter": {"duration": {"lt": 2**64, "gt": -1e308}}}),
@@ -56,6 +56,7 @@ FORBIDDEN: list[tuple[str, dict[str, Any], int]] = [
     ("/v1/search", {"content": "a", "top_k": "5"}, 400),
     ("/v1/search", {"content": "a", "top_k": True}, 400),
     ("/v1/search", {"content": "a", "overlapping": 1}, 400),
+    ("/v1/search", {"content": "a", "rerank": "no"}, 400),
     ("/v1/search", {"content": "a", "group_by": "film"}, 400),
     ("/v1/search", {"content": "a", "min_confidence": 1.1}, 400),
     ("/v1/search", {"content": ["a", "b"]}, 400),
@@ -210,14 +211,14 @@ def test_images(document: dict[str, Any], http: httpx.Client) -> None:
 
 def test_a_form_with_all_fields(document: dict[str, Any], http: httpx.Client) -> None:
     fields = {"text": "a", "top_k": 1000, "filter": {"segment": 0}, "instruction": "Find it.", "model": "demo",
-              "overlapping": True, "group_by": "video", "min_confidence": 0.5}  # fmt: skip
+              "overlapping": True, "group_by": "video", "min_confidence": 0.5, "rerank": True}  # fmt: skip
     assert is_valid(document, {"$ref": "#/components/schemas/SearchForm"}, fields)
     parts = {
         name: (None, value if isinstance(value, str) else json.dumps(value)) for name, value in fields.items()
     }
     answer = http.post("/v1/search", files=parts)
     assert answer.status_code == 200, answer.text
-    for name in ("top_k", "filter", "overlapping", "min_confidence"):
+    for name in ("top_k", "filter", "overlapping", "min_confidence", "rerank"):
         assert is_valid(document, {"$ref": "#/components/schemas/SearchForm"}, {**fields, name: None})
         assert http.post("/v1/search", files={**parts, name: (None, "null")}).status_code == 200
     for name, value in (

@@ -266,6 +266,29 @@ def test_weak_matches_are_behind_a_click(visitor: Visitor, target: dict[str, Any
     expect(shown).to_have_count(VIDEOS)
 
 
+def test_reranked_moments_say_where_they_were(visitor: Visitor, target: dict[str, Any]) -> None:
+    ranks = [12, 2, 1, 3, 22]
+    problem: str | None = None
+
+    def rerank(body: dict[str, Any]) -> None:
+        for hit, rank in zip(body["data"], ranks, strict=False):
+            hit |= {"rank_before": rank, "rerank_score": 0.5}
+        body["rerank"] = {"candidates": 50, "judged": 5, "problem": problem}
+
+    page = visitor.open()
+    page.route("**/v1/search", answering(rerank))
+    page.get_by_label("What to find").fill(target["text"])
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_have_text(re.compile("s; the best 50 reranked$"))
+    was = ["was number 12", "", "was number 1", "was number 3", "was number 22", *[""] * (VIDEOS - 5)]
+    expect(page.locator(".card .was")).to_have_text(was)
+    expect(page.get_by_role("button", name="was number 22")).to_have_count(1)
+    problem = "the time for it was over after 5 s"
+    page.get_by_label("What to find").fill("something else")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_have_text(re.compile(f"s; 5 of 50 reranked: {problem}$"))
+
+
 def test_each_video_once_with_its_further_moments(visitor: Visitor, target: dict[str, Any]) -> None:
     def add_moments(body: dict[str, Any]) -> None:
         hit = body["data"][0]

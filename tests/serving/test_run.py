@@ -72,6 +72,9 @@ def test_missing_indexes_and_models_are_named(tmp_path: Path) -> None:
         ({"models": [{"name": "a", "index": "x"}], "prot": 1}, "prot"),
         ({"models": [{"name": "a", "index": "x", "replicas": {"replicas": 2, "max_replicas": 1}}]}, "max_replicas=1"),
         ({"models": [{"name": "a", "index": "x"}], "limits": {"max_inputs": 0}}, "limits.max_inputs=0"),
+        ({"index": "x", "rerank": {"url": "http://a/v1"}}, "rerank.model='': name the model"),
+        ({"index": "x", "rerank": {"url": "http://a:b@c/v1", "model": "m"}}, r"rerank.url='http://\*\*\*@c/v1'"),
+        ({"index": "x", "rerank": {"candidates": 0}}, "rerank.candidates=0"),
     ],
 )  # fmt: skip
 def test_bad_configs(values: dict[str, object], message: str) -> None:

@@ -72,6 +72,9 @@ export const MESSAGES = {
     de: "Wie wahrscheinlich es ist, dass dies kein Zufall ist", zh: "这不是巧合的可能性" },
   "How close it is to what was asked; 1 is the same": {
     de: "Wie nahe es dem Gesuchten ist; 1 ist dasselbe", zh: "与查询的接近程度；1 表示相同" },
+  "Its place before a model has looked at the best matches": {
+    de: "Sein Platz, bevor ein Modell die besten Treffer angesehen hat", zh: "模型查看最佳匹配之前的位置" },
+  "was number {rank}": { de: "war Nummer {rank}", zh: "原第 {rank} 位" },
   "{start} to {end}": { de: "{start} bis {end}", zh: "{start} 到 {end}" },
   "score {score}": { de: "Wert {score}", zh: "得分 {score}" },
   "Very likely": { de: "Sehr wahrscheinlich", zh: "很可能" },
@@ -141,6 +144,9 @@ export const MESSAGES = {
   "{n} moment": { de: "{n} Moment", zh: "{n} 个片段" },
   "{n} moments": { de: "{n} Momente", zh: "{n} 个片段" },
   "{count} in {seconds} s": { de: "{count} in {seconds} s", zh: "{count}，用时 {seconds} 秒" },
+  "the best {candidates} reranked": { de: "die besten {candidates} neu geordnet", zh: "已重排前 {candidates} 个" },
+  "{judged} of {candidates} reranked: {problem}": {
+    de: "{judged} von {candidates} neu geordnet: {problem}", zh: "已重排 {candidates} 个中的 {judged} 个：{problem}" },
   "Show {n} weaker match": { de: "{n} schwächeren Treffer zeigen", zh: "显示 {n} 个较弱的匹配" },
   "Show {n} weaker matches": { de: "{n} schwächere Treffer zeigen", zh: "显示 {n} 个较弱的匹配" },
   "The filter leaves nothing to search in. Loosen it, or search without it.": {

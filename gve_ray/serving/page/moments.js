@@ -4,7 +4,7 @@
 
 import { number, t } from "./language.js";
 import { Refused, fetchFile, typeOf } from "./server.js";
-import { bytes, clock, fileName, likelihood, span, spokenSpan } from "./words.js";
+import { bytes, clock, fileName, formerRank, likelihood, span, spokenSpan } from "./words.js";
 
 const HOVER_MS = 140; // a shorter hover loads nothing
 
@@ -16,8 +16,8 @@ const hits = new WeakMap(); // by card
 let previewed = null; // {card, timer, media}: the card that is playing or about to play
 let opened = null; // {hit, media}: the hit in the dialog and its media element
 
-/** Make a card of the grid. frames: number of frames in a strip. moreLike: called with the hit. */
-export function makeCard(hit, frames, moreLike) {
+/** Make a card of the grid. rank: from 1. frames: number of frames in a strip. moreLike: called with the hit. */
+export function makeCard(hit, rank, frames, moreLike) {
   const card = byId("card").content.firstElementChild.cloneNode(true);
   const part = (name) => card.querySelector(`.${name}`);
   const name = fileName(hit.uri);
@@ -31,10 +31,12 @@ export function makeCard(hit, frames, moreLike) {
   showQuote(part("quote"), hit.words);
   part("likelihood").textContent = likelihood(hit);
   part("score").textContent = number(hit.score, 2);
+  part("was").textContent = formerRank(hit, rank);
   part("more").setAttribute("aria-label", t("More like this: {name}", { name: `${name}, ${spokenSpan(hit)}` }));
   part("more").onclick = () => moreLike(hit);
   const open = part("open");
-  const label = [name, spokenSpan(hit), likelihood(hit), t("score {score}", { score: number(hit.score, 2) })];
+  const score = t("score {score}", { score: number(hit.score, 2) });
+  const label = [name, spokenSpan(hit), likelihood(hit), score, formerRank(hit, rank)];
   open.setAttribute("aria-label", label.filter(Boolean).join(", "));
   open.onclick = () => openMoment(hit, moreLike);
   open.onfocus = () => open.matches(":focus-visible") && startPreview(card, 0);

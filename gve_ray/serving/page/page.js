@@ -217,7 +217,8 @@ async function search({ focus = false } = {}) {
     if (mine !== running) return;
     showHits(answer, filter);
     const count = plural(answer.data.filter(isLikely).length, "{n} moment", "{n} moments");
-    say(t("{count} in {seconds} s", { count, seconds: number((performance.now() - began) / 1000, 2) }));
+    const found = t("{count} in {seconds} s", { count, seconds: number((performance.now() - began) / 1000, 2) });
+    say([found, aboutReranking(answer.rerank)].filter(Boolean).join("; "));
     if (focus) results.querySelector(".card:not([hidden]) .open")?.focus({ preventScroll: true });
   } catch (error) {
     if (mine !== running) return;
@@ -250,12 +251,19 @@ function start(message = "") {
   say(message);
 }
 
+/** What the server says about reranking; nothing if the search was not to be reranked. */
+function aboutReranking(rerank) {
+  if (!rerank) return "";
+  const values = { judged: number(rerank.judged), candidates: number(rerank.candidates), problem: rerank.problem };
+  return t(rerank.problem ? "{judged} of {candidates} reranked: {problem}" : "the best {candidates} reranked", values);
+}
+
 /** Whether a hit is shown at once; false only if the server says that it is weak. */
 const isLikely = (hit) => hit.confident !== false;
 
 function showHits({ model, data }, filter) {
   const frames = models.find(({ id }) => id === model)?.index.strip_frames ?? 1;
-  const cards = data.map((hit) => makeCard(hit, frames, moreLike));
+  const cards = data.map((hit, i) => makeCard(hit, i + 1, frames, moreLike));
   const weak = cards.filter((_, i) => !isLikely(data[i]));
   for (const card of weak) card.hidden = true;
   results.replaceChildren(...cards);

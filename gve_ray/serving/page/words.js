@@ -6,6 +6,11 @@ export const fileName = (uri) => uri.split("/").pop() || uri;
 export const span = (hit) => `${clock(hit.start)}–${clock(hit.end)}`;
 export const spokenSpan = (hit) => t("{start} to {end}", { start: clock(hit.start), end: clock(hit.end) });
 
+/** Where a hit at this rank, from 1, was before it was reranked; nothing if it has not moved. */
+export function formerRank({ rank_before }, rank) {
+  return rank_before && rank_before !== rank ? t("was number {rank}", { rank: number(rank_before) }) : "";
+}
+
 /** How likely a hit is what was asked for, in a word; nothing if the index does not say. */
 export function likelihood({ confidence, confident }) {
   if (confidence === null) return "";
