@@ -3,8 +3,9 @@
     endpoint = Endpoint("http://127.0.0.1:8000/v1")
     text = endpoint.post("chat/completions", body, lambda reply: reply["choices"][0]["message"]["content"])
 
-The engine openai of embedders (`embedder.backends`), that of the captioner (`synthesis`) and the reranker
-(`serving`) use it. The key is read from the environment, and is in no log and no error message.
+The engine openai of embedders (`embedder.backends`), that of the captioner (`synthesis`), the reranker
+(`serving`) and speech recognition (`indexing`) use it. The key is read from the environment, and is in no
+log and no error message.
 """
 
 import base64
@@ -15,6 +16,7 @@ import random
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -60,6 +62,21 @@ class EndpointError(OSError):
         return "denied" if self.status < 400 or self.status in _DENIED else "refused"
 
 
+@dataclass(frozen=True)
+class FormFile:
+    """A file in a form: its name, media type and content."""
+
+    name: str
+    media_type: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class _Body:
+    media_type: str
+    data: bytes
+
+
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """A redirected request would carry the key to another host, and become a GET."""
 
@@ -102,12 +119,36 @@ class Endpoint:
         relative to the URL. before: called before each attempt; what it raises ends the request. wait:
         called with the seconds of each pause. Raises EndpointError.
         """
-        data = json.dumps(body).encode()
+        data = _Body("application/json", json.dumps(body).encode())
+        return self._repeat(path, data, read, attempts, before, wait)
+
+    def post_form(
+        self,
+        path: str,
+        fields: Mapping[str, str],
+        files: Mapping[str, "FormFile"],
+        read: Callable[[Any], T],
+        *,
+        before: Callable[[], object] = lambda: None,
+        wait: Callable[[float], object] = time.sleep,
+    ) -> T:
+        """Send a request as a multipart form, as `post` does. The response is JSON."""
+        return self._repeat(path, _form(fields, files), read, ATTEMPTS, before, wait)
+
+    def _repeat(
+        self,
+        path: str,
+        body: "_Body",
+        read: Callable[[Any], T],
+        attempts: int,
+        before: Callable[[], object],
+        wait: Callable[[float], object],
+    ) -> T:
         pause, attempt = _FIRST_PAUSE, 1
         while True:
             before()
             try:
-                return self._try(path, data, read)
+                return self._try(path, body, read)
             except EndpointError as error:
                 asked = error.pause
                 if error.kind != "unavailable" or attempt == attempts or (asked or 0) > LONGEST_PAUSE:
@@ -128,8 +169,8 @@ class Endpoint:
             if error.status is None or error.status in (502, 503, 504):
                 raise
 
-    def _try(self, path: str, data: bytes, read: Callable[[Any], T]) -> T:
-        raw = self._send(path, data, self.timeout)
+    def _try(self, path: str, body: "_Body", read: Callable[[Any], T]) -> T:
+        raw = self._send(path, body, self.timeout)
         try:
             return read(json.loads(raw))
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
@@ -137,13 +178,13 @@ class Endpoint:
             problem = f"unexpected response ({type(error).__name__}: {error}): {start}"
             raise EndpointError(f"{self.url}/{path}: {self._without_key(problem)}") from error
 
-    def _send(self, path: str, data: bytes | None, timeout: float) -> bytes:
-        """Return the response to a POST, or to a GET without data."""
+    def _send(self, path: str, body: "_Body | None", timeout: float) -> bytes:
+        """Return the response to a POST, or to a GET without a body."""
         url = f"{self.url.rstrip('/')}/{path}"
-        headers = {"Content-Type": "application/json"} if data is not None else {}
+        headers = {} if body is None else {"Content-Type": body.media_type}
         if key := self._key():
             headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(url, data=data, headers=headers)
+        request = urllib.request.Request(url, data=None if body is None else body.data, headers=headers)
         try:
             with urllib.request.build_opener(_NoRedirects).open(request, timeout=timeout) as response:
                 content: bytes = response.read()
@@ -167,6 +208,24 @@ class Endpoint:
     def _without_key(self, text: str) -> str:
         key = self._key()
         return text.replace(key, "***") if key else text
+
+
+def _form(fields: Mapping[str, str], files: Mapping[str, FormFile]) -> _Body:
+    """Return a form (multipart/form-data, RFC 7578). Names must have no quotes."""
+    boundary = uuid.uuid4().hex
+    parts = [(f'name="{name}"', "text/plain; charset=utf-8", text.encode()) for name, text in fields.items()]
+    parts += [
+        (f'name="{name}"; filename="{file.name}"', file.media_type, file.data) for name, file in files.items()
+    ]
+    lines: list[bytes] = []
+    for disposition, media_type, data in parts:
+        head = (
+            f"--{boundary}\r\nContent-Disposition: form-data; {disposition}\r\nContent-Type: {media_type}\r\n"
+        )
+        lines += [head.encode(), data]
+    return _Body(
+        f"multipart/form-data; boundary={boundary}", b"\r\n".join([*lines, f"--{boundary}--\r\n".encode()])
+    )
 
 
 def _text_of(error: urllib.error.HTTPError) -> str:

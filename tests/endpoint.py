@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -49,7 +50,9 @@ def http_endpoint(answer: Answer, *, models: Reply = Reply(body=b'{"data": []}')
             self._send(models)
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            data = self.rfile.read(int(self.headers["Content-Length"]))
+            kind = self.headers["Content-Type"]
+            body = _form(kind, data) if kind.startswith("multipart/form-data") else json.loads(data)
             with lock:
                 number = len(endpoint.requests)
                 endpoint.requests.append({**body, "path": self.path, "key": self.headers["Authorization"]})
@@ -87,6 +90,17 @@ def completion(
     if usage is not None:
         reply["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
     return Reply(body=json.dumps(reply).encode())
+
+
+def _form(kind: str, data: bytes) -> dict[str, Any]:
+    """Return the fields of a form as texts, and its files as bytes."""
+    form = BytesParser().parsebytes(f"Content-Type: {kind}\r\n\r\n".encode() + data)
+    fields: dict[str, Any] = {}
+    for part in form.get_payload():
+        name = part.get_param("name", header="content-disposition")
+        content = part.get_payload(decode=True)
+        fields[name] = content if part.get_filename() else content.decode()
+    return fields
 
 
 @contextmanager

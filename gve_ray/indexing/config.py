@@ -10,8 +10,10 @@ from gve_ray.config import (
     StageResources,
     check,
     check_numbers,
+    check_url,
     expand_paths,
     number,
+    without_password,
 )
 from gve_ray.media import Limits
 from gve_ray.search import IndexOptions
@@ -81,21 +83,67 @@ class ReadingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpeechConfig:
+    """Speech recognition. It is off unless `url` or `function` is set.
+
+    url: of an OpenAI-compatible endpoint with /audio/transcriptions, ending in /v1. model: its name there.
+    key_variable: the environment variable with the key of the endpoint, on every node. function: instead of an
+    endpoint, a function of your own as "module:function" (docs/jobs/indexing.md). language: of all videos, as a
+    code such as en; None: the model finds it out. subtitled: also transcribe videos that have subtitles.
+    seconds: length of the pieces of sound; 300 take 9.6 MB. concurrency: videos of one actor at the same time.
+    """
+
+    url: str | None = None
+    model: str = ""
+    key_variable: str = "OPENAI_API_KEY"
+    function: str | None = None
+    language: str | None = None
+    subtitled: bool = False
+    seconds: float = number(
+        300.0, at_least=10, at_most=750, hint="25 MB, the usual limit of an upload, are 780 s"
+    )
+    concurrency: int = number(4, at_least=1, at_most=64)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "words.speech")
+        check(
+            self.url is None or self.function is None,
+            f"words.speech.url={without_password(self.url)!r}, function={self.function!r}: give one of them",
+        )
+        if self.url is not None:
+            check_url("words.speech", "openai", self.url)
+            check(bool(self.model), "words.speech.model='': name the model of the endpoint")
+        if self.function is not None:
+            module, _, name = self.function.partition(":")
+            check(
+                bool(module and name),
+                f"words.speech.function={self.function!r}: name a function as module:function",
+            )
+            check(not self.model, f"words.speech.model={self.model!r}: belongs to an endpoint; leave it out")
+
+    @property
+    def name(self) -> str | None:
+        """What transcribes: the name of the model or of the function; None if nothing does."""
+        return self.model if self.url is not None else self.function
+
+
+@dataclass(frozen=True, kw_only=True)
 class WordsConfig:
     """Which words can be searched, besides what the pictures show.
 
     subtitles: text tracks in the files, and .srt and .vtt files next to them. names: words of the files'
-    names. captions: the columns `caption` and `transcript` of a manifest.
+    names. captions: the columns `caption` and `transcript` of a manifest. speech: see its section.
     """
 
     subtitles: bool = True
     names: bool = True
     captions: bool = True
+    speech: SpeechConfig = field(default_factory=SpeechConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexResources:
-    """Resources of the stages. probe: of those that read files, for their segments and their subtitles."""
+    """Resources of the stages. probe: of those that read files, for their segments, subtitles and speech."""
 
     probe: StageResources = field(default_factory=lambda: StageResources(batch_size=4))
     embed: ModelResources = field(default_factory=lambda: ModelResources(batch_size=16))

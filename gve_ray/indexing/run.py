@@ -3,6 +3,7 @@
 output/videos.lance      one row per file: its properties and its segments (probe.VIDEO_SCHEMA)
 output/segments.lance    one row per segment: vector, poster, strip (library.SEGMENT_SCHEMA)
 output/subtitles.lance   one row per file: the cues of its subtitles (subtitles.SUBTITLE_SCHEMA)
+output/speech.lance      one row per file: what is said in it (speech.SPEECH_SCHEMA)
 output/rejects.lance     one row per file or segment that could not be used, with the reason
 output/index-<hash>/     the searchable index: vectors and metadata (gve_ray.search)
 output/words-<hash>/     the index of words (gve_ray.search.words)
@@ -48,6 +49,7 @@ from gve_ray.indexing.embed import SegmentWorker
 from gve_ray.indexing.needs import needs_of
 from gve_ray.indexing.probe import PENDING_VIDEOS, VIDEO_SCHEMA, ProbeWorker
 from gve_ray.indexing.segments import PENDING_SEGMENTS, pending_segments, segment_id
+from gve_ray.indexing.speech import NOT_TRANSCRIBED
 from gve_ray.indexing.subtitles import subtitle_files, words_version
 from gve_ray.indexing.words import TRANSCRIPT, Words
 from gve_ray.inputs.manifest import read_manifest
@@ -68,7 +70,9 @@ log = logging.getLogger(__name__)
 
 PROBE, EMBED = "probe", "embed"
 # A file that was rejected for one of these reasons may be valid, so each run tries it again.
-_TRANSIENT = ("unreadable", "timeout", "crashed", "out_of_memory", "quarantined", "error", "changed")
+_TRANSIENT = (
+    "unreadable", "timeout", "crashed", "out_of_memory", "quarantined", "error", "changed", NOT_TRANSCRIBED,
+)  # fmt: skip
 _ROWS_AT_ONCE = 1024
 _DEMO_MODELS = "package://demo/"
 _STAMP_THREADS = 16  # threads that read the files' modification times
@@ -80,7 +84,7 @@ class IndexResult:
 
     model: its name or folder. videos: counts by state. segments: counts of in, out, rejected and new
     (embedded by this run). reasons: number of rejected videos by reason. kind: of the index.
-    seconds: by step.
+    not_transcribed: number of videos whose speech is missing. seconds: by step.
     """
 
     output: str
@@ -89,6 +93,7 @@ class IndexResult:
     segments: Mapping[str, int]
     reasons: Mapping[str, int]
     kind: str
+    not_transcribed: int
     seconds: Mapping[str, float]
 
     def __str__(self) -> str:
@@ -102,6 +107,11 @@ class IndexResult:
         if self.reasons:
             counts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.reasons.items()))
             lines.append(f"rejected  {counts}; see catalog.parquet")
+        if self.not_transcribed:
+            lines.append(
+                f"speech    missing of {self.not_transcribed} videos; rejects.lance and the log say why. Run again "
+                "to transcribe them"
+            )
         spent = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())
         lines.append(f"index     {self.output} ({self.kind}); {spent}")
         if self.model.startswith(_DEMO_MODELS):
@@ -172,6 +182,7 @@ class _Run:
         probed = self._probe(files)
         videos = {row["version"]: row for row in self._videos.table().to_pylist()}
         read = self._words.read(files, videos)
+        transcribed = self._words.transcribe(files, videos)
         pending = [
             row
             for file in files
@@ -209,9 +220,11 @@ class _Run:
             },
             reasons=dict(Counter(row["reason"] for row in catalog if row["reason"] is not None)),
             kind=self._config.search.kind,
+            not_transcribed=0 if transcribed is None else transcribed.n_rejected,
             seconds={
                 "probe": round(probed.seconds, 2),
                 **({} if read is None else {"subtitles": round(read.seconds, 2)}),
+                **({} if transcribed is None else {"speech": round(transcribed.seconds, 2)}),
                 "embed": round(embedded.seconds, 2),
                 "index": round(seconds, 2),
             },
@@ -422,7 +435,7 @@ class _Run:
         versions = {file["version"] for file in files}
         self._videos.delete(self._videos.keys() - versions)
         self._segments.delete(self._segments.keys() - set(entries))
-        words = {file["words"] for file in files}
+        words = {file["words"] for file in files} | self._words.speech_keys(files)
         self._rejects.delete(self._rejects.keys() - versions - words - {row["segment"] for row in pending})
         for name in self._folder.names():
             if name.startswith("index-") and name not in kept:

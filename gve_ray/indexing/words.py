@@ -1,7 +1,8 @@
-"""Keep the index of words in step with the videos: read subtitles, then change the index.
+"""Keep the index of words in step with the videos: read subtitles, transcribe speech, then change the index.
 
 words = Words(config, output, fields, rejects)
 counts = words.read(files, videos)                 # a stage: reads the subtitles of new videos
+counts = words.transcribe(files, videos)           # a stage: transcribes those without subtitles
 facts = words.fill(files, entries, previous)       # changes the index; library.json names its version
 """
 
@@ -10,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 from urllib.parse import unquote
@@ -17,6 +19,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from gve_ray.indexing.config import IndexConfig
+from gve_ray.indexing.speech import PENDING_SPEECH, SPEECH_SCHEMA, SpeechWorker, speech_version
 from gve_ray.indexing.subtitles import PENDING_SUBTITLES, SUBTITLE_SCHEMA, SubtitleWorker
 from gve_ray.job import JobError
 from gve_ray.media.source import local_path
@@ -28,6 +31,7 @@ from gve_ray.stage import StageCounts, run_stage
 from gve_ray.store import SharedFolder, Store, fingerprint
 
 STAGE = "subtitles"
+SPEECH_STAGE = "speech"
 PREFIX = "words-"
 TRANSCRIPT = "transcript"  # the column of a manifest with the words of a video
 _VIDEOS_AT_ONCE = 512
@@ -46,12 +50,13 @@ class Words:
     ) -> None:
         self._config, self._output, self._fields, self._rejects = config, output, fields, rejects
         self._subtitles = Store(f"{output}/subtitles.lance", SUBTITLE_SCHEMA, key="words")
+        self._speech = Store(f"{output}/speech.lance", SPEECH_SCHEMA, key="speech")
 
     @property
     def are_indexed(self) -> bool:
         """Whether the config asks for any words."""
         options = self._config.words
-        return options.subtitles or options.names or options.captions
+        return options.subtitles or options.names or options.captions or options.speech.name is not None
 
     def read(
         self, files: Sequence[Mapping[str, Any]], videos: Mapping[str, Mapping[str, Any]]
@@ -84,6 +89,34 @@ class Words:
             commit_seconds=self._config.commit_seconds,
         )
 
+    def transcribe(
+        self, files: Sequence[Mapping[str, Any]], videos: Mapping[str, Mapping[str, Any]]
+    ) -> StageCounts | None:
+        """Transcribe the videos that have not been transcribed yet; None if the config does not ask for it.
+
+        files, videos: as for `read`, which is done before.
+        """
+        speech = self._config.words.speech
+        if speech.name is None:
+            return None
+        rows = [
+            {"speech": self._speech_key(file), "uri": file["uri"]}
+            for file in self._heard(files)
+            if file["version"] in videos
+        ]
+        return run_stage(
+            SPEECH_STAGE,
+            pending=pa.Table.from_pylist(rows, schema=PENDING_SPEECH),
+            worker=SpeechWorker,
+            worker_args={"config": speech, "limits": self._config.media.limits},
+            out=self._speech,
+            rejects=self._rejects,
+            # A batch is as many videos as are transcribed at the same time, and the endpoint has time limits
+            # of its own.
+            resources=replace(self._config.resources.probe, batch_size=speech.concurrency, stall_seconds=-1),
+            commit_seconds=self._config.commit_seconds,
+        )
+
     def fill(
         self,
         files: Sequence[Mapping[str, Any]],
@@ -113,8 +146,13 @@ class Words:
         return {"index": name, "version": index.version}
 
     def delete_unused(self, files: Sequence[Mapping[str, Any]], kept: Collection[str]) -> None:
-        """Delete subtitles that no file of this run needs, and all indexes except those in `kept`."""
+        """Delete what was read and heard and no file of this run needs, and all indexes except those in `kept`.
+
+        Without speech recognition, what was heard before is kept, because it took long.
+        """
         self._subtitles.delete(self._subtitles.keys() - {file["words"] for file in files})
+        if self._config.words.speech.name is not None:
+            self._speech.delete(self._speech.keys() - self.speech_keys(files))
         folder = SharedFolder(self._output)
         for name in folder.names():
             if name.startswith(PREFIX) and name not in kept:
@@ -140,19 +178,32 @@ class Words:
             for video_id, segments in groupby(entries.items(), key=lambda entry: entry[1]["video_id"])
         ]
         known = self._subtitles.keys() if self._config.words.subtitles else set()
+        heard = {self._speech_key(file) for file in self._heard(files)} & self._speech.keys()
         for start in range(0, len(waiting), _VIDEOS_AT_ONCE):
             some = waiting[start : start + _VIDEOS_AT_ONCE]
-            cues = self._cues([file["words"] for file, _ in some if file["words"] in known])
+            cues = _cues(self._subtitles, [file["words"] for file, _ in some if file["words"] in known])
+            said = _cues(self._speech, sorted(heard & {self._speech_key(file) for file, _ in some}))
             for file, segments in some:
                 yield from self._of_video(file, next(iter(segments.values())))
                 yield from _of_segments(segments, "subtitles", cues.get(file["words"], []))
+                yield from _of_segments(segments, "speech", said.get(self._speech_key(file), []))
 
-    def _cues(self, keys: Sequence[str]) -> dict[str, list[Cue]]:
-        rows = self._subtitles.take(keys).to_pylist() if keys else []
-        return {
-            row["words"]: [Cue(*cue) for cue in zip(row["starts"], row["ends"], row["texts"], strict=True)]
-            for row in rows
-        }
+    def speech_keys(self, files: Sequence[Mapping[str, Any]]) -> set[str]:
+        """Return the keys of files in the stage that transcribes; none if the config does not ask for it."""
+        return set() if self._config.words.speech.name is None else {self._speech_key(file) for file in files}
+
+    def _speech_key(self, file: Mapping[str, Any]) -> str:
+        return speech_version(file["version"], self._config.words.speech)
+
+    def _heard(self, files: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Return the files that are to be transcribed: by default, those without subtitles."""
+        speech = self._config.words.speech
+        if speech.name is None:
+            return []
+        with_subtitles: set[str] = set()
+        if self._config.words.subtitles and not speech.subtitled:
+            with_subtitles = self._subtitles.keys("array_length(texts) > 0")
+        return [file for file in files if file["words"] not in with_subtitles]
 
     def _of_video(self, file: Mapping[str, Any], first: Mapping[str, Value]) -> Iterator[WordRow]:
         """Yield the texts about a whole video. first: metadata of its first segment."""
@@ -169,6 +220,15 @@ class Words:
         for source, text in texts.items():
             if text and text.strip():
                 yield WordRow(segment=None, source=source, text=text, metadata=metadata)
+
+
+def _cues(store: Store, keys: Sequence[str]) -> dict[str, list[Cue]]:
+    """Return the cues in rows of subtitles or of speech, by key."""
+    rows = store.take(keys).to_pylist() if keys else []
+    return {
+        row[store.key]: [Cue(*cue) for cue in zip(row["starts"], row["ends"], row["texts"], strict=True)]
+        for row in rows
+    }
 
 
 def _of_segments(

@@ -27,6 +27,7 @@ from gve_ray.media.decode import DEFAULT_LIMITS, Decoded, Plan, decode, read_ima
 from gve_ray.media.limits import Limits, MediaError, Reason
 from gve_ray.media.reply import MalformedReplyError, decode_reply
 from gve_ray.media.sandbox import environment
+from gve_ray.media.sound import Sound, read_sound
 from gve_ray.media.source import Source
 from gve_ray.media.subtitles import Cue, read_subtitle_tracks
 from gve_ray.media.video.cut import Cut, cut
@@ -105,6 +106,14 @@ class DecodeProcess:
         """
         result: Cut = self._call(cut, source, str(target), start, end, most)
         return result
+
+    def read_sound(self, source: Source, *, start: float | None = None, seconds: float) -> Sound:
+        """Call `gve_ray.media.sound.read_sound` in the child, under this object's limits.
+
+        Raises what that raises, plus MediaError "timeout", "crashed" and "out_of_memory".
+        """
+        sound: Sound = self._call(read_sound, source, start=start, seconds=seconds)
+        return sound
 
     def _call(self, function: Callable[..., Any], source: Source, *arguments: Any, **settings: Any) -> Any:
         """Call `function(source, *arguments, limits=..., **settings)` in the child; return or raise the same."""

@@ -18,12 +18,13 @@ import numpy as np
 
 from gve_ray.media.decode import Decoded
 from gve_ray.media.limits import MediaError
+from gve_ray.media.sound import Sound
 from gve_ray.media.video.cut import Cut
 from gve_ray.media.video.probe import VideoInfo
 from gve_ray.schema import Frames
 
-_CLASSES = {cls.__name__: cls for cls in (Cut, Decoded, Frames, VideoInfo)}
-_DTYPES = ("uint8", "int64", "float64")
+_CLASSES = {cls.__name__: cls for cls in (Cut, Decoded, Frames, Sound, VideoInfo)}
+_DTYPES = ("uint8", "int16", "int64", "float64")
 _ERRORS = (
     "AttributeError",
     "FileNotFoundError",

@@ -99,8 +99,8 @@ def parse_subtitles(text: str) -> list[Cue]:
         if is_vtt and "" in body:  # notes and styles may follow the blank line that ends a cue
             body = body[: body.index("")]
         start, end = _seconds(match.groups()[:4]), _seconds(match.groups()[4:])
-        cues.append(_cue(start, end, "\n".join(body)))
-    return _sorted(cues)
+        cues.append(cue_of(start, end, "\n".join(body)))
+    return sorted_cues(cues)
 
 
 def read_subtitle_tracks(source: Source, *, limits: Limits) -> list[list[float | str]]:
@@ -128,10 +128,10 @@ def read_subtitle_tracks(source: Source, *, limits: Limits) -> list[list[float |
                 size += len(text)
                 if size > MAX_BYTES:
                     raise MediaError(Reason.TOO_LARGE, f"subtitles of more than {MAX_BYTES} characters")
-                cues.append(_cue(start, start + seconds, text))
+                cues.append(cue_of(start, start + seconds, text))
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise MediaError(Reason.CORRUPT, f"{source!s:.200}: subtitles: {error}") from error
-    return [[cue.start, cue.end, cue.text] for cue in _sorted(cues)]
+    return [[cue.start, cue.end, cue.text] for cue in sorted_cues(cues)]
 
 
 def joined(cues: Iterable[Cue]) -> str:
@@ -169,7 +169,7 @@ def _seconds(parts: tuple[str | None, ...]) -> float:
     return whole + float(f"0.{fraction or 0}")
 
 
-def _cue(start: float, end: float, text: str) -> Cue | None:
+def cue_of(start: float, end: float, text: str) -> Cue | None:
     """Return a cue with a cleaned text, or None if that is empty."""
     plain = _UNSHOWN.sub("", html.unescape(_TAG.sub("", text)))
     lines = (_SPACE.sub(" ", line).strip() for line in plain.splitlines())
@@ -177,5 +177,6 @@ def _cue(start: float, end: float, text: str) -> Cue | None:
     return Cue(start, end if end > start else start + _DEFAULT_SECONDS, clean) if clean else None
 
 
-def _sorted(cues: Iterable[Cue | None]) -> list[Cue]:
+def sorted_cues(cues: Iterable[Cue | None]) -> list[Cue]:
+    """Return cues by time, each once, without None."""
     return sorted({cue for cue in cues if cue is not None}, key=lambda cue: (cue.start, cue.end, cue.text))

@@ -4,12 +4,9 @@ The videos of a run may come in parts (stream.py). A `SynthesisRun` is the state
 `shared` is what all parts have in common. pipeline.py lists the stages in order; job.py runs them.
 """
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from pkgutil import resolve_name
 from types import NoneType
 from typing import Any
 
@@ -19,6 +16,7 @@ import pyarrow.compute as pc
 from gve_ray.config import StageResources
 from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA
 from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts, StageError, StagePace, StageRunner
+from gve_ray.stage.named import load_named
 from gve_ray.store import Store
 from gve_ray.synthesis.config import SynthesisConfig
 from gve_ray.synthesis.consistency import Separation, separation
@@ -294,10 +292,7 @@ def load_class(name: str) -> type:
 
     Raises ImportError, AttributeError or TypeError with what is wrong.
     """
-    here = str(Path.cwd())
-    if here not in sys.path:  # at the end, so that a file there does not hide an installed module
-        sys.path.append(here)
-    worker = resolve_name(name)
+    worker = load_named(name)
     if not isinstance(worker, type) or not any("__call__" in vars(base) for base in worker.__mro__):
         raise TypeError(f"{name} is not a class whose instances can be called with a list of rows")
     return worker

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from gve_ray.config import ModelConfig
-from gve_ray.indexing.config import IndexConfig, WordsConfig
+from gve_ray.indexing.config import IndexConfig, SpeechConfig, WordsConfig
+from gve_ray.indexing.speech import SPEECH_SCHEMA
 from gve_ray.indexing.subtitles import (
     PENDING_SUBTITLES,
     SUBTITLE_SCHEMA,
@@ -93,7 +94,7 @@ def test_subtitles_in_an_object_store(s3: str, tmp_path: Path) -> None:
 class Folder:
     """An output folder whose stages have finished: two videos of two segments of 2 s; `cues` of the first."""
 
-    def __init__(self, output: Path, **words: bool) -> None:
+    def __init__(self, output: Path, **words: Any) -> None:
         config = IndexConfig(
             input="m.jsonl",
             output=str(output),
@@ -126,6 +127,14 @@ class Folder:
             "ends": [i + 1.5 for i in range(len(texts))],
         }  # fmt: skip
         self.words._subtitles.create().append(pa.Table.from_pylist([row], SUBTITLE_SCHEMA))
+
+    def speech(self, file: int, texts: list[str]) -> None:
+        """Write what is said in one file, as `subtitles` does."""
+        row = {
+            "speech": self.words._speech_key(self.files[file]), "model": "m", "texts": texts, "faults": [],
+            "starts": [i + 0.5 for i in range(len(texts))], "ends": [i + 1.5 for i in range(len(texts))],
+        }  # fmt: skip
+        self.words._speech.create().append(pa.Table.from_pylist([row], SPEECH_SCHEMA))
 
     def fill(self) -> None:
         words = self.words.fill(self.files, self.entries, self.facts)
@@ -192,6 +201,35 @@ def test_changed_subtitles_change_only_the_words_of_their_video(folder: Folder) 
     assert [json.loads(key)[:2] for key in removed] == [["subtitles", "v0s0"]]
     assert [json.loads(key)[:2] for key in added] == [["subtitles", "v0s0"], ["subtitles", "v0s1"]]
     assert folder.words._subtitles.keys() == {"w0 new", "w1"}
+
+
+@pytest.mark.parametrize("subtitled", [False, True])
+def test_speech_is_of_videos_without_subtitles_unless_asked_for_all(tmp_path: Path, subtitled: bool) -> None:
+    """The first video has subtitles; those of the second could not be read."""
+    speech = SpeechConfig(url="http://a/v1", model="m", subtitled=subtitled)
+    folder = Folder(tmp_path, names=False, captions=False, speech=speech)
+    folder.subtitles("w0", ["one"])
+    folder.subtitles("w1", [])
+    assert [file["video_id"] for file in folder.words._heard(folder.files)] == (
+        ["v0", "v1"] if subtitled else ["v1"]
+    )
+    folder.speech(0, ["said"])
+    folder.speech(1, ["1", "2", "3"])
+    folder.fill()
+    heard = {"subtitles v0s0": "one", "speech v1s0": "1\n2", "speech v1s1": "2\n3"}
+    assert folder.texts() == (heard | {"speech v0s0": "said"} if subtitled else heard)
+
+    # Without speech recognition it is left out, but kept for a later run.
+    off = Folder(tmp_path, names=False, captions=False)
+    off.facts = folder.facts
+    off.fill()
+    assert off.texts() == {"subtitles v0s0": "one"}
+    assert len(folder.words._speech.keys()) == 2
+    folder.facts, folder.files = off.facts, folder.files[1:]
+    folder.entries = {key: row for key, row in folder.entries.items() if row["video_id"] == "v1"}
+    folder.fill()
+    assert folder.texts() == {"speech v1s0": "1\n2", "speech v1s1": "2\n3"}
+    assert len(folder.words._speech.keys()) == 1
 
 
 def test_words_can_be_left_out(tmp_path: Path) -> None:

@@ -21,15 +21,20 @@ from gve_ray.embedder.backends import identify
 from gve_ray.embedder.backends import open_model as open_embedder
 from gve_ray.indexing import run as indexing
 from gve_ray.indexing.catalog import read_catalog
-from gve_ray.indexing.config import IndexConfig, IndexResources, SegmentsConfig
+from gve_ray.indexing.config import IndexConfig, IndexResources, SegmentsConfig, SpeechConfig, WordsConfig
 from gve_ray.indexing.run import IndexResult, index
+from gve_ray.indexing.speech import SPEECH_SCHEMA
 from gve_ray.job import JobError
 from gve_ray.media import decode_jpeg, read_frames
 from gve_ray.schema import Item
 from gve_ray.search import IndexOptions, Library, open_library
-from gve_ray.store import RunFolderError
+from gve_ray.search.words import WordMatch
+from gve_ray.store import RunFolderError, Store
+from tests.endpoint import Reply, http_endpoint
+from tests.indexing.test_speech import transcription
 from tests.integration import drivers
 from tests.integration.drivers import log_of
+from tests.media.tones import write_speaking
 
 VALID, BROKEN = 12, 1  # files
 DEADLINE = 300.0  # seconds per wait; on two idle cores, a wait takes a fifth of this
@@ -327,3 +332,44 @@ def test_a_manifest_of_windows_with_columns_to_filter_by(
     result = index(config)
     assert (states(result)["changed"], states(result)["unchanged"], result.segments["new"]) == (1, 1, 0)
     assert open_library(tmp_path / "index").index.count(filter={"year": 2023}) == 2 * len(spans)
+
+
+@pytest.mark.slow
+def test_speech_is_taken_in_when_the_endpoint_is_back(cluster: str, tmp_path: Path) -> None:
+    """A run while the endpoint refuses everything, one when it answers, and one with nothing to do."""
+    spoken = [(1.0, 2.0, "treasure"), (9.0, 10.0, "lantern")]
+    (tmp_path / "videos").mkdir()
+    write_speaking(tmp_path / "videos" / "a.mp4", 12.0, spoken)
+    write_speaking(tmp_path / "videos" / "b.mp4", 12.0, [(5.0, 6.0, "island")])
+    (tmp_path / "videos" / "b.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nthe parrot\n")
+    answers = [lambda *_: Reply(403, b"no money left"), transcription]
+    with http_endpoint(lambda number, body: answers[0](number, body)) as endpoint:
+        speech = SpeechConfig(url=endpoint.url, model="whisper")
+        config = config_of(
+            tmp_path / "videos", tmp_path / "index", words=WordsConfig(speech=speech),
+            segments=SegmentsConfig(mode="windows", seconds=4.0, overlap=0.0),
+        )  # fmt: skip
+        missing = index(config)
+        assert (missing.not_transcribed, missing.videos["added"], missing.segments["out"]) == (1, 2, 6)
+        assert "speech    missing of 1 videos" in str(missing)
+        assert [match.source for match in words_of(tmp_path, "parrot")] == ["subtitles"]
+        answers.pop(0)
+        complete = index(config)
+        assert (complete.not_transcribed, complete.segments["new"]) == (0, 0)
+        asked = len(endpoint.requests)
+        index(config)
+        assert len(endpoint.requests) == asked
+    (treasure,), (lantern,) = words_of(tmp_path, "treasure"), words_of(tmp_path, "lantern")
+    assert (treasure.source, treasure.text, lantern.text) == ("speech", "treasure", "lantern")
+    library = open_library(tmp_path / "index")
+    starts = [library.record(str(match.segment))["start"] for match in (treasure, lantern)]
+    assert starts == [0.0, 8.0]
+    assert words_of(tmp_path, "island") == []  # its video has subtitles
+    (row,) = Store(str(tmp_path / "index" / "speech.lance"), SPEECH_SCHEMA, key="speech").table().to_pylist()
+    assert (row["model"], row["texts"], row["faults"]) == ("whisper", ["treasure", "lantern"], [])
+
+
+def words_of(folder: Path, query: str) -> list[WordMatch]:
+    words = open_library(folder / "index").words
+    assert words is not None
+    return words.search(query, 10)
