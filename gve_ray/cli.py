@@ -29,7 +29,8 @@ usage: gve VERB [--config FILE] [--verbose] [--section.option VALUE ...]
        gve synthesize --output RUN --thresholds [--json] [--section.option VALUE ...]
        gve evaluate --config FILE --check
        gve train --config FILE --plan [--json]
-       gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--filter JSON] [--group_by video] [--url URL]
+       gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--only URI] [--after TIME] [--before TIME]
+                  [--filter JSON] [--group_by video] [--url URL]
        gve mcp [--url URL]
        gve export RUN --form webdataset|datasets --output FOLDER [--tasks T2V,V2V] [--shard_pairs N]
        gve diagnose [results.csv ...] [--models a,b] [--baselines] [--json]
@@ -142,6 +143,20 @@ def search(args: Sequence[str]) -> int:
     parser.add_argument("--video", type=_local, metavar="FILE")
     parser.add_argument("--top_k", "--top-k", type=int, default=10)
     parser.add_argument("--filter", type=json.loads, help='e.g. \'{"duration": {"gte": 10}}\'')
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="URI",
+        help="search only in this video, as a hit names it; repeat it for several",
+    )
+    for name, limits in (("--after", "begin at or after"), ("--before", "end at or before")):
+        parser.add_argument(
+            name,
+            type=_seconds,
+            metavar="TIME",
+            help=f"find only moments that {limits} this time of their video: seconds, 10:00 or 1:02:03",
+        )
     parser.add_argument("--instruction", help="a sentence that says what should match")
     parser.add_argument("--model", help="name of a served model; the default is the first one with an index")
     parser.add_argument(
@@ -186,7 +201,7 @@ def search(args: Sequence[str]) -> int:
     _log_if(verbose)
     try:
         hits = Client(url, key=key).search(**query)
-    except (ServiceError, OSError) as error:
+    except (ServiceError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if not to_json:
@@ -473,6 +488,19 @@ def _local(path: str) -> Path:
     from gve_ray.config import expand_home
 
     return Path(expand_home(path))
+
+
+def _seconds(time: str) -> float:
+    """Return the seconds of a time, an argument, that is written as s, m:ss or h:mm:ss."""
+    import argparse
+
+    try:
+        parts = [float(part) for part in time.split(":")]
+    except ValueError:
+        parts = [-1.0]
+    if len(parts) > 3 or not all(0 <= part < float("inf") for part in parts):
+        raise argparse.ArgumentTypeError(f"{time!r} is not a time; write seconds, 10:00 or 1:02:03")
+    return sum(part * 60**power for power, part in enumerate(reversed(parts)))
 
 
 def has_cluster() -> bool:

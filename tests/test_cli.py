@@ -133,3 +133,15 @@ def test_a_missing_input_is_reported_before_ray_starts(
     assert cli.main(args) == 2
     assert "nowhere'" in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("time,seconds", [("90", 90.0), ("10:00", 600.0), ("1:02:03.5", 3723.5)])
+def test_times(time: str, seconds: float) -> None:
+    assert cli._seconds(time) == seconds
+
+
+@pytest.mark.parametrize("time", ["soon", "", "1:-2", "1:2:3:4", "inf"])
+def test_no_times(time: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["search", "a ball", "--after", time])
+    assert f"--after: {time!r} is not a time; write seconds" in capsys.readouterr().err

@@ -41,13 +41,18 @@ class Client:
         group_by: str | None = None,
         min_confidence: float | None = None,
         rerank: bool = True,
+        only: Sequence[str] = (),
+        after: float | None = None,
+        before: float | None = None,
     ) -> list[dict[str, Any]]:
         """Return hits, best first, as the service sends them.
 
         overlapping: also those that overlap a better one of the same video. by: what is searched; None for
         the service's default. group_by: "video" for each video once. min_confidence: of hits that are
         `confident`; None for the service's default. rerank: whether the best hits of a text are reranked, if
-        the service has a reranker. Raises ServiceError, or OSError if a file cannot be read.
+        the service has a reranker. only: URIs of videos, as hits have them, to search in. after, before: seconds
+        in the video; only segments that lie between them are found. Raises ServiceError, OSError if a file cannot
+        be read, or ValueError if `filter` has a condition of `only`, `after` or `before`, too.
         """
         fields: dict[str, Any] = {
             "text": text,
@@ -60,8 +65,8 @@ class Client:
             "min_confidence": None if min_confidence is None else str(min_confidence),
             "rerank": None if rerank else "false",
         }
-        if filter is not None:
-            fields["filter"] = json.dumps(filter)
+        if narrowed := _narrowed(filter, only, after, before):
+            fields["filter"] = json.dumps(narrowed)
         # Fields are sent as files without a name, so that the body is multipart even without a
         # file.
         parts: list[tuple[str, Any]] = [
@@ -111,3 +116,22 @@ class Client:
         except (ValueError, KeyError, TypeError):
             message = response.text[:300]
         raise ServiceError(f"{self._http.base_url}: HTTP {response.status_code}: {message}")
+
+
+def _narrowed(
+    filter: Mapping[str, Any] | None, only: Sequence[str], after: float | None, before: float | None
+) -> dict[str, Any]:
+    """Return a filter with the conditions of `Client.search` on videos and times. Raises ValueError."""
+    narrowed = dict(filter or {})
+    conditions = {
+        "only": ("uri", list(only) or None),
+        "after": ("start", None if after is None else {"gte": after}),
+        "before": ("end", None if before is None else {"lte": before}),
+    }
+    for option, (field, condition) in conditions.items():
+        if condition is None:
+            continue
+        if field in narrowed:
+            raise ValueError(f"{option}: the filter has a condition on {field}, too; give only one of them")
+        narrowed[field] = condition
+    return narrowed

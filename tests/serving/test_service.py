@@ -199,6 +199,10 @@ def test_gve_search(server: Service, files: dict[str, bytes], tmp_path: Path) ->
     assert lines[0].split()[-1] == server.heldout.videos[3]
     table = subprocess.run([*command, "--csv"], capture_output=True, text=True, timeout=120, check=True)
     assert next(csv.DictReader(io.StringIO(table.stdout)))["uri"] == server.heldout.videos[3]
+    uri = server.heldout.videos[5]
+    narrow = [*command, "--only", uri, "--before", "1:00:00", "--min_confidence", "0"]
+    done = subprocess.run(narrow, capture_output=True, text=True, timeout=120, check=True)
+    assert [line.split()[-1] for line in done.stdout.splitlines()] == [uri]
     wrong = subprocess.run([*command, "--filter", '{"a": 1}'], capture_output=True, text=True, timeout=120)
     assert (wrong.returncode, wrong.stdout) == (1, "")
     assert "HTTP 400: filter 'a': no such field" in wrong.stderr

@@ -35,6 +35,16 @@ export const MESSAGES = {
   "{\"field\": value} with {names}": { de: "{\"Feld\": Wert} mit {names}", zh: "{\"字段\": 值}，字段为 {names}" },
   "Fields: {fields}.": { de: "Felder: {fields}.", zh: "字段：{fields}。" },
 
+  "After": { de: "Nach", zh: "起始时间" },
+  "Before": { de: "Vor", zh: "结束时间" },
+  "in the video, as minutes and seconds": { de: "im Video, als Minuten und Sekunden", zh: "视频中的时间，分:秒" },
+  "{text} is not a time. Write it as 10:00 or 1:02:03.": {
+    de: "{text} ist keine Zeit. Bitte als 10:00 oder 1:02:03 schreiben.", zh: "{text} 不是时间，请写成 10:00 或 1:02:03。" },
+  "After {time}": { de: "Nach {time}", zh: "{time} 之后" },
+  "Before {time}": { de: "Vor {time}", zh: "{time} 之前" },
+  "Only in {name}": { de: "Nur in {name}", zh: "仅在 {name} 中" },
+  "one video": { de: "einem Video", zh: "一个视频" },
+
   // index.html: below the form
   "Say it": { de: "Beschreiben", zh: "用文字描述" },
   "What is seen, where, in which order. Whole sentences work best.": {
@@ -60,6 +70,7 @@ export const MESSAGES = {
   "move": { de: "bewegen", zh: "移动" },
   "open": { de: "öffnen", zh: "打开" },
   "more like this": { de: "mehr davon", zh: "更多类似" },
+  "only in this video": { de: "nur in diesem Video", zh: "仅在此视频中" },
   "close": { de: "schließen", zh: "关闭" },
   "Drop an image or a clip to search with it": {
     de: "Ein Bild oder einen Clip ablegen, um damit zu suchen", zh: "放下图片或短片即可用它搜索" },
@@ -67,6 +78,9 @@ export const MESSAGES = {
   // A card, and the dialog with one moment
   "More like this": { de: "Mehr davon", zh: "更多类似" },
   "More like this: {name}": { de: "Mehr davon: {name}", zh: "更多类似：{name}" },
+  "More actions": { de: "Weitere Aktionen", zh: "更多操作" },
+  "More actions: {name}": { de: "Weitere Aktionen: {name}", zh: "更多操作：{name}" },
+  "Only in this video": { de: "Nur in diesem Video", zh: "仅在此视频中" },
   "Also at": { de: "Auch bei", zh: "另见" },
   "How likely it is that this is no coincidence": {
     de: "Wie wahrscheinlich es ist, dass dies kein Zufall ist", zh: "这不是巧合的可能性" },

@@ -16,8 +16,9 @@ const hits = new WeakMap(); // by card
 let previewed = null; // {card, timer, media}: the card that is playing or about to play
 let opened = null; // {hit, media}: the hit in the dialog and its media element
 
-/** Make a card of the grid. rank: from 1. frames: number of frames in a strip. moreLike: called with the hit. */
-export function makeCard(hit, rank, frames, moreLike) {
+/** Make a card of the grid. rank: from 1. frames: number of frames in a strip. actions: {moreLike, onlyIn}, called
+ *  with a hit. */
+export function makeCard(hit, rank, frames, actions) {
   const card = byId("card").content.firstElementChild.cloneNode(true);
   const part = (name) => card.querySelector(`.${name}`);
   const name = fileName(hit.uri);
@@ -32,30 +33,33 @@ export function makeCard(hit, rank, frames, moreLike) {
   part("likelihood").textContent = likelihood(hit);
   part("score").textContent = number(hit.score, 2);
   part("was").textContent = formerRank(hit, rank);
-  part("more").setAttribute("aria-label", t("More like this: {name}", { name: `${name}, ${spokenSpan(hit)}` }));
-  part("more").onclick = () => moreLike(hit);
+  const called = `${name}, ${spokenSpan(hit)}`;
+  part("more").setAttribute("aria-label", t("More like this: {name}", { name: called }));
+  part("more").onclick = () => actions.moreLike(hit);
+  part("menu").querySelector("summary").setAttribute("aria-label", t("More actions: {name}", { name: called }));
+  part("only").onclick = () => actions.onlyIn(hit);
   const open = part("open");
   const score = t("score {score}", { score: number(hit.score, 2) });
-  const label = [name, spokenSpan(hit), likelihood(hit), score, formerRank(hit, rank)];
+  const label = [called, likelihood(hit), score, formerRank(hit, rank)];
   open.setAttribute("aria-label", label.filter(Boolean).join(", "));
-  open.onclick = () => openMoment(hit, moreLike);
+  open.onclick = () => openMoment(hit, actions);
   open.onfocus = () => open.matches(":focus-visible") && startPreview(card, 0);
   open.onblur = stopPreview;
   open.onpointerenter = ({ pointerType }) => pointerType !== "touch" && startPreview(card, HOVER_MS);
   open.onpointerleave = stopPreview;
   scrub(card, hit.links.strip, frames);
   part("further").hidden = !hit.moments?.length;
-  part("further").append(...(hit.moments ?? []).map((other) => furtherMoment(other, moreLike)));
+  part("further").append(...(hit.moments ?? []).map((other) => furtherMoment(other, actions)));
   return card;
 }
 
 /** A button that opens a further moment of the film of a card. */
-function furtherMoment(hit, moreLike) {
+function furtherMoment(hit, actions) {
   const button = document.createElement("button");
   button.type = "button";
   button.textContent = span(hit);
   button.setAttribute("aria-label", `${fileName(hit.uri)}, ${spokenSpan(hit)}`);
-  button.onclick = () => openMoment(hit, moreLike);
+  button.onclick = () => openMoment(hit, actions);
   return button;
 }
 
@@ -213,7 +217,7 @@ function scrub(card, url, frames) {
   open.addEventListener("pointerleave", () => card.classList.remove("scrubbing"));
 }
 
-function openMoment(hit, moreLike) {
+function openMoment(hit, actions) {
   stopPreview();
   const mine = (opened = { hit, media: null });
   const video = makeVideo(hit, () => video.pause(), async () => {
@@ -225,7 +229,8 @@ function openMoment(hit, moreLike) {
   byId("moment-file").textContent = fileName(hit.uri);
   byId("moment-caption").textContent = hit.metadata.caption ?? "";
   showQuote(byId("moment-quote"), hit.words);
-  byId("moment-more").onclick = () => moreLike(hit);
+  byId("moment-more").onclick = () => actions.moreLike(hit);
+  byId("moment-only").onclick = () => actions.onlyIn(hit);
   byId("replay").onclick = () => playFrom(video, hit.start);
   byId("facts").replaceChildren(...facts(hit).flatMap(([name, value]) => [line("dt", name), line("dd", value)]));
   byId("download").href = fileOf(hit);
@@ -322,6 +327,16 @@ function facts(hit) {
   return rows.filter(([, value]) => value !== null && value !== undefined);
 }
 
+// A menu closes as soon as something else is used.
+for (const type of ["click", "focusin", "keydown"]) {
+  document.addEventListener(type, ({ key, target }) => {
+    for (const menu of document.querySelectorAll(".menu[open]")) {
+      if (menu.contains(target) && key !== "Escape") continue;
+      if (menu.contains(target)) menu.querySelector("summary").focus();
+      menu.open = false;
+    }
+  });
+}
 byId("moment-close").onclick = () => dialog.close();
 dialog.addEventListener("click", ({ target }) => target === dialog && dialog.close()); // a click outside the content
 dialog.addEventListener("close", () => {

@@ -3,6 +3,7 @@
 // of the address, so that it can be linked and Back works; its files are kept only while the page is open.
 
 import { number, plural, t } from "./language.js";
+import * as filters from "./filter.js";
 import { isOpen, makeCard, momentAt, stopAll } from "./moments.js";
 import { Refused, ask } from "./server.js";
 import { bytes, fileName, span } from "./words.js";
@@ -72,8 +73,9 @@ function restore(trouble) {
     if (field.selectedIndex < 0) field.selectedIndex = 0; // an option that does not exist
   }
   like = query.like ? (history.state?.like ?? { id: query.like, name: t("one moment") }) : null;
+  filters.setFilter(query.filter);
+  filters.showFilter(false);
   setFiles(filesOf.get(kept) ?? {});
-  showFilter(Boolean(query.filter));
   describeModel();
   stopAll();
   if (kept && !filesOf.has(kept)) {
@@ -88,6 +90,7 @@ function restore(trouble) {
 
 /** Run the search of the form as a new history entry. */
 function submit({ focus = false } = {}) {
+  if (filters.hasWrongTime()) return;
   if (form.text.value.trim() || attached.image || attached.video) setLike(null);
   const query = readForm();
   if (!query.text && !like && !attached.image && !attached.video) {
@@ -113,6 +116,14 @@ function moreLike(hit) {
   form.text.value = "";
   setFiles({});
   setLike({ id: hit.id, name: `${fileName(hit.uri)}, ${span(hit)}`, poster: hit.links.poster });
+  stopAll();
+  scrollTo({ top: 0 });
+  submit({ focus: true });
+}
+
+function onlyIn(hit) {
+  filters.onlyIn([hit]);
+  showChips();
   stopAll();
   scrollTo({ top: 0 });
   submit({ focus: true });
@@ -169,10 +180,18 @@ function showChips() {
       chips.push(chip(attachment.file.name || t("Pasted image"), picture(tag, attachment.url), () => setFiles(others)));
     }
   }
+  const hasFiles = chips.length > 0;
+  for (const { name, remove } of filters.conditions()) {
+    chips.push(chip(name, null, () => {
+      remove();
+      showChips();
+      resubmit();
+    }));
+  }
   byId("chips").replaceChildren(...chips);
   byId("chips").hidden = !chips.length;
   form.instruction.disabled = Boolean(like); // an instruction applies to text and files only
-  const besideFiles = chips.length ? "Add words, or just search" : "Describe what happens in it";
+  const besideFiles = hasFiles ? "Add words, or just search" : "Describe what happens in it";
   form.text.placeholder = t(like ? "Or describe another" : besideFiles);
 }
 
@@ -209,7 +228,7 @@ async function search({ focus = false } = {}) {
   document.title = [text || like?.name, t("Find a moment")].filter(Boolean).join(" · ");
   show("results");
   results.setAttribute("aria-busy", "true");
-  complainOfFilter("");
+  filters.complainOfFilter("");
   say(t("Searching…"));
   const began = performance.now();
   try {
@@ -263,7 +282,8 @@ const isLikely = (hit) => hit.confident !== false;
 
 function showHits({ model, data }, filter) {
   const frames = models.find(({ id }) => id === model)?.index.strip_frames ?? 1;
-  const cards = data.map((hit, i) => makeCard(hit, i + 1, frames, moreLike));
+  const cards = data.map((hit, i) => makeCard(hit, i + 1, frames, { moreLike, onlyIn }));
+  if (filters.rememberNames(data)) showChips();
   const weak = cards.filter((_, i) => !isLikely(data[i]));
   for (const card of weak) card.hidden = true;
   results.replaceChildren(...cards);
@@ -295,20 +315,8 @@ function complain(error) {
   const ofFilter = /^filter\b/.test(error.param);
   say(ofFilter ? t("The filter cannot be used. The message next to it says what to change.") : error.message, true);
   if (!ofFilter) return;
-  complainOfFilter(error.message);
+  filters.complainOfFilter(error.message);
   form.filter.focus();
-}
-
-function complainOfFilter(message) {
-  if (message) showFilter(true);
-  byId("filter-error").textContent = message;
-  byId("filter-error").hidden = !message;
-  form.filter.setAttribute("aria-invalid", String(Boolean(message)));
-}
-
-function showFilter(shown) {
-  byId("filter-line").hidden = !shown;
-  byId("filter-toggle").setAttribute("aria-expanded", String(shown));
 }
 
 function show(part) {
@@ -324,13 +332,11 @@ byId("search").addEventListener("submit", (event) => {
 });
 for (const field of [form.instruction, form.top_k, form.by, form.group_by, form.model]) field.addEventListener("change", resubmit);
 form.model.addEventListener("change", describeModel);
-byId("filter-toggle").onclick = () => {
-  showFilter(byId("filter-line").hidden);
-  if (!byId("filter-line").hidden) form.filter.focus();
-};
+filters.setUp(showChips);
 byId("unfilter").onclick = () => {
-  form.filter.value = "";
-  showFilter(false);
+  filters.setFilter("");
+  filters.showFilter(false);
+  showChips();
   submit();
 };
 byId("file").addEventListener("change", ({ target }) => {
@@ -370,6 +376,8 @@ document.addEventListener("keydown", (event) => {
     form.text.focus();
   } else if (key === "m" && !typing && momentAt(target)) {
     moreLike(momentAt(target));
+  } else if (key === "v" && !typing && momentAt(target)) {
+    onlyIn(momentAt(target));
   } else if (!isOpen() && key.startsWith("Arrow") && (at >= 0 || (target === form.text && key === "ArrowDown"))) {
     const columns = cards.filter((card) => card.offsetTop === cards[0].offsetTop).length;
     const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[key];

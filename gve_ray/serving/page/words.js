@@ -23,6 +23,12 @@ export function bytes(n) {
   return number(size, 1, { style: "unit", unit });
 }
 
+/** The seconds of a time written as s, m:ss or h:mm:ss; NaN if it is written otherwise. */
+export function secondsOf(time) {
+  const parts = /^(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)$/.exec(time)?.slice(1);
+  return parts ? parts.reduce((sum, part) => 60 * sum + Number(part ?? 0), 0) : NaN;
+}
+
 /** Seconds as m:ss, or h:mm:ss. */
 export function clock(seconds) {
   const whole = Math.round(seconds);

@@ -1,0 +1,91 @@
+"""Searches of the page that are more than a text: within videos and times, and composed of several parts."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import expect
+
+from tests.serving.conftest import VIDEOS
+from tests.serving.pages import Visitor, answered, names, page_test, query_of, search
+
+pytestmark = page_test
+
+
+def test_only_in_a_video(visitor: Visitor, target: dict[str, Any], moments: list[dict[str, Any]]) -> None:
+    """With the keyboard alone: by the menu of a card, and by the key v."""
+    page = visitor.open()
+    search(page, target["text"])
+    first = page.locator(".card").first
+    first.locator("summary").focus()
+    page.keyboard.press("Enter")
+    only = first.get_by_role("button", name="Only in this video")
+    expect(only).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(only).to_be_hidden()
+    expect(first.locator("summary")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(only).to_be_focused()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**filter=**")
+    answered(page)
+    (hit,) = [hit for hit in moments if hit["uri"] == target["uri"]]
+    assert query_of(page) == {
+        "text": target["text"],
+        "filter": json.dumps({"video_id": [hit["metadata"]["video_id"]]}, separators=(",", ":")),
+    }
+    assert names(page) == [target["name"]]
+    linked = visitor.open(page.url.removeprefix(visitor.url))
+    expect(linked.locator(".chip .name")).to_have_text(f"Only in {target['name']}")
+    assert names(linked) == [target["name"]]
+    page.get_by_role("button", name=f"Remove Only in {target['name']}").click()
+    expect(page.locator(".card")).to_have_count(VIDEOS)
+    assert query_of(page) == {"text": target["text"]}
+    expect(page.locator(".chip")).to_have_count(0)
+    page.go_back()
+    expect(page.locator(".card")).to_have_count(1)
+    page.go_back()
+    expect(page.locator(".card")).to_have_count(VIDEOS)
+    page.locator(".card .open").nth(4).focus()
+    other = names(page)[4]
+    page.keyboard.press("v")
+    expect(page.locator(".chip .name")).to_have_text(f"Only in {other}")
+    answered(page)
+    assert names(page) == [other]
+
+
+def test_before_and_after_a_time(visitor: Visitor, moments: list[dict[str, Any]]) -> None:
+    page = visitor.open()
+    search(page, "anything")
+    page.get_by_role("button", name="Filter", exact=True).click()
+    seconds = int(sorted(hit["end"] for hit in moments)[VIDEOS // 2])
+    page.get_by_label("Before", exact=True).fill(f"0:{seconds:02d}")
+    page.keyboard.press("Enter")
+    expect(page.locator(".chip .name")).to_have_text(f"Before 0:{seconds:02d}")
+    expected = {Path(hit["uri"]).name for hit in moments if hit["end"] <= seconds}
+    assert 0 < len(expected) < VIDEOS
+    expect(page.locator(".card")).to_have_count(len(expected))
+    assert set(names(page)) == expected
+    assert json.loads(query_of(page)["filter"]) == {"end": {"lte": seconds}}
+    page.get_by_label("After", exact=True).fill("1:02:03")
+    page.keyboard.press("Enter")
+    expect(page.locator(".chip .name")).to_have_text([f"Before 0:{seconds:02d}", "After 1:02:03"])
+    expect(page.get_by_role("heading", name="No moment matches")).to_be_visible()
+    assert json.loads(query_of(page)["filter"]) == {"end": {"lte": seconds}, "start": {"gte": 3723}}
+    before = page.url
+    page.get_by_label("After", exact=True).fill("soon")
+    page.keyboard.press("Enter")
+    expect(page.locator("#filter-error")).to_have_text("soon is not a time. Write it as 10:00 or 1:02:03.")
+    assert page.url == before
+    page.get_by_label("After", exact=True).fill("")
+    page.keyboard.press("Enter")
+    expect(page.locator(".card")).to_have_count(len(expected))
+    page.get_by_label("Filter, as JSON").fill(
+        '{"width": {"gt": 1, "ne": 5}, "caption": null, "segment": [0, 1]}'
+    )
+    page.keyboard.press("Tab")
+    expect(page.locator(".chip .name")).to_have_text(
+        ["width > 1", "width ≠ 5", re.compile("^caption = "), "segment = 0, 1"]
+    )
