@@ -3,6 +3,7 @@
 An `Item` is the input of the embedder: any mix of video, image and text. The media of an item are
 either in memory (`Frames`) or given by a reference: a path, a URI of pyarrow or fsspec, or an asset
 reference `asset://<video_id>/video | frame/<i> | clip/<i>` to frames stored in assets.lance.
+Embeddings may be cut to their first dimensions (`truncated`).
 """
 
 from dataclasses import dataclass
@@ -252,3 +253,17 @@ ANNOTATION_SCHEMA = pa.schema(
         ("shot", SHOT_TYPE),  # copied from assets.lance
     ]
 )
+
+
+def truncated(vectors: np.ndarray, dimension: int) -> np.ndarray:
+    """Return the first dimensions with unit norm, float32 [n, dimension] (Matryoshka).
+
+    vectors: float32 [n, d]. A vector of zeros stays as it is. Raises ValueError if d is smaller.
+    """
+    if vectors.shape[1] < dimension:
+        raise ValueError(f"dimension={dimension}: the vectors of this model have {vectors.shape[1]}")
+    if vectors.shape[1] == dimension:
+        return vectors
+    head = vectors[:, :dimension]
+    norms = np.linalg.norm(head, axis=1, keepdims=True)
+    return np.asarray(head / np.where(norms > 0, norms, 1.0), dtype=np.float32)

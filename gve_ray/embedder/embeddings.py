@@ -12,20 +12,6 @@ def ignore(items: int) -> None:
     """Do nothing with the number of items that are done."""
 
 
-def truncated(vectors: np.ndarray, dimension: int) -> np.ndarray:
-    """Return the first dimensions with unit norm, float32 [n, dimension] (Matryoshka).
-
-    vectors: float32 [n, d]. A vector of zeros stays as it is. Raises ValueError if d is smaller.
-    """
-    if vectors.shape[1] < dimension:
-        raise ValueError(f"dimension={dimension}: the vectors of this model have {vectors.shape[1]}")
-    if vectors.shape[1] == dimension:
-        return vectors
-    head = vectors[:, :dimension]
-    norms = np.linalg.norm(head, axis=1, keepdims=True)
-    return np.asarray(head / np.where(norms > 0, norms, 1.0), dtype=np.float32)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Embeddings:
     """The embeddings of n items, in the order of the items.

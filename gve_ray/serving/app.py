@@ -15,8 +15,8 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from gve_ray import __version__
-from gve_ray.embedder.embeddings import truncated
 from gve_ray.errors import shortened
+from gve_ray.schema import truncated
 from gve_ray.search import Moment
 from gve_ray.serving.batcher import Caller
 from gve_ray.serving.errors import ApiError

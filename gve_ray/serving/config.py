@@ -117,8 +117,9 @@ class ServedModel:
     max_batch_tokens: approximate number of tokens in one batch of waiting requests.
     max_request_tokens: approximate number of tokens of one request; a larger one is refused with
     413. max_client_tokens: approximate number of tokens of all waiting requests from one address
-    per replica; more are refused with 429. max_ongoing: concurrent requests per replica.
-    max_queued: requests that may wait for a replica; more are refused with 503.
+    per replica; more are refused with 429. cached_queries: number of texts whose vectors each replica
+    keeps, so that a query that repeats does not need the model; 0 keeps none. max_ongoing: concurrent
+    requests per replica. max_queued: requests that may wait for a replica; more are refused with 503.
     """
 
     name: str
@@ -132,6 +133,7 @@ class ServedModel:
     max_batch_tokens: int = number(8192, at_least=1)
     max_request_tokens: int = number(1 << 20, at_least=1)  # 2,048 texts of 1,500 characters
     max_client_tokens: int = number(4 << 20, at_least=1)
+    cached_queries: int = number(4096, at_least=0)
     max_ongoing: int = number(128, at_least=1)
     max_queued: int = number(256, at_least=1)
     replicas: ReplicasConfig = field(default_factory=ReplicasConfig)

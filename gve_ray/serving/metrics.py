@@ -52,8 +52,11 @@ class ModelMetrics:
     """Metrics of a model replica; implements `gve_ray.serving.batcher.BatchObserver`."""
 
     def __init__(self) -> None:
-        from ray.serve.metrics import Gauge, Histogram
+        from ray.serve.metrics import Counter, Gauge, Histogram
 
+        self._lookups = Counter(
+            "gve_model_lookups", "Single texts, by whether their vector was kept", tag_keys=("result",)
+        )
         self._waiting = Gauge("gve_model_waiting", "Requests with items that wait for the model")
         self._seconds = Histogram(
             "gve_model_batch_seconds", "Time of a batch in the model", boundaries=_SECONDS
@@ -61,6 +64,10 @@ class ModelMetrics:
         self._tokens = Histogram(
             "gve_model_batch_tokens", "Tokens of a batch, about, before padding", boundaries=_TOKENS
         )
+
+    def looked_up(self, *, was_kept: bool) -> None:
+        """Count one search for the vector of a text among those that are kept."""
+        self._lookups.inc(tags={"result": "hit" if was_kept else "miss"})
 
     def waiting(self, count: int) -> None:
         """Record how many requests are waiting."""

@@ -36,6 +36,7 @@ from gve_ray.serving.config import ServedModel
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.live_library import LiveLibrary
 from gve_ray.serving.metrics import ModelMetrics
+from gve_ray.serving.query_cache import QueryCache
 
 log = logging.getLogger(__name__)
 
@@ -135,12 +136,14 @@ class Retriever:
             raise ValueError(
                 f"models.{served.name}.dimensions={served.dimensions}: its vectors have {self._dimension}"
             )
+        self._metrics = ModelMetrics()
+        self._cache = QueryCache(served.cached_queries)
         self._batcher = TokenBatcher(
             self._model.embed,
             max_tokens=served.max_batch_tokens,
             max_request_tokens=served.max_request_tokens,
             max_client_tokens=served.max_client_tokens,
-            observer=ModelMetrics(),
+            observer=self._metrics,
         )
 
     def __del__(self) -> None:
@@ -196,10 +199,12 @@ class Retriever:
         for item in items:
             if why := self._model.refuses(item):
                 raise ApiError(400, f"{self._served.name}: {why}", param="content")
-        try:
-            embeddings = await self._batcher.embed(items, caller)
-        except ValueError as error:
-            raise ApiError(400, str(error), param="input") from error
+        embeddings = self._cache.get(items)
+        if self._cache.takes(items):
+            self._metrics.looked_up(was_kept=embeddings is not None)
+        if embeddings is None:
+            embeddings = await self._run_model(items, caller)
+            self._cache.put(items, embeddings)
         if not cut and embeddings.cut.any():
             at = int(np.flatnonzero(embeddings.cut)[0])
             raise ApiError(
@@ -209,6 +214,13 @@ class Retriever:
                 param="input",
                 code="context_length_exceeded",
             )
+        return embeddings
+
+    async def _run_model(self, items: Sequence[Item], caller: Caller) -> Embeddings:
+        try:
+            embeddings = await self._batcher.embed(items, caller)
+        except ValueError as error:
+            raise ApiError(400, str(error), param="input") from error
         if not np.isfinite(embeddings.vectors).all():
             raise ApiError(500, NOT_FINITE[1], code=NOT_FINITE[0])
         return embeddings

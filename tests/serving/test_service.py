@@ -130,6 +130,32 @@ def test_an_empty_assistant_turn_changes_nothing(http: httpx.Client, embedder: E
     assert float(vector @ expected.vectors[0]) >= 0.9999
 
 
+def test_a_query_that_repeats_gets_the_same_answer_without_the_model(http: httpx.Client) -> None:
+    def lookups(result: str) -> float:
+        pattern = rf'(?m)^ray_gve_model_lookups_total{{.*result="{result}".*}} (\S+)'
+        return sum(float(value) for value in re.findall(pattern, http.get("/metrics").text))
+
+    hits = lookups("hit")
+    bodies = [{"input": "a red ball that nobody has asked for", "encoding_format": "base64"}] * 3
+    answers = [http.post("/v1/embeddings", json=body).json() for body in bodies]
+    assert answers[0] == answers[1] == answers[2]
+    search = {"content": "a red ball that nobody has asked for", "top_k": 3}
+    found = [http.post("/v1/search", json=search).json() for _ in range(2)]
+    assert found[0] == found[1]
+    wait_until(lambda: lookups("hit") == hits + 4)  # the agents publish every few seconds
+    assert lookups("miss") >= 1
+
+
+def test_a_text_above_the_limit_is_refused_after_it_was_truncated(http: httpx.Client) -> None:
+    body = {"input": "ball " * 20_000}
+    answers = [
+        http.post("/v1/embeddings", json=body | {"truncate_prompt_tokens": -1}),
+        http.post("/v1/embeddings", json=body),
+    ]
+    assert [answer.status_code for answer in answers] == [200, 400]
+    assert answers[1].json()["error"]["code"] == "context_length_exceeded"
+
+
 def test_a_thousand_texts_in_one_call(server: Service, embedder: Embedder) -> None:
     """This is the default batch of LangChain. LiteLLM adds a null field."""
     texts = [f"ball {i}" for i in range(1000)]
@@ -329,7 +355,7 @@ def test_metrics_of_all_nodes(http: httpx.Client) -> None:
     expected = set(re.findall(r"\bray_(?:serve|gve_request|gve_model)\w+", dashboard))
     wait_until(lambda: expected <= set(re.findall(r"(?m)^(\w+)", http.get("/metrics").text)))
     text = http.get("/metrics").text
-    assert len(expected) == 7
+    assert len(expected) == 8
     assert "# TYPE ray_gve_request_seconds histogram" in text
     assert any(
         line.startswith("ray_gve_requests") and 'route="/v1/' in line and 'status="200"' in line

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gve_ray.embedder.backends.backend import Backend
-from gve_ray.embedder.embeddings import Embeddings, Finished, ignore, truncated
-from gve_ray.schema import Item
+from gve_ray.embedder.embeddings import Embeddings, Finished, ignore
+from gve_ray.schema import Item, truncated
 
 
 class TruncatedBackend(Backend):

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from gve_ray.embedder.embeddings import truncated
 from gve_ray.evaluation.config import SmallerVectors
+from gve_ray.schema import truncated
 
 _LARGEST_CODE = 127
 
