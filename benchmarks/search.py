@@ -1,11 +1,13 @@
-"""Compare approximate search on disk with exact search in memory: recall, latency, build time.
+"""Compare approximate search with exact search in memory: recall, latency, build time, size.
 
-    python benchmarks/search.py [--sizes 10000 100000] [--million] [--dimension 256] [--structures IVF_RQ IVF_PQ]
+    python benchmarks/search.py [--sizes 10000 100000] [--million] [--dimension 256] [--kinds faiss:SQ lance:IVF_RQ]
 
-Vectors are synthetic: unit vectors in clusters of 100, so that each query has about a hundred rows
-at a similar distance, as with real embeddings of near-identical moments. Queries are vectors with
-noise. All indexes answer one query at a time. In the filtered measurements, one row in 10 passes
-the filter. Prints one JSON object.
+A kind is `kind:structure` or `kind:structure:prefix`, as in `IndexOptions`. Vectors are synthetic: unit
+vectors in clusters of 100, so that each query has about a hundred rows at a similar distance, as with
+real embeddings of near-identical moments. Queries are vectors with noise, none of which is in the
+index. All indexes answer one query at a time. In the filtered measurements, one row in 10, or one in 100,
+passes the filter. `codes_mb` is what an index in memory holds instead of the vectors. Prints one JSON
+object.
 """
 
 import argparse
@@ -22,7 +24,11 @@ import numpy as np
 from gve_ray.search import Hit, IndexOptions, IndexSpec, VectorIndex, create_index, open_index
 
 K = 10
-SHARE = 10  # one in this many rows passes the filter
+PARTS = 100  # one in this many rows has each value of the field `part`
+FILTERS = {"all": None, "a tenth": {"part": list(range(10))}, "a hundredth": {"part": 3}}
+KINDS = [
+    "faiss:SQ", "faiss:RQ", "faiss:SQ:64", "faiss:IVF_SQ", "faiss:IVF_RQ", "faiss:HNSW_SQ", "lance:IVF_RQ",
+]  # fmt: skip
 BATCH = 8192
 
 
@@ -51,26 +57,33 @@ def fill(folder: Path, vectors: np.ndarray, options: IndexOptions) -> tuple[Vect
     for start in range(0, len(vectors), BATCH):
         part = vectors[start : start + BATCH]
         numbers = range(start, start + len(part))
-        index.add([f"{i:09d}" for i in numbers], part, [{"part": i % SHARE} for i in numbers])
+        index.add([f"{i:09d}" for i in numbers], part, [{"part": i % PARTS} for i in numbers])
     added = time.perf_counter()
     index.save()
     index.close()
     seconds = {"add_seconds": added - begun, "save_seconds": time.perf_counter() - added}
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    facts = {name: round(value, 2) for name, value in seconds.items()} | {"disk_mb": round(size / 1e6, 1)}
+    facts = {name: round(value, 2) for name, value in seconds.items()}
+    for name, pattern in (("disk_mb", "*"), ("codes_mb", "codes-*")):
+        size = sum(path.stat().st_size for path in folder.rglob(pattern) if path.is_file())
+        facts[name] = round(size / 1e6, 1)
     return open_index(folder), facts
 
 
 def ask(index: VectorIndex, queries: np.ndarray, **more: Any) -> tuple[list[list[Hit]], dict[str, float]]:
-    """Search the queries one by one after a warm-up, and return their hits and milliseconds."""
+    """Search the queries one by one after a warm-up, and return their hits and milliseconds.
+
+    cpu_ms: processor time of all threads, which depends less on other work on the machine.
+    """
     for query in queries[:3]:
         index.search(query[None], K, **more)
-    hits, spent = [], []
+    hits, spent, cpu = [], [], time.process_time()
     for query in queries:
         begun = time.perf_counter()
         hits += index.search(query[None], K, **more)
         spent.append((time.perf_counter() - begun) * 1000)
-    return hits, {f"p{p}_ms": round(float(np.percentile(spent, p)), 2) for p in (50, 95)}
+    cpu_ms = (time.process_time() - cpu) * 1000 / len(queries)
+    times = {f"p{p}_ms": float(np.percentile(spent, p)) for p in (50, 95)} | {"cpu_ms": cpu_ms}
+    return hits, {name: round(value, 2) for name, value in times.items()}
 
 
 def recall(found: Sequence[Sequence[Hit]], truth: Sequence[Sequence[Hit]]) -> float:
@@ -93,12 +106,19 @@ def measure(
         say(f"{len(vectors)} vectors: {name}")
         with tempfile.TemporaryDirectory() as folder:
             index, facts = fill(Path(folder), vectors, options)
-            for label, filter in (("all", None), ("filtered", {"part": 3})):
+            for label, filter in FILTERS.items():
                 hits, times = ask(index, queries, filter=filter)
                 facts[label] = {"recall_at_10": recall(hits, truth.setdefault(label, hits)), **times}
             index.close()
         results[name] = facts
     return results
+
+
+def options_of(name: str, **more: int) -> IndexOptions:
+    """Return the options of `kind:structure` or `kind:structure:prefix`."""
+    kind, structure, *prefix = name.split(":")
+    options: dict[str, Any] = {"kind": kind, "structure": structure, "approximate_from": 1000, **more}
+    return IndexOptions(**options, prefix=int(prefix[0]) if prefix else None)
 
 
 def main() -> None:
@@ -109,22 +129,17 @@ def main() -> None:
     parser.add_argument("--million", action="store_true", help="also measure 1,000,000 vectors")
     parser.add_argument("--dimension", type=int, default=256)
     parser.add_argument("--queries", type=int, default=100)
-    parser.add_argument("--structures", nargs="+", default=["IVF_RQ", "IVF_HNSW_SQ"])
+    parser.add_argument("--kinds", nargs="+", default=KINDS)
     parser.add_argument("--probes", type=int, default=IndexOptions().probes)
     parser.add_argument("--refine", type=int, default=IndexOptions().refine)
     args = parser.parse_args()
-    lance = {
-        structure: IndexOptions(
-            kind="lance", structure=structure, approximate_from=1000, probes=args.probes, refine=args.refine
-        )
-        for structure in args.structures
-    }
+    approximate = {name: options_of(name, probes=args.probes, refine=args.refine) for name in args.kinds}
     by_size = {}
     for size in [*args.sizes, *([1_000_000] if args.million else [])]:
         rng = np.random.default_rng(0)
         vectors = vectors_of(size, args.dimension, rng)
         queries = queries_of(vectors, args.queries, rng)
-        kinds = {"exact (faiss)": IndexOptions(), **{f"lance {name}": one for name, one in lance.items()}}
+        kinds = {"exact": IndexOptions(), **approximate}
         by_size[str(size)] = measure(vectors, queries, kinds, lambda text: print(text, file=sys.stderr))
     settings = {name: value for name, value in asdict(IndexOptions()).items() if name in ("cell",)}
     facts = {"dimension": args.dimension, "queries": args.queries, "k": K, "probes": args.probes,

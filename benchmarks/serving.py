@@ -7,11 +7,11 @@
 
 `text` and `video` send one text or one clip (as a data: URL) per call, and `repeated` sends one of a few
 texts. In the other cases no text occurs twice. `batch` sends --batch texts per call, which saturates the
-service; `saturation` is its best rate relative to the direct one. Direct calls have no concurrency.
-Rounds of direct and http are interleaved; while one is measured, the other is idle. Clips are held-out
-videos of the demo, decoded by the same reader in both cases. `cpu_ms` is the processor time of each
-process per item, which depends less on other work on the machine than rates do.
-Prints one JSON object.
+service; `saturation` is its best rate relative to the direct one. Direct calls have no concurrency;
+`p99_over_direct` compares with as many callers that take turns. Rounds of direct and http are
+interleaved; while one is measured, the other is idle. Clips are held-out videos of the demo, decoded by
+the same reader in both cases. `cpu_ms` is the processor time of each process per item, which depends
+less on other work on the machine than rates do. Prints one JSON object.
 """
 
 import argparse
@@ -126,6 +126,11 @@ def over_http(
     for process, seconds_so_far in cpu_seconds(processes).items():
         used[names.get(process, "others")] += seconds_so_far - before.get(process, 0.0)
     return total, spent, dict(used)
+
+
+def in_turn(spent: list[float], callers: int) -> np.ndarray:
+    """Return the seconds of each call if so many callers took turns, given those of calls in a row."""
+    return np.convolve(spent, np.ones(min(callers, len(spent))), mode="valid")
 
 
 def figures(size: int, rounds: list[Round]) -> dict[str, Any]:
@@ -244,6 +249,8 @@ def measure(
         base = measured["direct"]["items_per_second"]
         for key in map(str, args.clients):
             measured[key]["over_direct"] = round(measured[key]["items_per_second"] / base, 3)
+            turns = np.concatenate([in_turn(spent, int(key)) for _, spent, _ in rounds["direct"]]) * 1e3
+            measured[key]["p99_over_direct"] = round(measured[key]["p99_ms"] / np.percentile(turns, 99), 3)
         results[name] = measured
     if "batch" in results:
         results["saturation"] = max(results["batch"][str(c)]["over_direct"] for c in args.clients)

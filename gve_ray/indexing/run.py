@@ -24,7 +24,7 @@ import logging
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -62,6 +62,7 @@ from gve_ray.search.folder import FILE as INDEX_FILE
 from gve_ray.search.index import FieldType, Value, matrix_of
 from gve_ray.search.library import BACKGROUND, FIELDS, LibraryFacts, read_library, segment_store
 from gve_ray.search.library import FILE as LIBRARY_FILE
+from gve_ray.search.recall import recall_of
 from gve_ray.stage import REJECT_SCHEMA, StageCounts, run_stage
 from gve_ray.store import RunFolder, SharedFolder, Store, fingerprint
 from gve_ray.store.runfolder import filesystem, plain, write_atomically
@@ -74,6 +75,7 @@ _TRANSIENT = (
     "unreadable", "timeout", "crashed", "out_of_memory", "quarantined", "error", "changed", NOT_TRANSCRIBED,
 )  # fmt: skip
 _ROWS_AT_ONCE = 1024
+_SEARCHED = 100  # segments with which recall is measured
 _DEMO_MODELS = "package://demo/"
 _STAMP_THREADS = 16  # threads that read the files' modification times
 
@@ -83,8 +85,9 @@ class IndexResult:
     """The summary of a run.
 
     model: its name or folder. videos: counts by state. segments: counts of in, out, rejected and new
-    (embedded by this run). reasons: number of rejected videos by reason. kind: of the index.
-    not_transcribed: number of videos whose speech is missing. seconds: by step.
+    (embedded by this run). reasons: number of rejected videos by reason. kind: of the index. recall: of
+    the index, if it was changed and is approximate (`gve_ray.search.recall`). not_transcribed: number of
+    videos whose speech is missing. seconds: by step.
     """
 
     output: str
@@ -93,6 +96,7 @@ class IndexResult:
     segments: Mapping[str, int]
     reasons: Mapping[str, int]
     kind: str
+    recall: float | None
     not_transcribed: int
     seconds: Mapping[str, float]
 
@@ -114,6 +118,10 @@ class IndexResult:
             )
         spent = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())
         lines.append(f"index     {self.output} ({self.kind}); {spent}")
+        if self.recall is not None:
+            lines.append(
+                f"recall    {self.recall:.3f} of the 10 nearest segments are found (exact search: 1)"
+            )
         if self.model.startswith(_DEMO_MODELS):
             lines.append(
                 "note      the demo's model knows rendered shapes only: texts will not find real videos"
@@ -199,7 +207,7 @@ class _Run:
         catalog = [self._catalog_row(file, videos.get(file["version"]), segments, rejects) for file in files]
         states = Counter(compare(read_catalog(self._output), catalog).values())
         entries = self._entries(files, videos, segments)
-        name, seconds = self._fill(entries)
+        name, recall, seconds = self._fill(entries)
         self._write_background(entries)
         before = self._published()
         words = self._words.fill(files, entries, before)
@@ -220,6 +228,7 @@ class _Run:
             },
             reasons=dict(Counter(row["reason"] for row in catalog if row["reason"] is not None)),
             kind=self._config.search.kind,
+            recall=recall,
             not_transcribed=0 if transcribed is None else transcribed.n_rejected,
             seconds={
                 "probe": round(probed.seconds, 2),
@@ -313,12 +322,12 @@ class _Run:
                     entries[key] = {**shared, "segment": number, "start": start, "end": end}
         return entries
 
-    def _fill(self, entries: Mapping[str, dict[str, Value]]) -> tuple[str, float]:
+    def _fill(self, entries: Mapping[str, dict[str, Value]]) -> tuple[str, float | None, float]:
         """Change the index so that it has exactly the entries, and save it.
 
-        Returns the name of its folder, and the seconds it took. The present content is read from
-        the index and not from the catalog, which does not include a run that was killed after
-        saving.
+        Returns the name of its folder, its recall if it has changed, and the seconds it took. The
+        present content is read from the index and not from the catalog, which does not include a run
+        that was killed after saving.
         """
         started = time.monotonic()
         fields = {**FIELDS, **self._fields}
@@ -344,9 +353,12 @@ class _Run:
                     f"{self._output}/{name}: has {index.count()} segments instead of {len(entries)}; delete "
                     "this folder and run the job again"
                 )
+            recall = None
+            if (stale or new) and self._config.search.is_approximate(len(entries)):
+                recall = recall_of(index, _sample(entries, _SEARCHED), self._all_vectors(entries))
         finally:
             index.close()
-        return name, time.monotonic() - started
+        return name, recall, time.monotonic() - started
 
     def _open(self, name: str, fields: Mapping[str, FieldType], keys: Sequence[str]) -> VectorIndex:
         try:
@@ -384,12 +396,17 @@ class _Run:
         column = self._segments.take(keys, ["vector"]).column("vector")
         return matrix_of(column, len(column[0]))
 
+    def _all_vectors(self, keys: Collection[str]) -> Iterator[np.ndarray]:
+        for batch in self._segments.select(pa.array(sorted(keys)), ["vector"]):
+            column = pa.chunked_array([batch.column("vector")])
+            yield matrix_of(column, len(column[0]))
+
     def _write_background(self, entries: Mapping[str, dict[str, Value]]) -> None:
         """Write what the scores of queries are compared with, from a sample of the segments.
 
         It is written before library.json, so that an index is never published without it.
         """
-        keys = sorted(entries, key=lambda key: hashlib.sha256(key.encode()).digest())[:SAMPLE]
+        keys = _sample(entries, SAMPLE)
         background = background_of(self._vectors(keys), [str(entries[key]["fingerprint"]) for key in keys])
         if background is None:
             self._folder.remove(BACKGROUND)  # of an earlier run
@@ -447,6 +464,11 @@ class _Run:
                 except Exception as error:  # noqa: BLE001
                     log.warning("%s: its data outside the folder could not be deleted: %s", name, error)
                 self._folder.remove(name)
+
+
+def _sample(keys: Collection[str], size: int) -> list[str]:
+    """Return up to `size` of the keys, always the same ones."""
+    return sorted(keys, key=lambda key: hashlib.sha256(key.encode()).digest())[:size]
 
 
 def _filtered_by(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from gve_ray.store import SharedFolder
 from gve_ray.store.runfolder import write_atomically
 
 FILE = "index.json"
-_FORMAT = 1
+_FORMAT = 2
+_BEFORE_STRUCTURES = 1  # the format in which only lance had a structure
 PathOrUri = str | os.PathLike[str]
 
 
@@ -43,7 +44,7 @@ def create_index(uri: PathOrUri, spec: IndexSpec, options: IndexOptions) -> Vect
         facts["collection"] = f"gve_{secrets.token_hex(8)}"
         index = MilvusIndex.create(_local(folder, options), spec, options, facts["collection"])
     else:
-        index = FlatIndex.create(folder, spec)
+        index = FlatIndex.create(folder, spec, options)
     _write(folder, facts)  # last, because a folder without this file counts as having no index
     return index
 
@@ -63,7 +64,7 @@ def open_index(uri: PathOrUri, *, shared: bool = False) -> VectorIndex:
         if shared and options.uri is None:
             raise ExclusiveIndexError(f"{uri}: only one process can open an embedded Milvus; give search.uri")
         return MilvusIndex.load(_local(folder, options), spec, options, facts["collection"])
-    return FlatIndex.load(folder)
+    return FlatIndex.load(folder, options)
 
 
 def _read(folder: SharedFolder) -> dict[str, Any]:
@@ -73,7 +74,9 @@ def _read(folder: SharedFolder) -> dict[str, Any]:
     """
     try:
         facts = json.loads(folder.fetch(FILE).read_text(encoding="utf-8"))
-        if facts["format"] != _FORMAT or set(facts["options"]) != {
+        if facts["format"] == _BEFORE_STRUCTURES and facts["options"]["kind"] != "lance":
+            facts["options"]["structure"] = None
+        if facts["format"] not in (_BEFORE_STRUCTURES, _FORMAT) or set(facts["options"]) - {
             option.name for option in fields(IndexOptions)
         }:
             raise ValueError("written by another version of gve_ray")

@@ -84,39 +84,73 @@ class IndexSpec:
         return pa.schema([("id", pa.string()), ("vector", vector), *fields])
 
 
+Structure = Literal[
+    "FLAT", "SQ", "RQ", "IVF_SQ", "IVF_RQ", "HNSW_SQ", "IVF_FLAT", "IVF_PQ", "IVF_HNSW_SQ"
+]  # fmt: skip
+# Those of each kind; the first is the default. A Milvus server chooses its own.
+STRUCTURES: Mapping[str, Sequence[Structure]] = {
+    "faiss": ("FLAT", "SQ", "RQ", "IVF_SQ", "IVF_RQ", "HNSW_SQ"),
+    "lance": ("IVF_RQ", "IVF_FLAT", "IVF_PQ", "IVF_HNSW_SQ"),
+    "milvus": (),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class IndexOptions:
     """The kind of index, and how it searches.
 
-    kind: "faiss" is exact and in memory. "lance" is on disk, and approximate from
-    `approximate_from` vectors on. "milvus" is a server at `uri`; without `uri`, it is embedded in
-    the folder, for one process at a time.
+    kind: "faiss" is in memory, and exact unless `structure` or `prefix` say otherwise. "lance" is on
+    disk, and approximate. "milvus" is a server at `uri`; without `uri`, it is embedded in the folder,
+    for one process at a time.
 
-    For lance: approximate_from: number of vectors. structure: type of the approximate index. cell:
-    approximate number of vectors in one of its cells. probes: cells that a search reads. refine: a
-    search for k rows scores refine * k rows by their full vectors.
+    structure: what an approximate search reads instead of the vectors; null means FLAT for faiss (all
+    vectors) and IVF_RQ for lance. SQ has a byte for each dimension, RQ a bit, PQ a quarter of a byte.
+    IVF groups vectors into cells, of which a search reads the nearest; HNSW links each vector to its
+    neighbours. faiss has FLAT, SQ, RQ, IVF_SQ, IVF_RQ and HNSW_SQ; lance has IVF_RQ, IVF_FLAT, IVF_PQ and
+    IVF_HNSW_SQ. prefix: for faiss, the number of dimensions, the first ones, that an approximate search
+    reads; null means all. refine: an approximate search for k rows scores about refine * k rows by
+    their full vectors. approximate_from: with fewer vectors, or fewer that pass the filter in faiss,
+    each is compared with the query. cell: approximate number of vectors in one cell. probes: cells that
+    a search reads; with a filter, as many more as rows do not pass. For HNSW, the neighbours that it
+    keeps while it searches.
 
     For milvus: uri: of the server. token_variable: the environment variable with the access token.
     """
 
     kind: Literal["faiss", "lance", "milvus"] = "faiss"
+    structure: Structure | None = None
+    prefix: int | None = None
+    refine: int = 8
     approximate_from: int = 20_000
-    structure: Literal["IVF_RQ", "IVF_HNSW_SQ", "IVF_PQ", "IVF_FLAT"] = "IVF_RQ"
     cell: int = 1024
     probes: int = 128
-    refine: int = 8
     uri: str | None = None
     token_variable: str = "MILVUS_TOKEN"
 
     def __post_init__(self) -> None:
-        for name in ("approximate_from", "cell", "probes", "refine"):
+        for name in ("approximate_from", "cell", "probes", "refine", "prefix"):
             value = getattr(self, name)
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"search.{name}={value}: use 1 or more")
-        if self.approximate_from < 256:
+        if self.kind == "lance" and self.approximate_from < 256:
             raise ValueError(f"search.approximate_from={self.approximate_from}: use 256 or more")
+        if self.structure is not None and self.structure not in STRUCTURES[self.kind]:
+            known = ", ".join(STRUCTURES[self.kind]) or "none; leave it out"
+            raise ValueError(f"search.structure={self.structure}: {self.kind} has {known}")
+        if self.prefix is not None and self.kind != "faiss":
+            raise ValueError(f"search.prefix={self.prefix}: only faiss searches a prefix; remove it")
         if self.uri is not None and self.kind != "milvus":
             raise ValueError(f"search.uri={self.uri!r}: only milvus uses a server; remove it")
+
+    @property
+    def chosen_structure(self) -> Structure | None:
+        """The structure, or the default one of the kind; None for Milvus."""
+        return self.structure or next(iter(STRUCTURES[self.kind]), None)
+
+    def is_approximate(self, count: int) -> bool:
+        """Return whether a search may miss some of the nearest of so many vectors."""
+        is_exact = self.chosen_structure == "FLAT" and self.prefix is None
+        return self.kind == "milvus" or (count >= self.approximate_from and not is_exact)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ its readers have until then to open the new version.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 FOLDER = "vectors.lance"
 _IDS_AT_ONCE = 1000  # in one SQL filter
 _MAX_FRAGMENTS = 16
+_COUNTS_KEPT = 1000
 
 
 class LanceIndex:
@@ -67,6 +69,7 @@ class LanceIndex:
         self._dataset = dataset
         self._saved = saved
         self._known: set[str] | None = None
+        self._counted: dict[str | None, int] = {}  # rows that pass each filter, as SQL, until a change
         self._has_changed = False  # whether this object has made a change
 
     @classmethod
@@ -126,7 +129,7 @@ class LanceIndex:
         queries = check_vectors(self.spec, queries)
         check_depth(k)
         where = filters.to_sql(filters.parse(filter, self.spec))
-        size = self._dataset.count_rows()
+        size = self._count(where)
         if not size:
             return [[] for _ in queries]
         return [
@@ -159,14 +162,13 @@ class LanceIndex:
         return rows_of(self._dataset.to_batches(columns=["id", *self.spec.fields]))
 
     def count(self, *, filter: Filter | None = None) -> int:
-        where = filters.to_sql(filters.parse(filter, self.spec))
-        return int(self._dataset.count_rows(where))
+        return self._count(filters.to_sql(filters.parse(filter, self.spec)))
 
     def save(self) -> None:
         if len(self._dataset.get_fragments()) > _MAX_FRAGMENTS:
             self._dataset.optimize.compact_files()
         count = self._dataset.count_rows()
-        if count >= self._options.approximate_from:
+        if self._options.is_approximate(count):
             if self._dataset.describe_indices():
                 self._dataset.optimize.optimize_indices()
             else:
@@ -179,10 +181,19 @@ class LanceIndex:
     def drop(self) -> None:
         """Do nothing: all files are in the folder."""
 
+    def _count(self, where: str | None) -> int:
+        if where not in self._counted:
+            if len(self._counted) >= _COUNTS_KEPT:
+                self._counted.clear()
+            self._counted[where] = int(self._dataset.count_rows(where))
+        return self._counted[where]
+
     def _nearest(self, query: np.ndarray, where: str | None, depth: int) -> pa.Table:
         nearest = {"column": "vector", "q": query, "k": depth, "metric": "dot"}
         if self._dataset.describe_indices():
-            nearest |= {"nprobes": self._options.probes, "refine_factor": self._options.refine}
+            # The nearest rows that pass a filter are in as many more cells as rows do not pass.
+            probes = math.ceil(self._options.probes * self._count(None) / self._count(where))
+            nearest |= {"nprobes": probes, "refine_factor": self._options.refine}
         return self._dataset.to_table(
             columns=["id", "vector", *self.spec.fields, "_distance"],
             filter=where,
@@ -191,7 +202,7 @@ class LanceIndex:
         )
 
     def _build(self, count: int) -> None:
-        kind = self._options.structure
+        kind = self._options.chosen_structure
         log.info("%s: building %s over %d vectors", self._dataset.uri, kind, count)
         cells = max(1, round(count / self._options.cell))
         more = {"num_sub_vectors": max(1, self.spec.dimension // 4)} if kind == "IVF_PQ" else {}
@@ -210,6 +221,7 @@ class LanceIndex:
         elif not self._has_changed:
             self._dataset.cleanup_old_versions(older_than=timedelta(0))
         self._has_changed = True
+        self._counted.clear()
 
     def _ids(self) -> set[str]:
         if self._known is None:

@@ -72,7 +72,7 @@ def embedded(output: Path | str) -> None:
 def test_changes_by_a_run_that_was_killed_before_publishing_are_reverted(output: Path, kind: str) -> None:
     """A killed run has saved edited metadata in the index; a run without the edit follows."""
     run = run_over(output, kind=kind)
-    name, _ = run._fill(entries())
+    name, *_ = run._fill(entries())
     assert metadata_of(output, name) == entries()
     assert run._fill(entries(year=1999, note="edited"))[0] == name
     assert metadata_of(output, name) == entries(year=1999, note="edited")
@@ -83,7 +83,7 @@ def test_changes_by_a_run_that_was_killed_before_publishing_are_reverted(output:
 @pytest.mark.parametrize("kind", ["faiss", "lance"])
 def test_an_index_that_is_up_to_date_is_not_written(output: Path, kind: str) -> None:
     run = run_over(output, kind=kind)
-    name, _ = run._fill(entries())
+    name, *_ = run._fill(entries())
     files = {path: path.stat().st_mtime_ns for path in (output / name).rglob("*")}
     run._fill(entries())
     assert {path: path.stat().st_mtime_ns for path in (output / name).rglob("*")} == files
@@ -97,7 +97,7 @@ def test_the_error_for_a_row_that_the_index_refuses_names_the_video(output: Path
 def publish(output: Path, **search: Any) -> list[str]:
     """Do the steps of a run after embedding; return the folders of all indexes that remain."""
     run = run_over(output, **search)
-    name, _ = run._fill(entries())
+    name, *_ = run._fill(entries())
     run._delete_unused([], entries(), [], {name, run._publish(name)})
     assert open_library(output).facts.index == name
     return sorted(path.name for path in output.glob("index-*"))
@@ -127,7 +127,7 @@ def test_a_library_has_the_background_of_the_last_run(tmp_path: Path) -> None:
     ]
     run._segments.append(pa.Table.from_pylist(rows, schema=SEGMENT_SCHEMA))
     films = {f"s{i}": {**entries()["s0"], "fingerprint": f"f{i}"} for i in range(17)}
-    name, _ = run._fill(films)
+    name, *_ = run._fill(films)
     for kept, count in ((films, 17), (dict(list(films.items())[:15]), 0), (films, 17)):
         run._write_background(kept)
         run._publish(name)
@@ -158,7 +158,7 @@ def test_an_index_in_an_object_store_can_be_updated_and_replaced(s3: str, kind: 
     uri = f"{s3}/index"
     embedded(uri)
     run = run_over(uri, kind=kind)
-    name, _ = run._fill(entries(year=1999))
+    name, *_ = run._fill(entries(year=1999))
     assert run._publish(name) is None
     reader = open_library(uri)
     assert reader.is_current()
@@ -173,12 +173,12 @@ def test_an_index_in_an_object_store_can_be_updated_and_replaced(s3: str, kind: 
     assert dict(reader.index.metadata())["s2"]["year"] == 1999
 
     other = run_over(uri, kind="lance" if kind == "faiss" else "faiss")
-    second, _ = other._fill(entries())
+    second, *_ = other._fill(entries())
     other._delete_unused([], entries(), [], {second, other._publish(second)})
     folder = SharedFolder(uri)
     assert [name for name in folder.names() if name.startswith("index-")] == sorted([name, second])
     third = run_over(uri, kind=kind, approximate_from=300)
-    last, _ = third._fill(entries())
+    last, *_ = third._fill(entries())
     third._delete_unused([], entries(), [], {last, third._publish(last)})
     assert [name for name in folder.names() if name.startswith("index-")] == sorted([second, last])
     assert open_library(uri).facts.generation == 4

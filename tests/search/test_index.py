@@ -38,9 +38,13 @@ NAMES = ["plain", 'it\'s "quoted"', "back\\slash", "雪 % _", None]
 N = 40
 
 
-@pytest.fixture(scope="module", params=["faiss", "lance", pytest.param("milvus", marks=MILVUS)])
+# Codes with all rows as candidates, so that the result is exact, too.
+CODES = {"structure": "IVF_RQ", "prefix": 2, "approximate_from": 1, "refine": N}
+
+
+@pytest.fixture(scope="module", params=["faiss", "codes", "lance", pytest.param("milvus", marks=MILVUS)])
 def options(request: pytest.FixtureRequest) -> IndexOptions:
-    return IndexOptions(kind=request.param)
+    return IndexOptions(**CODES) if request.param == "codes" else IndexOptions(kind=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -533,39 +537,183 @@ def test_a_reader_can_use_its_version_until_the_run_after_next(
     assert not set(old) & set(files())
 
 
-def test_an_approximate_index_has_high_recall_and_exact_scores(tmp_path: Path) -> None:
+COUNT, WIDTH = 3000, 32
+# With so few cells and neighbours to visit that the recall of a search with a filter falls below the limit
+# unless it visits more of them.
+APPROXIMATE = [
+    {"structure": "SQ"},
+    {"structure": "RQ"},
+    {"structure": "FLAT", "prefix": 24},
+    {"structure": "IVF_SQ", "prefix": 24, "cell": 100, "probes": 12},
+    {"structure": "IVF_RQ", "cell": 100, "probes": 12},
+    {"structure": "HNSW_SQ", "probes": 32},
+    {"kind": "lance", "cell": 100, "probes": 12},
+]
+
+
+def clustered() -> tuple[list[str], np.ndarray, list[dict[str, Any]]]:
+    """Return ids, unit vectors in 40 clusters, and metadata."""
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(40, 32))
-    vectors = (centres[rng.integers(0, 40, 3000)] + 0.5 * rng.normal(size=(3000, 32))).astype(np.float32)
+    centres = rng.normal(size=(40, WIDTH))
+    vectors = centres[rng.integers(0, 40, COUNT)] + 0.5 * rng.normal(size=(COUNT, WIDTH))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    ids = [f"{i:04d}" for i in range(3000)]
-    values = [{"part": i % 10} for i in range(3000)]
-    spec = IndexSpec(dimension=32, fields={"part": "int"})
-    index = create_index(
-        tmp_path, spec, IndexOptions(kind="lance", approximate_from=1000, cell=100, probes=12)
-    )
+    ids = [f"{i:04d}" for i in range(COUNT)]
+    return ids, vectors.astype(np.float32), [{"part": i % 10} for i in range(COUNT)]
+
+
+def check_recall(
+    index: VectorIndex,
+    queries: np.ndarray,
+    vectors: np.ndarray,
+    kept: np.ndarray,
+    filter: Mapping[str, Any] | None = None,
+) -> None:
+    """Check that a search finds nearly all of the nearest rows, with exact scores.
+
+    kept: the rows that are in the index and pass the filter.
+    """
+    near, near_scores = exact(queries, vectors[kept], 10)
+    hits = index.search(queries, 10, filter=filter)
+    found = 0
+    for query_hits, rows, scores in zip(hits, near, near_scores, strict=True):
+        expected = {f"{kept[row]:04d}": float(score) for row, score in zip(rows, scores, strict=True)}
+        assert len(query_hits) == 10
+        assert all(hit.score == expected[hit.id] for hit in query_hits if hit.id in expected)
+        assert [hit.score for hit in query_hits] == sorted((hit.score for hit in query_hits), reverse=True)
+        found += sum(hit.id in expected for hit in query_hits)
+    assert found >= 0.97 * 10 * len(queries)
+
+
+@pytest.mark.parametrize(
+    "given", APPROXIMATE, ids=lambda given: f"{given.get('kind', '')}{given.get('structure', '')}"
+)
+def test_an_approximate_index_has_high_recall_and_exact_scores(given: Any, tmp_path: Path) -> None:
+    ids, vectors, values = clustered()
+    options = IndexOptions(**{"approximate_from": 256, "refine": 8, **given})
+    index = create_index(tmp_path, IndexSpec(dimension=WIDTH, fields={"part": "int"}), options)
     index.add(ids[:2500], vectors[:2500], values[:2500])
     index.save()
+    index = open_index(tmp_path)
+    queries = vectors[200:260] + 0.01
+    check_recall(index, queries, vectors, np.arange(2500))
     index.add(ids[2500:], vectors[2500:], values[2500:])
     index.delete(ids[:100])
+    check_recall(index, queries, vectors, np.arange(100, COUNT))  # before it is saved
     index.save()
     index = open_index(tmp_path)
-    assert index._dataset.describe_indices()  # type: ignore[attr-defined]
-    queries = vectors[200:260] + 0.01
-    for filter, kept in ((None, np.arange(100, 3000)), ({"part": 3}, np.arange(103, 3000, 10))):
+    check_recall(index, queries, vectors, np.arange(100, COUNT))
+    check_recall(index, queries, vectors, np.arange(103, COUNT, 10), {"part": 3})  # 290 rows
+    if options.kind == "faiss":
+        assert "vectors" not in vars(index._rows)  # type: ignore[attr-defined]  # they stay on disk
+    else:
+        assert index._dataset.describe_indices()  # type: ignore[attr-defined]
+
+
+def test_a_filter_that_few_rows_pass_is_exact(tmp_path: Path) -> None:
+    ids, vectors, values = clustered()
+    options = IndexOptions(structure="HNSW_SQ", prefix=8, approximate_from=301, probes=1, refine=1)
+    index = create_index(tmp_path, IndexSpec(dimension=WIDTH, fields={"part": "int"}), options)
+    index.add(ids, vectors, values)
+    index.save()
+    queries = vectors[:20] + 0.01
+    for kept, filter in ((np.arange(3, COUNT, 10), {"part": 3}), (np.arange(0), {"part": 10})):
         near, scores = exact(queries, vectors[kept], 10)
-        hits = index.search(queries, 10, filter=filter)
-        truth = [{ids[kept[row]] for row in nearest} for nearest in near]
-        recall = [
-            len({hit.id for hit in query_hits} & expected) / 10
-            for query_hits, expected in zip(hits, truth, strict=True)
+        found = [[(hit.id, hit.score) for hit in hits] for hits in index.search(queries, 10, filter=filter)]
+        assert found == [
+            [(ids[kept[row]], float(score)) for row, score in zip(rows, row_scores, strict=True) if row >= 0]
+            for rows, row_scores in zip(near, scores, strict=True)
         ]
-        assert np.mean(recall) >= 0.97
-        for query_hits, nearest, nearest_scores in zip(hits, near, scores, strict=True):
-            exact_scores = {
-                ids[kept[row]]: float(score) for row, score in zip(nearest, nearest_scores, strict=True)
-            }
-            assert all(hit.score == exact_scores[hit.id] for hit in query_hits if hit.id in exact_scores)
+    (inexact,) = index.search(queries[:1], 10, filter={"part": [3, 4]})  # 600 rows
+    assert len(inexact) == 10
+
+
+def test_codes_are_made_anew_when_half_of_them_are_of_other_rows(tmp_path: Path) -> None:
+    ids, vectors, values = clustered()
+    options = IndexOptions(structure="IVF_SQ", approximate_from=100, cell=100)
+    index = create_index(tmp_path, IndexSpec(dimension=WIDTH, fields={"part": "int"}), options)
+    cells = []
+    for stop in (500, 1000, 1001):
+        index.add(ids[index.count() : stop], vectors[index.count() : stop], values[index.count() : stop])
+        index.save()
+        cells.append(index._codes._index.nlist)  # type: ignore[attr-defined]
+    assert cells == [5, 5, 10]
+    index.delete(ids[:501])
+    index.save()
+    assert index._codes._index.nlist == 5  # type: ignore[attr-defined]
+    check_recall(index, vectors[500:520], vectors, np.arange(501, 1001))
+
+
+def test_readers_of_the_save_before_find_their_codes(tmp_path: Path) -> None:
+    ids, vectors, values = clustered()
+    options = IndexOptions(structure="RQ", approximate_from=100)
+    writer = create_index(tmp_path, IndexSpec(dimension=WIDTH, fields={"part": "int"}), options)
+    readers = []
+    for start in (0, 200, 400):
+        writer.add(*(rows[start : start + 200] for rows in (ids, vectors, values)))
+        writer.save()
+        readers.append(open_index(tmp_path))
+        assert len(list(tmp_path.glob("codes-*"))) == min(2, len(readers))
+    check_recall(readers[1], vectors[:5], vectors, np.arange(400))
+    with pytest.raises(IndexFileError, match=r"codes-\w+\.npz: not readable .*; create the index again"):
+        readers[0].search(vectors[:1], 1)
+    writer.delete(ids[:550])  # too few rows are left for codes
+    writer.save()
+    assert open_index(tmp_path).search(vectors[550:551], 1)[0][0].id == ids[550]
+    writer.save()
+    assert not list(tmp_path.glob("codes-*"))
+
+
+def test_damaged_codes_are_an_error(tmp_path: Path) -> None:
+    ids, vectors, values = clustered()
+    options = IndexOptions(structure="SQ", approximate_from=100)
+    writer = create_index(tmp_path, IndexSpec(dimension=WIDTH, fields={"part": "int"}), options)
+    writer.add(ids, vectors, values)
+    writer.save()
+    (codes,) = tmp_path.glob("codes-*")
+    codes.write_bytes(codes.read_bytes()[:5000])
+    reader = open_index(tmp_path)
+    assert reader.count() == COUNT  # needs no codes
+    with pytest.raises(IndexFileError, match="not readable"):
+        reader.search(vectors[:1], 1)
+
+
+def test_an_index_of_an_earlier_version_can_be_opened(tmp_path: Path) -> None:
+    """Its options name a structure also for faiss, where it had no meaning."""
+    index = create_index(tmp_path, SPEC, IndexOptions())
+    index.add(*rows(range(N)))
+    index.save()
+    facts = json.loads((tmp_path / "index.json").read_text())
+    options = {
+        "kind": "faiss", "approximate_from": 256, "structure": "IVF_RQ", "cell": 1024, "probes": 128,
+        "refine": 8, "uri": None, "token_variable": "MILVUS_TOKEN",
+    }  # fmt: skip
+    (tmp_path / "index.json").write_text(json.dumps(facts | {"format": 1, "options": options}))
+    again = open_index(tmp_path)
+    assert search_one(again, [1, 2, 3, 4], N) == sorted_by_hand([1, 2, 3, 4])
+    (tmp_path / "index.json").write_text(json.dumps(facts | {"format": 3}))
+    with pytest.raises(IndexFileError, match="another version"):
+        open_index(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        ({"structure": "IVF_PQ"}, "search.structure=IVF_PQ: faiss has FLAT, SQ, RQ, IVF_SQ, IVF_RQ, HNSW_SQ"),
+        ({"kind": "lance", "structure": "HNSW_SQ"}, "search.structure=HNSW_SQ: lance has IVF_RQ, IVF_FLAT"),
+        ({"kind": "milvus", "structure": "FLAT"}, "search.structure=FLAT: milvus has none; leave it out"),
+        ({"kind": "lance", "prefix": 64}, "search.prefix=64: only faiss searches a prefix; remove it"),
+        ({"prefix": 0}, "search.prefix=0: use 1 or more"),
+        ({"kind": "lance", "approximate_from": 200}, "search.approximate_from=200: use 256 or more"),
+    ],
+)
+def test_options_that_do_not_belong_together_are_refused(options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        IndexOptions(**options)
+
+
+def test_a_prefix_that_is_longer_than_the_vectors_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"search.prefix=5: the vectors have 4 dimensions"):
+        create_index(tmp_path, SPEC, IndexOptions(prefix=5))
 
 
 @pytest.mark.parametrize(
