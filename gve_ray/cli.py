@@ -30,7 +30,7 @@ usage: gve VERB [--config FILE] [--verbose] [--section.option VALUE ...]
        gve evaluate --config FILE --check
        gve train --config FILE --plan [--json]
        gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--only URI] [--after TIME] [--before TIME]
-                  [--filter JSON] [--group_by video] [--url URL]
+                  [--filter JSON] [--group_by video] [--open [N]] [--save N FILE] [--url URL]
        gve mcp [--url URL]
        gve export RUN --form webdataset|datasets --output FOLDER [--tasks T2V,V2V] [--shard_pairs N]
        gve diagnose [results.csv ...] [--models a,b] [--baselines] [--json]
@@ -127,13 +127,14 @@ def demo(args: Sequence[str]) -> int:
 
 
 def search(args: Sequence[str]) -> int:
-    """Query a running service and print its hits; on request, play the best one in the browser."""
+    """Query a running service and print its hits; on request, play one in the browser, or save it."""
     import argparse
     import json
     import webbrowser
+    from urllib.parse import urlencode
 
     from gve_ray.serving.client import URL, Client, ServiceError
-    from gve_ray.serving.hits import MIN_CONFIDENCE, as_csv, as_edl, as_text
+    from gve_ray.serving.hits import MIN_CONFIDENCE, as_csv, as_edl, as_text, confident
 
     parser = argparse.ArgumentParser(
         prog="gve search", description="Find moments of the indexed videos, best first."
@@ -187,34 +188,46 @@ def search(args: Sequence[str]) -> int:
     forms.add_argument("--json", action="store_true", help="print everything as JSON")
     forms.add_argument("--csv", action="store_true", help="print a table for a spreadsheet")
     forms.add_argument("--edl", action="store_true", help="print an edit decision list for a video editor")
-    parser.add_argument("--open", action="store_true", help="also play the best hit in the browser")
+    parser.add_argument(
+        "--open", type=int, nargs="?", const=1, metavar="N", help="also play hit N (default 1) in the browser"
+    )
+    parser.add_argument("--save", nargs=2, metavar=("N", "FILE"), help="also save hit N as an mp4 file")
     _add_verbose(parser)
     query = vars(parser.parse_args(args))
     query["text"] = " ".join(query["text"]) or None
-    names = ("url", "json", "csv", "edl", "open", "verbose")
-    url, to_json, to_csv, to_edl, opens, verbose = (query.pop(name) for name in names)
-    key = os.environ.get("GVE_API_KEY")
-    if opens and key:
-        parser.error(
-            "--open: a browser does not send the key in GVE_API_KEY; open the page and enter it there"
-        )
+    if query["save"] and not query["save"][0].isdecimal():
+        parser.error(f"--save {query['save'][0]}: begin with the number of a hit, as in --save 1 moment.mp4")
+    names = ("url", "json", "csv", "edl", "open", "save", "verbose")
+    url, to_json, to_csv, to_edl, opened, saved, verbose = (query.pop(name) for name in names)
     _log_if(verbose)
+    client = Client(url, key=os.environ.get("GVE_API_KEY"))
     try:
-        hits = Client(url, key=key).search(**query)
+        hits = client.search(**query)
     except (ServiceError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if not to_json:
-        weak = [hit for hit in hits if hit.get("confident") is False]
-        hits = [hit for hit in hits if hit not in weak]
-        if weak:
+        found, hits = len(hits), confident(hits)
+        if weak := found - len(hits):
             none = "" if hits else "no confident match; "
-            print(f"{none}weak hits left out: {len(weak)}; --min_confidence 0 shows them", file=sys.stderr)
+            print(f"{none}weak hits left out: {weak}; --min_confidence 0 shows them", file=sys.stderr)
     write = as_csv if to_csv else as_edl if to_edl else as_text
     if output := json.dumps(hits, indent=1) if to_json else write(hits):
         print(output)
-    if opens and hits:
-        webbrowser.open(url.rstrip("/") + hits[0]["links"]["video"])
+    for option, number in (("--open", opened), ("--save", saved and int(saved[0]))):
+        if number is not None and not 1 <= number <= len(hits):
+            print(f"error: {option} {number}: the number of hits is {len(hits)}", file=sys.stderr)
+            return 1
+    if opened:
+        address = {"model": query["model"], "moment": hits[opened - 1]["id"]}
+        given = {name: value for name, value in address.items() if value}
+        webbrowser.open(f"{url.rstrip('/')}/?{urlencode(given)}")
+    if saved:
+        try:
+            client.save(hits[int(saved[0]) - 1]["links"]["moment"], Path(saved[1]))
+        except (ServiceError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
     return 0
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.resources import files
 
 import numpy as np
 from fastapi import FastAPI, Request
@@ -23,6 +22,7 @@ from gve_ray.serving.errors import ApiError
 from gve_ray.serving.files import MEDIA_TYPES, file_response
 from gve_ray.serving.gateway import Entry, Gateway
 from gve_ray.serving.guard import COOKIE, DEADLINE, Guard, session_of
+from gve_ray.serving.hits import FORMS, confident
 from gve_ray.serving.metrics import agents, collect
 from gve_ray.serving.openapi import Api, Operation, Schema, document, json_of
 from gve_ray.serving.requests import (
@@ -37,18 +37,9 @@ from gve_ray.serving.requests import (
 )
 from gve_ray.serving.rerank import Reranking
 from gve_ray.serving.retriever import ModelInfo
-from gve_ray.serving.search_reply import search_reply
+from gve_ray.serving.search_page import TYPES, load_page, suffix
+from gve_ray.serving.search_reply import moment_reply, search_reply
 
-_PAGE_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-_PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-        "media-src 'self' blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
 _FORM_FILES = 2
 _JPEG_HEADERS = {
     "Cache-Control": "private, max-age=3600",
@@ -86,10 +77,7 @@ def build_app(gateway: Gateway) -> FastAPI:
 class _Routes:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        folder = files("gve_ray.serving") / "page"
-        self._page = {
-            file.name: file.read_bytes() for file in folder.iterdir() if _suffix(file.name) in _PAGE_TYPES
-        }
+        self._page = load_page()
 
     def add_to(self, app: FastAPI) -> None:
         """Add every route."""
@@ -114,7 +102,12 @@ class _Routes:
             ),
             Operation(
                 path="/v1/search", endpoint=self.search, tag="api", methods=("POST",), body="SearchRequest",
-                success={200: json_of("Hits")}, errors=(403, 404, 409, 415, 422, 429, 502),
+                success={200: {**json_of("Hits"), **{kind: {} for kind in FORMS}}},
+                errors=(403, 404, 409, 415, 422, 429, 502),
+            ),
+            Operation(
+                path="/v1/moments/{model}/{segment}", endpoint=self.moment, tag="api",
+                success={200: json_of("Moment")}, errors=(404,),
             ),
             Operation(path="/v1/models", endpoint=self.models, tag="api", success={200: json_of("Models")}),
             Operation(
@@ -125,7 +118,7 @@ class _Routes:
                 success={200: video, 206: video}, errors=(404, 410, 416),
             ),
             Operation(
-                path="/moments/{model}/{segment}.mp4", endpoint=self.moment, tag="api", methods=both,
+                path="/moments/{model}/{segment}.mp4", endpoint=self.moment_file, tag="api", methods=both,
                 success={200: {"video/mp4": {}}, 206: {"video/mp4": {}}},
                 errors=(404, 410, 413, 415, 416, 422),
             ),
@@ -197,7 +190,10 @@ class _Routes:
         )
 
     async def search(self, request: Request) -> Response:
-        """Return the moments of the indexed videos that match a query, best first."""
+        """Return the moments of the indexed videos that match a query, best first.
+
+        As `Accept` says, they are JSON, a table, or an edit decision list. The last two leave weak hits out.
+        """
         body, query = await _search_body(request)
         entry = self._gateway.entry(body.model, searched=True)
         limit = self._gateway.config.limits.max_top_k
@@ -230,7 +226,17 @@ class _Routes:
             if candidates:
                 reranking = await self._gateway.rerank(entry, query, hits, _caller(request))
                 hits = reranking.hits[: body.top_k]
-        return JSONResponse(search_reply(entry.name, hits, body, reranking))
+        reply = search_reply(entry.name, hits, body, reranking)
+        accepted = [part.partition(";")[0].strip() for part in request.headers.get("accept", "").split(",")]
+        if kind := next(filter(FORMS.get, accepted), None):
+            return Response(FORMS[kind](confident(reply["data"])) + "\n", media_type=kind)
+        return JSONResponse(reply)
+
+    async def moment(self, model: str, segment: str) -> Response:
+        """Return what is known of a segment."""
+        entry = self._gateway.entry(model)
+        record = await self._gateway.record(entry, segment)
+        return JSONResponse(moment_reply(entry.name, segment, record))
 
     async def models(self) -> Response:
         """List the served models.
@@ -290,7 +296,7 @@ class _Routes:
                 headers=request.headers,
             )
 
-    async def moment(self, request: Request, model: str, segment: str) -> Response:
+    async def moment_file(self, request: Request, model: str, segment: str) -> Response:
         """Return a segment as an mp4 of its own, with its sound; a large one only in parts, by Range.
 
         Pictures and sound are copied. The headers `X-Moment-Start` and `X-Moment-End` say in seconds
@@ -298,7 +304,7 @@ class _Routes:
         segment. Sound that an mp4 cannot hold is left out, as `X-Moment-Sound` says.
         """
         with _gone(segment):
-            made = await self._gateway.moment(self._gateway.entry(model), segment)
+            made = await self._gateway.moment_file(self._gateway.entry(model), segment)
             response = await asyncio.to_thread(
                 file_response,
                 str(made.path),
@@ -337,9 +343,9 @@ class _Routes:
 
     async def page(self, name: str = "index.html") -> Response:
         """Return a file of the search page."""
-        if name not in self._page:
+        if name not in self._page.files:
             raise ApiError(404, f"{shortened(name)}: not a file of the page")
-        return Response(self._page[name], media_type=_PAGE_TYPES[_suffix(name)], headers=_PAGE_HEADERS)
+        return Response(self._page.files[name], media_type=TYPES[suffix(name)], headers=self._page.headers)
 
 
 async def _search_body(request: Request) -> tuple[SearchRequest, Query | None]:
@@ -394,7 +400,3 @@ async def _http_refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     api_error = ApiError(error.status_code, str(error.detail), code="http")
     return JSONResponse(api_error.body(), status_code=error.status_code, headers=error.headers)
-
-
-def _suffix(name: str) -> str:
-    return name.rpartition(".")[2]

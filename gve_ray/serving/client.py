@@ -97,6 +97,20 @@ class Client:
             raise ServiceError(f"{path}: not a picture of a hit; give its link, /previews/...")
         return self._request("GET", path).content
 
+    def save(self, link: str, path: Path) -> None:
+        """Write the mp4 at a hit's link `moment` to a file. Raises ServiceError, or OSError."""
+        part = path.with_name(path.name + ".part")
+        try:
+            with part.open("wb") as file:
+                size = 1  # the reply states it
+                while file.tell() < size:
+                    reply = self._request("GET", link, headers={"Range": f"bytes={file.tell()}-"})
+                    size = int(reply.headers["content-range"].rpartition("/")[2])
+                    file.write(reply.content)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
     def absolute(self, link: str) -> str:
         """Return a link of a hit as a URL."""
         return str(self._http.base_url).rstrip("/") + link

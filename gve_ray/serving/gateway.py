@@ -236,7 +236,7 @@ class Gateway:
         """Return the poster and the strip of a segment. Raises ApiError."""
         return await self._use_library(entry, Library.pictures, segment)
 
-    async def moment(self, entry: Entry, segment: str) -> CutFile:
+    async def moment_file(self, entry: Entry, segment: str) -> CutFile:
         """Return an mp4 of a segment. Raises ApiError, and FileNotFoundError if its video is gone."""
         record = await self.record(entry, segment)
         uri = record["uri"]

@@ -13,6 +13,11 @@ MIN_CONFIDENCE = 0.9  # a hit with less is weak, unless the request says otherwi
 EDL_FPS = 25  # frames per second of the timecodes
 
 
+def confident(hits: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the hits without weak ones; hits of an earlier service do not say whether they are weak."""
+    return [hit for hit in hits if hit.get("confident") is not False]
+
+
 def as_text(hits: Sequence[Mapping[str, Any]]) -> str:
     """Return one line for each hit, best first: rank, score, times (h:mm:ss.s) and URI.
 
@@ -90,3 +95,7 @@ def _timecode(frames: int) -> str:
 def _one_line(uri: str) -> str:
     """A file name may contain line breaks, which would begin another entry."""
     return " ".join(uri.splitlines())
+
+
+# The forms in which the service sends confident hits, by the media type that a request accepts.
+FORMS = {"text/csv": as_csv, "text/x-edl": as_edl}

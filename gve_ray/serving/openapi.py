@@ -549,6 +549,10 @@ _REPLIES: dict[str, Schema] = {
         *_HIT,
         extra=False,
     ),
+    "Moment": _all_of(
+        object={"const": "moment"},
+        **{name: _HIT[name] for name in ("id", "uri", "start", "end", "metadata", "links")},
+    ),
     "Hits": _list_of(
         _ref("Hit"),
         model=_STRING,

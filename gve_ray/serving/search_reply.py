@@ -1,6 +1,6 @@
-"""The JSON of the reply to POST /v1/search."""
+"""The JSON of the replies that describe segments: to POST /v1/search and GET /v1/moments."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
@@ -29,34 +29,44 @@ def _hit(
     score = None if reranking is None else reranking.scores.get(hit.id)
     is_confirmed = score is not None and score >= CONFIRMED
     is_confident = hit.confidence is not None and hit.confidence >= request.min_confidence
-    metadata = dict(hit.metadata)
-    uri, start, end = (metadata.pop(name) for name in ("uri", "start", "end"))
-    name, segment = quote(model, safe=""), quote(hit.id, safe="")
-    previews = f"/previews/{name}/{segment}"
     shown = {
-        "id": hit.id,
+        **_segment(model, hit.id, hit.metadata),
         "score": hit.score,
         "confidence": hit.confidence,
         "confident": None if hit.confidence is None else is_confident or is_confirmed,
         "rank_before": None if reranking is None else reranking.ranks[hit.id],
         "rerank_score": score,
-        "uri": _shown(str(uri)),
-        "start": start,
-        "end": end,
         "extent": dict(zip(("start", "end"), hit.extent, strict=True)),
-        "metadata": metadata,
         "matched": list(hit.matched),
         "words": None if hit.words is None else asdict(hit.words),
-        "links": {
-            "video": f"/media/{name}/{segment}#t={start:.3f},{end:.3f}",
-            "moment": f"/moments/{name}/{segment}.mp4",
-            "poster": f"{previews}/poster.jpg",
-            "strip": f"{previews}/strip.jpg",
-        },
     }
     if request.group_by is not None:
         shown["moments"] = [_hit(model, other, request) for other in hit.further]
     return shown
+
+
+def moment_reply(model: str, segment: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of a segment. record: its metadata."""
+    return {"object": "moment", **_segment(model, segment, record)}
+
+
+def _segment(model: str, segment: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = dict(record)
+    uri, start, end = (metadata.pop(name) for name in ("uri", "start", "end"))
+    at = f"{quote(model, safe='')}/{quote(segment, safe='')}"
+    return {
+        "id": segment,
+        "uri": _shown(str(uri)),
+        "start": start,
+        "end": end,
+        "metadata": metadata,
+        "links": {
+            "video": f"/media/{at}#t={start:.3f},{end:.3f}",
+            "moment": f"/moments/{at}.mp4",
+            "poster": f"/previews/{at}/poster.jpg",
+            "strip": f"/previews/{at}/strip.jpg",
+        },
+    }
 
 
 def _shown(uri: str) -> str:

@@ -1,6 +1,7 @@
 """What the tests of the search page share: a visitor with a real browser, and what visitors do."""
 
 import base64
+import io
 import re
 import shutil
 import time
@@ -8,8 +9,12 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Route, expect
+from PIL import Image
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, Route, expect
+
+from tests.media.videos import read_number
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -50,6 +55,13 @@ CONTRAST = """(element) => {
   while (parts(getComputedStyle(behind).backgroundColor)[3] === 0) behind = behind.parentElement ?? document.body;
   const [a, b] = [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor].map(parts).map(light);
   return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+}"""
+
+# The frame that a video shows, as PNG in base64.
+SHOT = """(video) => {
+  const canvas = Object.assign(document.createElement("canvas"), { width: 140, height: 112 });
+  canvas.getContext("2d").drawImage(video, 0, 0, 140, 112);
+  return canvas.toDataURL().split(",")[1];
 }"""
 
 
@@ -142,3 +154,9 @@ def refusing(status: int, message: str, headers: dict[str, str] | None = None) -
         route.fulfill(status=status, json=body, headers=headers or {})
 
     return handle
+
+
+def shown(video: Locator) -> int:
+    """Return the number of the frame that a video shows."""
+    picture = Image.open(io.BytesIO(base64.b64decode(video.evaluate(SHOT))))
+    return read_number(np.asarray(picture.convert("RGB")))

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import webbrowser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,9 @@ from gve_ray.serving.hits import as_csv, as_edl, as_text
 
 
 def hit(uri: str, start: float, end: float, **metadata: Any) -> dict[str, Any]:
-    links = {"video": f"/media/m/{start}#t={start},{end}", "poster": "/p", "strip": "/s"}
+    links = {"video": f"/media/m/{start}#t={start},{end}", "moment": f"/moments/m/{start}.mp4"}
     return {
-        "id": "ab",
+        "id": "ab" if start else "cd",
         "score": 0.5,
         "confidence": 0.97 if start else None,
         "uri": uri,
@@ -68,20 +69,27 @@ def test_an_edit_decision_list_has_the_moments_one_after_another() -> None:
     assert "* SOURCE FILE: /films/a 002  AX.mp4" in lines
 
 
-def test_the_best_hit_opens_in_the_browser(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_hit_opens_on_the_page_or_is_saved(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     opened: list[str] = []
+    saved: list[tuple[str, Path]] = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
     monkeypatch.setattr(Client, "search", lambda *_, **__: HITS)
-    monkeypatch.delenv("GVE_API_KEY", raising=False)
-    assert cli.main(["search", "a ball", "--open", "--url", "http://127.0.0.1:9000/"]) == 0
-    assert opened == ["http://127.0.0.1:9000/media/m/3725.96#t=3725.96,3730.0"]
-    monkeypatch.setenv("GVE_API_KEY", "secret")
+    monkeypatch.setattr(Client, "save", lambda _, link, path: saved.append((link, path)))
+    search = ["search", "a ball", "--url", "http://127.0.0.1:9000/"]
+    assert cli.main([*search, "--open"]) == 0
+    assert cli.main([*search, "--model", "a b", "--open", "2"]) == 0
+    assert opened == ["http://127.0.0.1:9000/?moment=ab", "http://127.0.0.1:9000/?model=a+b&moment=cd"]
+    assert cli.main([*search, "--save", "2", str(tmp_path / "moment.mp4")]) == 0
+    assert saved == [("/moments/m/0.0.mp4", tmp_path / "moment.mp4")]
+    capsys.readouterr()
+    assert cli.main([*search, "--open", "3"]) == 1
+    assert capsys.readouterr().err == "error: --open 3: the number of hits is 2\n"
     with pytest.raises(SystemExit):
-        cli.main(["search", "a ball", "--open"])
-    assert "does not send the key" in capsys.readouterr().err
-    assert len(opened) == 1
+        cli.main([*search, "--save", "moment.mp4", "2"])
+    assert "begin with the number of a hit" in capsys.readouterr().err
+    assert (len(opened), len(saved)) == (2, 1)
 
 
 def test_weak_hits_are_left_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

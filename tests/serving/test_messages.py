@@ -21,7 +21,7 @@ TEXTS = """async () => {
     const texts = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
     while (texts.nextNode()) {
       const { data, parentElement } = texts.currentNode;
-      if (!parentElement?.closest("noscript, code, kbd")) found.push(data);
+      if (!parentElement?.closest("noscript, code, kbd, style")) found.push(data);
     }
     for (const name of ["aria-label", "title"]) {
       found.push(...[...root.querySelectorAll(`[${name}]`)].map((element) => element.getAttribute(name)));

@@ -239,7 +239,7 @@ def test_a_form_with_all_fields(document: dict[str, Any], http: httpx.Client) ->
 def test_replies_without_a_body_of_the_request(document: dict[str, Any], http: httpx.Client) -> None:
     hit = http.post("/v1/search", json={"content": "anything"}).json()["data"][0]["id"]
     media, previews = "/media/{model}/{segment}", "/previews/{model}/{segment}/{picture}.jpg"
-    moments = "/moments/{model}/{segment}.mp4"
+    moments, known = "/moments/{model}/{segment}.mp4", "/v1/moments/{model}/{segment}"
     requests: list[tuple[str, str, dict[str, str], int]] = [
         (media, f"/media/demo/{hit}", {}, 200),
         (media, f"/media/demo/{hit}", {"Range": "bytes=0-9"}, 206),
@@ -249,6 +249,8 @@ def test_replies_without_a_body_of_the_request(document: dict[str, Any], http: h
         (moments, f"/moments/demo/{hit}.mp4", {}, 200),
         (moments, f"/moments/demo/{hit}.mp4", {"Range": "bytes=0-9"}, 206),
         (moments, "/moments/demo/0.mp4", {}, 404),
+        (known, f"/v1/moments/demo/{hit}", {}, 200),
+        (known, "/v1/moments/demo/0", {}, 404),
         (previews, f"/previews/demo/{hit}/strip.jpg", {}, 200),
         (previews, f"/previews/demo/{hit}/other.jpg", {}, 404),
         *((path, path, {}, 200) for path in ("/v1/models", "/metrics", "/healthz", "/readyz")),

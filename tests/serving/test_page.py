@@ -2,9 +2,7 @@
 page.
 """
 
-import base64
 import contextlib
-import io
 import json
 import re
 import time
@@ -13,9 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-import numpy as np
 import pytest
-from PIL import Image
 from playwright.sync_api import (
     Browser,
     Locator,
@@ -26,7 +22,7 @@ from playwright.sync_api import (
 from starlette.datastructures import Headers
 
 from gve_ray.serving.files import PART, file_response
-from tests.media.videos import Clip, read_number, render
+from tests.media.videos import Clip, render
 from tests.serving.conftest import VIDEOS
 from tests.serving.pages import (
     CONTRAST,
@@ -42,6 +38,7 @@ from tests.serving.pages import (
     query_of,
     refusing,
     search,
+    shown,
     until,
 )
 
@@ -339,14 +336,6 @@ NOT_PLAYED = {  # with the type that the page shows
     "sound alone plays.mp4": (Clip(codec="mpeg4", audio=True), "video/mp4"),
     "prores.mov": (Clip(container="mov", codec="prores_ks", pix_fmt="yuv422p10le"), "video/quicktime"),
 }
-# The frame that a video shows, as PNG in base64.
-SHOT = """(video) => {
-  const canvas = Object.assign(document.createElement("canvas"), { width: 140, height: 112 });
-  canvas.getContext("2d").drawImage(video, 0, 0, 140, 112);
-  return canvas.toDataURL().split(",")[1];
-}"""
-
-
 CLIPS = PLAYED | SHOWN | {name: clip for name, (clip, _) in NOT_PLAYED.items()}
 
 
@@ -433,12 +422,6 @@ def test_each_format_is_played_or_offered(formats: Page) -> None:
             expect(dialog.get_by_role("img", name=name)).to_have_attribute("src", re.compile("poster.jpg$"))
             expect(dialog.get_by_role("link", name="Download it")).to_be_visible()
             expect(dialog.get_by_role("button", name="Play again")).to_be_hidden()
-
-
-def shown(video: Locator) -> int:
-    """Return the number of the frame that a video shows."""
-    picture = Image.open(io.BytesIO(base64.b64decode(video.evaluate(SHOT))))
-    return read_number(np.asarray(picture.convert("RGB")))
 
 
 def test_a_download_is_whole(formats: Page, clips: Path) -> None:

@@ -223,7 +223,17 @@ def test_gve_search(server: Service, files: dict[str, bytes], tmp_path: Path) ->
     lines = done.stdout.splitlines()
     assert len(lines) == 3
     assert lines[0].split()[-1] == server.heldout.videos[3]
-    table = subprocess.run([*command, "--csv"], capture_output=True, text=True, timeout=120, check=True)
+    saved = tmp_path / "moment.mp4"
+    table = subprocess.run(
+        [*command, "--csv", "--save", "1", str(saved)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    film = read_frames(server.heldout.videos[3], k=4)
+    assert (read_frames(saved, k=4).pixels == film.pixels).all()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "moment.mp4"]
     assert next(csv.DictReader(io.StringIO(table.stdout)))["uri"] == server.heldout.videos[3]
     uri = server.heldout.videos[5]
     narrow = [*command, "--only", uri, "--before", "1:00:00", "--min_confidence", "0"]
@@ -254,6 +264,8 @@ def test_videos_and_previews_of_indexed_segments(http: httpx.Client) -> None:
     part = http.get(hit["links"]["moment"], headers={"Range": "bytes=5-9"})
     assert (part.status_code, part.content) == (206, moment.content[5:10])
     assert http.get("/moments/demo/none.mp4").status_code == 404
+    known = http.get(f"/v1/moments/demo/{hit['id']}").json()
+    assert known == {"object": "moment", **{name: hit[name] for name in known if name != "object"}}
     poster, strip = (decode_jpeg(http.get(hit["links"][name]).content) for name in ("poster", "strip"))
     frames = http.get("/v1/models").json()["data"][0]["index"]["strip_frames"]
     shape = read_frames(hit["uri"], k=2, max_pixels=12544, min_pixels=3136).pixels.shape[1:3]

@@ -45,4 +45,7 @@ function translate(root) {
 const spaced = (text) => text.replace(/\s+/g, " ");
 
 document.documentElement.lang = NAMES[language];
-if (language !== "en") translate(document);
+if (language !== "en") {
+  document.title = t(document.title);
+  translate(document.body);
+}

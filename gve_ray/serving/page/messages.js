@@ -66,6 +66,14 @@ export const MESSAGES = {
     de: "Nichts passt deutlich besser als zufällig. Mehr über das Gesuchte sagen, oder ansehen, was am nächsten kommt.",
     zh: "没有比随机结果明显更好的匹配。请描述得更详细，或查看最接近的结果。" },
   "Moments found": { de: "Gefundene Momente", zh: "找到的片段" },
+  "Save this list:": { de: "Diese Liste speichern:", zh: "保存此列表：" },
+  "CSV": { de: "CSV", zh: "CSV" },
+  "JSON": { de: "JSON", zh: "JSON" },
+  "EDL": { de: "EDL", zh: "EDL" },
+  "A table for a spreadsheet": { de: "Eine Tabelle", zh: "电子表格" },
+  "Everything, for programs": { de: "Alles, für Programme", zh: "全部内容，供程序使用" },
+  "An edit decision list, for video editors": {
+    de: "Eine Schnittliste (EDL), für den Videoschnitt", zh: "剪辑决策表（EDL），供视频剪辑软件使用" },
   "search": { de: "suchen", zh: "搜索" },
   "move": { de: "bewegen", zh: "移动" },
   "open": { de: "öffnen", zh: "打开" },
@@ -111,6 +119,12 @@ export const MESSAGES = {
   "Download it to play it in another program.": {
     de: "Herunterladen, um sie in einem anderen Programm abzuspielen.", zh: "下载后用其他程序播放。" },
   "Downloading: {part} of {size}.": { de: "Wird heruntergeladen: {part} von {size}.", zh: "正在下载：{part}，共 {size}。" },
+  "Download this moment": { de: "Diesen Moment herunterladen", zh: "下载此片段" },
+  "Preparing the file…": { de: "Die Datei wird vorbereitet …", zh: "正在准备文件…" },
+  "Copy link": { de: "Link kopieren", zh: "复制链接" },
+  "Link copied.": { de: "Link kopiert.", zh: "链接已复制。" },
+  "The address of this page is now the link.": {
+    de: "Die Adresse dieser Seite ist jetzt der Link.", zh: "此页面的地址现在就是该链接。" },
   "Downloaded.": { de: "Heruntergeladen.", zh: "已下载。" },
   "Moment": { de: "Moment", zh: "片段" },
   "Matches from": { de: "Passt von", zh: "匹配范围" },

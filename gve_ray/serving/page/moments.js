@@ -3,7 +3,8 @@
 // is shown as an image; of any other file the dialog shows the poster and offers a download.
 
 import { number, t } from "./language.js";
-import { Refused, fetchFile, typeOf } from "./server.js";
+import { Refused, typeOf } from "./server.js";
+import { copyLink, forgetMoment, save } from "./takeaway.js";
 import { bytes, clock, fileName, formerRank, likelihood, span, spokenSpan } from "./words.js";
 
 const HOVER_MS = 140; // a shorter hover loads nothing
@@ -217,7 +218,8 @@ function scrub(card, url, frames) {
   open.addEventListener("pointerleave", () => card.classList.remove("scrubbing"));
 }
 
-function openMoment(hit, actions) {
+/** Open a moment in the dialog. actions: as of `makeCard`. */
+export function openMoment(hit, actions) {
   stopPreview();
   const mine = (opened = { hit, media: null });
   const video = makeVideo(hit, () => video.pause(), async () => {
@@ -234,10 +236,15 @@ function openMoment(hit, actions) {
   byId("replay").onclick = () => playFrom(video, hit.start);
   byId("facts").replaceChildren(...facts(hit).flatMap(([name, value]) => [line("dt", name), line("dd", value)]));
   byId("download").href = fileOf(hit);
+  const unless = (say) => (...words) => opened === mine && say(...words); // closed, or another moment is open
   byId("download").onclick = (event) => {
     event.preventDefault();
-    download(mine);
+    save(fileOf(hit), unless((message) => note(message, true)));
   };
+  const say = unless((message) => (byId("moment-said").textContent = message));
+  say("");
+  byId("moment-save").onclick = () => save(hit.links.moment, say);
+  byId("moment-link").onclick = () => copyLink(hit.id, say);
   show(video);
   note("");
   dialog.showModal();
@@ -282,25 +289,6 @@ function note(message, canDownload = false) {
   byId("download").hidden = !canDownload;
 }
 
-/** Save the file of an opened moment, fetched in parts: the server refuses to send a large file in one response. */
-async function download(mine) {
-  const { hit } = mine;
-  const say = (...words) => opened === mine && note(...words);
-  try {
-    const progress = (got, size) => say(t("Downloading: {part} of {size}.", { part: bytes(got), size: bytes(size) }));
-    const file = await fetchFile(fileOf(hit), progress);
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(file);
-    link.download = fileName(hit.uri);
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // the browser may still be reading it
-    say(t("Downloaded."), true);
-  } catch (error) {
-    if (!(error instanceof Refused)) throw error;
-    say(error.message, true);
-  }
-}
-
 function line(tag, content) {
   const element = document.createElement(tag);
   element.textContent = content;
@@ -316,7 +304,7 @@ function facts(hit) {
     [t("Moment"), `${span(hit)} (${seconds(hit.end - hit.start)})`],
     [t("Matches from"), hit.extent.start < hit.start || hit.extent.end > hit.end ? span(hit.extent) : null],
     [t("Likelihood"), likelihood(hit) ? `${likelihood(hit)} (${percent(hit.confidence)})` : null],
-    [t("Score"), number(hit.score, 4)],
+    [t("Score"), hit.score === null ? null : number(hit.score, 4)],
     [t("File"), hit.uri],
     [t("Length"), duration && `${clock(duration)} (${seconds(duration)})`],
     [t("Picture"), width && height && `${width} × ${height}`],
@@ -342,4 +330,5 @@ dialog.addEventListener("click", ({ target }) => target === dialog && dialog.clo
 dialog.addEventListener("close", () => {
   unload(opened.media);
   opened = null;
+  forgetMoment();
 });

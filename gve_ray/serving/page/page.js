@@ -4,8 +4,9 @@
 
 import { number, plural, t } from "./language.js";
 import * as filters from "./filter.js";
-import { isOpen, makeCard, momentAt, stopAll } from "./moments.js";
+import { isOpen, makeCard, momentAt, openMoment, stopAll } from "./moments.js";
 import { Refused, ask } from "./server.js";
+import { linkedMoment, saveList } from "./takeaway.js";
 import { bytes, fileName, span } from "./words.js";
 
 const LARGEST = 64 * 2 ** 20; // bytes of the files of a search; the server has this limit too, but checks it only after the upload
@@ -21,6 +22,7 @@ let models = []; // those with an index, the default first
 let attached = { image: null, video: null }; // {file, url}
 let like = null; // {id, name, poster}: a found moment that is searched with instead of text and files
 let running = null; // the AbortController of the newest search
+let asked = null; // the FormData of the newest search
 const filesOf = new Map(); // files of history entries, by history.state.files
 
 async function loadModels() {
@@ -86,6 +88,13 @@ function restore(trouble) {
     start();
     if (trouble) complain(trouble);
   }
+  if (linkedMoment() && models.length) openLinked(linkedMoment()).catch(complain);
+}
+
+/** Open the moment of the address, which need not be found by the search of the address. */
+async function openLinked(id) {
+  const moment = await ask(`/v1/moments/${[form.model.value, id].map(encodeURIComponent).join("/")}`);
+  openMoment({ ...moment, extent: moment, score: null, confidence: null, words: null }, { moreLike, onlyIn });
 }
 
 /** Run the search of the form as a new history entry. */
@@ -232,7 +241,8 @@ async function search({ focus = false } = {}) {
   say(t("Searching…"));
   const began = performance.now();
   try {
-    const answer = await ask("/v1/search", { method: "POST", body: formData(), signal: mine.signal });
+    asked = formData();
+    const answer = await ask("/v1/search", { method: "POST", body: asked, signal: mine.signal });
     if (mine !== running) return;
     showHits(answer, filter);
     const count = plural(answer.data.filter(isLikely).length, "{n} moment", "{n} moments");
@@ -295,12 +305,23 @@ function showHits({ model, data }, filter) {
     byId("weak").hidden = true;
     weak[0].querySelector(".open").focus();
   };
+  byId("export").hidden = !data.length;
   if (data.length) return;
   show("nothing");
   byId("unfilter").hidden = !filter;
   byId("advice").textContent = filter
     ? t("The filter leaves nothing to search in. Loosen it, or search without it.")
     : t("The index holds nothing to compare with. Index some videos, or choose another model.");
+}
+
+/** Save the hits that are shown. type: media type of the file. */
+async function exportHits(type) {
+  if (byId("weak").hidden) asked.set("min_confidence", 0); // weaker ones are shown as well
+  try {
+    await saveList(asked, type);
+  } catch (error) {
+    complain(error);
+  }
 }
 
 // ---- Words ----------------------------------------------------------------------------------------------------
@@ -321,7 +342,7 @@ function complain(error) {
 
 function show(part) {
   for (const id of ["welcome", "nothing", "results"]) byId(id).hidden = id !== part;
-  for (const id of ["doubt", "weak"]) byId(id).hidden = true;
+  for (const id of ["doubt", "weak", "export"]) byId(id).hidden = true;
 }
 
 // ---- Hands ----------------------------------------------------------------------------------------------------
@@ -339,6 +360,7 @@ byId("unfilter").onclick = () => {
   showChips();
   submit();
 };
+for (const button of byId("export").querySelectorAll("button")) button.onclick = () => exportHits(button.value);
 byId("file").addEventListener("change", ({ target }) => {
   attach([...target.files]);
   target.value = ""; // so that the same file can be chosen again

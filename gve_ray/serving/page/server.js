@@ -27,22 +27,24 @@ export function typeOf(path) {
   return ask(path, { headers: { Range: "bytes=0-0" } }, async (answer) => answer.headers.get("Content-Type"));
 }
 
-/** Fetch a file from the server in parts and return it as a Blob. progress: called with the number of bytes received
+/** Fetch a file from the server in parts and return it, with its name there. progress: called with the number of bytes received
  *  so far and the size. Throws the same errors as `ask`. */
 export async function fetchFile(path, progress) {
   const parts = [];
-  let [got, size] = [0, 0];
+  let [got, size, name] = [0, 0, ""];
   do {
-    const [part, range] = await ask(path, { headers: { Range: `bytes=${got}-` } }, async (answer) => [
+    const [part, range, disposition] = await ask(path, { headers: { Range: `bytes=${got}-` } }, async (answer) => [
       await answer.blob(),
       answer.headers.get("Content-Range"), // bytes FIRST-LAST/SIZE
+      answer.headers.get("Content-Disposition"), // inline; filename*=UTF-8''NAME
     ]);
+    name = decodeURIComponent(disposition.split("''")[1]);
     parts.push(part);
     got += part.size;
     size = Number(range?.split("/")[1] ?? got);
     progress(got, size);
   } while (got < size);
-  return new Blob(parts, { type: parts[0].type });
+  return new File(parts, name, { type: parts[0].type });
 }
 
 /** Return the result of the promise. Throws Refused if the connection fails. */
