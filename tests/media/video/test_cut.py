@@ -172,6 +172,22 @@ def test_a_turned_picture_stays_turned(clip: Clip, tmp_path: Path) -> None:
     assert np.abs(moment.astype(int) - expected).mean() < 8
 
 
+@pytest.mark.parametrize("codec", ["libx264", "prores_ks"])
+def test_pixels_that_are_not_square_keep_their_shape(codec: str, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "moment.mp4"
+    with av.open(str(source), "w", format="mov") as out:
+        stream = out.add_stream(codec, rate=10, width=140, height=112)
+        stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
+        stream.pix_fmt = "yuv420p" if codec == "libx264" else "yuv422p10le"
+        for number in range(20):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture(number, 140, 112), format="rgb24")))
+        out.mux(stream.encode())
+    source.write_bytes(turn(source.read_bytes(), 90))
+    cut(source, str(target), 0.0, 1.0, LARGE, limits=Limits())
+    info = decode(target, [FrameRequest(k=2)]).info
+    assert info.height / info.width == pytest.approx(280 / 112)
+
+
 def test_a_moment_of_a_moment(tmp_path: Path) -> None:
     """The source then has pictures that its edit list hides."""
     source, once, twice = (tmp_path / name for name in ("source", "once.mp4", "twice.mp4"))
