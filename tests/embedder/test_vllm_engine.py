@@ -5,6 +5,7 @@ All tests share one engine, because starting it takes 10 s or more.
 
 import gc
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from gve_ray.embedder import Embedder
 from gve_ray.media.video_metadata import video_metadata
 from gve_ray.schema import Item
 
-pytest.importorskip("vllm")
+pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vllm is not installed")
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ The tests are skipped if the extra `mteb` is not installed.
 """
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,15 @@ from gve_ray.embedder import Embedder, EmbedderSettings
 from gve_ray.job import JobError
 from gve_ray.schema import Item
 
-mteb = pytest.importorskip("mteb")
-datasets = pytest.importorskip("datasets")
-
 SETTINGS = EmbedderSettings(frames=8, max_pixels=12544, min_pixels=3136)
 MODEL, ADAPTER = "package://demo/tiny_vl/model", "package://demo/tiny_vl/adapter"
 COUNT = 4
 PROMPT = "Find the video."
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(find_spec("mteb") is None, reason="the extra mteb is not installed"),
+]
 
 
 def task(kind: str, name: str, category: str, score: str, data: Any) -> Any:
@@ -96,6 +97,8 @@ def encoder(folder: Path) -> Any:
 
 
 def retrieval(videos: list[Path]) -> tuple[Any, list[str]]:
+    import datasets
+
     texts = [f"a scene of kind {i}" for i in range(COUNT)]
     corpus = datasets.Dataset.from_dict({"id": [f"v{i}" for i in range(COUNT)], "video": column(videos)})
     split = {
@@ -110,6 +113,8 @@ def retrieval(videos: list[Path]) -> tuple[Any, list[str]]:
 
 
 def test_retrieval_scores_of_mteb_match_our_vectors(cluster: str, videos: list[Path], tmp_path: Path) -> None:
+    import mteb
+
     retrieval_task, texts = retrieval(videos)
     cache = mteb.ResultCache(tmp_path / "results")
     result = mteb.evaluate(encoder(tmp_path / "work"), retrieval_task, cache=cache, co2_tracker=False)
@@ -132,6 +137,9 @@ def test_retrieval_scores_of_mteb_match_our_vectors(cluster: str, videos: list[P
 def test_a_second_zero_shot_evaluation_embeds_nothing(
     cluster: str, videos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    import datasets
+    import mteb
+
     split = datasets.Dataset.from_dict({"video": [str(video) for video in videos], "label": [0, 1, 0, 1]})
     data = datasets.DatasetDict({"test": split.cast_column("video", datasets.Video())})
     zero_shot_task = task("VideoZeroshotClassification", "LocalZeroShot", "v2t", "accuracy", data)
@@ -154,6 +162,8 @@ def test_a_second_zero_shot_evaluation_embeds_nothing(
 def test_an_item_that_cannot_be_embedded_is_an_error(
     cluster: str, videos: list[Path], tmp_path: Path
 ) -> None:
+    import mteb
+
     videos = [*videos[:3], tmp_path / "broken.mp4"]
     videos[3].write_bytes(b"not a video")
     retrieval_task, _ = retrieval(videos)
@@ -165,6 +175,9 @@ def test_an_item_that_cannot_be_embedded_is_an_error(
 def test_a_question_about_a_video_ranks_its_own_answers(
     cluster: str, videos: list[Path], tmp_path: Path
 ) -> None:
+    import datasets
+    import mteb
+
     questions, answers = ["what is it"] * COUNT, ["a desert", "an ocean", "a forest"]
     ids = [f"q{i}" for i in range(COUNT)]
     queries = datasets.Dataset.from_dict({"id": ids, "text": questions, "video": column(videos)})
@@ -200,6 +213,9 @@ def test_tasks_without_text_tell_equal_videos_from_others(
     cluster: str, videos: list[Path], tmp_path: Path, kind: str, category: str, score: str
 ) -> None:
     """Each score is 1 by construction, since items of one label are one video."""
+    import datasets
+    import mteb
+
     first, second = column(videos[:2])
     if kind == "VideoPairClassification":
         names = {"video1": [first, second, first], "video2": [first, second, second], "label": [1, 1, 0]}
@@ -216,6 +232,8 @@ def test_tasks_without_text_tell_equal_videos_from_others(
 
 
 def test_mveb_without_audio_consists_of_what_the_encoder_reads(tmp_path: Path) -> None:
+    import mteb
+
     modalities = set(encoder(tmp_path).mteb_model_meta.modalities)
     for name in ("MVEB(text, video, v1)", "MVEB(video, v1)"):
         for mveb_task in mteb.get_benchmark(name).tasks:

@@ -6,19 +6,23 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import mcp
 import numpy as np
-from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from tests.serving.conftest import Service
+
+if TYPE_CHECKING:
+    import mcp
 
 T = TypeVar("T")
 
 
 def ask(url: str, work: "Callable[[mcp.Client], Awaitable[T]]") -> T:
     """Start `gve mcp` as an assistant's program does, and return what `work` returns."""
+    import mcp
+    from mcp.client.stdio import StdioServerParameters, stdio_client
+
     parameters = StdioServerParameters(
         command=sys.executable, args=["-m", "gve_ray.cli", "mcp", "--url", url], env=dict(os.environ)
     )

@@ -13,7 +13,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import openai
 import psutil
 import pytest
 from PIL import Image
@@ -89,6 +88,8 @@ def test_vectors_equal_those_of_the_batch_embedder(
 
 
 def test_the_openai_client(server: Service, embedder: Embedder) -> None:
+    import openai
+
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     texts = ["a red ball", "two squares that move apart, slowly", "x"]
     expected = embedder.encode([Item(text=text) for text in texts])
