@@ -19,8 +19,7 @@ from tests.s3 import S3Server
 
 _BY_DEFAULT = "not slow and not gpu"  # as in pyproject.toml
 _SHARES_RAY = (
-    # Starts and stops another Ray in this process, which is possible only before the others share one.
-    "tests/cluster/test_grafana.py",
+    "tests/cluster/test_grafana.py",  # first, for it counts all metrics of the cluster
     "tests/integration/test_evaluate_job.py",
     "tests/integration/test_index_job.py",
     "tests/integration/test_mteb.py",
@@ -112,6 +111,7 @@ def cluster() -> Iterator[str]:
         logging_level="ERROR",
         log_to_driver=False,
         runtime_env={"env_vars": {"PYTHONPATH": path}},
+        _system_config={"metrics_report_interval_ms": 2000},
     )
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()

@@ -1,11 +1,10 @@
 """The Grafana dashboard uses metrics and labels that a real cluster publishes."""
 
 import json
-import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import httpx
 import pytest
@@ -60,45 +59,31 @@ def expressions() -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Series]]:
+def scraped(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Series]:
     """Return (run, series): what the agents of a cluster publish after a stage and a training step."""
-    import ray
-
-    env = {"PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT)])}
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-        runtime_env={"env_vars": env},
-        _system_config={"metrics_report_interval_ms": 1000},
-    )
-    try:
-        folder = tmp_path_factory.mktemp("metrics")
-        out, rejects = workers.stores(folder)
-        with RunFolder(str(folder / "run"), job="synthesize", config={}) as run:
-            run_stage(
-                "squares",
-                pending=workers.pending(40),
-                worker=workers.LoggingAndDying,
-                worker_args={"folder": str(folder)},
-                out=out,
-                rejects=rejects,
-                resources=StageResources(actors=1, num_cpus=0.5, batch_size=8, max_attempts=1),
-            )
-        with extra_log_context(job="train", run="another"):
-            StepMetrics()(STEP)
-        yield run.facts["runs"][0]["id"], scrape()
-    finally:
-        ray.shutdown()
+    folder = tmp_path_factory.mktemp("metrics")
+    out, rejects = workers.stores(folder)
+    with RunFolder(str(folder / "run"), job="synthesize", config={}) as run:
+        run_stage(
+            "squares",
+            pending=workers.pending(40),
+            worker=workers.LoggingAndDying,
+            worker_args={"folder": str(folder)},
+            out=out,
+            rejects=rejects,
+            resources=StageResources(actors=1, num_cpus=0.5, batch_size=8, max_attempts=1),
+        )
+    with extra_log_context(job="train", run="another"):
+        StepMetrics()(STEP)
+    return run.facts["runs"][0]["id"], scrape()
 
 
 def scrape() -> Series:
-    """Return the published series, once they include all metrics of the dashboard or after 30 s."""
+    """Return the published series, once they include all metrics of the dashboard or after two minutes."""
     from gve_ray.serving.metrics import agents
 
     expected = {name for expr in expressions() for name in names_of(expr) if not SERVED.match(name)}
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     series: Series = []
     while time.monotonic() < deadline:
         series = [sample for url in agents() for sample in parsed(httpx.get(url, trust_env=False).text)]
