@@ -34,7 +34,7 @@ from gve_ray.demo.render import write_mp4
 from gve_ray.demo.scenes import draw_scene
 from gve_ray.embedder import Embedder, EmbedderSettings
 from gve_ray.embedder.backends import identify
-from gve_ray.evaluation.embed import ItemIndex, embed, pending_table, read_vectors
+from gve_ray.evaluation.embed import ItemEmbedder, ItemIndex, pending_table, read_vectors
 from gve_ray.media import read_frames
 from gve_ray.schema import Frames, Item
 
@@ -73,15 +73,15 @@ def _stage(paths: list[str], actors: int, cache: Path) -> np.ndarray:
     config = ModelConfig(name="tiny", model=MODEL, dtype=DTYPE)
     items = [Item(video=path) for path in paths]
     keys = ItemIndex(cache).keys(items)
-    embedded = embed(
-        pending_table(items, keys),
+    with ItemEmbedder(
         config,
         SETTINGS,
         identify(config, SETTINGS, on_gpu=False),
-        cache=cache,
-        rejects=cache / "rejects.lance",
+        cache=str(cache),
+        rejects=str(cache / "rejects.lance"),
         resources=StageResources(actors=actors, num_cpus=1, batch_size=16),
-    )
+    ) as embedder:
+        embedded = embedder.embed(pending_table(items, keys))
     return read_vectors(embedded.store, keys)[0]
 
 

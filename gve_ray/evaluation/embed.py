@@ -1,7 +1,8 @@
 """Embeds each distinct item once, however many data sets contain it, and caches the vectors.
 
     index = ItemIndex(cache); keys = index.keys(items)          # content fingerprints
-    counts = embed(pending_table(items, keys), model, ...)      # a Ray stage: exactly once, resumable
+    with ItemEmbedder(model, ...) as embedder:                  # a Ray stage: exactly once, resumable
+        embedded = embedder.embed(pending_table(items, keys))
     vectors, cut = read_vectors(store, keys)                    # float32 [n, d], bool [n]
 
 A cache has one Lance store per model (fingerprint of weights, settings, dtype and engine). Its keys
@@ -16,7 +17,9 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -35,7 +38,7 @@ from gve_ray.media.signature import signature
 from gve_ray.media.source import is_folder
 from gve_ray.progress import Progress
 from gve_ray.schema import Frames, Item
-from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts, report_status, run_stage
+from gve_ray.stage import REJECT_SCHEMA, Reject, StageCounts, StageRunner, report_status
 from gve_ray.store import FolderLock, Store
 from gve_ray.store.runfolder import filesystem, write_atomically
 
@@ -223,53 +226,81 @@ class Embedded:
         return self.counts.n_out - self.n_found
 
 
-def embed(
-    pending: pa.Table,
-    config: ModelConfig,
-    settings: EmbedderSettings,
-    facts: Mapping[str, Any],
-    *,
-    cache: str,
-    rejects: str,
-    resources: StageResources,
-    commit_seconds: float = 5.0,
-) -> Embedded:
-    """Embed the items that the cache does not have yet, on Ray actors.
+class ItemEmbedder:
+    """A context manager that embeds items with one model on Ray actors, and keeps the vectors in the model's cache.
 
     cache: a folder, by path or URI. rejects: a Lance data set that belongs to this run and not to
-    the cache, so that other runs try rejected items again. Raises RunFolderError while another run
-    writes to the same model's cache, StageError as `run_stage`.
+    the cache, so that other runs try rejected items again. is_open: `embed` may be called several times, and
+    the actors load the model only once. Entering raises RunFolderError while another run writes to the same
+    model's cache.
     """
-    folder = f"{cache}/{cache_name(facts)}"
-    store = Store(f"{folder}/embeddings.lance", EMBEDDING_SCHEMA, key=KEY)
-    refused = Store(rejects, REJECT_SCHEMA)
-    stage = f"embed {config.name}"
-    with FolderLock(folder):
-        files, path = filesystem(f"{folder}/model.json")
-        write_atomically(files, path, (json.dumps(dict(facts), indent=2) + "\n").encode())
-        present = store.keys()
-        n_found = len(present & set(pending.column(KEY).to_pylist()))
-        if present & refused.keys():  # another run has embedded them in the meantime
-            refused.drop()
-        log.info("%s: %d distinct items, %d of them in %s", stage, pending.num_rows, n_found, folder)
-        counts = run_stage(
-            stage,
-            pending=pending,
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        settings: EmbedderSettings,
+        facts: Mapping[str, Any],
+        *,
+        cache: str,
+        rejects: str,
+        resources: StageResources,
+        commit_seconds: float = 5.0,
+        is_open: bool = False,
+    ) -> None:
+        self._facts, self._folder = dict(facts), f"{cache}/{cache_name(facts)}"
+        self._store = Store(f"{self._folder}/embeddings.lance", EMBEDDING_SCHEMA, key=KEY)
+        self._refused = Store(rejects, REJECT_SCHEMA)
+        self._stage = f"embed {config.name}"
+        self._lock = FolderLock(self._folder)
+        self._runner = StageRunner(
+            self._stage,
             worker=EmbedWorker,
             worker_args={
                 "config": config,
                 "settings": settings,
-                "facts": dict(facts),
+                "facts": self._facts,
                 "readers": max(1, int(resources.demands.get("CPU", 0))),
             },
-            out=store,
-            rejects=refused,
+            out=self._store,
+            rejects=self._refused,
             resources=resources,
             unit="item",
             commit_seconds=commit_seconds,
+            is_open=is_open,
         )
-    why = {row["video_id"]: (row["reason"], row["detail"]) for row in refused.table().to_pylist()}
-    return Embedded(store=store, counts=counts, n_found=n_found, rejects=why)
+        self._given: set[str] = set()  # to the runner, which takes each item once
+        self._exits = ExitStack()
+
+    def __enter__(self) -> "ItemEmbedder":
+        with ExitStack() as exits:
+            exits.enter_context(self._lock)
+            files, path = filesystem(f"{self._folder}/model.json")
+            write_atomically(files, path, (json.dumps(self._facts, indent=2) + "\n").encode())
+            if self._store.keys() & self._refused.keys():  # another run has embedded them in the meantime
+                self._refused.drop()
+            exits.enter_context(self._runner)
+            self._exits = exits.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exits.__exit__(kind, error, trace)
+
+    def embed(self, pending: pa.Table) -> "Embedded":
+        """Embed the items that the cache does not have yet. pending: of `PENDING_SCHEMA`.
+
+        Its counts are of the items that no earlier call had. Raises StageError as `StageRunner.run`.
+        """
+        keys = set(pending.column(KEY).to_pylist())
+        n_found = len(self._store.keys() & keys)
+        log.info("%s: %d distinct items, %d of them in %s", self._stage, len(keys), n_found, self._folder)
+        new = pending.filter(pa.array([key not in self._given for key in pending.column(KEY).to_pylist()]))
+        self._given |= keys
+        counts = self._runner.run(new)
+        rows = self._refused.table().to_pylist()
+        why = {row["video_id"]: (row["reason"], row["detail"]) for row in rows}
+        return Embedded(store=self._store, counts=counts, n_found=n_found, rejects=why)
 
 
 def read_vectors(store: Store, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,8 @@
 """Runs mteb's tasks with our models on Ray. Needs `pip install 'gve-ray[mteb]'`.
 
-    encoder = RayEncoder(ModelConfig(name="gve-3b", model="Alibaba-NLP/GVE-3B"), folder="runs/mteb")
     tasks = mteb.get_benchmark("MVEB(text, video, v1)")
-    mteb.evaluate(encoder, tasks, cache=mteb.ResultCache("runs/mteb/results"))
+    with RayEncoder(ModelConfig(name="gve-3b", model="Alibaba-NLP/GVE-3B"), folder="runs/mteb") as encoder:
+        mteb.evaluate(encoder, tasks, cache=mteb.ResultCache("runs/mteb/results"))
 
 mteb provides tasks, ranking and result files. Embedding is the stage of `gve evaluate`: each
 distinct item once, on any number of actors, cached, and resumed if it was interrupted. Actors get
@@ -13,8 +13,10 @@ that a data set stores as bytes are first written to `folder`, which all nodes m
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from mteb.types import PromptType
 from gve_ray.config import ModelConfig, StageResources
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.embedder.backends import cache_name, identify
-from gve_ray.evaluation.embed import ItemIndex, embed, pending_table, read_vectors
+from gve_ray.evaluation.embed import ItemEmbedder, ItemIndex, pending_table, read_vectors
 from gve_ray.job import JobError
 from gve_ray.schema import Item
 
@@ -41,6 +43,9 @@ class RayEncoder(AbsEncoder):
     bytes, and rejects. resources: in numbers, without `auto`. prompts: instructions by mteb's task
     name, task type or prompt type, used instead of a task's own. Uses the Ray cluster that is connected
     when mteb calls the encoder, or else starts Ray on this machine.
+
+    As a context manager, it keeps the actors, with the model, until its end; otherwise each call of mteb
+    starts new ones. Entering raises RunFolderError while another run writes to the same cache.
     """
 
     def __init__(
@@ -58,8 +63,31 @@ class RayEncoder(AbsEncoder):
         self._folder = Path(folder).resolve()
         self._facts = identify(config, self._settings, on_gpu="GPU" in self._resources.demands)
         self._index = ItemIndex(self._folder / "embeddings")
+        self._open: ItemEmbedder | None = None
         self.prompts_dict = dict(prompts) if prompts else None
         self.mteb_model_meta = _meta(config, self._settings, self._facts)
+
+    def __enter__(self) -> "RayEncoder":
+        self._open = self._embedder(is_open=True).__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        embedder, self._open = self._open, None
+        assert embedder is not None, "it was entered"
+        embedder.__exit__(kind, error, trace)
+
+    def _embedder(self, *, is_open: bool = False) -> ItemEmbedder:
+        return ItemEmbedder(
+            self._config,
+            self._settings,
+            self._facts,
+            cache=str(self._folder / "embeddings"),
+            rejects=str(self._folder / "rejects" / f"{cache_name(self._facts)}.lance"),
+            resources=self._resources,
+            is_open=is_open,
+        )
 
     def encode(
         self,
@@ -81,15 +109,8 @@ class RayEncoder(AbsEncoder):
             instruction = self.get_instruction(task_metadata, prompt_type) or None
         items = [replace(item, instruction=instruction) for item in self._items(inputs.dataset)]
         keys = self._index.keys(items)
-        embedded = embed(
-            pending_table(items, keys),
-            self._config,
-            self._settings,
-            self._facts,
-            cache=str(self._folder / "embeddings"),
-            rejects=str(self._folder / "rejects" / f"{cache_name(self._facts)}.lance"),
-            resources=self._resources,
-        )
+        with nullcontext(self._open) if self._open else self._embedder() as embedder:
+            embedded = embedder.embed(pending_table(items, keys))
         rejected = [key for key in keys if key in embedded.rejects]
         if rejected:
             reason = ": ".join(part for part in embedded.rejects[rejected[0]] if part)

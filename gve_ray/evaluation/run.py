@@ -27,7 +27,7 @@ from gve_ray.evaluation.config import DataConfig, EvaluationJobConfig
 from gve_ray.evaluation.contamination import ContaminationCheck
 from gve_ray.evaluation.data.eval_sets import EvalSet, find_eval_sets, open_eval_sets
 from gve_ray.evaluation.data.labelled_videos import classification_line
-from gve_ray.evaluation.embed import Embedded, ItemIndex, embed, pending_table, read_vectors
+from gve_ray.evaluation.embed import Embedded, ItemEmbedder, ItemIndex, pending_table, read_vectors
 from gve_ray.evaluation.needs import needs_of
 from gve_ray.evaluation.report.page import REPORT_FILE, write_report
 from gve_ray.evaluation.scores.clusters import join_queries, shared_content
@@ -152,8 +152,7 @@ def _run(config: EvaluationJobConfig, configs: Sequence[DataConfig], run: RunFol
     settings = EmbedderSettings(**config.sequence_settings)
     for model in config.models:
         facts = identify(model, settings, on_gpu="GPU" in config.resources.demands)
-        embedded = embed(
-            pending,
+        with ItemEmbedder(
             model,
             settings,
             facts,
@@ -161,7 +160,8 @@ def _run(config: EvaluationJobConfig, configs: Sequence[DataConfig], run: RunFol
             rejects=run.path("rejects", f"{model.name}.lance"),
             resources=config.resources,
             commit_seconds=config.commit_seconds,
-        )
+        ) as embedder:
+            embedded = embedder.embed(pending)
         if contamination_check is not None and contamination is None:
             # The actors are idle now, so the decoding processes may use all cores of this machine.
             cores = len(os.sched_getaffinity(0))

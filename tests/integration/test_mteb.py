@@ -19,6 +19,7 @@ from gve_ray.demo.scenes import draw_scene
 from gve_ray.embedder import Embedder, EmbedderSettings
 from gve_ray.job import JobError
 from gve_ray.schema import Item
+from gve_ray.stage.pool import ActorPool
 
 SETTINGS = EmbedderSettings(frames=8, max_pixels=12544, min_pixels=3136)
 MODEL, ADAPTER = "package://demo/tiny_vl/model", "package://demo/tiny_vl/adapter"
@@ -112,12 +113,21 @@ def retrieval(videos: list[Path]) -> tuple[Any, list[str]]:
     ), texts
 
 
-def test_retrieval_scores_of_mteb_match_our_vectors(cluster: str, videos: list[Path], tmp_path: Path) -> None:
+def test_retrieval_scores_of_mteb_match_our_vectors(
+    cluster: str, videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mteb
 
     retrieval_task, texts = retrieval(videos)
     cache = mteb.ResultCache(tmp_path / "results")
-    result = mteb.evaluate(encoder(tmp_path / "work"), retrieval_task, cache=cache, co2_tracker=False)
+    started = []
+    start = ActorPool._start
+    monkeypatch.setattr(
+        ActorPool, "_start", lambda pool, *arguments: (started.append(pool), start(pool, *arguments))
+    )
+    with encoder(tmp_path / "work") as opened:
+        result = mteb.evaluate(opened, retrieval_task, cache=cache, co2_tracker=False)
+    assert len(started) == 1  # the model is loaded once for queries and videos
     embedder = Embedder.from_pretrained(resolve_model(MODEL), resolve_model(ADAPTER))
     queries = embedder.embed([Item(text=text, instruction=PROMPT) for text in texts])
     targets = embedder.embed([Item(video=str(video)) for video in videos])
