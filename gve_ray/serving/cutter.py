@@ -10,18 +10,23 @@ the next request. Each cut is made in a decoding process, since the video is for
 import asyncio
 import hashlib
 import json
+import os
 import shutil
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
+
+import psutil
 
 from gve_ray.media import DecodeProcess, Limits, MediaError
 from gve_ray.media.source import local_path
 from gve_ray.media.video.cut import Cut
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.reader import http_status
+
+_PREFIX = "gve-moments-"  # of folders, followed by the number of their process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +48,8 @@ class Cutter:
 
     def __init__(self, limits: Limits, *, max_seconds: float, max_bytes: int) -> None:
         self._max_seconds, self._max_bytes = max_seconds, max_bytes
-        self._folder = TemporaryDirectory(prefix="gve-moments-")
+        _delete_abandoned()
+        self._folder = TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-")
         # Only what reads URIs has a network and the credentials of storages.
         self._processes = {is_uri: DecodeProcess(limits, reads_uris=is_uri) for is_uri in (False, True)}
         self._threads = {is_uri: ThreadPoolExecutor(1, "gve-cut") for is_uri in self._processes}
@@ -107,6 +113,14 @@ class Cutter:
     def _delete(self, tag: str) -> None:
         del self._files[tag]
         shutil.rmtree(Path(self._folder.name, tag), ignore_errors=True)
+
+
+def _delete_abandoned() -> None:
+    """Delete the folders of processes on this machine that were killed before they could do so."""
+    for folder in Path(gettempdir()).glob(f"{_PREFIX}*"):
+        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _clock(seconds: float) -> str:

@@ -1,6 +1,9 @@
 """The mp4s of moments: made once, kept within the budget of the disk, refused with a reason."""
 
 import asyncio
+import os
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,3 +97,17 @@ def test_a_moment_that_is_too_long_or_cannot_be_cut(film: str, cutters: list[Cut
         assert (await cut(cutter, str(broken), 0.0, 0.1)).path.is_file()
 
     asyncio.run(scenario())
+
+
+def test_the_files_of_killed_processes_are_deleted(
+    cutters: list[Cutter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in (f"gve-moments-{ended.pid}-a", f"gve-moments-{os.getpid()}-b", "gve-moments-other"):
+        (tmp_path / name / "moment").mkdir(parents=True)
+    cutters.append(Cutter(Limits(), max_seconds=1.0, max_bytes=LARGE))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names[-1] == "gve-moments-other"
+    assert [name.startswith(f"gve-moments-{os.getpid()}-") for name in names] == [True, True, False]
