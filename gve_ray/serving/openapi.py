@@ -21,6 +21,7 @@ from gve_ray import __version__
 from gve_ray.search.filters import MAX_VALUES, SIGNS
 from gve_ray.search.fusion import By
 from gve_ray.search.index import FieldType, Source
+from gve_ray.search.indexing_progress import STEPS
 from gve_ray.serving.config import RequestLimits
 from gve_ray.serving.guard import COOKIE
 from gve_ray.serving.hits import MIN_CONFIDENCE
@@ -579,6 +580,11 @@ _REPLIES: dict[str, Schema] = {
                         "additionalProperties": {"enum": list(get_args(FieldType))},
                     },
                     strip_frames=_COUNT,
+                    indexing=_nullable(_all_of(step={"enum": list(STEPS)}, done=_COUNT, total=_COUNT))
+                    | {
+                        "description": "How many new and changed files the job has checked or embedded that works "
+                        "on the index now; null if none does."
+                    },
                 )
             ),
         )

@@ -31,6 +31,7 @@ from gve_ray.search import (
     search_moments,
 )
 from gve_ray.search.index import FieldType
+from gve_ray.search.indexing_progress import IndexingProgress, read_progress
 from gve_ray.serving.batcher import ANYONE, Caller, TokenBatcher
 from gve_ray.serving.config import ServedModel
 from gve_ray.serving.errors import ApiError
@@ -65,12 +66,14 @@ def _returns_refusals(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitabl
 class IndexInfo:
     """What an index contains.
 
-    segments: their number. fields: metadata fields. strip_frames: frames in a preview strip.
+    segments: their number. fields: metadata fields. strip_frames: frames in a preview strip. indexing: how far
+    the job is that changes the index at the moment; None if there is none.
     """
 
     segments: int
     fields: dict[str, FieldType]
     strip_frames: int
+    indexing: IndexingProgress | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +96,10 @@ def indexed_model(library: Library) -> ModelInfo:
         dimension=spec.dimension,
         settings=EmbedderSettings(**facts.settings),
         index=IndexInfo(
-            segments=library.index.count(), fields=dict(spec.fields), strip_frames=facts.strip_frames
+            segments=library.index.count(),
+            fields=dict(spec.fields),
+            strip_frames=facts.strip_frames,
+            indexing=read_progress(library.folder),
         ),
     )
 
