@@ -122,7 +122,7 @@ def test_an_index_may_lose_all_its_segments(output: Path, kind: str) -> None:
     """As when the only video is replaced by a broken one."""
     run = run_over(output, kind=kind)
     run._fill(entries())
-    name, _ = run._fill({})
+    name, *_ = run._fill({})
     run._write_background({})
     run._publish(name)
     library = open_library(output)

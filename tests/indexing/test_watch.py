@@ -258,7 +258,8 @@ class Recorder:
         states = ("added", "changed", "unchanged", "rejected", "removed")
         return IndexResult(
             output="o", model="m", videos={"in": len(files), **dict.fromkeys(states, 0)},
-            segments={"in": 0, "out": 0, "rejected": 0, "new": 0}, reasons={}, kind="faiss", seconds={},
+            segments={"in": 0, "out": 0, "rejected": 0, "new": 0}, reasons={}, kind="faiss",
+            recall=None, not_transcribed=0, seconds={},
         )  # fmt: skip
 
     def has_transient_rejects(self) -> bool:
