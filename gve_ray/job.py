@@ -14,7 +14,7 @@ from gve_ray.console import Console, print_result, quiet_output
 from gve_ray.logs import extend_log_context, is_json, set_up_logging
 from gve_ray.progress import Progress, is_displayed
 from gve_ray.stage import StageError
-from gve_ray.store import RunFolderError, StoreError
+from gve_ray.store import RunFolderError, StorageError, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def _run(work: Callable[[], object], console: Console | None) -> int:
     except (PreflightError, RunFolderError) as error:
         _print_error(f"error: {error}", console)
         return WRONG
-    except (JobError, StageError, StoreError) as error:
+    except (JobError, StageError, StoreError, StorageError) as error:
         if console is not None:
             console.print(_last_lines(console, getattr(error, "log_lines", ())))
         _print_error(f"error: {error}\nwhat was committed is kept: start the job again to continue", console)

@@ -127,7 +127,7 @@ JOBS = {
             name="index",
             config="gve_ray.indexing.config:IndexConfig",
             needs="gve_ray.indexing.needs:needs_of",
-            run="gve_ray.indexing.run:run",
+            run="gve_ray.indexing.run:index",
         ),
         Job(
             name="serve",

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.disk import SmallDisk
 from tests.s3 import S3Server
 
 _BY_DEFAULT = "not slow and not gpu"  # as in pyproject.toml
@@ -130,6 +131,16 @@ def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     return s3_server.make_bucket(f"bucket-{secrets.token_hex(4)}")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """Yield a folder with a file system of 4 MB, which can be filled."""
+    try:
+        with SmallDisk(tmp_path / "disk", 4 * 2**20) as disk:
+            yield disk
+    except PermissionError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(autouse=True, scope="session")

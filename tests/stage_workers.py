@@ -179,6 +179,31 @@ class OneKiller(Squares):
         return super().square(row)
 
 
+class Hungry(Squares):
+    """Takes memory until it is ended when it gets more than two rows at once, and always for row 37.
+
+    folder: gets a file per process with the numbers of rows, and what the stage logs. group: a control group that
+    the process joins, unless empty.
+    """
+
+    def __init__(self, folder: str, group: str = "") -> None:
+        super().__init__(folder)
+        if group:
+            (Path(group) / "cgroup.procs").write_text(str(os.getpid()))
+        logging.getLogger("gve_ray.stage").addHandler(logging.FileHandler(Path(folder) / "stage.log"))
+        self._sizes = Path(folder) / f"sizes-{time.monotonic():.3f}.txt"
+
+    def __call__(self, rows: Sequence[Row]) -> list[Row | Reject]:
+        with self._sizes.open("a") as file:
+            file.write(f"{len(rows)} ")
+        if len(rows) > 2 or any(row["n"] == 37 for row in rows):
+            taken = []
+            while len(taken) < 4096:
+                taken.append(os.urandom(2**20) * 4)
+            raise AssertionError(f"{len(taken) * 4} MB did not end this process")
+        return super().__call__(rows)
+
+
 class Unstartable:
     def __init__(self) -> None:
         raise FileNotFoundError("model 'nowhere/to-be-found': no such folder")

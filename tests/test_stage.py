@@ -9,10 +9,12 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -28,6 +30,7 @@ from gve_ray.stage import (
 )
 from gve_ray.stage.committer import Committer
 from gve_ray.stage.in_flight import Activity, InFlightRows
+from gve_ray.stage.memory import WorkerProcess
 from gve_ray.stage.metrics import StageMetrics
 from gve_ray.stage.worker import _IsolationLock, check_result, to_table
 from gve_ray.store import Store
@@ -171,6 +174,60 @@ def test_crashes_and_exceptions_affect_only_the_rows_that_cause_them(cluster: st
     assert times["v0009"] == 2
 
 
+@pytest.fixture
+def control_group() -> Iterator[Path]:
+    """Yield a control group whose processes may use 200 MB of memory together."""
+    group = Path()
+    for folder, limit in (
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        ("/sys/fs/cgroup", "memory.max"),
+    ):
+        group = Path(folder) / f"gve-tests-{os.getpid()}"
+        try:
+            group.mkdir()
+            (group / limit).write_text(str(200 * 2**20))
+            break
+        except OSError:
+            if group.exists():
+                group.rmdir()
+    else:
+        pytest.skip("this user cannot make a control group with a limit of memory")
+    yield group
+    for process in (group / "cgroup.procs").read_text().split():
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(int(process)).wait(60)
+    group.rmdir()
+
+
+def sizes(folder: Path) -> list[str]:
+    """Return the numbers of rows that each process of the worker `Hungry` got at once."""
+    return [file.read_text().strip() for file in sorted(folder.glob("sizes-*.txt"))]
+
+
+def test_a_worker_that_runs_out_of_memory_gets_fewer_rows_at_once(
+    cluster: str, tmp_path: Path, control_group: Path
+) -> None:
+    """The kernel ends the worker with 8, 4 and, for row 37, with 2 and 1 rows at once."""
+    arguments = {"folder": str(tmp_path), "group": str(control_group)}
+    resources = {"actors": 1, "max_attempts": 2}
+    with pytest.raises(StageError, match=r"1 rows are not done: 'v0037': .*died 2 times.*no memory left"):
+        run(tmp_path, workers.Hungry, worker_args=arguments, resources=resources)
+    good, bad = outcome(tmp_path)
+    assert good == {key: square for key, square in squares(40).items() if key != "v0037"}
+    assert bad == rejected_tens(40)
+    assert [max(map(int, rows.split())) for rows in sizes(tmp_path)] == [8, 4, 2, 1, 1, 1]
+    log = (tmp_path / "stage.log").read_text().splitlines()
+    no_memory = "in work ended, because its node had no memory left; trying"
+    assert log == [
+        f"squares: a worker with 8 rows {no_memory} them one by one, and later batches with 4 at once",
+        f"squares: a worker with 4 rows {no_memory} them one by one, and later batches with 2 at once",
+        f"squares: a worker with 2 rows {no_memory} them one by one, and later batches with 1 at once",
+        f"squares: a worker with one row {no_memory} again",
+        f"squares: a worker with one row {no_memory} again",
+    ]
+    assert run(tmp_path, workers.Squares).n_out == 36
+
+
 @pytest.mark.slow
 def test_with_concurrent_calls_only_the_row_that_kills_its_worker_is_quarantined(
     cluster: str, tmp_path: Path
@@ -203,32 +260,6 @@ def test_a_killed_reader_of_the_queue_starts_again(cluster: str, tmp_path: Path)
     assert len(list(tmp_path.glob("seen-*.txt"))) == 1  # one process
     assert outcome(tmp_path) == (squares(40), rejected_tens(40))
     assert set(times_processed(tmp_path).values()) == {1}
-
-
-def test_a_runner_that_keeps_its_actors_can_be_entered_again(cluster: str, tmp_path: Path) -> None:
-    """Between the blocks, rows are deleted, which the next one does again, in the same process."""
-    out, rejects = workers.stores(tmp_path)
-    runner = StageRunner(
-        "squares",
-        worker=workers.Squares,
-        worker_args={"folder": str(tmp_path)},
-        out=out,
-        rejects=rejects,
-        resources=StageResources(actors=1, num_cpus=0.5, batch_size=8),
-        keeps_actors=True,
-    )
-    try:
-        for rows in (20, 40):
-            with runner:
-                counts = runner.run(workers.pending(rows))
-            assert (counts.n_in, counts.n_rejected) == (rows, rows // 10)
-            assert outcome(tmp_path) == (squares(rows), rejected_tens(rows))
-            out.delete(["v0001"])
-            rejects.delete(["v0010"])
-    finally:
-        runner.stop()
-    assert len(list(tmp_path.glob("seen-*.txt"))) == 1
-    assert times_processed(tmp_path) == Counter(f"v{i:04d}" for i in range(40)) + Counter(["v0001", "v0010"])
 
 
 def test_undone_rows_are_left_to_the_next_run_and_the_others_are_committed(
@@ -370,15 +401,27 @@ def test_the_error_for_a_value_of_the_wrong_type_names_worker_and_store(tmp_path
 
 def test_the_history_of_rows_in_flight_is_kept_until_their_batch_ends() -> None:
     rows = InFlightRows()
-    assert rows.begin(["a", "b"]) == (0, {})
-    assert rows.begin(["a", "b"]) == (1, {"a": (0, None), "b": (0, None)})
+    assert rows.begin("x", ["a", "b"]) == (0, {}, 2)
+    assert rows.begin("x", ["a", "b"]) == (1, {"a": (0, None), "b": (0, None)}, 1)
     rows.begin_isolated("a")
     rows.save("a", {"out": ["f"]})
     rows.begin_isolated("b")
-    assert rows.begin(["a", "b"]) == (2, {"a": (1, {"out": ["f"]}), "b": (1, None)})
-    assert rows.begin(["c"]) == (0, {})
+    assert rows.begin("x", ["a", "b"]) == (2, {"a": (1, {"out": ["f"]}), "b": (1, None)}, 1)
+    assert rows.begin("x", ["c"]) == (0, {}, 1)
     rows.end(["a", "b"], errors=0)
-    assert rows.begin(["a", "b"]) == (0, {})
+    assert rows.begin("x", ["a", "b"]) == (0, {}, 2)
+
+
+def test_a_stage_remembers_how_many_rows_were_too_many() -> None:
+    rows = InFlightRows()
+    assert rows.begin("x", list("abcdefgh"))[2] == 8
+    assert rows.begin("y", list("ijklm"))[2] == 5
+    assert rows.ran_out_of_memory("x") == (8, 4)
+    assert rows.ran_out_of_memory("x") is None
+    assert rows.begin("x", list("nopqr"))[2] == 4
+    assert rows.ran_out_of_memory("y") == (5, 2)
+    assert rows.begin("y", list("ijklm"))[2] == 1
+    assert rows.ran_out_of_memory("y") == (1, 1)
 
 
 def test_consecutive_errors_are_counted_across_batches_until_a_row_succeeds() -> None:
@@ -388,13 +431,14 @@ def test_consecutive_errors_are_counted_across_batches_until_a_row_succeeds() ->
 
 def test_unfinished_starts_are_counted_per_actor() -> None:
     rows = InFlightRows()
-    assert [rows.starting("x", "1.err"), rows.starting("y"), rows.starting("x")] == [
-        (0, ""),
-        (0, ""),
-        (1, "1.err"),
+    one, two, three, four = (WorkerProcess(id=i, node="n", log="", kernel_kills=0) for i in "1234")
+    assert [rows.starting("x", one), rows.starting("y", two), rows.starting("x", three)] == [
+        (0, None),
+        (0, None),
+        (1, one),
     ]
     rows.started("x")
-    assert rows.starting("x") == (0, "")
+    assert rows.starting("x", four) == (0, three)
     assert rows.activity().workers == 1
 
 

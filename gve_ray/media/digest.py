@@ -2,7 +2,7 @@
 
 import hashlib
 
-from gve_ray.media.source import file_facts, folder_blobs, is_folder, open_binary
+from gve_ray.media.source import file_facts, folder_blobs, is_folder, open_binary, raise_storage_fault
 
 _CHUNK = 8 << 20  # bytes per request, for a file behind a URI
 UNREADABLE = "unreadable"  # the stamp of a file that cannot be read
@@ -14,7 +14,7 @@ def media_digest(path: str) -> str:
     """Return `Decoded.content_hash`: the sha256 (hex) of a file's bytes, or of a folder's pictures by name.
 
     A file behind a URI is read completely. For a file that cannot be read, it is the digest of its
-    name.
+    name. Raises OSError if an object store fails.
     """
     try:
         if is_folder(path):
@@ -22,14 +22,15 @@ def media_digest(path: str) -> str:
             return hashlib.sha256("".join(parts).encode()).hexdigest()
         with open_binary(path, _CHUNK) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except _NOT_READ:
+    except _NOT_READ as error:
+        raise_storage_fault(error)
         return hashlib.sha256(f"name\0{path}".encode()).hexdigest()
 
 
 def media_stamp(path: str) -> str:
     """Return a text that changes when the file, or a picture of the folder, is written again.
 
-    UNREADABLE if it cannot be read; reading the file will raise the reason.
+    UNREADABLE if it cannot be read; reading the file will raise the reason. Raises OSError if an object store fails.
     """
     try:
         if not is_folder(path):
@@ -37,5 +38,6 @@ def media_stamp(path: str) -> str:
         blobs = list(folder_blobs(path))
         newest = max((blob.changed for blob in blobs), default=0)
         return f"{len(blobs)} {sum(blob.size for blob in blobs)} {newest}"
-    except _NOT_READ:
+    except _NOT_READ as error:
+        raise_storage_fault(error)
         return UNREADABLE

@@ -119,16 +119,7 @@ class DecodeProcess:
         """Call `function(source, *arguments, limits=..., **settings)` in the child; return or raise the same."""
         request = pickle.dumps((function, source, arguments, settings))
         name = f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
-        if self._child is None or self._child.poll() is not None:
-            self._start()
-        try:
-            reply = self._exchange(request, self.limits.wall_clock_s + _GRACE_SECONDS)
-        except TimeoutError:
-            raise MediaError(
-                Reason.TIMEOUT, f"killed after {self.limits.wall_clock_s:g} s on {name}"
-            ) from None
-        except EOFError as error:
-            raise MediaError(Reason.CRASHED, f"the decoder died ({error}) on {name}") from None
+        reply = self._reply(request, name)
         try:
             return decode_reply(reply)
         except MediaError as error:
@@ -140,6 +131,22 @@ class DecodeProcess:
             raise MediaError(
                 Reason.CRASHED, f"the decoder sent a malformed reply ({error}) on {name}"
             ) from None
+
+    def _reply(self, request: bytes, name: str, *, is_retry: bool = False) -> bytes:
+        """Send a request to the child, which is started if necessary, and return the reply. Raises MediaError."""
+        if self._child is None or self._child.poll() is not None:
+            self._start()
+        try:
+            return self._exchange(request, self.limits.wall_clock_s + _GRACE_SECONDS)
+        except TimeoutError:
+            raise MediaError(
+                Reason.TIMEOUT, f"killed after {self.limits.wall_clock_s:g} s on {name}"
+            ) from None
+        except EOFError as error:
+            # No file causes this signal. The kernel may have sent it because the machine had no memory left.
+            if str(error) == "SIGKILL" and not is_retry:
+                return self._reply(request, name, is_retry=True)
+            raise MediaError(Reason.CRASHED, f"the decoder died ({error}) on {name}") from None
 
     def close(self) -> None:
         """Kill the child, if there is one. The next call starts another."""

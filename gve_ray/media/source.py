@@ -102,8 +102,8 @@ def _remote_blobs(uri: str) -> Iterator[Blob]:
 def open_source(source: Source, limits: Limits) -> Blob:
     """Return the bytes of one file, at most `limits.max_bytes`. A local file is not copied.
 
-    Raises MediaError: unreadable, empty, too_large. Raises ValueError for an asset reference, which
-    only a store can resolve.
+    Raises MediaError: unreadable, empty, too_large. Raises OSError if an object store fails, and ValueError for an
+    asset reference, which only a store can resolve.
     """
     if isinstance(source, bytes):
         limits.check_bytes(len(source))
@@ -184,9 +184,18 @@ def _fetch(uri: str, limits: Limits) -> bytes:
         with open_remote(uri) if parse_packed(uri) else _stream(uri) as stream:
             data = _read_at_most(stream, limits.max_bytes + 1)
     except (OSError, ValueError, ImportError) as error:
+        raise_storage_fault(error)
         raise MediaError(Reason.UNREADABLE, f"{uri}: {error}") from error
     limits.check_bytes(len(data))
     return data
+
+
+def raise_storage_fault(error: Exception) -> None:
+    """Raise an error again that an object store is to blame for, and not one of its files."""
+    from gve_ray.store.faults import is_storage_fault
+
+    if is_storage_fault(error):
+        raise error
 
 
 def _stream(uri: str) -> BinaryIO:

@@ -9,6 +9,7 @@ import hmac
 import logging
 import time
 from collections.abc import Callable
+from tempfile import gettempdir
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, cookie_parser
@@ -18,6 +19,7 @@ from gve_ray.serving.body_limits import RETRY_SECONDS, ByteBudget, LimitedBody, 
 from gve_ray.serving.config import RequestLimits, is_loopback
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.front import ARRIVAL, STREAMED, seconds_since_arrival
+from gve_ray.store.faults import is_storage_fault, storage_fault
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,19 @@ Observe = Callable[[str, int, float], None]  # path, status, seconds
 def digest(key: str) -> str:
     """Return the SHA-256 of a key in hex. Only this digest reaches the tables and logs of Ray."""
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _failure(error: Exception) -> ApiError:
+    """Return the reply to a request that has caused an unexpected error; the log has the details."""
+    if is_storage_fault(error):
+        log.error("%s", storage_fault(error, gettempdir()))
+        return ApiError(
+            503,
+            "a disk of the service is full, or a storage does not answer; its log says which",
+            code="storage",
+            retry_after=RETRY_SECONDS,
+        )
+    return ApiError(500, "the service failed on this request; its log says why", code="internal")
 
 
 def session_of(key_digest: str) -> str:
@@ -78,11 +93,9 @@ class Guard:
             await reply.refuse(error)
         except ClientDisconnect:
             log.info("a client disconnected before its request was read")
-        except Exception:
+        except Exception as error:
             log.exception("a request failed")
-            await reply.refuse(
-                ApiError(500, "the service failed on this request; its log says why", code="internal")
-            )
+            await reply.refuse(_failure(error))
         finally:
             if body is not None:
                 body.close()

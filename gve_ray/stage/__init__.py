@@ -10,7 +10,10 @@ none occurs twice.
 
 Retries are limited. If a batch raises an exception, it is rerun row by row, and a row that still
 raises becomes `Reject("error")`. If a worker process dies, the rows that were in flight are retried
-one at a time, and a row that kills its worker `max_attempts` times becomes `Reject("quarantined")`.
+one at a time, and a row that kills its worker `max_attempts` times becomes `Reject("quarantined")`. If the
+worker's node had no memory left (memory.py), later batches are processed in smaller parts, and a row with which
+this happens again and again is left undone: the others are committed, and then the stage fails. An error of
+storage, such as a full disk, is not counted against the row either, but fails the stage.
 A worker that cannot start, or that raises on every row, fails the job. A worker that cannot go on for a
 reason outside of its rows returns them `Undone`: the others are committed, and then the stage fails.
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gve_ray.stage.memory import WorkerProcess
 from gve_ray.stage.tokens import TokenCounts
 
 _MAX_RESTARTS = 3
@@ -50,7 +51,7 @@ class InFlightRows:
 
     def __init__(self) -> None:
         self._unfinished_starts: dict[str, int] = {}
-        self._logs: dict[str, str] = {}
+        self._processes: dict[str, WorkerProcess] = {}
         self._ready: set[str] = set()
         self._status = ""
         self._finished: dict[str, int] = {}
@@ -58,18 +59,23 @@ class InFlightRows:
         self._failure = Failure()
         self._in_flight: set[str] = set()
         self._batch_starts: dict[str, int] = {}
+        self._rows_at_once: dict[
+            str, tuple[str, int]
+        ] = {}  # of batches in work, by first key, with their actors
+        self._most_rows: int | None = None
         self._isolated_tries: dict[str, int] = {}
         self._saved: dict[str, dict[str, Any]] = {}
         self._consecutive_errors = 0
 
-    def starting(self, actor: str, log: str = "") -> tuple[int, str]:
-        """Record that an actor starts, and the log of its process.
+    def starting(self, actor: str, process: WorkerProcess) -> tuple[int, WorkerProcess | None]:
+        """Record that an actor starts, and its process.
 
-        Returns how many of its last starts did not finish, and the log of its previous process.
+        Returns how many of its last starts did not finish, and its previous process.
         """
         failed = self._unfinished_starts.get(actor, 0)
         self._unfinished_starts[actor] = failed + 1
-        before, self._logs[actor] = self._logs.get(actor, ""), log
+        before = self._processes.get(actor)
+        self._processes[actor] = process
         return failed, before
 
     def started(self, actor: str) -> None:
@@ -107,11 +113,11 @@ class InFlightRows:
         """Return the first failure given to `fail`; its reason is empty if there was none."""
         return self._failure
 
-    def begin(self, keys: Sequence[str]) -> tuple[int, History]:
-        """Mark the rows of a batch as in flight.
+    def begin(self, actor: str, keys: Sequence[str]) -> tuple[int, History, int]:
+        """Mark the rows of a batch as in flight in an actor.
 
-        Returns how often this batch was begun before, and the history of those of its rows that
-        were already in flight.
+        Returns how often this batch was begun before, the history of those of its rows that were
+        already in flight, and how many of its rows to process at once: one, if there is a history.
         """
         earlier = self._batch_starts.get(keys[0], 0)
         self._batch_starts[keys[0]] = earlier + 1
@@ -121,7 +127,23 @@ class InFlightRows:
             if key in self._in_flight
         }
         self._in_flight.update(keys)
-        return earlier, history
+        at_once = 1 if history else min(len(keys), self._most_rows or len(keys))
+        self._rows_at_once[keys[0]] = (actor, at_once)
+        return earlier, history, at_once
+
+    def ran_out_of_memory(self, actor: str) -> tuple[int, int] | None:
+        """Let later batches have fewer rows at once, because the process of an actor ran out of memory.
+
+        Returns how many rows it had at once, and how many are allowed from now on; None if it had no batch.
+        """
+        batches = {key: rows for key, (whose, rows) in self._rows_at_once.items() if whose == actor}
+        if not batches:
+            return None
+        had = max(batches.values())
+        self._most_rows = min(max(1, had // 2), self._most_rows or had)
+        for key in batches:  # their rows are now tried one by one
+            del self._rows_at_once[key]
+        return had, self._most_rows
 
     def begin_isolated(self, key: str) -> None:
         """Count a try in which the worker processes only this row."""
@@ -139,6 +161,7 @@ class InFlightRows:
         """
         self._consecutive_errors = self._consecutive_errors + errors if errors == len(keys) else 0
         self._batch_starts.pop(keys[0], None)
+        self._rows_at_once.pop(keys[0], None)
         self._finished.pop(keys[0], None)
         for key in keys:
             self._in_flight.discard(key)

@@ -12,22 +12,27 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from gve_ray.logs import LogContext, extend_log_context, last_lines, set_up_worker, worker_log
 from gve_ray.stage.in_flight import History
+from gve_ray.stage.memory import ran_out_of_memory, this_process
 from gve_ray.stage.metrics import WorkerMetrics
 from gve_ray.stage.reporter import counted, send_status_with
 from gve_ray.stage.tokens import TokenCounts, send_tokens_with
 from gve_ray.store import Store
+from gve_ray.store.faults import is_storage_fault
 
 log = logging.getLogger(__name__)
 
 _MAX_FAILED_STARTS = 3
 _MAX_OTHER_DEATHS = 16  # of workers with one batch in flight, beyond those that quarantine explains
+_NO_MEMORY = "its node had no memory left"
+_MORE_MEMORY = (
+    "use nodes with more memory, fewer actors in the stage's resources, or end other programs there"
+)
 
 REJECT_SCHEMA = pa.schema(
     [
@@ -144,18 +149,23 @@ class StageActor:
         self._tokens = send_tokens_with(self._send_tokens)
         self._lock = _IsolationLock()
         self._actor = ray.get_runtime_context().get_actor_id()
-        failed, log_before = self._tell("starting", self._actor, worker_log())
+        failed, before = self._tell("starting", self._actor, this_process())
+        # Whether the process that this one replaces was ended because its node had no memory left.
+        self._lacked_memory = before is not None and ran_out_of_memory(before)
         try:
             if failed >= _MAX_FAILED_STARTS:
+                reason = f"{_NO_MEMORY}; {_MORE_MEMORY}" if self._lacked_memory else "see its log"
                 raise StageError(
-                    f"its process died {failed} times in a row while starting; see its log",
-                    last_lines(log_before),
+                    f"its process died {failed} times in a row while starting: {reason}",
+                    last_lines(before.log) if before else (),
                 )
             self._worker = job.worker(**job.worker_args)
         except Exception as error:
             self._fail(f"its worker cannot start: {_sentence(error)}", error)
             raise
         self._tell("started", self._actor)
+        if self._lacked_memory:
+            self._reduce_rows()
 
     def _send_tokens(self, total: TokenCounts, new: TokenCounts) -> None:
         # A restarted actor keeps its id, so its process is named, too.
@@ -192,12 +202,15 @@ class StageActor:
         rows = batch.to_pylist()
         keys = [row[self._job.out.key] for row in rows]
         with self._lock.shared():
-            earlier, history = self._tell("begin", keys)
+            earlier, history, at_once = self._tell("begin", self._actor, keys)
             if earlier:
                 self._metrics.retry()
             self._check_deaths(earlier, keys)
             if not history:
-                records = [self._record(rows, self._run(rows))]
+                outcomes: list[_Outcome] = []
+                while len(outcomes) < len(rows):
+                    outcomes += self._run(rows, len(outcomes), at_once)
+                records = [self._record(rows, outcomes)]
         if history:
             with self._lock.alone():
                 records = self._isolated(rows, history)
@@ -210,6 +223,20 @@ class StageActor:
             )
         self._metrics.batch(time.monotonic() - started)
         return _merge(keys, records)
+
+    def _reduce_rows(self) -> None:
+        """Let batches have fewer rows at once, because the process before this one ran out of memory with some."""
+        rows = self._tell("ran_out_of_memory", self._actor)
+        if rows is None:
+            return
+        had, allowed = rows
+        rows_text = f"{had} rows" if had > 1 else "one row"
+        then = (
+            f"trying them one by one, and later batches with {allowed} at once" if had > 1 else "trying again"
+        )
+        log.warning(
+            "%s: a worker with %s in work ended, because %s; %s", self._job.name, rows_text, _NO_MEMORY, then
+        )
 
     def _check_deaths(self, earlier: int, keys: Sequence[str]) -> None:
         """Raise StageError if workers died too often with this batch in flight.
@@ -226,25 +253,33 @@ class StageActor:
     def _isolated(self, rows: Sequence[dict[str, Any]], history: History) -> list[dict[str, Any]]:
         """Process the rows one at a time, after a worker died with this batch in flight."""
         records: list[dict[str, Any]] = []
-        for row in rows:
-            self._finished(rows, len(records))
+        for i, row in enumerate(rows):
+            self._finished(rows, i)
             key = row[self._job.out.key]
             deaths, saved = history.get(key, (0, None))
             if saved is None:
                 if deaths >= self._job.max_attempts:
-                    detail = f"its worker died {deaths} times with no other row in flight"
-                    outcome: _Outcome = (Reject("quarantined", detail, attempts=deaths), False)
+                    outcome: _Outcome = (self._given_up(key, deaths), False)
                 else:
                     self._tell("begin_isolated", key)
-                    (outcome,) = self._run([row])
+                    (outcome,) = self._run(rows, i, 1)
                 saved = self._record([row], [outcome])
                 self._tell("save", key, saved)
             records.append(saved)
         return records
 
-    def _run(self, rows: Sequence[dict[str, Any]]) -> "list[_Outcome]":
+    def _given_up(self, key: str, deaths: int) -> Reject | Undone:
+        """Return the result of a row whose worker died too often while it had only this row."""
+        detail = f"its worker died {deaths} times with no other row in flight"
+        if self._lacked_memory:  # which says more about the node than about the row
+            return Undone(f"{key!r}: {detail}, because {_NO_MEMORY}; {_MORE_MEMORY}")
+        return Reject("quarantined", detail, attempts=deaths)
+
+    def _run(self, batch: Sequence[dict[str, Any]], start: int, count: int) -> "list[_Outcome]":
+        """Return the outcomes of some rows of a batch, which begin at `start`."""
+        rows = batch[start : start + count]
         try:
-            with counted(partial(self._finished, rows)):
+            with counted(lambda done: self._finished(batch, start + done)):
                 return [(result, False) for result in self._call(rows)]
         except StageError:
             raise
@@ -252,7 +287,7 @@ class StageActor:
             log.warning("%s: batch of %d raised %r; trying row by row", self._job.name, len(rows), error)
         outcomes: list[_Outcome] = []
         for row in rows:
-            self._finished(rows, len(outcomes))
+            self._finished(batch, start + len(outcomes))
             outcomes.append(self._try(row))
         return outcomes
 
@@ -267,7 +302,9 @@ class StageActor:
             except StageError:
                 raise
             except Exception as error:  # noqa: BLE001 - becomes this row's reject
-                detail = repr(error)
+                detail, is_fault = repr(error), is_storage_fault(error)
+        if is_fault:  # which says nothing about the row
+            raise StageError(detail)
         return Reject("error", detail, attempts=self._job.max_attempts), True
 
     def _call(self, rows: Sequence[dict[str, Any]]) -> list[Result]:

@@ -2,6 +2,7 @@
 
 from gve_ray.store.assets import AssetReader, frames_of_row, jpegs_of_row
 from gve_ray.store.dataset import Store, StoreError
+from gve_ray.store.faults import StorageError
 from gve_ray.store.runfolder import FolderLock, RunFolder, RunFolderError, fingerprint
 from gve_ray.store.shared import SharedFolder
 
@@ -11,6 +12,7 @@ __all__ = [
     "RunFolder",
     "RunFolderError",
     "SharedFolder",
+    "StorageError",
     "Store",
     "StoreError",
     "fingerprint",

@@ -27,6 +27,7 @@ from pyarrow import fs
 
 from gve_ray.console import log_to
 from gve_ray.logs import extend_log_context, new_run
+from gve_ray.store.faults import StorageError, storage_fault, storage_faults_of
 from gve_ray.store.lease import LEASE_FILE, LEASE_SCHEMES, Lease, LeaseError
 
 RUN_FILE = "run.json"
@@ -74,7 +75,8 @@ class RunFolder:
     Entering adds the job and the id of the run to the log context, and moves the log of a quiet job
     to logs/ in the folder, which must be a path for that (`gve_ray.console`). It raises RunFolderError if the
     folder belongs to another config, has files of another program, or is in use. Leaving records
-    when and how the run ended.
+    when and how the run ended; it raises StorageError if the block failed because of a full disk or an
+    object store.
     """
 
     def __init__(self, uri: str, *, job: str, config: Any) -> None:
@@ -87,6 +89,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.uri}: this kind of URI cannot be written ({error}); name another folder"
             ) from error
+        self._place = self._root if isinstance(self._files, fs.LocalFileSystem) else self.uri
         self._lock = FolderLock(self.uri)
         self._record: dict[str, Any] = {}
         self._recording = threading.Lock()  # parts of a run record at the same time
@@ -96,16 +99,16 @@ class RunFolder:
         return "/".join((self.uri, *parts))
 
     def __enter__(self) -> "RunFolder":
-        self._lock.__enter__()
         try:
-            self._claim()
+            with storage_faults_of(self._place):
+                self._lock.__enter__()
+                self._claim()
         except BaseException:
             self._lock.__exit__()
             raise
         run = self._record["runs"][-1]["id"]
         extend_log_context({"job": self._job, "run": run})
-        is_local = isinstance(self._files, fs.LocalFileSystem)
-        log_to(f"{self._root}/logs/{run}.log" if is_local else None)
+        log_to(f"{self._root}/logs/{run}.log" if self._place == self._root else None)
         return self
 
     def __exit__(
@@ -113,18 +116,26 @@ class RunFolder:
     ) -> None:
         ended = {"ended": time.time(), "error": f"{kind.__name__}: {error}" if kind else None}
         self._record["runs"][-1].update(ended)
+        fault = storage_fault(error, self._place)
         try:
             self._lock.check()
             self._save()
+        except OSError as unsaved:
+            fault = fault or storage_fault(unsaved, self._place)
+            if fault is None:
+                raise
         finally:
             self._lock.__exit__()
+        if fault is not None:
+            raise StorageError(fault) from error
 
     def finished(self) -> bool:
         """Return whether an earlier run has recorded `finished`; do not claim the folder.
 
         Raises RunFolderError if the folder belongs to another config.
         """
-        self._record = self._read() or {}
+        with storage_faults_of(self._place):
+            self._record = self._read() or {}
         if not self._record.get("finished"):
             return False
         self._refuse_others(fingerprint(self._config))
@@ -319,11 +330,14 @@ def write_atomically(files: fs.FileSystem, path: str, data: bytes) -> None:
             stream.write(data)
         return
     part = f"{path}.{os.getpid()}.part"
-    with open(part, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        Path(part).unlink(missing_ok=True)  # after an error
 
 
 def versions() -> dict[str, str]:

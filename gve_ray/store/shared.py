@@ -135,10 +135,13 @@ class SharedFolder:
     def _download(self, remote: str, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        fs.copy_files(
-            remote, str(part), source_filesystem=self._files, destination_filesystem=fs.LocalFileSystem()
-        )
-        os.replace(part, target)
+        try:
+            fs.copy_files(
+                remote, str(part), source_filesystem=self._files, destination_filesystem=fs.LocalFileSystem()
+            )
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)  # after an error
 
 
 def make_scratch() -> tuple[Path, IO[bytes]]:

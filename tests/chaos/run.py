@@ -1,13 +1,19 @@
-"""Kill the processes of jobs at random times, start the jobs again, and compare with undisturbed runs.
+"""Disturb jobs at random times, start them again, and compare with undisturbed runs.
 
     python -m tests.chaos.run [--jobs stream,train] [--kills driver,worker,node] [--seeds 10] [--folder DIR]
 
 Each job first runs undisturbed. Then, for each kind of kill and each seed, it runs in a new folder, and at a
-time between its start and its end that the seed decides, a process is killed with SIGKILL: the driver, a
-worker of Ray that does a part of the job, or all processes of a node. A driver that was killed or that has
-failed is started again with the same command until it succeeds. What it has written then must equal the
-undisturbed output. Prints a JSON object with a row for each run. Not part of the test suite, because it takes
-hours; `--folder` keeps the outputs, and the runs that are in its results already are not repeated.
+time between its start and its end that the seed decides, something happens:
+
+driver, worker, node: a process is killed with SIGKILL: the driver, a worker of Ray that does a part of the job,
+    or all processes of a node.
+disk: the disk of the output becomes full, until the driver has ended. Needs the right to mount file systems.
+500, 503, expired, slow, truncated: input and output are in a bucket, whose server fails in this way (tests/s3.py), with
+    an even seed for four seconds, else until the driver has ended, and for five minutes at most.
+
+A driver that was killed or that has failed is started again with the same command until it succeeds. What it has
+written then must equal the undisturbed output. Prints a JSON object with a row for each run. Not part of the
+test suite, because it takes hours; `--folder` keeps the outputs, and what is in its results already is not repeated.
 
 The jobs are real, with the tiny model of the package; in `stream` (synthesis in parts, all stages at the same
 time), decoder and captioner are stand-ins, in `synthesize` they are the real ones.
@@ -16,25 +22,30 @@ time), decoder and captioner are stand-ins, in `synthesize` they are the real on
 import argparse
 import json
 import os
+import pickle
 import random
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import yaml
+from pyarrow import fs
 
 from gve_ray.demo.render import write_mp4
 from gve_ray.demo.scenes import draw_scene
 from gve_ray.search.library import open_library
-from gve_ray.store.runfolder import plain
+from gve_ray.store import SharedFolder
+from gve_ray.store.runfolder import filesystem, plain
+from tests.disk import SmallDisk
 from tests.embedder.conftest import save_tiny
 from tests.integration import (
     test_evaluate_job,
@@ -44,6 +55,7 @@ from tests.integration import (
 )
 from tests.integration.nodes import Nodes
 from tests.ray_head import LocalHead
+from tests.s3 import FAULTS, S3Server
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TESTS))
@@ -51,17 +63,25 @@ sys.path.insert(0, str(TESTS))
 import stream_workers  # noqa: E402
 
 KILLS = ("driver", "worker", "node")
+KINDS = (*KILLS, "disk", *FAULTS)
+FAULT_SECONDS = (4.0, 300.0)  # with an even and an odd seed
 CPUS = 2  # of each of the two nodes
+DISK_BYTES = 2**30
 MOST_STARTS = 6
 SECONDS = 900.0  # for one run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A job to disturb. command: of a run, from its output folder. contents: what must be equal afterwards."""
+    """A job to disturb.
 
-    command: Callable[[Path], Sequence[str]]
+    command: of a run, from the path or URI of its output. contents: what must be equal afterwards, from its folder.
+    videos: its input, which may be in a bucket as well; command then gets another `--input`.
+    """
+
+    command: Callable[[str], Sequence[str]]
     contents: Callable[[Path], Any]
+    videos: Path | None = None
 
 
 def stream(folder: Path) -> Job:
@@ -78,15 +98,20 @@ def stream(folder: Path) -> Job:
 
 
 def synthesize(folder: Path) -> Job:
-    (folder / "videos").mkdir()
-    for seed in range(test_synthesis_faults.VIDEOS):
-        write_mp4(folder / "videos" / f"{seed}.mp4", draw_scene(seed, "corpus", long=False))
-    config = test_synthesis_faults.config(folder / "videos") | {"commit_seconds": 0.5}
-    return Job(command=gve("synthesize", folder, config), contents=test_synthesis_faults.contents)
+    videos = folder / "videos"
+    if not videos.exists():
+        videos.mkdir()
+        for seed in range(test_synthesis_faults.VIDEOS):
+            write_mp4(videos / f"{seed}.mp4", draw_scene(seed, "corpus", long=False))
+    config = test_synthesis_faults.config(videos) | {"commit_seconds": 0.5}
+    return Job(
+        command=gve("synthesize", folder, config), contents=test_synthesis_faults.contents, videos=videos
+    )
 
 
 def train(folder: Path) -> Job:
-    config = test_training_faults.settings(folder, save_tiny(folder / "base", "qwen2_5_vl"))
+    base = folder / "base"
+    config = test_training_faults.settings(folder, base if base.exists() else save_tiny(base, "qwen2_5_vl"))
     return Job(command=gve("train", folder, config), contents=training_contents)
 
 
@@ -103,7 +128,8 @@ def training_contents(output: Path) -> Any:
 
 
 def evaluate(folder: Path) -> Job:
-    test_evaluate_job.write_sets(folder / "uvrb")
+    if not (folder / "uvrb").exists():
+        test_evaluate_job.write_sets(folder / "uvrb")
     config = test_evaluate_job.settings(folder / "uvrb")
     return Job(
         command=gve("evaluate", folder, config),
@@ -120,9 +146,11 @@ def without_times(value: Any) -> Any:
 
 
 def index(folder: Path) -> Job:
-    test_index_job.write_folder(folder / "videos")
-    config = plain(test_index_job.config_of(folder / "videos", folder, commit_seconds=0.05))
-    return Job(command=gve("index", folder, config), contents=index_contents)
+    videos = folder / "videos"
+    if not videos.exists():
+        test_index_job.write_folder(videos)
+    config = plain(test_index_job.config_of(videos, folder, commit_seconds=0.05))
+    return Job(command=gve("index", folder, config), contents=index_contents, videos=videos)
 
 
 def index_contents(output: Path) -> Any:
@@ -141,12 +169,12 @@ JOBS: Mapping[str, Callable[[Path], Job]] = {
 }
 
 
-def gve(verb: str, folder: Path, config: Mapping[str, Any]) -> Callable[[Path], Sequence[str]]:
+def gve(verb: str, folder: Path, config: Mapping[str, Any]) -> Callable[[str], Sequence[str]]:
     """Write a config, and return the command that runs it into an output folder."""
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(dict(config)))
     start = [sys.executable, "-m", "gve_ray.cli", verb, "--config", str(path)]
-    return lambda output: [*start, "--output", str(output)]
+    return lambda output: [*start, "--output", output]
 
 
 class Cluster:
@@ -209,26 +237,76 @@ def is_busy(process: psutil.Process) -> bool:
     return name.startswith("ray::") and not name.startswith("ray::IDLE") and not name.endswith("Agent")
 
 
-def disturbed(cluster: Cluster, job: Job, output: Path, kind: str, delay: float, rng: random.Random) -> Any:
-    """Run a job with a kill after a delay, until it has succeeded; return the facts of the run."""
-    killed, starts = "nothing", 0
+class Bucket:
+    """A bucket for inputs and outputs of jobs."""
+
+    def __init__(self, server: S3Server) -> None:
+        self.server = server
+        self._uri = server.make_bucket("chaos")
+
+    def command(self, job: Job, folder: Path, output: str) -> Sequence[str]:
+        """Return the command of a run with its input and output in the bucket; upload the input."""
+        if job.videos is None:
+            return job.command(output)
+        source = f"{self._uri}/{folder.name}/videos"
+        if not SharedFolder(source).names():
+            self._copy(str(job.videos), source)
+        return [*job.command(output), "--input", source]
+
+    def uri(self, output: Path) -> str:
+        return f"{self._uri}/{output.parent.name}/{output.name}"
+
+    def fetch(self, output: Path) -> None:
+        """Copy an output to its folder on this machine."""
+        self._copy(self.uri(output), str(output))
+
+    def _copy(self, source: str, target: str) -> None:
+        (source_files, source_path), (target_files, target_path) = filesystem(source), filesystem(target)
+        target_files.create_dir(target_path, recursive=True)
+        fs.copy_files(
+            source_path, target_path, source_filesystem=source_files, destination_filesystem=target_files
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disturbance:
+    """What happens to a run. begin: gets its driver, and returns what was hit. end: when the driver has ended."""
+
+    begin: Callable[["subprocess.Popen[bytes]"], str]
+    end: Callable[[], object] = lambda: None
+
+
+def disturbed(
+    cluster: Cluster, command: Sequence[str], log: Path, delay: float, disturbance: Disturbance
+) -> dict[str, Any]:
+    """Run a driver that is disturbed after a delay, until it has succeeded; return the facts of the run."""
+    hit, starts, codes = "nothing", 0, list[int | None]()
     deadline = time.monotonic() + SECONDS
-    log = output.with_suffix(".log")
-    while starts < MOST_STARTS:
+    while starts < MOST_STARTS and time.monotonic() < deadline:
         starts += 1
-        with cluster.driver(job.command(output), log) as process:
+        with cluster.driver(command, log) as process:
             if starts == 1:
                 try:
                     process.wait(delay)
                 except subprocess.TimeoutExpired:
-                    killed = cluster.kill(kind, process, rng)
+                    hit = disturbance.begin(process)
                 cluster.complete()
-            try:
-                if process.wait(max(1.0, deadline - time.monotonic())) == 0:
-                    return {"killed": killed, "starts": starts, "finished": True}
-            except subprocess.TimeoutExpired:
-                break
-    return {"killed": killed, "starts": starts, "finished": False, "log": log.read_text()[-1000:]}
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(1.0, deadline - time.monotonic()))
+        disturbance.end()
+        codes.append(process.poll())
+        if codes[-1] == 0:
+            break
+    text = log.read_text()
+    facts = {
+        "killed": hit,
+        "starts": starts,
+        "codes": codes,
+        "errors": [line for line in text.splitlines() if line.startswith("error: ")],
+        "tracebacks": text.count("Traceback (most recent call last)"),
+        "finished": codes[-1] == 0,
+    }
+    return facts if facts["finished"] else {**facts, "log": text[-1000:]}
 
 
 def run(jobs: Sequence[str], kills: Sequence[str], seeds: int, folder: Path) -> list[dict[str, Any]]:
@@ -237,42 +315,103 @@ def run(jobs: Sequence[str], kills: Sequence[str], seeds: int, folder: Path) -> 
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     done = {(row["job"], row["kill"], row["seed"]) for row in rows}
     os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent)])
-    with LocalHead(num_cpus=0) as head, Nodes(head) as nodes:
-        cluster = Cluster(head, nodes)
-        for name in jobs:
-            todo = [(kind, seed) for kind in kills for seed in range(seeds) if (name, kind, seed) not in done]
-            if not todo:
-                continue
-            shutil.rmtree(folder / name, ignore_errors=True)
-            (folder / name).mkdir()
-            job = JOBS[name](folder / name)
-            expected, seconds = undisturbed(cluster, job, folder / name / "undisturbed")
-            for kind, seed in todo:
-                rng = random.Random(f"{name} {kind} {seed}")
-                output = folder / name / f"{kind}-{seed}"
-                delay = rng.uniform(0.05, 0.95) * seconds
-                facts = disturbed(cluster, job, output, kind, delay, rng)
-                facts["equal"] = facts["finished"] and job.contents(output) == expected
-                row = {"job": name, "kill": kind, "seed": seed, "after_s": round(delay, 1), **facts}
-                print(json.dumps(row), file=sys.stderr, flush=True)
-                rows.append(row)
-                with results.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                if facts["equal"]:
-                    shutil.rmtree(output)
+    with S3Server() as server:
+        os.environ.update(server.environment)
+        bucket = Bucket(server)
+        with LocalHead(num_cpus=0) as head, Nodes(head) as nodes:
+            cluster = Cluster(head, nodes)
+            for name in jobs:
+                todo = [
+                    (kind, seed) for kind in kills for seed in range(seeds) if (name, kind, seed) not in done
+                ]
+                for row in disturb_job(cluster, bucket, name, folder / name, todo):
+                    print(json.dumps(row), file=sys.stderr, flush=True)
+                    rows.append(row)
+                    with results.open("a") as file:
+                        file.write(json.dumps(row) + "\n")
     return rows
 
 
-def undisturbed(cluster: Cluster, job: Job, output: Path) -> tuple[Any, float]:
-    """Run a job twice, so that models and modules are cached; return its output and the seconds of the second run."""
+def disturb_job(
+    cluster: Cluster, bucket: Bucket, name: str, folder: Path, todo: Sequence[tuple[str, int]]
+) -> Iterator[dict[str, Any]]:
+    """Disturb one job in each of the ways, kind and seed; yield a row for each run."""
+    if not todo:
+        return
+    folder.mkdir(exist_ok=True)
+    job = JOBS[name](folder)
+    for kind, seed in todo:
+        rng = random.Random(f"{name} {kind} {seed}")
+        output = folder / f"{kind}-{seed}"
+        is_remote = kind in FAULTS
+        if is_remote and name == "stream":  # it has its own program, which writes to a disk
+            continue
+        expected, seconds = undisturbed(cluster, bucket if is_remote else None, job, folder)
+        delay = rng.uniform(0.05, 0.95) * seconds
+        with ExitStack() as stack:
+            if kind == "disk":
+                disk = stack.enter_context(SmallDisk(output, DISK_BYTES))
+                disturbance = Disturbance(begin=lambda _, disk=disk: disk.fill() or "disk", end=disk.empty)
+            elif is_remote:
+                disturbance = store_fault(bucket.server, kind, FAULT_SECONDS[seed % 2])
+            else:
+                disturbance = Disturbance(
+                    begin=lambda process, kind=kind, rng=rng: cluster.kill(kind, process, rng)
+                )
+            command = (
+                bucket.command(job, folder, bucket.uri(output)) if is_remote else job.command(str(output))
+            )
+            facts = disturbed(cluster, command, folder / f"{output.name}.log", delay, disturbance)
+            if is_remote and facts["finished"]:
+                bucket.fetch(output)
+            facts["equal"] = facts["finished"] and job.contents(output) == expected
+        if facts["equal"] and output.exists():
+            shutil.rmtree(output)
+        yield {"job": name, "kill": kind, "seed": seed, "after_s": round(delay, 1), **facts}
+
+
+def store_fault(server: S3Server, fault: str, seconds: float) -> Disturbance:
+    """Return the disturbance by a server that fails for so many seconds, and not longer than the driver runs."""
+    healed = threading.Timer(seconds, server.fail, [None])
+
+    def begin(_: object) -> str:
+        server.fail(fault)
+        healed.start()
+        return fault
+
+    def end() -> None:
+        healed.cancel()
+        server.fail(None)
+
+    return Disturbance(begin=begin, end=end)
+
+
+def undisturbed(cluster: Cluster, bucket: Bucket | None, job: Job, folder: Path) -> tuple[Any, float]:
+    """Run a job twice, so that models and modules are cached; return its output and the seconds of the second run.
+
+    The result is kept in the folder, so that the runs need not be repeated.
+    """
+    name = "undisturbed" if bucket is None else "undisturbed-remote"
+    kept = folder / f"{name}.pickle"
+    if kept.exists():
+        return cast(tuple[Any, float], pickle.loads(kept.read_bytes()))
+    contents, seconds = [], 0.0
     for number in range(2):
-        folder, begun = output.with_name(f"{output.name}-{number}"), time.monotonic()
-        log = folder.with_suffix(".log")
-        with cluster.driver(job.command(folder), log) as process:
+        output, begun = folder / f"{name}-{number}", time.monotonic()
+        shutil.rmtree(output, ignore_errors=True)
+        command = (
+            job.command(str(output)) if bucket is None else bucket.command(job, folder, bucket.uri(output))
+        )
+        log = folder / f"{output.name}.log"
+        with cluster.driver(command, log) as process:
             assert process.wait(SECONDS) == 0, log.read_text()[-3000:]
-    contents = job.contents(folder)
-    assert contents == job.contents(output.with_name(f"{output.name}-0")), "two undisturbed runs differ"
-    return contents, time.monotonic() - begun
+        seconds = time.monotonic() - begun
+        if bucket is not None:
+            bucket.fetch(output)
+        contents.append(job.contents(output))
+    assert contents[0] == contents[1], "two undisturbed runs differ"
+    kept.write_bytes(pickle.dumps((contents[0], seconds)))
+    return contents[0], seconds
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -295,7 +434,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", default=",".join(JOBS), help="default: %(default)s")
-    parser.add_argument("--kills", default=",".join(KILLS), help="default: %(default)s")
+    parser.add_argument(
+        "--kills", default=",".join(KILLS), help=f"of {', '.join(KINDS)} (default: %(default)s)"
+    )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--folder", type=Path, help="folder to keep; by default a temporary one")
     args = parser.parse_args()

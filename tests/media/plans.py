@@ -21,6 +21,11 @@ def segfault(info: VideoInfo) -> list[FrameRequest]:
     raise AssertionError("still alive")
 
 
+def be_killed(info: VideoInfo) -> list[FrameRequest]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("still alive")
+
+
 def hang(info: VideoInfo) -> list[FrameRequest]:
     time.sleep(600)
     raise AssertionError("never killed")

@@ -77,7 +77,9 @@ def test_refusals_cross_the_border(make, process):
         process.decode(make(), plans.refuse)
 
 
-@pytest.mark.parametrize("plan, how", [(plans.segfault, "SIGSEGV"), (plans.leave, "exit status 3")])
+@pytest.mark.parametrize(
+    "plan, how", [(plans.segfault, "SIGSEGV"), (plans.be_killed, "SIGKILL"), (plans.leave, "exit status 3")]
+)
 def test_a_crash_is_reported_and_the_next_video_decodes(make, process, plan, how):
     process.decode(make(), PLAN)
     before = pid(process)
@@ -192,10 +194,7 @@ def test_a_child_killed_or_stuck_within_a_picture():
         os.kill(pid(process), signal.SIGSTOP)  # it takes the request and does nothing
         timer = threading.Timer(0.2, os.kill, (pid(process), signal.SIGKILL))
         timer.start()
-        with pytest.raises(MediaError, match="SIGKILL") as caught:
-            process.read_image(still(2))
-        assert caught.value.reason == Reason.CRASHED
-        assert read_number(process.read_image(still(3)).pixels[0]) == 3
+        assert read_number(process.read_image(still(2)).pixels[0]) == 2  # another child has read it
         os.kill(pid(process), signal.SIGSTOP)
         with pytest.raises(MediaError) as caught:
             process.read_image(still(4))

@@ -18,6 +18,7 @@ from gve_ray.serving.config import RequestLimits
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.front import ARRIVAL
 from gve_ray.serving.guard import COOKIE, Guard, digest, session_of
+from tests.disk import SmallDisk
 
 KEY = "0123456789abcdef-a-key"
 LIMITS = replace(RequestLimits(), max_body_bytes=100)
@@ -161,6 +162,33 @@ def test_an_unexpected_error_is_reported_without_its_details() -> None:
     status, body, _ = call(app=broken)
     assert (status, body["error"]["code"]) == (500, "internal")
     assert "secret" not in str(body)
+
+
+def test_an_upload_when_the_disk_for_temporary_files_is_full(
+    small_disk: SmallDisk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Parts of forms above 1 MB are kept in temporary files."""
+
+    async def count(scope: Any, receive: Any, send: Any) -> None:
+        async with Request(scope, receive).form() as form:
+            size = form["video"].size  # type: ignore[union-attr]
+        await PlainTextResponse(str(size))(scope, receive, send)
+
+    head = b'--x\r\nContent-Disposition: form-data; name="video"; filename="a"\r\n\r\n'
+    request: dict[str, Any] = {
+        "headers": {"content-type": "multipart/form-data; boundary=x"},
+        "body": [head, bytes(2_000_000), b"\r\n--x--\r\n"],
+        "limits": replace(LIMITS, max_body_bytes=3_000_000),
+        "app": count,
+    }
+    monkeypatch.setattr("tempfile.tempdir", str(small_disk.folder))
+    small_disk.fill()
+    status, body, headers = call(**request)
+    assert (status, body["error"]["code"], headers["retry-after"]) == (503, "storage", "1")
+    assert str(small_disk.folder) not in str(body)
+    assert f"{small_disk.folder}: its disk is full" in caplog.text
+    small_disk.empty()
+    assert call(**request)[:2] == (200, "2000000")
 
 
 def test_limits_of_bodies() -> None:

@@ -1,0 +1,142 @@
+"""Tests what a run does when its storage fails: a full disk, an object store that answers with errors."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from gve_ray.job import FAILED, run_job
+from gve_ray.media import Limits, MediaError, Reason
+from gve_ray.media.digest import media_digest, media_stamp
+from gve_ray.media.source import open_source
+from gve_ray.stage import StageError
+from gve_ray.store import RunFolder, SharedFolder, StorageError, Store
+from gve_ray.store.faults import is_storage_fault, storage_fault
+from gve_ray.store.runfolder import filesystem
+from tests.disk import SmallDisk
+from tests.s3 import S3Server
+
+SCHEMA = pa.schema([("video_id", pa.string()), ("text", pa.string())])
+
+
+def save_tensor(folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.ones(2_000_000)}, folder / "a.safetensors")
+
+
+def save_checkpoint(folder: Path) -> None:
+    import torch
+
+    torch.save({"a": torch.ones(2_000_000)}, folder / "a.pt")
+
+
+def save_faiss(folder: Path) -> None:
+    import faiss
+
+    index = faiss.IndexFlatIP(64)
+    index.add(np.ones((40_000, 64), dtype=np.float32))
+    faiss.write_index(index, str(folder / "index.faiss"))
+
+
+def append(folder: Path) -> None:
+    table = pa.Table.from_pylist([{"video_id": "b", "text": "b" * 6_000_000}], schema=SCHEMA)
+    Store(f"{folder}/rows.lance", SCHEMA).create().append(table)
+
+
+def download(folder: Path) -> None:
+    source = folder.parent.with_name("source")
+    source.write_bytes(bytes(6_000_000))
+    SharedFolder(folder)._download(str(source), folder / "copy")
+
+
+@pytest.mark.parametrize("write", [save_tensor, save_checkpoint, save_faiss, append, download])
+def test_a_run_that_fails_on_a_full_disk_names_it_and_continues_when_there_is_space(
+    small_disk: SmallDisk, write: Callable[[Path], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Every library reports a full disk in another way; 4 MB are too few for each of these files."""
+    folder = small_disk.folder / "run"
+
+    def work() -> str:
+        with RunFolder(str(folder), job="train", config={"steps": 1}) as run:
+            rows = Store(run.path("small.lance"), SCHEMA).create()
+            rows.append(pa.Table.from_pylist([{"video_id": "a", "text": "a"}], schema=SCHEMA))
+            small_disk.fill()
+            write(folder)
+        return "done"
+
+    assert run_job("train", work) == FAILED
+    shown = capfd.readouterr().err
+    assert f"error: {folder}: its disk is full (0.0 MB are free); free space there\n" in shown
+    assert "start the job again to continue" in shown
+    again = RunFolder(str(folder), job="train", config={"steps": 1})
+    with pytest.raises(StorageError, match="its disk is full"):
+        again.__enter__()
+    small_disk.empty()
+    with again as run:
+        assert Store(run.path("small.lance"), SCHEMA).keys() == {"a"}
+        assert len(run.facts["runs"]) == 2
+    assert not list(folder.glob("*.part"))
+
+
+def test_another_error_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), RunFolder(str(tmp_path / "run"), job="train", config={}):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        (
+            "When reading information for key 'v.mp4' in bucket 'b': AWS Error UNKNOWN (HTTP status 503) during "
+            "HeadObject operation: No response body.",
+            "s3://b/run: an object store does not answer as it should (When reading information for key",
+        ),
+        ("AWS Error ACCESS_DENIED during HeadObject operation", "refuses access"),
+        (
+            "LanceError(IO): Generic S3 error: Server returned non-2xx status code: 403 Forbidden: "
+            "<Error><Code>ExpiredToken</Code></Error>",
+            "refuses access",
+        ),
+        (
+            "When listing objects under key 'a' in bucket 'b': AWS Error NO_SUCH_KEY during ListObjectsV2",
+            None,
+        ),
+        ("a file that ends too early", None),
+    ],
+)
+def test_errors_of_object_stores_are_told_from_those_of_files(text: str, advice: str | None) -> None:
+    """The texts are those of pyarrow and Lance, shortened."""
+    error: Any = StageError("stage embed: it failed")
+    error.__cause__ = OSError(text)
+    assert is_storage_fault(error) == (advice is not None)
+    if advice is not None:
+        assert advice in str(storage_fault(error, "s3://b/run"))
+
+
+@pytest.mark.parametrize("fault", ["500", "expired"])
+def test_a_file_is_not_rejected_because_its_store_fails(s3: str, s3_server: S3Server, fault: str) -> None:
+    files, path = filesystem(f"{s3}/video.mp4")
+    with files.open_output_stream(path) as stream:
+        stream.write(b"bytes")
+    reads: list[Callable[[str], object]] = [lambda uri: open_source(uri, Limits()), media_stamp, media_digest]
+    before = [read(f"{s3}/video.mp4") for read in reads]
+    s3_server.fail(fault)
+    try:
+        for read in reads:
+            with pytest.raises(OSError, match="AWS Error"):
+                read(f"{s3}/video.mp4")
+        with pytest.raises(
+            StorageError, match="renew the credentials" if fault == "expired" else "try again later"
+        ):
+            RunFolder(f"{s3}/run", job="train", config={}).__enter__()
+    finally:
+        s3_server.fail(None)
+    assert [read(f"{s3}/video.mp4") for read in reads] == before
+    with pytest.raises(MediaError) as missing:
+        open_source(f"{s3}/other.mp4", Limits())
+    assert missing.value.reason == Reason.UNREADABLE
