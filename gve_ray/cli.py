@@ -29,8 +29,9 @@ usage: gve VERB [--config FILE] [--verbose] [--section.option VALUE ...]
        gve synthesize --output RUN --thresholds [--json] [--section.option VALUE ...]
        gve evaluate --config FILE --check
        gve train --config FILE --plan [--json]
-       gve search [TEXT] [--image FILE] [--video FILE] [--top_k N] [--only URI] [--after TIME] [--before TIME]
-                  [--filter JSON] [--group_by video] [--open [N]] [--save N FILE] [--url URL]
+       gve search [TEXT] [--image FILE] [--video FILE] [--like ID] [--without TEXT] [--top_k N] [--only URI]
+                  [--after TIME] [--before TIME] [--filter JSON] [--group_by video] [--open [N]]
+                  [--save N FILE] [--url URL]
        gve mcp [--url URL]
        gve export RUN --form webdataset|datasets --output FOLDER [--tasks T2V,V2V] [--shard_pairs N]
        gve diagnose [results.csv ...] [--models a,b] [--baselines] [--json]
@@ -144,6 +145,14 @@ def search(args: Sequence[str]) -> int:
     parser.add_argument("--video", type=_local, metavar="FILE")
     parser.add_argument("--top_k", "--top-k", type=int, default=10)
     parser.add_argument("--filter", type=json.loads, help='e.g. \'{"duration": {"gte": 10}}\'')
+    parser.add_argument(
+        "--like",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="find what is similar to this hit (--json shows its id); repeat it for several",
+    )
+    parser.add_argument("--without", metavar="TEXT", help="what the moments should not show, such as 'a dog'")
     parser.add_argument(
         "--only",
         action="append",

@@ -18,9 +18,10 @@ import operator
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Protocol, TypeVar
 
@@ -395,6 +396,7 @@ def load_config(
     parser = _parser(kind, prog=prog)
     parser.add_argument("--config", action="config", help="YAML file, or the name of a packaged recipe")
     given = _named_models(sys.argv[1:] if args is None else args)
+    given = _with_values(given, _switches(kind))
     try:
         given = _find_recipes(given, kind.job)
     except FileNotFoundError as error:
@@ -459,6 +461,21 @@ def _named_models(args: Sequence[str]) -> list[str]:
             names.append(rest.pop(0))
         if names:
             result.append("[" + ", ".join(f"{{convention: {name}}}" for name in names) + "]")
+    return result
+
+
+def _switches(kind: Any) -> set[str]:
+    """Return the options of a config class itself, not of its sections, that are true or false."""
+    return {f"--{option.name}" for option in fields(kind) if option.type is bool}
+
+
+def _with_values(args: Sequence[str], switches: Set[str]) -> list[str]:
+    """Return the arguments with `true` after each switch that has no value, such as --watch."""
+    result: list[str] = []
+    for arg, following in zip_longest(args, args[1:], fillvalue="--"):
+        result.append(arg)
+        if arg in switches and following.startswith("--"):
+            result.append("true")
     return result
 
 

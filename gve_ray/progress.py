@@ -12,7 +12,7 @@ something has changed, at most every ten seconds, and one at the end of a step o
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -74,6 +74,7 @@ class Display(Protocol):
 
 
 _display: Display | None = None  # of this process
+_listener: Callable[[ProgressState], object] | None = None  # of this process
 _last_line = -math.inf  # when any step last logged a line that was not its last
 
 
@@ -86,6 +87,17 @@ def shown_by(display: Display) -> Iterator[None]:
         yield
     finally:
         _display = before
+
+
+@contextmanager
+def heard_by(listener: Callable[[ProgressState], object]) -> Iterator[None]:
+    """Also call `listener` with each state of the steps of this process, about once a second, until the block ends."""
+    global _listener
+    before, _listener = _listener, listener
+    try:
+        yield
+    finally:
+        _listener = before
 
 
 def is_displayed() -> bool:
@@ -150,6 +162,8 @@ class Progress:
         if self._is_closed:
             return
         self._is_closed = True
+        if _listener is not None:
+            _listener(self.state)
         if _display is not None:
             _display.show(self.state)
             _display.hide(self._label)
@@ -161,6 +175,8 @@ class Progress:
         if self._is_closed or self._done >= self._total:
             return
         state = self.state
+        if _listener is not None:
+            _listener(state)
         if _display is not None:
             _display.show(state)
         now = time.monotonic()

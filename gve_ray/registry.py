@@ -127,7 +127,7 @@ JOBS = {
             name="index",
             config="gve_ray.indexing.config:IndexConfig",
             needs="gve_ray.indexing.needs:needs_of",
-            run="gve_ray.indexing.run:index",
+            run="gve_ray.indexing.run:run",
         ),
         Job(
             name="serve",

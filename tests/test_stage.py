@@ -262,6 +262,32 @@ def test_a_killed_reader_of_the_queue_starts_again(cluster: str, tmp_path: Path)
     assert set(times_processed(tmp_path).values()) == {1}
 
 
+def test_a_runner_that_keeps_its_actors_can_be_entered_again(cluster: str, tmp_path: Path) -> None:
+    """Between the blocks, rows are deleted, which the next one does again, in the same process."""
+    out, rejects = workers.stores(tmp_path)
+    runner = StageRunner(
+        "squares",
+        worker=workers.Squares,
+        worker_args={"folder": str(tmp_path)},
+        out=out,
+        rejects=rejects,
+        resources=StageResources(actors=1, num_cpus=0.5, batch_size=8),
+        keeps_actors=True,
+    )
+    try:
+        for rows in (20, 40):
+            with runner:
+                counts = runner.run(workers.pending(rows))
+            assert (counts.n_in, counts.n_rejected) == (rows, rows // 10)
+            assert outcome(tmp_path) == (squares(rows), rejected_tens(rows))
+            out.delete(["v0001"])
+            rejects.delete(["v0010"])
+    finally:
+        runner.stop()
+    assert len(list(tmp_path.glob("seen-*.txt"))) == 1
+    assert times_processed(tmp_path) == Counter(f"v{i:04d}" for i in range(40)) + Counter(["v0001", "v0010"])
+
+
 def test_undone_rows_are_left_to_the_next_run_and_the_others_are_committed(
     cluster: str, tmp_path: Path
 ) -> None:

@@ -142,6 +142,24 @@ class WordsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PollingConfig:
+    """How `watch` looks for changes of the input.
+
+    seconds: between two looks; more if a look takes long. settle_seconds: for how long a new or changed file
+    must have stayed the same before it is read, so that a file in writing waits. most_removed: the share of the
+    videos that may leave the index at once. If more are gone, as after a disk was detached, all of them stay,
+    until `gve index` runs without `watch`.
+    """
+
+    seconds: float = number(5.0, above=0)
+    settle_seconds: float = number(5.0, at_least=0)
+    most_removed: float = number(0.5, at_least=0, at_most=1)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "polling")
+
+
+@dataclass(frozen=True, kw_only=True)
 class IndexResources:
     """Resources of the stages. probe: of those that read files, for their segments, subtitles and speech."""
 
@@ -156,7 +174,8 @@ class IndexConfig(SequenceSettings):
     input: a folder, glob or manifest of videos, as for jobs/synthesize.py; further columns of a
     manifest become fields to filter by. output: the folder of the index, on a disk that all nodes
     share or as a URI. A second run with the same folder processes only what has changed. model: the
-    embedder. commit_seconds: how often finished rows are committed.
+    embedder. watch: keep running, and take changes of the input into the index, until Ctrl-C or SIGTERM.
+    commit_seconds: how often finished rows are committed.
 
     If the model, its settings, `segments`, `pictures` or `media` change, another folder is needed.
     If `search` or `words` changes, what depends on it is rebuilt in the same folder.
@@ -171,6 +190,8 @@ class IndexConfig(SequenceSettings):
     media: ReadingConfig = field(default_factory=ReadingConfig)
     search: IndexOptions = field(default_factory=IndexOptions)
     words: WordsConfig = field(default_factory=WordsConfig)
+    watch: bool = False
+    polling: PollingConfig = field(default_factory=PollingConfig)
     resources: IndexResources = field(default_factory=IndexResources)
     commit_seconds: float = number(10.0, above=0)
 

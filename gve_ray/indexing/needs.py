@@ -31,6 +31,7 @@ def needs_of(config: IndexConfig, videos: Callable[[], Sequence[str]] | None = N
         embedders=[embedder],
         endpoints={} if speech.url is None else {"words.speech": Endpoint(speech.url, speech.key_variable)},
         rules=lambda: _check_function(speech),
+        together=config.watch,  # the actors with the model stay while others read files
     )
 
 

@@ -14,7 +14,8 @@ output/library.json      the entry point for readers (gve_ray.search.library)
 Rows are keyed by the content or the modification time of the files, so a job that was killed
 continues where it stopped. When the stages have finished, the indexes are changed to match the stores,
 then library.json and the catalog are replaced. At the end, data that is no longer needed is
-deleted, except for the index that library.json named before.
+deleted, except for the index that library.json named before. While a run is at work, progress.json says how
+far it is (gve_ray.search.indexing_progress).
 """
 
 import dataclasses
@@ -24,9 +25,10 @@ import logging
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from contextlib import closing, contextmanager
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -40,30 +42,29 @@ from gve_ray.indexing.catalog import (
     compare,
     field_values,
     read_catalog,
-    user_fields,
-    version_of,
     write_catalog,
 )
 from gve_ray.indexing.config import IndexConfig
-from gve_ray.indexing.embed import SegmentWorker
+from gve_ray.indexing.embed import CHANGED, SegmentWorker
+from gve_ray.indexing.files import Look, look_at
 from gve_ray.indexing.needs import needs_of
 from gve_ray.indexing.probe import PENDING_VIDEOS, VIDEO_SCHEMA, ProbeWorker
 from gve_ray.indexing.segments import PENDING_SEGMENTS, pending_segments, segment_id
 from gve_ray.indexing.speech import NOT_TRANSCRIBED
-from gve_ray.indexing.subtitles import subtitle_files, words_version
-from gve_ray.indexing.words import TRANSCRIPT, Words
-from gve_ray.inputs.manifest import read_manifest
+from gve_ray.indexing.watch import NoSegmentsError, only_news, watch
+from gve_ray.indexing.words import Words
+from gve_ray.inputs.listing import NoVideosError
 from gve_ray.job import JobError
-from gve_ray.media.digest import media_stamp
 from gve_ray.preflight import absolute, check_cluster, check_request, fit_to_cluster, live_nodes
 from gve_ray.search import IndexFileError, IndexSpec, SearchError, VectorIndex, create_index, open_index
 from gve_ray.search.confidence import SAMPLE, background_of
 from gve_ray.search.folder import FILE as INDEX_FILE
 from gve_ray.search.index import FieldType, Value, matrix_of
+from gve_ray.search.indexing_progress import ProgressFile
 from gve_ray.search.library import BACKGROUND, FIELDS, LibraryFacts, read_library, segment_store
 from gve_ray.search.library import FILE as LIBRARY_FILE
 from gve_ray.search.recall import recall_of
-from gve_ray.stage import REJECT_SCHEMA, StageCounts, run_stage
+from gve_ray.stage import REJECT_SCHEMA, StageCounts, StageRunner, run_stage
 from gve_ray.store import RunFolder, SharedFolder, Store, fingerprint
 from gve_ray.store.runfolder import filesystem, plain, write_atomically
 
@@ -71,13 +72,10 @@ log = logging.getLogger(__name__)
 
 PROBE, EMBED = "probe", "embed"
 # A file that was rejected for one of these reasons may be valid, so each run tries it again.
-_TRANSIENT = (
-    "unreadable", "timeout", "crashed", "out_of_memory", "quarantined", "error", "changed", NOT_TRANSCRIBED,
-)  # fmt: skip
+_TRANSIENT = ("unreadable", "timeout", "crashed", "out_of_memory", "quarantined", "error", NOT_TRANSCRIBED)
 _ROWS_AT_ONCE = 1024
 _SEARCHED = 100  # segments with which recall is measured
 _DEMO_MODELS = "package://demo/"
-_STAMP_THREADS = 16  # threads that read the files' modification times
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,6 +128,17 @@ class IndexResult:
         return "\n".join(lines)
 
 
+def run(config: IndexConfig, *, connect: Callable[[], object] = lambda: None) -> IndexResult | str:
+    """Run the job: `index`, or with `config.watch` an update after each change of the input, until it is stopped.
+
+    In the second case, returns the final message. Raises the same errors as `index`.
+    """
+    if not config.watch:
+        return index(config, connect=connect)
+    with only_news() as next_look, _folder_of(config, connect) as (folder, _, update_of):
+        return watch(config, update_of, record=folder.record, next_look=next_look)
+
+
 def index(config: IndexConfig, *, connect: Callable[[], object] = lambda: None) -> IndexResult:
     """Update the index in `config.output` to match `config.input`.
 
@@ -137,24 +146,49 @@ def index(config: IndexConfig, *, connect: Callable[[], object] = lambda: None) 
     RunFolderError before any work is done, and StageError or JobError if the work fails; calling
     again continues it.
     """
-    check_request(needs_of(config))
-    settings = EmbedderSettings(**config.sequence_settings)
-    output = absolute(config.output)
-    manifest = read_manifest(config.input, metadata=True).to_pylist()
-    fields = user_fields(config.input, (_filtered_by(json.loads(row["metadata"])) for row in manifest))
-    connect()
-    config = fit_to_cluster(config, needs_of(config).workers)
-    model_identity = identify(config.model, settings, on_gpu="GPU" in config.resources.embed.demands)
-    identity = config.identity() | {"model": model_identity}
-    with RunFolder(output, job=config.job, config=identity) as run:
-        check_cluster(needs_of(config, lambda: [row["uri"] for row in manifest]), live_nodes())
-        result = _Run(config, settings, model_identity, fields, output).update(manifest)
-        run.record(result=asdict(result))
+    with _folder_of(config, connect) as (folder, look, update_of):
+        with closing(update_of(look.fields)) as update:
+            result = update(look.files)
+        folder.record(result=asdict(result))
     return result
 
 
+@contextmanager
+def _folder_of(
+    config: IndexConfig, connect: Callable[[], object]
+) -> "Iterator[tuple[RunFolder, Look, Callable[[Mapping[str, FieldType]], _Run]]]":
+    """Check everything, and yield the locked output folder, the input, and what makes a `_Run` from its fields."""
+    check_request(needs_of(config))
+    settings = EmbedderSettings(**config.sequence_settings)
+    output = absolute(config.output)
+    look = _first_look(config)
+    connect()
+    needs = needs_of(config)
+    config = fit_to_cluster(config, needs.workers, together=needs.together)
+    model_identity = identify(config.model, settings, on_gpu="GPU" in config.resources.embed.demands)
+    identity = config.identity() | {"model": model_identity}
+    with RunFolder(output, job=config.job, config=identity) as folder:
+        check_cluster(needs_of(config, lambda: [file["uri"] for file in look.files]), live_nodes())
+        yield folder, look, lambda fields: _Run(config, settings, model_identity, fields, output)
+
+
+def _first_look(config: IndexConfig) -> Look:
+    try:
+        return look_at(config)
+    except NoVideosError:
+        if not config.watch:
+            raise
+        return Look(files=(), fields={}, unknown=frozenset())  # videos may come
+
+
 class _Run:
-    """One run on one output folder, which no other process changes meanwhile."""
+    """Updates of one output folder, which no other process changes meanwhile.
+
+    update = _Run(...)
+    result = update(look.files)
+
+    The actors with the model stay between the updates of a config with `watch`. fields: of the user's columns.
+    """
 
     def __init__(
         self,
@@ -172,21 +206,28 @@ class _Run:
         self._rejects = Store(f"{output}/rejects.lance", REJECT_SCHEMA)
         self._words = Words(config, output, {**FIELDS, **fields}, self._rejects)
 
-    def update(self, manifest: Sequence[Mapping[str, Any]]) -> IndexResult:
-        """Do all steps, in an order in which the process may be killed at any point."""
-        with ThreadPoolExecutor(_STAMP_THREADS) as pool:
-            stamps = list(pool.map(media_stamp, [row["uri"] for row in manifest]))
-        files = [
-            {**row, "version": version_of(row["video_id"], row["uri"], stamp)}
-            for row, stamp in zip(manifest, stamps, strict=True)
-        ]
-        with_subtitles = self._config.words.subtitles
-        subtitles = subtitle_files([row["uri"] for row in files]) if with_subtitles else {}
-        for file in files:
-            file["subtitle_files"] = found = subtitles.get(file["uri"], [])
-            file["words"] = words_version(file["version"], found) if with_subtitles else None
-        reasons = ", ".join(f"'{reason}'" for reason in _TRANSIENT)
-        self._rejects.delete(self._rejects.keys(f"reason in ({reasons})"))
+        self._embedding = self._embedding_stage()
+
+    def __call__(self, files: Sequence[Mapping[str, Any]], *, again: bool = True) -> IndexResult:
+        """Do all steps, in an order in which the process may be killed at any point.
+
+        files: see `files.Look`. again: whether to try files again that were rejected for a reason that may have
+        passed. Raises StageError, StoreError or JobError.
+        """
+        with ProgressFile(self._output) as self._progress:
+            return self._update(files, again=again)
+
+    def has_transient_rejects(self) -> bool:
+        """Return whether a file or segment was rejected for a reason that may have passed."""
+        return self._rejects.count(_one_of(_TRANSIENT)) > 0
+
+    def close(self) -> None:
+        """End the actors."""
+        self._embedding.stop()
+
+    def _update(self, files: Sequence[Mapping[str, Any]], *, again: bool) -> IndexResult:
+        retried = (CHANGED[0], *(_TRANSIENT if again else ()))
+        self._rejects.delete(self._rejects.keys(_one_of(retried)))
         probed = self._probe(files)
         videos = {row["version"]: row for row in self._videos.table().to_pylist()}
         read = self._words.read(files, videos)
@@ -197,8 +238,9 @@ class _Run:
             if file["version"] in videos
             for row in pending_segments(file["video_id"], file["uri"], videos[file["version"]])
         ]
-        embedded_before = len(self._segments.keys() & {row["segment"] for row in pending})
-        embedded = self._embed(pending)
+        known = self._segments.keys()
+        embedded_before = sum(row["segment"] in known for row in pending)
+        embedded = self._embed(pending, known)
 
         segments = self._segments.keys()
         rejects = {
@@ -243,22 +285,31 @@ class _Run:
 
     def _probe(self, files: Sequence[Mapping[str, Any]]) -> StageCounts:
         rows = [{name: file[name] for name in PENDING_VIDEOS.names} for file in files]
-        return run_stage(
-            PROBE,
-            pending=pa.Table.from_pylist(rows, schema=PENDING_VIDEOS),
-            worker=ProbeWorker,
-            worker_args={"segments": self._config.segments, "media": self._config.media},
-            out=self._videos,
-            rejects=self._rejects,
-            resources=self._config.resources.probe,
-            commit_seconds=self._config.commit_seconds,
-        )
+        with self._progress.step("check"):
+            return run_stage(
+                PROBE,
+                pending=pa.Table.from_pylist(rows, schema=PENDING_VIDEOS),
+                worker=ProbeWorker,
+                worker_args={"segments": self._config.segments, "media": self._config.media},
+                out=self._videos,
+                rejects=self._rejects,
+                resources=self._config.resources.probe,
+                commit_seconds=self._config.commit_seconds,
+            )
 
-    def _embed(self, pending: Sequence[Mapping[str, Any]]) -> StageCounts:
+    def _embed(self, pending: Sequence[Mapping[str, Any]], known: Set[str]) -> StageCounts:
+        """Embed the segments that are not `known` yet."""
+        done = known | self._rejects.keys(f"stage = '{EMBED}'")
+        todo = [row["uri"] for row in pending if row["segment"] not in done]
+        rows = pa.Table.from_pylist([dict(row) for row in pending], schema=PENDING_SEGMENTS)
+        sizes = [len(list(segments)) for _, segments in groupby(todo)]
+        with self._progress.step("embed", sizes), self._embedding as stage:
+            return stage.run(rows)
+
+    def _embedding_stage(self) -> StageRunner:
         resources = self._config.resources.embed
-        return run_stage(
+        return StageRunner(
             EMBED,
-            pending=pa.Table.from_pylist([dict(row) for row in pending], schema=PENDING_SEGMENTS),
             worker=SegmentWorker,
             worker_args={
                 "model": self._config.model,
@@ -273,6 +324,7 @@ class _Run:
             resources=resources,
             unit="segment",
             commit_seconds=self._config.commit_seconds,
+            keeps_actors=self._config.watch,
         )
 
     def _catalog_row(
@@ -365,7 +417,7 @@ class _Run:
             if self._folder.exists(f"{name}/{INDEX_FILE}"):
                 return open_index(f"{self._output}/{name}")
             if not keys:
-                raise JobError(
+                raise NoSegmentsError(
                     "no segment of any video could be embedded; rejects.lance and the log have the reasons"
                 )
             self._folder.remove(name)  # left by a run that was killed while it created the index
@@ -407,7 +459,8 @@ class _Run:
         It is written before library.json, so that an index is never published without it.
         """
         keys = _sample(entries, SAMPLE)
-        background = background_of(self._vectors(keys), [str(entries[key]["fingerprint"]) for key in keys])
+        films = [str(entries[key]["fingerprint"]) for key in keys]
+        background = background_of(self._vectors(keys), films) if keys else None
         if background is None:
             self._folder.remove(BACKGROUND)  # of an earlier run
             return
@@ -471,9 +524,9 @@ def _sample(keys: Collection[str], size: int) -> list[str]:
     return sorted(keys, key=lambda key: hashlib.sha256(key.encode()).digest())[:size]
 
 
-def _filtered_by(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns of a manifest to filter by: all but the transcript, which is searched."""
-    return {name: value for name, value in metadata.items() if name != TRANSCRIPT}
+def _one_of(reasons: Sequence[str]) -> str:
+    """Return the SQL condition for rejects with these reasons."""
+    return "reason in ({})".format(", ".join(f"'{reason}'" for reason in reasons))
 
 
 def _with_absolute_paths(model: dict[str, Any]) -> dict[str, Any]:

@@ -7,24 +7,15 @@ down; all other subtitles of the video count.
 
 import hashlib
 import json
-import logging
-import os
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import fs
 
-from gve_ray.inputs.listing import local_uri
 from gve_ray.media import DecodeProcess, Limits, MediaError
-from gve_ray.media.source import is_folder, local_path, open_binary
-from gve_ray.media.subtitles import MAX_BYTES, SUFFIXES, Cue, decode_text, parse_subtitles, video_stems
+from gve_ray.media.source import is_folder, open_binary
+from gve_ray.media.subtitles import MAX_BYTES, Cue, decode_text, parse_subtitles
 from gve_ray.stage import Reject, row_finished
-from gve_ray.store.runfolder import filesystem, in_uri
-
-log = logging.getLogger(__name__)
 
 SUBTITLE_SCHEMA = pa.schema(
     [
@@ -45,8 +36,6 @@ PENDING_SUBTITLES = pa.schema(
 )
 _READER = 1  # changes when the same files give other cues
 _BUFFER = 1 << 20  # bytes per request
-_FOLDER_THREADS = 16
-_UNLISTED = ("http", "https")
 
 
 class SubtitleWorker:
@@ -99,80 +88,6 @@ def read_subtitle_file(uri: str) -> list[Cue]:
     return cues
 
 
-def subtitle_files(uris: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
-    """Return the subtitle files next to each video, with a text that changes when the file does.
-
-    Each folder is listed once. A folder that cannot be listed, such as one of a web server, has none.
-    """
-    by_folder: defaultdict[str, list[str]] = defaultdict(list)
-    for uri in uris:
-        by_folder[_split(uri)[0]].append(uri)
-    with ThreadPoolExecutor(_FOLDER_THREADS) as pool:
-        listed = dict(zip(by_folder, pool.map(_listed, by_folder), strict=True))
-    files: dict[str, list[tuple[str, str]]] = {}
-    for folder, videos in by_folder.items():
-        of_stem: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
-        for name, uri, stamp in listed[folder]:
-            for video_stem in video_stems(name):
-                of_stem[video_stem].append((uri, stamp))
-        for uri in videos:
-            files[uri] = sorted(of_stem.get(os.path.splitext(_split(uri)[1])[0], []))
-    return files
-
-
 def words_version(version: str, files: Sequence[tuple[str, str]]) -> str:
     """Return 32 hex digits that identify the subtitles of a version of a video (`catalog.version_of`)."""
     return hashlib.sha256(json.dumps([_READER, version, files]).encode()).hexdigest()[:32]
-
-
-def _split(uri: str) -> tuple[str, str]:
-    """Return the folder of a video and its name in there, as a file system has them.
-
-    The folder is a path, or a URI with the query of the video's.
-    """
-    path = local_path(uri)
-    if path is not None:
-        return str(path.parent), os.fsencode(path.name).decode("utf-8", "replace")
-    place, mark, query = uri.partition("?")
-    folder = place.rstrip("/").rpartition("/")[0]
-    try:
-        name = filesystem(uri)[1].rstrip("/").rpartition("/")[2]
-    except (OSError, ValueError, ImportError):
-        name = place.rstrip("/").rpartition("/")[2]
-    return folder + mark + query, name
-
-
-def _listed(folder: str) -> list[tuple[str, str, str]]:
-    """Return name, URI and stamp of each subtitle file in a folder."""
-    try:
-        if "://" not in folder:
-            with os.scandir(folder) as entries:
-                return [
-                    (
-                        entry.name,
-                        local_uri(entry.path),
-                        _stamp(entry.stat().st_size, entry.stat().st_mtime_ns),
-                    )
-                    for entry in entries
-                    if entry.name.lower().endswith(SUFFIXES) and entry.is_file()
-                ]
-        if folder.partition("://")[0].lower() in _UNLISTED:
-            return []
-        place, mark, query = folder.partition("?")
-        files, path = filesystem(folder)
-        return [
-            (
-                info.base_name,
-                f"{place}/{in_uri(files, info.base_name)}{mark}{query}",
-                _stamp(info.size, info.mtime_ns),
-            )
-            for info in files.get_file_info(fs.FileSelector(path))
-            if info.type == fs.FileType.File and info.base_name.lower().endswith(SUFFIXES)
-        ]
-    except (OSError, ValueError, ImportError) as error:
-        log.warning("%s: subtitle files cannot be listed: %s", folder, error)
-        return []
-
-
-def _stamp(size: int | None, changed: int | None) -> str:
-    return f"{size} {changed}"

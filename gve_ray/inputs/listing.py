@@ -30,6 +30,10 @@ _NAMED = 3  # number of files of each kind that a warning names
 _ENDINGS = " ".join(sorted(VIDEO_SUFFIXES))
 
 
+class NoVideosError(PreflightError):
+    """The folder or glob exists, but no video is in it."""
+
+
 @dataclass(kw_only=True)
 class _Listing:
     """The content of a folder.
@@ -47,7 +51,7 @@ def find_videos(source: str) -> list[str]:
     """Return the sorted URIs of the videos in a folder and its subfolders, of a glob, or of one file.
 
     Links to folders are followed, and each folder is searched once. A local name that is not UTF-8
-    becomes a file:// URI. Raises PreflightError if there is no video.
+    becomes a file:// URI. Raises PreflightError; NoVideosError if there is no video.
     """
     folder, pattern = _split(source)
     kind = kind_of(folder)
@@ -63,7 +67,7 @@ def find_videos(source: str) -> list[str]:
     videos = [name for name in listing.names if _is_video(name) and (pattern or not _is_hidden(name))]
     left_out = _left_out(listing, bool(pattern))
     if not videos:
-        raise PreflightError(
+        raise NoVideosError(
             f"input={source!r}: no video in it ({left_out or 'and no other files'}); files must end in one of "
             f"{_ENDINGS}, or be named by a manifest; for videos inside archives give a glob such as '*.tar'"
         )

@@ -1,5 +1,6 @@
 """Search for nearest neighbours: exactly in arrays, or in an index with metadata and filters."""
 
+from gve_ray.search.composition import composed
 from gve_ray.search.confidence import Background
 from gve_ray.search.exact import NONE, exact, within
 from gve_ray.search.folder import create_index, open_index
@@ -38,6 +39,7 @@ __all__ = [
     "SearchError",
     "UnknownIdError",
     "VectorIndex",
+    "composed",
     "create_index",
     "exact",
     "open_index",

@@ -31,9 +31,9 @@ class Moment(Hit):
     """A hit with what is known about it.
 
     extent: start and end, in seconds, of the overlapping windows around it that match about as well.
-    confidence: see `Background.judge`; None without a background, and if words match, because it is
-    about pictures only. further: other moments of the same film, best first, if the hits are grouped
-    by film.
+    confidence: see `Background.judge`; None without a background, for a query of several vectors, and if
+    words match, because it is about pictures only. further: other moments of the same film, best first,
+    if the hits are grouped by film.
     """
 
     extent: Span
@@ -51,6 +51,7 @@ def search_moments(
     excluded: Sequence[Hit] = (),
     by_video: bool = False,
     background: Background | None = None,
+    is_composed: bool = False,
     ranking: Ranking | None = None,
 ) -> list[Moment]:
     """Return the `top_k` segments that match a query best, best first, apart from each other in time.
@@ -58,9 +59,10 @@ def search_moments(
     index: of segments (`gve_ray.search.library.FIELDS`). vector: float32 [1, d]. overlapping: also
     return segments that overlap a better one, and copies. excluded: segments that are not returned,
     and that the hits must not overlap either. by_video: return each film once, with up to 9 further
-    moments. background: what the scores of a query are compared with. ranking: ranks by the words of
-    the query, too. There are fewer hits if the index has no more, or if the best 16,384 rows have no
-    more. Raises SearchError.
+    moments. background: what the scores of a query are compared with. is_composed: whether the query is
+    a sum of several vectors; its hits have no confidence, because the background was learned from single
+    ones. ranking: ranks by the words of the query, too. There are fewer hits if the index has no more, or
+    if the best 16,384 rows have no more. Raises SearchError.
     """
     about = 0.0 if background is None else _ABOUT * background.spread(vector[0])
     depth = len(excluded) + (top_k if overlapping and not by_video else 4 * top_k)
@@ -80,7 +82,9 @@ def search_moments(
         best = (_by_film(moments, contents) if by_video else moments)[:top_k]
         if len(best) == top_k or is_last:
             best = best if ranking is None else [_quoted(moment, ranking) for moment in best]
-            return best if background is None else _judged(best, background, vector[0], index, filter)
+            if background is None or is_composed:
+                return best
+            return _judged(best, background, vector[0], index, filter)
         depth *= 4
 
 

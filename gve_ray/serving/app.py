@@ -27,9 +27,10 @@ from gve_ray.serving.metrics import agents, collect
 from gve_ray.serving.openapi import Api, Operation, Schema, document, json_of
 from gve_ray.serving.requests import (
     FORM_FIELDS,
+    MAX_LIKE,
     EmbeddingRequest,
     M,
-    Query,
+    SearchQuery,
     SearchRequest,
     parse_form,
     parse_json,
@@ -200,32 +201,13 @@ class _Routes:
         if body.top_k > limit:
             raise ApiError(400, f"top_k={body.top_k}: the limit is {limit}", "top_k")
         reranking: Reranking | None = None
-        hits: Sequence[Moment]
-        if query is None:
-            assert body.like is not None
-            hits = await self._gateway.similar(
-                entry,
-                body.like,
-                body.top_k,
-                body.filter,
-                overlapping=body.overlapping,
-                by_video=body.group_by == "video",
-            )
-        else:
-            candidates = self._gateway.candidates(query) if body.rerank else 0
-            hits = await self._gateway.search(
-                entry,
-                query,
-                max(body.top_k, candidates),
-                body.filter,
-                overlapping=body.overlapping,
-                by_video=body.group_by == "video",
-                by=body.by,
-                caller=_caller(request),
-            )
-            if candidates:
-                reranking = await self._gateway.rerank(entry, query, hits, _caller(request))
-                hits = reranking.hits[: body.top_k]
+        candidates = self._gateway.candidates(query) if body.rerank else 0
+        options = body.options(max(body.top_k, candidates))
+        hits: Sequence[Moment] = await self._gateway.search(entry, query, options, _caller(request))
+        if candidates:
+            assert query.content is not None
+            reranking = await self._gateway.rerank(entry, query.content, hits, _caller(request))
+            hits = reranking.hits[: body.top_k]
         reply = search_reply(entry.name, hits, body, reranking)
         accepted = [part.partition(";")[0].strip() for part in request.headers.get("accept", "").split(",")]
         if kind := next(filter(FORMS.get, accepted), None):
@@ -348,15 +330,21 @@ class _Routes:
         return Response(self._page.files[name], media_type=TYPES[suffix(name)], headers=self._page.headers)
 
 
-async def _search_body(request: Request) -> tuple[SearchRequest, Query | None]:
+async def _search_body(request: Request) -> tuple[SearchRequest, SearchQuery]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        async with request.form(max_files=_FORM_FILES, max_fields=len(FORM_FIELDS)) as form:
-            fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
-            uploads = {name: value for name, value in form.multi_items() if isinstance(value, UploadFile)}
-            if len(fields) + len(uploads) < len(form.multi_items()):
-                raise ApiError(400, "a field occurs twice; give each field once", code="invalid_body")
-            return parse_form(fields, {name: await upload.read() for name, upload in uploads.items()})
+        most = len(FORM_FIELDS) - 1 + MAX_LIKE
+        async with request.form(max_files=_FORM_FILES, max_fields=most) as form:
+            items = form.multi_items()
+            like = [value for name, value in items if name == "like" and isinstance(value, str)]
+            fields = {name: value for name, value in items if name != "like" and isinstance(value, str)}
+            uploads = {name: value for name, value in items if isinstance(value, UploadFile)}
+            if len(like) + len(fields) + len(uploads) < len(items):
+                raise ApiError(
+                    400, "a field occurs twice; give each field, except like, once", code="invalid_body"
+                )
+            files = {name: await upload.read() for name, upload in uploads.items()}
+            return parse_form(fields, like, files)
     body = await asyncio.to_thread(_read, SearchRequest, await request.body())
     return body, body.query()
 

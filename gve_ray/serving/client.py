@@ -32,6 +32,8 @@ class Client:
         *,
         image: Path | None = None,
         video: Path | None = None,
+        like: Sequence[str] = (),
+        without: str | None = None,
         top_k: int = 10,
         filter: Mapping[str, Any] | None = None,
         instruction: str | None = None,
@@ -47,15 +49,17 @@ class Client:
     ) -> list[dict[str, Any]]:
         """Return hits, best first, as the service sends them.
 
-        overlapping: also those that overlap a better one of the same video. by: what is searched; None for
-        the service's default. group_by: "video" for each video once. min_confidence: of hits that are
-        `confident`; None for the service's default. rerank: whether the best hits of a text are reranked, if
-        the service has a reranker. only: URIs of videos, as hits have them, to search in. after, before: seconds
-        in the video; only segments that lie between them are found. Raises ServiceError, OSError if a file cannot
-        be read, or ValueError if `filter` has a condition of `only`, `after` or `before`, too.
+        like: IDs of hits, to which the result should be similar. without: a text that says what the pictures
+        should not show. overlapping: also those that overlap a better one of the same video. by: what is
+        searched; None for the service's default. group_by: "video" for each video once. min_confidence: of hits
+        that are `confident`; None for the service's default. rerank: whether the best hits of a text are
+        reranked, if the service has a reranker. only: URIs of videos, as hits have them, to search in. after,
+        before: seconds in the video; only segments that lie between them are found. Raises ServiceError, OSError
+        if a file cannot be read, or ValueError if `filter` has a condition of `only`, `after` or `before`, too.
         """
         fields: dict[str, Any] = {
             "text": text,
+            "without": without,
             "top_k": str(top_k),
             "instruction": instruction,
             "model": model,
@@ -72,6 +76,7 @@ class Client:
         parts: list[tuple[str, Any]] = [
             (name, (None, value)) for name, value in fields.items() if value is not None
         ]
+        parts += [("like", (None, segment)) for segment in like]
         for name, path in (("image", image), ("video", video)):
             if path is not None:
                 kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"

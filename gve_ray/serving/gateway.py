@@ -18,7 +18,7 @@ from gve_ray.errors import shown
 from gve_ray.logs import set_up_worker
 from gve_ray.media import Limits, MediaError
 from gve_ray.schema import Frames, Item
-from gve_ray.search import By, ExclusiveIndexError, Filter, Library, Moment, Pictures
+from gve_ray.search import ExclusiveIndexError, Library, Moment, Pictures
 from gve_ray.serving.batcher import Caller
 from gve_ray.serving.config import RequestLimits, ServeConfig
 from gve_ray.serving.cutter import CutFile, Cutter
@@ -29,7 +29,7 @@ from gve_ray.serving.frame_sequence import FrameSequence
 from gve_ray.serving.live_library import LiveLibrary
 from gve_ray.serving.metrics import Metrics
 from gve_ray.serving.reader import MediaReader, http_status
-from gve_ray.serving.requests import Query
+from gve_ray.serving.requests import Query, SearchOptions, SearchQuery
 from gve_ray.serving.rerank import Reranker, Reranking
 from gve_ray.serving.retriever import ModelInfo, indexed_model
 
@@ -166,53 +166,28 @@ class Gateway:
         return embeddings
 
     async def search(
-        self,
-        entry: Entry,
-        query: Query,
-        top_k: int,
-        filter: Filter | None,
-        *,
-        overlapping: bool,
-        by_video: bool,
-        by: By,
-        caller: Caller,
+        self, entry: Entry, query: SearchQuery, options: SearchOptions, caller: Caller
     ) -> list[Moment]:
         """Return the segments that match a query best, as `Retriever.search` does. Raises ApiError."""
         hits: list[Moment] = await self._with_items(
             entry,
-            [query],
+            [part for part in (query.content, query.without) if part is not None],
             lambda items, settings: entry.retriever.search.remote(
-                items[0],
-                top_k,
-                filter,
+                None if query.content is None else items[0],
+                query.like,
+                None if query.without is None else items[-1],
+                options,
                 settings,
-                overlapping=overlapping,
-                by_video=by_video,
-                by=by,
                 caller=caller,
             ),
         )
         return hits
 
-    async def similar(
-        self,
-        entry: Entry,
-        segment: str,
-        top_k: int,
-        filter: Filter | None,
-        *,
-        overlapping: bool,
-        by_video: bool,
-    ) -> list[Moment]:
-        """Return the segments most similar to a segment. Raises ApiError."""
-        hits: list[Moment] = await result_of(
-            entry.retriever.similar.remote(segment, top_k, filter, overlapping=overlapping, by_video=by_video)
-        )
-        return hits
-
-    def candidates(self, query: Query) -> int:
+    def candidates(self, query: SearchQuery) -> int:
         """Return how many hits `rerank` needs; 0 if a query is not reranked, because it is not only text."""
-        if self._reranker is None or query.text is None or query.is_visual:
+        content = query.content
+        is_text = content is not None and content.text is not None and not content.is_visual
+        if self._reranker is None or not is_text or query.like or query.without is not None:
             return 0
         return self.config.rerank.candidates
 

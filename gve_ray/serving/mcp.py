@@ -87,6 +87,13 @@ def server_of(client: Client) -> "MCPServer[Any]":
         text: Annotated[str | None, Field(description="What the moment shows, in a sentence.")] = None,
         image: Annotated[Path | None, Field(description="Path of a picture.")] = None,
         video: Annotated[Path | None, Field(description="Path of a clip.")] = None,
+        like: Annotated[
+            list[str] | None,
+            Field(description="IDs of moments found before; the result is similar to all of them."),
+        ] = None,
+        without: Annotated[
+            str | None, Field(description="What the pictures should not show, such as 'a dog'.")
+        ] = None,
         top_k: Annotated[int, Field(ge=1, le=_MOST_HITS)] = 5,
         filter: Annotated[
             dict[str, Any] | None,
@@ -94,8 +101,17 @@ def server_of(client: Client) -> "MCPServer[Any]":
         ] = None,
         model: Annotated[str | None, Field(description="Default: the first one with an index.")] = None,
     ) -> list[Moment]:
-        """Find the moments that match a text, a picture, a clip, or a mix of them, best first."""
-        hits = client.search(text, image=image, video=video, top_k=top_k, filter=filter, model=model)
+        """Find the moments that match a text, a picture, a clip, other moments, or a mix of them, best first."""
+        hits = client.search(
+            text,
+            image=image,
+            video=video,
+            like=like or [],
+            without=without,
+            top_k=top_k,
+            filter=filter,
+            model=model,
+        )
         return [
             Moment(**hit, link=client.absolute(hit["links"]["video"]), frames=hit["links"]["strip"])
             for hit in hits

@@ -21,10 +21,11 @@ from gve_ray import __version__
 from gve_ray.search.filters import MAX_VALUES, SIGNS
 from gve_ray.search.fusion import By
 from gve_ray.search.index import FieldType, Source
+from gve_ray.search.indexing_progress import STEPS
 from gve_ray.serving.config import RequestLimits
 from gve_ray.serving.guard import COOKIE
 from gve_ray.serving.hits import MIN_CONFIDENCE
-from gve_ray.serving.requests import JSON_FIELDS, EmbeddingRequest, SearchRequest
+from gve_ray.serving.requests import JSON_FIELDS, MAX_LIKE, EmbeddingRequest, SearchRequest
 
 Schema = dict[str, Any]
 
@@ -228,6 +229,7 @@ _EXAMPLES: dict[str, Schema] = {
     "SearchRequest": {
         "text": {"value": {"content": "a red ball rolls to the left", "top_k": 5}},
         "parts": {"value": {"content": [{"type": "text", "text": "a red ball"}], "overlapping": True}},
+        "without": {"value": {"content": "a red ball", "without": "a blue ball"}},
     },
     "SearchForm": {"text": {"value": {"text": "a red ball rolls to the left", "top_k": 5}}},
 }
@@ -292,35 +294,43 @@ def _search_requests(api: Api, text: Schema) -> dict[str, Schema]:
     in_json = {name: _nullable(schema) for name, schema in fields.items()}
     # A form has these as JSON, so null is possible; the others are texts as they are.
     in_form = fields | {name: in_json[name] for name in JSON_FIELDS}
-    like: Schema = {"type": "string", "minLength": 1}
+    segment: Schema = {"type": "string", "minLength": 1}
+    like = {"anyOf": [segment, {"type": "array", "items": segment, "minItems": 1, "maxItems": MAX_LIKE}]}
+    without = text | {"minLength": 1}
     media: dict[str, Schema] = {
         name: {"type": "string", "format": "binary", "minLength": 1, "description": f"The file of {what}."}
         for name, what in (("image", "an image"), ("video", "a clip"))
     }
-    form = _described(_object({"text": text, **media, "like": like, **in_form}, extra=False), SearchRequest)
-    like_alone = {"required": ["like"], "properties": dict.fromkeys(("text", *media), False)}
+    form = _described(
+        _object({"text": text, **media, "like": like, "without": without, **in_form}, extra=False),
+        SearchRequest,
+    )
     # Clients look for the fields in `properties` of the form itself.
     form["anyOf"] = [
-        {"required": ["text"], "properties": {"text": {"minLength": 1}, "like": False}},
-        *({"required": [name], "properties": {"like": False}} for name in media),
-        like_alone,
+        {"required": ["text"], "properties": {"text": {"minLength": 1}}},
+        *({"required": [name]} for name in (*media, "like")),
     ]
+    in_json |= {"without": _nullable(_ref("Content"))}
     return {
         "Filter": {
             "description": "Conditions on the metadata of segments, all of which must hold.",
             "anyOf": [_filter(index) for index in api.indexes] or [{"type": "object"}],
         },
         "SearchRequest": {
-            "description": "`content`, as in a chat message, or `like`, the ID of a segment.",
+            "description": "`content`, as in a chat message, `like`, IDs of segments, or both.",
             "anyOf": [_ref("SearchByContent"), _ref("SearchByLike")],
         },
         "SearchByContent": _described(
-            _object({"content": _ref("Content"), "like": _NULL, **in_json}, "content"), SearchRequest
+            _object({"content": _ref("Content"), "like": _nullable(like), **in_json}, "content"),
+            SearchRequest,
         ),
         "SearchByLike": _described(
             _object({"like": like, "content": _NULL, **in_json}, "like"), SearchRequest
         ),
-        "SearchForm": {"description": "`text`, `image`, `video` or a mix of them, or else `like`.", **form},
+        "SearchForm": {
+            "description": "`text`, `image`, `video`, `like`, or a mix of them. `like` may occur several times.",
+            **form,
+        },
     }
 
 
@@ -479,7 +489,8 @@ _HIT: dict[str, Schema] = {
     "confidence": {
         "type": ["number", "null"],
         "description": "Probability that nothing would match as well if the index had no answer; null if the "
-        "index was made by an earlier version, and if words match, because it is about pictures only.",
+        "index was made by an earlier version, for a query of several parts (`like`, `without`), and if words match, "
+        "because it is about pictures only.",
     },
     "confident": {
         "type": ["boolean", "null"],
@@ -579,6 +590,11 @@ _REPLIES: dict[str, Schema] = {
                         "additionalProperties": {"enum": list(get_args(FieldType))},
                     },
                     strip_frames=_COUNT,
+                    indexing=_nullable(_all_of(step={"enum": list(STEPS)}, done=_COUNT, total=_COUNT))
+                    | {
+                        "description": "How many new and changed files the job has checked or embedded that works "
+                        "on the index now; null if none does."
+                    },
                 )
             ),
         )

@@ -3,7 +3,7 @@
 URLs in a body are not fetched here.
 
 queries = validate(EmbeddingRequest, json).queries()    # list[Query], one per embedding
-query = validate(SearchRequest, json).query()           # Query, or None for a search by segment
+query = validate(SearchRequest, json).query()           # SearchQuery
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,13 @@ from pydantic_core import from_json
 
 from gve_ray.embedder.conversation import VISION_TOKENS
 from gve_ray.errors import shortened, shown
-from gve_ray.search import By
+from gve_ray.search import By, Filter
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.frame_sequence import PREFIX, FrameSequence, parse_frames
 from gve_ray.serving.hits import MIN_CONFIDENCE
 
 VISION_START, VISION_END, IMAGE_TOKEN, VIDEO_TOKEN = VISION_TOKENS
+MAX_LIKE = 100  # segments of a query
 MAX_PARTS = 1_000_000  # commas and brackets of a body; a parsed value takes far more memory than its JSON
 NO_CONTENT = "empty: give a text, an image or a video"
 M = TypeVar("M", bound=BaseModel)
@@ -38,6 +39,30 @@ class Query:
     @property
     def is_visual(self) -> bool:
         return self.image is not None or self.video is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchQuery:
+    """What a search is about: the sum of its parts (`gve_ray.search.composed`).
+
+    content: an item to embed. like: IDs of segments, whose vectors the index has. without: an item to embed, whose
+    vector is subtracted. There is a content, or at least one segment.
+    """
+
+    content: Query | None = None
+    like: Sequence[str] = ()
+    without: Query | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """How a search is done, and what it returns; see `gve_ray.search.search_moments` and `By`."""
+
+    top_k: int
+    filter: Filter | None = None
+    overlapping: bool = False
+    by_video: bool = False
+    by: By = "both"
 
 
 class _Model(BaseModel):
@@ -220,13 +245,26 @@ class EmbeddingRequest(_Model):
         return [Query(text=text, instruction=self.instruction) for text in texts]
 
 
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class SearchRequest(_Model):
-    """Body of POST /v1/search: `content`, as in a chat message, or `like`, the ID of a segment."""
+    """Body of POST /v1/search: `content`, as in a chat message, `like`, IDs of segments, or both."""
 
     model: str | None = None
     content: Content | None = None
-    like: str | None = Field(
-        None, description="The ID of a segment; the result is the segments most similar to it."
+    like: Annotated[list[str], Field(min_length=1, max_length=MAX_LIKE), BeforeValidator(_as_list)] | None = (
+        Field(
+            None,
+            description="The ID of a segment, or several: the result is the segments most similar to all of them, "
+            "and to `content` if there is one.",
+        )
+    )
+    without: Content | None = Field(
+        None,
+        description="What the pictures should not show: like `content`, but hits that are similar to it are ranked "
+        "lower.",
     )
     top_k: Integer = Field(10, ge=1)
     filter: dict[str, Any] | None = Field(
@@ -249,27 +287,36 @@ class SearchRequest(_Model):
         le=1,
         description="Hits with less confidence have `confident: false`; with 0, no hit has.",
     )
-
     rerank: Boolean = Field(
         True,
         description="Whether the best hits of a text are reranked, if the service has a reranker.",
     )
 
-    def query(self) -> Query | None:
-        """Return the query; None for a search by `like`. Raises ApiError."""
-        if (self.content is None) == (self.like is None):
-            raise ApiError(400, "give either content or like", param="content")
-        if self.content is None:
-            self.check_like()
-            return None
-        return _query_of_content(self.content, self.instruction)
+    def query(self) -> SearchQuery:
+        """Return what is searched. Raises ApiError."""
+        return self.query_with(
+            None if self.content is None else _query_of_content(self.content, self.instruction)
+        )
 
-    def check_like(self) -> None:
-        """Raise ApiError if a search by `like` is to be by words, of which it has none."""
-        if self.by == "words":
-            raise ApiError(
-                400, "by='words': a search by like has no text; give content, or leave out by", "by"
-            )
+    def query_with(self, content: Query | None) -> SearchQuery:
+        """Return what is searched if the content is not in the body. Raises ApiError."""
+        if content is None and not self.like:
+            raise ApiError(400, f"content: {NO_CONTENT}; or give like", param="content")
+        without = None
+        if self.without is not None:
+            without = _query_of_content(self.without, self.instruction, field="without")
+        # A segment that is given twice does not count twice.
+        return SearchQuery(content=content, like=tuple(dict.fromkeys(self.like or ())), without=without)
+
+    def options(self, top_k: int) -> SearchOptions:
+        """Return the options of the search, with the number of hits that it is to return."""
+        return SearchOptions(
+            top_k=top_k,
+            filter=self.filter,
+            overlapping=self.overlapping,
+            by_video=self.group_by == "video",
+            by=self.by,
+        )
 
 
 JSON_FIELDS = {"top_k", "filter", "overlapping", "min_confidence", "rerank"}  # of a form
@@ -319,12 +366,13 @@ def parse_json(data: bytes, param: str | None = None) -> Any:
         raise ApiError(400, f"{param or 'the body'} is not JSON: {error}", param, "invalid_json") from error
 
 
-def parse_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[SearchRequest, Query | None]:
-    """Return the body and the query of a multipart search; the query is None for a search by
-    `like`.
+def parse_form(
+    fields: Mapping[str, str], like: Sequence[str], files: Mapping[str, bytes]
+) -> tuple[SearchRequest, SearchQuery]:
+    """Return the body and the query of a multipart search.
 
-    fields: those of `FORM_FIELDS`; those of `JSON_FIELDS` in JSON. files: image, video.
-    Raises ApiError.
+    fields: those of `FORM_FIELDS` except `like`; those of `JSON_FIELDS` in JSON. like: IDs of segments. files: image,
+    video. Raises ApiError.
     """
     unknown = sorted(set(fields) - FORM_FIELDS) + sorted(set(files) - {"image", "video"})
     if unknown:
@@ -339,21 +387,16 @@ def parse_form(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[S
         # Python writes True.
         value = values[name].lower() if name in ("overlapping", "rerank") else values[name]
         values[name] = parse_json(value.encode(), name)
-    text, like = fields.get("text"), values.get("like")
-    has_content = bool(text) or bool(files)
-    # `content` only satisfies the check of the body; the query is made of the text and the files.
-    body = validate(SearchRequest, values | ({"content": ""} if has_content else {}))
-    if has_content == bool(like):
-        raise ApiError(400, f"content: {NO_CONTENT}; or give like, alone", param="content")
-    if like:
-        body.check_like()
-        return body, None
-    return body, Query(
-        text=text or None,
+    if segments := [segment for segment in like if segment]:
+        values["like"] = segments
+    body = validate(SearchRequest, values)
+    content = Query(
+        text=fields.get("text") or None,
         image=files.get("image"),
         video=files.get("video"),
         instruction=values.get("instruction"),
     )
+    return body, body.query_with(content if content.text or content.is_visual else None)
 
 
 def _query_of_messages(
@@ -396,7 +439,10 @@ def _parts(content: Content) -> Sequence[Part]:
 
 
 def _query_of_content(
-    content: Content, instruction: str | None, video_options: Mapping[str, Any] | None = None
+    content: Content,
+    instruction: str | None,
+    video_options: Mapping[str, Any] | None = None,
+    field: str = "content",
 ) -> Query:
     parts = _parts(content)
     texts = [part.text for part in parts if isinstance(part, TextPart) and part.text]
@@ -405,10 +451,10 @@ def _query_of_content(
     for name, parts_of_type in (("text", texts), ("image_url", images), ("video_url", videos)):
         if len(parts_of_type) > 1:
             raise ApiError(
-                400, f"content: {len(parts_of_type)} parts of type {name}; give one at most", param="content"
+                400, f"{field}: {len(parts_of_type)} parts of type {name}; give one at most", param=field
             )
     if not (texts or images or videos):
-        raise ApiError(400, f"content: {NO_CONTENT}", param="content")
+        raise ApiError(400, f"{field}: {NO_CONTENT}", param=field)
     text = next(iter(texts), "")
     for medium, token in ((images, IMAGE_TOKEN), (videos, VIDEO_TOKEN)):
         placeholder = f"{VISION_START}{token}{VISION_END}"

@@ -20,23 +20,24 @@ from gve_ray.embedder.checkpoint import resolve_settings
 from gve_ray.logs import set_up_worker
 from gve_ray.schema import Item
 from gve_ray.search import (
-    By,
-    Filter,
     Hit,
     IndexFileError,
     Library,
     Moment,
     Ranking,
+    composed,
     read_library,
     search_moments,
 )
 from gve_ray.search.index import FieldType
+from gve_ray.search.indexing_progress import IndexingProgress, read_progress
 from gve_ray.serving.batcher import ANYONE, Caller, TokenBatcher
 from gve_ray.serving.config import ServedModel
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.live_library import LiveLibrary
 from gve_ray.serving.metrics import ModelMetrics
 from gve_ray.serving.query_cache import QueryCache
+from gve_ray.serving.requests import SearchOptions
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +66,14 @@ def _returns_refusals(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitabl
 class IndexInfo:
     """What an index contains.
 
-    segments: their number. fields: metadata fields. strip_frames: frames in a preview strip.
+    segments: their number. fields: metadata fields. strip_frames: frames in a preview strip. indexing: how far
+    the job is that changes the index at the moment; None if there is none.
     """
 
     segments: int
     fields: dict[str, FieldType]
     strip_frames: int
+    indexing: IndexingProgress | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +96,10 @@ def indexed_model(library: Library) -> ModelInfo:
         dimension=spec.dimension,
         settings=EmbedderSettings(**facts.settings),
         index=IndexInfo(
-            segments=library.index.count(), fields=dict(spec.fields), strip_frames=facts.strip_frames
+            segments=library.index.count(),
+            fields=dict(spec.fields),
+            strip_frames=facts.strip_frames,
+            indexing=read_progress(library.folder),
         ),
     )
 
@@ -101,7 +107,7 @@ def indexed_model(library: Library) -> ModelInfo:
 class Retriever:
     """A replica that holds a model and, if the config names one, its index.
 
-    `embed`, `search`, `similar` and `use_library` return an ApiError if they refuse the request.
+    `embed`, `search` and `use_library` return an ApiError if they refuse the request.
 
     The constructor raises what `identify` and `open_library` raise, and ValueError if the weights
     have changed since the index was made.
@@ -228,35 +234,26 @@ class Retriever:
     @_returns_refusals
     async def search(
         self,
-        item: Item,
-        top_k: int,
-        filter: Filter | None,
+        content: Item | None,
+        like: Sequence[str],
+        without: Item | None,
+        options: SearchOptions,
         settings: EmbedderSettings | None = None,
         *,
-        overlapping: bool = False,
-        by_video: bool = False,
-        by: By = "both",
         caller: Caller = ANYONE,
     ) -> list[Moment]:
-        """Return the segments that match a query best, as `search_moments` does. by: see `Ranking.of`."""
-        vectors = (await self._embed([item], settings, caller=caller)).vectors
-        return await self._use_library(_search, vectors, item.text, top_k, filter, overlapping, by_video, by)
+        """Return the segments that match a query best, as `search_moments` does.
 
-    @_returns_refusals
-    async def similar(
-        self,
-        segment: str,
-        top_k: int,
-        filter: Filter | None,
-        *,
-        overlapping: bool = False,
-        by_video: bool = False,
-    ) -> list[Moment]:
-        """Return the segments most similar to a segment, without itself and what it overlaps.
-
-        An unknown segment is refused (404 unknown_segment).
+        content, like, without: the parts of the query, see `SearchQuery`. Segments of `like` are not returned,
+        and neither is what they overlap; an unknown one is refused (404 unknown_segment).
         """
-        return await self._use_library(_similar, segment, top_k, filter, overlapping, by_video)
+
+        async def vector_of(item: Item | None) -> np.ndarray | None:
+            return None if item is None else (await self._embed([item], settings, caller=caller)).vectors[0]
+
+        vectors = await asyncio.gather(vector_of(content), vector_of(without))
+        text = None if content is None else content.text
+        return await self._use_library(_search, *vectors, like, text, options)
 
     @_returns_refusals
     async def use_library(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -274,40 +271,24 @@ class Retriever:
 
 def _search(
     library: Library,
-    vector: np.ndarray,
+    content: np.ndarray | None,
+    without: np.ndarray | None,
+    like: Sequence[str],
     text: str | None,
-    top_k: int,
-    filter: Filter | None,
-    overlapping: bool,
-    by_video: bool,
-    by: By,
+    options: SearchOptions,
 ) -> list[Moment]:
+    segments, metadata = library.index.get(like) if like else (None, [])
     return search_moments(
         library.index,
-        vector,
-        top_k,
-        filter=filter,
-        overlapping=overlapping,
-        by_video=by_video,
+        composed(content=content, like=segments, without=without)[None],
+        options.top_k,
+        filter=options.filter,
+        overlapping=options.overlapping,
+        excluded=[Hit(id=id, score=1.0, metadata=row) for id, row in zip(like, metadata, strict=True)],
+        by_video=options.by_video,
         background=library.background,
-        ranking=Ranking.of(library.words, text, by),
-    )
-
-
-def _similar(
-    library: Library, segment: str, top_k: int, filter: Filter | None, overlapping: bool, by_video: bool
-) -> list[Moment]:
-    vector, (metadata,) = library.index.get([segment])
-    itself = Hit(id=segment, score=1.0, metadata=metadata)
-    return search_moments(
-        library.index,
-        vector,
-        top_k,
-        filter=filter,
-        overlapping=overlapping,
-        excluded=[itself],
-        by_video=by_video,
-        background=library.background,
+        is_composed=len(like) + (content is not None) + (without is not None) > 1,
+        ranking=Ranking.of(library.words, text, options.by),
     )
 
 

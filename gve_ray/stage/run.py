@@ -112,12 +112,14 @@ class StageRunner:
     `out`, including the row's key, a `Reject`, or `Undone`. rejects: a store of `REJECT_SCHEMA`. unit: what a
     row stands for, as written to `rejects`. commit_seconds: how often results become visible;
     `math.inf` commits a part once, at its end. is_open: `run` may be called several times before
-    `stop`, with the rows of several parts. Only one runner at a time may write to `out`; several may
-    write to `rejects` if they are of one job and share the `Store` object.
+    `stop`, with the rows of several parts. keeps_actors: the runner may be entered again and again, also
+    after others have deleted rows from its stores; its actors live until `stop`, or until an error.
+    Only one runner at a time may write to `out`; several may write to `rejects` if they are of one job and
+    share the `Store` object.
 
     Entering opens the stores, and deletes what killed runs have left there, so no worker may write
-    to them yet. Leaving ends the actors and merges small fragments, so no worker may read from them
-    any more.
+    to them yet. Leaving ends the actors, unless the runner keeps them, and merges small fragments, so no
+    worker may read from them any more.
 
     Ray waits for resources that no node has: check before that the actors fit
     (`gve_ray.preflight`).
@@ -135,10 +137,12 @@ class StageRunner:
         unit: str = "video",
         commit_seconds: float = 5.0,
         is_open: bool = False,
+        keeps_actors: bool = False,
     ) -> None:
         self._name, self._worker, self._worker_args, self._unit = name, worker, worker_args, unit
         self._out, self._rejects, self._resources = out, rejects, resources
-        self._commit_seconds, self._is_open = commit_seconds, is_open
+        self._commit_seconds, self._is_open = commit_seconds, is_open or keeps_actors
+        self._keeps_actors = keeps_actors
         self._pool: ActorPool | None = None
         self._job: StageJob | None = None
         self._metrics: StageMetrics | None = None
@@ -151,6 +155,7 @@ class StageRunner:
         self._out.create().clean()
         self._rejects.create().clean()
         self._committed = _committed(self._name, self._out, self._rejects)
+        self._new_rows = 0
         return self
 
     def __exit__(
@@ -158,7 +163,8 @@ class StageRunner:
     ) -> None:
         if kind is not None:
             self.fail(StageError(f"stage {self._name}: stopped"))
-        self.stop()
+        if kind is not None or not self._keeps_actors:
+            self.stop()
         if kind is None and self._new_rows:
             self._check_stores()
             self._out.compact()

@@ -117,6 +117,19 @@ def test_the_index_of_the_run_before_stays_for_its_readers(output: Path) -> None
     assert metadata_of(output, first) == entries()
 
 
+@pytest.mark.parametrize("kind", ["faiss", "lance"])
+def test_an_index_may_lose_all_its_segments(output: Path, kind: str) -> None:
+    """As when the only video is replaced by a broken one."""
+    run = run_over(output, kind=kind)
+    run._fill(entries())
+    name, *_ = run._fill({})
+    run._write_background({})
+    run._publish(name)
+    library = open_library(output)
+    assert library.background is None
+    assert library.index.search(np.eye(N, dtype=np.float32)[:1], 3) == [[]]
+
+
 def test_a_library_has_the_background_of_the_last_run(tmp_path: Path) -> None:
     """None while there are fewer than 16 films."""
     run = run_over(tmp_path)

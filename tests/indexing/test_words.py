@@ -11,12 +11,12 @@ import pytest
 
 from gve_ray.config import ModelConfig
 from gve_ray.indexing.config import IndexConfig, SpeechConfig, WordsConfig
+from gve_ray.indexing.files import states_of
 from gve_ray.indexing.speech import SPEECH_SCHEMA
 from gve_ray.indexing.subtitles import (
     PENDING_SUBTITLES,
     SUBTITLE_SCHEMA,
     SubtitleWorker,
-    subtitle_files,
     words_version,
 )
 from gve_ray.indexing.words import Words, words_of_name
@@ -47,14 +47,15 @@ def test_files_belong_to_the_video_of_their_name(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_text(SRT)
     videos = [str(tmp_path / name) for name in ("a.mp4", "a.mkv", "a.2.mp4")]
-    found = subtitle_files([*videos, "https://host/videos/a.mp4", str(tmp_path / "none" / "a.mp4")])
+    states = states_of([*videos, "https://host/videos/a.mp4", str(tmp_path / "none" / "a.mp4")])
+    found = {video: state.subtitles for video, state in states.items()}
     names = {Path(video).name: [Path(uri).name for uri, _ in found[video]] for video in videos}
     own = ["a.en.vtt", "a.pt-BR.forced.SRT", "a.srt"]
     assert names == {"a.mp4": own, "a.mkv": own, "a.2.mp4": ["a.2.srt"]}
     assert [len(files) for files in found.values()] == [3, 3, 1, 0, 0]
     before = words_version("v", found[videos[0]])
     (tmp_path / "a.srt").write_text("another")
-    now = subtitle_files(videos)
+    now = {video: state.subtitles for video, state in states_of(videos).items()}
     assert words_version("v", now[videos[0]]) != before
     assert now[videos[2]] == found[videos[2]]
 
@@ -84,7 +85,7 @@ def test_subtitles_in_an_object_store(s3: str, tmp_path: Path) -> None:
         with files.open_output_stream(f"{folder}/{name}") as stream:
             stream.write(data)
     uri = f"{s3}/videos/a%20b.mp4"
-    found = [file for file, _ in subtitle_files([uri])[uri]]
+    found = [file for file, _ in states_of([uri])[uri].subtitles]
     assert found == [f"{s3}/videos/a%20b.en.srt"]
     (result,) = SubtitleWorker(Limits())([{"words": "w", "uri": uri, "start": 0.0, "files": found}])
     assert isinstance(result, dict)

@@ -4,8 +4,11 @@ Every video looks different from the others, and the tests search for it by its 
 """
 
 import json
+import os
+import signal
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +24,14 @@ from gve_ray.embedder.backends import identify
 from gve_ray.embedder.backends import open_model as open_embedder
 from gve_ray.indexing import run as indexing
 from gve_ray.indexing.catalog import read_catalog
-from gve_ray.indexing.config import IndexConfig, IndexResources, SegmentsConfig, SpeechConfig, WordsConfig
+from gve_ray.indexing.config import (
+    IndexConfig,
+    IndexResources,
+    PollingConfig,
+    SegmentsConfig,
+    SpeechConfig,
+    WordsConfig,
+)
 from gve_ray.indexing.run import IndexResult, index
 from gve_ray.indexing.speech import SPEECH_SCHEMA
 from gve_ray.job import JobError
@@ -232,6 +242,54 @@ def test_an_incremental_run_embeds_only_what_changed(
         assert folders == {before, other.facts.index}  # the previous index is kept until the next run
         before = other.facts.index
         other.close()
+
+
+def test_a_folder_that_is_watched(cluster: str, tmp_path: Path) -> None:
+    """Files come, change and go between updates; Ctrl-C or SIGTERM ends the job."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    config = config_of(
+        videos, tmp_path / "index", watch=True, polling=PollingConfig(seconds=0.1, settle_seconds=0.1)
+    )
+
+    def indexed() -> dict[str, int]:
+        return {
+            Path(row["uri"]).name: len(json.loads(row["subtitles"])) for row in read_catalog(config.output)
+        }
+
+    def change_files() -> None:
+        try:
+            for number, expected in (
+                (1, {"a.mp4": 0}),
+                (2, {"a.mp4": 0, "b.mp4": 0}),
+                (3, {"a.mp4": 0, "b.mp4": 1}),
+                (4, {"b.mp4": 1, "c.mp4": 0}),
+            ):
+                if number < 3:
+                    write_video(videos / f"{'ab'[number - 1]}.mp4", number)
+                elif number == 3:
+                    (videos / "b.srt").write_text("1\n00:00:00,500 --> 00:00:01,000\nlate words\n")
+                else:
+                    (videos / "a.mp4").rename(videos / "c.mp4")
+                deadline = time.monotonic() + DEADLINE
+                while indexed() != expected:
+                    assert time.monotonic() < deadline, (number, indexed())
+                    time.sleep(0.05)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with ThreadPoolExecutor(1) as pool:
+        changes = pool.submit(change_files)
+        assert str(indexing.run(config)).startswith("stopped  after ")
+    changes.result()
+    library = open_library(config.output)
+    assert {Path(str(row["uri"])).name for _, row in library.index.metadata()} == {"b.mp4", "c.mp4"}
+    assert library.words is not None
+    assert [word.video_id for word in library.words.search("late words", 1)] == [
+        row["video_id"] for row in read_catalog(config.output) if row["uri"].endswith("b.mp4")
+    ]
+    assert json.loads((tmp_path / "index" / "run.json").read_text())["runs"][-1]["error"] is None
+    assert not (tmp_path / "index" / "progress.json").exists()
 
 
 @pytest.mark.slow

@@ -81,6 +81,12 @@ def test_windows_that_match_about_as_well_are_one_hit(index: VectorIndex) -> Non
     best, after, *_ = search_moments(index, QUERY, 6, background=background)
     assert (best.id, best.extent) == ("a0", (0.0, 6.0))  # a0, a1 and a2
     assert (after.id, after.extent) == ("a6", (6.0, 12.0))
+    assert best.confidence is not None
+    sums = search_moments(index, QUERY, 6, background=background, is_composed=True)
+    assert [(hit.id, hit.extent, hit.confidence) for hit in sums[:2]] == [
+        ("a0", (0.0, 6.0), None),
+        ("a6", (6.0, 12.0), None),
+    ]
     (alone, *_) = search_moments(index, QUERY, 6)
     assert (alone.extent, alone.confidence) == ((0.0, 4.0), None)
 

@@ -15,7 +15,7 @@ from gve_ray.search.filters import parse
 from gve_ray.serving.config import RequestLimits, ServedModel
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.gateway import media_limits, result_of
-from gve_ray.serving.requests import EmbeddingRequest, SearchRequest, validate
+from gve_ray.serving.requests import EmbeddingRequest, SearchOptions, SearchRequest, validate
 from gve_ray.serving.retriever import Retriever
 from tests.media.pictures import large_jpeg
 
@@ -70,7 +70,7 @@ def test_a_refusal_of_the_retriever_is_a_value_that_the_gateway_raises() -> None
     retriever = object.__new__(Retriever)
     retriever._library = None
     retriever._served = ServedModel(name="demo", model=ModelConfig(name="m", model="m"))
-    refusal = asyncio.run(retriever.similar("a", 1, None))
+    refusal = asyncio.run(retriever.search(None, ["a"], None, SearchOptions(top_k=1)))
     assert isinstance(refusal, ApiError)
     assert (refusal.status, refusal.code) == (400, "no_index")
     with pytest.raises(ApiError, match="no index") as caught:

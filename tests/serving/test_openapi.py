@@ -30,6 +30,7 @@ ALLOWED: list[tuple[str, dict[str, Any]]] = [
     ("/v1/embeddings", {"messages": [CHAT], "instruction": "Find it.", "media_io_kwargs": {"video": {}}}),
     ("/v1/embeddings", {"messages": [{"role": "developer", "content": ["Find", ""]}, CHAT, EMPTY]}),
     ("/v1/search", {"content": "a", "top_k": 1}),
+    ("/v1/search", {"content": "a", "without": ["b"], "like": None}),
     ("/v1/search", {"content": "a", "top_k": 1000.0, "overlapping": True}),
     ("/v1/search", {"content": ["a"], "filter": {"segment": INT64 - 1}}),
     ("/v1/search", {"content": "a", "group_by": "video", "min_confidence": 0, "rerank": False}),
@@ -50,7 +51,10 @@ FORBIDDEN: list[tuple[str, dict[str, Any], int]] = [
     ("/v1/embeddings", {"messages": []}, 400),
     ("/v1/embeddings", {"messages": [CHAT, CHAT]}, 400),
     ("/v1/embeddings", {"messages": [{"role": "system"}, CHAT], "instruction": "Find it."}, 400),
-    ("/v1/search", {"content": "a", "like": "b"}, 400),
+    ("/v1/search", {"without": "a"}, 400),
+    ("/v1/search", {"content": "a", "like": []}, 400),
+    ("/v1/search", {"content": "a", "like": ["b"] * 101}, 400),
+    ("/v1/search", {"content": "a", "without": [{"type": "text"}]}, 400),
     ("/v1/search", {"content": "a", "top_k": 0}, 400),
     ("/v1/search", {"content": "a", "top_k": 1001}, 400),
     ("/v1/search", {"content": "a", "top_k": "5"}, 400),
@@ -210,8 +214,9 @@ def test_images(document: dict[str, Any], http: httpx.Client) -> None:
 
 
 def test_a_form_with_all_fields(document: dict[str, Any], http: httpx.Client) -> None:
-    fields = {"text": "a", "top_k": 1000, "filter": {"segment": 0}, "instruction": "Find it.", "model": "demo",
-              "overlapping": True, "group_by": "video", "min_confidence": 0.5, "rerank": True}  # fmt: skip
+    fields = {"text": "a", "without": "b", "top_k": 1000, "filter": {"segment": 0}, "instruction": "Find it.",
+              "model": "demo", "overlapping": True, "group_by": "video", "min_confidence": 0.5,
+              "rerank": True}  # fmt: skip
     assert is_valid(document, {"$ref": "#/components/schemas/SearchForm"}, fields)
     parts = {
         name: (None, value if isinstance(value, str) else json.dumps(value)) for name, value in fields.items()
@@ -228,7 +233,6 @@ def test_a_form_with_all_fields(document: dict[str, Any], http: httpx.Client) ->
         ("group_by", 1),
         ("min_confidence", -1),
         ("filter", []),
-        ("like", "b"),
     ):
         assert not is_valid(document, {"$ref": "#/components/schemas/SearchForm"}, {**fields, name: value})
         answer = http.post("/v1/search", files={**parts, name: (None, json.dumps(value))})

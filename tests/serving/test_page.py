@@ -21,9 +21,10 @@ from playwright.sync_api import (
 )
 from starlette.datastructures import Headers
 
+from gve_ray.search.indexing_progress import FILE
 from gve_ray.serving.files import PART, file_response
 from tests.media.videos import Clip, render
-from tests.serving.conftest import VIDEOS
+from tests.serving.conftest import VIDEOS, Service
 from tests.serving.pages import (
     CONTRAST,
     PHONE,
@@ -65,6 +66,26 @@ def test_words_find_the_right_video(
     until(page, "document.querySelector('.card .poster').naturalWidth > 0")
     scores = [float(score) for score in page.locator(".card .score").all_text_contents()]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_how_far_an_index_job_is(visitor: Visitor, server: Service) -> None:
+    """A killed job leaves a file that is not renewed; a job that ends deletes it."""
+    file = server.index / FILE
+    progress = {"step": "embed", "done": 12, "total": 40}
+    try:
+        file.write_text(json.dumps({**progress, "time": time.time() - 60}))
+        page = visitor.open()
+        expect(page.locator("#indexing")).to_be_hidden()
+        file.write_text(json.dumps({**progress, "time": time.time() + 10}))
+        page = visitor.open()
+        expect(page.locator("#indexing")).to_have_text("Indexing files: 12 of 40")
+        assert page.locator("#indexing").evaluate(CONTRAST) >= 4.5
+        file.write_text(json.dumps({**progress, "step": "check", "done": 13, "time": time.time() + 10}))
+        expect(page.locator("#indexing")).to_have_text("Checking files: 13 of 40")
+    finally:
+        file.unlink(missing_ok=True)
+    expect(page.locator("#indexing")).to_be_hidden()
+    search(page, "a red ball")
 
 
 def test_choices_and_links(visitor: Visitor, target: dict[str, Any]) -> None:

@@ -5,7 +5,16 @@ from typing import Any
 import pytest
 
 from gve_ray.serving.errors import ApiError
-from gve_ray.serving.requests import EmbeddingRequest, Query, SearchRequest, parse_form, parse_json, validate
+from gve_ray.serving.requests import (
+    EmbeddingRequest,
+    Query,
+    SearchOptions,
+    SearchQuery,
+    SearchRequest,
+    parse_form,
+    parse_json,
+    validate,
+)
 
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": "high"}}
 CLIP = {"type": "video_url", "video_url": "https://example.org/a.mp4"}
@@ -17,7 +26,7 @@ def embedding(**values: Any) -> list[Query]:
     return body.queries()
 
 
-def search(**values: Any) -> Query | None:
+def search(**values: Any) -> SearchQuery:
     body: SearchRequest = validate(SearchRequest, values)
     return body.query()
 
@@ -57,7 +66,7 @@ def test_null_within_messages_and_searches() -> None:
     body: SearchRequest = validate(
         SearchRequest, {"content": "a", "top_k": None, "filter": None, "like": None, "instruction": None}
     )
-    assert (body.top_k, body.query()) == (10, Query(text="a"))
+    assert (body.top_k, body.query()) == (10, SearchQuery(content=Query(text="a")))
 
 
 @pytest.mark.parametrize("content", ["", None, [], [{"type": "text", "text": ""}]])
@@ -86,7 +95,7 @@ def test_messages_as_in_the_examples_of_qwen3_vl_embedding(content: Any, instruc
 )
 def test_other_spellings_of_a_part(part: Any, expected: Query) -> None:
     assert embedding(messages=[{"role": "user", "content": [part]}]) == [expected]
-    assert search(content=[part]) == expected
+    assert search(content=[part]) == SearchQuery(content=expected)
 
 
 def test_a_media_placeholder_before_the_text_is_removed() -> None:
@@ -106,9 +115,32 @@ def test_a_media_placeholder_before_the_text_is_removed() -> None:
 
 
 def test_searches() -> None:
-    assert search(content="a", instruction="Find it.") == Query(text="a", instruction="Find it.")
-    assert search(content=[PICTURE]) == Query(image="data:image/png;base64,AA==")
-    assert search(like="0a") is None
+    ball = Query(text="a", instruction="Find it.")
+    assert search(content="a", instruction="Find it.") == SearchQuery(content=ball)
+    picture = Query(image="data:image/png;base64,AA==")
+    assert search(content=[PICTURE]) == SearchQuery(content=picture)
+    assert search(like="0a") == SearchQuery(like=("0a",))
+    dog = Query(text="a dog", instruction="Find it.")
+    assert search(
+        content="a", like=["0a", "0b", "0a"], without="a dog", instruction="Find it."
+    ) == SearchQuery(content=ball, like=("0a", "0b"), without=dog)
+    assert search(like=["0a"], without=[PICTURE]) == SearchQuery(like=("0a",), without=picture)
+
+
+@pytest.mark.parametrize(
+    "values,message",
+    [
+        ({"without": "a dog"}, "content: empty: give a text, an image or a video; or give like"),
+        ({"content": "a", "without": []}, "without: empty: give a text"),
+        ({"content": "a", "without": ""}, "without: empty: give a text"),
+        ({"content": "a", "without": ["a dog", "a cat"]}, "without: 2 parts of type text"),
+        ({"like": []}, "like: "),
+        ({"like": [1]}, r"like\[0\]: "),
+    ],
+)
+def test_searches_that_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ApiError, match=message):
+        search(**values)
 
 
 @pytest.mark.parametrize(
@@ -153,19 +185,21 @@ def test_bad_embedding_bodies(values: dict[str, Any], message: str) -> None:
 
 def test_a_form() -> None:
     body, query = parse_form(
-        {"text": "a", "top_k": "3", "filter": '{"x": 1}', "instruction": "Find it."}, {"image": b"i"}
+        {"text": "a", "top_k": "3", "filter": '{"x": 1}', "instruction": "Find it."}, [], {"image": b"i"}
     )
-    assert (body.top_k, body.filter) == (3, {"x": 1})
-    assert query == Query(text="a", image=b"i", instruction="Find it.")
-    body, query = parse_form({"like": "0a", "text": ""}, {})
-    assert (body.like, query) == ("0a", None)
+    assert body.options(body.top_k) == SearchOptions(top_k=3, filter={"x": 1})
+    assert query == SearchQuery(content=Query(text="a", image=b"i", instruction="Find it."))
+    _, query = parse_form({"text": "", "without": ""}, ["0a", "", "0b"], {})
+    assert query == SearchQuery(like=("0a", "0b"))
+    _, query = parse_form({"text": "a", "without": "b"}, ["0a"], {})
+    assert query == SearchQuery(content=Query(text="a"), like=("0a",), without=Query(text="b"))
 
 
 @pytest.mark.parametrize(
     "fields,files,message",
     [
         ({}, {}, "give a text"),
-        ({"text": "a", "like": "b"}, {}, "like, alone"),
+        ({"without": "a"}, {}, "give a text"),
         ({"query": "a"}, {}, "query: unknown field"),
         ({"text": "a"}, {"file": b""}, "file: unknown field"),
         ({"text": "a", "filter": "{"}, {}, "not JSON"),
@@ -175,7 +209,7 @@ def test_a_form() -> None:
 )
 def test_bad_forms(fields: dict[str, str], files: dict[str, bytes], message: str) -> None:
     with pytest.raises(ApiError, match=message):
-        parse_form(fields, files)
+        parse_form(fields, [], files)
 
 
 def test_invalid_json_is_refused() -> None:

@@ -439,6 +439,8 @@ def test_only_texts_alone_are_reranked(service: Reranked) -> None:
         {"content": [image]},
         {"content": [image, {"type": "text", "text": "in red"}]},
         {"like": "0"},
+        {"content": "a ball", "like": "0"},
+        {"content": "a ball", "without": "a ring"},
         {"content": "a ball", "rerank": False},
     ):
         reply = service.http.post("/v1/search", json=query).json()

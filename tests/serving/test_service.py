@@ -22,6 +22,7 @@ from gve_ray.demo.render import encode_mp4
 from gve_ray.embedder import Embedder
 from gve_ray.media import decode_jpeg, read_frames
 from gve_ray.schema import Item
+from gve_ray.search import open_library
 from tests.serving.conftest import VIDEOS, Service, wait_until
 
 pytestmark = pytest.mark.timeout(600)
@@ -204,6 +205,29 @@ def test_filters_and_more_like_this(http: httpx.Client) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_segment")
 
 
+def test_a_query_of_several_parts(http: httpx.Client, server: Service, embedder: Embedder) -> None:
+    hits = http.post("/v1/search", json={"content": "anything", "top_k": 100}).json()["data"]
+    like = [hit["id"] for hit in hits[:2]]
+    others = [hit["id"] for hit in hits[2:]]
+    index = open_library(server.index).index
+    (first, second), rows = index.get(like)[0], index.get(others)[0]
+    wanted, unwanted = embedder.embed([Item(text="a red ball"), Item(text="a blue ball")])
+    mean = (first + second) / np.linalg.norm(first + second)
+    query = wanted + mean - 0.5 * unwanted
+    expected = dict(zip(others, rows @ query / np.linalg.norm(query), strict=True))
+    body = {"content": "a red ball", "like": like, "without": "a blue ball", "top_k": 100}
+    found = http.post("/v1/search", json=body).json()["data"]
+    assert {hit["id"]: hit["score"] for hit in found} == pytest.approx(expected, abs=1e-4)
+    parts = [
+        ("text", "a red ball"),
+        *(("like", id) for id in like),
+        ("without", "a blue ball"),
+        ("top_k", "100"),
+    ]
+    form = http.post("/v1/search", files=[(name, (None, value)) for name, value in parts])
+    assert form.json()["data"] == found
+
+
 def test_curl_with_a_file(server: Service, files: dict[str, bytes], tmp_path: Path) -> None:
     picture = tmp_path / "still.png"
     picture.write_bytes(files["image"])
@@ -236,6 +260,16 @@ def test_gve_search(server: Service, files: dict[str, bytes], tmp_path: Path) ->
     assert (read_frames(saved, k=4).pixels == film.pixels).all()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "moment.mp4"]
     assert next(csv.DictReader(io.StringIO(table.stdout)))["uri"] == server.heldout.videos[3]
+    (best,) = json.loads(
+        subprocess.run(
+            [*command[:-1], "1", "--json"], capture_output=True, text=True, timeout=120, check=True
+        ).stdout
+    )
+    parts = gve(
+        "search", "a", "ball", "--like", best["id"], "--without", "a ring", "--url", server.url, "--json"
+    )
+    done = subprocess.run(parts, capture_output=True, text=True, timeout=120, check=True)
+    assert best["id"] not in {hit["id"] for hit in json.loads(done.stdout)}
     uri = server.heldout.videos[5]
     narrow = [*command, "--only", uri, "--before", "1:00:00", "--min_confidence", "0"]
     done = subprocess.run(narrow, capture_output=True, text=True, timeout=120, check=True)

@@ -57,6 +57,8 @@ export const MESSAGES = {
   "Both": { de: "Beides", zh: "两者结合" },
   "An image together with text: “the same place, at night”.": {
     de: "Ein Bild zusammen mit Text: „derselbe Ort, bei Nacht“.", zh: "图片加文字：“同一个地方，在夜晚”。" },
+  "Checking files: {done} of {total}": { de: "Dateien werden geprüft: {done} von {total}", zh: "正在检查文件：{done} / {total}" },
+  "Indexing files: {done} of {total}": { de: "Dateien werden indexiert: {done} von {total}", zh: "正在索引文件：{done} / {total}" },
   "{n} moment can be found here.": { de: "Hier ist {n} Moment zu finden.", zh: "这里有 {n} 个片段可供查找。" },
   "{n} moments can be found here.": { de: "Hier sind {n} Momente zu finden.", zh: "这里有 {n} 个片段可供查找。" },
   "No moment matches": { de: "Kein Moment passt", zh: "没有匹配的片段" },

@@ -7,11 +7,13 @@ import * as filters from "./filter.js";
 import { isOpen, makeCard, momentAt, openMoment, stopAll } from "./moments.js";
 import { Refused, ask } from "./server.js";
 import { linkedMoment, saveList } from "./takeaway.js";
-import { bytes, fileName, span } from "./words.js";
+import { bytes, fileName, indexing, span } from "./words.js";
 
 const LARGEST = 64 * 2 ** 20; // bytes of the files of a search; the server has this limit too, but checks it only after the upload
 const DEFAULTS = { text: "", like: "", instruction: "", top_k: "12", by: "", group_by: "", filter: "", model: "" };
 const CLIPS = /\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|m?ts|m2ts|wmv|flv|ogv|3gp)$/i; // some systems report no media type for these
+
+const [QUIET, BUSY] = [10_000, 2000]; // ms between looks at the index, without and with a job that works on it
 
 const byId = (id) => document.getElementById(id);
 const FIELDS = ["text", "instruction", "top_k", "by", "group_by", "filter", "model"];
@@ -42,6 +44,22 @@ function describeModel() {
   form.filter.placeholder = t('{"field": value} with {names}', { names });
   byId("fields").textContent = t("Fields: {fields}.", { fields: fields.map(([name, kind]) => `${name} (${kind})`).join(", ") });
   byId("holdings").textContent = plural(index.segments, "{n} moment can be found here.", "{n} moments can be found here.");
+  byId("indexing").textContent = indexing(index.indexing);
+  byId("indexing").hidden = !index.indexing;
+}
+
+/** Show what index jobs change, while the page is visible. */
+async function followIndexes() {
+  const isBusy = models.some(({ index }) => index.indexing);
+  await new Promise((over) => setTimeout(over, isBusy ? BUSY : QUIET));
+  if (!document.hidden) {
+    const answer = await fetch("/v1/models").catch(() => null); // not `ask`, which may ask the user for a key
+    const { data } = answer?.ok ? await answer.json().catch(() => ({ data: [] })) : { data: [] };
+    const found = (model) => data.find(({ id, index }) => id === model.id && index);
+    models = models.map((model) => found(model) ?? { ...model, index: { ...model.index, indexing: null } });
+    describeModel();
+  }
+  followIndexes();
 }
 
 // ---- What is searched: the form, the address, the files -------------------------------------------------------
@@ -411,3 +429,4 @@ document.addEventListener("keydown", (event) => {
 });
 
 restore(await loadModels().catch((error) => error));
+if (models.length) followIndexes();

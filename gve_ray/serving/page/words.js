@@ -18,6 +18,13 @@ export function likelihood({ confidence, confident }) {
   return t(confidence >= 0.5 ? "Uncertain" : "Unlikely");
 }
 
+/** How far the job is that works on the index; nothing if none does. */
+export function indexing(progress) {
+  if (!progress) return "";
+  const message = progress.step === "check" ? "Checking files: {done} of {total}" : "Indexing files: {done} of {total}";
+  return t(message, { done: number(progress.done), total: number(progress.total) });
+}
+
 export function bytes(n) {
   const [size, unit] = n < 99_500 ? [n / 2 ** 10, "kilobyte"] : [n / 2 ** 20, "megabyte"];
   return number(size, 1, { style: "unit", unit });
