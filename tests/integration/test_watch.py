@@ -181,12 +181,12 @@ def test_a_folder_that_changes_under_load(cluster: str, clips: list[bytes], tmp_
         with running(config_for(watcher.output)) as url, load(url) as answers, ThreadPoolExecutor(1) as pool:
             begun = time.monotonic()
             writer = pool.submit(play, videos, clips)
-            watcher.wait(lambda: len(read_catalog(watcher.output)) > FILES / 2)
+            watcher.wait(lambda: len(list(videos.glob("*.mp4"))) > FILES / 2)
             watcher.kill()
             watcher.start()
             done = writer.result()
             ended = time.monotonic()
-            watcher.wait(watcher.is_current)
+            watcher.wait(lambda: log_of(watcher.output).count("watching  ") == 2 and watcher.is_current())
             behind = time.monotonic() - ended
             count = len(list(videos.glob("*.mp4")))
             watcher.wait(lambda: segments(url) == count)
