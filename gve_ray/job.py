@@ -9,12 +9,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from tempfile import gettempdir
 
 from gve_ray.console import Console, print_result, quiet_output
 from gve_ray.logs import extend_log_context, is_json, set_up_logging
 from gve_ray.progress import Progress, is_displayed
 from gve_ray.stage import StageError
 from gve_ray.store import RunFolderError, StorageError, StoreError
+from gve_ray.store.faults import is_storage_fault, storage_fault
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +82,8 @@ def connect_to_ray(connect: Callable[[], object]) -> None:
     try:
         connect()
     except Exception as error:
+        if is_storage_fault(error):
+            raise JobError(str(storage_fault(error, gettempdir()))) from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         message = f"cannot connect to Ray at {address}: {reason}; check RAY_ADDRESS, RAY_AUTH_MODE and RAY_AUTH_TOKEN"
         if address == "local":

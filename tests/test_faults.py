@@ -1,6 +1,7 @@
 """Tests what a run does when its storage fails: a full disk, an object store that answers with errors."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gve_ray.job import FAILED, run_job
+from gve_ray.job import FAILED, connect_to_ray, run_job
 from gve_ray.media import Limits, MediaError, Reason
 from gve_ray.media.digest import media_digest, media_stamp
 from gve_ray.media.source import open_source
@@ -116,6 +117,16 @@ def test_errors_of_object_stores_are_told_from_those_of_files(text: str, advice:
     assert is_storage_fault(error) == (advice is not None)
     if advice is not None:
         assert advice in str(storage_fault(error, "s3://b/run"))
+
+
+def test_ray_cannot_start_on_a_full_disk(
+    small_disk: SmallDisk, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(small_disk.folder))
+    small_disk.fill()
+    connect = partial((small_disk.folder / "session").write_bytes, b"session" * 1000)
+    assert run_job("index", lambda: connect_to_ray(connect), verbose=True) == FAILED
+    assert f"error: {small_disk.folder}: its disk is full" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("fault", ["500", "expired"])
