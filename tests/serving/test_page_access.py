@@ -47,9 +47,16 @@ def check(page: Page, state: str) -> None:
     assert [(state, rule["id"], [node["html"] for node in rule["nodes"]]) for rule in violations] == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", ["wide", "phone"])
-def test_axe_finds_nothing(visitor: Visitor, target: dict[str, Any], scheme: str, size: str) -> None:
+@pytest.mark.parametrize(
+    "size,scheme",
+    [
+        ("wide", "light"),
+        ("phone", "dark"),
+        pytest.param("wide", "dark", marks=pytest.mark.slow),
+        pytest.param("phone", "light", marks=pytest.mark.slow),
+    ],
+)
+def test_axe_finds_nothing(visitor: Visitor, target: dict[str, Any], size: str, scheme: str) -> None:
     """In each state of the page."""
     context = {**(WIDE if size == "wide" else PHONE), "color_scheme": scheme, "reduced_motion": "reduce"}
     visitor.refused = {"/v1/search", "/v1/session"}
