@@ -151,11 +151,21 @@ def test_an_item_embedded_by_another_run_is_no_longer_rejected(
     """
     seen: list[set[str]] = []
 
-    def stage(name: str, *, pending: pa.Table, out: Store, rejects: Store, **_: object) -> StageCounts:
-        seen.append(rejects.keys())
-        return StageCounts(name=name, n_in=2, n_out=2, n_rejected=0, seconds=0.0)
+    class Runner:
+        def __init__(self, name: str, *, rejects: Store, **_: object) -> None:
+            self.rejects = rejects
 
-    monkeypatch.setattr(embed, "run_stage", stage)
+        def __enter__(self) -> "Runner":
+            seen.append(self.rejects.keys())
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def run(self, pending: pa.Table) -> StageCounts:
+            return StageCounts(name="embed m", n_in=2, n_out=2, n_rejected=0, seconds=0.0)
+
+    monkeypatch.setattr(embed, "StageRunner", Runner)
     facts: dict[str, str] = {}
     store = Store(str(tmp_path / cache_name(facts) / "embeddings.lance"), EMBEDDING_SCHEMA, key=KEY).create()
     rejects = Store(str(tmp_path / "rejects.lance"), REJECT_SCHEMA).create()
@@ -163,15 +173,15 @@ def test_an_item_embedded_by_another_run_is_no_longer_rejected(
     rejects.append(pa.Table.from_pylist([reject], schema=REJECT_SCHEMA))
 
     def again() -> embed.Embedded:
-        return embed.embed(
-            pending_table([Item(text="a"), Item(text="b")], ["a", "b"]),
+        with embed.ItemEmbedder(
             ModelConfig(name="m", model="m"),
             SETTINGS,
             facts,
             cache=str(tmp_path),
             rejects=str(tmp_path / "rejects.lance"),
             resources=StageResources(actors=1),
-        )
+        ) as embedder:
+            return embedder.embed(pending_table([Item(text="a"), Item(text="b")], ["a", "b"]))
 
     assert (again().n_found, seen) == (0, [{"b"}])
     store.append(pa.Table.from_pylist([{KEY: "b", "vector": [1.0], "cut": False}], schema=EMBEDDING_SCHEMA))

@@ -296,11 +296,12 @@ def test_there_is_an_update_after_each_change_and_none_without(
     source.mkdir()
     (source / "a.mp4").touch()
     recorder = Recorder(*[nothing] * 9)
+    handler = signal.getsignal(signal.SIGTERM)
     after_looks(monkeypatch, nothing, (source / "b.mp4").touch, nothing, (source / "a.mp4").unlink)
     assert run(recorder, source, tmp_path) == "stopped  after 3 updates"
     assert recorder.calls == [(["a.mp4"], True), (["a.mp4", "b.mp4"], False), (["b.mp4"], False)]
     assert recorder.closed == 1
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 def test_an_input_that_is_empty_or_gone_changes_nothing(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from gve_ray.media import encode_jpeg, read_frames
@@ -39,6 +40,11 @@ def adapt(text: str, server: Service) -> str:
     clip = base64.b64encode(Path(server.heldout.videos[0]).read_bytes()).decode()
     text = text.replace(ADDRESS, server.url).replace("base64,...", f"base64,{clip}")
     text = text.replace("/data/videos", str(Path(server.heldout.videos[0]).parent))
+    if "0a1b..." in text or "2c3d..." in text:
+        search = {"content": "a ball", "top_k": 2}
+        hits = httpx.post(f"{server.url}/v1/search", json=search, timeout=60, trust_env=False).json()["data"]
+        for elided, hit in zip(("0a1b...", "2c3d..."), hits, strict=True):
+            text = text.replace(elided, hit["id"])
     return text.replace('"videos"', '"demo"')
 
 

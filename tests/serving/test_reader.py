@@ -226,10 +226,8 @@ def test_a_decoder_killed_midway_is_replaced(clip, kind):
         await request_waits()
         assert not reading.done()
         os.kill(child.pid, signal.SIGKILL)
-        with pytest.raises(MediaError, match="SIGKILL") as caught:
-            await reading
-        assert (caught.value.reason, http_status(caught.value.reason)) == (Reason.CRASHED, 500)
-        assert len((await read()).pixels) in (1, 4)
+        assert len((await reading).pixels) in (1, 4)  # by another child, for no file causes this signal
+        assert child.pid not in {each.pid for each in children()}
 
     try:
         asyncio.run(main())
@@ -252,8 +250,7 @@ def test_a_stuck_decoder_blocks_neither_the_event_loop_nor_other_requests(clip):
             assert all(len(task.result().pixels) == 4 for task in done)
         (last,) = waiting
         os.kill(stuck.pid, signal.SIGKILL)
-        with pytest.raises(MediaError, match="SIGKILL"):
-            await last
+        assert len((await last).pixels) == 4
 
     try:
         asyncio.run(main())

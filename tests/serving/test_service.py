@@ -144,7 +144,7 @@ def test_a_query_that_repeats_gets_the_same_answer_without_the_model(http: httpx
     search = {"content": "a red ball that nobody has asked for", "top_k": 3}
     found = [http.post("/v1/search", json=search).json() for _ in range(2)]
     assert found[0] == found[1]
-    wait_until(lambda: lookups("hit") == hits + 4)  # the agents publish every few seconds
+    wait_until(lambda: lookups("hit") >= hits + 4)  # the agents publish every few seconds
     assert lookups("miss") >= 1
 
 
