@@ -67,11 +67,14 @@ def test_a_request(words: list[str], server: Service, folder: Path) -> None:
     assert any(video in done.stdout for video in server.heldout.videos)
 
 
+# Not every machine has what these need: published weights, a speech model, the output of a job.
+ELSEWHERE = ("Alibaba-NLP/", "import whisper", "load_dataset(")
 PYTHON = [
     pytest.param(
         example, id=str(example), marks=[] if example.document == "README.md" else [pytest.mark.slow]
     )
     for example in examples("python")
+    if not any(need in example.text for need in ELSEWHERE)
 ]
 
 
