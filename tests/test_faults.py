@@ -129,7 +129,7 @@ def test_ray_cannot_start_on_a_full_disk(
     assert f"error: {small_disk.folder}: its disk is full" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("fault", ["500", "expired"])
+@pytest.mark.parametrize("fault", [pytest.param("500", marks=pytest.mark.slow), "expired"])
 def test_a_file_is_not_rejected_because_its_store_fails(s3: str, s3_server: S3Server, fault: str) -> None:
     files, path = filesystem(f"{s3}/video.mp4")
     with files.open_output_stream(path) as stream:

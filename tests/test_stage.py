@@ -204,6 +204,7 @@ def sizes(folder: Path) -> list[str]:
     return [file.read_text().strip() for file in sorted(folder.glob("sizes-*.txt"))]
 
 
+@pytest.mark.slow
 def test_a_worker_that_runs_out_of_memory_gets_fewer_rows_at_once(
     cluster: str, tmp_path: Path, control_group: Path
 ) -> None:

@@ -122,7 +122,7 @@ def test_forms_of_answers(
 def test_an_endpoint_that_fails_rejects_the_video_and_is_not_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr("gve_ray.endpoint._FIRST_PAUSE", 0.0)
     path = write_speaking(tmp_path / "a.mp4", 3.0, SPOKEN[:1])
     with http_endpoint(lambda *_: Reply(500, b"out of memory")) as endpoint:
         config = SpeechConfig(url=endpoint.url, model="m", concurrency=1)

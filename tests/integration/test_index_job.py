@@ -244,6 +244,7 @@ def test_an_incremental_run_embeds_only_what_changed(
         other.close()
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_watched(cluster: str, tmp_path: Path) -> None:
     """Files come, change and go between updates; Ctrl-C or SIGTERM ends the job."""
     videos = tmp_path / "videos"
