@@ -6,7 +6,7 @@ Renders scenes of the held-out split, embeds them with the packaged tiny model a
 queries as the service does (`gve_ray.search.composed`). Prints one JSON object:
 
 without: for queries "a red circle" without "a blue object" (and without a background), and for segments
-without one of their own colours (and without their own background): of the five best hits, the share with
+without one of the colours (and without the background) that they have: of the five best hits, the share with
 what is wanted and the share with what is not, by the weight of what is subtracted. Weight 0 is the query
 without the unwanted part. The wanted part of a segment is the colour of another object in it.
 like: of the ten best hits for 1, 2, 3 and 5 segments that share a colour, a shape or a background, the share

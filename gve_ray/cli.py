@@ -129,13 +129,58 @@ def demo(args: Sequence[str]) -> int:
 
 def search(args: Sequence[str]) -> int:
     """Query a running service and print its hits; on request, play one in the browser, or save it."""
-    import argparse
     import json
     import webbrowser
     from urllib.parse import urlencode
 
-    from gve_ray.serving.client import URL, Client, ServiceError
-    from gve_ray.serving.hits import MIN_CONFIDENCE, as_csv, as_edl, as_text, confident
+    from gve_ray.serving.client import Client, ServiceError
+    from gve_ray.serving.hits import as_csv, as_edl, as_text, confident
+
+    parser = _search_parser()
+    query = vars(parser.parse_args(args))
+    query["text"] = " ".join(query["text"]) or None
+    if query["save"] and not query["save"][0].isdecimal():
+        parser.error(f"--save {query['save'][0]}: begin with the number of a hit, as in --save 1 moment.mp4")
+    names = ("url", "json", "csv", "edl", "open", "save", "verbose")
+    url, to_json, to_csv, to_edl, opened, saved, verbose = (query.pop(name) for name in names)
+    _log_if(verbose)
+    client = Client(url, key=os.environ.get("GVE_API_KEY"))
+    try:
+        hits = client.search(**query)
+    except (ServiceError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if not to_json:
+        found, hits = len(hits), confident(hits)
+        if weak := found - len(hits):
+            none = "" if hits else "no confident match; "
+            print(f"{none}weak hits left out: {weak}; --min_confidence 0 shows them", file=sys.stderr)
+    write = as_csv if to_csv else as_edl if to_edl else as_text
+    if output := json.dumps(hits, indent=1) if to_json else write(hits):
+        print(output)
+    for option, number in (("--open", opened), ("--save", saved and int(saved[0]))):
+        if number is not None and not 1 <= number <= len(hits):
+            print(f"error: {option} {number}: the number of hits is {len(hits)}", file=sys.stderr)
+            return 1
+    if opened:
+        address = {"model": query["model"], "moment": hits[opened - 1]["id"]}
+        given = {name: value for name, value in address.items() if value}
+        webbrowser.open(f"{url.rstrip('/')}/?{urlencode(given)}")
+    if saved:
+        try:
+            client.save(hits[int(saved[0]) - 1]["links"]["moment"], Path(saved[1]))
+        except (ServiceError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def _search_parser() -> "argparse.ArgumentParser":
+    import argparse
+    import json
+
+    from gve_ray.serving.client import URL
+    from gve_ray.serving.hits import MIN_CONFIDENCE
 
     parser = argparse.ArgumentParser(
         prog="gve search", description="Find moments of the indexed videos, best first."
@@ -202,42 +247,7 @@ def search(args: Sequence[str]) -> int:
     )
     parser.add_argument("--save", nargs=2, metavar=("N", "FILE"), help="also save hit N as an mp4 file")
     _add_verbose(parser)
-    query = vars(parser.parse_args(args))
-    query["text"] = " ".join(query["text"]) or None
-    if query["save"] and not query["save"][0].isdecimal():
-        parser.error(f"--save {query['save'][0]}: begin with the number of a hit, as in --save 1 moment.mp4")
-    names = ("url", "json", "csv", "edl", "open", "save", "verbose")
-    url, to_json, to_csv, to_edl, opened, saved, verbose = (query.pop(name) for name in names)
-    _log_if(verbose)
-    client = Client(url, key=os.environ.get("GVE_API_KEY"))
-    try:
-        hits = client.search(**query)
-    except (ServiceError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if not to_json:
-        found, hits = len(hits), confident(hits)
-        if weak := found - len(hits):
-            none = "" if hits else "no confident match; "
-            print(f"{none}weak hits left out: {weak}; --min_confidence 0 shows them", file=sys.stderr)
-    write = as_csv if to_csv else as_edl if to_edl else as_text
-    if output := json.dumps(hits, indent=1) if to_json else write(hits):
-        print(output)
-    for option, number in (("--open", opened), ("--save", saved and int(saved[0]))):
-        if number is not None and not 1 <= number <= len(hits):
-            print(f"error: {option} {number}: the number of hits is {len(hits)}", file=sys.stderr)
-            return 1
-    if opened:
-        address = {"model": query["model"], "moment": hits[opened - 1]["id"]}
-        given = {name: value for name, value in address.items() if value}
-        webbrowser.open(f"{url.rstrip('/')}/?{urlencode(given)}")
-    if saved:
-        try:
-            client.save(hits[int(saved[0]) - 1]["links"]["moment"], Path(saved[1]))
-        except (ServiceError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-    return 0
+    return parser
 
 
 def mcp(args: Sequence[str]) -> int:

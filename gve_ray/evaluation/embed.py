@@ -17,9 +17,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -230,9 +228,9 @@ class ItemEmbedder:
     """A context manager that embeds items with one model on Ray actors, and keeps the vectors in the model's cache.
 
     cache: a folder, by path or URI. rejects: a Lance data set that belongs to this run and not to
-    the cache, so that other runs try rejected items again. is_open: `embed` may be called several times, and
-    the actors load the model only once. Entering raises RunFolderError while another run writes to the same
-    model's cache.
+    the cache, so that other runs try rejected items again. keeps_actors: the actors, which load the model,
+    stay from one call of `embed` to the next. Entering raises RunFolderError while another run writes to the
+    same model's cache.
     """
 
     def __init__(
@@ -245,7 +243,7 @@ class ItemEmbedder:
         rejects: str,
         resources: StageResources,
         commit_seconds: float = 5.0,
-        is_open: bool = False,
+        keeps_actors: bool = False,
     ) -> None:
         self._facts, self._folder = dict(facts), f"{cache}/{cache_name(facts)}"
         self._store = Store(f"{self._folder}/embeddings.lance", EMBEDDING_SCHEMA, key=KEY)
@@ -266,38 +264,35 @@ class ItemEmbedder:
             resources=resources,
             unit="item",
             commit_seconds=commit_seconds,
-            is_open=is_open,
+            keeps_actors=keeps_actors,
         )
-        self._given: set[str] = set()  # to the runner, which takes each item once
-        self._exits = ExitStack()
 
     def __enter__(self) -> "ItemEmbedder":
-        with ExitStack() as exits:
-            exits.enter_context(self._lock)
-            files, path = filesystem(f"{self._folder}/model.json")
-            write_atomically(files, path, (json.dumps(self._facts, indent=2) + "\n").encode())
-            if self._store.keys() & self._refused.keys():  # another run has embedded them in the meantime
-                self._refused.drop()
-            exits.enter_context(self._runner)
-            self._exits = exits.pop_all()
+        self._lock.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._exits.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._runner.stop()
+        finally:
+            self._lock.release()
 
     def embed(self, pending: pa.Table) -> "Embedded":
         """Embed the items that the cache does not have yet. pending: of `PENDING_SCHEMA`.
 
-        Its counts are of the items that no earlier call had. Raises StageError as `StageRunner.run`.
+        Raises StageError as `StageRunner.run`.
         """
-        keys = set(pending.column(KEY).to_pylist())
-        n_found = len(self._store.keys() & keys)
-        log.info("%s: %d distinct items, %d of them in %s", self._stage, len(keys), n_found, self._folder)
-        new = pending.filter(pa.array([key not in self._given for key in pending.column(KEY).to_pylist()]))
-        self._given |= keys
-        counts = self._runner.run(new)
+        files, path = filesystem(f"{self._folder}/model.json")
+        write_atomically(files, path, (json.dumps(self._facts, indent=2) + "\n").encode())
+        present = self._store.keys()
+        n_found = len(present & set(pending.column(KEY).to_pylist()))
+        if present & self._refused.keys():  # another run has embedded them in the meantime
+            self._refused.drop()
+        log.info(
+            "%s: %d distinct items, %d of them in %s", self._stage, pending.num_rows, n_found, self._folder
+        )
+        with self._runner as runner:
+            counts = runner.run(pending)
         rows = self._refused.table().to_pylist()
         why = {row["video_id"]: (row["reason"], row["detail"]) for row in rows}
         return Embedded(store=self._store, counts=counts, n_found=n_found, rejects=why)

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -68,17 +67,15 @@ class RayEncoder(AbsEncoder):
         self.mteb_model_meta = _meta(config, self._settings, self._facts)
 
     def __enter__(self) -> "RayEncoder":
-        self._open = self._embedder(is_open=True).__enter__()
+        self._open = self._embedder(keeps_actors=True).__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         embedder, self._open = self._open, None
         assert embedder is not None, "it was entered"
-        embedder.__exit__(kind, error, trace)
+        embedder.__exit__()
 
-    def _embedder(self, *, is_open: bool = False) -> ItemEmbedder:
+    def _embedder(self, *, keeps_actors: bool = False) -> ItemEmbedder:
         return ItemEmbedder(
             self._config,
             self._settings,
@@ -86,7 +83,7 @@ class RayEncoder(AbsEncoder):
             cache=str(self._folder / "embeddings"),
             rejects=str(self._folder / "rejects" / f"{cache_name(self._facts)}.lance"),
             resources=self._resources,
-            is_open=is_open,
+            keeps_actors=keeps_actors,
         )
 
     def encode(

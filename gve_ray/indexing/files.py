@@ -134,9 +134,8 @@ def _filtered_by(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in metadata.items() if name != TRANSCRIPT}
 
 
-@lru_cache(
-    _KEPT_NAMES
-)  # a file system is made for each URI, which takes half a millisecond in an object store
+# A file system is made for each URI, which takes half a millisecond in an object store.
+@lru_cache(_KEPT_NAMES)
 def _split(uri: str) -> tuple[str, str]:
     """Return the folder of a video and its name in there, as a file system has them.
 

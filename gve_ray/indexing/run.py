@@ -3,7 +3,7 @@
 output/videos.lance      one row per file: its properties and its segments (probe.VIDEO_SCHEMA)
 output/segments.lance    one row per segment: vector, poster, strip (library.SEGMENT_SCHEMA)
 output/subtitles.lance   one row per file: the cues of its subtitles (subtitles.SUBTITLE_SCHEMA)
-output/speech.lance      one row per file: what is said in it (speech.SPEECH_SCHEMA)
+output/speech.lance      one row per file: its spoken words (speech.SPEECH_SCHEMA)
 output/rejects.lance     one row per file or segment that could not be used, with the reason
 output/index-<hash>/     the searchable index: vectors and metadata (gve_ray.search)
 output/words-<hash>/     the index of words (gve_ray.search.words)

@@ -1,4 +1,4 @@
-"""Transcribe what is said in each video: a stage of the index job.
+"""Transcribe the speech of each video: a stage of the index job.
 
 The sound is cut into pieces, each of which is sent to an OpenAI-compatible endpoint, or given to a function of
 the user's. If the endpoint fails, the video is rejected by this stage, and the next run tries it again; it is
@@ -31,7 +31,7 @@ SPEECH_SCHEMA = pa.schema(
     [
         ("speech", pa.string()),  # changes with the video and with the model (speech_version)
         ("model", pa.string()),  # the name of the model, or of the function
-        ("starts", pa.list_(pa.float64())),  # of what is said, seconds on the video's own clock, ascending
+        ("starts", pa.list_(pa.float64())),  # of the sentences, seconds on the video's own clock, ascending
         ("ends", pa.list_(pa.float64())),
         ("texts", pa.list_(pa.string())),
         ("faults", pa.list_(pa.string())),  # what could not be read, and why
@@ -40,7 +40,7 @@ SPEECH_SCHEMA = pa.schema(
 PENDING_SPEECH = pa.schema([("speech", pa.string()), ("uri", pa.string())])
 NOT_TRANSCRIBED = "not_transcribed"  # reject reason: the endpoint has failed
 _READER = 1  # changes when the same file and model give other cues
-# What Whisper takes for silence, although it has written some words (openai/whisper, transcribe.py).
+# Whisper treats a segment like this as silence, although it has text (openai/whisper, transcribe.py).
 _NO_SPEECH_PROBABILITY, _LEAST_LOGPROB = 0.6, -1.0
 
 # start and end in seconds from the start of a piece, and the text
@@ -97,7 +97,7 @@ class SpeechWorker:
         }
 
     def _cues(self, sound: Sound) -> list[Cue | None]:
-        """Return what is said in a piece, at the times of the file. Raises EndpointError."""
+        """Return the spoken sentences of a piece, with their times in the file. Raises EndpointError."""
         if not sound.samples.any():
             return []
         if self._failure is not None:

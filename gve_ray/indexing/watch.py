@@ -3,7 +3,7 @@
     watch(config, update_of, record=run.record)      # until Ctrl-C or SIGTERM
 
 The input is listed every few seconds, which works on all kinds of storage. When a file has come, changed or gone,
-the index is updated as by a run of its own. What a file is while it is being written is not read (`Intake`).
+the index is updated as `gve index` would do it. A file that is still being written waits (`Intake`).
 """
 
 import logging
@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOOK_SHARE = 0.2  # of the time that looks may take
-_AGAIN_SECONDS = (
-    600.0  # after which files are tried again that were rejected for a reason that may have passed
-)
+_AGAIN_SECONDS = 600.0  # until files that were rejected for a passing reason are tried again
 _MOST_FAILURES = 5  # updates in a row
 _LOOKING = ("gve_ray.inputs.listing", "gve_ray.inputs.manifest", "gve_ray.indexing.files", __name__)
 

@@ -101,7 +101,7 @@ class Words:
             return None
         rows = [
             {"speech": self._speech_key(file), "uri": file["uri"]}
-            for file in self._heard(files)
+            for file in self._to_transcribe(files)
             if file["version"] in videos
         ]
         return run_stage(
@@ -111,8 +111,7 @@ class Words:
             worker_args={"config": speech, "limits": self._config.media.limits},
             out=self._speech,
             rejects=self._rejects,
-            # A batch is as many videos as are transcribed at the same time, and the endpoint has time limits
-            # of its own.
+            # A batch has as many videos as are transcribed at the same time. Requests have their own time limits.
             resources=replace(self._config.resources.probe, batch_size=speech.concurrency, stall_seconds=-1),
             commit_seconds=self._config.commit_seconds,
         )
@@ -146,9 +145,9 @@ class Words:
         return {"index": name, "version": index.version}
 
     def delete_unused(self, files: Sequence[Mapping[str, Any]], kept: Collection[str]) -> None:
-        """Delete what was read and heard and no file of this run needs, and all indexes except those in `kept`.
+        """Delete words that no file of this run has, and all indexes except those in `kept`.
 
-        Without speech recognition, what was heard before is kept, because it took long.
+        Without speech recognition, earlier transcripts are kept, because they took long to make.
         """
         self._subtitles.delete(self._subtitles.keys() - {file["words"] for file in files})
         if self._config.words.speech.name is not None:
@@ -178,15 +177,15 @@ class Words:
             for video_id, segments in groupby(entries.items(), key=lambda entry: entry[1]["video_id"])
         ]
         known = self._subtitles.keys() if self._config.words.subtitles else set()
-        heard = {self._speech_key(file) for file in self._heard(files)} & self._speech.keys()
+        transcribed = {self._speech_key(file) for file in self._to_transcribe(files)} & self._speech.keys()
         for start in range(0, len(waiting), _VIDEOS_AT_ONCE):
             some = waiting[start : start + _VIDEOS_AT_ONCE]
             cues = _cues(self._subtitles, [file["words"] for file, _ in some if file["words"] in known])
-            said = _cues(self._speech, sorted(heard & {self._speech_key(file) for file, _ in some}))
+            speech = _cues(self._speech, sorted(transcribed & {self._speech_key(file) for file, _ in some}))
             for file, segments in some:
                 yield from self._of_video(file, next(iter(segments.values())))
                 yield from _of_segments(segments, "subtitles", cues.get(file["words"], []))
-                yield from _of_segments(segments, "speech", said.get(self._speech_key(file), []))
+                yield from _of_segments(segments, "speech", speech.get(self._speech_key(file), []))
 
     def speech_keys(self, files: Sequence[Mapping[str, Any]]) -> set[str]:
         """Return the keys of files in the stage that transcribes; none if the config does not ask for it."""
@@ -195,8 +194,8 @@ class Words:
     def _speech_key(self, file: Mapping[str, Any]) -> str:
         return speech_version(file["version"], self._config.words.speech)
 
-    def _heard(self, files: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Return the files that are to be transcribed: by default, those without subtitles."""
+    def _to_transcribe(self, files: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Return the files to transcribe: by default, those without subtitles."""
         speech = self._config.words.speech
         if speech.name is None:
             return []

@@ -279,7 +279,7 @@ class _Routes:
             )
 
     async def moment_file(self, request: Request, model: str, segment: str) -> Response:
-        """Return a segment as an mp4 of its own, with its sound; a large one only in parts, by Range.
+        """Return a segment as a separate mp4 file, with its sound; a large one only in parts, by Range.
 
         Pictures and sound are copied. The headers `X-Moment-Start` and `X-Moment-End` say in seconds
         which part of the video it is: it begins with the picture that is on screen at the start of the

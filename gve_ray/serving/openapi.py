@@ -500,7 +500,7 @@ _HIT: dict[str, Schema] = {
     "rank_before": {
         "type": ["integer", "null"],
         "minimum": 1,
-        "description": "The rank before reranking; null if the search was not to be reranked.",
+        "description": "The rank before reranking; null without reranking.",
     },
     "rerank_score": {
         "type": ["number", "null"],
@@ -568,8 +568,8 @@ _REPLIES: dict[str, Schema] = {
         _ref("Hit"),
         model=_STRING,
         rerank={
-            "description": "How many of the best hits were to be judged by the reranker, how many were, and why not "
-            "all; null if the search was not to be reranked.",
+            "description": "The number of hits given to the reranker, how many it judged, and why not all; null "
+            "without reranking.",
             **_nullable(_all_of(candidates=_COUNT, judged=_COUNT, problem={"type": ["string", "null"]})),
         },
     ),

@@ -42,7 +42,7 @@ class Reranking:
     """The result of reranking.
 
     hits: all of them, in the new order. ranks: the rank of each before, from 1, by id. scores: from 0 to 1,
-    by id, of those that were judged. candidates: number of hits that were to be judged. problem: why some
+    by id, of those that were judged. candidates: number of hits to judge. problem: why some
     were not; None if all were.
     """
 

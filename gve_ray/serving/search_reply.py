@@ -13,7 +13,7 @@ from gve_ray.serving.rerank import CONFIRMED, Reranking
 def search_reply(
     model: str, hits: Sequence[Moment], request: SearchRequest, reranking: Reranking | None
 ) -> dict[str, Any]:
-    """Return the reply with these hits. reranking: None if the search was not to be reranked."""
+    """Return the reply with these hits. reranking: None without reranking."""
     summary = reranking and {
         "candidates": reranking.candidates,
         "judged": len(reranking.scores),

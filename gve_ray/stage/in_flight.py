@@ -59,9 +59,8 @@ class InFlightRows:
         self._failure = Failure()
         self._in_flight: set[str] = set()
         self._batch_starts: dict[str, int] = {}
-        self._rows_at_once: dict[
-            str, tuple[str, int]
-        ] = {}  # of batches in work, by first key, with their actors
+        # The actor of each batch in work, and how many rows it processes at once, by the batch's first key.
+        self._rows_at_once: dict[str, tuple[str, int]] = {}
         self._most_rows: int | None = None
         self._isolated_tries: dict[str, int] = {}
         self._saved: dict[str, dict[str, Any]] = {}

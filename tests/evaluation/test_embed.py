@@ -162,6 +162,9 @@ def test_an_item_embedded_by_another_run_is_no_longer_rejected(
         def __exit__(self, *_: object) -> None:
             pass
 
+        def stop(self) -> None:
+            pass
+
         def run(self, pending: pa.Table) -> StageCounts:
             return StageCounts(name="embed m", n_in=2, n_out=2, n_rejected=0, seconds=0.0)
 

@@ -1,4 +1,4 @@
-"""Copy a moment of a video into an mp4 file of its own, with its sound.
+"""Copy a moment of a video into a separate mp4 file, with its sound.
 
     cut("film.mkv", "moment.mp4", 60.0, 70.0, 1 << 30, limits=limits)
 

@@ -298,7 +298,7 @@ function start(message = "") {
   say(message);
 }
 
-/** What the server says about reranking; nothing if the search was not to be reranked. */
+/** What the server says about reranking; nothing without reranking. */
 function aboutReranking(rerank) {
   if (!rerank) return "";
   const values = { judged: number(rerank.judged), candidates: number(rerank.candidates), problem: rerank.problem };
