@@ -113,7 +113,7 @@ def usage() -> str:
 
 def run(job: str, args: Sequence[str]) -> int:
     """Run a job, as the script of its name in jobs/ does, and return the exit status."""
-    return JOBS[job].main(args, prog=f"gve {job}", connect=connect)
+    return JOBS[job].main(args, prog=f"gve {job}", connect=partial(connect, dashboard=job == "train"))
 
 
 def demo(args: Sequence[str]) -> int:
@@ -124,7 +124,8 @@ def demo(args: Sequence[str]) -> int:
 
     config = load_config(DemoConfig, [arg for arg in args if arg != VERBOSE], prog="gve demo")
     work = resolve_name("gve_ray.demo.run:run_demo")
-    return run_job("demo", lambda: work(config, connect=connect), verbose=VERBOSE in args)
+    connect_for_all = partial(connect, dashboard=True)  # for training
+    return run_job("demo", lambda: work(config, connect=connect_for_all), verbose=VERBOSE in args)
 
 
 def search(args: Sequence[str]) -> int:
@@ -541,10 +542,11 @@ def has_cluster() -> bool:
     return os.environ.get("RAY_ADDRESS", "local") != "local" or running.is_file()
 
 
-def connect(num_cpus: int | None = None) -> None:
+def connect(num_cpus: int | None = None, *, dashboard: bool = False) -> None:
     """Connect to the running cluster, or start Ray on this machine, on the loopback interface only.
 
-    num_cpus: of a Ray that is started; None: all of this machine.
+    num_cpus: of a Ray that is started; None: all of this machine. dashboard: whether it has Ray's dashboard, whose
+    server Ray Train asks which of its actors are still alive. Its ten processes take seconds of CPU to start.
     """
     if not has_cluster():
         # Set before Ray is imported. Otherwise it listens on all interfaces and keeps a token in the home folder.
@@ -561,8 +563,7 @@ def connect(num_cpus: int | None = None) -> None:
     import ray
 
     if not ray.is_initialized():
-        # Ray Train asks the dashboard's server, on the loopback, which of its actors are still alive.
-        ray.init(num_cpus=num_cpus, include_dashboard=True, logging_level=logging.WARNING)
+        ray.init(num_cpus=num_cpus, include_dashboard=dashboard, logging_level=logging.WARNING)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Exit status: 0 done, 1 the run failed, 2 wrong arguments, or a requirement is mi
 """
 
 import sys
+from functools import partial
 
 from gve_ray.cli import connect
 from gve_ray.registry import JOBS
@@ -14,7 +15,7 @@ from gve_ray.registry import JOBS
 
 def main() -> int:
     """Load the config and run the job on the Ray cluster that it was submitted to."""
-    return JOBS["train"].main(sys.argv[1:], prog="jobs/train.py", connect=connect)
+    return JOBS["train"].main(sys.argv[1:], prog="jobs/train.py", connect=partial(connect, dashboard=True))
 
 
 if __name__ == "__main__":

@@ -58,6 +58,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(scratch, ignore_errors=True))
     os.environ.update(_SETTINGS)
     os.environ.update({name: str(scratch / name.lower()) for name in _FOLDERS})
+    # Otherwise, each of the hundreds of processes that tests start would compile the package again.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # Ray and vLLM start more processes; with one thread each, a small machine stays responsive.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")

@@ -146,6 +146,19 @@ class KillsTheReader(Squares):
         return super().square(row)
 
 
+class KillsTheTracker(Squares):
+    """Kills the process that tracks the rows, in the middle of them, if a file does not exist yet."""
+
+    def square(self, row: Row) -> Row | Reject:
+        assert self.folder is not None
+        if row["n"] == 19 and not (self.folder / "killed").exists():
+            (self.folder / "killed").touch()
+            for process in psutil.Process(os.getppid()).children():  # of the raylet
+                if "_Holder" in process.cmdline()[0]:
+                    process.kill()
+        return super().square(row)
+
+
 class Logging(Squares):
     """Logs each batch, and reports a token of output and two of a prompt per row; row 7 raises."""
 

@@ -63,7 +63,7 @@ def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_verb_runs_the_job_with_the_config(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    connections: list[str] = []
+    connections: list[dict[str, bool]] = []
 
     def synthesize(config: SynthesisConfig, *, connect: Callable[[], object]) -> str:
         connect()
@@ -73,13 +73,13 @@ def test_the_verb_runs_the_job_with_the_config(
         connect()
         return f"trained {config.frames} {config.output} {config.resources.workers}"
 
-    monkeypatch.setattr(cli, "connect", lambda: connections.append("connected"))
+    monkeypatch.setattr(cli, "connect", lambda **options: connections.append(options))
     monkeypatch.setattr(job, "synthesize", synthesize)
     monkeypatch.setattr(run, "train", train)
     assert cli.main(["synthesize", "--config", "demo.yaml", "--input", "mine", "--media.frames", "4"]) == 0
     assert cli.main(["train", "--config", "demo.yaml", "--resources.workers", "1"]) == 0
     assert capsys.readouterr().out == "made mine 4 runs/demo/synthesis\ntrained 8 runs/demo/training 1\n"
-    assert connections == ["connected"] * 2
+    assert connections == [{"dashboard": False}, {"dashboard": True}]
 
 
 def test_diagnose_prints_a_page_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

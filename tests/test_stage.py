@@ -32,6 +32,8 @@ from gve_ray.stage.committer import Committer
 from gve_ray.stage.in_flight import Activity, InFlightRows
 from gve_ray.stage.memory import WorkerProcess
 from gve_ray.stage.metrics import StageMetrics
+from gve_ray.stage.pool import BatchQueue
+from gve_ray.stage.shared import ClosedError, share
 from gve_ray.stage.worker import _IsolationLock, check_result, to_table
 from gve_ray.store import Store
 
@@ -261,6 +263,37 @@ def test_a_killed_reader_of_the_queue_starts_again(cluster: str, tmp_path: Path)
     assert len(list(tmp_path.glob("seen-*.txt"))) == 1  # one process
     assert outcome(tmp_path) == (squares(40), rejected_tens(40))
     assert set(times_processed(tmp_path).values()) == {1}
+
+
+@pytest.mark.slow
+def test_without_its_tracker_a_stage_fails_and_the_next_run_goes_on(cluster: str, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="the process that tracks its rows has died"):
+        run(tmp_path, workers.KillsTheTracker, resources={"actors": 1})
+    assert run(tmp_path, workers.KillsTheTracker, resources={"actors": 1}).n_out == 36
+    assert outcome(tmp_path) == (squares(40), rejected_tens(40))
+
+
+def test_calls_of_a_shared_object_end_when_it_is_closed(cluster: str) -> None:
+    """Other objects in the same actor go on; if the actor is dead, the next object gets a new one."""
+    import ray
+
+    batches, other = share(BatchQueue), share(InFlightRows)
+    waiting = batches.send("at", 0)
+    batches.ask("add", 0, 1, [b"rows"])
+    assert ray.get(waiting)["rows"] == b"rows"
+    waiting = batches.send("at", 1)
+    batches.close()
+    with pytest.raises(ClosedError, match="while a call waited"):
+        ray.get(waiting, timeout=60)
+    with pytest.raises(ClosedError):
+        batches.ask("at", 0)
+    assert other.ask("begin", "actor", ["a", "b"]) == (0, {}, 2)
+    with pytest.raises(AttributeError):
+        other.ask("misspelt")
+    ray.kill(other._actor)
+    with pytest.raises(ray.exceptions.ActorDiedError):
+        other.ask("activity")
+    assert share(InFlightRows).ask("activity") == Activity()
 
 
 def test_a_runner_that_keeps_its_actors_can_be_entered_again(cluster: str, tmp_path: Path) -> None:

@@ -2,10 +2,8 @@
 
 The tracker also collects what the driver shows of the workers: their status and their finished rows.
 
-The tracker is one small Ray actor on the driver's node. It outlives the workers: a worker that
-replaces a dead one learns from it which rows were in flight at the death. If the driver's node
-dies, the job dies with it, so the tracker is not replicated. If only the tracker's process dies, it
-restarts empty, a limited number of times.
+The tracker is an object that the driver shares with the workers (shared.py). It outlives them: a worker that
+replaces a dead one learns from it which rows were in flight at the death.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +12,6 @@ from typing import Any
 
 from gve_ray.stage.memory import WorkerProcess
 from gve_ray.stage.tokens import TokenCounts
-
-_MAX_RESTARTS = 3
-
 
 # By key: how often the row's worker died while it processed only this row, and the row's saved
 # result, if any.
@@ -88,7 +83,8 @@ class InFlightRows:
 
     def finished(self, first_key: str, rows: int) -> None:
         """Record how many rows of a batch in work are finished."""
-        self._finished[first_key] = rows
+        if first_key in self._batch_starts:  # the sender does not wait, so the batch may have ended before
+            self._finished[first_key] = rows
 
     def tokens(self, process: str, counts: TokenCounts) -> None:
         """Record all tokens of one process of a worker until now."""
@@ -167,25 +163,3 @@ class InFlightRows:
             self._isolated_tries.pop(key, None)
             self._saved.pop(key, None)
         return self._consecutive_errors
-
-
-def on_this_node() -> dict[str, Any]:
-    """Return the Ray option that places a task or an actor on the node of this process."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    node = ray.get_runtime_context().get_node_id()
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
-
-
-def start_in_flight_actor() -> Any:
-    """Start an `InFlightRows` actor on this node, which reserves no CPU; return its handle."""
-    import ray
-
-    actor = ray.remote(InFlightRows).options(
-        num_cpus=0,
-        max_restarts=_MAX_RESTARTS,
-        max_task_retries=_MAX_RESTARTS,
-        **on_this_node(),
-    )
-    return actor.remote()

@@ -7,7 +7,7 @@
 
 The rows of one call are blocks of Ray Data, one a batch. If the pool `is_open`, several threads may
 call `run` at the same time, each with its own rows, and all of them go through one execution: it reads
-batches from a `BatchQueue`, an actor, which gives out those of the lowest `order` first. So the rows of
+batches from a `BatchQueue`, which gives out those of the lowest `order` first. So the rows of
 the next call follow without a pause, and the workers load only once.
 
 Ray restarts an actor that dies, on another node if necessary, and calls it again for its batches, both
@@ -28,10 +28,15 @@ from typing import Any
 import pyarrow as pa
 
 from gve_ray.config import StageResources
-from gve_ray.stage.in_flight import Failure, on_this_node
+from gve_ray.stage.in_flight import Failure
+from gve_ray.stage.shared import SharedObject, on_this_node, share
 from gve_ray.stage.worker import BATCH_SCHEMA, StageActor, StageError, StageJob, to_bytes
 
 _POLL_SECONDS = 1.0
+_NO_TRACKER = (
+    "the process that tracks its rows has died; no row is lost, so start the job again, and see whether the driver's "
+    "node has enough memory"
+)
 # DataContext.current sets a global variable, and several stages may start at the same time.
 _creating = threading.Lock()
 
@@ -51,7 +56,7 @@ class ActorPool:
         self._lock = threading.Lock()  # of all below
         self._calls: dict[int, _Call] = {}  # those with batches that are not finished, by number
         self._numbers = count()
-        self._queue: Any = None  # of an open pool, while its actors live
+        self._queue: SharedObject | None = None  # a `BatchQueue`, of an open pool, while its actors live
         self._thread: threading.Thread | None = None
         self._error: StageError | None = None
         self._begun: dict[int, float] = {}
@@ -73,8 +78,6 @@ class ActorPool:
         return self._begun.get(order, 0.0)
 
     def _submit(self, table: pa.Table, order: int) -> "_Call":
-        import ray
-
         size = self._resources.batch_size
         # Each batch is one block of Ray Data and one task, so that a retry repeats exactly one batch. `take`
         # copies: pickling a plain slice would include the whole column.
@@ -96,13 +99,9 @@ class ActorPool:
                 )
                 return call
             if self._queue is None:
-                self._queue = (
-                    ray.remote(BatchQueue)
-                    .options(num_cpus=0, max_concurrency=1000, **on_this_node())
-                    .remote()
-                )
+                self._queue = share(BatchQueue)
                 self._start(_reader(self._queue), len(rows))
-            ray.get(self._queue.add.remote(order, number, rows))
+            self._queue.ask("add", order, number, rows)
         return call
 
     def _next(self, call: "_Call") -> Mapping[str, Any]:
@@ -125,8 +124,6 @@ class ActorPool:
 
     def fail(self, error: StageError) -> None:
         """Make all calls of `run` raise this error, now and later, and end the actors."""
-        import ray
-
         with self._lock:
             self._error = self._error or error
             calls, self._calls = self._calls, {}
@@ -134,9 +131,9 @@ class ActorPool:
         for call in calls.values():
             call.records.put(self._error)
         # The execution fails, and ends its actors.
-        for actor in (batches, self._job.in_flight):
-            if actor is not None and ray.is_initialized():
-                ray.kill(actor)
+        if batches is not None:
+            batches.close()
+        self._job.in_flight.close()
 
     def close(self) -> None:
         """End the actors, which have no batch any more. `run` starts new ones."""
@@ -145,11 +142,11 @@ class ActorPool:
         with self._lock:
             batches, thread, self._queue, self._thread = self._queue, self._thread, None, None
         if batches is not None and self._error is None and ray.is_initialized():
-            ray.get(batches.close.remote())
+            batches.ask("finish")
         if thread is not None and thread is not threading.current_thread():
             thread.join()
-        if batches is not None and ray.is_initialized():
-            ray.kill(batches)
+        if batches is not None:
+            batches.close()
 
     def _start(self, source: Callable[[], Any], batches: int) -> None:
         """Start the execution. source: makes the data set of `BATCH_SCHEMA`. batches: that wait already."""
@@ -193,7 +190,7 @@ class ActorPool:
                     ),
                 )
 
-    def _deliver(self, dataset: Any, batches: Any) -> None:
+    def _deliver(self, dataset: Any, batches: SharedObject | None) -> None:
         """Give each record to its call."""
         try:
             # Without prefetching: the last records would wait for the next ones.
@@ -202,7 +199,7 @@ class ActorPool:
                 for record in table.to_pylist():
                     self._finished(record)
                     if batches is not None:
-                        batches.done.remote(record["position"])
+                        batches.send("done", record["position"])
         except Exception as error:  # noqa: BLE001 - raised by all calls of `run`
             self.fail(self._stage_error(error))
 
@@ -222,7 +219,9 @@ class ActorPool:
         import ray
 
         try:
-            failure: Failure = ray.get(self._job.in_flight.failure.remote(), timeout=10)
+            failure: Failure = self._job.in_flight.ask("failure", timeout=10)
+        except ray.exceptions.ActorDiedError:
+            failure = Failure(reason=_NO_TRACKER)
         except ray.exceptions.RayError:
             failure = Failure()
         reason = failure.reason or (str(error).strip() or type(error).__name__).splitlines()[-1]
@@ -241,7 +240,7 @@ class _Call:
 
 
 class BatchQueue:
-    """An actor that gives out the waiting batches, those of the lowest order first.
+    """Gives out the waiting batches, those of the lowest order first.
 
     Ray may start the reader again, which then asks for all positions again: those without a record are
     the same batches, and those that are done hold nothing.
@@ -261,7 +260,7 @@ class BatchQueue:
                 heapq.heappush(self._waiting, (order, call, number, rows))
             self._changed.notify_all()
 
-    async def close(self) -> None:
+    async def finish(self) -> None:
         """End the reader when it has read all batches."""
         async with self._changed:
             self._is_closed = True
@@ -299,7 +298,7 @@ def _blocks(messages: Sequence[Mapping[str, Any]]) -> Callable[[], Any]:
     return lambda: from_blocks([pa.Table.from_pylist([row], schema=BATCH_SCHEMA) for row in messages])
 
 
-def _reader(batches: Any) -> Callable[[], Any]:
+def _reader(batches: SharedObject) -> Callable[[], Any]:
     """Return a function that makes a data set which reads a `BatchQueue`, in one task until it is closed."""
     from ray.data import read_datasource
     from ray.data.block import BlockMetadata
@@ -318,11 +317,9 @@ def _reader(batches: Any) -> Callable[[], Any]:
     )
 
 
-def _read(batches: Any) -> Iterator[pa.Table]:
-    import ray
-
+def _read(batches: SharedObject) -> Iterator[pa.Table]:
     for position in count():
-        row = ray.get(batches.at.remote(position))
+        row = batches.ask("at", position)
         if row is None:
             return
         yield pa.Table.from_pylist([row], schema=BATCH_SCHEMA)

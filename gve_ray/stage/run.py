@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 from gve_ray.config import StageResources
 from gve_ray.logs import extra_log_context, log_context
 from gve_ray.stage.committer import Committer
-from gve_ray.stage.in_flight import Activity, start_in_flight_actor
+from gve_ray.stage.in_flight import Activity, InFlightRows
 from gve_ray.stage.metrics import StageMetrics
 from gve_ray.stage.pool import ActorPool
+from gve_ray.stage.shared import SharedObject, share
 from gve_ray.stage.tokens import TokenCounts
 from gve_ray.stage.worker import StageError, StageJob
 from gve_ray.store import Store
@@ -253,7 +254,7 @@ class StageRunner:
                     unit=self._unit,
                     max_attempts=self._resources.max_attempts,
                     max_errors_in_a_row=self._resources.max_errors_in_a_row,
-                    in_flight=start_in_flight_actor(),
+                    in_flight=share(InFlightRows),
                     log_context=log_context(),
                 )
                 self._pool = ActorPool(self._job, self._resources, is_open=self._is_open)
@@ -266,7 +267,7 @@ class StageRunner:
         if job is not None and pool is not None:
             pool.close()
             self._tokens += _activity(job.in_flight).tokens
-            _kill(job.in_flight)
+            job.in_flight.close()
 
     def fail(self, error: StageError) -> None:
         """End the actors at once, and let every `run` raise this error, now and later. Callable from any thread."""
@@ -314,21 +315,14 @@ def _count_true(column: pa.ChunkedArray) -> int:
     return int(pc.sum(column).as_py() or 0)
 
 
-def _activity(in_flight: Any) -> Activity:
-    """Return what the workers do now; nothing if the tracker does not answer, as when its process restarts."""
+def _activity(in_flight: SharedObject) -> Activity:
+    """Return what the workers do now; nothing if the tracker does not answer."""
     import ray
 
     if not ray.is_initialized():
         return Activity()
     try:
-        activity: Activity = ray.get(in_flight.activity.remote(), timeout=10)
+        activity: Activity = in_flight.ask("activity", timeout=10)
     except ray.exceptions.RayError:
         return Activity()
     return activity
-
-
-def _kill(actor: Any) -> None:
-    import ray
-
-    if ray.is_initialized():
-        ray.kill(actor)

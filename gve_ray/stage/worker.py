@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from gve_ray.stage.in_flight import History
 from gve_ray.stage.memory import ran_out_of_memory, this_process
 from gve_ray.stage.metrics import WorkerMetrics
 from gve_ray.stage.reporter import counted, send_status_with
+from gve_ray.stage.shared import SharedObject
 from gve_ray.stage.tokens import TokenCounts, send_tokens_with
 from gve_ray.store import Store
 from gve_ray.store.faults import is_storage_fault
@@ -109,7 +111,7 @@ class StageJob:
     unit: str
     max_attempts: int
     max_errors_in_a_row: int
-    in_flight: Any  # handle of an `InFlightRows` actor
+    in_flight: SharedObject  # an `InFlightRows`
     log_context: LogContext = field(default_factory=dict)  # for log records of the workers
 
 
@@ -143,13 +145,13 @@ class StageActor:
 
         set_up_worker()
         extend_log_context({**job.log_context, "stage": job.name})
-        send_status_with(job.in_flight.status.remote)
+        send_status_with(partial(job.in_flight.send, "status"))
         self._job = job
         self._metrics = WorkerMetrics(job.name)
         self._tokens = send_tokens_with(self._send_tokens)
         self._lock = _IsolationLock()
         self._actor = ray.get_runtime_context().get_actor_id()
-        failed, before = self._tell("starting", self._actor, this_process())
+        failed, before = self._job.in_flight.ask("starting", self._actor, this_process())
         # Whether the process that this one replaces was ended because its node had no memory left.
         self._lacked_memory = before is not None and ran_out_of_memory(before)
         try:
@@ -163,20 +165,14 @@ class StageActor:
         except Exception as error:
             self._fail(f"its worker cannot start: {_sentence(error)}", error)
             raise
-        self._tell("started", self._actor)
+        self._job.in_flight.ask("started", self._actor)
         if self._lacked_memory:
             self._reduce_rows()
 
     def _send_tokens(self, total: TokenCounts, new: TokenCounts) -> None:
         # A restarted actor keeps its id, so its process is named, too.
-        self._job.in_flight.tokens.remote(f"{self._actor}/{os.getpid()}", total)
+        self._job.in_flight.send("tokens", f"{self._actor}/{os.getpid()}", total)
         self._metrics.tokens(new)
-
-    def _tell(self, event: str, *details: Any) -> Any:
-        """Call a method of the stage's `InFlightRows` actor."""
-        import ray
-
-        return ray.get(getattr(self._job.in_flight, event).remote(*details))
 
     def _fail(self, reason: str, error: Exception) -> None:
         """Tell the driver why this worker ends the job.
@@ -185,7 +181,7 @@ class StageActor:
         at a level that `gve_ray.console` does not show as a warning.
         """
         log.critical("%s: %s", self._job.name, reason, exc_info=error)
-        self._tell("fail", reason, getattr(error, "log_lines", ()) or last_lines(worker_log()))
+        self._job.in_flight.ask("fail", reason, getattr(error, "log_lines", ()) or last_lines(worker_log()))
 
     def __call__(self, message: pa.Table) -> pa.Table:
         (row,) = message.to_pylist()
@@ -202,7 +198,7 @@ class StageActor:
         rows = batch.to_pylist()
         keys = [row[self._job.out.key] for row in rows]
         with self._lock.shared():
-            earlier, history, at_once = self._tell("begin", self._actor, keys)
+            earlier, history, at_once = self._job.in_flight.ask("begin", self._actor, keys)
             if earlier:
                 self._metrics.retry()
             self._check_deaths(earlier, keys)
@@ -216,7 +212,7 @@ class StageActor:
                 records = self._isolated(rows, history)
         errors = sum(record["errors"] for record in records)
         self._tokens.flush()
-        consecutive = self._tell("end", keys, errors)
+        consecutive = self._job.in_flight.ask("end", keys, errors)
         if consecutive >= self._job.max_errors_in_a_row:
             raise StageError(
                 f"{consecutive} rows in a row raised an exception, the last: {records[-1]['error']}"
@@ -226,7 +222,7 @@ class StageActor:
 
     def _reduce_rows(self) -> None:
         """Let batches have fewer rows at once, because the process before this one ran out of memory with some."""
-        rows = self._tell("ran_out_of_memory", self._actor)
+        rows = self._job.in_flight.ask("ran_out_of_memory", self._actor)
         if rows is None:
             return
         had, allowed = rows
@@ -261,10 +257,10 @@ class StageActor:
                 if deaths >= self._job.max_attempts:
                     outcome: _Outcome = (self._given_up(key, deaths), False)
                 else:
-                    self._tell("begin_isolated", key)
+                    self._job.in_flight.ask("begin_isolated", key)
                     (outcome,) = self._run(rows, i, 1)
                 saved = self._record([row], [outcome])
-                self._tell("save", key, saved)
+                self._job.in_flight.ask("save", key, saved)
             records.append(saved)
         return records
 
@@ -293,7 +289,7 @@ class StageActor:
 
     def _finished(self, batch: Sequence[Mapping[str, Any]], rows: int) -> None:
         """Tell the driver, for its progress, how many rows of a batch are finished; do not wait for it."""
-        self._job.in_flight.finished.remote(batch[0][self._job.out.key], rows)
+        self._job.in_flight.send("finished", batch[0][self._job.out.key], rows)
 
     def _try(self, row: dict[str, Any]) -> "_Outcome":
         for _ in range(self._job.max_attempts):

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from pyarrow import fs
 
 from gve_ray.stage import StageError
-from gve_ray.stage.in_flight import on_this_node
+from gve_ray.stage.shared import on_this_node
 from gve_ray.store.runfolder import filesystem, write_atomically
 from gve_ray.synthesis.captioner import Stopped
 
