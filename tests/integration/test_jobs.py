@@ -143,6 +143,7 @@ def test_the_training_job_trains_an_adapter_on_the_pairs(
     assert vectors.shape == (2, embedder.dimension)
 
 
+@pytest.mark.slow
 def test_a_job_that_cannot_run_fails_before_any_work(
     head: LocalHead, corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -274,6 +274,7 @@ def test_a_single_node_is_not_asked() -> None:
         check_cluster(needs, [{"CPU": 1.0}])
 
 
+@pytest.mark.slow
 def test_a_node_that_does_not_answer_is_a_finding(doctor: Doctor) -> None:
     answer = doctor.synthesize("--timeout", "8", second="stop")
     try:

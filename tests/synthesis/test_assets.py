@@ -289,6 +289,7 @@ def write_with_text(path: Path, *, text: str) -> None:
     encode_mp4(path, pictures, fps=6, width=224, height=224, crf=18)
 
 
+@pytest.mark.slow
 def test_a_filter_of_the_user_s_own_rejects_videos_with_text_burnt_in(cluster: str, tmp_path: Path) -> None:
     texts = {"plain": "", "subtitled": "Subscribe to my channel now", "credits": "filmed by Willi Milli"}
     for name, text in texts.items():

@@ -56,6 +56,7 @@ def run(folder: Path, url: str, max_cost: float) -> SynthesisResult:
     return synthesize(config, stages=stages)
 
 
+@pytest.mark.slow
 def test_a_job_ends_at_its_cost_and_goes_on_with_a_higher_one(cluster: str, tmp_path: Path) -> None:
     workers.write_manifest(tmp_path / "manifest.parquet", VIDEOS)
     output = tmp_path / "run"

@@ -17,6 +17,7 @@ from tests.training import tiny
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
+@pytest.mark.slow
 def test_other_processes_prepare_the_steps_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_feed, "WINDOW", 7)  # 12 steps in windows of 7 and 5
     results = [made for made, waited in RayFeed(workers=2)(lambda n: (n * n, os.getpid()), range(12))]
