@@ -49,7 +49,7 @@ from gve_ray.evaluation.scores.abilities import ABILITIES, weights
 from gve_ray.evaluation.scores.bootstrap import ClusterBootstrap
 from gve_ray.evaluation.scores.clusters import join_queries
 from gve_ray.schema import Task
-from gve_ray.synthesis.assemble import INSTRUCTIONS
+from gve_ray.synthesis.pairs import INSTRUCTIONS
 from gve_ray.training.config import (
     DataSetConfig,
     LoopConfig,

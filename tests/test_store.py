@@ -199,6 +199,10 @@ def test_many_commits_are_found_by_key(store: Store) -> None:
         chosen = pa.array([*names[done - size : done : 2], "none", names[0]])
         found = [key for batch in reader.select(chosen, ["video_id"], rows=3) for key in batch[0].to_pylist()]
         assert found == [name for name in names[:done] if name in chosen.to_pylist()]
+        for keys in (chosen, None):
+            batches = reader.select(keys, ["video_id"], rows=3, by_key=True)
+            wanted = names[:done] if keys is None else found
+            assert [key for batch in batches for key in batch[0].to_pylist()] == sorted(wanted)
 
 
 def test_select_gives_all_rows_and_none(store: Store) -> None:

@@ -12,11 +12,13 @@ Trade-off: a store has only one writer (driver) at a time. A lock of its folder 
 import bisect
 import json
 import logging
+import operator
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -280,17 +282,26 @@ class Store:
         )
 
     def select(
-        self, keys: pa.Array | pa.ChunkedArray, columns: Sequence[str] | None = None, *, rows: int = 8192
+        self,
+        keys: pa.Array | pa.ChunkedArray | None = None,
+        columns: Sequence[str] | None = None,
+        *,
+        rows: int = 8192,
+        by_key: bool = False,
     ) -> Iterator[pa.RecordBatch]:
-        """Stream the rows of those keys that are committed, in the order of commits."""
+        """Stream the rows of those keys that are committed, in the order of commits.
+
+        keys: by default all. by_key: in the order of keys.
+        """
         if self._open() is None:
             return
         snapshot = self._latest()
         positions = snapshot.positions(keys)
-        positions = np.unique(positions[positions >= 0])
-        if len(positions) == snapshot.rows:
-            yield from self.batches(columns, rows=rows)
-            return
+        if not by_key:
+            positions = np.sort(positions)
+            if len(positions) == snapshot.rows:
+                yield from self.batches(columns, rows=rows)
+                return
         for start in range(0, len(positions), rows):
             some = positions[start : start + rows].tolist()
             table = snapshot.dataset.take(some, columns=None if columns is None else list(columns))
@@ -355,13 +366,10 @@ class _Snapshot:
         """Return the position of a key's row, or None if the key does not exist."""
         return next((found for run in self.runs if (found := run.position(key)) is not None), None)
 
-    def positions(self, keys: pa.Array | pa.ChunkedArray) -> np.ndarray:
-        """Return the positions of many keys' rows, int64 [n], -1 where a key does not exist."""
-        positions = np.full(len(keys), -1, dtype=np.int64)
-        for run in self.runs:
-            found = pc.index_in(keys, value_set=run.keys).fill_null(-1).to_numpy()
-            positions = np.where(found >= 0, np.append(run.positions, -1)[found], positions)
-        return positions
+    def positions(self, keys: pa.Array | pa.ChunkedArray | None) -> np.ndarray:
+        """Return the positions of the rows of these keys, int64 [n], in the order of keys. None means all keys."""
+        runs = self.runs if keys is None else [run.among(keys) for run in self.runs]
+        return reduce(operator.add, runs).positions
 
 
 @dataclass(frozen=True)
@@ -384,6 +392,11 @@ class _Run:
     def __add__(self, other: "_Run") -> "_Run":
         keys = pa.concat_arrays([self.keys, other.keys])
         return self._sorted(keys, np.concatenate([self.positions, other.positions]))
+
+    def among(self, keys: pa.Array | pa.ChunkedArray) -> "_Run":
+        """Return the run of those keys that are also in `keys`."""
+        is_wanted = pc.is_in(self.keys, value_set=keys)
+        return _Run(self.keys.filter(is_wanted), self.positions[is_wanted.to_numpy(zero_copy_only=False)])
 
     def position(self, key: str) -> int | None:
         i = bisect.bisect_left(range(len(self.keys)), key, key=lambda j: self.keys[j].as_py())

@@ -3,25 +3,21 @@
     result = assemble(annotations, "runs/x/uvrd", config=AssembleConfig(), seed=42)
 
 No model runs here, and a rerun writes the same bytes. Each annotated video yields candidate pairs;
-each task keeps up to its quota of them, those with the smallest hash of (seed, task, pair id). There
-are two passes over annotations.lance. The second is in the order of video ids, so the output does not
-depend on the order of commits. Memory use is 8 bytes per candidate and one chunk of rows. Table 7's
-quotas are shares: if `scale` is unset they are scaled so that T2V takes all its candidates. A task
-with too few candidates stays below its quota, and the counts show it.
+each task keeps up to its quota of them, those with the smallest hash of (seed, task, pair id). Rows
+are read in the order of video ids, so the output does not depend on the order of commits. There are two
+passes over the pairs. Those of up to `_IN_MEMORY` videos, as a part has, stay in memory (2 kB a video);
+of more videos they are made a second time, and memory use is 8 bytes per candidate. Table 7's quotas are
+shares: if `scale` is unset they are scaled so that T2V takes all its candidates. A task with too few
+candidates stays below its quota, and the counts show it.
 
 While the parts of a larger input still come, each part leaves a separate set, with its share of the
 quotas, in files `part-early-*`. The last part replaces them all by the pairs of the whole input.
 """
 
-import hashlib
 import math
 import time
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from json.encoder import encode_basestring as _quoted
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,32 +25,18 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from gve_ray.progress import Progress
-from gve_ray.schema import PAIR_SCHEMA, UVRD_TASKS, AssetRef, Task
+from gve_ray.schema import PAIR_SCHEMA, UVRD_TASKS, Task
 from gve_ray.stage import StageCounts
 from gve_ray.store import Store
 from gve_ray.store.runfolder import filesystem
 from gve_ray.synthesis.config import AssembleConfig
-from gve_ray.synthesis.prompts import rng_for
+from gve_ray.synthesis.pairs import COLUMNS, candidates, pair_ids, ranks_of
 from gve_ray.synthesis.stages import Stage, SynthesisRun
 
-INSTRUCTIONS: Mapping[Task, str] = {
-    Task.T2T: "Find a text that says the same.",
-    Task.T2I: "Find the picture that the text describes.",
-    Task.T2V: "Find the video that the text describes.",
-    Task.TI2V: "Find the video that the text and the picture describe together.",
-    Task.TV2V: "Find the video that the text and the clip describe together.",
-    Task.I2V: "Find the video that the picture belongs to.",
-    Task.V2V: "Find the whole video that the clip belongs to.",
-}
-COLUMNS = [
-    "video_id", "duration", "reference_timestamps", "clip_spans",
-    "captions", "frame_captions", "composed_image", "composed_clip",
-]  # fmt: skip
 FINAL, EARLY = "part-", "part-early-"  # prefixes of the files of pairs
-_CHUNK = 1024
+_BATCH = 8192  # videos
+_IN_MEMORY = 20_000  # videos
 _PART_ROWS = 20_000
-_NO_MEDIA = {"text": None, "image": None, "video": None}
-_PROFILE_DOMAINS = {"spatial": "FG-S", "temporal": "FG-T"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,29 +103,33 @@ def assemble(
     its pairs are the same.
     """
     begun = time.monotonic()
-    progress = Progress("assemble, two passes", 2 * (annotations.count() if ids is None else len(ids)))
-    videos: list[str] = []
-    rows = annotations.batches if ids is None else partial(annotations.select, ids)
-    ranks: dict[Task, array[int]] = {task: array("Q") for task in UVRD_TASKS}
-    for batch in rows(COLUMNS, rows=_CHUNK):
-        for row in batch.to_pylist():
-            videos.append(row["video_id"])
-            for task, pair in candidates(row, seed, config):
-                ranks[task].append(_rank(seed, task, pair))
-        progress.reach(len(videos))
-    available = {task: len(ranks[task]) for task in UVRD_TASKS}
+    total = annotations.count() if ids is None else len(ids)
+    passes = 1 if total <= _IN_MEMORY else 2
+    progress = Progress("assemble", passes * total)
+    done = 0
+
+    def offered() -> Iterator[dict[Task, pa.RecordBatch]]:
+        nonlocal done
+        for videos in annotations.select(ids, COLUMNS, rows=_BATCH, by_key=True):
+            yield candidates(videos, seed, config)
+            done += videos.num_rows
+            progress.reach(done)
+
+    made = list(offered()) if total <= _IN_MEMORY else None
+    ranks: dict[Task, list[np.ndarray]] = {task: [] for task in UVRD_TASKS}  # of each batch
+    for batch in made or offered():
+        for task, pairs in batch.items():
+            ranks[task].append(ranks_of(seed, task, pair_ids(task, pairs)))
+    available = {task: sum(map(len, ranks[task])) for task in UVRD_TASKS}
     targets = quotas(config, available)
     cuts = {task: _cut(ranks[task], targets[task]) for task in UVRD_TASKS}
     written = dict.fromkeys(UVRD_TASKS, 0)
     with _Parts(out, part_rows, prefix) as parts:
-        videos.sort()
-        for start in range(0, len(videos), _CHUNK):
-            for row in annotations.take(videos[start : start + _CHUNK], COLUMNS).to_pylist():
-                for task, pair in candidates(row, seed, config):
-                    if _rank(seed, task, pair) <= cuts[task]:
-                        parts.add(task, pair)
-                        written[task] += 1
-            progress.reach(min(start + _CHUNK, len(videos)) + len(videos))
+        for number, batch in enumerate(made or offered()):
+            for task, pairs in batch.items():
+                kept = pairs.filter(pa.array(ranks[task][number] <= cuts[task]))
+                parts.add(task, kept.add_column(0, "pair_id", pa.array(pair_ids(task, kept), pa.string())))
+                written[task] += kept.num_rows
     progress.close()
     return Assembled(
         counts=StageCounts(
@@ -175,103 +161,11 @@ def quotas(config: AssembleConfig, available: Mapping[Task, int]) -> dict[Task, 
     return {task: math.ceil(shares[task] * scale - 1e-9) for task in UVRD_TASKS}
 
 
-def candidates(
-    row: Mapping[str, Any], seed: int, config: AssembleConfig
-) -> Iterator[tuple[Task, dict[str, Any]]]:
-    """All pairs that one row of annotations.lance offers, as rows of `PAIR_SCHEMA`.
-
-    row: the columns of `COLUMNS`. `captions_per_video` captions, drawn by the seed, are queries of T2V; two
-    of the other captions are T2T. Each captioned frame is a T2I with one of its captions.
-    """
-    video_id = row["video_id"]
-    rng = rng_for(seed, video_id, "pairs")
-    video = {"video": str(AssetRef(video_id))}
-    captions = rng.sample(row["captions"], len(row["captions"]))
-    long = row["duration"] >= config.long_seconds
-    for query in captions[: config.captions_per_video]:
-        yield _pair(
-            Task.T2V, {"text": query["text"]}, video, caption_domain(query, long=long), query["style"]
-        )
-    if len(captions) >= config.captions_per_video + 2:
-        query, target = captions[config.captions_per_video :][:2]
-        text = {"text": target["text"]}
-        yield _pair(Task.T2T, {"text": query["text"]}, text, caption_domain(query, long=long), query["style"])
-    frames: dict[str, list[Mapping[str, Any]]] = {}
-    for caption in row["frame_captions"]:
-        frames.setdefault(caption["ref"], []).append(caption)
-    for ref, texts in sorted(frames.items()):
-        query = rng.choice(texts)
-        domain = caption_domain(query, long=False)
-        yield _pair(Task.T2I, {"text": query["text"]}, {"image": ref}, domain, query["style"])
-    for composed in row["composed_image"]:
-        yield _pair(
-            Task.TI2V, {"text": composed["text"], "image": composed["ref"]}, video, "CMP", composed["style"]
-        )
-    for composed in row["composed_clip"]:
-        yield _pair(
-            Task.TV2V, {"text": composed["text"], "video": composed["ref"]}, video, "CMP", composed["style"]
-        )
-    if row["reference_timestamps"]:
-        frame = AssetRef(video_id, "frame", rng.randrange(len(row["reference_timestamps"])))
-        yield _pair(Task.I2V, {"image": str(frame)}, video, "VIS", "frame")
-    if row["clip_spans"]:
-        clip = AssetRef(video_id, "clip", rng.randrange(len(row["clip_spans"])))
-        yield _pair(Task.V2V, {"video": str(clip)}, video, "VIS", "clip")
-
-
-def caption_domain(caption: Mapping[str, Any], *, long: bool) -> str:
-    """Return the UVRB ability that a caption trains as a query, from its style and profile.
-
-    Partial captions are PR; rich ones LC for a long video, else FG-S or FG-T by their information profile;
-    all others, and rich ones of no profile, CG.
-    """
-    if caption["style"] == "partial":
-        return "PR"
-    if caption["style"] == "rich":
-        return "LC" if long else _PROFILE_DOMAINS.get(caption["profile"], "CG")
-    return "CG"
-
-
-def pair_id(task: Task, query: Mapping[str, Any], target: Mapping[str, Any]) -> str:
-    """32 hex digits of the hash of [task, query, target] as JSON with sorted keys. Both have all keys of an item."""
-    text = f'["{task.value}", {_json(query)}, {_json(target)}]'
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _json(item: Mapping[str, Any]) -> str:
-    """Return the text of `json.dumps`, which itself would take half of the assembly's time."""
-    image, text, video = (
-        "null" if item[name] is None else _quoted(item[name]) for name in ("image", "text", "video")
-    )
-    return f'{{"image": {image}, "text": {text}, "video": {video}}}'
-
-
-def _pair(
-    task: Task, query: Mapping[str, str], target: Mapping[str, str], domain: str, style: str
-) -> tuple[Task, dict[str, Any]]:
-    full_query, full_target = {**_NO_MEDIA, **query}, {**_NO_MEDIA, **target}
-    return task, {
-        "pair_id": pair_id(task, full_query, full_target),
-        "task": task.value,
-        "query": full_query,
-        "target": full_target,
-        "negatives": [],  # mined in training
-        "instruction": INSTRUCTIONS[task],
-        "domain": domain,
-        "style": style,
-    }
-
-
-def _rank(seed: int, task: Task, pair: Mapping[str, Any]) -> int:
-    digest = hashlib.sha256(f"{seed}:{task.value}:{pair['pair_id']}".encode()).digest()
-    return int.from_bytes(digest[:8], "big")
-
-
-def _cut(ranks: "Sequence[int]", quota: int) -> int:
-    """The largest rank among the `quota` smallest; -1 for none."""
-    if quota <= 0 or not ranks:
+def _cut(ranks: Sequence[np.ndarray], quota: int) -> int:
+    """Return the largest rank among the `quota` smallest; -1 for none. ranks: uint64 [n] of each batch."""
+    if quota <= 0 or not sum(map(len, ranks)):
         return -1
-    values = np.asarray(ranks, dtype=np.uint64)
+    values = np.concatenate(ranks)
     if quota >= len(values):
         return int(values.max())
     return int(np.partition(values, quota - 1)[quota - 1])
@@ -283,23 +177,23 @@ class _Parts:
     def __init__(self, out: str, part_rows: int, prefix: str) -> None:
         self._fs, self._root = filesystem(out)
         self._part_rows, self._prefix = part_rows, prefix
-        self._rows: dict[Task, list[dict[str, Any]]] = {task: [] for task in UVRD_TASKS}
+        self._pairs = dict.fromkeys(UVRD_TASKS, PAIR_SCHEMA.empty_table())
         self._names: dict[Task, list[str]] = {task: [] for task in UVRD_TASKS}
         self._is_skipped = prefix != FINAL and any(map(self._has_final, UVRD_TASKS))
 
     def __enter__(self) -> "_Parts":
         return self
 
-    def add(self, task: Task, pair: dict[str, Any]) -> None:
-        self._rows[task].append(pair)
-        if len(self._rows[task]) == self._part_rows:
+    def add(self, task: Task, pairs: pa.RecordBatch) -> None:
+        self._pairs[task] = pa.concat_tables([self._pairs[task], pa.Table.from_batches([pairs])])
+        while self._pairs[task].num_rows >= self._part_rows:
             self._write(task)
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         if kind is not None or self._is_skipped:
             return
         for task in UVRD_TASKS:
-            if self._rows[task]:
+            if self._pairs[task].num_rows:
                 self._write(task)
         for task in UVRD_TASKS:
             self._publish(task)
@@ -315,13 +209,16 @@ class _Parts:
         return any(name.startswith(FINAL) and not name.startswith(EARLY) for name in self._files(task))
 
     def _write(self, task: Task) -> None:
-        rows, self._rows[task] = self._rows[task], []
+        pairs, self._pairs[task] = (
+            self._pairs[task].slice(0, self._part_rows),
+            self._pairs[task].slice(self._part_rows),
+        )
         if self._is_skipped:
             return
         folder, name = self._folder(task), f"{self._prefix}{len(self._names[task]):05d}.parquet"
         self._fs.create_dir(folder, recursive=True)
-        table = pa.Table.from_pylist(rows, schema=PAIR_SCHEMA)
-        pq.write_table(table, f"{folder}/{_partial(name)}", filesystem=self._fs, compression="zstd")
+        path = f"{folder}/{_partial(name)}"
+        pq.write_table(pairs.combine_chunks(), path, filesystem=self._fs, compression="zstd")
         self._names[task].append(name)
 
     def _publish(self, task: Task) -> None:

@@ -7,6 +7,7 @@ recomputed from these stores on every run.
 """
 
 import logging
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -109,7 +110,7 @@ def drop_inconsistent(run: SynthesisRun, stage: Stage) -> StageCounts:
             mismatched.append(row["mismatched"])
     given = list(run.consistency.values())
     threshold = threshold_of(config, given) if given else -1.0
-    run.shared.cosines[run.part] = given, mismatched
+    run.shared.cosines[run.part] = array("d", given), array("d", mismatched)
     if run.part == 0:
         _warn_of_chance(config, separation(given, mismatched, threshold))
     return run.reject(stage, rejects | inconsistent_pairs(run.consistency, threshold=threshold))
@@ -126,7 +127,7 @@ def drop_semantic_duplicates(run: SynthesisRun, stage: Stage) -> StageCounts:
     assert threshold is not None, "without a threshold there is no stage"
     kept = run.shared.kept_vectors
     rejects, nearest = semantic_duplicates(run.videos, read, threshold=threshold, kept=kept)
-    run.shared.content.setdefault(stage.name, {})[run.part] = nearest
+    run.shared.content.setdefault(stage.name, {})[run.part] = array("d", nearest)
     return run.reject(stage, rejects)
 
 

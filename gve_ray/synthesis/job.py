@@ -98,18 +98,15 @@ def synthesize(
     check_paths(needs_of(config))
     stages_of(config)  # raises an error if a filter cannot be used
     config = replace(config, output=config.output.rstrip("/") or "/")
-    whole = read_manifest(config.input)
-    if config.shots.is_on:
-        check_ids(whole["video_id"])
-    parts = split(whole, config)
-    manifest = parts[0] if len(parts) == 1 else pa.concat_tables(parts).sort_by("video_id")
-    identity = config.identity(whole.num_rows)
+    parts, videos = read_parts(config)
+    manifest = pa.concat_tables(parts)
+    identity = config.identity(videos)
     if earlier := finished_before(config.output, identity, manifest):
         return earlier
     needs = needs_of(config, lambda: manifest.column("uri").to_pylist())
     check_models(needs)
     connect()
-    config, at_once = fit_stages(config, needs, parts=config.parts(whole.num_rows))
+    config, at_once = fit_stages(config, needs, parts=config.parts(videos))
     stages = stages_of(config) if stages is None else stages
     check_cluster(replace(needs, workers=needs_of(config).workers, together=at_once), live_nodes())
     with RunFolder(config.output, job=config.job, config=identity) as folder:
@@ -117,7 +114,7 @@ def synthesize(
         if len(parts) > 1:
             log.info("synthesize: %d parts of about %d videos", len(parts), parts[0].num_rows)
         shared = SharedState(config, manifest, at_once=at_once)
-        progress = _Parts(folder, lambda: _estimate(shared, stages, whole.num_rows, folder.facts))
+        progress = _Parts(folder, lambda: _estimate(shared, stages, videos, folder.facts))
         with FolderLock(work_folder(config)) as work:
             stream = Stream(
                 shared,
@@ -149,6 +146,14 @@ def synthesize(
         spending=folder.facts.get("spending"),
         shots=shared.split_counts(),
     )
+
+
+def read_parts(config: SynthesisConfig) -> tuple[list[pa.Table], int]:
+    """Return the parts of the input that run, and the number of videos of the whole, which is not kept in memory."""
+    manifest = read_manifest(config.input)
+    if config.shots.is_on:
+        check_ids(manifest["video_id"])
+    return split(manifest, config), manifest.num_rows
 
 
 def record_spending(shared: SharedState, folder: RunFolder, *, is_last: bool = False) -> None:
@@ -257,13 +262,13 @@ def _estimate(
 
 
 def manifest_fingerprint(manifest: pa.Table) -> str:
-    """Return the sha256 of the manifest's rows as a JSON list: any change of a row changes it.
+    """Return the sha256 of the manifest's rows, sorted by id, as a JSON list: any change of a row changes it.
 
     Equal to `store.fingerprint` of the list, which is never built: 1.55 M rows would take 2 GB.
     """
     digest = hashlib.sha256(b"[")
     between = b""
-    for batch in manifest.to_batches(8192):
+    for batch in manifest.sort_by("video_id").to_batches(8192):
         for row in batch.to_pylist():
             text = json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
             digest.update(between + text.encode())

@@ -69,7 +69,8 @@ class SharedState:
         self.kept_videos, self.kept_vectors = KeptVideos(), KeptVectors()
         self.assembled: list[Any] = []  # `assemble.Assembled` of each early set, or of the whole
         self.pairs: dict[str, int] = {}  # by task
-        # By part: the cosines of videos with their own captions, and with those of others.
+        # By part: the cosines of videos with their own captions, and with those of others. An array takes 8 bytes
+        # a number, a list 32.
         self.cosines: dict[int, tuple[Sequence[float], Sequence[float]]] = {}
         self.content: dict[str, dict[int, Sequence[float]]] = {}  # scores by filter and part
         self.paces: dict[str, StagePace] = {}

@@ -21,6 +21,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from gve_ray.stage import StageCounts, StageError
@@ -33,14 +34,14 @@ log = logging.getLogger(__name__)
 Entry = Mapping[str, Any]  # of a stage in run.json
 
 
-def order_of(manifest: pa.Table, *, seed: int) -> list[int]:
-    """Return the rows of a manifest in the order in which they run, which is that of a hash of the ids.
+def order_of(manifest: pa.Table, *, seed: int) -> np.ndarray:
+    """Return the rows of a manifest in the order in which they run, int64 [n], which is that of a hash of the ids.
 
     So each part is a sample of the whole, and a trial run on the first rows is as well.
     """
-    ids = manifest["video_id"].to_pylist()
-    ranks = [hashlib.sha256(f"{seed}:{video_id}".encode()).digest() for video_id in ids]
-    return sorted(range(len(ids)), key=ranks.__getitem__)
+    ids = (video_id.as_py() for video_id in manifest["video_id"])
+    ranks = b"".join(hashlib.sha256(f"{seed}:{video_id}".encode()).digest() for video_id in ids)
+    return np.argsort(np.frombuffer(ranks, dtype="S32"), kind="stable")
 
 
 def split(manifest: pa.Table, config: SynthesisConfig) -> list[pa.Table]:
@@ -56,7 +57,7 @@ def split(manifest: pa.Table, config: SynthesisConfig) -> list[pa.Table]:
     order = order_of(manifest, seed=config.seed)
     cuts = [total * i // count for i in range(count + 1)]
     return [
-        manifest.take(sorted(order[start : min(stop, end)])) for start, stop in pairwise(cuts) if start < end
+        manifest.take(np.sort(order[start : min(stop, end)])) for start, stop in pairwise(cuts) if start < end
     ]
 
 

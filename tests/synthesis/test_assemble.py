@@ -1,8 +1,6 @@
-"""Seven tasks out of annotations: quotas, pairs, files that are the same bytes again."""
+"""Quotas, and files of pairs that are the same bytes again."""
 
 import hashlib
-import json
-from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,42 +9,9 @@ import pytest
 
 from gve_ray.schema import ANNOTATION_SCHEMA, PAIR_SCHEMA, UVRD_PAIRS, UVRD_TASKS, AssetRef, Task
 from gve_ray.store import Store
-from gve_ray.synthesis.assemble import (
-    EARLY,
-    INSTRUCTIONS,
-    assemble,
-    candidates,
-    caption_domain,
-    early_config,
-    pair_id,
-    quotas,
-)
+from gve_ray.synthesis.assemble import EARLY, assemble, early_config, quotas
 from gve_ray.synthesis.config import AssembleConfig
-
-STYLES = ("short", "rich", "abstract", "keywords", "partial")
-
-
-def text(ref, style, body, profile="temporal"):
-    return {"ref": ref, "style": style, "profile": profile, "text": body}
-
-
-def annotation(video_id, *, frames=2, clips=1, queries=True, duration=5.0):
-    video, frame, clip = (
-        f"asset://{video_id}/video",
-        f"asset://{video_id}/frame/1",
-        f"asset://{video_id}/clip/0",
-    )
-    return {
-        "video_id": video_id,
-        "duration": duration,
-        "reference_timestamps": [float(i) for i in range(frames)],
-        "clip_spans": [{"start": 0.0, "end": 2.0}] * clips,
-        "captions": [text(video, style, f"{style} caption of {video_id}") for style in STYLES],
-        "frame_captions": [text(frame, style, f"{style} frame caption of {video_id}") for style in STYLES],
-        "composed_image": [text(frame, "scene change", f"the same {video_id} here", None)] if queries else [],
-        "composed_clip": [text(clip, "quality variation", f"longer {video_id}", None)] if queries else [],
-        "generations": [],
-    }
+from tests.synthesis.annotations import annotation
 
 
 def store(folder, rows):
@@ -106,98 +71,6 @@ class TestQuotas:
         assert targets[Task.T2V] == 0
 
 
-class TestCandidates:
-    def by_task(self, row, seed=1):
-        return dict(candidates(row, seed, AssembleConfig()))
-
-    def test_every_task_with_its_modalities(self):
-        pairs = self.by_task(annotation("v"))
-        video = {"text": None, "image": None, "video": "asset://v/video"}
-        filled = {
-            task: (
-                "".join(k[0] for k in ("text", "image", "video") if pair["query"][k]),
-                "".join(k[0] for k in ("text", "image", "video") if pair["target"][k]),
-            )
-            for task, pair in pairs.items()
-        }
-        assert filled == {
-            Task.T2T: ("t", "t"), Task.T2I: ("t", "i"), Task.T2V: ("t", "v"), Task.TI2V: ("ti", "v"),
-            Task.TV2V: ("tv", "v"), Task.I2V: ("i", "v"), Task.V2V: ("v", "v"),
-        }  # fmt: skip
-        for task in (Task.T2V, Task.TI2V, Task.TV2V, Task.I2V, Task.V2V):
-            assert pairs[task]["target"] == video
-        assert pairs[Task.V2V]["query"]["video"] == "asset://v/clip/0"
-        assert pairs[Task.T2I]["target"]["image"] == "asset://v/frame/1"
-        assert {task: pair["instruction"] for task, pair in pairs.items()} == dict(INSTRUCTIONS)
-
-    def test_t2t_uses_two_captions_that_t2v_does_not(self):
-        for seed in range(20):
-            pairs = self.by_task(annotation("v"), seed)
-            t2v, t2t = pairs[Task.T2V], pairs[Task.T2T]
-            used = {t2v["query"]["text"], t2t["query"]["text"], t2t["target"]["text"]}
-            assert len(used) == 3
-
-    @pytest.mark.parametrize(("n", "t2t"), [(1, 1), (2, 1), (3, 1), (4, 0), (5, 0)])
-    def test_more_captions_a_video_leave_t2t_what_is_over(self, n, t2t):
-        available = list(candidates(annotation("v"), 1, AssembleConfig(captions_per_video=n)))
-        queries = [pair["query"]["text"] for task, pair in available if task is Task.T2V]
-        texts = [
-            pair[side]["text"] for task, pair in available if task is Task.T2T for side in ("query", "target")
-        ]
-        assert (len(queries), len(texts)) == (n, 2 * t2t)
-        assert len(set(queries + texts)) == n + 2 * t2t
-        first = next(pair for task, pair in candidates(annotation("v"), 1, AssembleConfig()))
-        assert available[0][1] == first  # more captions add pairs, and change none
-
-    def test_every_caption_style_is_drawn_about_equally(self):
-        styles = Counter(self.by_task(annotation(f"v{i}"))[Task.T2V]["style"] for i in range(500))
-        assert set(styles) == set(STYLES)
-        assert all(abs(n - 100) < 27 for n in styles.values())  # three standard deviations
-
-    def test_what_a_video_lacks_makes_no_pair(self):
-        row = annotation("v", frames=0, clips=0, queries=False) | {"frame_captions": []}
-        assert set(self.by_task(row)) == {Task.T2V, Task.T2T}
-
-    @pytest.mark.parametrize(
-        ("style", "profile", "long", "domain"),
-        [
-            ("short", "spatial", False, "CG"),
-            ("rich", "spatial", False, "FG-S"),
-            ("rich", "temporal", False, "FG-T"),
-            ("rich", "other", False, "CG"),
-            ("rich", "temporal", True, "LC"),
-            ("partial", "temporal", True, "PR"),
-            ("abstract", "temporal", True, "CG"),
-        ],
-    )
-    def test_domains(self, style, profile, long, domain):
-        assert caption_domain({"style": style, "profile": profile}, long=long) == domain
-
-    def test_long_videos_are_long_context(self):
-        rows = [annotation(f"v{i}", duration=30.0) for i in range(30)]
-        pairs = [self.by_task(row)[Task.T2V] for row in rows]
-        domains = {pair["style"]: pair["domain"] for pair in pairs}
-        assert domains["rich"] == "LC"
-
-    def test_the_id_is_that_of_task_query_and_target(self):
-        query = {"text": "a", "image": None, "video": None}
-        target = {"text": None, "image": None, "video": "asset://v/video"}
-        ids = {
-            pair_id(Task.T2V, query, target),
-            pair_id(Task.T2T, query, target),
-            pair_id(Task.T2V, target, query),
-            pair_id(Task.T2V, {**query, "text": "b"}, target),
-        }
-        assert len(ids) == 4
-        assert pair_id(Task.T2V, dict(reversed(query.items())), target) in ids
-
-    def test_the_id_is_a_hash_of_json(self):
-        query = {"text": 'für "A"\\\n\x01\u2028', "image": None, "video": None}
-        target = {"text": None, "image": "asset://v/frame/0", "video": None}
-        written = json.dumps(["T2I", query, target], sort_keys=True, ensure_ascii=False)
-        assert pair_id(Task.T2I, query, target) == hashlib.sha256(written.encode()).hexdigest()[:32]
-
-
 class TestAssemble:
     def test_counts_add_up_and_quotas_hold(self, tmp_path):
         rows = [annotation(f"v{i:03d}", clips=i % 4 == 0) for i in range(60)]
@@ -223,6 +96,19 @@ class TestAssemble:
                 for item in (row["query"], row["target"]):
                     for ref in (item["image"], item["video"]):
                         assert ref is None or str(AssetRef.parse(ref)) == ref
+
+    @pytest.mark.parametrize(("in_memory", "batch"), [(60, 60), (60, 7), (59, 7)])
+    def test_pairs_and_their_order_are_those_of_earlier_versions(
+        self, tmp_path, monkeypatch, in_memory, batch
+    ):
+        """So that a run that was begun with one version goes on with another; whether they stay in memory or not."""
+        monkeypatch.setattr("gve_ray.synthesis.assemble._IN_MEMORY", in_memory)
+        monkeypatch.setattr("gve_ray.synthesis.assemble._BATCH", batch)
+        rows = [annotation(f"v{i:03d}", clips=i % 4 == 0) for i in range(60)]
+        annotations = store(tmp_path / "a.lance", rows)
+        assemble(annotations, str(tmp_path / "uvrd"), config=AssembleConfig(), seed=1)
+        ids = "".join(row["pair_id"] for task in UVRD_TASKS for row in rows_of(tmp_path / "uvrd", task.value))
+        assert hashlib.sha256(ids.encode()).hexdigest()[:32] == "76f2baf3e1068a4255e2cb3ebf0b5fbd"
 
     def test_a_task_that_the_corpus_cannot_fill_says_so(self, tmp_path):
         annotations = store(tmp_path / "a.lance", [annotation(f"v{i}", clips=0) for i in range(5)])

@@ -4,6 +4,7 @@ Scores are stored in the work folder, so a filter with another threshold compute
 """
 
 import logging
+from array import array
 from typing import Any
 
 import pyarrow as pa
@@ -60,7 +61,7 @@ def cut_content(run: SynthesisRun, stage: Stage) -> StageCounts:
     name, score = stage.name, SCORES[stage.name]
     values = {video_id: run.content[name][video_id] for video_id in run.videos["video_id"].to_pylist()}
     given = list(values.values())
-    run.shared.content.setdefault(name, {})[run.part] = given
+    run.shared.content.setdefault(name, {})[run.part] = array("d", given)
     above = score.rejects == "above"
     threshold = threshold_of(run.config.quality.content.cuts[name], given, above=above)
     out = beyond(values, threshold, above=above)
