@@ -211,7 +211,7 @@ def test_speech_is_of_videos_without_subtitles_unless_asked_for_all(tmp_path: Pa
     folder = Folder(tmp_path, names=False, captions=False, speech=speech)
     folder.subtitles("w0", ["one"])
     folder.subtitles("w1", [])
-    assert [file["video_id"] for file in folder.words._heard(folder.files)] == (
+    assert [file["video_id"] for file in folder.words._to_transcribe(folder.files)] == (
         ["v0", "v1"] if subtitled else ["v1"]
     )
     folder.speech(0, ["said"])
