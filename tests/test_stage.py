@@ -243,6 +243,7 @@ def test_with_concurrent_calls_only_the_row_that_kills_its_worker_is_quarantined
     assert times_processed(tmp_path)["v0005"] == 3  # once with its batch, twice alone
 
 
+@pytest.mark.slow
 def test_a_killed_reader_of_the_queue_starts_again(cluster: str, tmp_path: Path) -> None:
     """An open stage runs two parts on one actor; its reader is killed in the first one."""
     out, rejects = workers.stores(tmp_path)
@@ -355,6 +356,7 @@ def test_a_broken_worker_fails_the_job_with_a_one_line_message(
     assert outcome(tmp_path) == ({}, {})
 
 
+@pytest.mark.slow
 def test_a_worker_that_fails_on_everything_fails_the_job_and_rejects_nothing(
     cluster: str, tmp_path: Path
 ) -> None:

@@ -112,6 +112,7 @@ def test_the_report_is_written(output: Path) -> None:
     assert (output / "funnel.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_finished_job_does_nothing(head: LocalHead, corpus: Path, output: Path) -> None:
     before = (output / "run.json").read_bytes()
     head.submit(job(corpus / "manifest.jsonl", output), working_dir=REPOSITORY)

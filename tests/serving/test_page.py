@@ -737,8 +737,15 @@ def test_less_motion(visitor: Visitor, target: dict[str, Any]) -> None:
     assert page.locator(".card video").count() == 0
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", ["wide", "phone"])
+@pytest.mark.parametrize(
+    "size,scheme",
+    [
+        ("wide", "light"),
+        ("phone", "dark"),
+        pytest.param("wide", "dark", marks=pytest.mark.slow),
+        pytest.param("phone", "light", marks=pytest.mark.slow),
+    ],
+)
 def test_looks(visitor: Visitor, target: dict[str, Any], tmp_path: Path, scheme: str, size: str) -> None:
     """The text has enough contrast in both colour schemes and on a phone.
 

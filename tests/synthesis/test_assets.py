@@ -223,6 +223,7 @@ def centre(picture: np.ndarray) -> tuple[float, float]:
     return float(x.mean()), float(y.mean())
 
 
+@pytest.mark.slow
 def test_an_embedder_behind_an_endpoint_filters_and_is_judged(
     cluster: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

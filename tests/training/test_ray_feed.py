@@ -27,6 +27,7 @@ def test_other_processes_prepare_the_steps_in_order(monkeypatch: pytest.MonkeyPa
     assert os.getpid() not in processes
 
 
+@pytest.mark.slow
 def test_an_error_in_another_process_is_raised_with_its_message() -> None:
     def make(n: int) -> int:
         if n == 3:
