@@ -1,6 +1,6 @@
 """Disturb jobs at random times, start them again, and compare with undisturbed runs.
 
-    python -m tests.chaos.run [--jobs stream,train] [--kills driver,worker,node] [--seeds 10] [--folder DIR]
+    python -m tests.chaos.run [--jobs stream,train] [--kills driver,worker,node] [--seeds 10] [--minutes 10] [--folder DIR]
 
 Each job first runs undisturbed. Then, for each kind of kill and each seed, it runs in a new folder, and at a
 time between its start and its end that the seed decides, something happens:
@@ -75,20 +75,20 @@ SECONDS = 900.0  # for one run
 class Job:
     """A job to disturb.
 
-    command: of a run, from the path or URI of its output. contents: what must be equal afterwards, from its folder.
-    videos: its input, which may be in a bucket as well; command then gets another `--input`.
+    command: of a run, from the paths or URIs of its output and its input. contents: what must be equal afterwards,
+    from its folder. source: folder of the input; None for a job whose input and output cannot be in a bucket.
     """
 
-    command: Callable[[str], Sequence[str]]
+    command: Callable[[str, str], Sequence[str]]
     contents: Callable[[Path], Any]
-    videos: Path | None = None
+    source: Path | None = None
 
 
 def stream(folder: Path) -> Job:
     stream_workers.write_manifest(folder / "manifest.parquet", 120)
     program = [sys.executable, str(TESTS / "stream_workers.py"), str(folder)]
     return Job(
-        command=lambda output: [
+        command=lambda output, _: [
             *program,
             os.path.relpath(output, folder),
             *("0.2", "--part_videos", "30"),
@@ -105,14 +105,22 @@ def synthesize(folder: Path) -> Job:
             write_mp4(videos / f"{seed}.mp4", draw_scene(seed, "corpus", long=False))
     config = test_synthesis_faults.config(videos) | {"commit_seconds": 0.5}
     return Job(
-        command=gve("synthesize", folder, config), contents=test_synthesis_faults.contents, videos=videos
+        command=gve("synthesize", folder, lambda source: config | {"input": source}),
+        contents=test_synthesis_faults.contents,
+        source=videos,
     )
 
 
 def train(folder: Path) -> Job:
-    base = folder / "base"
-    config = test_training_faults.settings(folder, base if base.exists() else save_tiny(base, "qwen2_5_vl"))
-    return Job(command=gve("train", folder, config), contents=training_contents)
+    base, data = folder / "base", folder / "data"
+    data.mkdir(exist_ok=True)
+    config = test_training_faults.settings(data, base if base.exists() else save_tiny(base, "qwen2_5_vl"))
+
+    def config_of(source: str) -> Mapping[str, Any]:
+        moved = [entry | {"uri": f"{source}/{Path(entry['uri']).name}"} for entry in config["data"]]
+        return config | {"data": moved}
+
+    return Job(command=gve("train", folder, config_of), contents=training_contents, source=data)
 
 
 def training_contents(output: Path) -> Any:
@@ -128,12 +136,14 @@ def training_contents(output: Path) -> Any:
 
 
 def evaluate(folder: Path) -> Job:
-    if not (folder / "uvrb").exists():
-        test_evaluate_job.write_sets(folder / "uvrb")
-    config = test_evaluate_job.settings(folder / "uvrb")
+    root = folder / "uvrb"
+    if not root.exists():
+        test_evaluate_job.write_sets(root)
+    config = test_evaluate_job.settings(root)
     return Job(
-        command=gve("evaluate", folder, config),
+        command=gve("evaluate", folder, lambda source: config | {"root": source}),
         contents=lambda output: without_times(json.loads((output / "results.json").read_text())),
+        source=root,
     )
 
 
@@ -150,7 +160,11 @@ def index(folder: Path) -> Job:
     if not videos.exists():
         test_index_job.write_folder(videos)
     config = plain(test_index_job.config_of(videos, folder, commit_seconds=0.05))
-    return Job(command=gve("index", folder, config), contents=index_contents, videos=videos)
+    return Job(
+        command=gve("index", folder, lambda source: config | {"input": source}),
+        contents=index_contents,
+        source=videos,
+    )
 
 
 def index_contents(output: Path) -> Any:
@@ -169,12 +183,17 @@ JOBS: Mapping[str, Callable[[Path], Job]] = {
 }
 
 
-def gve(verb: str, folder: Path, config: Mapping[str, Any]) -> Callable[[str], Sequence[str]]:
-    """Write a config, and return the command that runs it into an output folder."""
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(dict(config)))
-    start = [sys.executable, "-m", "gve_ray.cli", verb, "--config", str(path)]
-    return lambda output: [*start, "--output", output]
+def gve(
+    verb: str, folder: Path, config_of: Callable[[str], Mapping[str, Any]]
+) -> Callable[[str, str], Sequence[str]]:
+    """Return the command of a job, which writes its config. config_of: from the path or URI of the input."""
+
+    def command(output: str, source: str) -> Sequence[str]:
+        path = folder / f"config-{'remote' if '://' in source else 'local'}.yaml"
+        path.write_text(yaml.safe_dump(dict(config_of(source))))
+        return [sys.executable, "-m", "gve_ray.cli", verb, "--config", str(path), "--output", output]
+
+    return command
 
 
 class Cluster:
@@ -251,12 +270,10 @@ class Bucket:
 
     def command(self, job: Job, folder: Path, output: str) -> Sequence[str]:
         """Return the command of a run with its input and output in the bucket; upload the input."""
-        if job.videos is None:
-            return job.command(output)
-        source = f"{self._uri}/{folder.name}/videos"
+        source = f"{self._uri}/{folder.name}/source"
         if not SharedFolder(source).names():
-            self._copy(str(job.videos), source)
-        return [*job.command(output), "--input", source]
+            self._copy(str(job.source), source)
+        return job.command(output, source)
 
     def uri(self, output: Path) -> str:
         return f"{self._uri}/{output.parent.name}/{output.name}"
@@ -314,8 +331,11 @@ def disturbed(
     return facts if facts["finished"] else {**facts, "log": text[-1000:]}
 
 
-def run(jobs: Sequence[str], kills: Sequence[str], seeds: int, folder: Path) -> list[dict[str, Any]]:
-    """Disturb all jobs, and return a row for each run."""
+def run(
+    jobs: Sequence[str], kills: Sequence[str], seeds: int, folder: Path, seconds: float
+) -> list[dict[str, Any]]:
+    """Disturb all jobs, and return a row for each run. seconds: after which no further run is begun."""
+    deadline = time.monotonic() + seconds
     results = folder / "results.jsonl"
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     done = {(row["job"], row["kill"], row["seed"]) for row in rows}
@@ -327,9 +347,9 @@ def run(jobs: Sequence[str], kills: Sequence[str], seeds: int, folder: Path) -> 
             cluster = Cluster(head, nodes)
             for name in jobs:
                 todo = [
-                    (kind, seed) for kind in kills for seed in range(seeds) if (name, kind, seed) not in done
+                    (kind, seed) for seed in range(seeds) for kind in kills if (name, kind, seed) not in done
                 ]
-                for row in disturb_job(cluster, bucket, name, folder / name, todo):
+                for row in disturb_job(cluster, bucket, name, folder / name, todo, deadline):
                     print(json.dumps(row), file=sys.stderr, flush=True)
                     rows.append(row)
                     with results.open("a") as file:
@@ -338,18 +358,25 @@ def run(jobs: Sequence[str], kills: Sequence[str], seeds: int, folder: Path) -> 
 
 
 def disturb_job(
-    cluster: Cluster, bucket: Bucket, name: str, folder: Path, todo: Sequence[tuple[str, int]]
+    cluster: Cluster,
+    bucket: Bucket,
+    name: str,
+    folder: Path,
+    todo: Sequence[tuple[str, int]],
+    deadline: float,
 ) -> Iterator[dict[str, Any]]:
-    """Disturb one job in each of the ways, kind and seed; yield a row for each run."""
-    if not todo:
+    """Disturb one job in each of the ways, kind and seed, until the deadline; yield a row for each run."""
+    if not todo or time.monotonic() > deadline:
         return
     folder.mkdir(exist_ok=True)
     job = JOBS[name](folder)
     for kind, seed in todo:
+        if time.monotonic() > deadline:
+            return
         rng = random.Random(f"{name} {kind} {seed}")
         output = folder / f"{kind}-{seed}"
         is_remote = kind in FAULTS
-        if is_remote and name == "stream":  # it has its own program, which writes to a disk
+        if is_remote and job.source is None:
             continue
         expected, seconds = undisturbed(cluster, bucket if is_remote else None, job, folder)
         delay = rng.uniform(0.05, 0.95) * seconds
@@ -364,7 +391,9 @@ def disturb_job(
                     begin=lambda process, kind=kind, rng=rng: cluster.kill(kind, process, rng)
                 )
             command = (
-                bucket.command(job, folder, bucket.uri(output)) if is_remote else job.command(str(output))
+                bucket.command(job, folder, bucket.uri(output))
+                if is_remote
+                else job.command(str(output), str(job.source))
             )
             facts = disturbed(cluster, command, folder / f"{output.name}.log", delay, disturbance)
             if is_remote and facts["finished"]:
@@ -392,21 +421,25 @@ def store_fault(server: S3Server, fault: str, seconds: float) -> Disturbance:
 
 
 def undisturbed(cluster: Cluster, bucket: Bucket | None, job: Job, folder: Path) -> tuple[Any, float]:
-    """Run a job twice, so that models and modules are cached; return its output and the seconds of the second run.
+    """Run a job undisturbed, and return its output and the seconds that it took.
 
-    The result is kept in the folder, so that the runs need not be repeated.
+    On disks it runs twice, so that models and modules are cached, and both outputs must be equal. The result is
+    kept in the folder, so that the runs need not be repeated.
     """
     name = "undisturbed" if bucket is None else "undisturbed-remote"
     kept = folder / f"{name}.pickle"
     if kept.exists():
         return cast(tuple[Any, float], pickle.loads(kept.read_bytes()))
+    if bucket is not None:
+        undisturbed(cluster, None, job, folder)
     contents, seconds = [], 0.0
-    for number in range(2):
+    for number in range(2 if bucket is None else 1):
         output, begun = folder / f"{name}-{number}", time.monotonic()
         shutil.rmtree(output, ignore_errors=True)
-        command = (
-            job.command(str(output)) if bucket is None else bucket.command(job, folder, bucket.uri(output))
-        )
+        if bucket is None:
+            command = job.command(str(output), str(job.source))
+        else:
+            command = bucket.command(job, folder, bucket.uri(output))
         log = folder / f"{output.name}.log"
         with cluster.driver(command, log) as process:
             assert process.wait(SECONDS) == 0, log.read_text()[-3000:]
@@ -414,13 +447,17 @@ def undisturbed(cluster: Cluster, bucket: Bucket | None, job: Job, folder: Path)
         if bucket is not None:
             bucket.fetch(output)
         contents.append(job.contents(output))
-    assert contents[0] == contents[1], "two undisturbed runs differ"
+    assert all(other == contents[0] for other in contents), "two undisturbed runs differ"
     kept.write_bytes(pickle.dumps((contents[0], seconds)))
     return contents[0], seconds
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row for each job and kind of kill: runs, those in which something was killed, and equal ones."""
+    """Return a row for each job and kind of disturbance.
+
+    runs; hit: those in which it was in time; failed: those in which the driver then ended with an error; equal: those
+    that ended with the undisturbed output.
+    """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["job"], row["kill"]), []).append(row)
@@ -429,7 +466,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "job": job,
             "kill": kind,
             "runs": len(group),
-            "killed": sum(row["killed"] != "nothing" for row in group),
+            "hit": sum(row["killed"] != "nothing" for row in group),
+            "failed": sum(bool(row["errors"]) for row in group),
             "equal": sum(row["equal"] for row in group),
         }
         for (job, kind), group in groups.items()
@@ -443,12 +481,15 @@ def main() -> int:
         "--kills", default=",".join(KILLS), help=f"of {', '.join(KINDS)} (default: %(default)s)"
     )
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="after which no further run is begun"
+    )
     parser.add_argument("--folder", type=Path, help="folder to keep; by default a temporary one")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gve-chaos-") as temporary:
         folder = (args.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        rows = run(args.jobs.split(","), args.kills.split(","), args.seeds, folder)
+        rows = run(args.jobs.split(","), args.kills.split(","), args.seeds, folder, args.minutes * 60)
     summary = table(rows)
     print(json.dumps({"table": summary, "runs": rows}, indent=1))
     return 0 if all(row["equal"] for row in rows) else 1
