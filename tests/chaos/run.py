@@ -1,6 +1,6 @@
 """Disturb jobs at random times, start them again, and compare with undisturbed runs.
 
-    python -m tests.chaos.run [--jobs stream,train] [--kills driver,worker,node] [--seeds 10] [--minutes 10] [--folder DIR]
+    python -m tests.chaos.run [--jobs stream,train] [--kills driver,worker] [--seeds 10] [--minutes 10] [--folder DIR]
 
 Each job first runs undisturbed. Then, for each kind of kill and each seed, it runs in a new folder, and at a
 time between its start and its end that the seed decides, something happens:
