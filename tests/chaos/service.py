@@ -2,11 +2,12 @@
 
     python -m tests.chaos.service schemathesis run {url}/openapi.json --checks all --max-time 300
 
-`{url}` in the command is replaced by the address of the service. Prints how many tracebacks the service has logged.
-The exit status is that of the command.
+`{url}` and `{pid}` in the command are replaced by the address and the process of the service. Prints how many tracebacks
+the service has logged. The exit status is that of the command.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -96,7 +97,8 @@ def running_service(folder: Path) -> Iterator[Service]:
 def main() -> int:
     with tempfile.TemporaryDirectory(prefix="gve-service-") as folder:
         with running_service(Path(folder)) as service:
-            command = [word.replace("{url}", service.url) for word in sys.argv[1:]]
+            values = {"{url}": service.url, "{pid}": str(service.driver.pid)}
+            command = [re.sub("{url}|{pid}", lambda name: values[name[0]], word) for word in sys.argv[1:]]
             code = subprocess.run(command, check=False).returncode
         print(f"tracebacks in the log of the service: {service.tracebacks()}")
     return code
