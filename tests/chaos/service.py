@@ -2,8 +2,8 @@
 
     python -m tests.chaos.service schemathesis run {url}/openapi.json --checks all --max-time 300
 
-`{url}` and `{pid}` in the command are replaced by the address and the process of the service. Prints how many tracebacks
-the service has logged. The exit status is that of the command.
+`{url}` and `{pid}` in the command are replaced by the address and the process of the service. Prints how many
+tracebacks the service has logged. The exit status is that of the command.
 """
 
 import os
