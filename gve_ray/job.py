@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from tempfile import gettempdir
 
 from gve_ray.console import Console, print_result, quiet_output
 from gve_ray.logs import extend_log_context, is_json, set_up_logging
@@ -83,7 +82,7 @@ def connect_to_ray(connect: Callable[[], object]) -> None:
         connect()
     except Exception as error:
         if is_storage_fault(error):
-            raise JobError(str(storage_fault(error, gettempdir()))) from error
+            raise JobError(str(storage_fault(error))) from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         message = f"cannot connect to Ray at {address}: {reason}; check RAY_ADDRESS, RAY_AUTH_MODE and RAY_AUTH_TOKEN"
         if address == "local":
@@ -124,6 +123,13 @@ def _run(work: Callable[[], object], console: Console | None) -> int:
         if console is not None:
             console.print(_last_lines(console, getattr(error, "log_lines", ())))
         _print_error(f"error: {error}\nwhat was committed is kept: start the job again to continue", console)
+        return FAILED
+    except Exception as error:
+        if (fault := storage_fault(error)) is None:
+            raise
+        if console is not None:
+            console.print(_last_lines(console))
+        _print_error(f"error: {fault}", console)
         return FAILED
     except KeyboardInterrupt:
         _print_error("interrupted; what was committed is kept: start the job again to continue", console)

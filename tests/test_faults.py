@@ -9,15 +9,26 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from gve_ray.evaluation.data.annotations import load_annotations
+from gve_ray.evaluation.data.layouts import CORPUS, INSTANCES, QUERIES, load
+from gve_ray.evaluation.report.example_queries import _Reader
+from gve_ray.evaluation.video_signatures import fingerprints
+from gve_ray.indexing.files import _listed
+from gve_ray.indexing.subtitles import SubtitleWorker
 from gve_ray.job import FAILED, connect_to_ray, run_job
-from gve_ray.media import Limits, MediaError, Reason
+from gve_ray.media import DecodeProcess, Limits, MediaError, Reason
 from gve_ray.media.digest import media_digest, media_stamp
+from gve_ray.media.sound import read_sound
 from gve_ray.media.source import open_source
+from gve_ray.media.subtitles import read_subtitle_tracks
+from gve_ray.media.video.cut import cut
+from gve_ray.schema import Item
 from gve_ray.stage import StageError
 from gve_ray.store import RunFolder, SharedFolder, StorageError, Store
 from gve_ray.store.faults import is_storage_fault, storage_fault
 from gve_ray.store.runfolder import filesystem
 from tests.disk import SmallDisk
+from tests.media.tones import write_speaking
 from tests.s3 import S3Server
 
 SCHEMA = pa.schema([("video_id", pa.string()), ("text", pa.string())])
@@ -82,6 +93,16 @@ def test_a_run_that_fails_on_a_full_disk_names_it_and_continues_when_there_is_sp
         assert Store(run.path("small.lance"), SCHEMA).keys() == {"a"}
         assert len(run.facts["runs"]) == 2
     assert not list(folder.glob("*.part"))
+
+
+def test_a_store_that_fails_before_or_after_the_run_of_a_job(capfd: pytest.CaptureFixture[str]) -> None:
+    def read_result() -> None:
+        raise OSError("When reading 'results.json': AWS Error UNKNOWN (HTTP status 503)")
+
+    assert run_job("evaluate", read_result) == FAILED
+    shown = capfd.readouterr().err
+    assert "error: an object store does not answer as it should (When reading 'results.json'" in shown
+    assert "Traceback" not in shown
 
 
 def test_another_error_stays_what_it_is(tmp_path: Path) -> None:
@@ -151,3 +172,90 @@ def test_a_file_is_not_rejected_because_its_store_fails(s3: str, s3_server: S3Se
     with pytest.raises(MediaError) as missing:
         open_source(f"{s3}/other.mp4", Limits())
     assert missing.value.reason == Reason.UNREADABLE
+
+
+def shown_example(uri: str) -> object:
+    with DecodeProcess() as process:
+        return _Reader(process, 2).show("q", Item(video=f"{uri}/v.mp4"))
+
+
+def subtitles_of(uri: str, *, own: bool) -> object:
+    row = {
+        "uri": f"{uri}/v.mp4" if own else f"{uri}/v/",
+        "files": [f"{uri}/v.srt"],
+        "words": "w",
+        "start": 0.0,
+    }
+    return SubtitleWorker(Limits())([row])
+
+
+READS: dict[str, Callable[[str, Path], object]] = {
+    "the tables of a data set": lambda uri, _: load(f"{uri}/set"),
+    "captions in JSON": lambda uri, _: load_annotations(
+        f"{uri}/msrvtt.json", format="msrvtt", videos=uri, name="a"
+    ),
+    "captions in lines": lambda uri, _: load_annotations(
+        f"{uri}/lsmdc.csv", format="lsmdc", videos=uri, name="a"
+    ),
+    "signatures of videos": lambda uri, _: fingerprints([f"{uri}/v.mp4"], frames=2),
+    "pictures of the report": lambda uri, _: shown_example(uri),
+    "subtitles in a video": lambda uri, _: read_subtitle_tracks(f"{uri}/v.mp4", limits=Limits()),
+    "subtitles of a video and next to it": lambda uri, _: subtitles_of(uri, own=True),
+    "subtitles next to a folder": lambda uri, _: subtitles_of(uri, own=False),
+    "sound": lambda uri, _: read_sound(f"{uri}/v.mp4", seconds=1.0, limits=Limits()),
+    "a moment": lambda uri, folder: cut(
+        f"{uri}/v.mp4", str(folder / "moment.mp4"), 0.0, 1.0, 10**7, limits=Limits()
+    ),
+}
+
+
+@pytest.fixture
+def remote(s3: str, tmp_path: Path) -> str:
+    """Return the URI of a folder with a data set, captions, a video with sound, and its subtitles."""
+    folder = tmp_path / "remote"
+    (folder / "set/jsonl").mkdir(parents=True)
+    (folder / "set" / QUERIES).write_text('{"id": "q", "text": "a ball"}\n')
+    (folder / "set" / CORPUS).write_text('{"id": "v", "text": "a red ball"}\n')
+    (folder / "set" / INSTANCES).write_text('{"qid": "q", "pos": ["v"]}\n')
+    (folder / "msrvtt.json").write_text('{"videos": [], "sentences": []}')
+    (folder / "lsmdc.csv").write_text("v\t0\t1\t0\t1\ta ball\n")
+    (folder / "v.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\na ball\n")
+    write_speaking(folder / "v.mp4", 2.0, [(0.0, 1.0, "island")])
+    shared = SharedFolder(f"{s3}/folder")
+    for path in folder.rglob("*"):
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            (shared.path / name).parent.mkdir(parents=True, exist_ok=True)
+            (shared.path / name).write_bytes(path.read_bytes())
+    shared.publish()
+    return shared.uri
+
+
+def test_data_are_not_faulty_because_their_store_fails(
+    remote: str, s3_server: S3Server, tmp_path: Path
+) -> None:
+    """Otherwise queries, words or signatures would be lost for good."""
+    before = {name: repr(read(remote, tmp_path)) for name, read in READS.items()}
+    s3_server.fail("expired")
+    try:
+        for read in READS.values():
+            with pytest.raises(OSError, match="AWS Error"):
+                read(remote, tmp_path)
+    finally:
+        s3_server.fail(None)
+    assert {name: repr(read(remote, tmp_path)) for name, read in READS.items()} == before
+
+
+@pytest.mark.slow
+def test_subtitles_are_not_missing_because_a_folder_cannot_be_listed_now(
+    remote: str, s3_server: S3Server
+) -> None:
+    assert set(_listed(remote, {"v.mp4"}) or ()) == {"v.mp4", "v.srt"}
+    try:
+        s3_server.fail("500")
+        with pytest.raises(OSError, match="AWS Error"):
+            _listed(remote, {"v.mp4"})
+        s3_server.fail("expired")  # as if files might be read, but not listed
+        assert _listed(remote, {"v.mp4"}) is None
+    finally:
+        s3_server.fail(None)

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from gve_ray.media import DecodeProcess, FrameRequest, MediaError
 from gve_ray.media.signature import signature
+from gve_ray.media.source import raise_storage_fault
 from gve_ray.store import FolderLock, Store
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,10 @@ class Fingerprint:
 
 
 def fingerprints(videos: Sequence[str], *, frames: int, workers: int = 1) -> dict[str, Fingerprint]:
-    """Fingerprints, by path, of the videos that decode. frames: uniform frames in a signature."""
+    """Fingerprints, by path, of the videos that decode. frames: uniform frames in a signature.
+
+    Raises OSError if an object store fails.
+    """
 
     def decode_share(start: int) -> dict[str, Fingerprint]:
         """Every `workers`-th video from `start` on, in one decoding process."""
@@ -50,7 +54,8 @@ def fingerprints(videos: Sequence[str], *, frames: int, workers: int = 1) -> dic
             for video in videos[start::workers]:
                 try:
                     decoded = process.decode(video, [FrameRequest(k=frames)], strict=False)
-                except (MediaError, OSError, ValueError, MemoryError):
+                except (MediaError, OSError, ValueError, MemoryError) as error:
+                    raise_storage_fault(error)
                     continue  # `gve evaluate --check` reports these; they are not scored either
                 folder = decoded.info.container == "folder"
                 prints[video] = Fingerprint(

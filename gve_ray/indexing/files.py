@@ -26,9 +26,10 @@ from gve_ray.indexing.words import TRANSCRIPT
 from gve_ray.inputs.listing import local_uri
 from gve_ray.inputs.manifest import read_manifest
 from gve_ray.media.digest import UNREADABLE, media_stamp
-from gve_ray.media.source import local_path
+from gve_ray.media.source import local_path, raise_storage_fault
 from gve_ray.media.subtitles import SUFFIXES, video_stems
 from gve_ray.search.index import FieldType
+from gve_ray.store.faults import is_refused
 from gve_ray.store.runfolder import filesystem, in_uri
 
 log = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ def _split(uri: str) -> tuple[str, str]:
 def _listed(folder: str, names: Collection[str]) -> dict[str, tuple[str, str]] | None:
     """Return URI and stamp by name of the files in a folder that have these names or are subtitles.
 
-    None if it cannot be listed.
+    None if it cannot be listed. Raises OSError if an object store fails.
     """
 
     def is_wanted(name: str) -> bool:
@@ -184,6 +185,8 @@ def _listed(folder: str, names: Collection[str]) -> dict[str, tuple[str, str]] |
             if info.type == fs.FileType.File and is_wanted(info.base_name)
         }
     except (OSError, ValueError, ImportError) as error:
+        if not is_refused(error):  # the files of a bucket may be readable although it may not be listed
+            raise_storage_fault(error)
         log.warning("%s: subtitle files cannot be listed: %s", folder, error)
         return None
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from gve_ray.media import DecodeProcess, Limits, MediaError
-from gve_ray.media.source import is_folder, open_binary
+from gve_ray.media.source import is_folder, open_binary, raise_storage_fault
 from gve_ray.media.subtitles import MAX_BYTES, Cue, decode_text, parse_subtitles
 from gve_ray.stage import Reject, row_finished
 
@@ -63,6 +63,7 @@ class SubtitleWorker:
             try:
                 read = read_subtitle_file(uri)
             except (OSError, ValueError) as error:
+                raise_storage_fault(error)
                 faults.append(f"{uri}: {error}")
                 continue
             cues.update(Cue(row["start"] + cue.start, row["start"] + cue.end, cue.text) for cue in read)

@@ -18,7 +18,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.source import Source
+from gve_ray.media.source import Source, raise_storage_fault
 from gve_ray.media.video.open_video import open_container
 
 RATE = 16_000  # samples per second
@@ -54,7 +54,8 @@ def read_sound(source: Source, *, start: float | None = None, seconds: float, li
     """Return at most `seconds` of the best sound track, from `start`, None for its beginning.
 
     A longer track is cut in the quietest moment of the last 10 s of the piece, or at a gap of more than 30 s.
-    Packets that are damaged are left out. Raises MediaError if the file or its track cannot be opened.
+    Packets that are damaged are left out. Raises MediaError if the file or its track cannot be opened, and OSError if
+    an object store fails.
     """
     try:
         with open_container(source) as container:
@@ -66,6 +67,7 @@ def read_sound(source: Source, *, start: float | None = None, seconds: float, li
                 container.seek(round(moment / track.time_base), stream=track, backward=True)
             return _read(container, track, start, seconds)
     except (av.error.FFmpegError, ValueError, OSError) as error:
+        raise_storage_fault(error)
         raise MediaError(Reason.CORRUPT, f"{source!s:.200}: sound: {error}") from error
 
 

@@ -17,7 +17,7 @@ import av
 from av.subtitles.stream import SubtitleStream
 
 from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.source import Source
+from gve_ray.media.source import Source, raise_storage_fault
 from gve_ray.media.video.open_video import open_container
 
 SUFFIXES = (".srt", ".vtt")
@@ -107,7 +107,7 @@ def read_subtitle_tracks(source: Source, *, limits: Limits) -> list[list[float |
     """Return start, end (seconds on the file's own clock) and text of each cue of all text tracks.
 
     Of a file without such tracks, little more than the header is read. Raises MediaError if the file
-    cannot be opened, or if a track is damaged.
+    cannot be opened, or if a track is damaged, and OSError if an object store fails.
     """
     cues: list[Cue | None] = []
     try:
@@ -130,6 +130,7 @@ def read_subtitle_tracks(source: Source, *, limits: Limits) -> list[list[float |
                     raise MediaError(Reason.TOO_LARGE, f"subtitles of more than {MAX_BYTES} characters")
                 cues.append(cue_of(start, start + seconds, text))
     except (av.error.FFmpegError, ValueError, OSError) as error:
+        raise_storage_fault(error)
         raise MediaError(Reason.CORRUPT, f"{source!s:.200}: subtitles: {error}") from error
     return [[cue.start, cue.end, cue.text] for cue in sorted_cues(cues)]
 

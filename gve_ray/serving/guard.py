@@ -9,7 +9,6 @@ import hmac
 import logging
 import time
 from collections.abc import Callable
-from tempfile import gettempdir
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, cookie_parser
@@ -40,7 +39,7 @@ def digest(key: str) -> str:
 def _failure(error: Exception) -> ApiError:
     """Return the reply to a request that has caused an unexpected error; the log has the details."""
     if is_storage_fault(error):
-        log.error("%s", storage_fault(error, gettempdir()))
+        log.error("%s", storage_fault(error))
         return ApiError(
             503,
             "a disk of the service is full, or a storage does not answer; its log says which",

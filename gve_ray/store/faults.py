@@ -35,24 +35,33 @@ def is_storage_fault(error: BaseException | None) -> bool:
     return any(_is_full(link) or _store_fails(link) for link in _chain(error))
 
 
-def storage_fault(error: BaseException | None, folder: str) -> str | None:
+def is_refused(error: BaseException | None) -> bool:
+    """Return whether an error, or one of its causes, says that an object store refuses access."""
+    return any(_store_fails(link) and _REFUSED.search(str(link)) is not None for link in _chain(error))
+
+
+def storage_fault(error: BaseException | None, folder: str | None = None) -> str | None:
     """Return what to tell the user about an error that comes from storage; None if it does not.
 
-    folder: path or URI that was being written to. If a disk is full, the sentence names the folder with the least
-    free space: this one, one for temporary files, or the cache of models.
+    folder: path or URI that was being written to, if it is known. If a disk is full, the sentence names the folder
+    with the least free space: this one, one for temporary files, or the cache of models.
     """
     if not isinstance(error, Exception):  # an interrupt
         return None
     if (failed := next(filter(_store_fails, _chain(error)), None)) is not None:
         text = " ".join(str(failed).split())[:_SHOWN]
+        name = "" if folder is None else f"{folder}: "
         if _REFUSED.search(text):
-            return f"{folder}: an object store refuses access ({text}); renew the credentials"
-        return f"{folder}: an object store does not answer as it should ({text}); try again later"
-    places = [place for place in (folder, *_other_places()) if os.path.isdir(place)]
-    free = {place: shutil.disk_usage(place).free for place in places}
-    if not any(map(_is_full, _chain(error))) and free.get(folder, _FULL_BELOW_BYTES) >= _FULL_BELOW_BYTES:
+            return f"{name}an object store refuses access ({text}); renew the credentials"
+        return f"{name}an object store does not answer as it should ({text}); try again later"
+    written = [] if folder is None else [folder]
+    free = {
+        place: shutil.disk_usage(place).free for place in (*written, *_other_places()) if os.path.isdir(place)
+    }
+    is_space_left = all(free.get(place, _FULL_BELOW_BYTES) >= _FULL_BELOW_BYTES for place in written)
+    if is_space_left and not any(map(_is_full, _chain(error))):
         return None
-    place = min(places, key=free.__getitem__, default=folder)
+    place = min(free, key=free.__getitem__)
     return f"{place}: its disk is full ({free.get(place, 0) / 1e6:,.1f} MB are free); free space there"
 
 

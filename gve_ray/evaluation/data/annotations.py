@@ -28,7 +28,7 @@ from gve_ray.evaluation.data.jsonl_items import id_of, is_unicode, table_rows, w
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.inputs import cells
 from gve_ray.inputs.encoding import NotTextError, open_text
-from gve_ray.media.source import VIDEO_SUFFIXES
+from gve_ray.media.source import VIDEO_SUFFIXES, raise_storage_fault
 from gve_ray.schema import Item
 
 JOINED = ("didemo", "activitynet")  # formats in which all texts of a video make one query
@@ -135,6 +135,7 @@ def _read_json(source: _Source, errors: DataErrorLog, kind: type) -> Any:
         with open_text(source.folder.media(source.file)) as file:
             value = json.load(file)
     except (OSError, ValueError, NotTextError) as error:
+        raise_storage_fault(error)
         errors.add(source.file, f"cannot be read as JSON: {error}")
         return kind()
     if not isinstance(value, kind):
@@ -214,6 +215,7 @@ def _lsmdc(source: _Source, errors: DataErrorLog) -> Iterator[_Caption]:
         with open_text(source.folder.media(source.file)) as file:
             lines = file.read().splitlines()
     except (OSError, ValueError, NotTextError) as error:
+        raise_storage_fault(error)
         errors.add(source.file, f"cannot be read as text: {error}")
         return
     for number, line in enumerate(lines, 1):

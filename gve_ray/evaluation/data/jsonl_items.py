@@ -15,6 +15,7 @@ from gve_ray.evaluation.data.data_errors import DataErrorLog
 from gve_ray.evaluation.data.dataset_folder import DatasetFolder
 from gve_ray.inputs import cells
 from gve_ray.inputs.table import Row, open_table
+from gve_ray.media.source import raise_storage_fault
 from gve_ray.schema import Item
 
 IMAGES, FRAMES, VIDEOS = "images", "videos_frames", "videos"
@@ -84,7 +85,7 @@ def table_rows(
 ) -> Iterator[Row]:
     """Yield the rows of a table; an unreadable file, column or row is recorded as an error.
 
-    header: as in `open_table`.
+    header: as in `open_table`. Raises OSError if an object store fails.
     """
 
     def refuse(row: Row, what: str) -> None:
@@ -98,10 +99,10 @@ def table_rows(
             )
             return
         yield from table.rows
-    except OSError as error:
-        errors.add(file, f"cannot be read: {error.strerror or error}")
-    except ValueError as error:
-        errors.add(file, str(error))
+    except (OSError, ValueError) as error:
+        raise_storage_fault(error)
+        is_missing = isinstance(error, OSError)
+        errors.add(file, f"cannot be read: {error.strerror or error}" if is_missing else str(error))
 
 
 def where(file: str, row: Row) -> str:

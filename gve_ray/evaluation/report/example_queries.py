@@ -8,6 +8,7 @@ from typing import Any
 from gve_ray.evaluation.data.retrieval_set import RetrievalSet
 from gve_ray.evaluation.scores.ranking import read_trec
 from gve_ray.media import DecodeProcess, FrameRequest, MediaError, encode_jpeg
+from gve_ray.media.source import raise_storage_fault
 from gve_ray.report import picture
 from gve_ray.schema import Item
 
@@ -165,6 +166,7 @@ class _Reader:
             try:
                 pictures += self._pictures(part, medium)
             except (MediaError, OSError, ValueError, MemoryError) as error:
+                raise_storage_fault(error)
                 faults.append(f"no pictures of this {part}: {error}")
         return Shown(
             name=name,

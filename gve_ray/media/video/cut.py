@@ -28,7 +28,7 @@ from av.video.stream import VideoStream
 
 from gve_ray.media.container.edit_list import shorten
 from gve_ray.media.limits import Limits, MediaError, Reason
-from gve_ray.media.source import Source
+from gve_ray.media.source import Source, raise_storage_fault
 from gve_ray.media.video.encode import Encoder
 from gve_ray.media.video.open_video import (
     best_stream,
@@ -120,7 +120,7 @@ def cut(source: Source, target: str, start: float, end: float, most: int, *, lim
     start, end: seconds on the file's clock. most: bytes of the pictures and the sound.
 
     Raises MediaError: unreadable, no_video_stream, unsupported_codec, encrypted, corrupt, timeout,
-    too_large; and too_few_frames if no picture is shown in the moment.
+    too_large; and too_few_frames if no picture is shown in the moment. Raises OSError if an object store fails.
     """
     deadline = Deadline(limits.wall_clock_s)
     try:
@@ -130,6 +130,7 @@ def cut(source: Source, target: str, start: float, end: float, most: int, *, lim
     except av.error.FFmpegError as error:
         raise media_error(error, "the file") from error
     except (OSError, ValueError, ImportError) as error:
+        raise_storage_fault(error)
         raise MediaError(Reason.UNREADABLE, f"the file: {error}") from error
     shorten(target, math.floor((part.end - part.origin) * film.base * _TIMESCALE))
     return Cut(start=film.seconds(part.origin), end=film.seconds(part.end), sound=sound)
