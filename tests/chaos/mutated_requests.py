@@ -1,6 +1,6 @@
 """Send mutated requests to a running service, and count the replies.
 
-    python -m tests.chaos.service python -m tests.chaos.requests {url} [--requests 10000] [--seed 0]
+    python -m tests.chaos.service python -m tests.chaos.mutated_requests {url} [--requests 10000] [--seed 0]
 
 Each request starts as a valid one of an operation of the service, with a JSON body, a form or a path, and is changed
 in one to three places: values of the JSON, bytes of the body, headers, the path, or bytes of the whole request.
@@ -244,6 +244,8 @@ def send(address: tuple[str, int], data: bytes) -> tuple[str, bytes]:
                 if not (part := connection.recv(65536)):
                     break
                 reply += part
+                if reply.startswith(b"HTTP/1.1 100 "):  # to Expect: 100-continue; the reply itself follows
+                    reply = reply.partition(b"\r\n\r\n")[2]
     except TimeoutError:
         return "hang", reply
     except OSError:
