@@ -101,9 +101,10 @@ def test_the_number_of_connections_is_limited() -> None:
         served(App(), connections=ConnectionLimits(most=1)) as address,
         socket.create_connection(address) as first,
     ):
-        first.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+        first.sendall(request)
         assert first.recv(100).startswith(b"HTTP/1.1 200")
-        assert replied(address) == b""
+        assert replied(address, request) == b""
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
