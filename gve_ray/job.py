@@ -3,7 +3,6 @@
 sys.exit(run_job("train", lambda: train(config)))
 """
 
-import ctypes
 import logging
 import os
 import sys
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 
 from gve_ray.console import Console, print_result, quiet_output
 from gve_ray.logs import extend_log_context, is_json, set_up_logging
+from gve_ray.malloc import limit_arenas
 from gve_ray.progress import Progress, is_displayed
 from gve_ray.stage import StageError
 from gve_ray.store import RunFolderError, StorageError, StoreError
@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 VERBOSE = "--verbose"
-_M_ARENA_MAX = -8  # in malloc.h of glibc
 
 
 class PreflightError(RuntimeError):
@@ -49,7 +48,7 @@ def run_job(name: str, work: Callable[[], object], *, verbose: bool = False) -> 
     0: done, 1: the job failed, 2: it could not start as configured, 130: it was interrupted.
     """
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it logs every build of itself that it tries
-    limit_malloc_arenas()
+    limit_arenas()
     with output_of(name, verbose=verbose) as console:
         try:
             return _run(work, console)
@@ -57,17 +56,6 @@ def run_job(name: str, work: Callable[[], object], *, verbose: bool = False) -> 
             if console is not None:
                 console.print(_last_lines(console))
             raise
-
-
-def limit_malloc_arenas() -> None:
-    """Let glibc's malloc make no more arenas for the threads of this process.
-
-    Otherwise it makes up to eight per core, and what a thread frees in one is not used by the threads of others,
-    so a driver that works for hours grows (docs/LOG.md). To be called before most threads start.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # other C libraries have none
-        libc.mallopt(_M_ARENA_MAX, 1)
 
 
 def connect_to_ray(connect: Callable[[], object]) -> None:

@@ -27,7 +27,7 @@ LAYERS = (
     {"store", "config"},
     {"console"},
     {"schema", "logs", "progress", "conventions"},
-    {"errors"},
+    {"errors", "malloc"},
 )
 SAME_LAYER_ALLOWED = ({"store", "config"},)
 LEVEL = {package: level for level, layer in enumerate(reversed(LAYERS)) for package in layer}

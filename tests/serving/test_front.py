@@ -17,6 +17,7 @@ import uvicorn
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from gve_ray.serving import body_limits
 from gve_ray.serving.config import ConnectionLimits, RequestLimits, ServeConfig, ServedModel
 from gve_ray.serving.front import ARRIVAL, HOOK, LIMITS, Front, connection_class, install, middlewares
 
@@ -153,6 +154,20 @@ def test_bodies_are_limited_before_a_gateway_sees_them() -> None:
         for thread in threads:
             thread.join()
         assert http.post("/v1/search", content=bytes(1000)).json()["size"] == 1000
+
+
+def test_the_memory_of_bodies_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    trimmed = threading.Event()
+    monkeypatch.setattr(body_limits, "TRIM_BYTES", 1500)
+    monkeypatch.setattr(body_limits, "TRIM_SECONDS", 0.0)
+    monkeypatch.setattr(body_limits, "trim", trimmed.set)
+    with (
+        served(App()) as (host, port),
+        httpx.Client(base_url=f"http://{host}:{port}", trust_env=False) as http,
+    ):
+        for expected in (False, True):
+            assert http.post("/v1/search", content=bytes(800)).json()["size"] == 800
+            assert trimmed.wait(30 if expected else 0.1) == expected
 
 
 def test_a_request_that_no_replica_accepts_is_refused_after_its_time() -> None:

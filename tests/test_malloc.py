@@ -4,11 +4,11 @@ from pathlib import Path
 
 PROGRAM = """
 import ctypes, sys, threading
-from gve_ray.job import limit_malloc_arenas
+from gve_ray.malloc import limit_arenas
 libc = ctypes.CDLL(None)
 libc.fopen.restype = ctypes.c_void_p
 if sys.argv[2] == "limited":
-    limit_malloc_arenas()
+    limit_arenas()
 all_started = threading.Barrier(8)
 def work():
     bytes(100_000)
@@ -30,3 +30,21 @@ def test_threads_share_malloc_arenas(tmp_path: Path) -> None:
         arenas[setting] = path.read_text().count("<heap nr=")
     assert arenas["default"] >= 8, "an arena for each thread"
     assert arenas["limited"] <= 2, "one for the main thread; imports may have made another before the limit"
+
+
+def test_free_memory_between_objects_is_given_back() -> None:
+    program = """
+import psutil
+from gve_ray.malloc import trim
+used = psutil.Process().memory_info
+objects = [bytearray(1000) for _ in range(100_000)]
+kept, most = objects[::100], used().rss
+del objects
+before = used().rss
+trim()
+print(most - before, before - used().rss)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    freed_at_once, freed_by_trim = map(int, done.stdout.split())
+    assert freed_at_once < 20e6, "objects that are kept prevent it"
+    assert freed_by_trim > 60e6
