@@ -23,9 +23,7 @@ from gve_ray.demo.retrieval import Benchmark, write_heldout
 from tests.serving.conftest import INDEX, environment, gve, wait_for_url
 
 VIDEOS = 12
-# A request whose body or headers do not come soon need not be waited for as long as by default.
-OPTIONS = ("--limits.receive_seconds", "3", "--connections.header_seconds", "2")
-OPTIONS += ("--gateway.replicas.num_cpus", "0.3", "--port", "0")
+OPTIONS = ("--gateway.replicas.num_cpus", "0.3", "--port", "0")
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
