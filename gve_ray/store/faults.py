@@ -40,6 +40,11 @@ def is_refused(error: BaseException | None) -> bool:
     return any(_store_fails(link) and _REFUSED.search(str(link)) is not None for link in _chain(error))
 
 
+def is_lasting(error: BaseException | None) -> bool:
+    """Return whether an error comes from storage and stays until somebody mends it: a full disk, refused access."""
+    return is_refused(error) or any(map(_is_full, _chain(error)))
+
+
 def storage_fault(error: BaseException | None, folder: str | None = None) -> str | None:
     """Return what to tell the user about an error that comes from storage; None if it does not.
 

@@ -14,6 +14,7 @@ from gve_ray.logs import extend_log_context, is_json, last_lines, log_context, s
 from gve_ray.preflight import absolute, check_cluster, check_request, fit_to_cluster, live_nodes
 from gve_ray.progress import shown_by
 from gve_ray.store import RunFolder, SharedFolder
+from gve_ray.store.faults import is_lasting, is_storage_fault
 from gve_ray.store.runfolder import RUN_FILE, seconds_of
 from gve_ray.training.board import Board
 from gve_ray.training.config import TrainingJobConfig
@@ -107,10 +108,16 @@ def _run_ranks(config: TrainingJobConfig) -> None:
         except TrainingFailedError as error:
             rank, cause = _first_failure(error)
             message = f"training, rank {rank}: {type(cause).__name__}: {cause}"
-            if left == 0 or isinstance(cause, (ValueError, ArithmeticError)):
+            if left == 0 or _would_recur(cause):
                 raise JobError(message, board.failure() if board else ()) from error
             left -= 1
             log.warning("%s; starting the ranks again", message)
+
+
+def _would_recur(error: BaseException) -> bool:
+    if is_storage_fault(error):  # Lance raises a ValueError if an object store fails
+        return is_lasting(error)
+    return isinstance(error, (ValueError, ArithmeticError))
 
 
 def _trainer(config: TrainingJobConfig, board: Board | None) -> "TorchTrainer":
