@@ -99,10 +99,12 @@ def table_rows(
             )
             return
         yield from table.rows
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise_storage_fault(error)
-        is_missing = isinstance(error, OSError)
-        errors.add(file, f"cannot be read: {error.strerror or error}" if is_missing else str(error))
+        errors.add(file, f"cannot be read: {error.strerror or error}")
+    except ValueError as error:
+        raise_storage_fault(error)
+        errors.add(file, str(error))
 
 
 def where(file: str, row: Row) -> str:
