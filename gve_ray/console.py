@@ -131,8 +131,9 @@ class Console:
         # All lines belong in the log file. Ray reads this when it is imported.
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")
         self._divert()
-        to_log = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
-        sys.stdout = sys.stderr = to_log
+        sys.stdout = sys.stderr = io.TextIOWrapper(
+            io.BufferedWriter(_LogFile(2, "w", closefd=False)), errors="backslashreplace", line_buffering=True
+        )
         self._handler = _ConsoleHandler(self)
         self._file_handler = text_handler(WORKER_FORMAT)
         self._level = logging.getLogger().level
@@ -292,6 +293,16 @@ class Console:
                 self.path.replace(self.path.with_suffix(".log.1"))
                 self._divert()
                 self._watched = 0
+
+
+class _LogFile(io.FileIO):
+    """The log file. What cannot be written there, because its disk is full, is lost."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
 
 
 class _ConsoleHandler(logging.Handler):

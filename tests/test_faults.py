@@ -80,6 +80,7 @@ def test_a_run_that_fails_on_a_full_disk_names_it_and_continues_when_there_is_sp
             rows = Store(run.path("small.lance"), SCHEMA).create()
             rows.append(pa.Table.from_pylist([{"video_id": "a", "text": "a"}], schema=SCHEMA))
             small_disk.fill()
+            print("a library prints this, to a log file on the same disk")
             write(folder)
         return "done"
 
