@@ -30,7 +30,7 @@ MEDIA = Path(os.environ.get("GVE_MEDIA_DIR", REPOSITORY.parent / "shared" / "med
 DEFECTS = {"static": 0.1, "not_a_video": 0.1, "exact_duplicate": 0.1, "junk_caption": 0.1}
 SHARES = CorpusShares(**{name: DEFECTS.get(name, 0.0) for name in vars(CorpusShares())})
 # Every pair passes this threshold, because four captions are too few to test the filter; tests/synthesis tests it.
-OPTIONS = ["--config", "demo.yaml", "--quality.consistency.threshold", "-1"]
+OPTIONS = ["--config", "demo.yaml", "--quality.consistency.threshold", "-1", "--resources.media.actors", "1"]
 
 pytestmark = pytest.mark.timeout(600)  # seconds; on two idle cores, a test takes about a fifth of this
 

@@ -30,7 +30,7 @@ START_SECONDS = 240.0
 INDEX = ["--frames", "8", "--max_pixels", "12544", "--min_pixels", "3136", "--segments.mode", "whole"]
 INDEX += ["--model.name", "tiny", "--model.model", "package://demo/tiny_vl/model"]
 INDEX += ["--model.adapter", "package://demo/tiny_vl/adapter"]
-INDEX += ["--resources.probe.num_cpus", "0.5", "--resources.embed.num_cpus", "0.5", "--commit_seconds", "0.5"]
+INDEX += ["--resources.probe.actors", "1", "--resources.embed.actors", "1", "--commit_seconds", "0.5"]
 # Small enough for tests to exceed each limit.
 LIMITS = ["--limits.max_body_bytes", "3000000", "--limits.receive_seconds", "3"]
 LIMITS += [
