@@ -131,7 +131,7 @@ def training_contents(output: Path) -> Any:
     steps = [json.loads(line) for line in (output / "steps.jsonl").read_text().splitlines()]
     weights = load_file(output / "adapter" / "adapter_model.safetensors")
     return {
-        "steps": [(step["step"], step["lr"]) for step in steps],
+        "steps": [(step["step"], step["learning_rate"]) for step in steps],
         "weights": {name: tensor.double().numpy().round(4).tolist() for name, tensor in weights.items()},
     }
 
