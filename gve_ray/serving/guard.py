@@ -36,6 +36,13 @@ def digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
+def _has_left(error: Exception) -> bool:
+    """Return whether the client has disconnected; Ray Serve then cancels the task that reads its request."""
+    from ray.exceptions import TaskCancelledError
+
+    return isinstance(error, ClientDisconnect | TaskCancelledError)
+
+
 def _failure(error: Exception) -> ApiError:
     """Return the reply to a request that has caused an unexpected error; the log has the details."""
     if is_storage_fault(error):
@@ -90,11 +97,12 @@ class Guard:
             )
         except ApiError as error:  # from this class or the body; the application handles its own errors
             await reply.refuse(error)
-        except ClientDisconnect:
-            log.info("a client disconnected before its request was read")
         except Exception as error:
-            log.exception("a request failed")
-            await reply.refuse(_failure(error))
+            if _has_left(error):
+                log.info("a client disconnected before its request was read")
+            else:
+                log.exception("a request failed")
+                await reply.refuse(_failure(error))
         finally:
             if body is not None:
                 body.close()

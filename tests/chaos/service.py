@@ -41,8 +41,9 @@ class Service:
     driver: psutil.Process
 
     def tracebacks(self) -> int:
-        """Count the tracebacks in the log."""
-        return _log(self.folder).read_text(errors="replace").count("Traceback (most recent call last)")
+        """Count the tracebacks in the log file that a running `gve serve` names in its first line."""
+        log = _log(self.folder).read_text().split(maxsplit=2)[1]
+        return Path(log).read_text(errors="replace").count("Traceback (most recent call last)")
 
     def toggle_video(self) -> str | None:
         """Add a video to the index, or remove it again; return what `gve index` has printed if it failed."""
@@ -93,11 +94,13 @@ def running_service(folder: Path) -> Iterator[Service]:
 
 
 def main() -> int:
-    with tempfile.TemporaryDirectory(prefix="gve-service-") as folder:
-        with running_service(Path(folder)) as service:
-            values = {"{url}": service.url, "{pid}": str(service.driver.pid)}
-            command = [re.sub("{url}|{pid}", lambda name: values[name[0]], word) for word in sys.argv[1:]]
-            code = subprocess.run(command, check=False).returncode
+    with (
+        tempfile.TemporaryDirectory(prefix="gve-service-") as folder,
+        running_service(Path(folder)) as service,
+    ):
+        values = {"{url}": service.url, "{pid}": str(service.driver.pid)}
+        command = [re.sub("{url}|{pid}", lambda name: values[name[0]], word) for word in sys.argv[1:]]
+        code = subprocess.run(command, check=False).returncode
         print(f"tracebacks in the log of the service: {service.tracebacks()}")
     return code
 

@@ -283,6 +283,7 @@ def soak(folder: Path, seconds: float, kills: Sequence[str]) -> dict[str, Any]:
         for thread in threads:
             thread.join()
         load.check()
+        tracebacks = service.tracebacks()
     (folder / "memory.json").write_text(json.dumps(record.memory))
     (folder / "memory.png").write_bytes(plot(record.memory))
     return {
@@ -293,7 +294,7 @@ def soak(folder: Path, seconds: float, kills: Sequence[str]) -> dict[str, Any]:
         "wrong_first": record.wrong[:5],
         "memory": {name: growth(samples, seconds) for name, samples in record.memory.items()},
         "kills": record.kills,
-        "tracebacks": service.tracebacks(),
+        "tracebacks": tracebacks,
     }
 
 

@@ -11,9 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from starlette.requests import Request
+from ray.exceptions import TaskCancelledError
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 
+from gve_ray.serving import guard
 from gve_ray.serving.config import RequestLimits
 from gve_ray.serving.errors import ApiError
 from gve_ray.serving.front import ARRIVAL
@@ -285,3 +287,22 @@ def test_websockets_are_closed() -> None:
     guard = Guard(echo, key_digest=None, limits=LIMITS, observe=Observed())
     asyncio.run(guard({"type": "websocket", "path": "/"}, None, send))  # type: ignore[arg-type]
     assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+@pytest.mark.parametrize("error", [ClientDisconnect(), TaskCancelledError()], ids=["starlette", "Ray Serve"])
+def test_a_client_that_leaves_is_no_failure(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    async def receive() -> Any:
+        raise error
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    observed = Observed()
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/search", "query_string": b"",
+        "client": ("127.0.0.1", 5), "headers": [(b"host", b"localhost")],
+    }  # fmt: skip
+    with caplog.at_level("INFO"):
+        asyncio.run(Guard(echo, key_digest=None, limits=LIMITS, observe=observed)(scope, receive, send))
+    assert [record.levelname for record in caplog.records if record.name == guard.__name__] == ["INFO"]
+    assert observed.calls == [("/v1/search", 499)]
