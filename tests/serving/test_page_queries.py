@@ -89,3 +89,32 @@ def test_before_and_after_a_time(visitor: Visitor, moments: list[dict[str, Any]]
     expect(page.locator(".chip .name")).to_have_text(
         ["width > 1", "width ≠ 5", re.compile("^caption = "), "segment = 0, 1"]
     )
+
+
+def test_without(visitor: Visitor, target: dict[str, Any]) -> None:
+    """With the keyboard alone; the link repeats it, and the chip removes it."""
+    page = visitor.open()
+    field = page.get_by_label("Without")
+    field.focus()
+    page.keyboard.type("a dog")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_have_text("Describe what to find, or add an image or a clip.")
+    page.keyboard.insert_text(target["text"])
+    with page.expect_request("**/v1/search") as sent:
+        page.keyboard.press("Enter")
+    assert 'name="without"\r\n\r\na dog\r\n' in (sent.value.post_data or "")
+    answered(page)
+    assert query_of(page) == {"text": target["text"], "without": "a dog"}
+    ranked = names(page)
+    linked = visitor.open(page.url.removeprefix(visitor.url))
+    expect(linked.get_by_label("Without")).to_have_value("a dog")
+    answered(linked)
+    assert names(linked) == ranked
+    page.get_by_role("button", name="Remove Without a dog").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".chip")).to_have_count(0)
+    answered(page)
+    assert query_of(page) == {"text": target["text"]}
+    expect(field).to_have_value("")
+    assert sorted(names(page)) == sorted(ranked)
+    assert names(page) != ranked

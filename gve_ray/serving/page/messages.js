@@ -10,6 +10,11 @@ export const MESSAGES = {
     de: "Ein Bild oder einen Clip hinzufügen, auch durch Ziehen oder Einfügen", zh: "添加图片或短片，也可拖放或粘贴" },
   "Image or clip": { de: "Bild oder Clip", zh: "图片或短片" },
   "Search": { de: "Suchen", zh: "搜索" },
+  "Without": { de: "Ohne", zh: "不含" },
+  "Without {what}": { de: "Ohne {what}", zh: "不含 {what}" },
+  "What the pictures should not show, for example a dog. It ranks hits lower, and excludes none.": {
+    de: "Was die Bilder nicht zeigen sollen, zum Beispiel einen Hund. Treffer damit kommen weiter hinten, keiner fällt weg.",
+    zh: "画面中不应出现的内容，例如狗。含有它的结果会靠后，但不会被排除。" },
   "Look for": { de: "Gesucht ist", zh: "查找" },
   "anything": { de: "irgendetwas", zh: "任何内容" },
   "the scene as a whole": { de: "die Szene als Ganzes", zh: "整体场景" },

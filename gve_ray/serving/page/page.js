@@ -10,13 +10,13 @@ import { linkedMoment, saveList } from "./takeaway.js";
 import { bytes, fileName, indexing, span } from "./words.js";
 
 const LARGEST = 64 * 2 ** 20; // bytes of the files of a search; the server has this limit too, but checks it only after the upload
-const DEFAULTS = { text: "", like: "", instruction: "", top_k: "12", by: "", group_by: "", filter: "", model: "" };
+const DEFAULTS = { text: "", without: "", like: "", instruction: "", top_k: "12", by: "", group_by: "", filter: "", model: "" };
 const CLIPS = /\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|m?ts|m2ts|wmv|flv|ogv|3gp)$/i; // some systems report no media type for these
 
 const [QUIET, BUSY] = [10_000, 2000]; // ms between looks at the index, without and with a job that works on it
 
 const byId = (id) => document.getElementById(id);
-const FIELDS = ["text", "instruction", "top_k", "by", "group_by", "filter", "model"];
+const FIELDS = ["text", "without", "instruction", "top_k", "by", "group_by", "filter", "model"];
 const form = Object.fromEntries(FIELDS.map((id) => [id, byId(id)]));
 const results = byId("results");
 
@@ -65,9 +65,10 @@ async function followIndexes() {
 // ---- What is searched: the form, the address, the files -------------------------------------------------------
 
 function readForm() {
-  const { text, instruction, top_k, by, group_by, filter, model } = form;
+  const { text, without, instruction, top_k, by, group_by, filter, model } = form;
   return {
     text: like ? "" : text.value.trim(),
+    without: without.value.trim(),
     like: like?.id ?? "",
     instruction: instruction.value,
     top_k: top_k.value,
@@ -208,7 +209,7 @@ function showChips() {
     }
   }
   const hasFiles = chips.length > 0;
-  for (const { name, remove } of filters.conditions()) {
+  for (const { name, remove } of conditions()) {
     chips.push(chip(name, null, () => {
       remove();
       showChips();
@@ -220,6 +221,13 @@ function showChips() {
   form.instruction.disabled = Boolean(like); // an instruction applies to text and files only
   const besideFiles = hasFiles ? "Add words, or just search" : "Describe what happens in it";
   form.text.placeholder = t(like ? "Or describe another" : besideFiles);
+}
+
+/** What hits must be, or should not show, each as {name, remove}, as `filters.conditions` has them. */
+function conditions() {
+  const without = form.without.value.trim();
+  const left = { name: t("Without {what}", { what: without }), remove: () => (form.without.value = "") };
+  return [...(without ? [left] : []), ...filters.conditions()];
 }
 
 function picture(tag, url) {
@@ -371,6 +379,7 @@ byId("search").addEventListener("submit", (event) => {
 });
 for (const field of [form.instruction, form.top_k, form.by, form.group_by, form.model]) field.addEventListener("change", resubmit);
 form.model.addEventListener("change", describeModel);
+form.without.addEventListener("change", showChips);
 filters.setUp(showChips);
 byId("unfilter").onclick = () => {
   filters.setFilter("");
