@@ -4,13 +4,17 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from playwright.sync_api import expect
 
 from tests.serving.conftest import VIDEOS
-from tests.serving.pages import Visitor, answered, names, page_test, query_of, search
+from tests.serving.pages import Visitor, answered, names, page_test, query_of, search, until
 
 pytestmark = page_test
+
+# The number of chips whose picture is loaded.
+POSTERS = "[...document.querySelectorAll('.chip img')].filter((image) => image.naturalWidth > 0).length"
 
 
 def test_only_in_a_video(visitor: Visitor, target: dict[str, Any], moments: list[dict[str, Any]]) -> None:
@@ -118,3 +122,46 @@ def test_without(visitor: Visitor, target: dict[str, Any]) -> None:
     expect(field).to_have_value("")
     assert sorted(names(page)) == sorted(ranked)
     assert names(page) != ranked
+
+
+def test_several_examples(visitor: Visitor, target: dict[str, Any], moments: list[dict[str, Any]]) -> None:
+    """Examples are added by the menu of a card and by the key a, are mixed with a text, and are part of the link."""
+    page = visitor.open()
+    search(page, target["text"])
+    cards = page.locator(".card")
+    first, second, third = names(page)[:3]
+    cards.nth(0).locator("summary").click()
+    button = cards.nth(0).get_by_role("button", name="Use as an example")
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_role("status")).to_have_text("Example added. Search, or add more.")
+    for at in (1, 2):
+        cards.nth(at).locator(".open").focus()
+        page.keyboard.press("a")
+    chips = page.locator(".chip")
+    expect(chips.locator(".name")).to_have_text(
+        [re.compile(f"^Like {re.escape(name)}, 0:00–") for name in (first, second, third)]
+    )
+    until(page, f"{POSTERS} === 3")
+    page.keyboard.press("a")
+    expect(chips).to_have_count(2)
+    assert names(page)[:3] == [first, second, third]  # nothing is searched yet
+    page.get_by_role("button", name="Search", exact=True).click()
+    page.wait_for_url("**like=**")
+    answered(page)
+    ids = {Path(hit["uri"]).name: hit["id"] for hit in moments}
+    asked = parse_qs(urlsplit(page.url).query)
+    assert asked == {"text": [target["text"]], "like": [ids[first], ids[second]]}
+    assert sorted(names(page)) == sorted(ids.keys() - {first, second})
+    linked = visitor.open(page.url.removeprefix(visitor.url))
+    answered(linked)
+    assert names(linked) == names(page)
+    expect(linked.locator(".chip .name")).to_have_text(chips.locator(".name").all_text_contents())
+    until(linked, f"{POSTERS} === 2")
+    page.get_by_role("button", name=f"Remove Like {first}").click()
+    page.get_by_label("What to find").fill("")
+    page.keyboard.press("Enter")
+    expect(cards).to_have_count(VIDEOS - 1)
+    assert query_of(page) == {"like": ids[second]}
+    page.go_back()
+    expect(chips).to_have_count(2)

@@ -85,6 +85,7 @@ export const MESSAGES = {
   "move": { de: "bewegen", zh: "移动" },
   "open": { de: "öffnen", zh: "打开" },
   "more like this": { de: "mehr davon", zh: "更多类似" },
+  "use as an example": { de: "als Beispiel verwenden", zh: "用作示例" },
   "only in this video": { de: "nur in diesem Video", zh: "仅在此视频中" },
   "close": { de: "schließen", zh: "关闭" },
   "Drop an image or a clip to search with it": {
@@ -93,6 +94,7 @@ export const MESSAGES = {
   // A card, and the dialog with one moment
   "More like this": { de: "Mehr davon", zh: "更多类似" },
   "More like this: {name}": { de: "Mehr davon: {name}", zh: "更多类似：{name}" },
+  "Use as an example": { de: "Als Beispiel verwenden", zh: "用作示例" },
   "More actions": { de: "Weitere Aktionen", zh: "更多操作" },
   "More actions: {name}": { de: "Weitere Aktionen: {name}", zh: "更多操作：{name}" },
   "Only in this video": { de: "Nur in diesem Video", zh: "仅在此视频中" },
@@ -163,7 +165,9 @@ export const MESSAGES = {
   "Remove {name}": { de: "{name} entfernen", zh: "移除 {name}" },
   "Add words, or just search": { de: "Worte hinzufügen, oder einfach suchen", zh: "补充文字，或直接搜索" },
   "Describe what happens in it": { de: "Beschreiben, was darin geschieht", zh: "描述其中发生的事" },
-  "Or describe another": { de: "Oder etwas anderes beschreiben", zh: "或描述其他内容" },
+  "Example added. Search, or add more.": {
+    de: "Beispiel hinzugefügt. Suchen, oder weitere hinzufügen.", zh: "已添加示例。可直接搜索，或继续添加。" },
+  "Example removed.": { de: "Beispiel entfernt.", zh: "已移除示例。" },
 
   // The search and its answer
   "This server has no index to search. Make one with gve index, and serve it.": {

@@ -2,6 +2,7 @@
 // controls. Every file is first tried as a video. If the browser refuses it, an animated image (GIF, WebP, PNG)
 // is shown as an image; of any other file the dialog shows the poster and offers a download.
 
+import { isExample } from "./examples.js";
 import { number, t } from "./language.js";
 import { Refused, typeOf } from "./server.js";
 import { copyLink, forgetMoment, save } from "./takeaway.js";
@@ -17,8 +18,8 @@ const hits = new WeakMap(); // by card
 let previewed = null; // {card, timer, media}: the card that is playing or about to play
 let opened = null; // {hit, media}: the hit in the dialog and its media element
 
-/** Make a card of the grid. rank: from 1. frames: number of frames in a strip. actions: {moreLike, onlyIn}, called
- *  with a hit. */
+/** Make a card of the grid. rank: from 1. frames: number of frames in a strip. actions: {moreLike, onlyIn,
+ *  toggleExample}, called with a hit. */
 export function makeCard(hit, rank, frames, actions) {
   const card = byId("card").content.firstElementChild.cloneNode(true);
   const part = (name) => card.querySelector(`.${name}`);
@@ -39,6 +40,7 @@ export function makeCard(hit, rank, frames, actions) {
   part("more").onclick = () => actions.moreLike(hit);
   part("menu").querySelector("summary").setAttribute("aria-label", t("More actions: {name}", { name: called }));
   part("only").onclick = () => actions.onlyIn(hit);
+  part("as-example").onclick = () => actions.toggleExample(hit);
   const open = part("open");
   const score = t("score {score}", { score: number(hit.score, 2) });
   const label = [called, likelihood(hit), score, formerRank(hit, rank)];
@@ -67,6 +69,16 @@ function furtherMoment(hit, actions) {
 /** Return the hit in the dialog, or else the hit of the card that contains an element; undefined if neither. */
 export function momentAt(element) {
   return opened?.hit ?? hits.get(element.closest(".card"));
+}
+
+/** Mark the moments that are examples of the search. */
+export function markExamples() {
+  const mark = (button, hit) => button.setAttribute("aria-pressed", String(isExample(hit)));
+  for (const card of document.querySelectorAll(".card")) {
+    card.classList.toggle("example", isExample(hits.get(card)));
+    mark(card.querySelector(".as-example"), hits.get(card));
+  }
+  if (opened) mark(byId("moment-example"), opened.hit);
 }
 
 /** Return whether the dialog is open. */
@@ -233,6 +245,8 @@ export function openMoment(hit, actions) {
   showQuote(byId("moment-quote"), hit.words);
   byId("moment-more").onclick = () => actions.moreLike(hit);
   byId("moment-only").onclick = () => actions.onlyIn(hit);
+  byId("moment-example").onclick = () => actions.toggleExample(hit);
+  markExamples();
   byId("replay").onclick = () => playFrom(video, hit.start);
   byId("facts").replaceChildren(...facts(hit).flatMap(([name, value]) => [line("dt", name), line("dd", value)]));
   byId("download").href = fileOf(hit);

@@ -3,11 +3,12 @@
 // of the address, so that it can be linked and Back works; its files are kept only while the page is open.
 
 import { number, plural, t } from "./language.js";
+import * as examples from "./examples.js";
 import * as filters from "./filter.js";
-import { isOpen, makeCard, momentAt, openMoment, stopAll } from "./moments.js";
-import { Refused, ask } from "./server.js";
+import { isOpen, makeCard, markExamples, momentAt, openMoment, stopAll } from "./moments.js";
+import { Refused, ask, momentOf } from "./server.js";
 import { linkedMoment, saveList } from "./takeaway.js";
-import { bytes, fileName, indexing, span } from "./words.js";
+import { bytes, indexing } from "./words.js";
 
 const LARGEST = 64 * 2 ** 20; // bytes of the files of a search; the server has this limit too, but checks it only after the upload
 const DEFAULTS = { text: "", without: "", like: "", instruction: "", top_k: "12", by: "", group_by: "", filter: "", model: "" };
@@ -22,7 +23,6 @@ const results = byId("results");
 
 let models = []; // those with an index, the default first
 let attached = { image: null, video: null }; // {file, url}
-let like = null; // {id, name, poster}: a found moment that is searched with instead of text and files
 let running = null; // the AbortController of the newest search
 let asked = null; // the FormData of the newest search
 const filesOf = new Map(); // files of history entries, by history.state.files
@@ -67,12 +67,12 @@ async function followIndexes() {
 function readForm() {
   const { text, without, instruction, top_k, by, group_by, filter, model } = form;
   return {
-    text: like ? "" : text.value.trim(),
+    text: text.value.trim(),
     without: without.value.trim(),
-    like: like?.id ?? "",
+    like: examples.exampleIds(),
     instruction: instruction.value,
     top_k: top_k.value,
-    by: like ? "" : by.value, // a moment has no text to search by words
+    by: examples.exampleIds().length && !text.value.trim() ? "" : by.value, // a moment has no text to search by words
     group_by: group_by.value,
     filter: filter.value.trim(),
     model: model.selectedIndex > 0 ? model.value : "", // the first model is the default of the server
@@ -81,7 +81,8 @@ function readForm() {
 
 function readAddress() {
   const query = new URLSearchParams(location.search);
-  return Object.fromEntries(Object.entries(DEFAULTS).map(([name, value]) => [name, query.get(name) ?? value]));
+  const values = Object.entries(DEFAULTS).map(([name, value]) => [name, query.get(name) ?? value]);
+  return { ...Object.fromEntries(values), like: query.getAll("like") };
 }
 
 /** Restore the search of the address and the files of this history entry, and run it.
@@ -93,15 +94,16 @@ function restore(trouble) {
     field.value = query[name];
     if (field.selectedIndex < 0) field.selectedIndex = 0; // an option that does not exist
   }
-  like = query.like ? (history.state?.like ?? { id: query.like, name: t("one moment") }) : null;
+  examples.setExamples(query.like);
   filters.setFilter(query.filter);
   filters.showFilter(false);
   setFiles(filesOf.get(kept) ?? {});
+  examples.lookUp(form.model.value).then(showChips).catch(complain);
   describeModel();
   stopAll();
   if (kept && !filesOf.has(kept)) {
     start(t("The file of this search was not kept. Add it again, then search."));
-  } else if (query.text || like || kept) {
+  } else if (query.text || query.like.length || kept) {
     search();
   } else {
     start();
@@ -112,26 +114,25 @@ function restore(trouble) {
 
 /** Open the moment of the address, which need not be found by the search of the address. */
 async function openLinked(id) {
-  const moment = await ask(`/v1/moments/${[form.model.value, id].map(encodeURIComponent).join("/")}`);
-  openMoment({ ...moment, extent: moment, score: null, confidence: null, words: null }, { moreLike, onlyIn });
+  const moment = await momentOf(form.model.value, id);
+  openMoment({ ...moment, extent: moment, score: null, confidence: null, words: null }, actions);
 }
 
 /** Run the search of the form as a new history entry. */
 function submit({ focus = false } = {}) {
   if (filters.hasWrongTime()) return;
-  if (form.text.value.trim() || attached.image || attached.video) setLike(null);
   const query = readForm();
-  if (!query.text && !like && !attached.image && !attached.video) {
+  if (!query.text && !query.like.length && !attached.image && !attached.video) {
     start(t("Describe what to find, or add an image or a clip."));
     form.text.focus();
     return;
   }
-  const changed = Object.entries(query).filter(([name, value]) => value !== DEFAULTS[name]);
+  const changed = parts(query).filter(([name, value]) => value !== DEFAULTS[name]);
   const address = `${location.pathname}${changed.length ? "?" : ""}${new URLSearchParams(changed)}`;
   const files = attached.image || attached.video ? Date.now() : 0; // unique among all visits
   if (files) filesOf.set(files, { image: attached.image?.file, video: attached.video?.file });
   const same = address === location.pathname + location.search && !files && !history.state?.files;
-  history[same ? "replaceState" : "pushState"]({ files, like }, "", address);
+  history[same ? "replaceState" : "pushState"]({ files }, "", address);
   search({ focus });
 }
 
@@ -143,7 +144,8 @@ function resubmit() {
 function moreLike(hit) {
   form.text.value = "";
   setFiles({});
-  setLike({ id: hit.id, name: `${fileName(hit.uri)}, ${span(hit)}`, poster: hit.links.poster });
+  examples.useOnly(hit);
+  showChips();
   stopAll();
   scrollTo({ top: 0 });
   submit({ focus: true });
@@ -157,10 +159,13 @@ function onlyIn(hit) {
   submit({ focus: true });
 }
 
-function setLike(moment) {
-  like = moment;
+function toggleExample(hit) {
+  const isExample = examples.toggle(hit);
   showChips();
+  say(t(isExample ? "Example added. Search, or add more." : "Example removed."));
 }
+
+const actions = { moreLike, onlyIn, toggleExample }; // what can be done with a hit
 
 function setFiles({ image, video }) {
   for (const old of [attached.image, attached.video]) if (old) URL.revokeObjectURL(old.url);
@@ -187,7 +192,6 @@ function attach(files) {
     }
   }
   if (!added.size) return;
-  like = null;
   setFiles(taken);
   say(t(added.has("image") ? "Image added. Search, or add words to it." : "Clip added. Search, or add words to it."));
   form.text.focus();
@@ -200,7 +204,12 @@ function kindOf({ type, name }) {
 
 function showChips() {
   const chips = [];
-  if (like) chips.push(chip(t("Like {name}", { name: like.name }), like.poster && picture("img", like.poster), () => setLike(null)));
+  for (const { name, poster, remove } of examples.described()) {
+    chips.push(chip(name, poster && picture("img", poster), () => {
+      remove();
+      showChips();
+    }));
+  }
   for (const [kind, tag] of [["image", "img"], ["video", "video"]]) {
     const attachment = attached[kind];
     if (attachment) {
@@ -208,7 +217,7 @@ function showChips() {
       chips.push(chip(attachment.file.name || t("Pasted image"), picture(tag, attachment.url), () => setFiles(others)));
     }
   }
-  const hasFiles = chips.length > 0;
+  const isShown = chips.length > 0; // what to find is shown, not only described
   for (const { name, remove } of conditions()) {
     chips.push(chip(name, null, () => {
       remove();
@@ -218,9 +227,8 @@ function showChips() {
   }
   byId("chips").replaceChildren(...chips);
   byId("chips").hidden = !chips.length;
-  form.instruction.disabled = Boolean(like); // an instruction applies to text and files only
-  const besideFiles = hasFiles ? "Add words, or just search" : "Describe what happens in it";
-  form.text.placeholder = t(like ? "Or describe another" : besideFiles);
+  form.text.placeholder = t(isShown ? "Add words, or just search" : "Describe what happens in it");
+  markExamples();
 }
 
 /** What hits must be, or should not show, each as {name, remove}, as `filters.conditions` has them. */
@@ -260,7 +268,7 @@ async function search({ focus = false } = {}) {
   const mine = (running = new AbortController());
   const { text, filter } = readForm();
   document.body.classList.remove("start");
-  document.title = [text || like?.name, t("Find a moment")].filter(Boolean).join(" · ");
+  document.title = [text || examples.described()[0]?.name, t("Find a moment")].filter(Boolean).join(" · ");
   show("results");
   results.setAttribute("aria-busy", "true");
   filters.complainOfFilter("");
@@ -284,12 +292,15 @@ async function search({ focus = false } = {}) {
   }
 }
 
+/** Return the names and values of a query, where each example is a value. */
+const parts = (query) => Object.entries(query).flatMap(([name, values]) => [values].flat().map((value) => [name, value]));
+
 /** Return the form as multipart data. */
 function formData() {
   const query = readForm();
-  query.instruction = like ? "" : (form.instruction.selectedOptions[0].dataset.sentence ?? "");
+  query.instruction = form.instruction.selectedOptions[0].dataset.sentence ?? "";
   const body = new FormData();
-  for (const [name, value] of Object.entries(query)) if (value) body.append(name, value);
+  for (const [name, value] of parts(query)) if (value) body.append(name, value);
   for (const [kind, attachment] of Object.entries(attached)) {
     if (attachment) body.append(kind, attachment.file, attachment.file.name || kind);
   }
@@ -318,11 +329,12 @@ const isLikely = (hit) => hit.confident !== false;
 
 function showHits({ model, data }, filter) {
   const frames = models.find(({ id }) => id === model)?.index.strip_frames ?? 1;
-  const cards = data.map((hit, i) => makeCard(hit, i + 1, frames, { moreLike, onlyIn }));
+  const cards = data.map((hit, i) => makeCard(hit, i + 1, frames, actions));
   if (filters.rememberNames(data)) showChips();
   const weak = cards.filter((_, i) => !isLikely(data[i]));
   for (const card of weak) card.hidden = true;
   results.replaceChildren(...cards);
+  markExamples();
   byId("doubt").hidden = !weak.length || weak.length < cards.length;
   byId("weak").hidden = !weak.length;
   byId("weak").textContent = plural(weak.length, "Show {n} weaker match", "Show {n} weaker matches");
@@ -425,6 +437,8 @@ document.addEventListener("keydown", (event) => {
     form.text.focus();
   } else if (key === "m" && !typing && momentAt(target)) {
     moreLike(momentAt(target));
+  } else if (key === "a" && !typing && momentAt(target)) {
+    toggleExample(momentAt(target));
   } else if (key === "v" && !typing && momentAt(target)) {
     onlyIn(momentAt(target));
   } else if (!isOpen() && key.startsWith("Arrow") && (at >= 0 || (target === form.text && key === "ArrowDown"))) {

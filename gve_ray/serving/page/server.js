@@ -22,6 +22,11 @@ export async function ask(path, options = {}, read = (answer) => answer.json()) 
   }
 }
 
+/** Return what the server knows of a moment. model, id: IDs. Throws the same errors as `ask`. */
+export function momentOf(model, id) {
+  return ask(`/v1/moments/${[model, id].map(encodeURIComponent).join("/")}`);
+}
+
 /** Return the media type of a file on the server. Throws the same errors as `ask`. */
 export function typeOf(path) {
   return ask(path, { headers: { Range: "bytes=0-0" } }, async (answer) => answer.headers.get("Content-Type"));
