@@ -19,12 +19,6 @@ export function setExamples(newIds) {
   ids = [...new Set(newIds)]; // an address may repeat one
 }
 
-/** Make a hit the only example. */
-export function useOnly(hit) {
-  remember(hit);
-  setExamples([hit.id]);
-}
-
 /** Make a hit an example, or no longer. Returns whether it is one now. */
 export function toggle(hit) {
   remember(hit);
@@ -43,8 +37,8 @@ export async function lookUp(model) {
   for (const moment of await Promise.all(unknown.map((id) => momentOf(model, id)))) remember(moment);
 }
 
-/** Return the examples, each as {name, poster, remove}: its name for people, its picture, if they are known, and a function
- *  that removes it. */
+/** Return the examples, each as {name, poster, remove}: its name for people, its picture, if they are known, and a
+ *  function that removes it. */
 export function described() {
   return ids.map((id) => {
     const { name, poster } = shown.get(id) ?? { name: t("one moment") };

@@ -117,6 +117,9 @@ export const MESSAGES = {
   "caption": { de: "Beschreibung", zh: "说明" },
   "transcript": { de: "Transkript", zh: "文字稿" },
   "name": { de: "Name", zh: "名称" },
+  "Search with this picture": { de: "Mit diesem Bild suchen", zh: "用此画面搜索" },
+  "Drag a box around what to find.": { de: "Einen Rahmen um das Gesuchte ziehen.", zh: "拖动以框选要查找的内容。" },
+  "Whole picture": { de: "Ganzes Bild", zh: "整个画面" },
   "Play again": { de: "Noch einmal abspielen", zh: "重新播放" },
   "Close": { de: "Schließen", zh: "关闭" },
   "This browser cannot play this file ({type}).": {

@@ -3,6 +3,7 @@
 // is shown as an image; of any other file the dialog shows the poster and offers a download.
 
 import { isExample } from "./examples.js";
+import { chooseFrame, stopChoosing } from "./frame.js";
 import { number, t } from "./language.js";
 import { Refused, typeOf } from "./server.js";
 import { copyLink, forgetMoment, save } from "./takeaway.js";
@@ -18,8 +19,8 @@ const hits = new WeakMap(); // by card
 let previewed = null; // {card, timer, media}: the card that is playing or about to play
 let opened = null; // {hit, media}: the hit in the dialog and its media element
 
-/** Make a card of the grid. rank: from 1. frames: number of frames in a strip. actions: {moreLike, onlyIn,
- *  toggleExample}, called with a hit. */
+/** Make a card of the grid. rank: from 1. frames: number of frames in a strip. actions: {onlyIn,
+ *  toggleExample}, called with a hit, and searchWith, called with {hit} or {image}. */
 export function makeCard(hit, rank, frames, actions) {
   const card = byId("card").content.firstElementChild.cloneNode(true);
   const part = (name) => card.querySelector(`.${name}`);
@@ -37,7 +38,7 @@ export function makeCard(hit, rank, frames, actions) {
   part("was").textContent = formerRank(hit, rank);
   const called = `${name}, ${spokenSpan(hit)}`;
   part("more").setAttribute("aria-label", t("More like this: {name}", { name: called }));
-  part("more").onclick = () => actions.moreLike(hit);
+  part("more").onclick = () => actions.searchWith({ hit });
   part("menu").querySelector("summary").setAttribute("aria-label", t("More actions: {name}", { name: called }));
   part("only").onclick = () => actions.onlyIn(hit);
   part("as-example").onclick = () => actions.toggleExample(hit);
@@ -243,10 +244,16 @@ export function openMoment(hit, actions) {
   byId("moment-file").textContent = fileName(hit.uri);
   byId("moment-caption").textContent = hit.metadata.caption ?? "";
   showQuote(byId("moment-quote"), hit.words);
-  byId("moment-more").onclick = () => actions.moreLike(hit);
+  byId("moment-more").onclick = () => actions.searchWith({ hit });
   byId("moment-only").onclick = () => actions.onlyIn(hit);
   byId("moment-example").onclick = () => actions.toggleExample(hit);
   markExamples();
+  byId("moment-frame").onclick = () => {
+    const name = t("Picture of {name}", { name: `${fileName(hit.uri)}, ${clock(video.currentTime)}` });
+    chooseFrame(video, name, (image) => actions.searchWith({ image }));
+  };
+  byId("moment-frame").disabled = true;
+  video.onloadeddata = () => (byId("moment-frame").disabled = false);
   byId("replay").onclick = () => playFrom(video, hit.start);
   byId("facts").replaceChildren(...facts(hit).flatMap(([name, value]) => [line("dt", name), line("dd", value)]));
   byId("download").href = fileOf(hit);
@@ -293,7 +300,7 @@ function show(media) {
   if (opened.media) unload(opened.media);
   opened.media = media;
   byId("stage").prepend(media);
-  byId("replay").hidden = media.tagName !== "VIDEO";
+  for (const id of ["replay", "moment-frame"]) byId(id).hidden = media.tagName !== "VIDEO";
 }
 
 /** Show a sentence below the moment, or none, and the link that downloads its file. */
@@ -341,7 +348,9 @@ for (const type of ["click", "focusin", "keydown"]) {
 }
 byId("moment-close").onclick = () => dialog.close();
 dialog.addEventListener("click", ({ target }) => target === dialog && dialog.close()); // a click outside the content
+dialog.addEventListener("cancel", (event) => stopChoosing() && event.preventDefault()); // Escape leaves the choice first
 dialog.addEventListener("close", () => {
+  stopChoosing();
   unload(opened.media);
   opened = null;
   forgetMoment();

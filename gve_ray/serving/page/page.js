@@ -3,16 +3,15 @@
 // of the address, so that it can be linked and Back works; its files are kept only while the page is open.
 
 import { number, plural, t } from "./language.js";
+import * as attachments from "./attachments.js";
 import * as examples from "./examples.js";
 import * as filters from "./filter.js";
 import { isOpen, makeCard, markExamples, momentAt, openMoment, stopAll } from "./moments.js";
 import { Refused, ask, momentOf } from "./server.js";
 import { linkedMoment, saveList } from "./takeaway.js";
-import { bytes, indexing } from "./words.js";
+import { indexing } from "./words.js";
 
-const LARGEST = 64 * 2 ** 20; // bytes of the files of a search; the server has this limit too, but checks it only after the upload
 const DEFAULTS = { text: "", without: "", like: "", instruction: "", top_k: "12", by: "", group_by: "", filter: "", model: "" };
-const CLIPS = /\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|m?ts|m2ts|wmv|flv|ogv|3gp)$/i; // some systems report no media type for these
 
 const [QUIET, BUSY] = [10_000, 2000]; // ms between looks at the index, without and with a job that works on it
 
@@ -22,7 +21,6 @@ const form = Object.fromEntries(FIELDS.map((id) => [id, byId(id)]));
 const results = byId("results");
 
 let models = []; // those with an index, the default first
-let attached = { image: null, video: null }; // {file, url}
 let running = null; // the AbortController of the newest search
 let asked = null; // the FormData of the newest search
 const filesOf = new Map(); // files of history entries, by history.state.files
@@ -97,7 +95,8 @@ function restore(trouble) {
   examples.setExamples(query.like);
   filters.setFilter(query.filter);
   filters.showFilter(false);
-  setFiles(filesOf.get(kept) ?? {});
+  attachments.setFiles(filesOf.get(kept) ?? {});
+  showChips();
   examples.lookUp(form.model.value).then(showChips).catch(complain);
   describeModel();
   stopAll();
@@ -122,15 +121,15 @@ async function openLinked(id) {
 function submit({ focus = false } = {}) {
   if (filters.hasWrongTime()) return;
   const query = readForm();
-  if (!query.text && !query.like.length && !attached.image && !attached.video) {
+  if (!query.text && !query.like.length && !attachments.hasFiles()) {
     start(t("Describe what to find, or add an image or a clip."));
     form.text.focus();
     return;
   }
   const changed = parts(query).filter(([name, value]) => value !== DEFAULTS[name]);
   const address = `${location.pathname}${changed.length ? "?" : ""}${new URLSearchParams(changed)}`;
-  const files = attached.image || attached.video ? Date.now() : 0; // unique among all visits
-  if (files) filesOf.set(files, { image: attached.image?.file, video: attached.video?.file });
+  const files = attachments.hasFiles() ? Date.now() : 0; // unique among all visits
+  if (files) filesOf.set(files, attachments.files());
   const same = address === location.pathname + location.search && !files && !history.state?.files;
   history[same ? "replaceState" : "pushState"]({ files }, "", address);
   search({ focus });
@@ -141,18 +140,22 @@ function resubmit() {
   if (!document.body.classList.contains("start")) submit();
 }
 
-function moreLike(hit) {
+/** Search with a moment or an image alone, under the same conditions. */
+function searchWith({ hit, image }) {
   form.text.value = "";
-  setFiles({});
-  examples.useOnly(hit);
-  showChips();
-  stopAll();
-  scrollTo({ top: 0 });
-  submit({ focus: true });
+  examples.setExamples([]);
+  if (hit) examples.toggle(hit);
+  attachments.setFiles({ image });
+  proceed();
 }
 
 function onlyIn(hit) {
   filters.onlyIn([hit]);
+  proceed();
+}
+
+/** Search with what was chosen at a moment, and show the result. */
+function proceed() {
   showChips();
   stopAll();
   scrollTo({ top: 0 });
@@ -165,63 +168,33 @@ function toggleExample(hit) {
   say(t(isExample ? "Example added. Search, or add more." : "Example removed."));
 }
 
-const actions = { moreLike, onlyIn, toggleExample }; // what can be done with a hit
+const actions = { searchWith, onlyIn, toggleExample }; // what can be done with a moment
 
-function setFiles({ image, video }) {
-  for (const old of [attached.image, attached.video]) if (old) URL.revokeObjectURL(old.url);
-  const keep = (file) => (file ? { file, url: URL.createObjectURL(file) } : null);
-  attached = { image: keep(image), video: keep(video) };
-  showChips();
-}
-
-function attach(files) {
-  const taken = { image: attached.image?.file, video: attached.video?.file };
-  const added = new Set();
-  for (const file of files) {
-    const kind = kindOf(file);
-    const name = file.name || t("This file");
-    if (!kind) return say(t("{name} is neither an image nor a video. Choose one of these.", { name }), true);
-    if (!file.size) return say(t("{name} is empty. Choose another file.", { name }), true);
-    if (added.has(kind)) return say(t("A search takes one image and one clip. Choose which."), true);
-    added.add(kind);
-    taken[kind] = file;
-    const total = (taken.image?.size ?? 0) + (taken.video?.size ?? 0);
-    if (total > LARGEST) {
-      const sizes = { name, total: bytes(total), limit: bytes(LARGEST) };
-      return say(t("{name} makes it {total}; a search takes {limit}. Cut or shrink it first.", sizes), true);
-    }
+/** Add files that the user has chosen. */
+function attach(chosen) {
+  try {
+    const kinds = attachments.addFiles(chosen);
+    if (!kinds.size) return;
+    showChips();
+    say(t(kinds.has("image") ? "Image added. Search, or add words to it." : "Clip added. Search, or add words to it."));
+    form.text.focus();
+  } catch (error) {
+    complain(error);
   }
-  if (!added.size) return;
-  setFiles(taken);
-  say(t(added.has("image") ? "Image added. Search, or add words to it." : "Clip added. Search, or add words to it."));
-  form.text.focus();
-}
-
-function kindOf({ type, name }) {
-  if (type.startsWith("image/")) return "image";
-  return type.startsWith("video/") || CLIPS.test(name) ? "video" : null;
 }
 
 function showChips() {
   const chips = [];
   for (const { name, poster, remove } of examples.described()) {
-    chips.push(chip(name, poster && picture("img", poster), () => {
-      remove();
-      showChips();
-    }));
+    chips.push(chip(name, poster && picture("img", poster), remove));
   }
-  for (const [kind, tag] of [["image", "img"], ["video", "video"]]) {
-    const attachment = attached[kind];
-    if (attachment) {
-      const others = { image: attached.image?.file, video: attached.video?.file, [kind]: null };
-      chips.push(chip(attachment.file.name || t("Pasted image"), picture(tag, attachment.url), () => setFiles(others)));
-    }
+  for (const { name, kind, url, remove } of attachments.described()) {
+    chips.push(chip(name, picture({ image: "img", video: "video" }[kind], url), remove));
   }
   const isShown = chips.length > 0; // what to find is shown, not only described
   for (const { name, remove } of conditions()) {
     chips.push(chip(name, null, () => {
       remove();
-      showChips();
       resubmit();
     }));
   }
@@ -256,6 +229,7 @@ function chip(name, media, remove) {
   part("remove").setAttribute("aria-label", t("Remove {name}", { name }));
   part("remove").onclick = () => {
     remove();
+    showChips();
     form.text.focus();
   };
   return item;
@@ -301,9 +275,7 @@ function formData() {
   query.instruction = form.instruction.selectedOptions[0].dataset.sentence ?? "";
   const body = new FormData();
   for (const [name, value] of parts(query)) if (value) body.append(name, value);
-  for (const [kind, attachment] of Object.entries(attached)) {
-    if (attachment) body.append(kind, attachment.file, attachment.file.name || kind);
-  }
+  for (const [kind, file] of Object.entries(attachments.files())) if (file) body.append(kind, file, file.name || kind);
   return body;
 }
 
@@ -436,7 +408,7 @@ document.addEventListener("keydown", (event) => {
     form.text.select();
     form.text.focus();
   } else if (key === "m" && !typing && momentAt(target)) {
-    moreLike(momentAt(target));
+    searchWith({ hit: momentAt(target) });
   } else if (key === "a" && !typing && momentAt(target)) {
     toggleExample(momentAt(target));
   } else if (key === "v" && !typing && momentAt(target)) {
