@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.serving.conftest import VIDEOS
@@ -15,6 +16,19 @@ pytestmark = page_test
 
 # The number of chips whose picture is loaded.
 POSTERS = "[...document.querySelectorAll('.chip img')].filter((image) => image.naturalWidth > 0).length"
+
+# Width, height, and the mean of each color of a picture's part, as it is shown.
+# [selector, x, y, width, height], as shares of the picture
+COLORS = """([selector, ...shares]) => {
+  const picture = document.querySelector(selector);
+  const [wide, high] = [picture.videoWidth ?? picture.naturalWidth, picture.videoHeight ?? picture.naturalHeight];
+  const [x, y, width, height] = shares.map((share, i) => Math.round(share * (i % 2 ? high : wide)));
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  canvas.getContext("2d").drawImage(picture, x, y, width, height, 0, 0, width, height);
+  const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+  const mean = (at) => data.filter((_, i) => i % 4 === at).reduce((sum, value) => sum + value, 0) / (width * height);
+  return [width, height, mean(0), mean(1), mean(2)];
+}"""
 
 
 def test_only_in_a_video(visitor: Visitor, target: dict[str, Any], moments: list[dict[str, Any]]) -> None:
@@ -165,3 +179,96 @@ def test_several_examples(visitor: Visitor, target: dict[str, Any], moments: lis
     assert query_of(page) == {"like": ids[second]}
     page.go_back()
     expect(chips).to_have_count(2)
+
+
+def test_a_frame_as_query(visitor: Visitor, target: dict[str, Any]) -> None:
+    """The whole frame by the keyboard alone, and a box that is drawn with the pointer."""
+    page = visitor.open()
+    film = "document.querySelector('#stage video')"
+    dialog = page.get_by_role("dialog", name=target["name"])
+    start = dialog.get_by_role("button", name="Search with this picture")
+
+    def open_first() -> None:
+        page.locator(".card .open").filter(has=page.get_by_text(target["name"], exact=True)).click()
+        until(page, f"{film}.readyState >= 2 && {film}.currentTime > 0.3")
+
+    search(page, target["text"])
+    open_first()
+    start.focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate(f"{film}.paused && !{film}.controls")
+    page.keyboard.press("Escape")  # leaves the choice, and not the dialog
+    expect(dialog.get_by_role("button", name="Whole picture")).to_be_hidden()
+    expect(dialog).to_be_visible()
+    assert page.evaluate(f"{film}.controls")
+    start.focus()
+    page.keyboard.press("Enter")
+    expect(dialog.get_by_role("button", name="Whole picture")).to_be_focused()
+    size = page.evaluate(f"[{film}.videoWidth, {film}.videoHeight]")
+    page.keyboard.press("Enter")
+    expect(page.locator(".chip .name")).to_have_text(re.compile(f"^Picture of {target['name']}, 0:0\\d.jpg$"))
+    answered(page)
+    assert query_of(page) == {}
+    assert names(page)[0] == target["name"]
+    until(page, "document.querySelector('.chip img').naturalWidth > 0")
+    assert page.evaluate(COLORS, [".chip img", 0, 0, 1, 1])[:2] == size
+    open_first()
+    start.click()
+    box = page.locator("#stage video").bounding_box()
+    assert box is not None
+    scale = min(box["width"] / size[0], box["height"] / size[1])
+    left, top = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2  # the centre of the picture
+    expected = page.evaluate(COLORS, ["#stage video", 0.25, 0.25, 0.25, 0.25])
+    page.mouse.click(left, top)  # no box
+    expect(dialog).to_be_visible()
+    page.mouse.move(left, top)
+    page.mouse.down()
+    page.mouse.move(left - 20, top - 20)
+    expect(page.locator("#frame-box")).to_be_visible()
+    page.mouse.move(left - scale * size[0] / 4, top - scale * size[1] / 4)
+    page.mouse.up()
+    expect(dialog).to_be_hidden()
+    answered(page)
+    until(page, "document.querySelector('.chip img').naturalWidth > 0")
+    found = page.evaluate(COLORS, [".chip img", 0, 0, 1, 1])
+    assert found == pytest.approx(expected, abs=3)
+
+
+def test_recent_searches(visitor: Visitor, target: dict[str, Any]) -> None:
+    """With the keyboard alone; they are kept when the page is opened again, until they are cleared."""
+    page = visitor.open()
+    menu = page.locator("#recent")
+    expect(menu).to_be_hidden()
+    for text in ("a ring", target["text"], "a ring"):
+        search(page, text)
+    page.get_by_label("Without").fill("a dog")
+    page.get_by_label("Search in").select_option("pictures only")
+    page.wait_for_url("**by=picture**")
+    answered(page)
+    page.locator(".card").first.get_by_role("button", name="More like this").click()
+    page.wait_for_url("**like=**")
+    answered(page)
+    page.goto(visitor.url)
+    expect(page.locator("#holdings")).not_to_be_empty()
+    page.get_by_label("Recent searches").first.focus()
+    page.keyboard.press("Enter")
+    items = menu.get_by_role("listitem")
+    expect(items).to_have_text(["a ring · Without a dog · pictures only", "a ring", target["text"]])
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    answered(page)
+    assert query_of(page) == {"text": "a ring", "without": "a dog", "by": "picture"}
+    expect(page.get_by_label("Without")).to_have_value("a dog")
+    expect(items.first).to_be_hidden()
+    page.go_back()
+    expect(page.locator("#welcome")).to_be_visible()
+    kept = [{"query": f"text={i}", "name": str(i)} for i in range(20)]
+    page.evaluate("(kept) => localStorage.setItem('recent searches', JSON.stringify(kept))", kept)
+    search(page, "a red ball")
+    expect(items).to_have_text(["a red ball", *map(str, range(19))])
+    menu.locator("summary").click()
+    menu.get_by_role("button", name="Clear the list").click()
+    expect(menu).to_be_hidden()
+    page.reload()
+    answered(page)
+    expect(items).to_have_text(["a red ball"])

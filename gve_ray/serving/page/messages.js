@@ -8,6 +8,8 @@ export const MESSAGES = {
   "What to find": { de: "Was gesucht wird", zh: "要查找的内容" },
   "Add an image or a clip; or drop or paste one": {
     de: "Ein Bild oder einen Clip hinzufügen, auch durch Ziehen oder Einfügen", zh: "添加图片或短片，也可拖放或粘贴" },
+  "Recent searches": { de: "Letzte Suchen", zh: "最近的搜索" },
+  "Clear the list": { de: "Liste leeren", zh: "清空列表" },
   "Image or clip": { de: "Bild oder Clip", zh: "图片或短片" },
   "Search": { de: "Suchen", zh: "搜索" },
   "Without": { de: "Ohne", zh: "不含" },

@@ -7,6 +7,7 @@ import * as attachments from "./attachments.js";
 import * as examples from "./examples.js";
 import * as filters from "./filter.js";
 import { isOpen, makeCard, markExamples, momentAt, openMoment, stopAll } from "./moments.js";
+import * as recent from "./recent.js";
 import { Refused, ask, momentOf } from "./server.js";
 import { linkedMoment, saveList } from "./takeaway.js";
 import { indexing } from "./words.js";
@@ -77,6 +78,13 @@ function readForm() {
   };
 }
 
+/** Return a query as part of an address, without the question mark. */
+function written(query) {
+  return String(new URLSearchParams(parts(query).filter(([name, value]) => value !== DEFAULTS[name])));
+}
+
+const addressOf = (query) => `${location.pathname}${query ? "?" : ""}${query}`;
+
 function readAddress() {
   const query = new URLSearchParams(location.search);
   const values = Object.entries(DEFAULTS).map(([name, value]) => [name, query.get(name) ?? value]);
@@ -126,8 +134,7 @@ function submit({ focus = false } = {}) {
     form.text.focus();
     return;
   }
-  const changed = parts(query).filter(([name, value]) => value !== DEFAULTS[name]);
-  const address = `${location.pathname}${changed.length ? "?" : ""}${new URLSearchParams(changed)}`;
+  const address = addressOf(written(query));
   const files = attachments.hasFiles() ? Date.now() : 0; // unique among all visits
   if (files) filesOf.set(files, attachments.files());
   const same = address === location.pathname + location.search && !files && !history.state?.files;
@@ -240,7 +247,8 @@ function chip(name, media, remove) {
 async function search({ focus = false } = {}) {
   running?.abort(); // a late reply to an older search must not be shown
   const mine = (running = new AbortController());
-  const { text, filter } = readForm();
+  const query = readForm();
+  const { text, filter } = query;
   document.body.classList.remove("start");
   document.title = [text || examples.described()[0]?.name, t("Find a moment")].filter(Boolean).join(" · ");
   show("results");
@@ -253,6 +261,7 @@ async function search({ focus = false } = {}) {
     const answer = await ask("/v1/search", { method: "POST", body: asked, signal: mine.signal });
     if (mine !== running) return;
     showHits(answer, filter);
+    rememberSearch(written(query));
     const count = plural(answer.data.filter(isLikely).length, "{n} moment", "{n} moments");
     const found = t("{count} in {seconds} s", { count, seconds: number((performance.now() - began) / 1000, 2) });
     say([found, aboutReranking(answer.rerank)].filter(Boolean).join("; "));
@@ -264,6 +273,15 @@ async function search({ focus = false } = {}) {
   } finally {
     if (mine === running) results.removeAttribute("aria-busy");
   }
+}
+
+/** Keep a search by text for the menu of recent searches, unless the form was changed since. query: as `written`. */
+function rememberSearch(query) {
+  const { text, like } = readForm();
+  if (!text || like.length || attachments.hasFiles() || written(readForm()) !== query) return;
+  const chosen = [form.instruction, form.by, form.group_by].filter((select) => select.value);
+  const names = [...conditions().map(({ name }) => name), ...chosen.map((select) => select.selectedOptions[0].text)];
+  recent.addRecent(query, [text, ...names].join(" · "));
 }
 
 /** Return the names and values of a query, where each example is a value. */
@@ -365,6 +383,10 @@ for (const field of [form.instruction, form.top_k, form.by, form.group_by, form.
 form.model.addEventListener("change", describeModel);
 form.without.addEventListener("change", showChips);
 filters.setUp(showChips);
+recent.setUp((query) => {
+  history.pushState({}, "", addressOf(query));
+  restore();
+});
 byId("unfilter").onclick = () => {
   filters.setFilter("");
   filters.showFilter(false);
