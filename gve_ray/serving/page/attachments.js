@@ -49,7 +49,7 @@ function kindOf({ type, name }) {
   return type.startsWith("video/") || CLIPS.test(name) ? "video" : null;
 }
 
-/** Return the files, each as {name, kind, url, remove}: its name for people, and a function that removes it. */
+/** Return the files as parts of the search; see `chips.show`. */
 export function described() {
   return Object.entries(attached).filter(([, attachment]) => attachment).map(([kind, { file, url }]) => {
     const remove = () => setFiles({ ...files(), [kind]: null });

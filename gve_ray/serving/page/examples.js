@@ -37,12 +37,11 @@ export async function lookUp(model) {
   for (const moment of await Promise.all(unknown.map((id) => momentOf(model, id)))) remember(moment);
 }
 
-/** Return the examples, each as {name, poster, remove}: its name for people, its picture, if they are known, and a
- *  function that removes it. */
+/** Return the examples as parts of the search; see `chips.show`. */
 export function described() {
   return ids.map((id) => {
     const { name, poster } = shown.get(id) ?? { name: t("one moment") };
-    return { name: t("Like {name}", { name }), poster, remove: () => setExamples(without(id)) };
+    return { name: t("Like {name}", { name }), kind: "image", url: poster, remove: () => setExamples(without(id)) };
   });
 }
 

@@ -4,6 +4,7 @@
 
 import { number, plural, t } from "./language.js";
 import * as attachments from "./attachments.js";
+import * as chips from "./chips.js";
 import * as examples from "./examples.js";
 import * as filters from "./filter.js";
 import { isOpen, makeCard, markExamples, momentAt, openMoment, stopAll } from "./moments.js";
@@ -71,7 +72,7 @@ function readForm() {
     like: examples.exampleIds(),
     instruction: instruction.value,
     top_k: top_k.value,
-    by: examples.exampleIds().length && !text.value.trim() ? "" : by.value, // a moment has no text to search by words
+    by: text.value.trim() ? by.value : "", // only a text can be searched by words
     group_by: group_by.value,
     filter: filter.value.trim(),
     model: model.selectedIndex > 0 ? model.value : "", // the first model is the default of the server
@@ -191,23 +192,17 @@ function attach(chosen) {
 }
 
 function showChips() {
-  const chips = [];
-  for (const { name, poster, remove } of examples.described()) {
-    chips.push(chip(name, poster && picture("img", poster), remove));
-  }
-  for (const { name, kind, url, remove } of attachments.described()) {
-    chips.push(chip(name, picture({ image: "img", video: "video" }[kind], url), remove));
-  }
-  const isShown = chips.length > 0; // what to find is shown, not only described
-  for (const { name, remove } of conditions()) {
-    chips.push(chip(name, null, () => {
-      remove();
-      resubmit();
-    }));
-  }
-  byId("chips").replaceChildren(...chips);
-  byId("chips").hidden = !chips.length;
-  form.text.placeholder = t(isShown ? "Add words, or just search" : "Describe what happens in it");
+  const shown = [...examples.described(), ...attachments.described()]; // what to find is shown, not described
+  const searchWithout = (remove) => () => {
+    remove();
+    resubmit();
+  };
+  const limits = conditions().map(({ name, remove }) => ({ name, remove: searchWithout(remove) }));
+  chips.show([...shown, ...limits], () => {
+    showChips();
+    form.text.focus();
+  });
+  form.text.placeholder = t(shown.length ? "Add words, or just search" : "Describe what happens in it");
   markExamples();
 }
 
@@ -216,30 +211,6 @@ function conditions() {
   const without = form.without.value.trim();
   const left = { name: t("Without {what}", { what: without }), remove: () => (form.without.value = "") };
   return [...(without ? [left] : []), ...filters.conditions()];
-}
-
-function picture(tag, url) {
-  const element = document.createElement(tag);
-  element.src = url;
-  element.onerror = () => element.closest(".thumb")?.remove(); // a format that this browser cannot show
-  if (tag === "img") element.alt = "";
-  else Object.assign(element, { muted: true, playsInline: true, preload: "metadata" });
-  return element;
-}
-
-function chip(name, media, remove) {
-  const item = byId("chip").content.firstElementChild.cloneNode(true);
-  const part = (name) => item.querySelector(`.${name}`);
-  part("name").textContent = name;
-  if (media) part("thumb").append(media);
-  else part("thumb").remove();
-  part("remove").setAttribute("aria-label", t("Remove {name}", { name }));
-  part("remove").onclick = () => {
-    remove();
-    showChips();
-    form.text.focus();
-  };
-  return item;
 }
 
 // ---- Search and its answer ------------------------------------------------------------------------------------
