@@ -71,7 +71,7 @@ def test_axe_finds_nothing(visitor: Visitor, target: dict[str, Any], size: str, 
     page.locator(".card summary").first.click()
     check(page, "results and a menu")
     page.locator(".card .as-example").first.click()
-    page.get_by_label("Without").fill("a dog")
+    page.get_by_label("Without", exact=True).fill("a dog")
     page.locator("#recent summary").click()
     check(page, "example, something left out, and recent searches")
     page.locator(".card .open").first.click()

@@ -16,19 +16,13 @@ const field = byId("filter");
 const toggle = byId("filter-toggle");
 const videoNames = new Map(); // file names by video_id, of the moments that this page has shown
 
-let changed = () => {};
-
-/** Set up the controls. onChange: called after the user has changed the filter. */
-export function setUp(onChange) {
-  changed = onChange;
+/** Set up the controls. */
+export function setUp() {
   toggle.onclick = () => {
     showFilter(byId("filter-line").hidden);
     if (!byId("filter-line").hidden) byId("after").focus();
   };
-  field.addEventListener("change", () => {
-    showTimes();
-    changed();
-  });
+  field.addEventListener("change", showTimes);
   for (const id of Object.keys(TIMES)) byId(id).addEventListener("change", () => takeTime(id));
 }
 
@@ -118,7 +112,6 @@ function takeTime(id) {
   const { [name]: __, ...others } = filter;
   setFilter(written(Object.keys(condition).length ? { ...others, [name]: condition } : others));
   complainOfFilter("");
-  changed();
 }
 
 function showTimes() {

@@ -129,6 +129,7 @@ async function openLinked(id) {
 /** Run the search of the form as a new history entry. */
 function submit({ focus = false } = {}) {
   if (filters.hasWrongTime()) return;
+  showChips(); // not while the form is changed: they would move a button away from the click that ends the change
   const query = readForm();
   if (!query.text && !query.like.length && !attachments.hasFiles()) {
     start(t("Describe what to find, or add an image or a clip."));
@@ -164,7 +165,6 @@ function onlyIn(hit) {
 
 /** Search with what was chosen at a moment, and show the result. */
 function proceed() {
-  showChips();
   stopAll();
   scrollTo({ top: 0 });
   submit({ focus: true });
@@ -352,8 +352,7 @@ byId("search").addEventListener("submit", (event) => {
 });
 for (const field of [form.instruction, form.top_k, form.by, form.group_by, form.model]) field.addEventListener("change", resubmit);
 form.model.addEventListener("change", describeModel);
-form.without.addEventListener("change", showChips);
-filters.setUp(showChips);
+filters.setUp();
 recent.setUp((query) => {
   history.pushState({}, "", addressOf(query));
   restore();
@@ -361,7 +360,6 @@ recent.setUp((query) => {
 byId("unfilter").onclick = () => {
   filters.setFilter("");
   filters.showFilter(false);
-  showChips();
   submit();
 };
 for (const button of byId("export").querySelectorAll("button")) button.onclick = () => exportHits(button.value);
