@@ -4,22 +4,25 @@
     search_moments(library.index, vector, 10, ranking=ranking)
 
 Both rankings are joined by reciprocal rank fusion (Cormack, Clarke and Buettcher, 2009): a hit at rank r
-counts 1 / (60 + r), so no scores of different kinds are compared. A text with less than three quarters of
-the words of the query counts only this share, and none below a half: a picture is not outranked by a film
-that happens to mention a word of its description. Both counts are added only if the text has all the words
-and the picture is among the first; otherwise the larger one counts.
+counts 1 / (60 + r), so no scores of different kinds are compared. Only moments apart from each other have
+ranks of their own: windows of a film overlap, and would otherwise push other films down. A text with less
+than three quarters of the words of the query counts only this share, and none below a half: a picture is
+not outranked by a film that happens to mention a word of its description. Both counts are added only if the
+text has all the words and the picture is among the first; otherwise the larger one counts.
 
 A text about a whole video (caption, file name, transcript) finds one moment of it, the one whose picture
 matches best, so that a long film does not fill the result.
 """
 
+from bisect import bisect_left, insort
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
-from gve_ray.search.index import Filter, Hit, Quote, SearchError, UnknownIdError, VectorIndex
+from gve_ray.search.index import Filter, Hit, Quote, SearchError, UnknownIdError, Value, VectorIndex, span_of
 from gve_ray.search.terms import query_terms, snippet
 from gve_ray.search.words import WordIndex, WordMatch
 
@@ -67,7 +70,7 @@ class Ranking:
         """Return hits, best first, and whether a larger depth may give more.
 
         pictures: the best hits by picture, of the query `vector`, float32 [1, d]. depth: number of texts
-        to rank. The first `top_k` hits have matched by picture. Raises SearchError.
+        to rank. The first `top_k` moments have matched by picture. Raises SearchError.
         """
         depth = max(depth, _FEWEST)
         texts = self._words.search(self._text, depth, filter=filter)
@@ -76,10 +79,15 @@ class Ranking:
         hits |= _scored(index, vector, [segment for segment in self._matches if segment not in hits])
         matched: dict[str, tuple[Literal["picture", "words"], ...]] = {}
         values: dict[str, float] = {}
-        for rank, (segment, match) in enumerate(self._matches.items(), 1):
-            weight = 1.0 if match.share >= _FULL_SHARE else match.share
+        # A segment without a hit is not in the index any more.
+        by_words = _ranks([hits[segment] for segment in self._matches if segment in hits])
+        for segment, rank in by_words.items():
+            share = self._matches[segment].share
+            weight = 1.0 if share >= _FULL_SHARE else share
             values[segment], matched[segment] = weight / (_RANKS + rank), ("words",)
-        for rank, hit in enumerate(pictures if self._with_pictures else (), 1):
+        by_picture = _ranks(pictures)
+        for hit in pictures if self._with_pictures else ():
+            rank = by_picture[hit.id]
             value = 1 / (_RANKS + rank)
             if hit.id not in values:
                 values[hit.id], matched[hit.id] = value, ("picture",)
@@ -90,7 +98,7 @@ class Ranking:
             values[hit.id] = values[hit.id] + value if adds else max(values[hit.id], value)
             if rank <= top_k:
                 matched[hit.id] = ("picture", "words")
-        ranked = [replace(hits[segment], matched=matched[segment]) for segment in values if segment in hits]
+        ranked = [replace(hits[segment], matched=matched[segment]) for segment in values]
         ranked.sort(key=lambda hit: (-values[hit.id], -hit.score, hit.id))
         return ranked, self._with_pictures or len(texts) == depth
 
@@ -101,6 +109,26 @@ class Ranking:
             return None
         part = snippet(match.text, self._terms)
         return Quote(source=match.source, text=part.text, marks=part.marks)
+
+
+def _ranks(hits: Sequence[Hit]) -> dict[str, int]:
+    """Return the rank of each hit, from 1, by its id. hits: best first.
+
+    A hit that overlaps a better one of the same file has the rank of that one.
+    """
+    ranks: dict[str, int] = {}
+    ranked: defaultdict[Value, list[tuple[float, float, int]]] = defaultdict(list)  # start, end, rank; apart
+    count = 0
+    for hit in hits:
+        start, end = span_of(hit)
+        spans = ranked[hit.metadata["fingerprint"]]
+        near = spans[max(0, bisect_left(spans, (start,)) - 1) : bisect_left(spans, (end,))]
+        overlapped = [rank for _, other_end, rank in near if start < other_end]
+        if not overlapped:
+            count += 1
+            insort(spans, (start, end, count))
+        ranks[hit.id] = min(overlapped, default=count)
+    return ranks
 
 
 def _by_segment(

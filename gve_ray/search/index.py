@@ -24,6 +24,7 @@ from gve_ray.search.exact import within
 FieldType = Literal["string", "int", "float", "bool"]
 Value = str | int | float | bool | None
 Source = Literal["subtitles", "speech", "caption", "transcript", "name"]  # where words come from
+Span = tuple[float, float]  # start and end, seconds
 Filter = Mapping[str, Any]  # field -> condition; see gve_ray.search.filters
 
 ARROW_TYPES = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
@@ -179,6 +180,14 @@ class Hit:
     metadata: Mapping[str, Value]
     matched: Sequence[Literal["picture", "words"]] = ("picture",)
     words: Quote | None = None
+
+
+def span_of(hit: Hit) -> Span:
+    """Return start and end of a segment."""
+    start, end = hit.metadata["start"], hit.metadata["end"]
+    assert isinstance(start, float)
+    assert isinstance(end, float)
+    return start, end
 
 
 class VectorIndex(Protocol):

@@ -15,7 +15,7 @@ import numpy as np
 
 from gve_ray.search.confidence import Background
 from gve_ray.search.fusion import Ranking
-from gve_ray.search.index import Filter, Hit, Value, VectorIndex
+from gve_ray.search.index import Filter, Hit, Span, Value, VectorIndex, span_of
 
 _DEEPEST = 16_384  # rows; no more are searched for moments apart from each other. Milvus has this limit.
 _COMPARED = 1_000  # hits, of which the vectors are compared to find copies
@@ -23,7 +23,6 @@ _FURTHER = 9  # further moments of a film
 _ABOUT = 0.5  # of the standard deviation of a query's scores: by less, two scores are about equal
 _COPY_COSINE = 0.98  # of one span in two encodings, at least
 _COPY_SECONDS = 0.1  # by which durations and spans of copies may differ
-Span = tuple[float, float]  # start and end, seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +75,7 @@ def search_moments(
         contents = _contents(index, [] if overlapping else [*excluded, *hits])
         if overlapping:
             excluded_ids = {hit.id for hit in excluded}
-            moments = [_moment(hit, _span(hit)) for hit in hits if hit.id not in excluded_ids]
+            moments = [_moment(hit, span_of(hit)) for hit in hits if hit.id not in excluded_ids]
         else:
             moments = distinct(hits, contents, excluded=excluded, about=about)
         best = (_by_film(moments, contents) if by_video else moments)[:top_k]
@@ -100,14 +99,14 @@ def distinct(
     taken: defaultdict[Value, list[Span]] = defaultdict(list)
     of_content: defaultdict[Value, list[Hit]] = defaultdict(list)
     for hit in excluded:
-        taken[_content(hit, contents)].append(_span(hit))
+        taken[_content(hit, contents)].append(span_of(hit))
     for hit in hits:
         of_content[_content(hit, contents)].append(hit)
     kept = []
     for hit in hits:
         content = _content(hit, contents)
-        if not _overlaps(_span(hit), taken[content]):
-            free = [other for other in of_content[content] if not _overlaps(_span(other), taken[content])]
+        if not _overlaps(span_of(hit), taken[content]):
+            free = [other for other in of_content[content] if not _overlaps(span_of(other), taken[content])]
             extent = _extent(hit, free, about)
             taken[content].append(extent)
             kept.append(_moment(hit, extent))
@@ -116,8 +115,8 @@ def distinct(
 
 def _extent(hit: Hit, others: Sequence[Hit], about: float) -> Span:
     """Return the span of the chain of overlapping windows around a hit that score at most `about` less."""
-    start, end = _span(hit)
-    spans = {_span(other) for other in others if 0 <= hit.score - other.score <= about}
+    start, end = span_of(hit)
+    spans = {span_of(other) for other in others if 0 <= hit.score - other.score <= about}
     while near := {span for span in spans if _overlaps(span, [(start, end)])}:
         start, end = min(start, *(s for s, _ in near)), max(end, *(e for _, e in near))
         spans -= near
@@ -135,7 +134,7 @@ def _contents(index: VectorIndex, hits: Sequence[Hit]) -> dict[Value, Value]:
     if not hits:
         return contents
     files = np.array([hit.metadata["fingerprint"] for hit in hits])
-    times = np.array([(hit.metadata["duration"], *_span(hit)) for hit in hits])  # [n, 3]
+    times = np.array([(hit.metadata["duration"], *span_of(hit)) for hit in hits])  # [n, 3]
     near = (np.abs(times[:, None] - times) <= _COPY_SECONDS).all(axis=2) & (files[:, None] != files)
     rows = np.flatnonzero(near.any(axis=1))
     if not len(rows):
@@ -193,11 +192,3 @@ def _content(hit: Hit, contents: Mapping[Value, Value]) -> Value:
 
 def _overlaps(span: Span, others: Sequence[Span]) -> bool:
     return any(span[0] < end and start < span[1] for start, end in others)
-
-
-def _span(hit: Hit) -> Span:
-    """Return start and end, in seconds."""
-    start, end = hit.metadata["start"], hit.metadata["end"]
-    assert isinstance(start, float)
-    assert isinstance(end, float)
-    return start, end

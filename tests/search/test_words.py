@@ -169,6 +169,26 @@ def test_words_of_segments_that_are_not_in_the_index_are_left_out(library: Libra
     assert [hit.id for hit in find(library, 7, "kite", by="words")] == ["v3s2"]
 
 
+def test_windows_that_overlap_have_one_rank(tmp_path: Path) -> None:
+    """Three windows of each film overlap. By picture, films 0 and 1 are the first; films 2 and 3 have the word."""
+    films, windows = 6, 3
+    index = create_index(tmp_path / "index", IndexSpec(dimension=films, fields=FIELDS), IndexOptions())
+    segments = [(film, window) for film in range(films) for window in range(windows)]
+    index.add(
+        [f"v{film}s{window}" for film, window in segments],
+        np.eye(films, dtype=np.float32)[[film for film, _ in segments]],
+        [
+            metadata_of(*segment) | {"start": 1.0 * segment[1], "end": 4.0 + segment[1]}
+            for segment in segments
+        ],
+    )
+    words = words_of(tmp_path / "words", row(2, 0, "a kite"), row(3, 0, "a kite"))
+    query = np.array([[0.9, 0.8, 0.1, 0.2, 0.7, 0.6]], np.float32)
+    hits = search_moments(index, query, 4, ranking=Ranking.of(words, "kite", "both"))
+    # Films 0 and 2 are each the first of a ranking, films 1 and 3 the second; equal ranks are sorted by picture.
+    assert [hit.metadata["video_id"] for hit in hits] == ["v0", "v2", "v1", "v3"]
+
+
 def test_a_search_by_words_needs_some(library: Library) -> None:
     with pytest.raises(SearchError, match="run gve index"):
         find(library, 7, "treasure", by="words")
