@@ -16,16 +16,6 @@ const field = byId("filter");
 const toggle = byId("filter-toggle");
 const videoNames = new Map(); // file names by video_id, of the moments that this page has shown
 
-/** Set up the controls. */
-export function setUp() {
-  toggle.onclick = () => {
-    showFilter(byId("filter-line").hidden);
-    if (!byId("filter-line").hidden) byId("after").focus();
-  };
-  field.addEventListener("change", showTimes);
-  for (const id of Object.keys(TIMES)) byId(id).addEventListener("change", () => takeTime(id));
-}
-
 /** Set the filter to a text, and show its times. */
 export function setFilter(text) {
   field.value = text;
@@ -134,3 +124,10 @@ function read() {
 
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 const written = (filter) => (Object.keys(filter).length ? JSON.stringify(filter) : "");
+
+toggle.onclick = () => {
+  showFilter(byId("filter-line").hidden);
+  if (!byId("filter-line").hidden) byId("after").focus();
+};
+field.addEventListener("change", showTimes);
+for (const id of Object.keys(TIMES)) byId(id).addEventListener("change", () => takeTime(id));

@@ -352,7 +352,6 @@ byId("search").addEventListener("submit", (event) => {
 });
 for (const field of [form.instruction, form.top_k, form.by, form.group_by, form.model]) field.addEventListener("change", resubmit);
 form.model.addEventListener("change", describeModel);
-filters.setUp();
 recent.setUp((query) => {
   history.pushState({}, "", addressOf(query));
   restore();
