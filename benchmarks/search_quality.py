@@ -51,8 +51,9 @@ from gve_ray.demo.retrieval import queries_of
 from gve_ray.demo.scenes import Scene, draw_scene
 from gve_ray.embedder import Embedder
 from gve_ray.indexing.config import IndexConfig
+from gve_ray.indexing.files import states_of
 from gve_ray.indexing.segments import Span, windows
-from gve_ray.indexing.subtitles import SUBTITLE_SCHEMA, SubtitleWorker, subtitle_files
+from gve_ray.indexing.subtitles import SUBTITLE_SCHEMA, SubtitleWorker
 from gve_ray.indexing.words import Words
 from gve_ray.media import Limits, read_frames
 from gve_ray.media.subtitles import Cue
@@ -184,7 +185,7 @@ def words_of(folder: Path, scenes: Sequence[Scene], speech: Speech, corpus: Corp
             path.with_suffix(".srt").write_text(as_srt(cues), encoding=("utf-8", "utf-16")[film // 2 % 2])
         file = {"video_id": f"film{film}", "uri": str(path), "words": f"film{film}", "caption": None}
         files.append({**file, "version": "1", "metadata": "{}"})
-        found = [uri for uri, _ in subtitle_files([str(path)])[str(path)]]
+        found = [uri for uri, _ in states_of([str(path)])[str(path)].subtitles]
         rows.append({"words": f"film{film}", "uri": str(path), "start": 0.0, "files": found})
     store = Store(f"{folder}/subtitles.lance", SUBTITLE_SCHEMA, key="words").create()
     store.append(pa.Table.from_pylist(worker(rows), schema=SUBTITLE_SCHEMA))
