@@ -118,7 +118,16 @@ def hand_over(page: Page, event: str, name: str, kind: str, data: bytes) -> None
 
 
 def query_of(page: Page) -> dict[str, str]:
-    return {name: value for name, (value,) in parse_qs(urlsplit(page.url).query).items()}
+    return _query(page.url)
+
+
+def _query(url: str) -> dict[str, str]:
+    return {name: value for name, (value,) in parse_qs(urlsplit(url).query).items()}
+
+
+def expect_query(page: Page, query: dict[str, str]) -> None:
+    """Wait until the address has these parts; the browser changes it some time after a key or a click."""
+    page.wait_for_url(lambda url: _query(url) == query)
 
 
 def number(page: Page, script: str) -> float:

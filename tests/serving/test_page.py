@@ -32,6 +32,7 @@ from tests.serving.pages import (
     Visitor,
     answered,
     answering,
+    expect_query,
     hand_over,
     names,
     number,
@@ -56,7 +57,7 @@ def test_words_find_the_right_video(
     expect(page.get_by_role("status")).to_have_text(re.compile(rf"^{VIDEOS} moments in "))
     assert len(names(page)) == VIDEOS
     assert names(page)[0] == target["name"]
-    assert query_of(page) == {"text": target["text"]}
+    expect_query(page, {"text": target["text"]})
     (hit,) = [hit for hit in moments if hit["uri"] == target["uri"]]
     seconds = round(hit["metadata"]["duration"])
     first = page.locator(".card").first
@@ -102,7 +103,7 @@ def test_choices_and_links(visitor: Visitor, target: dict[str, Any]) -> None:
     page.get_by_label("Show").select_option("24")
     page.wait_for_url("**top_k=24**")
     answered(page)
-    assert query_of(page) == {"text": target["text"], "instruction": "order", "top_k": "24"}
+    expect_query(page, {"text": target["text"], "instruction": "order", "top_k": "24"})
     assert len(sent) == 2
     assert all("one after the other" in body for body in sent)
     assert 'name="top_k"\r\n\r\n24\r\n' in sent[-1]
@@ -131,7 +132,7 @@ def test_a_dropped_picture(visitor: Visitor, target: dict[str, Any]) -> None:
     assert (sent.value.header_value("content-type") or "").startswith("multipart/form-data")
     answered(page)
     assert names(page)[0] == target["name"]
-    assert query_of(page) == {}
+    expect_query(page, {})
     search(page, "the same, as it moves")
     assert names(page)[0] == target["name"]
     page.get_by_role("button", name="Remove still.png").click()
@@ -320,7 +321,7 @@ def test_each_video_once_with_its_further_moments(visitor: Visitor, target: dict
         page.get_by_label("List").select_option("each video once")
     assert 'name="group_by"\r\n\r\nvideo\r\n' in (sent.value.post_data or "")
     answered(page)
-    assert query_of(page) == {"text": target["text"], "group_by": "video"}
+    expect_query(page, {"text": target["text"], "group_by": "video"})
     expect(page.locator(".further:visible")).to_have_count(1)
     page.get_by_role("button", name=f"{target['name']}, 0:02 to 0:03").click()
     dialog = page.get_by_role("dialog", name=target["name"])
@@ -489,7 +490,7 @@ def test_more_like_this(visitor: Visitor, target: dict[str, Any], moments: list[
     page.wait_for_url("**like=**")
     answered(page)
     (hit,) = [hit for hit in moments if hit["uri"] == target["uri"]]
-    assert query_of(page) == {"like": hit["id"]}
+    expect_query(page, {"like": hit["id"]})
     assert sorted(names(page)) == sorted(set(before) - {target["name"]})
     expect(page.locator(".chip .name")).to_contain_text(f"Like {target['name']}, 0:00–")
     linked = visitor.open(page.url.removeprefix(visitor.url))
@@ -571,7 +572,7 @@ def test_the_filter(visitor: Visitor, moments: list[dict[str, Any]]) -> None:
     expect(error).to_be_hidden()
     page.get_by_role("button", name="Search without the filter").click()
     expect(page.locator(".card")).to_have_count(VIDEOS)
-    assert query_of(page) == {"text": "anything"}
+    expect_query(page, {"text": "anything"})
 
 
 def test_errors_of_the_server_are_shown(visitor: Visitor) -> None:
@@ -691,7 +692,7 @@ def test_several_models(visitor: Visitor, browser: Browser) -> None:
     visitor.refused = {"/v1/search"}
     choice.select_option("other")
     expect(page.get_by_role("status")).to_contain_text("model 'other': not served here; use demo")
-    assert query_of(page) == {"text": "a red ball", "model": "other"}
+    expect_query(page, {"text": "a red ball", "model": "other"})
 
 
 def test_text_from_the_server_is_never_markup(visitor: Visitor) -> None:

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.serving.conftest import VIDEOS
-from tests.serving.pages import Visitor, answered, names, page_test, query_of, search, until
+from tests.serving.pages import Visitor, answered, expect_query, names, page_test, query_of, search, until
 
 pytestmark = page_test
 
@@ -60,7 +60,7 @@ def test_only_in_a_video(visitor: Visitor, target: dict[str, Any], moments: list
     assert names(linked) == [target["name"]]
     page.get_by_role("button", name=f"Remove Only in {target['name']}").click()
     expect(page.locator(".card")).to_have_count(VIDEOS)
-    assert query_of(page) == {"text": target["text"]}
+    expect_query(page, {"text": target["text"]})
     expect(page.locator(".chip")).to_have_count(0)
     page.go_back()
     expect(page.locator(".card")).to_have_count(1)
@@ -122,7 +122,7 @@ def test_without(visitor: Visitor, target: dict[str, Any]) -> None:
         page.keyboard.press("Enter")
     assert 'name="without"\r\n\r\na dog\r\n' in (sent.value.post_data or "")
     answered(page)
-    assert query_of(page) == {"text": target["text"], "without": "a dog"}
+    expect_query(page, {"text": target["text"], "without": "a dog"})
     ranked = names(page)
     linked = visitor.open(page.url.removeprefix(visitor.url))
     expect(linked.get_by_label("Without", exact=True)).to_have_value("a dog")
@@ -132,7 +132,7 @@ def test_without(visitor: Visitor, target: dict[str, Any]) -> None:
     page.keyboard.press("Enter")
     expect(page.locator(".chip")).to_have_count(0)
     answered(page)
-    assert query_of(page) == {"text": target["text"]}
+    expect_query(page, {"text": target["text"]})
     expect(field).to_have_value("")
     assert sorted(names(page)) == sorted(ranked)
     assert names(page) != ranked
@@ -176,7 +176,7 @@ def test_several_examples(visitor: Visitor, target: dict[str, Any], moments: lis
     page.get_by_label("What to find").fill("")
     page.keyboard.press("Enter")
     expect(cards).to_have_count(VIDEOS - 1)
-    assert query_of(page) == {"like": ids[second]}
+    expect_query(page, {"like": ids[second]})
     page.go_back()
     expect(chips).to_have_count(2)
 
@@ -208,7 +208,7 @@ def test_a_frame_as_query(visitor: Visitor, target: dict[str, Any]) -> None:
     page.keyboard.press("Enter")
     expect(page.locator(".chip .name")).to_have_text(re.compile(f"^Picture of {target['name']}, 0:0\\d.jpg$"))
     answered(page)
-    assert query_of(page) == {}
+    expect_query(page, {})
     assert names(page)[0] == target["name"]
     until(page, "document.querySelector('.chip img').naturalWidth > 0")
     assert page.evaluate(COLORS, [".chip img", 0, 0, 1, 1])[:2] == size
@@ -257,7 +257,7 @@ def test_recent_searches(visitor: Visitor, target: dict[str, Any]) -> None:
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     answered(page)
-    assert query_of(page) == {"text": "a ring", "without": "a dog", "by": "picture"}
+    expect_query(page, {"text": "a ring", "without": "a dog", "by": "picture"})
     expect(page.get_by_label("Without", exact=True)).to_have_value("a dog")
     expect(items.first).to_be_hidden()
     page.go_back()

@@ -20,9 +20,9 @@ from tests.serving.pages import (
     WIDE,
     Visitor,
     answering,
+    expect_query,
     names,
     page_test,
-    query_of,
     refusing,
     search,
     shown,
@@ -111,7 +111,7 @@ def test_the_link_to_a_moment(visitor: Visitor, target: dict[str, Any]) -> None:
     assert link == page.url
     page.keyboard.press("Escape")
     until(page, "!location.search.includes('moment')")
-    assert query_of(page) == {"text": target["text"]}
+    expect_query(page, {"text": target["text"]})
     linked = visitor.open(link.removeprefix(visitor.url))
     dialog = linked.get_by_role("dialog", name=target["name"])
     expect(dialog).to_be_visible()
@@ -120,7 +120,7 @@ def test_the_link_to_a_moment(visitor: Visitor, target: dict[str, Any]) -> None:
     until(linked, "document.querySelector('#stage video').readyState >= 2")
     linked.keyboard.press("Escape")
     expect(linked.locator(".card")).to_have_count(VIDEOS)  # the search is part of the link
-    assert query_of(linked) == {"text": target["text"]}
+    expect_query(linked, {"text": target["text"]})
     visitor.refused = {"/v1/moments/demo/none"}
     unknown = visitor.open("/?moment=none")
     expect(unknown.get_by_role("status")).to_have_text(re.compile("^unknown segment: "))
