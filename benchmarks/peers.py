@@ -4,10 +4,10 @@
 
 Renders a corpus of the demo, whose damage is known, and gives it to each program as a new process: start of
 the interpreter, imports and start of Ray are part of the time. The programs are the files peers_*.py; the
-two peers run in environments of their own, whose Python is named by the options, and are left out
-without. Data-Juicer runs with and without its filter of motion, which does not end on a truncated file. A
-program that takes longer than --limit, or more memory than --memory, is ended. FOLDER: also the videos of a
-folder. Prints one JSON object with an entry for each input:
+two peers run in separate environments, whose Python the options name, and are left out without these.
+Data-Juicer runs with and without its filter of motion, which does not end on a truncated file. A program that
+takes longer than --limit, or more memory than --memory, is ended. FOLDER: also the videos of a folder.
+Prints one JSON object with an entry for each input:
 
 files: number of files. programs: for each program the seconds, the files a second, the peak of the private
 memory of all its processes (MB), the ratio of its time to that of gve_ray, and the number of files that it
@@ -66,7 +66,7 @@ def measure(
     with log.open("w") as out:
         try:
             process = psutil.Popen(command, stdout=out, stderr=out, start_new_session=True)
-        except OSError as error:  # there is no such Python
+        except OSError as error:  # no such file
             return {"failed": str(error)}, []
         while process.poll() is None:
             peak = max(peak, private_bytes(process))

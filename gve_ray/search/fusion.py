@@ -4,11 +4,11 @@
     search_moments(library.index, vector, 10, ranking=ranking)
 
 Both rankings are joined by reciprocal rank fusion (Cormack, Clarke and Buettcher, 2009): a hit at rank r
-counts 1 / (60 + r), so no scores of different kinds are compared. Only moments apart from each other have
-ranks of their own: windows of a film overlap, and would otherwise push other films down. A text with less
-than three quarters of the words of the query counts only this share, and none below a half: a picture is
-not outranked by a film that happens to mention a word of its description. Both counts are added only if the
-text has all the words and the picture is among the first; otherwise the larger one counts.
+counts 1 / (60 + r), so no scores of different kinds are compared. Windows of a film that overlap share a rank,
+because they would otherwise push other films down. A text with less than three quarters of the words of the
+query counts only this share, and none below a half: a picture is not outranked by a film that happens to
+mention a word of its description. Both counts are added only if the text has all the words and the picture
+is among the first; otherwise the larger one counts.
 
 A text about a whole video (caption, file name, transcript) finds one moment of it, the one whose picture
 matches best, so that a long film does not fill the result.

@@ -41,7 +41,7 @@ def is_refused(error: BaseException | None) -> bool:
 
 
 def is_lasting(error: BaseException | None) -> bool:
-    """Return whether an error comes from storage and stays until somebody mends it: a full disk, refused access."""
+    """Return whether an error comes from storage and does not pass by itself: a full disk, refused access."""
     return is_refused(error) or any(map(_is_full, _chain(error)))
 
 

@@ -2,8 +2,8 @@
 
     python -m tests.chaos.service python -m tests.chaos.hostile {url} {pid}
 
-1. Short searches, one after the other, alone; then beside a client that always has one request with 32 texts of 25,000
-   characters in flight.
+1. Short searches, one after the other, first alone, then while another client always has a request with 32 texts of
+   25,000 characters in flight.
 2. 16 uploads of 60 MB at once, then 16 JSON bodies of 60 MB: the memory (PSS) of gateway and proxy before, at most
    meanwhile, and 30 s afterwards.
 

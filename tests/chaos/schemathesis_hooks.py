@@ -1,4 +1,4 @@
-"""Hooks for schemathesis (schemathesis.toml), which runs in an environment of its own.
+"""Hooks for schemathesis (schemathesis.toml), which runs in a separate environment.
 
 schemathesis 4.32.5 cannot negate a schema with `maxContains` ("result is not supported in canonical form"), and takes
 every changed form with a file for an invalid one, also when it is still valid. So it generates requests without that

@@ -1,16 +1,10 @@
 """Tests benchmarks/peers.py from end to end at a small size, and how it counts what programs find."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from gve_ray.demo.plan import BROKEN, plan_corpus
+from tests.benchmark import figures_of
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 FILES = 40
 
 
@@ -18,23 +12,8 @@ FILES = 40
 @pytest.mark.timeout(300)
 def test_programs_without_an_environment_are_left_out() -> None:
     """The plain loop and gve_ray on the same files: no intact one is dropped, and gve_ray finds all damage."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "benchmarks/peers.py",
-            "--files",
-            str(FILES),
-            "--nemo-curator-python",
-            "/none/python",
-        ],
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    corpus = json.loads(done.stdout)["corpus"]
+    options = ("--files", str(FILES), "--nemo-curator-python", "/none/python")
+    corpus = figures_of("peers.py", *options)["corpus"]
     programs, found = corpus["programs"], corpus["found"]
     assert programs["data_juicer"] == {"not_run": "no Python given: --data-juicer-python"}
     assert "/none/python" in programs["nemo_curator"]["failed"]

@@ -1,14 +1,10 @@
 """Tests benchmarks/scale.py from end to end at a small size."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.benchmark import figures_of
 
 
 @pytest.mark.slow
@@ -16,16 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def test_all_parts_of_a_small_run(tmp_path: Path) -> None:
     """Takes three minutes on two idle cores, mostly for recording the answers and for starting actors."""
     plot = tmp_path / "memory.png"
-    done = subprocess.run(
-        [sys.executable, "benchmarks/scale.py", "--rows", "1000", "--plot", str(plot)],
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    figures = json.loads(done.stdout)
+    figures = figures_of("scale.py", "--rows", "1000", "--plot", str(plot))
     stages = figures["synthesis"]["stages"]
     assert stages["integrity"]["in"] == 1000
     assert all(stage["in"] == stage["out"] + stage["rejected"] for stage in stages.values())

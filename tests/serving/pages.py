@@ -29,6 +29,16 @@ page_test = [
     ),
 ]
 
+in_all_looks = pytest.mark.parametrize(
+    "size,scheme",
+    [
+        ("wide", "light"),
+        ("phone", "dark"),
+        pytest.param("wide", "dark", marks=pytest.mark.slow),
+        pytest.param("phone", "light", marks=pytest.mark.slow),
+    ],
+)
+
 # Hands a real File to the page as a drop or a paste. [event, name, type, base64]
 HAND_OVER = """([event, name, type, data]) => {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));

@@ -34,6 +34,7 @@ from tests.serving.pages import (
     answering,
     expect_query,
     hand_over,
+    in_all_looks,
     names,
     number,
     page_test,
@@ -738,15 +739,7 @@ def test_less_motion(visitor: Visitor, target: dict[str, Any]) -> None:
     assert page.locator(".card video").count() == 0
 
 
-@pytest.mark.parametrize(
-    "size,scheme",
-    [
-        ("wide", "light"),
-        ("phone", "dark"),
-        pytest.param("wide", "dark", marks=pytest.mark.slow),
-        pytest.param("phone", "light", marks=pytest.mark.slow),
-    ],
-)
+@in_all_looks
 def test_looks(visitor: Visitor, target: dict[str, Any], tmp_path: Path, scheme: str, size: str) -> None:
     """The text has enough contrast in both colour schemes and on a phone.
 

@@ -12,6 +12,7 @@ from tests.serving.pages import (
     Visitor,
     answering,
     hand_over,
+    in_all_looks,
     page_test,
     refusing,
     search,
@@ -47,15 +48,7 @@ def check(page: Page, state: str) -> None:
     assert [(state, rule["id"], [node["html"] for node in rule["nodes"]]) for rule in violations] == []
 
 
-@pytest.mark.parametrize(
-    "size,scheme",
-    [
-        ("wide", "light"),
-        ("phone", "dark"),
-        pytest.param("wide", "dark", marks=pytest.mark.slow),
-        pytest.param("phone", "light", marks=pytest.mark.slow),
-    ],
-)
+@in_all_looks
 def test_axe_finds_nothing(visitor: Visitor, target: dict[str, Any], size: str, scheme: str) -> None:
     """In each state of the page."""
     context = {**(WIDE if size == "wide" else PHONE), "color_scheme": scheme, "reduced_motion": "reduce"}
