@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gve_ray.registry import JOBS
+
 ROOT = Path(__file__).resolve().parent.parent
 # A package may import packages of lower layers, but none of its own layer except in SAME_LAYER_ALLOWED.
 LAYERS = (
@@ -158,14 +160,65 @@ def test_every_folder_of_code_is_a_package() -> None:
     assert [folder for folder in sorted(folders) if not (folder / "__init__.py").exists()] == []
 
 
-@pytest.mark.parametrize("module", ["gve_ray.schema", "gve_ray.config", "gve_ray.media", "gve_ray.cli"])
-def test_light_modules_load_no_engine(module: str) -> None:
-    """Decoder processes and `gve --help` start quickly only if these modules load no engine."""
-    program = (
-        f"import sys, {module}; "
-        "print(*sorted({'torch', 'vllm', 'ray', 'transformers', 'matplotlib'} & set(sys.modules)))"
-    )
+ENGINES = ("ray", "torch", "transformers", "sklearn", "scipy", "torchvision", "vllm", "matplotlib")
+# Imported one after the other, so the first that loads an engine is named.
+LIGHT = (
+    *("gve_ray.schema", "gve_ray.config", "gve_ray.media", "gve_ray.cli", "gve_ray.embedder"),
+    *(name.partition(":")[0] for job in JOBS.values() for name in (job.needs, *job.alone.values(), job.run)),
+    # The workers that decode, filter, cut or answer requests.
+    *("gve_ray.stage.pool", "gve_ray.synthesis.ingest", "gve_ray.synthesis.shots", "gve_ray.indexing.probe"),
+    *("gve_ray.indexing.embed", "gve_ray.serving.gateway", "gve_ray.serving.retriever"),
+)
+
+
+def engines_loaded(program: str, *arguments: str) -> str:
+    """Return what a program prints that ends with the names of the engines that it has loaded."""
+    program = f"import sys\ndef engines(): return sorted({ENGINES!r} & sys.modules.keys())\n{program}"
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
-    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_light_modules_load_no_engine() -> None:
+    """Processes that do not compute with an engine start quickly only if these modules load none."""
+    program = """
+from importlib import import_module
+for name in sys.argv[1:]:
+    import_module(name)
+    if engines():
+        sys.exit(print(name, *engines()))
+"""
+    assert engines_loaded(program, *LIGHT) == ""
+
+
+def test_checks_before_a_job_load_no_engine() -> None:
+    """What the driver of every job does before it connects to Ray, and the identity of the model."""
+    program = """
+from gve_ray.embedder.backends import identify, saved_settings
+from gve_ray.preflight import check_models, size_pools
+from gve_ray.registry import JOBS
+for name, job in JOBS.items():
+    config = job.read_config(["--config", "demo.yaml"], prog=name)
+    needs = job.needs_of(config)
+    if name in ("synthesize", "index"):  # the others need what earlier jobs write
+        check_models(needs)
+    assert all(pool.count for pool in size_pools(needs.workers, [{"CPU": 8.0, "memory": 64e9}])), name
+    if name == "index":
+        identify(config.model, saved_settings(config.model), on_gpu=False)
+    if engines():
+        sys.exit(print(name, *engines()))
+"""
+    assert engines_loaded(program) == ""
+
+
+def test_the_embedder_is_still_found_in_its_package() -> None:
+    program = """
+import gve_ray.embedder
+assert engines() == [], engines()
+missing = [name for name in gve_ray.embedder.__all__ if getattr(gve_ray.embedder, name).__name__ != name]
+from gve_ray.embedder import Embedder
+print(missing, hasattr(gve_ray.embedder, "Nothing"), *{"torch"} & set(engines()))
+"""
+    assert engines_loaded(program) == "[] False torch"

@@ -4,95 +4,21 @@ An adapter folder holds PEFT's `adapter_config.json` and `adapter_model.safetens
 `embedder.json`, the settings with which the adapter was trained.
 """
 
-import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from gve_ray.embedder.checkpoint_files import PathOrId, hub_access
 from gve_ray.embedder.conversation import check_tokenizer
 from gve_ray.embedder.model import GveModel, load_model
-from gve_ray.embedder.model_families import model_family
-from gve_ray.embedder.settings import SETTINGS_FILE, EmbedderSettings, agreed
+from gve_ray.embedder.settings import EmbedderSettings
 from gve_ray.errors import shortened
 
-PathOrId = str | os.PathLike[str]
 _ADAPTER_NAMES = {
     r"^model\.(?=layers\.)": "model.language_model."
 }  # old name -> new name, without PEFT's prefix
-
-
-def resolve_settings(
-    path_or_id: PathOrId,
-    adapter: PathOrId | None,
-    expected: EmbedderSettings | None,
-    *,
-    revision: str | None = None,
-) -> EmbedderSettings:
-    """Return the settings saved with the adapter, else with the model, else `expected`.
-
-    Without any of them, returns the defaults. Raises ValueError if the saved settings differ from
-    the expected ones.
-    """
-    for source, version in ((adapter, None), (path_or_id, revision)):
-        path = _settings_file(source, version) if source is not None else None
-        if path is not None:
-            return agreed(EmbedderSettings.from_file(path), expected, str(source))
-    return agreed(None, expected, str(path_or_id))
-
-
-def complete_settings(
-    path_or_id: PathOrId, adapter: PathOrId | None, expected: EmbedderSettings, revision: str | None
-) -> EmbedderSettings:
-    """Return the expected settings, with the model's default instruction if they have none.
-
-    It is that saved with the weights, else that of the model's family. Raises ValueError if the
-    family is not supported.
-    """
-    from transformers import AutoConfig
-
-    if expected.default_instruction is not None:
-        return expected
-    saved = resolve_settings(path_or_id, adapter, None, revision=revision)
-    if saved.default_instruction is None:
-        config = AutoConfig.from_pretrained(path_or_id, revision=revision)
-        saved = model_family(config.model_type).complete(saved)
-    return replace(expected, default_instruction=saved.default_instruction)
-
-
-def _settings_file(path_or_id: PathOrId, revision: str | None) -> str | None:
-    from transformers.utils import cached_file
-
-    with _hub_access(path_or_id):
-        cached: str | None = cached_file(
-            str(path_or_id),
-            SETTINGS_FILE,
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-        )
-    return cached
-
-
-@contextmanager
-def _hub_access(path_or_id: PathOrId) -> Iterator[None]:
-    """Raise PermissionError that names the repository and HF_TOKEN if the hub refuses access."""
-    try:
-        yield
-    except OSError as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            status = getattr(getattr(cause, "response", None), "status_code", None)
-            if status in (401, 403):
-                raise PermissionError(
-                    f"{path_or_id}: the hub refused access (HTTP {status}); check the name, and if the repository is "
-                    "gated or private, request access on its page and set HF_TOKEN to a token of that account"
-                ) from error
-            cause = cause.__cause__ or cause.__context__
-        raise
 
 
 def load_processor(path_or_id: PathOrId, *, revision: str | None = None) -> Any:
@@ -103,7 +29,7 @@ def load_processor(path_or_id: PathOrId, *, revision: str | None = None) -> Any:
     """
     from transformers import AutoProcessor
 
-    with _hub_access(path_or_id):
+    with hub_access(path_or_id):
         processor = AutoProcessor.from_pretrained(path_or_id, revision=revision)
     if getattr(processor, "image_processor", None) is None:
         raise ValueError(

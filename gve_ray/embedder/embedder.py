@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from gve_ray.config import resolve_model
-from gve_ray.embedder.checkpoint import load_processor, load_torch_model, resolve_settings
+from gve_ray.embedder.checkpoint import load_processor, load_torch_model
+from gve_ray.embedder.checkpoint_files import resolve_settings
 from gve_ray.embedder.collate import Collator
 from gve_ray.embedder.embeddings import Embeddings, Finished, ignore
 from gve_ray.embedder.load_media import load_media

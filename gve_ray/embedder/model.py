@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gve_ray.embedder.checkpoint_files import family_of
 from gve_ray.embedder.collate import Batch
+from gve_ray.embedder.dtypes import default_dtype
 from gve_ray.embedder.model_families import ModelFamily, model_family
 from gve_ray.embedder.vision import PatchSpec, normalise
-
-_BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # the last one: ARM
 
 
 def pool_last(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -135,10 +135,10 @@ def load_model(
     load_in_4bit: keep the projections of the language model as 4-bit NF4 and compute in `dtype`
     (arXiv:2305.14314). Raises ImportError if that needs bitsandbytes and it is not installed.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText
 
     target = torch.device(device) if device else default_device()
-    model_family(AutoConfig.from_pretrained(path, revision=revision).model_type)
+    family_of(path, revision=revision)  # raises ValueError before the weights are loaded
     as_loaded = as_dtype(dtype, target)
     # Quantized weights are made on the device where they stay.
     quantized = {"quantization_config": _nf4(as_loaded), "device_map": {"": target}} if load_in_4bit else {}
@@ -180,16 +180,6 @@ def _nf4(dtype: torch.dtype) -> Any:
 def default_device() -> torch.device:
     """Return the accelerator if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def default_dtype(*, on_gpu: bool) -> str:
-    """Return bfloat16 on a GPU and on a processor with instructions for it, else float32.
-
-    A processor without them computes in bfloat16 several times more slowly than in float32.
-    """
-    processor = torch.cpu.get_capabilities()
-    native = any(processor.get(name, False) for name in _BFLOAT16_INSTRUCTIONS)
-    return "bfloat16" if on_gpu or native else "float32"
 
 
 def as_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:

@@ -15,7 +15,7 @@ import torch
 
 from gve_ray.embedder.collate import Collator, Encoded, lengths_and_cuts
 from gve_ray.embedder.embeddings import Embeddings, Finished
-from gve_ray.embedder.export import export_merged
+from gve_ray.embedder.export_folder import export_merged
 from gve_ray.embedder.model import as_dtype, default_device
 from gve_ray.embedder.model_families import model_family
 from gve_ray.embedder.settings import EmbedderSettings

@@ -159,7 +159,7 @@ def measure_operations(*, threads: int, on_gpu: bool) -> float:
     """Return the operations per second of matrix products, with this number of threads or on a GPU."""
     import torch
 
-    from gve_ray.embedder.model import default_dtype
+    from gve_ray.embedder.dtypes import default_dtype
 
     torch.set_num_threads(threads)
     dtype = getattr(torch, default_dtype(on_gpu=on_gpu))

@@ -10,9 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gve_ray.config import AdaptedModel, ModelConfig, ModelReference, is_uri, resolve_model
+from gve_ray.embedder import EmbedderSettings
+from gve_ray.embedder.checkpoint_files import resolve_settings
+from gve_ray.embedder.dtypes import default_dtype, itemsize
 from gve_ray.endpoint import Endpoint, EndpointError
 from gve_ray.job import PreflightError
 from gve_ray.store.model_cache import folder_listing
@@ -21,9 +24,6 @@ from gve_ray.store.runfolder import filesystem
 _SAMPLE_BYTES = 1 << 16
 # The packages that are no dependency of this one, by the engine that imports them.
 _PACKAGES = {"vllm": "vllm", "sentence-transformers": "sentence_transformers"}
-
-if TYPE_CHECKING:  # it loads torch, which the nodes' checks do not need
-    from gve_ray.embedder import EmbedderSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +74,6 @@ class Weights:
         Empty if they are unknown, because a hub does not say how large its files are. Quantised weights
         keep their dtype.
         """
-        from gve_ray.embedder.model import default_dtype
-
         values, stored, is_fixed = self.values, "bfloat16", False
         if values is None:
             try:
@@ -87,13 +85,13 @@ class Weights:
             stored_bytes = next(filter(None, by_suffix), 0)
             inner = config.get("text_config") or {}
             stored = str(config.get("dtype") or config.get("torch_dtype") or inner.get("dtype") or "float32")
-            values, is_fixed = stored_bytes // _itemsize(stored), "quantization_config" in config
+            values, is_fixed = stored_bytes // itemsize(stored), "quantization_config" in config
         if not values:
             return {}
         loaded = self.dtype or default_dtype(on_gpu=False)
         if loaded == "auto" or is_fixed:
-            return {stored: values * _itemsize(stored)}
-        return {name: values * _itemsize(name) for name in (loaded, "bfloat16")}
+            return {stored: values * itemsize(stored)}
+        return {name: values * itemsize(name) for name in (loaded, "bfloat16")}
 
     def _files(self) -> tuple[Mapping[str, int], Mapping[str, Any]]:
         """Return the size of each file by name, and the content of config.json, {} if there is none."""
@@ -167,15 +165,6 @@ def _samples(folder: Path) -> dict[str, tuple[int, str]]:
     return samples
 
 
-def _itemsize(dtype: str) -> int:
-    """Return the bytes of one value."""
-    import torch
-
-    from gve_ray.embedder.model import as_dtype
-
-    return as_dtype(dtype, torch.device("cpu")).itemsize
-
-
 def weights_of(
     section: str,
     model: ModelReference,
@@ -216,7 +205,7 @@ class Embedder:
 
     option: str
     model: ModelConfig
-    settings: "EmbedderSettings | None"
+    settings: EmbedderSettings | None
 
     @property
     def weights(self) -> Sequence[Weights]:
@@ -242,8 +231,6 @@ class Embedder:
             weights.check()
         if self.settings is None or model.rescale or model.engine not in ("torch", "vllm"):
             return
-        from gve_ray.embedder.checkpoint import resolve_settings
-
         adapter = resolve_model(model.adapter) if model.adapter else None
         try:
             resolve_settings(resolve_model(model.model), adapter, self.settings, revision=model.revision)

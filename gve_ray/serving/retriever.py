@@ -16,7 +16,7 @@ import numpy as np
 from gve_ray.config import resolve_model
 from gve_ray.embedder import EmbedderSettings, Embeddings
 from gve_ray.embedder.backends import NOT_FINITE, identify, open_model, saved_settings
-from gve_ray.embedder.checkpoint import resolve_settings
+from gve_ray.embedder.checkpoint_files import resolve_settings
 from gve_ray.logs import set_up_worker
 from gve_ray.schema import Item
 from gve_ray.search import (

@@ -31,7 +31,8 @@ from gve_ray.embedder import (
     load_torch_model,
     save_adapter,
 )
-from gve_ray.embedder.model import default_device, default_dtype
+from gve_ray.embedder.dtypes import default_dtype
+from gve_ray.embedder.model import default_device
 from gve_ray.schema import Item
 from gve_ray.store import AssetReader, SharedFolder
 from gve_ray.store.runfolder import plain
@@ -42,14 +43,14 @@ from gve_ray.training.encoder import Encoder, GveCollate, with_lora
 from gve_ray.training.feed import ahead
 from gve_ray.training.gather import barrier, rank, world_size
 from gve_ray.training.hard_negatives import Embed
-from gve_ray.training.loop import Feed, ScoreLog, StepLog, Trainer
+from gve_ray.training.loop import Feed, Trainer
 from gve_ray.training.mixture import DataSet, load_mixture
 from gve_ray.training.node import once_per_node
 from gve_ray.training.pairs import check_references
 from gve_ray.training.plan import EpochPlan
 from gve_ray.training.plots import save_plots
 from gve_ray.training.prober import EpochProber, open_helper
-from gve_ray.training.runlog import SCORES_FILE, STEPS_FILE, EvaluationLog, RunLog
+from gve_ray.training.runlog import SCORES_FILE, STEPS_FILE, EvaluationLog, RunLog, ScoreLog, StepLog
 from gve_ray.training.step import Taught
 from gve_ray.training.trackers import Trackers
 from gve_ray.training.validation import ValidationSet, Validator, load_validation

@@ -29,6 +29,7 @@ from gve_ray.training.gather import barrier, gather_objects, rank, world_size
 from gve_ray.training.mixture import DataSet
 from gve_ray.training.optimiser import learning_rate, make_optimiser
 from gve_ray.training.plan import EpochPlan, plan_epoch
+from gve_ray.training.runlog import ScoreLog, StepLog
 from gve_ray.training.schedule import Schedule, Step, hash_of, one_pass
 from gve_ray.training.step import Chunk, Taught, backward
 
@@ -81,41 +82,6 @@ class Prepare(Protocol):
     """
 
     def __call__(self, epoch: int) -> Probe: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepLog:
-    """One line of the log.
-
-    step: number of the step over all epochs, from 1. of: steps of the whole run. hardest_gap: None if there
-    are no negatives. pairs_per_second: of all ranks. tokens_per_second: of this rank. data_wait: seconds that
-    this rank waited for data. seconds: duration of the step.
-    """
-
-    epoch: int
-    step: int
-    of: int
-    dataset: str
-    loss: float
-    mean_score: float
-    mean_positive: float
-    hardest_gap: float | None
-    learning_rate: float
-    gradient_norm: float
-    pairs_per_second: float
-    tokens_per_second: float
-    data_wait: float
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreLog:
-    """One evaluation. step: the step it follows, over all epochs. is_best: better than all before."""
-
-    step: int
-    scores: Mapping[str, float]
-    is_best: bool
-    seconds: float
 
 
 class Trainer:

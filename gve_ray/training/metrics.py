@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from gve_ray.logs import metric_tags
-from gve_ray.training.loop import StepLog
+from gve_ray.training.runlog import StepLog
 
 # Each metric with its description and its value after a step.
 _METRICS: dict[str, tuple[str, Callable[[StepLog], float]]] = {

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Iterable
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from gve_ray.training.config import OptimiserConfig
+
+if TYPE_CHECKING:  # the driver computes learning rates without torch
+    from torch import nn
+    from torch.optim import AdamW
 
 
 def learning_rate(step: int, total: int, config: OptimiserConfig) -> float:
@@ -24,11 +26,13 @@ def learning_rate(step: int, total: int, config: OptimiserConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def make_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
+def make_optimiser(model: "nn.Module", config: OptimiserConfig) -> "AdamW":
     """Return AdamW over the weights that require a gradient, without weight decay for norms and biases.
 
     Raises ValueError when nothing is trainable.
     """
+    from torch.optim import AdamW
+
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     if not trained:
         raise ValueError("no weight requires a gradient; call add_lora first")
@@ -37,10 +41,10 @@ def make_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Ada
         {"params": [weight for weight in trained if weight.ndim < 2], "weight_decay": 0.0},
     ]
     kept = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(kept, lr=config.learning_rate)
+    return AdamW(kept, lr=config.learning_rate)
 
 
-def check_frozen(model: nn.Module, parts: Iterable[str]) -> None:
+def check_frozen(model: "nn.Module", parts: Iterable[str]) -> None:
     """Raise ValueError if a weight whose name contains one of `parts` would be trained."""
     frozen = tuple(parts)
     trainable = [

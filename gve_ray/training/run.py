@@ -124,7 +124,7 @@ def _trainer(config: TrainingJobConfig, board: Board | None) -> "TorchTrainer":
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from gve_ray.embedder.model import default_dtype
+    from gve_ray.embedder.dtypes import default_dtype
 
     needs = config.resources
     # Chosen here, so that ranks on different processors train in the same dtype.

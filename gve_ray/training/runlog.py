@@ -2,18 +2,52 @@
 
 import json
 import logging
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from gve_ray.progress import Progress
-from gve_ray.training.loop import ScoreLog, StepLog
 
 log = logging.getLogger(__name__)
 
 STEPS_FILE = "steps.jsonl"
 SCORES_FILE = "evaluations.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepLog:
+    """One line of the log.
+
+    step: number of the step over all epochs, from 1. of: steps of the whole run. hardest_gap: None if there
+    are no negatives. pairs_per_second: of all ranks. tokens_per_second: of this rank. data_wait: seconds that
+    this rank waited for data. seconds: duration of the step.
+    """
+
+    epoch: int
+    step: int
+    of: int
+    dataset: str
+    loss: float
+    mean_score: float
+    mean_positive: float
+    hardest_gap: float | None
+    learning_rate: float
+    gradient_norm: float
+    pairs_per_second: float
+    tokens_per_second: float
+    data_wait: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreLog:
+    """One evaluation. step: the step it follows, over all epochs. is_best: better than all before."""
+
+    step: int
+    scores: Mapping[str, float]
+    is_best: bool
+    seconds: float
 
 
 class _Lines:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from gve_ray.store import SharedFolder
 from gve_ray.training.config import TrackerName
-from gve_ray.training.loop import ScoreLog, StepLog
+from gve_ray.training.runlog import ScoreLog, StepLog
 
 _PACKAGES: dict[TrackerName, str] = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 _ID = "{}.id"  # the file with the run's id at a tracker that assigns ids

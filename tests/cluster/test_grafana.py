@@ -12,8 +12,8 @@ import pytest
 from gve_ray.logs import extra_log_context
 from gve_ray.stage import StageResources, run_stage
 from gve_ray.store import RunFolder
-from gve_ray.training.loop import StepLog
 from gve_ray.training.metrics import StepMetrics
+from gve_ray.training.runlog import StepLog
 from tests.cluster.files import CLUSTER, ROOT
 
 HERE = ROOT / "tests"

@@ -64,21 +64,3 @@ def test_dtype_by_name_and_by_device() -> None:
     assert as_dtype(None, torch.device("cuda")) is torch.bfloat16
     with pytest.raises(ValueError, match="dtype='half-ish'"):
         as_dtype("half-ish", torch.device("cpu"))
-
-
-@pytest.mark.parametrize(
-    ("processor", "dtype"),
-    [
-        ({"architecture": "x86_64", "avx2": True, "amx_bf16": False}, torch.float32),
-        ({"architecture": "x86_64", "avx512_f": True, "avx512_bf16": False}, torch.float32),
-        ({"architecture": "x86_64", "avx512_bf16": True}, torch.bfloat16),
-        ({"architecture": "x86_64", "amx_bf16": True}, torch.bfloat16),
-        ({"architecture": "ARM64", "neon": True, "bf16": False}, torch.float32),
-        ({"architecture": "ARM64", "neon": True, "bf16": True}, torch.bfloat16),
-    ],
-)
-def test_a_processor_computes_in_bfloat16_only_if_it_has_instructions_for_it(
-    processor: dict[str, object], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
-    assert as_dtype(None, torch.device("cpu")) is dtype

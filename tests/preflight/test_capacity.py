@@ -15,7 +15,7 @@ BOX = [{"CPU": 96.0, "GPU": 8.0, "memory": 700.0 * GIB}]
 @pytest.fixture
 def fixed_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "gve_ray.embedder.model.default_dtype", lambda *, on_gpu: "bfloat16" if on_gpu else "float32"
+        "gve_ray.preflight.models.default_dtype", lambda *, on_gpu: "bfloat16" if on_gpu else "float32"
     )
     monkeypatch.setattr("gve_ray.preflight.capacity.measure_decoding", lambda: 1000.0)
     monkeypatch.setattr("gve_ray.preflight.capacity.measure_operations", lambda **_: 100e9)

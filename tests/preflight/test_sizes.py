@@ -49,7 +49,7 @@ def model_of(tmp_path: Path) -> Callable[[float, str], str]:
 @pytest.fixture
 def no_native_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "gve_ray.embedder.model.default_dtype", lambda *, on_gpu: "bfloat16" if on_gpu else "float32"
+        "gve_ray.preflight.models.default_dtype", lambda *, on_gpu: "bfloat16" if on_gpu else "float32"
     )
 
 

@@ -18,9 +18,10 @@ from gve_ray.training.config import LoopConfig, OptimiserConfig
 from gve_ray.training.curriculum import Curriculum
 from gve_ray.training.gather import gather
 from gve_ray.training.gradcache import backward_in_chunks
-from gve_ray.training.loop import StepLog, Trainer
+from gve_ray.training.loop import Trainer
 from gve_ray.training.loss import Loss, info_nce
 from gve_ray.training.pairs import Pair
+from gve_ray.training.runlog import StepLog
 from gve_ray.training.validation import ValidationSet, Validator, retrieval_set
 from tests.training import tiny
 

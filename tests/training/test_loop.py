@@ -10,7 +10,8 @@ from gve_ray.store import SharedFolder
 from gve_ray.training import checkpoint
 from gve_ray.training.config import LoopConfig, LossConfig, OptimiserConfig, ValidationConfig
 from gve_ray.training.curriculum import Alignment, Curriculum
-from gve_ray.training.loop import Probe, ScoreLog, StepLog, Trainer
+from gve_ray.training.loop import Probe, Trainer
+from gve_ray.training.runlog import ScoreLog, StepLog
 from tests.training import tiny
 
 FAST = LoopConfig(

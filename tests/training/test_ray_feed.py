@@ -10,8 +10,9 @@ from gve_ray.store import SharedFolder
 from gve_ray.training import checkpoint, ray_feed
 from gve_ray.training.config import LoopConfig, LossConfig
 from gve_ray.training.curriculum import Curriculum
-from gve_ray.training.loop import StepLog, Trainer
+from gve_ray.training.loop import Trainer
 from gve_ray.training.ray_feed import RayFeed
+from gve_ray.training.runlog import StepLog
 from tests.training import tiny
 
 pytestmark = pytest.mark.usefixtures("cluster")

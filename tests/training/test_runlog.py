@@ -2,8 +2,7 @@ import json
 from pathlib import Path
 
 from gve_ray.progress import ProgressState, shown_by
-from gve_ray.training.loop import StepLog
-from gve_ray.training.runlog import RunLog, detail_of, read_log
+from gve_ray.training.runlog import RunLog, StepLog, detail_of, read_log
 
 
 def step(number: int, loss: float = 1.5) -> StepLog:

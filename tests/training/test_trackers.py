@@ -11,7 +11,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from gve_ray.store import SharedFolder
-from gve_ray.training.loop import StepLog
+from gve_ray.training.runlog import StepLog
 from gve_ray.training.trackers import Trackers, check_trackers
 
 

@@ -5,8 +5,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from gve_ray.config import ModelConfig, resolve_model
-from gve_ray.embedder.checkpoint import complete_settings, resolve_settings
-from gve_ray.embedder.model import default_dtype
+from gve_ray.embedder.checkpoint_files import complete_settings, resolve_settings
+from gve_ray.embedder.dtypes import default_dtype
 from gve_ray.embedder.settings import EmbedderSettings
 from gve_ray.store import fingerprint
 from gve_ray.store.weights import weights_identity

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from gve_ray.embedder.checkpoint import PathOrId, load_processor, load_torch_model, resolve_settings
+from gve_ray.embedder.checkpoint import load_processor, load_torch_model
+from gve_ray.embedder.checkpoint_files import PathOrId, resolve_settings
 from gve_ray.embedder.model import GveModel
 from gve_ray.embedder.settings import EMBED_TOKEN, EmbedderSettings
 

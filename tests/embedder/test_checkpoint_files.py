@@ -1,0 +1,55 @@
+"""Tests for what is read from the small files of a checkpoint, against transformers."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig
+
+from gve_ray.embedder import EmbedderSettings
+from gve_ray.embedder.checkpoint_files import complete_settings, family_of
+from gve_ray.embedder.model_families import MODEL_FAMILIES, model_family
+
+
+def test_the_family_is_that_of_the_config_that_transformers_loads(tiny_family: Path) -> None:
+    loaded = AutoConfig.from_pretrained(tiny_family)
+    assert family_of(tiny_family) is model_family(loaded.model_type)
+
+
+@pytest.mark.parametrize("model_type", sorted(MODEL_FAMILIES))
+def test_a_config_that_transformers_writes_names_its_family(model_type: str, tmp_path: Path) -> None:
+    AutoConfig.for_model(model_type).save_pretrained(tmp_path)
+    assert family_of(tmp_path) is MODEL_FAMILIES[model_type]
+
+
+def test_the_default_instruction_is_saved_with_the_weights_or_that_of_the_family(tmp_path: Path) -> None:
+    expected = EmbedderSettings(frames=4)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_vl"}))
+    completed = complete_settings(tmp_path, None, expected, None)
+    assert completed == EmbedderSettings(frames=4, default_instruction="Represent the user's input.")
+    EmbedderSettings(default_instruction="Find it.").save(tmp_path)
+    assert complete_settings(tmp_path, None, expected, None).default_instruction == "Find it."
+    own = EmbedderSettings(default_instruction="Mine.")
+    assert complete_settings(tmp_path, None, own, None) is own
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "message"),
+    [
+        ({"model_type": "bert"}, ValueError, "model type 'bert' is not supported; supported: qwen2_5_vl, "),
+        ({"hidden_size": 8}, ValueError, "model type None is not supported"),
+        (None, OSError, "no config.json; name a model folder or a hub id"),
+    ],
+)
+def test_no_family(
+    config: dict[str, object] | None, error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(error, match=message):
+        family_of(tmp_path)
+
+
+def test_a_path_that_does_not_exist_is_no_hub_id(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="no such folder, and no hub id"):
+        family_of(tmp_path / "missing")
