@@ -11,6 +11,9 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from runpy import run_path
 from typing import Any, Literal, TypeVar
 
 from gve_ray.config import ACCELERATOR, AUTO, GIB, ActorResources
@@ -282,9 +285,12 @@ def _describe(
 
 
 def _torch_has_cuda() -> bool:
-    import torch
-
-    return bool(torch.backends.cuda.is_built())
+    """Return what the installed torch says in its version file; importing torch takes seconds."""
+    torch = find_spec("torch")
+    assert torch is not None
+    assert torch.origin is not None
+    version = run_path(str(Path(torch.origin).with_name("version.py")))
+    return bool(version["cuda"] or version["hip"])
 
 
 # ---- Checking

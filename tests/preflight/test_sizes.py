@@ -1,6 +1,7 @@
 """Tests the numbers of workers that are chosen for described nodes. Expected numbers are worked out by hand."""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -232,3 +233,23 @@ def test_the_config_gets_the_numbers(monkeypatch: pytest.MonkeyPatch, model_of: 
     assert (second.replicas, second.max_replicas, second.num_cpus, second.num_gpus) == (1, 14, 8, 1)
     assert not any(served.replicas.undecided for served in fitted.models)
     assert not fitted.gateway.replicas.undecided
+
+
+@pytest.mark.parametrize(
+    ("cuda", "hip", "gpus"), [("'13.0'", None, 1), (None, "'7.1'", 1), (None, None, 0)], ids=str
+)
+def test_the_gpu_of_a_machine_counts_only_if_torch_is_built_for_it(
+    cuda: str | None, hip: str | None, gpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gve_ray.preflight import fit
+
+    monkeypatch.setattr(fit, "live_nodes", lambda: GPU_BOX)
+    monkeypatch.setattr(fit, "spare_nodes", list)
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise AssertionError('it must not be imported')")
+    (tmp_path / "torch" / "version.py").write_text(f"cuda = {cuda}\nhip = {hip}\n")
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = JOBS["index"].read_config(["--config", "demo.yaml"], prog="test")
+    fitted = fit.fit_to_cluster(config, JOBS["index"].needs_of(config).workers)
+    assert fitted.resources.embed.demands.get("GPU", 0) == gpus
