@@ -58,7 +58,9 @@ def family_of(path_or_id: PathOrId, *, revision: str | None = None) -> ModelFami
     """
     path = _find(path_or_id, "config.json", revision)
     if path is None:
-        raise OSError(f"{path_or_id}: no config.json; name a model folder or a hub id")
+        raise OSError(
+            f"{path_or_id}: no config.json there, on the hub or in its cache; name a model folder or a hub id"
+        )
     return model_family(json.loads(path.read_text(encoding="utf-8")).get("model_type"))
 
 
@@ -67,13 +69,17 @@ def _find(path_or_id: PathOrId, name: str, revision: str | None) -> Path | None:
     if (folder := Path(path_or_id)).is_dir():
         return folder / name if (folder / name).is_file() else None
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RevisionNotFoundError
 
     with hub_access(path_or_id):
         try:
             return Path(hf_hub_download(str(path_or_id), name, revision=revision))
         except EntryNotFoundError:  # also if the hub does not answer, and the cache has no such file
             return None
+        except RevisionNotFoundError as error:
+            raise OSError(
+                f"{path_or_id}: the hub has no revision {revision!r}; name a branch, a tag or a commit"
+            ) from error
         except HFValidationError as error:
             raise OSError(f"{path_or_id}: no such folder, and no hub id ({error})") from error
 

@@ -1,6 +1,8 @@
 """Tests for what is read from the small files of a checkpoint, against transformers."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,18 @@ from transformers import AutoConfig
 from gve_ray.embedder import EmbedderSettings
 from gve_ray.embedder.checkpoint_files import complete_settings, family_of
 from gve_ray.embedder.model_families import MODEL_FAMILIES, model_family
+from tests.hub import Hub
+
+CLIENT = """
+import json, sys
+from gve_ray.embedder import EmbedderSettings
+from gve_ray.embedder.checkpoint_files import complete_settings
+for name, revision in json.loads(sys.argv[1]):
+    try:
+        print(complete_settings(name, None, EmbedderSettings(), revision).default_instruction)
+    except OSError as error:
+        print(type(error).__name__, error)
+"""
 
 
 def test_the_family_is_that_of_the_config_that_transformers_loads(tiny_family: Path) -> None:
@@ -38,7 +52,7 @@ def test_the_default_instruction_is_saved_with_the_weights_or_that_of_the_family
     [
         ({"model_type": "bert"}, ValueError, "model type 'bert' is not supported; supported: qwen2_5_vl, "),
         ({"hidden_size": 8}, ValueError, "model type None is not supported"),
-        (None, OSError, "no config.json; name a model folder or a hub id"),
+        (None, OSError, "no config.json there, on the hub or in its cache; name a model folder or a hub id"),
     ],
 )
 def test_no_family(
@@ -53,3 +67,44 @@ def test_no_family(
 def test_a_path_that_does_not_exist_is_no_hub_id(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no such folder, and no hub id"):
         family_of(tmp_path / "missing")
+
+
+def ask(hub: Hub, *models: tuple[str, str | None], **environment: str) -> list[str]:
+    """Return the default instruction of each model on the hub, or the error.
+
+    A new process, because the library reads its settings when it is imported.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENT, json.dumps(models)],
+        env=hub.environment | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+def test_files_of_the_hub_and_of_its_cache(tmp_path: Path) -> None:
+    """One model has no saved settings, so those of its family hold; what is in the cache needs no access."""
+    plain, saved = tmp_path / "plain", tmp_path / "saved"
+    for folder in (plain, saved):
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"model_type": "qwen3_vl"}))
+    EmbedderSettings(default_instruction="Find it.").save(saved)
+    own, refused = "Represent the user's input.", "the hub refused access (HTTP 403)"
+    with Hub(tmp_path / "cache") as hub:
+        for name, folder in (("org/plain", plain), ("org/saved", saved), ("org/gated", saved)):
+            hub.add(name, folder)
+        hub.gated["org/gated"] = 403
+        answers = ask(hub, ("org/plain", None), ("org/saved", None), ("org/gated", None), ("org/plain", "v9"))
+        assert answers[:2] == [own, "Find it."]
+        assert answers[2].startswith(f"PermissionError org/gated: {refused}")
+        assert answers[3].startswith("OSError org/plain: the hub has no revision 'v9'; ")
+        hub.gated["org/saved"] = 403
+        assert ask(hub, ("org/saved", None)) == ["Find it."]
+        hub.requests.clear()
+        answers = ask(hub, ("org/plain", None), ("org/saved", None), ("org/gated", None), HF_HUB_OFFLINE="1")
+        assert answers[:2] == [own, "Find it."]
+        assert answers[2].startswith("OSError org/gated: no config.json there, ")
+        assert hub.requests == []
