@@ -22,6 +22,7 @@ from gve_ray.schema import Frames, Item
 from gve_ray.serving.errors import ApiError
 
 RETRY_SECONDS = 1.0  # Retry-After, at least, if too much work waits
+_SHORT = 16  # a request is short if so many of its size fit into a batch
 _CHARACTERS = 3  # per token, approximately; a smaller value makes smaller batches
 _TEMPLATE = 24  # tokens that the chat template adds to an item
 _PIXELS = 28 * 28  # per visual token in one frame; two frames share a token
@@ -32,14 +33,14 @@ class _Request:
     """The items of one request.
 
     tokens: estimate for each item. taken: number of items that are in a batch or embedded already.
-    parts: the embeddings so far, in order.
+    parts: the embeddings so far, by the index of their first item.
     """
 
     items: Sequence[Item]
     tokens: Sequence[int]
     result: asyncio.Future[Embeddings] = field(repr=False)
     taken: int = 0
-    parts: list[Embeddings] = field(default_factory=list)
+    parts: dict[int, Embeddings] = field(default_factory=dict)
 
     @property
     def waiting_tokens(self) -> int:
@@ -88,8 +89,11 @@ class BatchObserver(Protocol):
 
 
 class TokenBatcher:
-    """Embeds the items of requests with `run`, in one call at a time of at most about `max_tokens`
-    tokens.
+    """Embeds the items of requests with `run`, in calls of at most about `max_tokens` tokens.
+
+    There is one call at a time, with one exception: if `run` is thread-safe, short requests do not
+    wait for a batch with larger ones, but form batches of their own beside it. A request is short if
+    it has at most a sixteenth of `max_tokens`.
 
     A batch takes one item of each waiting request in turn (round-robin) until it is full, so a
     large request does not block later ones. Every second batch visits the requests in the order of
@@ -101,6 +105,7 @@ class TokenBatcher:
 
     max_tokens: of a batch; a single item may exceed it. max_request_tokens, max_client_tokens:
     estimated tokens that one request may have, and that all waiting requests of one client may have.
+    is_thread_safe: whether two threads may call `run` at the same time.
     """
 
     def __init__(
@@ -110,6 +115,7 @@ class TokenBatcher:
         max_tokens: int,
         max_request_tokens: int,
         max_client_tokens: int,
+        is_thread_safe: bool = False,
         observer: BatchObserver | None = None,
     ) -> None:
         self._run, self._max_tokens, self._observer = run, max_tokens, observer
@@ -118,8 +124,11 @@ class TokenBatcher:
         self._waiting: list[_Request] = []  # those served least recently come first
         self._is_smallest_first = False
         self._rate: float | None = None  # tokens a second in full batches, as last measured
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gve-model")
-        self._worker: asyncio.Task[None] | None = None
+        self._threads = ThreadPoolExecutor(2 if is_thread_safe else 1, thread_name_prefix="gve-model")
+        self._is_thread_safe = is_thread_safe
+        self._worker: asyncio.Task[None] | None = None  # takes batches of all requests
+        self._short_worker: asyncio.Task[None] | None = None  # takes batches of short requests
+        self._runs_large = False  # whether the worker's batch contains a request that is not short
 
     async def embed(self, items: Sequence[Item], caller: Caller = ANYONE) -> Embeddings:
         """Embed the items of one request and return their embeddings in order.
@@ -141,6 +150,7 @@ class TokenBatcher:
         self._report_waiting()
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
+        self._serve_short_requests()
         try:
             return await request.result
         finally:
@@ -188,15 +198,46 @@ class TokenBatcher:
             )
 
     async def _work(self) -> None:
-        while parts := self._next():
+        while True:
+            waiting = self._live()
+            if self._is_smallest_first:
+                waiting.sort(key=lambda request: request.waiting_tokens)
+            self._is_smallest_first = not self._is_smallest_first
+            parts = self._next(waiting)
+            if not parts:
+                return
+            self._runs_large = any(not self._is_short(part.request) for part in parts)
+            self._serve_short_requests()
+            try:
+                await self._embed(parts)
+            finally:
+                self._runs_large = False
+
+    def _serve_short_requests(self) -> None:
+        """Start the worker of short requests if some wait for a batch with larger ones."""
+        if not self._is_thread_safe or not self._runs_large:
+            return
+        if self._short_worker is None or self._short_worker.done():
+            self._short_worker = asyncio.create_task(self._work_on_short_requests())
+
+    async def _work_on_short_requests(self) -> None:
+        while self._runs_large:
+            parts = self._next([request for request in self._live() if self._is_short(request)])
+            if not parts:
+                return
             await self._embed(parts)
 
-    def _next(self) -> list[_Part]:
-        """Take the items of the next batch; requests that failed or were cancelled are dropped."""
-        waiting = [request for request in self._waiting if not request.result.done()]
-        visited = sorted(waiting, key=lambda request: request.waiting_tokens)
+    def _is_short(self, request: _Request) -> bool:
+        return _SHORT * sum(request.tokens) <= self._max_tokens
+
+    def _live(self) -> list[_Request]:
+        """Return the requests that wait, without those that failed or were cancelled."""
+        return [request for request in self._waiting if not request.result.done()]
+
+    def _next(self, rest: list[_Request]) -> list[_Part]:
+        """Take the items of the next batch, from these requests in this order."""
         starts: dict[_Request, int] = {}  # the requests in this batch, and their first items in it
-        room, rest = self._max_tokens, visited if self._is_smallest_first else waiting
+        room = self._max_tokens
         while rest:
             again = []
             for request in rest:
@@ -209,8 +250,7 @@ class TokenBatcher:
                 if request.taken < len(request.items):
                     again.append(request)
             rest = again
-        self._is_smallest_first = not self._is_smallest_first
-        self._waiting = [request for request in waiting if request not in starts]
+        self._waiting = [request for request in self._live() if request not in starts]
         self._waiting += [request for request in starts if request.taken < len(request.items)]
         self._report_waiting()
         return [_Part(request=request, start=start, stop=request.taken) for request, start in starts.items()]
@@ -232,16 +272,13 @@ class TokenBatcher:
         start = 0
         for part in parts:
             rows = slice(start, start + len(part.items))
-            _add(
-                part.request,
-                Embeddings(**{name: array[rows] for name, array in vars(embeddings).items()}),
-            )
+            _add(part, Embeddings(**{name: array[rows] for name, array in vars(embeddings).items()}))
             start = rows.stop
 
     async def _call(self, parts: Sequence[_Part]) -> Embeddings:
         items, started = [item for part in parts for item in part.items], time.monotonic()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, items)
         finally:
             tokens, seconds = sum(part.tokens for part in parts), time.monotonic() - started
             if 2 * tokens >= self._max_tokens:  # the rate in a small batch is far lower
@@ -250,12 +287,13 @@ class TokenBatcher:
                 self._observer.batch(tokens, seconds)
 
 
-def _add(request: _Request, embeddings: Embeddings) -> None:
-    """Add the embeddings of the next items; with the last ones, the request has its result."""
-    request.parts.append(embeddings)
-    is_complete = sum(len(part.vectors) for part in request.parts) == len(request.items)
+def _add(part: _Part, embeddings: Embeddings) -> None:
+    """Add the embeddings of a part to its request; with the last part, the request has its result."""
+    request = part.request
+    request.parts[part.start] = embeddings
+    parts = [request.parts[start] for start in sorted(request.parts)]
+    is_complete = sum(len(embeddings.vectors) for embeddings in parts) == len(request.items)
     if is_complete and not request.result.done():
-        parts = request.parts
         request.result.set_result(parts[0] if len(parts) == 1 else Embeddings.joined(parts))
 
 

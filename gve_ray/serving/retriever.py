@@ -149,6 +149,7 @@ class Retriever:
             max_tokens=served.max_batch_tokens,
             max_request_tokens=served.max_request_tokens,
             max_client_tokens=served.max_client_tokens,
+            is_thread_safe=self._model.is_thread_safe,
             observer=self._metrics,
         )
 

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,19 @@ def test_order_is_kept_across_windows_and_batches(embedder, items, monkeypatch, 
         together = embedder.embed(rows, progress=True)
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert f"embedded: {len(rows)}/{len(rows)} items" in caplog.text
+
+
+def test_two_threads_get_the_vectors_of_one(embedder, items) -> None:
+    """`Backend.is_thread_safe` of the torch engine depends on this."""
+    large = [Item(text="word " * 400), *items.values()] * 4
+    short = [Item(text="a red ball")]
+    alone = embedder.embed(large), embedder.embed(short)
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(embedder.embed, large)
+        beside = [embedder.embed(short) for _ in range(50)]
+        np.testing.assert_array_equal(future.result(), alone[0])
+    for vectors in beside:
+        np.testing.assert_array_equal(vectors, alone[1])
 
 
 def test_no_items_give_an_empty_matrix(embedder) -> None:

@@ -176,6 +176,66 @@ def test_a_stream_of_small_requests_does_not_stop_a_large_one() -> None:
     asyncio.run(scenario())
 
 
+class GatedEngine(Engine):
+    """A model in which a batch with a text that begins with the letter of a gate waits for that gate."""
+
+    def __init__(self, *letters: str) -> None:
+        super().__init__()
+        self.go.set()
+        self.gates = {letter: threading.Event() for letter in letters}
+
+    def __call__(self, items: Sequence[Item]) -> Embeddings:
+        self.started.set()
+        for letter in {(item.text or "")[0] for item in items} & set(self.gates):
+            assert self.gates[letter].wait(60)
+        return super().__call__(items)
+
+
+@pytest.mark.parametrize("is_thread_safe", [True, False])
+def test_short_requests_do_not_wait_for_a_large_batch_if_the_model_is_thread_safe(
+    is_thread_safe: bool,
+) -> None:
+    async def scenario() -> None:
+        engine = GatedEngine("L")
+        batcher = batcher_of(engine, max_tokens=1000, is_thread_safe=is_thread_safe)
+        large, middle, short = await start(
+            batcher, engine, items_of("L" * 3000), items_of("m" * 300), items_of("short")
+        )
+        if is_thread_safe:
+            assert (await asyncio.wait_for(short, 60)).tokens.tolist() == [5]
+            assert (await batcher.embed(items_of("again"))).tokens.tolist() == [5]
+        assert not large.done() and not middle.done()
+        engine.gates["L"].set()
+        await asyncio.gather(large, middle, short)
+        assert len(engine.calls) == (4 if is_thread_safe else 2)
+
+    asyncio.run(scenario())
+
+
+def test_a_request_whose_last_items_overtake_the_others_has_its_vectors_in_order() -> None:
+    """Items of short requests are in a batch with a large text, while the rest of them is embedded beside it."""
+
+    async def scenario() -> None:
+        engine = GatedEngine("A", "B", "s")
+        tokens = estimated_tokens(Item(text="123"))
+        batcher = batcher_of(engine, max_tokens=48 * tokens, is_thread_safe=True)
+        short = [items_of("1", "12", "123") for _ in range(40)]
+        large = [items_of(letter * 3 * 30 * tokens) for letter in "AB"]
+        tasks = await start(batcher, engine, large[0], items_of("s"), large[1], *short)
+        engine.gates["A"].set()
+        await tasks[0]
+        engine.gates["s"].set()
+        done, _ = await asyncio.wait(tasks[3:], timeout=60, return_when=asyncio.FIRST_COMPLETED)
+        while not any(call == ["123"] * len(call) for call in engine.calls):
+            await asyncio.sleep(0.01)
+        assert done and not tasks[2].done()
+        engine.gates["B"].set()
+        results = await asyncio.gather(*tasks)
+        assert [result.tokens.tolist() for result in results[3:]] == [[1, 2, 3]] * 40
+
+    asyncio.run(scenario())
+
+
 def test_limits_of_the_work_that_waits() -> None:
     async def scenario() -> None:
         engine, tokens = Engine(), estimated_tokens(Item(text="aa"))

@@ -19,7 +19,16 @@ from starlette.responses import JSONResponse
 
 from gve_ray.serving import body_limits
 from gve_ray.serving.config import ConnectionLimits, RequestLimits, ServeConfig, ServedModel
-from gve_ray.serving.front import ARRIVAL, HOOK, LIMITS, Front, connection_class, install, middlewares
+from gve_ray.serving.front import (
+    ARRIVAL,
+    HOOK,
+    LIMITS,
+    SEPARATE_LOOPS,
+    Front,
+    connection_class,
+    install,
+    middlewares,
+)
 
 FAST = ConnectionLimits(header_seconds=0.2)
 SMALL = replace(RequestLimits(), max_body_bytes=1000, max_bodies_bytes=1500, receive_seconds=0.3)
@@ -190,11 +199,12 @@ def test_the_limits_reach_the_proxy_by_its_environment(monkeypatch: pytest.Monke
     import uvicorn.protocols.http.auto as http
     import uvicorn.protocols.websockets.auto as websockets
 
-    environment: dict[str, str] = {}
+    environment = {SEPARATE_LOOPS[0]: "1"}  # set by the user
     served_model = ServedModel(name="demo", index="/index")
     install(ServeConfig(models=[served_model], limits=SMALL, connections=FAST), environment)
     module, _, name = environment[HOOK].rpartition(".")
     assert (module, name) == (middlewares.__module__, middlewares.__name__)
+    assert [environment[name] for name in SEPARATE_LOOPS] == ["1", "0"]
     assert json.loads(environment[LIMITS])["connections"]["header_seconds"] == FAST.header_seconds
     monkeypatch.setattr(http, "AutoHTTPProtocol", http.AutoHTTPProtocol)
     monkeypatch.setattr(websockets, "AutoWebSocketsProtocol", websockets.AutoWebSocketsProtocol)

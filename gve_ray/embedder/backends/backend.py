@@ -9,7 +9,12 @@ from gve_ray.schema import Item
 
 
 class Backend(Protocol):
-    """Embeds items whose media are in memory. Used by one thread at a time."""
+    """Embeds items whose media are in memory.
+
+    is_thread_safe: whether two threads may call `embed` at the same time.
+    """
+
+    is_thread_safe: bool = False
 
     def refuses(self, item: Item) -> str:
         """Return why the model cannot embed such an item, or an empty string, as by default."""

@@ -28,6 +28,7 @@ class GveBackend(Backend):
             compile=config.compile,
             engine_args=dict(config.engine_args),
         )
+        self.is_thread_safe = config.engine == "torch"
         changes = {name: value for name, value in asdict(settings).items() if value is not None}
         self._embedder = embedder.with_settings(**changes) if config.rescale else embedder
 

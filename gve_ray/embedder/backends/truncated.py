@@ -13,6 +13,7 @@ class TruncatedBackend(Backend):
 
     def __init__(self, model: Backend, dimension: int) -> None:
         self._model, self._dimension = model, dimension
+        self.is_thread_safe = model.is_thread_safe
 
     def refuses(self, item: Item) -> str:
         """See `Backend.refuses`."""
