@@ -5,6 +5,7 @@ trim()             # after large objects of several threads were freed
 """
 
 import ctypes
+import gc
 
 _M_ARENA_MAX = -8  # in malloc.h of glibc
 
@@ -21,7 +22,11 @@ def limit_arenas() -> None:
 
 
 def trim() -> None:
-    """Give the free memory of all arenas back to the system."""
+    """Give the free memory of all arenas back to the system, also that of circles of references.
+
+    Ray Serve's errors of cancelled calls are such circles, with the last part of a body.
+    """
+    gc.collect()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)

@@ -85,7 +85,12 @@ def decode_reply(data: bytes) -> Any:
             return _value(header["result"], buffer, _SIZE.size + size)
     except (ValueError, TypeError, KeyError, AttributeError, struct.error, RecursionError) as fault:
         raise MalformedReplyError(f"{type(fault).__name__}: {fault}") from None
-    raise error
+    try:
+        raise error
+    finally:
+        # The traceback refers to this frame, which would refer to the error: such a circle, with the bytes of a
+        # file in the frames of the callers, lasts until the garbage collector runs.
+        del error
 
 
 def _error(name: str, arguments: list[Any]) -> Exception:

@@ -354,5 +354,8 @@ async def result_of(response: Any) -> Any:
         log.exception("a retriever failed")
         raise ApiError(500, "the model failed on this request; the log says why", None, "internal") from error
     if isinstance(result, ApiError):
-        raise result
+        try:
+            raise result
+        finally:
+            del result  # as in `gve_ray.media.reply.decode_reply`
     return result

@@ -4,7 +4,7 @@
 
 1. Short searches, one after the other, first alone, then while another client always has a request with 32 texts of
    25,000 characters in flight.
-2. 16 uploads of 60 MB at once, then 16 JSON bodies of 60 MB: the memory (PSS) of gateway and proxy before, at most
+2. 16 uploads of 60 MB at once, then 16 JSON bodies of 60 MB: the private memory of gateway and proxy before, at most
    meanwhile, and 30 s afterwards.
 
 Prints a JSON object.
@@ -74,10 +74,10 @@ def beside_a_large_client(url: str) -> dict[str, Any]:
 
 
 def memory(driver: psutil.Process) -> dict[str, float]:
-    """Return the memory of gateway and proxy in MB."""
+    """Return the private memory of gateway and proxy in MB. It does not count Ray's object store."""
     processes = service_processes(driver)
     return {
-        name: round(sum(process.memory_full_info().pss for process in processes[name]) / 1e6)
+        name: round(sum(process.memory_full_info().uss for process in processes[name]) / 1e6)
         for name in ("gateway", "proxy")
     }
 

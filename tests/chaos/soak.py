@@ -5,8 +5,8 @@
 `gve serve` runs on an index of rendered videos. Four clients send texts, images, clips, lists of texts to embed,
 requests that must be refused, and requests that they break off. Every minute `gve index` adds a video or
 removes it again. Whenever a search answers, the hits among the first videos must be those of the first answer to
-the same query, with the same scores, until the end. The memory of each process is its PSS: its own pages, and its
-share of those that it has in common with others.
+the same query, with the same scores, until the end. The memory of each process is its private memory (USS), without
+Ray's object store, which all share.
 
 kills: one of these processes, in turns, is killed every 30 seconds. A request may then fail, but not be answered
 wrongly, and within 30 seconds one must succeed.
@@ -207,7 +207,7 @@ def watch(driver: psutil.Process, record: Record, begun: float, stop: threading.
     while not stop.wait(SAMPLE_SECONDS):
         for name, processes in service_processes(driver).items():
             try:
-                used = sum(process.memory_full_info().pss for process in processes) / 1e6
+                used = sum(process.memory_full_info().uss for process in processes) / 1e6
             except psutil.Error:  # one of them has ended
                 continue
             record.memory.setdefault(name, []).append((time.monotonic() - begun, used))

@@ -1,11 +1,13 @@
+import gc
 import json
 import struct
+import weakref
 
 import numpy as np
 import pytest
 
 from gve_ray.media.decode import Decoded
-from gve_ray.media.limits import MediaError
+from gve_ray.media.limits import MediaError, Reason
 from gve_ray.media.reply import MalformedReplyError, decode_reply, encode_error, encode_result
 from gve_ray.media.video.probe import VideoInfo
 from gve_ray.schema import Frames
@@ -70,6 +72,20 @@ def test_an_error_survives(error: Exception) -> None:
         decode_reply(encode_error(error))
     assert type(caught.value) is type(error)
     assert str(caught.value) == str(error)
+
+
+def test_a_raised_error_is_freed_without_the_garbage_collector() -> None:
+    """Its traceback refers to frames with the bytes of a file."""
+    sent = encode_error(MediaError(Reason.NOT_A_VIDEO, "text"))
+    gc.disable()
+    try:
+        with pytest.raises(MediaError) as caught:
+            decode_reply(sent)
+        error = weakref.ref(caught.value)
+        del caught
+        assert error() is None
+    finally:
+        gc.enable()
 
 
 def test_an_error_of_another_class_keeps_its_name() -> None:

@@ -3,7 +3,9 @@ photos.
 """
 
 import asyncio
+import gc
 import pickle
+import weakref
 from typing import Any
 
 import pytest
@@ -76,6 +78,27 @@ def test_a_refusal_of_the_retriever_is_a_value_that_the_gateway_raises() -> None
     with pytest.raises(ApiError, match="no index") as caught:
         asyncio.run(result_of(Response(result=pickle.loads(pickle.dumps(refusal)))))
     assert (caught.value.status, caught.value.code) == (400, "no_index")
+
+
+def test_a_refusal_is_freed_without_the_garbage_collector() -> None:
+    """Its traceback refers to frames with the media of a request."""
+
+    class Refusing(Response):
+        def __await__(self) -> Any:
+            return asyncio.sleep(0, ApiError(400, "no", code="no")).__await__()
+
+    async def scenario() -> "weakref.ref[ApiError]":
+        try:
+            await result_of(Refusing())
+        except ApiError as error:
+            return weakref.ref(error)
+        raise AssertionError("not raised")
+
+    gc.disable()
+    try:
+        assert asyncio.run(scenario())() is None
+    finally:
+        gc.enable()
 
 
 def test_errors_do_not_repeat_the_whole_input() -> None:
