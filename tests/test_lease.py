@@ -7,14 +7,14 @@ import obstore
 import pytest
 from obstore.store import from_url
 
-from gve_ray.store import FolderLock, RunFolder, RunFolderError
+from gve_ray.store import FolderLock, RunFolder, RunFolderError, runfolder
 from gve_ray.store.lease import LEASE_FILE, Lease, LeaseError
 
-BEAT, DEAD_AFTER = 0.1, 1.5
+BEAT = 0.1
 PROGRAM = f"""
 import sys, time
 from gve_ray.store.lease import Lease
-lease = Lease(sys.argv[1], beat_seconds={BEAT}, dead_after={DEAD_AFTER})
+lease = Lease(sys.argv[1], beat_seconds={BEAT})
 lease.take()
 print("in", flush=True)
 sys.stdin.read()
@@ -23,8 +23,9 @@ print("out", flush=True)
 """
 
 
-def lease_of(folder: str) -> Lease:
-    return Lease(folder, beat_seconds=BEAT, dead_after=DEAD_AFTER)
+def lease_of(folder: str, *, dead_after: float = 30.0) -> Lease:
+    """A lease that writes often. dead_after: short where the other holder is dead, else longer than any pause."""
+    return Lease(folder, beat_seconds=BEAT, dead_after=dead_after)
 
 
 @contextmanager
@@ -60,7 +61,7 @@ def test_the_lease_of_a_killed_process_can_be_taken(s3: str) -> None:
     with another_process(folder) as process:
         process.kill()
         process.wait()
-        lease = lease_of(folder)
+        lease = lease_of(folder, dead_after=0.5)
         lease.take()
         lease.check()
         lease.release()
@@ -69,7 +70,7 @@ def test_the_lease_of_a_killed_process_can_be_taken(s3: str) -> None:
 def test_of_two_that_find_a_dead_lease_one_gets_it(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = f"{s3}/run"
     obstore.put(bucket(folder), LEASE_FILE, b'{"token": "a", "holder": "7 on nowhere"}')
-    first, second = lease_of(folder), lease_of(folder)
+    first, second = (lease_of(folder, dead_after=0.5) for _ in range(2))
     write = Lease._write
 
     def write_after_the_other(self: Lease, condition: object) -> bool:
@@ -104,13 +105,16 @@ def test_a_holder_notices_that_its_lease_was_taken(s3: str) -> None:
 def test_a_damaged_lease_can_be_taken(s3: str, content: bytes) -> None:
     folder = f"{s3}/run"
     obstore.put(bucket(folder), LEASE_FILE, content)
-    lease = Lease(folder, beat_seconds=BEAT, dead_after=0.2)
+    lease = lease_of(folder, dead_after=0.2)
     lease.take()
     lease.release()
 
 
 @pytest.mark.parametrize("use", [lambda folder: FolderLock(folder), lambda folder: run_of(folder)])
-def test_a_folder_in_a_bucket_has_one_driver(s3: str, use: "Callable[[str], FolderLock | RunFolder]") -> None:
+def test_a_folder_in_a_bucket_has_one_driver(
+    s3: str, use: "Callable[[str], FolderLock | RunFolder]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runfolder, "Lease", lease_of)
     folder = f"{s3}/run"
     with use(folder), pytest.raises(RunFolderError, match="in use by process"), use(folder):
         pass
