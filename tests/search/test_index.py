@@ -354,7 +354,7 @@ for turn in range(10_000):
 """
 
 
-@pytest.mark.parametrize("after", [2, 7])
+@pytest.mark.parametrize("after", [2, pytest.param(7, marks=pytest.mark.slow)])
 def test_an_index_is_complete_after_its_process_is_killed(
     options: IndexOptions, tmp_path: Path, after: int
 ) -> None:

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from gve_ray.progress import Progress
+from gve_ray.search import indexing_progress
 from gve_ray.search.indexing_progress import FILE, IndexingProgress, ProgressFile, read_progress
+
+
+@pytest.fixture(autouse=True)
+def written_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexing_progress, "_WRITE_SECONDS", 0.05)
 
 
 def wait_for(folder: Path | str, expected: IndexingProgress | None) -> None:

@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from gve_ray.demo.render import encode_mp4
+from gve_ray.evaluation.data import layouts
 from gve_ray.evaluation.data.layouts import CORPUS, INSTANCES, QUERIES, check_media, load, load_mteb
-from gve_ray.media import encode_jpeg, read_frames
+from gve_ray.media import DecodePool, Limits, encode_jpeg, read_frames
 
 GREY = np.full((56, 56, 3), 90, np.uint8)
 JPEG = encode_jpeg(GREY)
@@ -43,6 +44,16 @@ def write(root, queries=TEXT_QUERIES, corpus=VIDEOS, instances=ANSWERS):
     lines(root / QUERIES, queries)
     lines(root / CORPUS, corpus)
     lines(root / INSTANCES, instances)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def decoders():
+    """Lend two child processes to all checks, for starting one takes longer than the media of a test."""
+    pool = DecodePool(Limits(), 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layouts, "DecodeProcess", pool.lend)
+        yield
+    pool.close()
 
 
 @pytest.fixture
