@@ -1,7 +1,8 @@
 """Settings of all tests, so that no test depends on the home directory, the network or the shell.
 
-With pytest-xdist, the tests of a file run in one process. So do all tests of the files that share a Ray cluster, and
-those of tests/serving, which share a service. These groups, which take longest, begin first.
+With pytest-xdist, the tests of a file run in one process. So do all tests of the files that share a Ray cluster, those
+of tests/serving, which share a service, and those that start ranks of training. The first two groups take longest, and
+begin first.
 For files that are named on the command line, the slow tests run as well.
 """
 
@@ -23,12 +24,16 @@ _SHARES_RAY = (
     "tests/cluster/test_grafana.py",  # first, for it counts all metrics of the cluster
     "tests/integration/test_evaluate_job.py",
     "tests/integration/test_index_job.py",
+    "tests/integration/test_jobs.py",
     "tests/integration/test_mteb.py",
     "tests/synthesis/test_assets.py",
     "tests/synthesis/test_endpoint_on_ray.py",
     "tests/synthesis/test_stream_on_ray.py",
     "tests/test_stage.py",
     "tests/training/test_ray_feed.py",
+)
+_FORKS_RANKS = tuple(
+    f"tests/training/test_{name}.py" for name in ("gather", "hard_negatives", "node", "sharding")
 )
 _FOLDERS = ("HF_HOME", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT")
 _SETTINGS = {
@@ -82,7 +87,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Files that share Ray run in the order of `_SHARES_RAY`.
     """
-    longest = ("cluster", "tests/serving", "tests/integration/test_jobs.py")
+    longest = ("cluster", "tests/serving")
 
     def rank(item: pytest.Item) -> tuple[int, int]:
         file = item.nodeid.partition("::")[0]
@@ -97,27 +102,18 @@ def _group(file: str) -> str:
     """Return the name of the group of files that run in one process."""
     if file in _SHARES_RAY:
         return "cluster"
+    if file in _FORKS_RANKS:
+        return "ranks"
     return "tests/serving" if file.startswith("tests/serving/") else file
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
     """Start Ray in this process, and yield its address. Files that use it are listed in _SHARES_RAY."""
-    import ray
+    from tests.local_actors import ray_started
 
-    # Ray's processes must import the workers of the tests, and this copy of the package.
-    tests = Path(__file__).resolve().parent
-    path = os.pathsep.join([str(tests), str(tests.parent)])
-    ray.init(
-        num_cpus=3,
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": path}},
-        _system_config={"metrics_report_interval_ms": 2000},
-    )
-    yield ray.get_runtime_context().gcs_address
-    ray.shutdown()
+    with ray_started() as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

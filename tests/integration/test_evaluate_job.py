@@ -1,7 +1,7 @@
-"""Tests `gve evaluate` on a Ray cluster with the tiny model: a job that is killed and restarted gets the same scores.
+"""Tests `gve evaluate` with the tiny model: a job that is killed and restarted gets the same scores.
 
-Two data sets share most of their videos under different names, as in UVRB. One Ray cluster outlives all drivers,
-as with a job server.
+Two data sets share most of their videos under different names, as in UVRB. The actors of the fast tests are in this
+process; those of the slow tests, with drivers that may be killed, are on one Ray cluster, as with a job server.
 """
 
 import json
@@ -18,13 +18,19 @@ import pytest
 import yaml
 from PIL import Image
 
+from gve_ray.config import load_config
 from gve_ray.demo.render import encode_mp4
+from gve_ray.evaluation.config import EvaluationJobConfig
+from gve_ray.evaluation.data.eval_sets import check
 from gve_ray.evaluation.embed import EMBEDDING_SCHEMA, KEY
+from gve_ray.evaluation.run import evaluate
+from gve_ray.job import PreflightError
 from gve_ray.store import Store
 from tests.embedder.dual_encoders import save_dual_encoder
 from tests.endpoint import embeddings_endpoint
 from tests.integration import drivers
 from tests.integration.drivers import log_of
+from tests.local_actors import local_actors
 
 SHARED, OWN, IMAGES = 16, 4, 8
 DISTINCT = SHARED + OWN + 1 + SHARED + IMAGES  # videos (one is broken), texts and images
@@ -38,11 +44,12 @@ pytestmark = pytest.mark.timeout(600)
 
 @dataclass(frozen=True)
 class Baseline:
-    """A cluster, a config, and the output folder of an uninterrupted run."""
+    """A cluster, a config, and the output folder of an uninterrupted run and what it printed."""
 
     address: str
     config: Path
     finished: Path
+    printed: str
 
 
 def pictures(seed: int) -> np.ndarray:
@@ -113,10 +120,13 @@ def baseline(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Baseline
     write_sets(folder / "uvrb")
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(settings(folder / "uvrb")))
-    baseline = Baseline(cluster, path, folder / "finished")
-    with driver(baseline, baseline.finished) as process:
-        assert process.wait(DEADLINE) == 0, log_of(baseline.finished)
-    return baseline
+    with local_actors():
+        result = evaluate(config_of(path, folder / "finished"))
+    return Baseline(cluster, path, folder / "finished", str(result))
+
+
+def config_of(path: Path, output: Path) -> EvaluationJobConfig:
+    return load_config(EvaluationJobConfig, ["--config", str(path), "--output", str(output)])
 
 
 def driver(
@@ -210,8 +220,7 @@ def test_output_of_a_run(baseline: Baseline) -> None:
     assert page.count("data:image/jpeg") > 4 * len(summary["models"])
     mean = np.mean([row["score"] for row in rows if (row["model"], row["dataset"]) == ("base", "MSRVTT")])
     assert mean == pytest.approx(text["score"])
-    log = log_of(baseline.finished)
-    assert f"base: {DISTINCT} distinct items, {DISTINCT - 1} embedded by this run" in log
+    assert f"base: {DISTINCT} distinct items, {DISTINCT - 1} embedded by this run" in baseline.printed
 
 
 def colours(text: str, pictures: list[np.ndarray]) -> np.ndarray:
@@ -287,15 +296,12 @@ def test_another_run_reads_the_vectors_from_the_cache(baseline: Baseline, tmp_pa
 
 def test_a_finished_run_is_not_changed(baseline: Baseline) -> None:
     before = (baseline.finished / "results.json").stat().st_mtime_ns
-    with driver(baseline, baseline.finished) as process:
-        assert process.wait(DEADLINE) == 0
-    assert "finished before; nothing was done" in log_of(baseline.finished)
+    result = evaluate(config_of(baseline.config, baseline.finished), connect=lambda: pytest.fail("connected"))
+    assert "finished before; nothing was done" in str(result)
     assert (baseline.finished / "results.json").stat().st_mtime_ns == before
 
 
 def test_check_names_the_broken_video(baseline: Baseline, tmp_path: Path) -> None:
-    with driver(baseline, tmp_path / "run", "--check") as process:
-        assert process.wait(DEADLINE) == 2
-    log = log_of(tmp_path / "run")
-    assert "error: 1 errors in 2 data sets\nMSRVTT-I2V: corpus id 'broken'" in log
+    with pytest.raises(PreflightError, match=r"^1 errors in 2 data sets\nMSRVTT-I2V: corpus id 'broken'"):
+        check(config_of(baseline.config, tmp_path / "run"))
     assert not (tmp_path / "run").exists()

@@ -1,13 +1,14 @@
 """Tests `gve index` on mp4 files with the tiny model and Ray: a first run, incremental runs, and restarts.
 
-Every video looks different from the others, and the tests search for it by its own vector.
+Every video looks different from the others, and the tests search for it by its own vector. Fast tests after the first
+run have their actors in this process.
 """
 
 import json
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
@@ -44,6 +45,7 @@ from tests.endpoint import Reply, http_endpoint
 from tests.indexing.test_speech import transcription
 from tests.integration import drivers
 from tests.integration.drivers import log_of
+from tests.local_actors import local_actors
 from tests.media.tones import write_speaking
 
 VALID, BROKEN = 12, 1  # files
@@ -114,6 +116,12 @@ def first(folder: Path) -> IndexResult:
     return index(config_of(folder / "videos", folder / "index"))
 
 
+@pytest.fixture
+def here() -> Iterator[None]:
+    with local_actors():
+        yield
+
+
 def states(result: IndexResult) -> Mapping[str, int]:
     v = result.videos
     assert v["in"] == v["added"] + v["changed"] + v["unchanged"] + v["rejected"]
@@ -181,7 +189,7 @@ def test_another_model_or_other_settings_are_refused(first: IndexResult, folder:
 
 
 def test_an_incremental_run_embeds_only_what_changed(
-    first: IndexResult, folder: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+    first: IndexResult, folder: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch, here: None
 ) -> None:
     videos, config = folder / "videos", config_of(folder / "videos", folder / "index")
     reader = open_library(folder / "index")

@@ -1,7 +1,8 @@
-"""Tests jobs/synthesize.py and jobs/train.py on Ray's job server, with rendered videos whose properties are known.
+"""Tests a whole synthesis job with rendered videos whose properties are known and with the real engines.
 
-jobs/train.py trains on the output of jobs/synthesize.py. A slow test runs `gve synthesize` on a folder of other videos.
-For more tests of restarts, see test_synthesis_faults.py and test_training_faults.py.
+Slow tests run jobs/synthesize.py and jobs/train.py, which trains on its output, on Ray's job server, and
+`gve synthesize` on a folder of other videos. For more tests of restarts, see test_synthesis_faults.py and
+test_training_faults.py.
 """
 
 import json
@@ -15,13 +16,17 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 
+from gve_ray.config import load_config
 from gve_ray.demo.corpus import CorpusShares, Entry, read_truth, write_corpus
 from gve_ray.demo.tiny_vl import MODEL
 from gve_ray.embedder import Embedder
 from gve_ray.schema import ANNOTATION_SCHEMA, ASSET_SCHEMA, UVRD_TASKS, Item
 from gve_ray.stage import REJECT_SCHEMA
 from gve_ray.store import AssetReader, Store
+from gve_ray.synthesis.config import SynthesisConfig
+from gve_ray.synthesis.job import synthesize
 from gve_ray.training.runlog import read_log
+from tests.local_actors import local_actors
 from tests.ray_head import HeadError, LocalHead
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -49,15 +54,20 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def output(head: LocalHead, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def output(cluster: str, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a job whose captioner is an actor of Ray."""
     folder = tmp_path_factory.mktemp("runs") / "job"
-    head.submit(job(corpus / "manifest.jsonl", folder), working_dir=REPOSITORY)
+    with local_actors(on_ray=["captions"]):
+        synthesize(load_config(SynthesisConfig, options(corpus / "manifest.jsonl", folder)))
     return folder
 
 
+def options(source: Path, output: Path) -> list[str]:
+    return [*OPTIONS, "--input", str(source), "--output", str(output)]
+
+
 def job(source: Path, output: Path, *more: str) -> list[str]:
-    paths = ["--input", str(source), "--output", str(output)]
-    return ["python", "jobs/synthesize.py", *OPTIONS, *paths, *more]
+    return ["python", "jobs/synthesize.py", *options(source, output), *more]
 
 
 def run_json(output: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from gve_ray.embedder import Embedder, EmbedderSettings
 from gve_ray.job import JobError
 from gve_ray.schema import Item
 from gve_ray.stage.pool import ActorPool
+from tests.local_actors import local_actors
 
 SETTINGS = EmbedderSettings(frames=8, max_pixels=12544, min_pixels=3136)
 MODEL, ADAPTER = "package://demo/tiny_vl/model", "package://demo/tiny_vl/adapter"
@@ -125,7 +126,7 @@ def test_retrieval_scores_of_mteb_match_our_vectors(
     monkeypatch.setattr(
         ActorPool, "_start", lambda pool, *arguments: (started.append(pool), start(pool, *arguments))
     )
-    with encoder(tmp_path / "work") as opened:
+    with local_actors(), encoder(tmp_path / "work") as opened:
         result = mteb.evaluate(opened, retrieval_task, cache=cache, co2_tracker=False)
     assert len(started) == 1  # the model is loaded once for queries and videos
     embedder = Embedder.from_pretrained(resolve_model(MODEL), resolve_model(ADAPTER))

@@ -1,5 +1,5 @@
-"""Fixtures of a real service, started once per test worker by `gve index` and `gve serve` as
-subprocesses, and of a browser for its page.
+"""Fixtures of a real service, started once per test worker by `gve serve` as a subprocess, over an index that an
+index job has made in this process, and of a browser for its page.
 """
 
 import io
@@ -19,9 +19,13 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, expect, sync_playwright
 
+from gve_ray.config import load_config
 from gve_ray.demo.render import encode_mp4
 from gve_ray.demo.retrieval import Benchmark, write_heldout
+from gve_ray.indexing.config import IndexConfig
+from gve_ray.indexing.run import index
 from gve_ray.media import read_frames
+from tests.local_actors import local_actors, ray_started
 from tests.serving.pages import BROWSER, Visitor
 
 VIDEOS = 12
@@ -88,12 +92,11 @@ def heldout(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
 
 
 @pytest.fixture(scope="session")
-def index_folder(heldout: Benchmark, ray_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def index_folder(heldout: Benchmark, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("library") / "index"
     source = str(Path(heldout.videos[0]).parent)
-    command = gve("index", "--input", source, "--output", str(output), *INDEX)
-    done = subprocess.run(command, env=environment(ray_folder), capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
+    with ray_started(), local_actors():
+        index(load_config(IndexConfig, ["--input", source, "--output", str(output), *INDEX]))
     return output
 
 

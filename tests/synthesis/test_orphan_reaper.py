@@ -31,7 +31,10 @@ HELD_OPEN = OWNER.replace(
 
 @pytest.mark.parametrize(
     "program",
-    [pytest.param(OWNER, id=""), pytest.param(HELD_OPEN, id="the pipe is still open", marks=pytest.mark.slow)],
+    [
+        pytest.param(OWNER, id=""),
+        pytest.param(HELD_OPEN, id="the pipe is still open", marks=pytest.mark.slow),
+    ],
 )
 def test_descendants_of_a_killed_process_end(program):
     owner = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)

@@ -5,20 +5,20 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from gve_ray.training.gather import gather
 from tests.training import ranks, tiny
+from tests.training.forked import start_ranks
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)],
+)
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Any]:
     """Return the number of ranks and the results that the last one has saved."""
     folder = tmp_path_factory.mktemp("ranks")
-    # One server process imports torch and forks all ranks, so that each rank need not import it.
-    mp.get_context("forkserver").set_forkserver_preload(["tests.training.ranks"])
-    arguments = (request.param, str(folder))
-    mp.start_processes(ranks.rank_main, arguments, nprocs=request.param, start_method="forkserver")
+    start_ranks(ranks.rank_main, (request.param, str(folder)), request.param)
     return request.param, torch.load(folder / "results.pt", weights_only=True)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch.multiprocessing as mp
 
 from gve_ray.embedder import Embedder
 from gve_ray.schema import Item
@@ -20,6 +19,7 @@ from gve_ray.training.mining import NONE
 from gve_ray.training.mixture import DataSet
 from tests.embedder.conftest import save_tiny
 from tests.training import mining_ranks
+from tests.training.forked import start_ranks
 from tests.training.mining_ranks import PAIRS, letters_embed, make_dataset
 
 
@@ -42,12 +42,9 @@ def run_ranks(
     counts = [folder / f"items-{rank}" for rank in range(size)]
     for path in counts:
         path.unlink(missing_ok=True)
-    mp.get_context("forkserver").set_forkserver_preload(["tests.training.mining_ranks"])
     environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     arguments = (size, str(folder), uri, killed, model and str(model), environment)
-    processes = mp.start_processes(
-        mining_ranks.rank_main, arguments, nprocs=size, join=False, start_method="forkserver"
-    )
+    processes = start_ranks(mining_ranks.rank_main, arguments, size, join=False)
     for process in processes.processes:
         process.join()
     assert [process.exitcode == 0 for process in processes.processes] == [killed is None] * size
@@ -146,7 +143,10 @@ def test_two_ranks_mine_the_same_negatives_as_one_and_share_the_work(
 
 
 # The last of two ranks embeds in calls 1 and 2 a chunk of the corpus and of queries.
-@pytest.mark.parametrize("killed,size", [(1, 1), (2, 2), (2, 1), (2, 3)])
+@pytest.mark.parametrize(
+    "killed,size",
+    [(2, 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, 1), (2, 1), (2, 3)))],
+)
 def test_a_killed_run_continues_with_any_number_of_ranks_and_repeats_no_chunk(
     tmp_path: Path, uri: str, alone: np.ndarray, killed: int, size: int
 ) -> None:

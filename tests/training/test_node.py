@@ -5,12 +5,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch.multiprocessing as mp
-
 from gve_ray.training.config import DataSetConfig
 from gve_ray.training.mixture import load_mixture
 from gve_ray.training.node import once_per_node
 from tests.training import node_ranks
+from tests.training.forked import start_ranks
 
 
 def write_pairs(folder: Path, count: int = 40) -> None:
@@ -23,11 +22,8 @@ def run_ranks(folder: Path, nodes: tuple[int, ...], fault: str = "") -> list[dic
     (folder / "store").unlink(missing_ok=True)
     for node in set(nodes):
         (folder / f"node-{node}").mkdir(exist_ok=True)
-    mp.get_context("forkserver").set_forkserver_preload(["tests.training.node_ranks"])
     arguments = (len(nodes), str(folder), nodes, fault)
-    processes = mp.start_processes(
-        node_ranks.rank_main, arguments, nprocs=len(nodes), join=False, start_method="forkserver"
-    )
+    processes = start_ranks(node_ranks.rank_main, arguments, len(nodes), join=False)
     for process in processes.processes:
         process.join()
     results = [folder / f"rank-{rank}.json" for rank in range(len(nodes))]

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from gve_ray.training.config import DataSetConfig, LoopConfig, TrainingConfig
 from gve_ray.training.runlog import read_log
 from tests.embedder.conftest import save_tiny
 from tests.training import sharding_ranks
+from tests.training.forked import start_ranks
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +19,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sharding")
     sharding_ranks.write_data(folder)
     base = save_tiny(tmp_path_factory.mktemp("base"), "qwen2_5_vl")
-    mp.get_context("forkserver").set_forkserver_preload(["tests.training.sharding_ranks"])
-    arguments = (str(base), str(folder))
-    mp.start_processes(
-        sharding_ranks.rank_main, arguments, nprocs=sharding_ranks.RANKS, start_method="forkserver"
-    )
+    start_ranks(sharding_ranks.rank_main, (str(base), str(folder)), sharding_ranks.RANKS)
     return folder
 
 
