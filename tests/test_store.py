@@ -354,6 +354,14 @@ def test_a_store_in_an_object_store_behaves_the_same(s3: str) -> None:
     assert not Store(store.uri, SCHEMA).exists()
 
 
+def test_a_file_is_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import lance
+
+    monkeypatch.setattr(lance, "dataset", lambda *_, **__: pytest.fail("it would be listed for two seconds"))
+    (tmp_path / "films.csv").write_text("uri\n")
+    assert not Store(str(tmp_path / "films.csv"), SCHEMA).exists()
+
+
 def test_a_dropped_store_can_be_created_again(store: Store) -> None:
     store.append(rows("a"))
     store.drop()

@@ -13,6 +13,7 @@ import bisect
 import json
 import logging
 import operator
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -119,6 +120,8 @@ class Store:
     def _open(self) -> "lance.LanceDataset | None":
         import lance
 
+        if os.path.isfile(self.uri):  # Lance would try to list it again and again, for two seconds
+            return None
         try:
             return lance.dataset(
                 self.uri,
