@@ -26,7 +26,9 @@ EMPTY = {"role": "assistant"}
 ALLOWED: list[Any] = [
     ("/v1/embeddings", {"input": "a", "model": "demo", "dimensions": None, "unknown": None}),
     pytest.param("/v1/embeddings", {"input": ["a"] * 2048}, marks=pytest.mark.slow),
-    ("/v1/embeddings", {"input": "a " * 50_000, "truncate_prompt_tokens": -1}),
+    pytest.param(
+        "/v1/embeddings", {"input": "a " * 50_000, "truncate_prompt_tokens": -1}, marks=pytest.mark.slow
+    ),
     ("/v1/embeddings", {"messages": [CHAT], "instruction": "Find it.", "media_io_kwargs": {"video": {}}}),
     ("/v1/embeddings", {"messages": [{"role": "developer", "content": ["Find", ""]}, CHAT, EMPTY]}),
     ("/v1/search", {"content": "a", "top_k": 1}),

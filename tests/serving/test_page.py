@@ -362,17 +362,26 @@ NOT_PLAYED = {  # with the type that the page shows
 CLIPS = PLAYED | SHOWN | {name: clip for name, (clip, _) in NOT_PLAYED.items()}
 
 
+class Clips:
+    """The files above, each rendered when it is first needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __getitem__(self, name: str) -> Path:
+        path = self.folder / name
+        if not path.exists():
+            path.write_bytes(render(CLIPS[name]))
+        return path
+
+
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the files above."""
-    folder = tmp_path_factory.mktemp("clips")
-    for name, clip in CLIPS.items():
-        (folder / name).write_bytes(render(clip))
-    return folder
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
+    return Clips(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture
-def formats(visitor: Visitor, clips: Path) -> Page:
+def formats(visitor: Visitor, clips: Clips) -> Page:
     """Open the page with one moment of each file above, from 1.0 s to 1.4 s after its first frame.
 
     The hits of the service are changed to point at these files, and `file_response` serves them.
@@ -380,7 +389,7 @@ def formats(visitor: Visitor, clips: Path) -> Page:
     page = visitor.open()
 
     def media(route: Route) -> None:
-        path = clips / unquote(route.request.url.rpartition("/")[2])
+        path = clips[unquote(route.request.url.rpartition("/")[2])]
         headers = Headers(route.request.headers)
         reply = file_response(str(path), size=path.stat().st_size, etag=path.name, headers=headers)
         route.fulfill(status=reply.status_code, headers=dict(reply.headers), body=bytes(reply.body))
@@ -389,7 +398,12 @@ def formats(visitor: Visitor, clips: Path) -> Page:
         (hit, *_) = body["data"]
         body["data"] = [
             hit
-            | {"id": name, "uri": str(clips / name), "start": first(clip) + 1.0, "end": first(clip) + 1.4}
+            | {
+                "id": name,
+                "uri": str(clips.folder / name),
+                "start": first(clip) + 1.0,
+                "end": first(clip) + 1.4,
+            }
             | {"links": hit["links"] | {"video": f"/media/formats/{quote(name)}#t=0"}}
             for name, clip in CLIPS.items()
         ]
@@ -416,12 +430,20 @@ def opened(page: Page, name: str) -> Iterator[Locator]:
     expect(dialog).to_be_hidden()
 
 
-def test_each_format_is_played_or_offered(formats: Page) -> None:
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["h264.mp4", "late.mkv", "vp8.webm", "gif.gif", "mpeg4.avi"],
+        pytest.param(list(CLIPS), id="all", marks=pytest.mark.slow),
+    ],
+    ids=len,
+)
+def test_each_format_is_played_or_offered(formats: Page, names: list[str]) -> None:
     """Formats that the browser supports are played with correct times; others get a poster and a
     download link.
     """
     film = "document.querySelector('#stage video')"
-    for name, clip in PLAYED.items():
+    for name, clip in ((name, PLAYED[name]) for name in names if name in PLAYED):
         with opened(formats, name) as dialog:
             video = dialog.locator("video")
             last = first(clip) + 1.3  # it begins the last frame of the moment
@@ -432,14 +454,14 @@ def test_each_format_is_played_or_offered(formats: Page) -> None:
                 assert time.monotonic() < deadline, name
                 formats.wait_for_timeout(20)
             expect(dialog.locator("#note")).to_be_hidden()
-    for name in SHOWN:
+    for name in (name for name in names if name in SHOWN):
         with opened(formats, name) as dialog:
             expect(dialog.locator("#note-text")).to_have_text(
                 "This is an animated image, which plays only as a whole. The moment is 0:01–0:01 of it."
             )
             expect(dialog.get_by_role("img", name=name)).to_have_js_property("naturalWidth", 140)
             expect(dialog.get_by_role("button", name="Play again")).to_be_hidden()
-    for name, (_, kind) in NOT_PLAYED.items():
+    for name, (_, kind) in ((name, NOT_PLAYED[name]) for name in names if name in NOT_PLAYED):
         with opened(formats, name) as dialog:
             expect(dialog.locator("#note-text")).to_have_text(f"This browser cannot play this file ({kind}).")
             expect(dialog.get_by_role("img", name=name)).to_have_attribute("src", re.compile("poster.jpg$"))
@@ -447,10 +469,10 @@ def test_each_format_is_played_or_offered(formats: Page) -> None:
             expect(dialog.get_by_role("button", name="Play again")).to_be_hidden()
 
 
-def test_a_download_is_whole(formats: Page, clips: Path) -> None:
+def test_a_download_is_whole(formats: Page, clips: Clips) -> None:
     name = "mpeg4.avi"
-    data = (clips / name).read_bytes() + bytes(PART)  # larger than one reply
-    (clips / name).write_bytes(data)
+    data = clips[name].read_bytes() + bytes(PART)  # larger than one reply
+    clips[name].write_bytes(data)
     with opened(formats, name) as dialog, formats.expect_download() as download:
         dialog.get_by_role("link", name="Download it").click()
         expect(dialog.locator("#note-text")).to_have_text("Downloaded.")

@@ -148,6 +148,7 @@ def test_a_query_that_repeats_gets_the_same_answer_without_the_model(http: httpx
     assert lookups("miss") >= 1
 
 
+@pytest.mark.slow  # test_faults.py has such a text, too
 def test_a_text_above_the_limit_is_refused_after_it_was_truncated(http: httpx.Client) -> None:
     body = {"input": "ball " * 20_000}
     answers = [
