@@ -1,9 +1,9 @@
-"""Stage 1 as a whole over a handful of real files, through Ray: the funnel, the stores, a second run."""
+"""Stage 1 as a whole over a handful of real files: the funnel, the stores, a second run. Slow tests use actors of Ray."""
 
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from gve_ray.synthesis.ingest import ingest_fingerprint
 from gve_ray.synthesis.pipeline import stages_of
 from gve_ray.synthesis.stages import SynthesisRun
 from tests.endpoint import embeddings_endpoint
+from tests.local_actors import local_actors
 
 MEDIA = MediaConfig(max_pixels=56 * 56, min_pixels=4 * 28 * 28, clips=1, reference_frames=1)
 RESOURCES = SynthesisResources(
@@ -130,8 +131,14 @@ def ingest_version(work: Path) -> int:
     return lance.dataset(str(work / f"ingest-{ingest_fingerprint(MEDIA, 7)[:16]}.lance")).version
 
 
+@pytest.fixture
+def here(cluster: str) -> Iterator[None]:
+    with local_actors():
+        yield
+
+
 def test_from_a_manifest_to_assets_and_rejects_and_again(
-    cluster: str, tmp_path: Path, manifest: pa.Table
+    here: None, tmp_path: Path, manifest: pa.Table
 ) -> None:
     counts = build(tmp_path / "one", manifest)
     assert [(c.name, c.n_in, c.n_out, c.n_rejected) for c in counts] == [
