@@ -4,6 +4,7 @@ Only names that a reader replaces are replaced: the address, the model's name, f
 """
 
 import base64
+import re
 import shutil
 import subprocess
 import sys
@@ -69,16 +70,21 @@ def test_a_request(words: list[str], server: Service, folder: Path) -> None:
 
 # Not every machine has what these need: published weights, a speech model, the output of a job.
 ELSEWHERE = ("Alibaba-NLP/", "import whisper", "load_dataset(")
-PYTHON = [
-    pytest.param(
-        example, id=str(example), marks=[] if example.document == "README.md" else [pytest.mark.slow]
-    )
-    for example in examples("python")
-    if not any(need in example.text for need in ELSEWHERE)
-]
+PYTHON = [example for example in examples("python") if not any(need in example.text for need in ELSEWHERE)]
 
 
-@pytest.mark.parametrize("example", PYTHON)
+def test_the_example_of_the_readme(
+    server: Service, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, which has imported the libraries."""
+    (example,) = (example for example in PYTHON if example.document == "README.md")
+    monkeypatch.chdir(folder)
+    exec(adapt(example.text, server), {})
+    assert len(re.findall(r"(?m)^-?0\.\d{3}  .*\.mp4$", capsys.readouterr().out)) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", PYTHON, ids=str)
 def test_a_python_example(example: Example, server: Service, folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", adapt(example.text, server)],

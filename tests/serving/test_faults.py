@@ -135,7 +135,7 @@ def test_a_slow_body(server: Service) -> None:
     "sent,expected",
     [
         (b"", b""),
-        (b"POST /v1/search HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Ha", b""),
+        pytest.param(b"POST /v1/search HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Ha", b"", marks=pytest.mark.slow),
         (
             b"POST /v1/search HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
             b"Content-Length: 2\r\n\r\n{}",

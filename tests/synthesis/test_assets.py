@@ -1,4 +1,4 @@
-"""Stage 1 as a whole over a handful of real files: the funnel, the stores, a second run. Slow tests use actors of Ray."""
+"""Stage 1 as a whole over real files: the funnel, the stores, a second run. Slow tests use Ray's actors."""
 
 import json
 import math
