@@ -29,15 +29,15 @@ page_test = [
     ),
 ]
 
-in_all_looks = pytest.mark.parametrize(
-    "size,scheme",
-    [
-        ("wide", "light"),
-        ("phone", "dark"),
-        pytest.param("wide", "dark", marks=pytest.mark.slow),
-        pytest.param("phone", "light", marks=pytest.mark.slow),
-    ],
-)
+
+def in_looks(*by_default: tuple[str, str]) -> pytest.MarkDecorator:
+    """Parametrize a test by all sizes and color schemes. by_default: those that are not slow tests."""
+    looks = [(size, scheme) for size in ("wide", "phone") for scheme in ("light", "dark")]
+    return pytest.mark.parametrize(
+        "size,scheme",
+        [pytest.param(*look, marks=[] if look in by_default else pytest.mark.slow) for look in looks],
+    )
+
 
 # Hands a real File to the page as a drop or a paste. [event, name, type, base64]
 HAND_OVER = """([event, name, type, data]) => {

@@ -34,7 +34,7 @@ from tests.serving.pages import (
     answering,
     expect_query,
     hand_over,
-    in_all_looks,
+    in_looks,
     names,
     number,
     page_test,
@@ -761,7 +761,7 @@ def test_less_motion(visitor: Visitor, target: dict[str, Any]) -> None:
     assert page.locator(".card video").count() == 0
 
 
-@in_all_looks
+@in_looks(("wide", "light"), ("phone", "dark"))
 def test_looks(visitor: Visitor, target: dict[str, Any], tmp_path: Path, scheme: str, size: str) -> None:
     """The text has enough contrast in both colour schemes and on a phone.
 

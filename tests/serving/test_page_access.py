@@ -12,7 +12,7 @@ from tests.serving.pages import (
     Visitor,
     answering,
     hand_over,
-    in_all_looks,
+    in_looks,
     page_test,
     refusing,
     search,
@@ -48,7 +48,7 @@ def check(page: Page, state: str) -> None:
     assert [(state, rule["id"], [node["html"] for node in rule["nodes"]]) for rule in violations] == []
 
 
-@in_all_looks
+@in_looks(("wide", "light"))
 def test_axe_finds_nothing(visitor: Visitor, target: dict[str, Any], size: str, scheme: str) -> None:
     """In each state of the page."""
     context = {**(WIDE if size == "wide" else PHONE), "color_scheme": scheme, "reduced_motion": "reduce"}
