@@ -26,9 +26,12 @@ from gve_ray.stage.worker import BATCH_SCHEMA, StageActor, StageJob
 
 @contextmanager
 def ray_started() -> Iterator[str]:
-    """Start Ray in this process, yield its address, and stop it at the end of the block."""
+    """Start Ray in this process, yield its address, and stop it at the end of the block; use one that is running."""
     import ray
 
+    if ray.is_initialized():
+        yield ray.get_runtime_context().gcs_address
+        return
     # Ray's processes must import the workers of the tests, and this copy of the package.
     tests = Path(__file__).resolve().parent
     path = os.pathsep.join([str(tests), str(tests.parent)])
