@@ -32,7 +32,8 @@ from tests.ray_head import HeadError, LocalHead
 REPOSITORY = Path(__file__).resolve().parents[2]
 MEDIA = Path(os.environ.get("GVE_MEDIA_DIR", REPOSITORY.parent / "shared" / "media"))
 # One defective file of each kind that the first stages must find; the other files are valid.
-DEFECTS = {"static": 0.1, "not_a_video": 0.1, "exact_duplicate": 0.1, "junk_caption": 0.1}
+VIDEOS = 6
+DEFECTS = dict.fromkeys(("static", "not_a_video", "exact_duplicate", "junk_caption"), 1 / VIDEOS)
 SHARES = CorpusShares(**{name: DEFECTS.get(name, 0.0) for name in vars(CorpusShares())})
 # Every pair passes this threshold, because four captions are too few to test the filter; tests/synthesis tests it.
 OPTIONS = ["--config", "demo.yaml", "--quality.consistency.threshold", "-1", "--resources.media.actors", "1"]
@@ -49,7 +50,7 @@ def head() -> Iterator[LocalHead]:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("raw")
-    write_corpus(folder, n=10, seed=3, shares=SHARES, workers=1)
+    write_corpus(folder, n=VIDEOS, seed=3, shares=SHARES, workers=1)
     return folder
 
 

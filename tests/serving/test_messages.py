@@ -78,8 +78,13 @@ def test_every_text_is_translated_and_every_translation_used(visitor: Visitor) -
     "locale,language,heading,count",
     [
         ("de-CH", "de", "Einen Moment finden", rf"^{VIDEOS} Momente in \d+[.,]\d\d s$"),
-        ("zh-CN", "zh-Hans", "查找片段", rf"^{VIDEOS} 个片段，用时 \d+\.\d\d 秒$"),
-        ("fi-FI", "en", "Find a moment", rf"^{VIDEOS} moments in \d+\.\d\d s$"),
+        pytest.param(
+            *("zh-CN", "zh-Hans", "查找片段", rf"^{VIDEOS} 个片段，用时 \d+\.\d\d 秒$"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("fi-FI", "en", "Find a moment", rf"^{VIDEOS} moments in \d+\.\d\d s$"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_the_language_of_the_browser(

@@ -70,6 +70,7 @@ def test_words_find_the_right_video(
     assert scores == sorted(scores, reverse=True)
 
 
+@pytest.mark.slow
 def test_how_far_an_index_job_is(visitor: Visitor, server: Service) -> None:
     """A killed job leaves a file that is not renewed; a job that ends deletes it."""
     file = server.index / FILE
@@ -148,6 +149,7 @@ def test_a_dropped_picture(visitor: Visitor, target: dict[str, Any]) -> None:
     assert names(page) == []
 
 
+@pytest.mark.slow
 def test_a_chosen_clip_and_a_pasted_picture(visitor: Visitor, target: dict[str, Any]) -> None:
     page = visitor.open()
     page.locator("#file").set_input_files(target["clip"])
@@ -469,6 +471,7 @@ def test_each_format_is_played_or_offered(formats: Page, names: list[str]) -> No
             expect(dialog.get_by_role("button", name="Play again")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_a_download_is_whole(formats: Page, clips: Clips) -> None:
     name = "mpeg4.avi"
     data = clips[name].read_bytes() + bytes(PART)  # larger than one reply
@@ -480,6 +483,7 @@ def test_a_download_is_whole(formats: Page, clips: Clips) -> None:
     assert download.value.path().read_bytes() == data
 
 
+@pytest.mark.slow
 def test_a_card_of_an_animated_image_moves(formats: Page) -> None:
     card = formats.locator(".card").filter(has=formats.get_by_text("gif.gif", exact=True))
     card.locator(".open").hover()
@@ -492,6 +496,7 @@ def test_a_card_of_an_animated_image_moves(formats: Page) -> None:
     expect(other).not_to_have_class(re.compile("playing"))
 
 
+@pytest.mark.slow
 def test_a_deleted_file(visitor: Visitor, target: dict[str, Any], moments: list[dict[str, Any]]) -> None:
     (hit,) = [hit for hit in moments if hit["uri"] == target["uri"]]
     visitor.refused = {urlsplit(hit["links"]["video"]).path}
@@ -623,6 +628,7 @@ def test_errors_of_the_server_are_shown(visitor: Visitor) -> None:
     answered(page)
 
 
+@pytest.mark.slow
 def test_a_late_reply_is_not_shown(visitor: Visitor, target: dict[str, Any]) -> None:
     page = visitor.open()
     held: list[Route] = []
@@ -691,6 +697,7 @@ def test_the_key(visitor: Visitor, target: dict[str, Any]) -> None:
     assert page.locator("#key-text").input_value() == ""
 
 
+@pytest.mark.slow
 def test_several_models(visitor: Visitor, browser: Browser) -> None:
     def add(body: dict[str, Any]) -> None:
         body["data"] += [
@@ -739,6 +746,7 @@ def test_text_from_the_server_is_never_markup(visitor: Visitor) -> None:
     assert page.locator("b", has_text="bold").count() == 0
 
 
+@pytest.mark.slow
 def test_less_motion(visitor: Visitor, target: dict[str, Any]) -> None:
     """With reduced motion, nothing plays automatically; moving the pointer over a card shows frames of
     its strip.
@@ -761,7 +769,7 @@ def test_less_motion(visitor: Visitor, target: dict[str, Any]) -> None:
     assert page.locator(".card video").count() == 0
 
 
-@in_looks(("wide", "light"), ("phone", "dark"))
+@in_looks(("phone", "dark"))
 def test_looks(visitor: Visitor, target: dict[str, Any], tmp_path: Path, scheme: str, size: str) -> None:
     """The text has enough contrast in both colour schemes and on a phone.
 

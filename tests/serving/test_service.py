@@ -159,6 +159,7 @@ def test_a_text_above_the_limit_is_refused_after_it_was_truncated(http: httpx.Cl
     assert answers[1].json()["error"]["code"] == "context_length_exceeded"
 
 
+@pytest.mark.slow
 def test_a_thousand_texts_in_one_call(server: Service, embedder: Embedder) -> None:
     """This is the default batch of LangChain. LiteLLM adds a null field."""
     texts = [f"ball {i}" for i in range(1000)]

@@ -197,6 +197,7 @@ def test_from_a_manifest_to_assets_and_rejects_and_again(
         build(tmp_path / "three", moved, work=work)
 
 
+@pytest.mark.slow
 def test_many_captions_are_judged_by_the_cluster_in_their_order(
     cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
