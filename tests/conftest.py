@@ -1,8 +1,7 @@
 """Settings of all tests, so that no test depends on the home directory, the network or the shell.
 
 With pytest-xdist, the tests of a file run in one process. So do all tests of the files that share a Ray cluster, those
-of tests/serving, which share a service, and those that start ranks of training. The first two groups take longest, and
-begin first.
+of tests/serving, which share a service, and those that start ranks of training. What takes longest begins first.
 For files that are named on the command line, the slow tests run as well.
 """
 
@@ -87,7 +86,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Files that share Ray run in the order of `_SHARES_RAY`.
     """
-    longest = ("cluster", "tests/serving")
+    longest = ("cluster", "tests/serving", "ranks", "tests/conformance/test_qwen_families.py")
 
     def rank(item: pytest.Item) -> tuple[int, int]:
         file = item.nodeid.partition("::")[0]

@@ -1,8 +1,8 @@
 """Tests a whole synthesis job with rendered videos whose properties are known and with the real engines.
 
 Slow tests run jobs/synthesize.py and jobs/train.py, which trains on its output, on Ray's job server, and
-`gve synthesize` on a folder of other videos. For more tests of restarts, see test_synthesis_faults.py and
-test_training_faults.py.
+`gve synthesize` on a folder of other videos; by default, the job server gets a job that cannot run. For more tests of
+restarts, see test_synthesis_faults.py and test_training_faults.py.
 """
 
 import json
@@ -155,7 +155,6 @@ def test_the_training_job_trains_an_adapter_on_the_pairs(
     assert vectors.shape == (2, embedder.dimension)
 
 
-@pytest.mark.slow
 def test_a_job_that_cannot_run_fails_before_any_work(
     head: LocalHead, corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
