@@ -111,6 +111,7 @@ def settings(root: Path) -> dict[str, Any]:
         "min_pixels": 3136,
         "resources": {"actors": 1, "num_cpus": 0.5, "batch_size": 2},
         "commit_seconds": 0.2,
+        "resamples": 500,
     }
 
 
