@@ -42,7 +42,7 @@ def write_manifest(path: Path, n: int) -> pa.Table:
     Their files are there, for the checks before the job, but have no content.
     """
     folder = path.parent / "files"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     ids = []
     for i in range(n):
         kind = "vvvvvvcxqc"[i % 10]

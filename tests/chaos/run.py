@@ -149,10 +149,14 @@ def evaluate(folder: Path) -> Job:
 
 
 def without_times(value: Any) -> Any:
-    """Return a JSON value without the entries that say when and how fast a run was."""
+    """Return a JSON value without the entries that say when and how fast a run was, and what it found in its cache."""
     if isinstance(value, dict):
-        timed = ("second", "started", "ended", "created", "output", "run", "folder")
-        return {k: without_times(v) for k, v in value.items() if not any(part in k for part in timed)}
+        timed, cached = ("second", "started", "ended", "created", "output", "run", "folder"), ("found", "new")
+        return {
+            k: without_times(v)
+            for k, v in value.items()
+            if k not in cached and not any(part in k for part in timed)
+        }
     return [without_times(member) for member in value] if isinstance(value, list) else value
 
 
