@@ -4,7 +4,8 @@
         evaluate(config)
 
 A process of Ray takes seconds of processor time to start, and one that loads a model ten. The stages themselves, and
-at least one run of each job, are tested with Ray's actors. Ray must be running all the same.
+at least one run of each job, are tested with Ray's actors (for evaluation, in slow tests). Ray must be running all the
+same.
 """
 
 import os
@@ -62,7 +63,7 @@ class _Source:
 
 
 class _Results:
-    """Stands in for the data set that maps messages on actors: maps them on one actor, in the thread that reads it."""
+    """Replaces the data set that maps messages on actors: the thread that reads the results has one actor itself."""
 
     def __init__(self, job: StageJob, messages: Iterable[pa.Table]) -> None:
         self._job, self._messages = job, messages

@@ -54,18 +54,25 @@ def complete_settings(
 def family_of(path_or_id: PathOrId, *, revision: str | None = None) -> ModelFamily:
     """Return the family of a checkpoint in a folder or on the hub.
 
-    Raises ValueError if it is not supported, OSError if there is no config.json.
+    Raises ValueError if it is not supported, OSError if there is no config.json, or if it cannot be read.
     """
     path = _find(path_or_id, "config.json", revision)
     if path is None:
         raise OSError(
             f"{path_or_id}: no config.json there, on the hub or in its cache; name a model folder or a hub id"
         )
-    return model_family(json.loads(path.read_text(encoding="utf-8")).get("model_type"))
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise OSError(f"{path}: not valid JSON ({error}); download the checkpoint again") from error
+    return model_family(config.get("model_type"))
 
 
 def _find(path_or_id: PathOrId, name: str, revision: str | None) -> Path | None:
-    """Return the path of a file of a checkpoint, which is downloaded if necessary; None if it has no such file."""
+    """Return the path of a file of a checkpoint, or None if the checkpoint has no such file.
+
+    A file on the hub is downloaded if it is not in the cache.
+    """
     if (folder := Path(path_or_id)).is_dir():
         return folder / name if (folder / name).is_file() else None
     from huggingface_hub import hf_hub_download
@@ -74,14 +81,16 @@ def _find(path_or_id: PathOrId, name: str, revision: str | None) -> Path | None:
     with hub_access(path_or_id):
         try:
             return Path(hf_hub_download(str(path_or_id), name, revision=revision))
-        except EntryNotFoundError:  # also if the hub does not answer, and the cache has no such file
+        except EntryNotFoundError:  # also raised if the hub does not answer and the file is not in the cache
             return None
         except RevisionNotFoundError as error:
             raise OSError(
                 f"{path_or_id}: the hub has no revision {revision!r}; name a branch, a tag or a commit"
             ) from error
         except HFValidationError as error:
-            raise OSError(f"{path_or_id}: no such folder, and no hub id ({error})") from error
+            raise OSError(
+                f"{path_or_id}: this folder does not exist, and the name is not a hub id ({error})"
+            ) from error
 
 
 @contextmanager

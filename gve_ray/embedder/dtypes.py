@@ -22,8 +22,12 @@ def default_dtype(*, on_gpu: bool) -> str:
 
 
 def cpu_flags(cpuinfo: Path) -> set[str]:
-    """Return the instruction sets of the first processor that the kernel lists in a file."""
-    listed = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+    """Return the instruction sets of the first processor that the kernel lists in a file.
+
+    The set is empty if there is no such file, as on macOS.
+    """
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    listed = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
     return set(listed[1].split()) if listed else set()
 
 

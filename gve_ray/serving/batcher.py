@@ -22,7 +22,7 @@ from gve_ray.schema import Frames, Item
 from gve_ray.serving.errors import ApiError
 
 RETRY_SECONDS = 1.0  # Retry-After, at least, if too much work waits
-_SHORT = 16  # a request is short if so many of its size fit into a batch
+_SHORT = 16  # a request is short if at least this many of its size fit into a batch
 _CHARACTERS = 3  # per token, approximately; a smaller value makes smaller batches
 _TEMPLATE = 24  # tokens that the chat template adds to an item
 _PIXELS = 28 * 28  # per visual token in one frame; two frames share a token
@@ -92,8 +92,8 @@ class TokenBatcher:
     """Embeds the items of requests with `run`, in calls of at most about `max_tokens` tokens.
 
     There is one call at a time, with one exception: if `run` is thread-safe, short requests do not
-    wait for a batch with larger ones, but form batches of their own beside it. A request is short if
-    it has at most a sixteenth of `max_tokens`.
+    wait for a batch with larger ones. A second thread embeds them in separate batches at the same time. A
+    request is short if it has at most a sixteenth of `max_tokens`.
 
     A batch takes one item of each waiting request in turn (round-robin) until it is full, so a
     large request does not block later ones. Every second batch visits the requests in the order of

@@ -64,8 +64,14 @@ def test_no_family(
         family_of(tmp_path)
 
 
+def test_the_error_of_a_damaged_config_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2')
+    with pytest.raises(OSError, match=r"config\.json: not valid JSON"):
+        family_of(tmp_path)
+
+
 def test_a_path_that_does_not_exist_is_no_hub_id(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="no such folder, and no hub id"):
+    with pytest.raises(OSError, match="this folder does not exist, and the name is not a hub id"):
         family_of(tmp_path / "missing")
 
 

@@ -36,6 +36,10 @@ def test_a_processor_computes_in_bfloat16_only_if_it_has_instructions_for_it(
     assert default_dtype(on_gpu=True) == "bfloat16"
 
 
+def test_a_system_without_the_file_has_no_known_instructions(tmp_path: Path) -> None:
+    assert cpu_flags(tmp_path / "missing") == set()
+
+
 def test_the_instructions_are_those_that_torch_finds() -> None:
     ours, found = cpu_flags(Path("/proc/cpuinfo")), torch.cpu.get_capabilities()
     for name in TORCH_NAMES & set(found):

@@ -214,7 +214,7 @@ def test_short_requests_do_not_wait_for_a_large_batch_if_the_model_is_thread_saf
 
 
 def test_a_request_whose_last_items_overtake_the_others_has_its_vectors_in_order() -> None:
-    """Items of short requests are in a batch with a large text, while the rest of them is embedded beside it."""
+    """Some items of short requests are in a batch with a large text; a second thread embeds the rest meanwhile."""
 
     async def scenario() -> None:
         engine = GatedEngine("A", "B", "s")
