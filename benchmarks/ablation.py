@@ -38,7 +38,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -77,7 +77,7 @@ class Arm:
     curriculum: Mapping[str, Any]
     uvrd: bool = True
     steps: int = 120
-    decay: str = "cosine"
+    decay: Literal["cosine", "constant"] = "cosine"
     described_weight: float = 1.0
     seeds: Sequence[int] = SEEDS
 
@@ -126,7 +126,12 @@ def config_of(arm: Arm, run: Path, work: Path, seed: int) -> TrainingConfig:
     """Return the demo's recipe with the data, curriculum and steps of an arm, without mined negatives."""
     demo = load_config(TrainingJobConfig, ["--config", "demo.yaml"])
     described, raw = run / "described", run / "raw"
-    initial = {"format": "webvid", "instruction": INSTRUCTIONS[Task.T2V], "batch_size": BATCH, "negatives": 0}
+    initial: dict[str, Any] = {
+        "format": "webvid",
+        "instruction": INSTRUCTIONS[Task.T2V],
+        "batch_size": BATCH,
+        "negatives": 0,
+    }
     data = [
         DataSetConfig(
             name="described",
@@ -234,7 +239,7 @@ def shared_names(uvrb: Path, dataset: str, queries: Sequence[str]) -> list[set[s
     A clip counts as its video, which it was cut from.
     """
     folder = uvrb / dataset / "jsonl"
-    names = defaultdict(set)
+    names: defaultdict[str, set[str]] = defaultdict(set)
     for line in (folder / "queries.jsonl").read_text().splitlines():
         query = json.loads(line)
         names[query["id"]] |= {Path(query[part]).stem for part in ("image", "video") if part in query}
@@ -322,7 +327,7 @@ def _format_of(dataset: str) -> str:
 def report(scores: Scores, work: Path) -> dict[str, Any]:
     """Return the tables of the experiment and the verdict on each hypothesis."""
     arms = {name: scores.of_arm(name, arm.seeds) for name, arm in ARMS.items()}
-    table = {
+    table: dict[str, dict[str, Any]] = {
         "base": {
             ability: round(scores.ability(scores.rows["base-0"], ability), 4)
             for ability in (*ABILITIES, "average")

@@ -80,7 +80,9 @@ class Plain:
         self._prompts = [
             {
                 "prompt": tokenizer.apply_chat_template(
-                    messages(question.prompt_id, **question.slots), tokenize=False, add_generation_prompt=True
+                    messages(question.prompt_id, with_media=True, **question.slots),
+                    tokenize=False,
+                    add_generation_prompt=True,
                 ),
                 **multi_modal(question),
             }

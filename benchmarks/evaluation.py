@@ -99,7 +99,7 @@ def at_assumed_fps(paths: list[str]) -> np.ndarray:
     """Return the vectors of the loop with the sampled frames spaced by `ASSUMED_FPS`."""
     embedder = Embedder.from_pretrained(resolve_model(MODEL), dtype=DTYPE).with_settings(**asdict(SETTINGS))
     n = SETTINGS.frames
-    facts = {"fps": ASSUMED_FPS, "duration": n / ASSUMED_FPS, "total_frames": n}
+    facts: dict[str, Any] = {"fps": ASSUMED_FPS, "duration": n / ASSUMED_FPS, "total_frames": n}
     videos = [
         replace(_frames(path), timestamps=np.arange(n) / ASSUMED_FPS, indices=np.arange(n), **facts)
         for path in paths
@@ -108,8 +108,9 @@ def at_assumed_fps(paths: list[str]) -> np.ndarray:
 
 
 def _frames(path: str) -> Frames:
-    budget = {"max_pixels": SETTINGS.max_pixels, "min_pixels": SETTINGS.min_pixels}
-    return read_frames(path, k=SETTINGS.frames, **budget)
+    return read_frames(
+        path, k=SETTINGS.frames, max_pixels=SETTINGS.max_pixels, min_pixels=SETTINGS.min_pixels
+    )
 
 
 def set_best_threads(run: Callable[[list[str]], Timed], paths: list[str], most: int) -> int:
@@ -174,7 +175,7 @@ def in_mteb(paths: list[str]) -> Timed:
     size = {"shortest_edge": SETTINGS.min_pixels, "longest_edge": SETTINGS.max_pixels}
     wrapper.videos_kwargs = {"size": size, "do_sample_frames": False}
     once = time.monotonic() - begun
-    loader: Any = DataLoader(Videos(paths), batch_size=MTEB_BATCH)  # type: ignore[arg-type]
+    loader: Any = DataLoader(Videos(paths), batch_size=MTEB_BATCH)
     vectors = wrapper.encode(
         loader,
         task_metadata=None,

@@ -44,21 +44,19 @@ def save_model(folder: Path) -> None:
     CLIPProcessor(CLIPImageProcessor(), tokenizer).save_pretrained(folder)
 
 
-def make_video(seed: int) -> Item:
+def make_video(seed: int) -> Frames:
     """Return a video of blocks of random colours."""
     coarse = np.random.default_rng(seed).integers(
         0, 256, (COUNT, HEIGHT // 16, WIDTH // 16, 3), dtype=np.uint8
     )
     numbers = np.arange(COUNT)
-    return Item(
-        video=Frames(
-            pixels=coarse.repeat(16, axis=1).repeat(16, axis=2),
-            timestamps=numbers / 1.0,
-            indices=numbers,
-            fps=1.0,
-            duration=float(COUNT),
-            total_frames=COUNT,
-        )
+    return Frames(
+        pixels=coarse.repeat(16, axis=1).repeat(16, axis=2),
+        timestamps=numbers / 1.0,
+        indices=numbers,
+        fps=1.0,
+        duration=float(COUNT),
+        total_frames=COUNT,
     )
 
 
@@ -73,7 +71,8 @@ def main() -> None:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
 
-    videos = [make_video(seed) for seed in range(args.videos)]
+    clips = [make_video(seed) for seed in range(args.videos)]
+    videos = [Item(video=frames) for frames in clips]
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder))
         config = ModelConfig(name="clip", model=folder, engine="frames", dtype="float32")
@@ -85,7 +84,7 @@ def main() -> None:
         return ours.embed(videos).vectors
 
     def run_theirs() -> np.ndarray:
-        pictures = [Image.fromarray(frame) for item in videos for frame in item.video.pixels]
+        pictures = [Image.fromarray(frame) for frames in clips for frame in frames.pixels]
         vectors = theirs.encode(pictures, normalize_embeddings=True, batch_size=32, show_progress_bar=False)
         means = vectors.reshape(len(videos), COUNT, -1).mean(axis=1)
         return means / np.linalg.norm(means, axis=1, keepdims=True)

@@ -25,6 +25,7 @@ import gve_ray
 from gve_ray.config import resolve_model
 from gve_ray.embedder import Embedder, EmbedderSettings, GveModel, load_processor, merge
 from gve_ray.embedder.operations import language_operations, vision_operations
+from gve_ray.embedder.torch_engine import TorchEngine
 from gve_ray.embedder.vision import PatchSpec
 from gve_ray.embedder.vision_attention import use_fast_attention
 from gve_ray.schema import Frames, Item
@@ -156,6 +157,7 @@ def steps_of(
             items=[Item(text=f"{WORDS} {i}") for i in range(pairs)] + chosen,
             pair_ids=np.arange(pairs),
             sources=np.arange(pairs),
+            query_sources=np.arange(pairs),
             negative_sources=np.zeros((pairs, 0), dtype=np.int64),
         )
         return items, collate(items.items)
@@ -194,7 +196,9 @@ def measure_embedding(
         embedder.embed(pool)
     with Clock() as whole:
         embedder.embed(items)
-    model = embedder.engine.model
+    engine = embedder.engine
+    assert isinstance(engine, TorchEngine)
+    model = engine.model
     batch = embedder.engine.collator(pool).to(model.device)
     with torch.inference_mode(), Clock() as alone:
         for _ in range(repeats):

@@ -26,9 +26,10 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import av
 import decord
@@ -42,8 +43,8 @@ from gve_ray.synthesis.config import MediaConfig
 from gve_ray.synthesis.ingest import asset_row, sampling_plan
 
 X265 = "log-level=none:pools=none:frame-threads=1"
-HD = {"size": (1280, 720), "fps": 30, "seconds": 10}
-FILES: dict[str, dict] = {
+HD: dict[str, Any] = {"size": (1280, 720), "fps": 30, "seconds": 10}
+FILES: dict[str, dict[str, Any]] = {
     "h264 224x168 12 fps 5 s, groups of 48": {
         "size": (224, 168),
         "fps": 12,
@@ -62,7 +63,8 @@ FILES: dict[str, dict] = {
     },
 }
 PLAN = [FrameRequest(k=8)]
-CHECKS = ("full", "sampled")
+Check = Literal["full", "sampled"]
+CHECKS: tuple[Check, ...] = ("full", "sampled")
 MEASURES = ("rendered", "named", "corpus", "noise")
 KINDS = CorpusShares(
     static=0.0, near_duplicate=0.0, exact_duplicate=0.0, junk_caption=0.0, mismatched_caption=0.0,
@@ -134,10 +136,12 @@ def by_decord(path: Path) -> np.ndarray:
 def resized(frames: Sequence[np.ndarray]) -> np.ndarray:
     """Resize frames to the pixel budget with Pillow. Returns uint8 [T, H, W, 3]."""
     height, width = fit_pixels(*frames[0].shape[:2])
-    return np.stack([np.asarray(Image.fromarray(f).resize((width, height), Image.BICUBIC)) for f in frames])
+    return np.stack(
+        [np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.BICUBIC)) for f in frames]
+    )
 
 
-def ingest(source: Path | bytes, check: str) -> dict[str, object]:
+def ingest(source: Path | bytes, check: Check) -> dict[str, object]:
     """Make the row of a video as the integrity stage of `gve synthesize` does. Raises MediaError."""
     media = MediaConfig(check=check)
     plan = partial(sampling_plan, video_id="v", media=media, seed=1)
@@ -193,7 +197,7 @@ def cost(files: dict[str, Path], repeats: int) -> dict[str, object]:
     }
 
 
-def ratios(times: dict[str, float | None]) -> dict[str, float]:
+def ratios(times: Mapping[str, float | None]) -> dict[str, float]:
     """Return each time divided by that of PyAV, and that of a sampled by that of a full check."""
     base = times["pyav"]
     found = {run: round(ms / base, 3) for run, ms in times.items() if ms and base}
@@ -202,7 +206,7 @@ def ratios(times: dict[str, float | None]) -> dict[str, float]:
     return found
 
 
-def refusal(source: Path | bytes, check: str) -> str:
+def refusal(source: Path | bytes, check: Check) -> str:
     """Return the reason for which a file is refused; "" if it is not."""
     try:
         ingest(source, check)
@@ -214,7 +218,7 @@ def refusal(source: Path | bytes, check: str) -> str:
 def refused_in_corpus(folder: Path, files: int) -> dict[str, object]:
     """Return by true kind the number of files, how many each check refuses, and the reasons."""
     write_corpus(folder, n=files, seed=42, shares=KINDS)
-    kinds: defaultdict[str, dict] = defaultdict(
+    kinds: defaultdict[str, dict[str, int]] = defaultdict(
         lambda: {"files": 0, "other reason": 0} | dict.fromkeys(CHECKS, 0)
     )
     for entry in read_truth(folder):
@@ -284,7 +288,7 @@ def measure_corpus(arguments: argparse.Namespace) -> dict[str, object]:
 
 def measure_noise(_: argparse.Namespace) -> dict[str, object]:
     """Return `refused_with_noise` of 20 s in groups of 48 pictures, by content and length."""
-    plain = {"size": (224, 168), "fps": 12, "seconds": 20, "options": {"g": "48"}}
+    plain: dict[str, Any] = {"size": (224, 168), "fps": 12, "seconds": 20, "options": {"g": "48"}}
     contents = {"flat pictures": render(**plain, grain=0.0), "grainy pictures": render(**plain, grain=6.0)}
     return {
         content: {f"{length} bytes": refused_with_noise(data, length) for length in (64, 512, 4096)}

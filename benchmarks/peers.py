@@ -129,7 +129,8 @@ def compare(
     manifest: Path, files: int, pythons: Mapping[str, str | None], *, cpus: int, limit: float, memory: float
 ) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """Run all programs on a manifest. Returns their figures, and what each dropped."""
-    figures, dropped = {}, {}
+    figures: dict[str, Any] = {}
+    dropped: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, program in PROGRAMS.items():
             package = name.partition(",")[0]

@@ -15,14 +15,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-OPERATORS = (
+OPERATORS: tuple[dict[str, dict[str, object]], ...] = (
     {"alphanumeric_filter": {}},
     {"special_characters_filter": {}},
     {"video_duration_filter": {"min_duration": 0.1, "video_backend": "av"}},
     {"video_resolution_filter": {"min_width": 1, "min_height": 1}},
     {"video_deduplicator": {}},
 )
-MOTION = {"video_motion_score_filter": {}}
+MOTION: dict[str, dict[str, object]] = {"video_motion_score_filter": {}}
 
 
 def main(manifest: str, dropped: str, cpus: str, *options: str) -> None:

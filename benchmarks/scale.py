@@ -27,7 +27,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ from scale_schedule import measure_schedule
 from scale_watch import Watch, first_pairs
 
 from gve_ray.config import load_config
-from gve_ray.job import limit_malloc_arenas
+from gve_ray.malloc import limit_arenas
 from gve_ray.schema import UVRD_PAIRS, UVRD_TASKS
 from gve_ray.stage import REJECT_SCHEMA, StageResources, run_stage
 from gve_ray.store import Store, dataset
@@ -160,7 +160,11 @@ def measure_resume(config: SynthesisConfig, rows: int, batch: int) -> dict[str, 
     ingest = decoded_store(config)
     broken = Store(ingest.uri.removesuffix(".lance") + "-rejects.lance", REJECT_SCHEMA)
     took = {}
-    for name, part in {"clean": ingest.clean, "keys": lambda: ingest.table([ingest.key])}.items():
+    parts: dict[str, Callable[[], object]] = {
+        "clean": ingest.clean,
+        "keys": lambda: ingest.table([ingest.key]),
+    }
+    for name, part in parts.items():
         begun = time.monotonic()
         part()
         took[f"{name}_s"] = round(time.monotonic() - begun, 2)
@@ -232,7 +236,9 @@ def measure_commits(folder: Path, rows: int) -> dict[str, Any]:
     rest = pa.Table.from_pylist(
         [item for item in outcomes if isinstance(item, dict)][:REAL_BATCH], schema=INGEST_SCHEMA
     )
-    waiting, sizes, seconds = [], [], []
+    waiting: list[Any] = []
+    sizes: list[int] = []
+    seconds: list[float] = []
     for start in range(0, rows - rows % REAL_BATCH, REAL_BATCH):
         some = pa.array(ids[start : start + REAL_BATCH])
         waiting.append(store.write(rest.set_column(0, INGEST_SCHEMA.field(0), some)))
@@ -244,7 +250,7 @@ def measure_commits(folder: Path, rows: int) -> dict[str, Any]:
             waiting = []
     took = {}
     chosen = ids[:: max(1, rows // REAL_BATCH)][:REAL_BATCH]
-    parts = {
+    parts: dict[str, Callable[[], object]] = {
         "clean": store.clean,
         "keys": lambda: store.table([store.key]),
         "first_take": lambda: store.take(chosen),
@@ -319,7 +325,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("gve_ray").setLevel(logging.INFO)
-    limit_malloc_arenas()  # as `gve synthesize` does
+    limit_arenas()  # as `gve synthesize` does
     # Merging small fragments is right for small rows, but real rows are not small.
     dataset._COMPACT_BELOW_BYTES = dataset._COMPACT_BELOW_BYTES * TINY_BYTES // REAL_BYTES
     with tempfile.TemporaryDirectory() as temporary:

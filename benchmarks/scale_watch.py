@@ -81,9 +81,10 @@ class Watch(logging.Handler):
             self._phase, self._rows = args[0].label.partition(", part ")[0], args[0].done
         elif record.name == "gve_ray.store.dataset" and record.levelno == logging.DEBUG:
             uri, fragments, seconds = args
-            name = re.sub(
-                "-[0-9a-f]{16}", "", Path(str(uri)).stem
-            )  # of a work store, without its fingerprint
+            assert isinstance(fragments, int)
+            assert isinstance(seconds, float)
+            # The name of a work store ends with a fingerprint.
+            name = re.sub("-[0-9a-f]{16}", "", Path(str(uri)).stem)
             self.committed.setdefault(name, []).append((fragments, seconds))
         elif (name := str(record.msg).partition(":")[0]).isidentifier() and name != self._phase:
             self._phase, self._rows = name, 0

@@ -36,7 +36,7 @@ import json
 import random
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,12 @@ from gve_ray.demo.scenes import Scene, draw_scene
 from gve_ray.embedder import Embedder
 from gve_ray.indexing.config import IndexConfig
 from gve_ray.indexing.files import states_of
-from gve_ray.indexing.segments import Span, windows
+from gve_ray.indexing.segments import windows
 from gve_ray.indexing.subtitles import SUBTITLE_SCHEMA, SubtitleWorker
 from gve_ray.indexing.words import Words
 from gve_ray.media import Limits, read_frames
 from gve_ray.media.subtitles import Cue
+from gve_ray.media.video.scenes import Span
 from gve_ray.schema import Frames, Item
 from gve_ray.search import (
     Background,
@@ -70,6 +71,7 @@ from gve_ray.search import (
     search_moments,
 )
 from gve_ray.search.confidence import background_of
+from gve_ray.search.index import Value
 from gve_ray.search.library import FIELDS
 from gve_ray.search.moments import distinct
 from gve_ray.search.words import WordIndex
@@ -236,13 +238,11 @@ def measure_words(
         )
 
     pictures = {by: hits_of(described, by) for by in ("picture", "both")}
-    segments = [row for _, row in index.metadata()]
+    segments = [(row["video_id"], *span_of_row(row)) for _, row in index.metadata()]
     right = sum(
-        row["start"] < cue.end
-        and cue.start < row["end"]
-        and row["video_id"] in (f"film{film}", f"copy{film}")
+        start < cue.end and cue.start < end and video_id in (f"film{film}", f"copy{film}")
         for _, film, cue in speech.queries
-        for row in segments
+        for video_id, start, end in segments
     )
     return {
         "words_top5": moment_found("both"),
@@ -261,10 +261,16 @@ def measure_words(
 
 def shows(hit: Moment, film: int, cue: Cue) -> bool:
     """Return whether a hit is of the film, or its copy, at the time of a cue."""
-    start, end = hit.metadata["start"], hit.metadata["end"]
+    start, end = span_of_row(hit.metadata)
+    return number_of(hit) == film and start < cue.end and cue.start < end
+
+
+def span_of_row(row: Mapping[str, Value]) -> Span:
+    """Return the start and end in seconds of a segment, from its metadata."""
+    start, end = row["start"], row["end"]
     assert isinstance(start, float)
     assert isinstance(end, float)
-    return number_of(hit) == film and start < cue.end and cue.start < end
+    return start, end
 
 
 def drawn(scene: Scene, start: float, end: float) -> Frames:

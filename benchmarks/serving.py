@@ -25,7 +25,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,7 +122,7 @@ def over_http(
     for thread in threads:
         thread.join()
     total = time.perf_counter() - begun
-    used: Counter[str] = Counter()
+    used: defaultdict[str, float] = defaultdict(float)
     for process, seconds_so_far in cpu_seconds(processes).items():
         used[names.get(process, "others")] += seconds_so_far - before.get(process, 0.0)
     return total, spent, dict(used)
