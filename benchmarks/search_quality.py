@@ -213,16 +213,23 @@ def as_srt(cues: Sequence[Cue]) -> str:
 
 
 def measure_words(
-    folder: Path, index: VectorIndex, corpus: Corpus, scenes: Sequence[Scene], embedder: Embedder
+    folder: Path,
+    index: VectorIndex,
+    background: Background | None,
+    corpus: Corpus,
+    scenes: Sequence[Scene],
+    embedder: Embedder,
 ) -> dict[str, Any]:
-    """Return the measurements of words. index, corpus: the windows of the scenes, and of copies of some."""
+    """Return the measurements of words. index, background, corpus: of the windows of the scenes, and of copies."""
     speech = speech_of(scenes)
     words = words_of(folder, scenes, speech, corpus)
 
     def hits_of(texts: Sequence[str], by: By) -> list[list[Moment]]:
         vectors = embedder.embed([Item(text=text) for text in texts])
         return [
-            search_moments(index, vector[None], TOP_WORDS, ranking=Ranking.of(words, text, by))
+            search_moments(
+                index, vector[None], TOP_WORDS, ranking=Ranking.of(words, text, by), background=background
+            )
             for vector, text in zip(vectors, texts, strict=True)
         ]
 
@@ -340,7 +347,7 @@ def measure_films(
         "copies_in_top10_before": share([is_twice(hits, i) for i, hits in enumerate(before[:copies])]),
         "copies_in_top10_after": share([is_twice(hits, i) for i, hits in enumerate(after[:copies])]),
         "copy_cosine": [round(float(np.quantile(cosines, q)), 4) for q in (0, 0.5)],
-        **measure_words(folder, index, corpus, scenes, embedder),
+        **measure_words(folder, index, background, corpus, scenes, embedder),
     }
 
 

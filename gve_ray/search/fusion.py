@@ -5,10 +5,11 @@
 
 Both rankings are joined by reciprocal rank fusion (Cormack, Clarke and Buettcher, 2009): a hit at rank r
 counts 1 / (60 + r), so no scores of different kinds are compared. Windows of a film that overlap share a rank,
-because they would otherwise push other films down. A text with less than three quarters of the words of the
-query counts only this share, and none below a half: a picture is not outranked by a film that happens to
-mention a word of its description. Both counts are added only if the text has all the words and the picture
-is among the first; otherwise the larger one counts.
+and so do those of its copies, because they would otherwise push other films down. A text with less than three
+quarters of the words of the query counts only this share, and none below a half: a picture is not outranked by
+a film that happens to mention a word of its description. Both counts are added only if the text has all the
+words and the picture is among the first; otherwise the larger one counts. A picture that matches with
+confidence counts twice, so that films in which somebody speaks of it do not push it down.
 
 A text about a whole video (caption, file name, transcript) finds one moment of it, the one whose picture
 matches best, so that a long film does not fill the result.
@@ -16,12 +17,13 @@ matches best, so that a long film does not fill the result.
 
 from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
+from gve_ray.search.copies import content_of, contents_of
 from gve_ray.search.index import Filter, Hit, Quote, SearchError, UnknownIdError, Value, VectorIndex, span_of
 from gve_ray.search.terms import query_terms, snippet
 from gve_ray.search.words import WordIndex, WordMatch
@@ -32,6 +34,7 @@ _RANKS = 60  # the constant of reciprocal rank fusion
 _FEWEST = 100  # texts that are ranked at least
 _FULL_SHARE = 0.75  # of the words of a query; texts with as many count in full
 _LEAST_SHARE = 0.5  # texts with less do not count
+_CONFIDENT = 0.9  # a picture that matches with so much confidence counts twice
 
 
 class Ranking:
@@ -66,11 +69,13 @@ class Ranking:
         pictures: Sequence[Hit],
         depth: int,
         top_k: int,
+        judge: Callable[[float], float] | None,
     ) -> tuple[list[Hit], bool]:
         """Return hits, best first, and whether a larger depth may give more.
 
         pictures: the best hits by picture, of the query `vector`, float32 [1, d]. depth: number of texts
-        to rank. The first `top_k` moments have matched by picture. Raises SearchError.
+        to rank. The first `top_k` moments have matched by picture. judge: returns the confidence of a
+        score, see `Background.judge`; None without a background. Raises SearchError.
         """
         depth = max(depth, _FEWEST)
         texts = self._words.search(self._text, depth, filter=filter)
@@ -80,15 +85,17 @@ class Ranking:
         matched: dict[str, tuple[Literal["picture", "words"], ...]] = {}
         values: dict[str, float] = {}
         # A segment without a hit is not in the index any more.
-        by_words = _ranks([hits[segment] for segment in self._matches if segment in hits])
+        contents = contents_of(index, list(hits.values()))
+        by_words = _ranks([hits[segment] for segment in self._matches if segment in hits], contents)
         for segment, rank in by_words.items():
             share = self._matches[segment].share
             weight = 1.0 if share >= _FULL_SHARE else share
             values[segment], matched[segment] = weight / (_RANKS + rank), ("words",)
-        by_picture = _ranks(pictures)
+        by_picture = _ranks(pictures, contents)
         for hit in pictures if self._with_pictures else ():
             rank = by_picture[hit.id]
-            value = 1 / (_RANKS + rank)
+            is_confident = judge is not None and judge(hit.score) >= _CONFIDENT
+            value = (2 if is_confident else 1) / (_RANKS + rank)
             if hit.id not in values:
                 values[hit.id], matched[hit.id] = value, ("picture",)
                 continue
@@ -111,17 +118,17 @@ class Ranking:
         return Quote(source=match.source, text=part.text, marks=part.marks)
 
 
-def _ranks(hits: Sequence[Hit]) -> dict[str, int]:
-    """Return the rank of each hit, from 1, by its id. hits: best first.
+def _ranks(hits: Sequence[Hit], contents: Mapping[Value, Value]) -> dict[str, int]:
+    """Return the rank of each hit, from 1, by its id. hits: best first. contents: see `contents_of`.
 
-    A hit that overlaps a better one of the same file has the rank of that one.
+    A hit that overlaps a better one of the same content has the rank of that one.
     """
     ranks: dict[str, int] = {}
     ranked: defaultdict[Value, list[tuple[float, float, int]]] = defaultdict(list)  # start, end, rank; apart
     count = 0
     for hit in hits:
         start, end = span_of(hit)
-        spans = ranked[hit.metadata["fingerprint"]]
+        spans = ranked[content_of(hit, contents)]
         near = spans[max(0, bisect_left(spans, (start,)) - 1) : bisect_left(spans, (end,))]
         overlapped = [rank for _, other_end, rank in near if start < other_end]
         if not overlapped:

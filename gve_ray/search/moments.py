@@ -8,21 +8,19 @@ the same vectors.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gve_ray.search.confidence import Background
+from gve_ray.search.copies import content_of, contents_of
 from gve_ray.search.fusion import Ranking
 from gve_ray.search.index import Filter, Hit, Span, Value, VectorIndex, span_of
 
 _DEEPEST = 16_384  # rows; no more are searched for moments apart from each other. Milvus has this limit.
-_COMPARED = 1_000  # hits, of which the vectors are compared to find copies
 _FURTHER = 9  # further moments of a film
 _ABOUT = 0.5  # of the standard deviation of a query's scores: by less, two scores are about equal
-_COPY_COSINE = 0.98  # of one span in two encodings, at least
-_COPY_SECONDS = 0.1  # by which durations and spans of copies may differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +62,18 @@ def search_moments(
     if the best 16,384 rows have no more. Raises SearchError.
     """
     about = 0.0 if background is None else _ABOUT * background.spread(vector[0])
+    judge = None
+    if background is not None and not is_composed:
+        judge = background.judge(vector[0], index.count(filter=filter))
     depth = len(excluded) + (top_k if overlapping and not by_video else 4 * top_k)
     while True:
         depth = min(depth, max(_DEEPEST, top_k))
         (hits,) = index.search(vector, depth, filter=filter)
         is_last = len(hits) < depth or depth >= _DEEPEST
         if ranking is not None:
-            hits, has_more = ranking.rank(index, vector, filter, hits, depth, top_k)
+            hits, has_more = ranking.rank(index, vector, filter, hits, depth, top_k, judge)
             is_last = is_last or not has_more
-        contents = _contents(index, [] if overlapping else [*excluded, *hits])
+        contents = contents_of(index, [] if overlapping else [*excluded, *hits])
         if overlapping:
             excluded_ids = {hit.id for hit in excluded}
             moments = [_moment(hit, span_of(hit)) for hit in hits if hit.id not in excluded_ids]
@@ -81,9 +82,7 @@ def search_moments(
         best = (_by_film(moments, contents) if by_video else moments)[:top_k]
         if len(best) == top_k or is_last:
             best = best if ranking is None else [_quoted(moment, ranking) for moment in best]
-            if background is None or is_composed:
-                return best
-            return _judged(best, background, vector[0], index, filter)
+            return best if judge is None else [_judged(moment, judge) for moment in best]
         depth *= 4
 
 
@@ -99,12 +98,12 @@ def distinct(
     taken: defaultdict[Value, list[Span]] = defaultdict(list)
     of_content: defaultdict[Value, list[Hit]] = defaultdict(list)
     for hit in excluded:
-        taken[_content(hit, contents)].append(span_of(hit))
+        taken[content_of(hit, contents)].append(span_of(hit))
     for hit in hits:
-        of_content[_content(hit, contents)].append(hit)
+        of_content[content_of(hit, contents)].append(hit)
     kept = []
     for hit in hits:
-        content = _content(hit, contents)
+        content = content_of(hit, contents)
         if not _overlaps(span_of(hit), taken[content]):
             free = [other for other in of_content[content] if not _overlaps(span_of(other), taken[content])]
             extent = _extent(hit, free, about)
@@ -123,56 +122,21 @@ def _extent(hit: Hit, others: Sequence[Hit], about: float) -> Span:
     return start, end
 
 
-def _contents(index: VectorIndex, hits: Sequence[Hit]) -> dict[Value, Value]:
-    """Return fingerprint -> content of the files of which there are copies among the best hits.
-
-    Two files have the same content if they have the same duration, and nearly the same vector for a
-    span.
-    """
-    hits = hits[:_COMPARED]
-    contents: dict[Value, Value] = {}
-    if not hits:
-        return contents
-    files = np.array([hit.metadata["fingerprint"] for hit in hits])
-    times = np.array([(hit.metadata["duration"], *span_of(hit)) for hit in hits])  # [n, 3]
-    near = (np.abs(times[:, None] - times) <= _COPY_SECONDS).all(axis=2) & (files[:, None] != files)
-    rows = np.flatnonzero(near.any(axis=1))
-    if not len(rows):
-        return contents
-    vectors, _ = index.get([hits[row].id for row in rows])
-    same = near[np.ix_(rows, rows)] & (vectors @ vectors.T >= _COPY_COSINE)
-    for later, earlier in zip(*np.nonzero(np.tril(same)), strict=True):
-        old, new = (contents.setdefault(file, file) for file in files[rows[[later, earlier]]].tolist())
-        contents = {file: new if content == old else content for file, content in contents.items()}
-    return contents
-
-
 def _by_film(moments: Sequence[Moment], contents: Mapping[Value, Value]) -> list[Moment]:
     """Return the best moment of each film, with its further moments."""
     films: defaultdict[Value, list[Moment]] = defaultdict(list)
     for moment in moments:
-        films[_content(moment, contents)].append(moment)
+        films[content_of(moment, contents)].append(moment)
     return [replace(best, further=tuple(others[:_FURTHER])) for best, *others in films.values()]
 
 
-def _judged(
-    moments: Sequence[Moment],
-    background: Background,
-    query: np.ndarray,
-    index: VectorIndex,
-    filter: Filter | None,
-) -> list[Moment]:
-    """Return the moments with their confidence."""
-    judge = background.judge(query, index.count(filter=filter))
-
-    def judged(moment: Moment) -> Moment:
-        return replace(
-            moment,
-            confidence=None if moment.words else judge(moment.score),
-            further=tuple(judged(other) for other in moment.further),
-        )
-
-    return [judged(moment) for moment in moments]
+def _judged(moment: Moment, judge: Callable[[float], float]) -> Moment:
+    """Return the moment with its confidence."""
+    return replace(
+        moment,
+        confidence=None if moment.words else judge(moment.score),
+        further=tuple(_judged(other, judge) for other in moment.further),
+    )
 
 
 def _quoted(moment: Moment, ranking: Ranking) -> Moment:
@@ -183,11 +147,6 @@ def _quoted(moment: Moment, ranking: Ranking) -> Moment:
 
 def _moment(hit: Hit, extent: Span) -> Moment:
     return Moment(id=hit.id, score=hit.score, metadata=hit.metadata, matched=hit.matched, extent=extent)
-
-
-def _content(hit: Hit, contents: Mapping[Value, Value]) -> Value:
-    fingerprint = hit.metadata["fingerprint"]
-    return contents.get(fingerprint, fingerprint)
 
 
 def _overlaps(span: Span, others: Sequence[Span]) -> bool:

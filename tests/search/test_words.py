@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gve_ray.search import (
+    Background,
     By,
     Hit,
     IndexOptions,
@@ -187,6 +188,45 @@ def test_windows_that_overlap_have_one_rank(tmp_path: Path) -> None:
     hits = search_moments(index, query, 4, ranking=Ranking.of(words, "kite", "both"))
     # Films 0 and 2 are each the first of a ranking, films 1 and 3 the second; equal ranks are sorted by picture.
     assert [hit.metadata["video_id"] for hit in hits] == ["v0", "v2", "v1", "v3"]
+
+
+def test_copies_have_one_rank(tmp_path: Path) -> None:
+    """By picture, film 0 and its three copies are the first, then film 4; the last two have the word."""
+    films = 9
+    vectors = np.eye(films, dtype=np.float32)
+    vectors[1:4] = vectors[0]
+    index = create_index(tmp_path / "index", IndexSpec(dimension=films, fields=FIELDS), IndexOptions())
+    index.add(
+        [f"v{film}s0" for film in range(films)], vectors, [metadata_of(film, 0) for film in range(films)]
+    )
+    words = words_of(tmp_path / "words", row(7, 0, "a kite"), row(8, 0, "a kite"))
+    query = np.array([[0.9, 0, 0, 0, 0.8, 0.7, 0.6, 0.2, 0.1]], np.float32)
+    hits = search_moments(index, query, 4, ranking=Ranking.of(words, "kite", "both"))
+    assert [hit.metadata["video_id"] for hit in hits] == ["v0", "v7", "v4", "v8"]
+
+
+def test_a_picture_that_matches_with_confidence_precedes_words(tmp_path: Path) -> None:
+    """The last three films have the word; by picture, the first three are the best."""
+    films = 8
+    index = create_index(tmp_path / "index", IndexSpec(dimension=films, fields=FIELDS), IndexOptions())
+    index.add(
+        [f"v{film}s0" for film in range(films)],
+        np.eye(films, dtype=np.float32),
+        [metadata_of(film, 0) for film in range(films)],
+    )
+    words = words_of(tmp_path / "words", *(row(film, 0, "a kite") for film in (5, 6, 7)))
+    query = np.array([[0.9, 0.8, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1]], np.float32)
+    sample = np.eye(films, dtype=np.float32)
+
+    def found(location: float) -> list[object]:
+        background = Background(vectors=sample, location=location, scale=0.01)
+        ranking = Ranking.of(words, "kite", "both")
+        hits = search_moments(index, query, 4, ranking=ranking, background=background)
+        return [hit.metadata["video_id"] for hit in hits]
+
+    # The scores of the first four are 1.5, 1.2, 0.8 and 0.0 standard deviations above their mean.
+    assert found(location=2) == ["v0", "v5", "v1", "v6"]
+    assert found(location=0.5) == ["v0", "v1", "v2", "v5"]
 
 
 def test_a_search_by_words_needs_some(library: Library) -> None:
