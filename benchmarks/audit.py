@@ -6,7 +6,8 @@ Renders scenes whose facts are known, lets the tiny captioner caption and audit 
 prints JSON. A caption is true if all facts in it are true of its scene. The ROC-AUC of the support is the
 probability that a true caption has more of it than one that is not; within styles, the mean over the five
 styles, because longer captions state more facts. The threshold is the smallest from which on the share of
-false facts is halved on the videos of the first seed; what it does is measured on those of the second.
+false facts falls to two fifths on the videos of the first seed, so that it falls to half on others; what it does
+is measured on those of the second.
 """
 
 import argparse
@@ -98,11 +99,12 @@ def auc(captions: Sequence[Caption]) -> float | None:
 
 
 def halving_threshold(captions: Sequence[Caption]) -> float:
-    """Return the smallest threshold from which on the captions that reach it have half the share of false facts.
+    """Return the smallest threshold from which on captions that reach it have two fifths of the share of false facts.
 
-    It is the end of the last stretch above the half, not the first point below it, which chance decides.
+    Two fifths, because a threshold that just reaches the half on these videos often misses it on others. It is the
+    end of the last stretch above them, not the first point below, which chance decides.
     """
-    target = false_share(captions) / 2
+    target = 0.4 * false_share(captions)
     threshold = 1.0
     for support in sorted({caption.support for caption in captions}, reverse=True):
         if false_share([caption for caption in captions if caption.support >= support]) > target:

@@ -9,7 +9,7 @@ signs that pass by do not.
 import numpy as np
 from PIL import Image
 
-THRESHOLD = 0.01  # of the area
+THRESHOLD = 0.005  # of the area
 
 _STROKE = 7  # pixels; a stroke is narrower
 _CONTRAST = 44  # gray levels by which a stroke differs from what is beside it
