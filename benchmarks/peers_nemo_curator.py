@@ -2,10 +2,10 @@
 
     /path/to/its/python benchmarks/peers_nemo_curator.py manifest.jsonl dropped.json CPUS
 
-Needs nemo_curator[video_cpu,cv2], and ffprobe on the PATH. Each file is one clip with its own bytes: Curator
-would encode clips again, which the other programs do not do either. Writes the ids of videos without
-metadata, of clips that its motion filter judges and does not keep (it judges none below 256 pixels), and of
-files whose names its reader does not look for, such as GIF. It has no filter of captions, and no search for
+Needs nemo_curator[video_cpu,cv2] 1.4 with av==15.1.0, and ffprobe on the PATH. Each file is one clip with its own
+bytes: Curator would encode clips again, which the other programs do not do either. Writes the ids of videos
+without metadata, of clips that its motion filter judges and does not keep (it judges none below 256 pixels), and
+of files whose names its reader does not look for, such as GIF. It has no filter of captions, and no search for
 copies without a GPU.
 """
 
