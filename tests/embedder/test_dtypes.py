@@ -36,6 +36,11 @@ def test_a_processor_computes_in_bfloat16_only_if_it_has_instructions_for_it(
     assert default_dtype(on_gpu=True) == "bfloat16"
 
 
+def test_tests_compute_in_float32_on_every_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gve_ray.embedder.dtypes._BFLOAT16_INSTRUCTIONS", cpu_flags(Path("/proc/cpuinfo")))
+    assert default_dtype(on_gpu=False) == "float32"
+
+
 def test_a_system_without_the_file_has_no_known_instructions(tmp_path: Path) -> None:
     assert cpu_flags(tmp_path / "missing") == set()
 
