@@ -292,9 +292,13 @@ def test_calls_of_a_shared_object_end_when_it_is_closed(cluster: str) -> None:
     with pytest.raises(AttributeError):
         other.ask("misspelt")
     ray.kill(other._actor)
-    with pytest.raises(ray.exceptions.ActorDiedError):
+
+    def ask_until_it_is_dead() -> None:
         while True:  # Ray does not wait until the actor has ended
             other.ask("activity")
+
+    with pytest.raises(ray.exceptions.ActorDiedError):
+        ask_until_it_is_dead()
     assert share(InFlightRows).ask("activity") == Activity()
 
 
