@@ -9,7 +9,7 @@ and so do those of its copies, because they would otherwise push other films dow
 quarters of the words of the query counts only this share, and none below a half: a picture is not outranked by
 a film that happens to mention a word of its description. Both counts are added only if the text has all the
 words and the picture is among the first; otherwise the larger one counts. A picture that matches with
-confidence counts twice, so that films in which somebody speaks of it do not push it down.
+confidence counts twice, so that films whose dialogue only mentions the subject do not outrank it.
 
 A text about a whole video (caption, file name, transcript) finds one moment of it, the one whose picture
 matches best, so that a long film does not fill the result.

@@ -448,10 +448,9 @@ def test_each_format_is_played_or_offered(formats: Page, names: list[str]) -> No
     for name, clip in ((name, PLAYED[name]) for name in names if name in PLAYED):
         with opened(formats, name) as dialog:
             video = dialog.locator("video")
-            until(formats, f"{film}.paused && {film}.currentTime > {first(clip) + 1}")
-            assert shown(video) >= 13, (
-                name
-            )  # the last of the moment; currentTime is that of the sound, which is behind
+            # currentTime is that of the sound, which is behind the pictures at first; 13 is the last of the moment.
+            until(formats, f"{film}.paused && {film}.currentTime > {first(clip) + 1.1}")
+            assert shown(video) >= 13, name
             video.evaluate("(video, seconds) => { video.currentTime = seconds; }", first(clip) + 2.05)
             deadline = time.monotonic() + 30
             while shown(video) != 20:
