@@ -36,7 +36,7 @@ import json
 import random
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ from gve_ray.search import (
     search_moments,
 )
 from gve_ray.search.confidence import background_of
-from gve_ray.search.index import Value
+from gve_ray.search.index import Hit, span_of
 from gve_ray.search.library import FIELDS
 from gve_ray.search.moments import distinct
 from gve_ray.search.words import WordIndex
@@ -245,12 +245,8 @@ def measure_words(
         )
 
     pictures = {by: hits_of(described, by) for by in ("picture", "both")}
-    segments = [(row["video_id"], *span_of_row(row)) for _, row in index.metadata()]
-    right = sum(
-        start < cue.end and cue.start < end and video_id in (f"film{film}", f"copy{film}")
-        for _, film, cue in speech.queries
-        for video_id, start, end in segments
-    )
+    segments = [Hit(id=key, score=0.0, metadata=row) for key, row in index.metadata()]
+    right = sum(shows(segment, film, cue) for _, film, cue in speech.queries for segment in segments)
     return {
         "words_top5": moment_found("both"),
         "words_by_words_top5": moment_found("words"),
@@ -266,18 +262,10 @@ def measure_words(
     }
 
 
-def shows(hit: Moment, film: int, cue: Cue) -> bool:
+def shows(hit: Hit, film: int, cue: Cue) -> bool:
     """Return whether a hit is of the film, or its copy, at the time of a cue."""
-    start, end = span_of_row(hit.metadata)
+    start, end = span_of(hit)
     return number_of(hit) == film and start < cue.end and cue.start < end
-
-
-def span_of_row(row: Mapping[str, Value]) -> Span:
-    """Return the start and end in seconds of a segment, from its metadata."""
-    start, end = row["start"], row["end"]
-    assert isinstance(start, float)
-    assert isinstance(end, float)
-    return start, end
 
 
 def drawn(scene: Scene, start: float, end: float) -> Frames:
@@ -379,7 +367,7 @@ def is_twice(hits: Sequence[Moment], film: int) -> bool:
     return len({hit.metadata["fingerprint"] for hit in hits if number_of(hit) == film}) == 2
 
 
-def number_of(hit: Moment) -> int:
+def number_of(hit: Hit) -> int:
     """Return the number of the film that a hit shows, whichever file it is in."""
     return int(str(hit.metadata["fingerprint"])[4:])
 
