@@ -12,10 +12,11 @@ always made on the whole signature. Signatures are 3 kB each and wait in a file:
 an Arrow array of binaries may hold.
 """
 
+import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 _CHUNK = 2048
 _NEIGHBOURS = 32
 _EXACT_SEARCH = 20_000
+_DIMENSIONS = 128  # of `points`
+_ADDED_AT_ONCE = 65_536
 _PROBES = 16
 
 
@@ -114,40 +117,48 @@ def find_duplicates(
 class KeptVideos:
     """The videos that earlier parts have kept, numbered in the order in which they were added.
 
-    Takes 0.8 kB of memory a video, and its signature in a temporary file.
+    Takes 0.2 kB of memory a video; its signature, content hash and id are in a temporary file.
     """
 
     def __init__(self) -> None:
-        self._ids = self._hashes = pa.chunked_array([], pa.string())
-        self._durations = np.zeros(0)
-        self._sizes = self._starts = np.zeros(0, dtype=np.int64)  # of the signatures in the file
         self._file: IO[bytes] = tempfile.TemporaryFile(prefix="gve-signatures-")  # noqa: SIM115
+        self._starts = np.zeros(1, dtype=np.int64)  # of each video in the file, and the end of the file
+        self._sizes = np.zeros(0, dtype=np.int32)  # of the signatures, which come first
+        self._durations = np.zeros(0)
+        self._digests = np.zeros(0, dtype=np.uint64)  # of the content hashes, sorted
+        self._numbers = np.zeros(0, dtype=np.int64)  # of the videos that they belong to
         self._indexes: dict[int, _Index] = {}  # by the size of a signature
 
     def add(self, videos: pa.Table, signatures: "_Signatures", rows: np.ndarray) -> None:
         """Add rows of `videos`, in the order of their ids within this call, the largest pictures first."""
         areas = pc.multiply(videos["width"].cast(pa.int64()), videos["height"].cast(pa.int64())).to_numpy()
         rows = rows[np.lexsort((rows, -areas[rows]))]
-        first = len(self._ids)
-        self._ids = pa.chunked_array([*self._ids.chunks, *videos["video_id"].take(rows).chunks], pa.string())
-        hashes = videos["content_hash"].take(rows)
-        self._hashes = pa.chunked_array([*self._hashes.chunks, *hashes.chunks], pa.string())
-        self._durations = np.append(self._durations, videos["duration"].to_numpy()[rows])
-        sizes = signatures.sizes[rows]
-        start = self._file.seek(0, os.SEEK_END)
-        self._starts = np.append(self._starts, start + np.cumsum(sizes) - sizes)
-        self._sizes = np.append(self._sizes, sizes)
+        first, sizes = len(self._sizes), signatures.sizes[rows]
+        hashes, ids = (videos[name].take(rows).to_pylist() for name in ("content_hash", "video_id"))
+        names = [f"{content_hash}\n{name}".encode() for content_hash, name in zip(hashes, ids, strict=True)]
+        self._file.seek(0, os.SEEK_END)
         for i in range(0, len(rows), _CHUNK):
-            self._file.write(b"".join(signatures.read(rows[i : i + _CHUNK])))
+            records = zip(signatures.read(rows[i : i + _CHUNK]), names[i : i + _CHUNK], strict=True)
+            self._file.write(b"".join(part for record in records for part in record))
         self._file.flush()
+        lengths = sizes + np.array([len(name) for name in names], dtype=np.int64)
+        self._starts = np.append(self._starts, self._starts[-1] + np.cumsum(lengths))
+        self._sizes = np.append(self._sizes, sizes.astype(np.int32))
+        self._durations = np.append(self._durations, videos["duration"].to_numpy()[rows])
+        digests = np.append(self._digests, _digests(hashes))
+        order = np.argsort(digests, kind="stable")
+        numbers = np.append(self._numbers, first + np.arange(len(rows)))
+        self._digests, self._numbers = digests[order], numbers[order]
         for size in np.unique(sizes[sizes > 0]).tolist():
             index = self._indexes.setdefault(size, _Index(self.read))
             index.add(first + np.flatnonzero(sizes == size))
 
     def video(self, number: int) -> tuple[str, str, bytes]:
         """Return id, content hash and signature of a video."""
-        (data,) = self.read(np.array([number]))
-        return self._ids[number].as_py(), self._hashes[number].as_py(), data
+        start, end = self._starts[number : number + 2].tolist()
+        record, size = os.pread(self._file.fileno(), end - start, start), int(self._sizes[number])
+        content_hash, _, video_id = record[size:].decode().partition("\n")
+        return video_id, content_hash, record[:size]
 
     def read(self, numbers: np.ndarray) -> list[bytes]:
         """The signatures of some videos, in their order."""
@@ -165,11 +176,9 @@ class KeptVideos:
 
         hashes, durations (seconds): of all rows.
         """
-        if not len(self._ids):
+        if not len(self._sizes):
             return
-        numbers = pc.index_in(hashes.take(rows), value_set=self._hashes.combine_chunks())
-        same = numbers.fill_null(-1).to_numpy()
-        yield from zip(rows[same >= 0].tolist(), same[same >= 0].tolist(), strict=True)
+        yield from self._exact_copies(hashes.take(rows).to_pylist(), rows)
         sizes = signatures.sizes[rows]
         for size in np.unique(sizes[sizes > 0]).tolist() if threshold > 0 else ():
             if (index := self._indexes.get(size)) is None:
@@ -190,6 +199,15 @@ class KeptVideos:
                     for i, k in part[_are_near(a[candidates], b[candidates], threshold)].tolist():
                         yield int(some[i]), k
 
+    def _exact_copies(self, hashes: Sequence[str], rows: np.ndarray) -> Iterator[tuple[int, int]]:
+        """Yield (row, number) of each exact copy. hashes: of `rows`."""
+        digests = _digests(hashes)
+        firsts, ends = (np.searchsorted(self._digests, digests, side) for side in ("left", "right"))
+        for i in np.flatnonzero(firsts < ends).tolist():
+            for number in self._numbers[firsts[i] : ends[i]].tolist():
+                if self.video(number)[1] == hashes[i]:
+                    yield int(rows[i]), number
+
 
 class _Index:
     """A nearest-neighbour index of kept videos, which grows. read: gives signatures by number.
@@ -208,7 +226,7 @@ class _Index:
         """Add videos by their numbers."""
         self._numbers = np.append(self._numbers, numbers)
         if len(self._numbers) > self._rebuild_above:
-            self._index = _index_of(self._spots(self._numbers))
+            self._index = _index_of(lambda rows: self._spots(self._numbers[rows]), len(self._numbers))
             is_exact = len(self._numbers) <= _EXACT_SEARCH
             self._rebuild_above = _EXACT_SEARCH if is_exact else 4 * len(self._numbers)
         else:
@@ -251,6 +269,12 @@ class _Signatures:
     def read(self, rows: np.ndarray) -> list[bytes]:
         """The signatures of some rows, in their order."""
         return _read(self._file, self._starts[rows], self.sizes[rows])
+
+
+def _digests(hashes: Iterable[str]) -> np.ndarray:
+    """Return 64 bits of each content hash, uint64 [n]: enough to find those that may be equal."""
+    digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in hashes)
+    return np.frombuffer(b"".join(digests), dtype=np.uint64)
 
 
 def _read(file: IO[bytes], starts: np.ndarray, sizes: np.ndarray) -> list[bytes]:
@@ -300,7 +324,7 @@ def _candidates(
     """
     n = len(members)
     spots = _spots(read, members)
-    index = _index_of(spots)
+    index = _index_of(lambda rows: spots[rows], n)
     progress = Progress("duplicates", n, unit="videos")
     for start in range(0, n, _CHUNK):
         _, near = index.search(spots[start : start + _CHUNK], min(_NEIGHBOURS, n))  # int64 [c, neighbours]
@@ -315,27 +339,32 @@ def _candidates(
 
 def _spots(read: Callable[[np.ndarray], list[bytes]], members: np.ndarray) -> np.ndarray:
     """The `points` of members, float32 [n, 128]."""
-    spots = np.empty((len(members), 128), dtype=np.float32)
+    spots = np.empty((len(members), _DIMENSIONS), dtype=np.float32)
     for i in range(0, len(members), _CHUNK):
         spots[i : i + _CHUNK] = points(normalised(read(members[i : i + _CHUNK])))
     return spots
 
 
-def _index_of(spots: np.ndarray) -> Any:
-    """Return a FAISS index of spots, float32 [n, 128]: exact for few of them."""
+def _index_of(spots: Callable[[np.ndarray], np.ndarray], n: int) -> Any:
+    """Return a FAISS index of n spots: exact for few of them, else with a byte for each dimension.
+
+    spots: gives those of some rows, float32 [m, 128].
+    """
     import faiss
 
-    n = len(spots)
     if n <= _EXACT_SEARCH:
-        index: Any = faiss.IndexFlatL2(spots.shape[1])
+        index: Any = faiss.IndexFlatL2(_DIMENSIONS)
     else:
         cells = int(4 * np.sqrt(n))
         log.info("duplicates: dividing %d videos into %d cells", n, cells)
-        index = faiss.IndexIVFFlat(faiss.IndexFlatL2(spots.shape[1]), spots.shape[1], cells)
+        index = faiss.IndexIVFScalarQuantizer(
+            faiss.IndexFlatL2(_DIMENSIONS), _DIMENSIONS, cells, faiss.ScalarQuantizer.QT_8bit
+        )
         index.cp.seed = 1
-        index.train(spots[:: max(1, n // (64 * cells))])
+        index.train(spots(np.arange(0, n, max(1, n // (64 * cells)))))
         index.nprobe = _PROBES
-    index.add(spots)
+    for start in range(0, n, _ADDED_AT_ONCE):
+        index.add(spots(np.arange(start, min(n, start + _ADDED_AT_ONCE))))
     return index
 
 

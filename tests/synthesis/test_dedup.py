@@ -241,6 +241,13 @@ def test_a_group_goes_as_a_whole_if_one_of_it_is_a_copy_of_an_earlier_video() ->
     assert in_parts(earlier, later) == [[], [("a", "e", "near"), ("b", "e", "near")]]
 
 
+def test_videos_whose_digests_are_equal_by_chance_are_not_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dedup, "_digests", lambda hashes: np.zeros(len(hashes), dtype=np.uint64))
+    first = table(*({"video_id": f"line\n{name}", "content_hash": name} for name in "abc"))
+    second = table({"video_id": "d"}, {"video_id": "e", "content_hash": "b"})
+    assert in_parts(first, second) == [[], [("e", "line\nb", "exact")]]
+
+
 @pytest.mark.parametrize("exact_search", [20_000, 50])
 def test_copies_of_earlier_parts_are_found_among_many(
     monkeypatch: pytest.MonkeyPatch, exact_search: int
