@@ -25,6 +25,9 @@ from gve_ray.media.source import open_source
 from gve_ray.media.subtitles import read_subtitle_tracks
 from gve_ray.media.video.cut import cut
 from gve_ray.schema import Item
+from gve_ray.search import IndexFileError, IndexOptions, IndexSpec, create_index, open_index
+from gve_ray.search.library import read_library
+from gve_ray.search.words import WordIndex
 from gve_ray.stage import StageError
 from gve_ray.store import RunFolder, SharedFolder, StorageError, Store
 from gve_ray.store.faults import is_storage_fault, storage_fault
@@ -251,6 +254,27 @@ def test_data_are_not_faulty_because_their_store_fails(
                 read(remote, tmp_path)
     finally:
         s3_server.fail(None)
+
+
+def test_an_index_need_not_be_created_again_because_its_store_fails(s3: str, s3_server: S3Server) -> None:
+    folder = f"{s3}/index"
+    create_index(folder, IndexSpec(dimension=2), IndexOptions()).save()
+    reads: list[Callable[[], object]] = [
+        lambda: open_index(folder),
+        lambda: read_library(folder),
+        lambda: WordIndex.open(f"{folder}/words.lance", {}, 1),
+    ]
+    s3_server.fail("expired")
+    try:
+        for read in reads:
+            with pytest.raises(IndexFileError, match=r"renew the credentials$") as refused:
+                read()
+            assert str(refused.value).startswith(folder)
+    finally:
+        s3_server.fail(None)
+    assert open_index(folder).count() == 0
+    with pytest.raises(IndexFileError, match="create one with gve index"):
+        read_library(folder)
 
 
 @pytest.mark.slow

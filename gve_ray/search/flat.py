@@ -152,9 +152,8 @@ class FlatIndex:
             facts = table.schema.metadata or {}
             spec = IndexSpec(**json.loads(facts[_SPEC]))
         except (OSError, pa.ArrowInvalid, KeyError, ValueError, TypeError) as error:
-            raise IndexFileError(
-                f"{folder.uri}/{FILE}: not a readable index ({error}); create it again"
-            ) from error
+            advice = f"not a readable index ({error}); create it again"
+            raise IndexFileError.of(error, f"{folder.uri}/{FILE}", advice) from error
         codes_file = facts[_CODES_FILE].decode() if _CODES_FILE in facts else None
         return cls(folder, spec, options, table.replace_schema_metadata(None), codes_file)
 
@@ -268,9 +267,9 @@ class FlatIndex:
             try:
                 self._codes = Codes.load(self._folder.fetch(self._codes_file), self._options)
             except (OSError, ValueError) as error:
-                raise IndexFileError(
-                    f"{self._folder.uri}/{self._codes_file}: not readable ({error}); create the index again"
-                ) from error
+                uri = f"{self._folder.uri}/{self._codes_file}"
+                advice = f"not readable ({error}); create the index again"
+                raise IndexFileError.of(error, uri, advice) from error
         return self._codes
 
     def _current_codes(self) -> Codes | None:

@@ -81,9 +81,8 @@ def _read(folder: SharedFolder) -> dict[str, Any]:
         }:
             raise ValueError("written by another version of gve_ray")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise IndexFileError(
-            f"{folder.uri}/{FILE}: no index ({error}); create it, or name the folder of an index"
-        ) from error
+        advice = f"no index ({error}); create it, or name the folder of an index"
+        raise IndexFileError.of(error, f"{folder.uri}/{FILE}", advice) from error
     return dict(facts)
 
 

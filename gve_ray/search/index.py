@@ -13,13 +13,14 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
 
 from gve_ray.errors import shown
 from gve_ray.search.exact import within
+from gve_ray.store.faults import storage_fault
 
 FieldType = Literal["string", "int", "float", "bool"]
 Value = str | int | float | bool | None
@@ -52,6 +53,14 @@ class UnknownIdError(LookupError):
 
 class IndexFileError(RuntimeError):
     """A folder has no index, or one that cannot be read."""
+
+    @classmethod
+    def of(cls, error: Exception, uri: str, otherwise: str) -> Self:
+        """Return the error to raise where opening or reading `uri` has failed.
+
+        otherwise: what is wrong and what helps, unless the store of the index fails or refuses access.
+        """
+        return cls(storage_fault(error, uri) or f"{uri}: {otherwise}")
 
 
 class ExclusiveIndexError(IndexFileError):

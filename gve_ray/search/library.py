@@ -185,7 +185,8 @@ def read_library(folder: PathOrUri) -> LibraryFacts:
         if facts.format != FORMAT:
             raise ValueError(f"format {facts.format}, not {FORMAT}")
     except (OSError, ValueError, TypeError, ImportError) as error:
-        raise IndexFileError(f"{uri}: no index of videos ({error}); create one with gve index") from error
+        advice = f"no index of videos ({error}); create one with gve index"
+        raise IndexFileError.of(error, uri, advice) from error
     return facts
 
 

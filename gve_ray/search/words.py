@@ -108,7 +108,8 @@ class WordIndex:
         try:
             dataset = lance.dataset(uri, version=version, storage_options=lance_options(uri))
         except (ValueError, OSError) as error:
-            raise IndexFileError(f"{uri}: version {version}: {error}; run gve index again") from error
+            advice = f"version {version}: {error}; run gve index again"
+            raise IndexFileError.of(error, uri, advice) from error
         return cls(dataset, fields)
 
     @property
