@@ -10,8 +10,8 @@ three minutes. Prints one JSON object:
 staged_s, streamed_s: wall clock from the manifest to the report. speedup: their ratio. gpu_busy: the
 share of the time that the GPU slots worked in the streamed run, from two minutes after its start (in
 the short form, from the first captions) to the last captions; gpu_busy_staged: likewise over the whole
-run. first_pairs_s: when the first pairs were in uvrd/. driver_mb: private memory of the driver at a
-quarter, half and the end of the streamed run.
+run. first_pairs_s: when the first pairs were in uvrd/. driver_mb: private memory of the driver in each
+fifth of the streamed run, the median.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from scale_replay import (
 from scale_watch import Watch, first_pairs
 
 from gve_ray.config import load_config
-from gve_ray.malloc import limit_arenas
+from gve_ray.malloc import keep_little
 from gve_ray.synthesis.config import SynthesisConfig
 from gve_ray.synthesis.job import synthesize
 from gve_ray.synthesis.pipeline import STAGES as PIPELINE
@@ -82,7 +82,6 @@ def measure(config: SynthesisConfig, busy_folder: Path, *, warm_up: float | None
     with Watch() as watch, first_pairs(Path(config.output, "uvrd")) as seen:
         result = synthesize(config, stages=WAITING)
     seconds = time.monotonic() - begun
-    driver = [sample.driver for sample in watch.samples]
     batches = sorted(
         tuple(map(float, line.split())) for file in busy_folder.glob("*.txt") for line in file.open()
     )
@@ -93,10 +92,7 @@ def measure(config: SynthesisConfig, busy_folder: Path, *, warm_up: float | None
         "gpu_busy": round(busy_share(batches, start), 4),
         "gpu_busy_whole_run": round(sum(end - begin for begin, end in batches) / (GPU_SLOTS * seconds), 4),
         "first_pairs_s": round(seen["at"] - clock, 1),
-        "driver_mb": {
-            name: round(driver[int(share * (len(driver) - 1))] / 1e6, 1)
-            for name, share in (("25%", 0.25), ("50%", 0.5), ("100%", 1.0))
-        },
+        "driver_mb": watch.driver_by_fifths(),
         "pairs": sum(result.pairs.values()),
         "stages": {
             stage["name"]: {name: stage[name] for name in ("in", "out", "rejected", "seconds")}
@@ -171,7 +167,7 @@ def main() -> None:
     logging.getLogger("gve_ray").setLevel(logging.INFO)
     rows = args.rows or (SHORT_ROWS if args.short else FULL_ROWS)
     parts = args.parts or (SHORT_PARTS if args.short else FULL_PARTS)
-    limit_arenas()  # as `gve synthesize` does
+    keep_little()  # as `gve synthesize` does
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 PROGRAM = """
 import ctypes, sys, threading
-from gve_ray.malloc import limit_arenas
+from gve_ray.malloc import keep_little
 libc = ctypes.CDLL(None)
 libc.fopen.restype = ctypes.c_void_p
 if sys.argv[2] == "limited":
-    limit_arenas()
+    keep_little()
 all_started = threading.Barrier(8)
 def work():
     bytes(100_000)
@@ -30,6 +30,32 @@ def test_threads_share_malloc_arenas(tmp_path: Path) -> None:
         arenas[setting] = path.read_text().count("<heap nr=")
     assert arenas["default"] >= 8, "an arena for each thread"
     assert arenas["limited"] <= 2, "one for the main thread; imports may have made another before the limit"
+
+
+def test_large_objects_are_given_back_at_once() -> None:
+    program = """
+import sys, psutil
+from gve_ray.malloc import keep_little
+if sys.argv[1] == "limited":
+    keep_little()
+used = psutil.Process().memory_info
+first = b"x" * 30_000_000
+del first  # from now on, malloc keeps what is smaller
+before, large, kept = used().rss, [], []
+for i in range(10):
+    large.append(b"x" * (8_000_000 + i))
+    kept.append(b"x" * 100_000)
+del large
+print(used().rss - before)
+"""
+    left = {}
+    for setting in ("limited", "default"):
+        done = subprocess.run(
+            [sys.executable, "-c", program, setting], check=True, capture_output=True, text=True
+        )
+        left[setting] = int(done.stdout)
+    assert left["default"] > 60e6, "small objects between them are still used"
+    assert left["limited"] < 10e6
 
 
 def test_free_memory_between_objects_is_given_back() -> None:
