@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gve_ray.malloc import trim
 from gve_ray.stage import StageCounts, StageError
 from gve_ray.stage.tokens import TokenCounts
 from gve_ray.synthesis.config import SynthesisConfig
@@ -145,8 +144,6 @@ class Stream:
         except BaseException as error:
             self._stop(error)
             raise
-        del run
-        trim()
 
     def _run_stage(self, run: SynthesisRun, stage: Stage) -> None:
         self._wait_for_turn(run, stage)
