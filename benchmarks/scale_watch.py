@@ -136,11 +136,9 @@ class Watch(logging.Handler):
         }
 
     def driver_by_fifths(self) -> list[float]:
-        """Return the median MB of the driver in each fifth of the time, without what steps need for a moment."""
-        return [
-            _mb(int(np.median(part)))
-            for part in np.array_split([sample.driver for sample in self.samples], 5)
-        ]
+        """Return the median MB of the driver in each fifth of the time, so that short peaks do not count."""
+        parts = np.array_split([sample.driver for sample in self.samples], 5)
+        return [_mb(int(np.median(part))) for part in parts if len(part)]
 
     def commits(self) -> dict[str, Any]:
         """Return for each store the commits, the fragments, and the seconds of the first, last and

@@ -10,8 +10,8 @@ three minutes. Prints one JSON object:
 staged_s, streamed_s: wall clock from the manifest to the report. speedup: their ratio. gpu_busy: the
 share of the time that the GPU slots worked in the streamed run, from two minutes after its start (in
 the short form, from the first captions) to the last captions; gpu_busy_staged: likewise over the whole
-run. first_pairs_s: when the first pairs were in uvrd/. driver_mb: private memory of the driver in each
-fifth of the streamed run, the median.
+run. first_pairs_s: when the first pairs were in uvrd/. driver_mb: the median of the driver's private memory
+in each fifth of the streamed run.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from scale_replay import (
 from scale_watch import Watch, first_pairs
 
 from gve_ray.config import load_config
-from gve_ray.malloc import keep_little
+from gve_ray.malloc import limit_kept_memory
 from gve_ray.synthesis.config import SynthesisConfig
 from gve_ray.synthesis.job import synthesize
 from gve_ray.synthesis.pipeline import STAGES as PIPELINE
@@ -167,7 +167,7 @@ def main() -> None:
     logging.getLogger("gve_ray").setLevel(logging.INFO)
     rows = args.rows or (SHORT_ROWS if args.short else FULL_ROWS)
     parts = args.parts or (SHORT_PARTS if args.short else FULL_PARTS)
-    keep_little()  # as `gve synthesize` does
+    limit_kept_memory()  # as `gve synthesize` does
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,12 @@
-"""Settings of glibc's malloc, which keeps more memory than a process uses. They change nothing with other C libraries.
+"""Make a process give freed memory back to the system. With other C libraries than glibc, nothing changes.
 
-keep_little()     # at the start of a process that works for hours
-trim()            # after large objects of several threads were freed
+limit_kept_memory()     # at the start of a process that works for hours
+trim()                  # after large objects of several threads were freed
 """
 
 import ctypes
 import gc
+import os
 
 import pyarrow as pa
 
@@ -13,19 +14,20 @@ _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # in malloc.h of glibc
 _LARGE_BYTES = 2**20
 
 
-def keep_little() -> None:
-    """Let this process keep little of the memory that it frees. To be called before most threads start.
+def limit_kept_memory() -> None:
+    """Change defaults with which the driver of a long job grows by what it frees. Call it before most threads start.
 
-    With the defaults, the driver of a job that works for hours grows by what it has freed (docs/LOG.md):
-    malloc makes up to eight arenas per core for threads, and what one frees is not used by others; it gives an object
-    of up to 32 MB back to the system only if none behind it is in use; and Arrow has an allocator of its own, which
-    keeps what it frees.
+    malloc makes up to eight arenas per core, and memory that is freed in one is not reused by the threads of others. It
+    returns a freed object of up to 32 MB only if no object above it is in use; here those of 1 MB and more are
+    returned at once. pyarrow's buffers are allocated by mimalloc, which keeps what is freed, unless
+    ARROW_DEFAULT_MEMORY_POOL names another allocator; here by malloc. docs/LOG.md has the figures.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_ARENA_MAX, 1)
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
-        pa.set_memory_pool(pa.system_memory_pool())
+        if not os.environ.get("ARROW_DEFAULT_MEMORY_POOL"):
+            pa.set_memory_pool(pa.system_memory_pool())
 
 
 def trim() -> None:

@@ -26,7 +26,9 @@ from gve_ray.media.subtitles import read_subtitle_tracks
 from gve_ray.media.video.cut import cut
 from gve_ray.schema import Item
 from gve_ray.search import IndexFileError, IndexOptions, IndexSpec, create_index, open_index
+from gve_ray.search.flat import FlatIndex
 from gve_ray.search.library import read_library
+from gve_ray.search.ondisk import LanceIndex
 from gve_ray.search.words import WordIndex
 from gve_ray.stage import StageError
 from gve_ray.store import RunFolder, SharedFolder, StorageError, Store
@@ -257,9 +259,20 @@ def test_data_are_not_faulty_because_their_store_fails(
 
 
 def test_an_index_need_not_be_created_again_because_its_store_fails(s3: str, s3_server: S3Server) -> None:
-    folder = f"{s3}/index"
-    create_index(folder, IndexSpec(dimension=2), IndexOptions()).save()
+    folder, lance_folder, spec = f"{s3}/index", f"{s3}/lance", IndexSpec(dimension=8)
+    vectors = np.random.default_rng(1).normal(size=(64, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    index = create_index(folder, spec, IndexOptions(approximate_from=16, structure="SQ"))
+    index.add([str(i) for i in range(64)], vectors, [{}] * 64)
+    index.save()
+    create_index(lance_folder, spec, IndexOptions(kind="lance")).save()
+    opened = open_index(folder)  # it reads the codes of the vectors when it searches
     reads: list[Callable[[], object]] = [
+        lambda: opened.search(vectors[:1], 1),
+        lambda: FlatIndex.load(SharedFolder(folder), IndexOptions()),
+        lambda: LanceIndex.load(
+            SharedFolder(lance_folder), spec, IndexOptions(kind="lance"), lambda _: None, 1
+        ),
         lambda: open_index(folder),
         lambda: read_library(folder),
         lambda: WordIndex.open(f"{folder}/words.lance", {}, 1),
@@ -269,10 +282,11 @@ def test_an_index_need_not_be_created_again_because_its_store_fails(s3: str, s3_
         for read in reads:
             with pytest.raises(IndexFileError, match=r"renew the credentials$") as refused:
                 read()
-            assert str(refused.value).startswith(folder)
+            assert str(refused.value).startswith((folder, lance_folder))
     finally:
         s3_server.fail(None)
-    assert open_index(folder).count() == 0
+    assert opened.search(vectors[:1], 1)[0][0].id == "0"
+    assert open_index(folder).count() == 64
     with pytest.raises(IndexFileError, match="create one with gve index"):
         read_library(folder)
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from gve_ray.errors import shown
 from gve_ray.search.exact import within
-from gve_ray.store.faults import storage_fault
+from gve_ray.store.faults import is_storage_fault, storage_fault
 
 FieldType = Literal["string", "int", "float", "bool"]
 Value = str | int | float | bool | None
@@ -58,9 +58,10 @@ class IndexFileError(RuntimeError):
     def of(cls, error: Exception, uri: str, otherwise: str) -> Self:
         """Return the error to raise where opening or reading `uri` has failed.
 
-        otherwise: what is wrong and what helps, unless the store of the index fails or refuses access.
+        otherwise: what is wrong and what helps, unless the error comes from storage (`storage_fault`).
         """
-        return cls(storage_fault(error, uri) or f"{uri}: {otherwise}")
+        fault = storage_fault(error, uri) if is_storage_fault(error) else None
+        return cls(fault or f"{uri}: {otherwise}")
 
 
 class ExclusiveIndexError(IndexFileError):

@@ -103,7 +103,8 @@ class LanceIndex:
         try:
             dataset = lance.dataset(uri, version=version, storage_options=lance_options(uri))
         except (ValueError, OSError) as error:
-            raise IndexFileError(f"{uri}: version {version}: {error}; create the index again") from error
+            advice = f"version {version}: {error}; create the index again"
+            raise IndexFileError.of(error, uri, advice) from error
         return cls(dataset, spec, options, saved)
 
     def add(self, ids: Sequence[str], vectors: np.ndarray, metadata: Sequence[Mapping[str, Value]]) -> None:

@@ -252,9 +252,10 @@ def test_videos_whose_digests_are_equal_by_chance_are_not_copies(monkeypatch: py
 def test_copies_of_earlier_parts_are_found_among_many(
     monkeypatch: pytest.MonkeyPatch, exact_search: int
 ) -> None:
-    """400 different videos in four parts and then 40 copies, by the exact and by the approximate index."""
+    """400 different videos in four parts, then 40 near and 40 exact copies; the index is exact or approximate."""
     monkeypatch.setattr(dedup, "_EXACT_SEARCH", exact_search)
     monkeypatch.setattr(dedup, "_CHUNK", 64)
+    monkeypatch.setattr(dedup, "_ADDED_AT_ONCE", 48)
     rng = np.random.default_rng(5)
     cells = rng.integers(0, 256, (400, 8 * FRAME_BYTES), dtype=np.uint8)
     copied = rng.permutation(400)[:40]
@@ -263,6 +264,8 @@ def test_copies_of_earlier_parts_are_found_among_many(
     rows = [{"video_id": f"v{i:03d}", "signature": cells[i].tobytes()} for i in range(400)]
     parts = [table(*rows[start : start + 100]) for start in range(0, 400, 100)]
     parts.append(table(*({"video_id": f"a{i:03d}", "signature": noisy[i].tobytes()} for i in range(40))))
-    *without, found = in_parts(*parts)
+    parts.append(table(*({"video_id": f"b{i:03d}", "content_hash": f"v{copied[i]:03d}"} for i in range(40))))
+    *without, near, exact = in_parts(*parts)
     assert without == [[], [], [], []]
-    assert found == [(f"a{i:03d}", f"v{copied[i]:03d}", "near") for i in range(40)]
+    assert near == [(f"a{i:03d}", f"v{copied[i]:03d}", "near") for i in range(40)]
+    assert exact == [(f"b{i:03d}", f"v{copied[i]:03d}", "exact") for i in range(40)]
