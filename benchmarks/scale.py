@@ -48,7 +48,7 @@ from scale_schedule import measure_schedule
 from scale_watch import Watch, first_pairs
 
 from gve_ray.config import load_config
-from gve_ray.malloc import limit_kept_memory
+from gve_ray.malloc import limit_arenas
 from gve_ray.schema import UVRD_PAIRS, UVRD_TASKS
 from gve_ray.stage import REJECT_SCHEMA, StageResources, run_stage
 from gve_ray.store import Store, dataset
@@ -326,7 +326,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("gve_ray").setLevel(logging.INFO)
-    limit_kept_memory()  # as `gve synthesize` does
+    limit_arenas()  # as `gve synthesize` does
     # Merging small fragments is right for small rows, but real rows are not small.
     dataset._COMPACT_BELOW_BYTES = dataset._COMPACT_BELOW_BYTES * TINY_BYTES // REAL_BYTES
     with tempfile.TemporaryDirectory() as temporary:

@@ -39,7 +39,7 @@ from scale_replay import (
 from scale_watch import Watch, first_pairs
 
 from gve_ray.config import load_config
-from gve_ray.malloc import limit_kept_memory
+from gve_ray.malloc import limit_arenas
 from gve_ray.synthesis.config import SynthesisConfig
 from gve_ray.synthesis.job import synthesize
 from gve_ray.synthesis.pipeline import STAGES as PIPELINE
@@ -167,7 +167,7 @@ def main() -> None:
     logging.getLogger("gve_ray").setLevel(logging.INFO)
     rows = args.rows or (SHORT_ROWS if args.short else FULL_ROWS)
     parts = args.parts or (SHORT_PARTS if args.short else FULL_PARTS)
-    limit_kept_memory()  # as `gve synthesize` does
+    limit_arenas()  # as `gve synthesize` does
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)

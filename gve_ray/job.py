@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from gve_ray.console import Console, print_result, quiet_output
 from gve_ray.logs import extend_log_context, is_json, set_up_logging
-from gve_ray.malloc import limit_kept_memory
+from gve_ray.malloc import limit_arenas
 from gve_ray.progress import Progress, is_displayed
 from gve_ray.stage import StageError
 from gve_ray.store import RunFolderError, StorageError, StoreError
@@ -48,7 +48,7 @@ def run_job(name: str, work: Callable[[], object], *, verbose: bool = False) -> 
     0: done, 1: the job failed, 2: it could not start as configured, 130: it was interrupted.
     """
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it logs every build of itself that it tries
-    limit_kept_memory()
+    limit_arenas()
     with output_of(name, verbose=verbose) as console:
         try:
             return _run(work, console)

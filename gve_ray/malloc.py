@@ -1,33 +1,24 @@
-"""Make a process give freed memory back to the system. With other C libraries than glibc, nothing changes.
+"""Settings of glibc's malloc, which keeps more memory than a process uses. Other C libraries ignore them.
 
-limit_kept_memory()     # at the start of a process that works for hours
-trim()                  # after large objects of several threads were freed
+limit_arenas()     # at the start of a process that works for hours
+trim()             # after large objects of several threads were freed
 """
 
 import ctypes
 import gc
-import os
 
-import pyarrow as pa
-
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # in malloc.h of glibc
-_LARGE_BYTES = 2**20
+_M_ARENA_MAX = -8  # in malloc.h of glibc
 
 
-def limit_kept_memory() -> None:
-    """Change defaults with which the driver of a long job grows by what it frees. Call it before most threads start.
+def limit_arenas() -> None:
+    """Let malloc make no more arenas for the threads of this process.
 
-    malloc makes up to eight arenas per core, and memory that is freed in one is not reused by the threads of others. It
-    returns a freed object of up to 32 MB only if no object above it is in use; here those of 1 MB and more are
-    returned at once. pyarrow's buffers are allocated by mimalloc, which keeps what is freed, unless
-    ARROW_DEFAULT_MEMORY_POOL names another allocator; here by malloc. docs/LOG.md has the figures.
+    Otherwise it makes up to eight per core, and what a thread frees in one is not used by the threads of others,
+    so a driver that works for hours grows (docs/LOG.md). To be called before most threads start.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_ARENA_MAX, 1)
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
-        if not os.environ.get("ARROW_DEFAULT_MEMORY_POOL"):
-            pa.set_memory_pool(pa.system_memory_pool())
 
 
 def trim() -> None:

@@ -1,15 +1,14 @@
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 PROGRAM = """
 import ctypes, sys, threading
-from gve_ray.malloc import limit_kept_memory
+from gve_ray.malloc import limit_arenas
 libc = ctypes.CDLL(None)
 libc.fopen.restype = ctypes.c_void_p
 if sys.argv[2] == "limited":
-    limit_kept_memory()
+    limit_arenas()
 all_started = threading.Barrier(8)
 def work():
     bytes(100_000)
@@ -31,49 +30,6 @@ def test_threads_share_malloc_arenas(tmp_path: Path) -> None:
         arenas[setting] = path.read_text().count("<heap nr=")
     assert arenas["default"] >= 8, "an arena for each thread"
     assert arenas["limited"] <= 2, "one for the main thread; imports may have made another before the limit"
-
-
-def test_large_objects_are_given_back_at_once() -> None:
-    program = """
-import sys, psutil
-from gve_ray.malloc import limit_kept_memory
-if sys.argv[1] == "limited":
-    limit_kept_memory()
-used = psutil.Process().memory_info
-first = b"x" * 30_000_000
-del first  # from now on, malloc keeps what is smaller
-before, large, kept = used().rss, [], []
-for i in range(10):
-    large.append(b"x" * (8_000_000 + i))
-    kept.append(b"x" * 500_000)
-del large
-print(used().rss - before)
-"""
-    left = {}
-    for setting in ("limited", "default"):
-        done = subprocess.run(
-            [sys.executable, "-c", program, setting], check=True, capture_output=True, text=True
-        )
-        left[setting] = int(done.stdout)
-    assert left["default"] > 60e6, "small objects between them are still used"
-    assert left["limited"] < 15e6
-
-
-def test_arrow_uses_malloc_unless_the_user_has_chosen() -> None:
-    program = """
-import pyarrow
-from gve_ray.malloc import limit_kept_memory
-limit_kept_memory()
-print(pyarrow.default_memory_pool().backend_name)
-"""
-    backends = []
-    for chosen in ("", "mimalloc"):
-        environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": chosen}
-        done = subprocess.run(
-            [sys.executable, "-c", program], check=True, capture_output=True, text=True, env=environment
-        )
-        backends.append(done.stdout.strip())
-    assert backends == ["system", "mimalloc"]
 
 
 def test_free_memory_between_objects_is_given_back() -> None:
