@@ -123,9 +123,8 @@ class KeptVideos:
 
     def __init__(self) -> None:
         self._file: IO[bytes] = tempfile.TemporaryFile(prefix="gve-signatures-")  # noqa: SIM115
-        self._starts = np.zeros(
-            1, dtype=np.int64
-        )  # where each video starts in the file, and where the last ends
+        # Where each video starts in the file, and where the last one ends.
+        self._starts = np.zeros(1, dtype=np.int64)
         self._sizes = np.zeros(0, dtype=np.int32)  # of the signatures, which come first
         self._durations = np.zeros(0)
         self._digests = np.zeros(0, dtype=np.uint64)  # of the content hashes, sorted
